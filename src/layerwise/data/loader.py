@@ -1,0 +1,224 @@
+"""Batches, by one of two paths behind one interface.
+
+What fits in memory becomes tensors once and is sliced on the device; the rest streams through ``DataLoader`` workers. Both give
+the same batches in the same order, which is a pure function of (seed, stage, epoch, position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from layerwise.data.source import Examples, Source, fetch
+from layerwise.errors import TrainingError
+from layerwise.runtime import draws
+from layerwise.runtime.distributed import World
+
+CHUNK = 1024
+Collate = Callable[[Examples], "Batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their source."""
+
+    inputs: Tensor
+    targets: Tensor | None
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Move to a device; floating-point tensors take the type."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.to(device, kind, non_blocking=True)
+
+        return Batch(moved(self.inputs), None if self.targets is None else moved(self.targets), self.ids)
+
+    def at(self, index: Tensor) -> Batch:
+        """Return the examples of these positions (an index tensor on the batch's device)."""
+        targets = None if self.targets is None else self.targets.index_select(0, index)
+        return Batch(self.inputs.index_select(0, index), targets, self.ids[index.to(self.ids.device)])
+
+    def chunks(self, count: int) -> list[Batch]:
+        """Return up to ``count`` nearly equal consecutive parts."""
+        size = -(-len(self) // count)
+        return [self.span(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def span(self, part: slice) -> Batch:
+        """Return consecutive examples, as views."""
+        return Batch(self.inputs[part], None if self.targets is None else self.targets[part], self.ids[part])
+
+
+class Batches(Protocol):
+    """A source as a sequence of batches per epoch."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """Examples in one epoch, over all ranks."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of the batches of an epoch, from batch ``start`` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
+
+    Each global batch of ``batch`` examples is cut into one contiguous share per rank. Unshuffled without a ``seed``.
+    """
+
+    examples: int
+    batch: int
+    seed: int | None = None
+    stage: int = 0
+    world: World = World()
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch; the last may be smaller."""
+        return -(-self.examples // self.batch)
+
+    def indices(self, epoch: int) -> Tensor:
+        """Return the order of the whole epoch, (N,)."""
+        if self.seed is None:
+            return torch.arange(self.examples)
+        return draws.order(self.examples, self.seed, self.stage, epoch)
+
+    def epoch(self, epoch: int, start: int) -> Iterator[Tensor]:
+        """Yield this rank's indices of each global batch from ``start`` on."""
+        order = self.indices(epoch)
+        for begin in range(start * self.batch, self.examples, self.batch):
+            whole = order[begin : begin + self.batch]
+            yield whole[self.world.share(len(whole))]
+
+
+@dataclass(frozen=True)
+class MemoryBatches:
+    """Batches sliced on the device from one large batch that holds everything."""
+
+    data: Batch
+    order: Order
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch."""
+        return self.order.per_epoch
+
+    @property
+    def examples(self) -> int:
+        """Examples in one epoch, over all ranks."""
+        return self.order.examples
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of the batches of an epoch, from batch ``start`` on."""
+        shuffled = self.order.seed is not None
+        for index in self.order.epoch(epoch, start):
+            if shuffled:
+                yield self.data.at(index.to(self.data.inputs.device))
+            else:
+                first = int(index[0]) if len(index) else 0
+                yield self.data.span(slice(first, first + len(index)))
+
+
+class _Collated(Dataset[Batch]):
+    """What a loader worker sees: index by a list of numbers, get a collated batch."""
+
+    def __init__(self, source: Source, collate: Collate, batches: list[list[int]]) -> None:
+        self.source, self.collate, self.batches = source, collate, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        torch.set_num_threads(1)  # the kernels' threads are the training process's
+        return self.collate(fetch(self.source, self.batches[index]))
+
+
+@dataclass(frozen=True)
+class StreamedBatches:
+    """Batches decoded by loader workers while the device computes; for what does not fit in memory."""
+
+    source: Source
+    collate: Collate
+    order: Order
+    device: torch.device
+    dtype: torch.dtype
+    workers: int
+    timeout: float = 300.0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch."""
+        return self.order.per_epoch
+
+    @property
+    def examples(self) -> int:
+        """Examples in one epoch, over all ranks."""
+        return self.order.examples
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this rank's share of the batches of an epoch, from batch ``start`` on.
+
+        Raises `TrainingError` when a worker dies or stays silent for ``timeout`` seconds.
+        """
+        batches = [index.tolist() for index in self.order.epoch(epoch, start)]
+        loader = DataLoader(
+            _Collated(self.source, self.collate, batches),
+            batch_size=None,
+            num_workers=self.workers,
+            multiprocessing_context="spawn" if self.workers else None,
+            pin_memory=self.device.type == "cuda",
+            timeout=self.timeout if self.workers else 0,
+            generator=torch.Generator(),  # its own: asking for workers must not move the training's stream
+        )
+        try:
+            for batch in loader:
+                yield batch.to(self.device, self.dtype)
+        except RuntimeError as error:
+            if "worker" not in str(error).lower() and "shared memory" not in str(error).lower():
+                raise
+            raise TrainingError(
+                f"a loader worker was lost: {str(error).splitlines()[0]}",
+                expected=f"{self.workers} workers alive, answering within {self.timeout:g} s, with room in /dev/shm",
+                do="set train.workers=-1 to load in the training process, or free memory and --resume",
+            ) from error
+
+
+def collated(source: Source, collate: Collate, threads: int) -> Batch:
+    """Turn a whole source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL)."""
+    starts = range(0, len(source), CHUNK)
+
+    def part(start: int) -> Batch:
+        return collate(fetch(source, np.arange(start, min(start + CHUNK, len(source)))))
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        parts = list(pool.map(part, starts))
+    targets = [p.targets for p in parts if p.targets is not None]
+    return Batch(
+        torch.cat([p.inputs for p in parts]), torch.cat(targets) if targets else None, torch.arange(len(source))
+    )
+
+
+def bytes_needed(source: Source, collate: Collate, dtype: torch.dtype) -> int:
+    """Return how many bytes the source takes as tensors, reckoned from its first example."""
+    one = collate(fetch(source, [0])).to(torch.device("cpu"), dtype)
+    size = one.inputs.nbytes + (0 if one.targets is None else one.targets.nbytes)
+    return size * len(source)

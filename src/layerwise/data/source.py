@@ -1,0 +1,279 @@
+"""What every reader gives: indexed examples with a schema.
+
+Shape letters: ``N`` examples, ``H W C`` pixels as decoded (uint8, RGB or grey), ``D`` features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Kind = Literal["image", "row"]
+Target = Literal["class", "number", "either", "none"]
+SPLITS = ("train", "val", "test")
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """What the examples are.
+
+    ``kind``: pictures or rows. ``shape``: of one decoded input, ``(H, W, C)`` or ``(D,)``; 0 where sizes differ.
+    ``features``: column names of rows. ``target``: a class, a number, either (whole numbers in a table: the task must be
+    named) or none. ``classes``: their names, in the order of the labels.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    target: Target
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    target_name: str = "target"
+
+
+class Example(NamedTuple):
+    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64; ``target`` a label, a number or None."""
+
+    input: Array
+    target: float | None
+
+
+class Examples(NamedTuple):
+    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ."""
+
+    inputs: Array | list[Array]
+    targets: Array | None
+    ids: Array
+
+
+class Source(Protocol):
+    """Indexed examples. Items must not depend on the order in which they are asked for."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def name_of(self, index: int) -> str:
+        """Where the example comes from, for messages and reports: a file, or a file and row."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A digest that changes when the data change: of contents in memory, of names, sizes and times on disk."""
+        ...
+
+
+@runtime_checkable
+class Columnar(Protocol):
+    """A source that can hand out many examples at once, faster than one by one."""
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order."""
+        ...
+
+
+class Stream(Protocol):
+    """More than memory or disk order allows to index: chunks from a cursor on."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """How many examples there are, if known."""
+        ...
+
+    def chunks(self, cursor: int) -> Iterator[Examples]:
+        """Yield chunks of examples from position ``cursor`` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set, and what was noticed while reading it."""
+
+    train: Source
+    val: Source
+    test: Source
+    name: str
+    notes: tuple[str, ...] = ()
+
+    def part(self, name: str) -> Source:
+        """Return the part of this name: train, val or test."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def fingerprint(self) -> str:
+        """One digest of all parts."""
+        digest = hashlib.sha256()
+        for part in SPLITS:
+            digest.update(self.part(part).fingerprint().encode())
+        return digest.hexdigest()[:32]
+
+
+def fetch(source: Source, indices: Sequence[int] | Array) -> Examples:
+    """Return several examples by column, by the source's own fast way if it has one."""
+    if isinstance(source, Columnar):
+        return source.fetch(indices)
+    found = [source[int(i)] for i in indices]
+    return Examples(stacked([e.input for e in found]), targets_of(found), np.asarray(indices, dtype=np.int64))
+
+
+def stacked(inputs: list[Array]) -> Array | list[Array]:
+    """Stack arrays of one shape ``(N, …)``; leave a list where shapes differ."""
+    return np.stack(inputs) if len({a.shape for a in inputs}) == 1 else inputs
+
+
+def targets_of(examples: Sequence[Example]) -> Array | None:
+    """Return the targets as one array, or None if there are none."""
+    targets = [e.target for e in examples if e.target is not None]
+    return np.asarray(targets) if targets and len(targets) == len(examples) else None
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Examples held as arrays: ``inputs`` (N, …) and ``targets`` (N,) or None.
+
+    ``origin`` names where they come from; rows are numbered from ``first_row`` in messages.
+    """
+
+    schema: Schema
+    inputs: Array
+    targets: Array | None
+    origin: str
+    rows: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.inputs[index], None if self.targets is None else self.targets[index].item())
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order."""
+        at = np.asarray(indices, dtype=np.int64)
+        return Examples(self.inputs[at], None if self.targets is None else self.targets[at], at)
+
+    def name_of(self, index: int) -> str:
+        """Return ``origin[row]``, counted as in the file."""
+        return f"{self.origin}[{index if self.rows is None else self.rows[index]}]"
+
+    def fingerprint(self) -> str:
+        """Return a digest of the contents."""
+        digest = hashlib.sha256(repr(self.schema).encode())
+        for array in (self.inputs, self.targets):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some examples of another source, renumbered from 0."""
+
+    base: Source
+    indices: Array
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are: as in the whole."""
+        return self.base.schema
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.base[int(self.indices[index])]
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order."""
+        at = np.asarray(indices, dtype=np.int64)
+        found = fetch(self.base, self.indices[at])
+        return found._replace(ids=at)
+
+    def name_of(self, index: int) -> str:
+        """Return the name the example has in the whole."""
+        return self.base.name_of(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the whole and of the choice."""
+        digest = hashlib.sha256(self.base.fingerprint().encode())
+        digest.update(np.ascontiguousarray(self.indices).data)
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Another source with other class names and numbers: ``mapping[old label]`` is the new one."""
+
+    base: Source
+    classes: tuple[str, ...]
+    mapping: Array
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are: as before, with the new classes."""
+        return msgspec.structs.replace(self.base.schema, classes=self.classes)
+
+    @property
+    def targets(self) -> Array:
+        """All new labels, (N,)."""
+        old = labels(self.base)
+        assert old is not None  # only sources with classes are relabelled
+        return np.asarray(self.mapping[old.astype(np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Example:
+        found = self.base[index]
+        assert found.target is not None
+        return found._replace(target=int(self.mapping[int(found.target)]))
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order."""
+        found = fetch(self.base, indices)
+        assert found.targets is not None
+        return found._replace(targets=self.mapping[found.targets.astype(np.int64)])
+
+    def name_of(self, index: int) -> str:
+        """Return the name the example has in the source beneath."""
+        return self.base.name_of(index)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the source beneath and of the mapping."""
+        text = f"{self.base.fingerprint()}{self.classes}{self.mapping.tolist()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def subset(source: Source, indices: Array) -> Source:
+    """Return some examples of a source; arrays are sliced once, other sources are indexed through."""
+    at = np.asarray(indices, dtype=np.int64)
+    if isinstance(source, ArraySource):
+        rows = at if source.rows is None else source.rows[at]
+        targets = None if source.targets is None else source.targets[at]
+        return replace(source, inputs=source.inputs[at], targets=targets, rows=rows)
+    return Subset(source, at)
+
+
+def labels(source: Source) -> Array | None:
+    """Return all targets of a source ``(N,)`` without decoding inputs where the source allows it."""
+    if isinstance(source, ArraySource):
+        return source.targets
+    if isinstance(source, Subset):
+        base = labels(source.base)
+        return None if base is None else base[source.indices]
+    known = getattr(source, "targets", None)
+    if known is not None:
+        return np.asarray(known)
+    return targets_of([source[i] for i in range(len(source))])

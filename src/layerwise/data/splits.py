@@ -1,0 +1,68 @@
+"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layerwise.data.source import Array, Source, Splits, labels, subset
+from layerwise.errors import DataError
+from layerwise.runtime import draws
+
+VAL, TEST = 0.15, 0.15
+
+
+def partition(targets: Array | None, count: int, fractions: tuple[float, ...], seed: int) -> list[Array]:
+    """Split ``count`` indices into a first part (the rest) and one part per fraction, stratified if there are classes.
+
+    Within each class, parts get their rounded share of a seeded permutation, so every class with three examples or more
+    is in every part. Returned indices are sorted.
+    """
+    groups = [np.arange(count)] if targets is None else [np.flatnonzero(targets == c) for c in np.unique(targets)]
+    rng = draws.numpy_generator("split", seed)
+    parts: list[list[Array]] = [[] for _ in range(len(fractions) + 1)]
+    for group in groups:
+        mixed = rng.permutation(group)
+        start = 0
+        for number, fraction in enumerate(fractions, start=1):
+            take = max(1, round(fraction * len(group))) if len(group) > len(fractions) else 0
+            parts[number].append(mixed[start : start + take])
+            start += take
+        parts[0].append(mixed[start:])
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def classes_of(source: Source) -> Array | None:
+    """Return the labels to stratify by: those of a classification, else none."""
+    return labels(source) if source.schema.target == "class" else None
+
+
+def split(parts: dict[str, Source], *, name: str, seed: int, notes: tuple[str, ...] = ()) -> Splits:
+    """Complete the given parts to training, validation and test.
+
+    ``{"train": all}`` is drawn 70/15/15. A missing validation part is taken from training (15 %), a missing test part too.
+    Raises `DataError` where a part would be empty.
+    """
+    train = parts["train"]
+    missing = [p for p in ("val", "test") if p not in parts]
+    fractions = {"val": VAL, "test": TEST}
+    if missing:
+        drawn = partition(classes_of(train), len(train), tuple(fractions[p] for p in missing), seed)
+        parts = parts | {p: subset(train, at) for p, at in zip(missing, drawn[1:], strict=True)}
+        parts["train"] = subset(train, drawn[0])
+    empty = [p for p in ("train", "val", "test") if len(parts[p]) == 0]
+    if empty:
+        raise DataError(
+            f"{name}: nothing is left for the {' and '.join(empty)} part",
+            expected="at least 3 examples (of each class) to train, validate and test on",
+            received=f"{len(train)} examples",
+            do="add examples, or give train/, val/ and test/ parts yourself",
+        )
+    return Splits(parts["train"], parts["val"], parts["test"], name, notes)
+
+
+def take(source: Source, count: int, seed: int) -> Source:
+    """Return ``count`` examples drawn once with the seed, each class with its share: the named labelled subset."""
+    if count <= 0 or count >= len(source):
+        return source
+    kept = partition(classes_of(source), len(source), (count / len(source),), seed)[1]
+    return subset(source, kept)

@@ -1,0 +1,81 @@
+"""What can go wrong, in words a user can act on.
+
+Every error meant for a user is a ``LayerwiseError``. Its text answers four questions: what happened and where,
+what was expected, what was received, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LayerwiseError(Exception):
+    """Base of all errors meant for users: the message is complete, no traceback is needed.
+
+    Args:
+        what: what happened, and where (file, row, key).
+        expected: what would have been right.
+        received: what was found instead.
+        do: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, expected: str = "", received: str = "", do: str = "") -> None:
+        self.what, self.expected, self.received, self.do = what, expected, received, do
+        lines = [what]
+        if expected:
+            lines.append(f"  expected: {expected}")
+        if received:
+            lines.append(f"  received: {received}")
+        if do:
+            lines.append(f"  do this:  {do}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(LayerwiseError):
+    """The command or call was wrong: an unknown name, option or value."""
+
+    exit_code = 2
+
+
+class DataError(LayerwiseError):
+    """The user's data cannot be used as they are."""
+
+    exit_code = 2
+
+
+class DamagedError(LayerwiseError):
+    """A saved file is not what was written: truncated, flipped, foreign or from a newer version."""
+
+    exit_code = 2
+
+
+class TrainingError(LayerwiseError):
+    """Training cannot go on: a non-finite loss, a lost process, a full disk."""
+
+
+class Interrupted(LayerwiseError):
+    """Training was stopped from outside; a checkpoint was saved."""
+
+    exit_code = 130
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the known name most like ``name``, or an empty string if none is near."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return found[0] if found else ""
+
+
+def unknown(kind: str, name: str, names: Iterable[str], *, where: str = "") -> UsageError:
+    """Make the error for an unknown name, with the nearest known one."""
+    known = sorted(names)
+    near = nearest(name, known)
+    place = f" in {where}" if where else ""
+    return UsageError(
+        f"there is no {kind} '{name}'{place}",
+        expected=f"one of {', '.join(known) if known else '(nothing: this takes no options)'}",
+        received=f"'{name}'",
+        do=f"did you mean '{near}'?" if near else "",
+    )

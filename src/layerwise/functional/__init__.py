@@ -1,0 +1,1 @@
+"""Formulas as pure functions, each stated once (E01–E13)."""

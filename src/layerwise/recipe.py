@@ -1,0 +1,241 @@
+"""A recipe is data: what to train, on what, with which rule, for how long. TOML in, TOML out.
+
+A *resolved* recipe spells out every option of every owner (builder, reader, task, rule), so that it repeats a run
+exactly. Owners declare their options as frozen structs or as the builder's signature beside their code; this module only
+merges tables and checks them against those declarations.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+import tomli_w
+
+from layerwise.errors import DamagedError, UsageError, unknown
+
+FORMAT = 1
+Table = dict[str, Any]
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One stretch of training with its own rule, task, part of the data, parameters and budget.
+
+    ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
+    many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled set.
+    ``parameters`` are shell-style patterns over ``model.named_parameters()``.
+    """
+
+    name: str = "main"
+    rule: Table = msgspec.field(default_factory=dict)
+    task: Table = msgspec.field(default_factory=dict)
+    epochs: int = 10
+    batch: int = 64
+    examples: int = 0
+    parameters: tuple[str, ...] = ("*",)
+    monitor: str = ""
+    patience: int = 0
+
+
+class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a run runs, whatever it trains.
+
+    ``checkpoint_seconds`` between saves inside an epoch (every epoch saves too; 0 switches both off); ``log_every`` steps a line
+    in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a data set may take as
+    tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent rank counts as lost.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+    compile: bool = False
+    validate: bool = True
+    checkpoint_seconds: float = 60.0
+    log_every: int = 50
+    threads: int = 0
+    workers: int = 0
+    memory_mib: int = 0
+    timeout: float = 300.0
+    deterministic: bool = False
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is wanted, whole. ``model``, ``data`` and ``task`` are tables whose ``name`` (``source`` for data) picks the owner."""
+
+    model: Table
+    data: Table
+    task: Table
+    stages: tuple[Stage, ...]
+    train: Train = Train()
+    weights: str = ""
+    format: int = FORMAT
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return the recipe as TOML text."""
+    return tomli_w.dumps(msgspec.to_builtins(recipe))
+
+
+def read_toml(path: Path) -> Table:
+    """Read a recipe file as a plain table. Raises `DamagedError` for bad TOML and for a newer format."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(
+            f"{path} is not TOML: {error}", do="correct the file, or start from a run's recipe.toml"
+        ) from error
+    found = table.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise DamagedError(
+            f"{path} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise"
+        )
+    return table
+
+
+def from_table(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Check a whole table (as read from TOML) and return the recipe."""
+    stages = [checked(Stage, stage, where=f"stages of {where}") for stage in table.get("stages", [])]
+    train = checked(Train, table.get("train", {}), where=f"[train] of {where}")
+    rest = {key: value for key, value in table.items() if key not in ("stages", "train")}
+    refuse_unknown(rest, [f for f in Recipe.__struct_fields__ if f not in ("stages", "train")], where=where)
+    return checked(Recipe, {**rest, "stages": stages, "train": train}, where=where)
+
+
+def refuse_unknown(table: Mapping[str, Any], names: list[str], *, where: str) -> None:
+    """Raise `UsageError` with the nearest name if the table has a key that is not among ``names``."""
+    for key in table:
+        if key not in names:
+            raise unknown("option", key, names, where=where)
+
+
+def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> StructT:
+    """Turn a table into the struct that declares its options, or raise `UsageError` naming the key."""
+    refuse_unknown(table, list(kind.__struct_fields__), where=where)
+    try:
+        return msgspec.convert(dict(table), kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a wrong value in {where}: {error}", do="correct it in the recipe or with --set") from error
+
+
+def struct_of(builder: Callable[..., object]) -> type[msgspec.Struct]:
+    """Return the frozen struct that a builder's keyword signature declares: the signature *is* the configuration."""
+    hints = get_type_hints(builder)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(builder).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            fields.append((name, hints[name]))
+        else:
+            fields.append((name, hints[name], parameter.default))
+    return msgspec.defstruct(builder.__name__, fields, frozen=True, forbid_unknown_fields=True, kw_only=True)
+
+
+def arguments(builder: Callable[..., object], given: Mapping[str, Any], data: Mapping[str, Any], where: str) -> Table:
+    """Resolve a builder's arguments: the user's, else what the data decide, else the signature's defaults.
+
+    ``data`` may offer more than the builder names (a superset for all kinds of network); the user may not.
+    """
+    names = list(inspect.signature(builder).parameters)
+    refuse_unknown(given, names, where=where)
+    merged = {key: value for key, value in data.items() if key in names} | dict(given)
+    kind = struct_of(builder)
+    missing = [field.name for field in msgspec.structs.fields(kind) if field.required and field.name not in merged]
+    if missing:
+        raise UsageError(
+            f"{where} needs {', '.join(missing)}, which neither the data nor the options give",
+            do="; ".join(f"--set model.{name}=…" for name in missing),
+        )
+    return dict(msgspec.to_builtins(checked(kind, merged, where=where)))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """Lay one table over another, table by table; lists and values replace. Stages merge by position."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            # another owner (a different optimizer rule, task …) has other options: its table starts afresh
+            renamed = "name" in value and value["name"] != old.get("name", value["name"])
+            out[key] = dict(value) if renamed else merge(old, value)
+        elif key == "stages" and isinstance(old, list) and len(old) == len(value):
+            out[key] = [merge(a, b) for a, b in zip(old, value, strict=True)]
+        else:
+            out[key] = value
+    return out
+
+
+def assign(table: Table, setting: str) -> None:
+    """Carry out one ``--set KEY=VALUE``: a dotted key, a TOML value (a bare word counts as text), in place.
+
+    ``stages.NAME.KEY`` names a stage; ``rule.KEY`` and the other keys of a stage mean the only stage there is.
+    """
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise UsageError(
+            "--set takes KEY=VALUE", received=f"'{setting}'", do="for example --set rule.lr=0.01 or --set data.target=price"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if path[0] == "rule" or (len(path) == 1 and path[0] in Stage.__struct_fields__):
+        _put(only_stage(table, setting), path, value)
+    elif path[0] == "stages" and len(path) > 2:
+        names = [stage.get("name", "main") for stage in table["stages"]]
+        if path[1] not in names:
+            raise unknown("stage", path[1], names, where=f"--set {setting}")
+        _put(table["stages"][names.index(path[1])], path[2:], value)
+    elif len(path) == 2:
+        _put(table, path, value)
+    else:
+        raise unknown("recipe key", key, ["model.…", "data.…", "task.…", "train.…", "rule.…", "stages.NAME.…"])
+
+
+def only_stage(table: Table, setting: str) -> Table:
+    """Return the single stage of a recipe table; with several, say which names to use."""
+    stages: list[Table] = table["stages"]
+    if len(stages) == 1:
+        return stages[0]
+    names = [stage.get("name", "main") for stage in stages]
+    raise UsageError(
+        f"'{setting}' could mean any of the {len(stages)} stages of this recipe",
+        expected="the stage's name before the key",
+        do=f"write stages.NAME.{setting} with NAME one of {', '.join(names)}",
+    )
+
+
+def _put(table: Table, path: list[str], value: Any) -> None:
+    """Set a value at a dotted place, making tables on the way. A new ``name`` starts its owner's options afresh."""
+    for step in path[:-1]:
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"'{step}' is a value, not a table", do="see recipe.toml of any run for the keys")
+    if path[-1] == "name" and len(path) > 1 and table.get("name", value) != value:
+        table.clear()
+    table[path[-1]] = value
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """List the keys on which two resolved recipes differ, as ``key: old → new``."""
+    a, b = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    keys = sorted(a.keys() | b.keys())
+    return [f"{key}: {a.get(key, '(absent)')} → {b.get(key, '(absent)')}" for key in keys if a.get(key) != b.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested tables and lists of tables into dotted keys."""
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    out: dict[str, Any] = {}
+    for key, item in items:
+        out |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return out

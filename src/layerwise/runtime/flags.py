@@ -1,0 +1,104 @@
+"""The flags of a run: device, threads, precision, determinism; set for its length and restored at its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import msgspec
+import psutil
+import torch
+
+from layerwise.errors import UsageError
+from layerwise.runtime import machine
+
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+
+
+class Flags(msgspec.Struct, frozen=True):
+    """What was set for a run, as recorded in run.json and in each checkpoint."""
+
+    device: str
+    precision: str
+    threads: int
+    workers: int
+    matmul: str
+    deterministic: bool
+    world: int = 1
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device: ``auto`` takes CUDA, then MPS, then the CPU. Raises `UsageError` for one that is not here."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = next(kind for kind in ("cuda", "mps", "cpu") if here[kind])
+    kind = wanted.split(":")[0]
+    if not here.get(kind, False):
+        present = ", ".join(name for name, is_here in here.items() if is_here)
+        raise UsageError(f"device '{wanted}' is not here", expected=f"auto or one of {present}", received=f"'{wanted}'")
+    try:
+        return torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"device '{wanted}' is not a device's name", do="write cpu, cuda, cuda:1 or mps") from error
+
+
+def resolve(
+    *, device: str, precision: str, threads: int, workers: int, streams: bool, deterministic: bool, world: int
+) -> Flags:
+    """Choose what was left open. Kernel threads and loader workers together never exceed the cores of this process.
+
+    A third runnable thread on two cores makes two-thread kernels collapse, so a streaming run gives its worker a core.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}' is unknown", expected=f"one of {', '.join(PRECISIONS)}")
+    chosen = pick_device(device)
+    cores = max(1, machine.cores() // world)
+    if not workers and streams:
+        workers = max(1, min(4, cores // 2)) if cores > 1 else 0
+    threads = threads or max(1, cores - workers)
+    route = machine.matmul_route() if chosen.type == "cpu" and precision == "fp32" else "highest"
+    return Flags(str(chosen), precision, threads, workers if streams else 0, route, deterministic, world)
+
+
+@contextmanager
+def applied(flags: Flags) -> Iterator[None]:
+    """Set the flags for the length of a run and put the old ones back."""
+    old = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+    machine.keep_large_buffers()
+    torch.set_num_threads(flags.threads)
+    torch.set_float32_matmul_precision(flags.matmul)
+    if flags.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(old[0])
+        torch.set_float32_matmul_precision(old[1])
+        torch.use_deterministic_algorithms(old[2])
+        if flags.deterministic and old[3] is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def dtype(precision: str) -> torch.dtype:
+    """Return the type weights are held in: float64 for fp64, else float32 (16-bit precisions autocast)."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the autocast context of a precision: bfloat16 or float16 products, float32 weights and sums."""
+    if precision in ("bf16", "fp16"):
+        kind = torch.bfloat16 if precision == "bf16" else torch.float16
+        return torch.autocast(device.type, dtype=kind)
+    return nullcontext()
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that can be had now."""
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,1 @@
+"""What the examples mean: inputs to tensors, targets to losses, outputs to answers."""

@@ -1,0 +1,112 @@
+"""The contract of a task: what outputs mean and how wrong they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import msgspec
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.data.source import Examples, Source
+from layerwise.tasks.inputs import Inputs
+
+Json = dict[str, Any]
+
+
+class Loss(NamedTuple):
+    """An objective over a batch: a SUM and the count it covers. The rule divides by the weight of the whole window and ranks.
+
+    ``parts`` are its named terms (sums too), shown beside it; ``outputs`` what the model gave, for meters.
+    """
+
+    total: Tensor
+    weight: float
+    parts: Mapping[str, Tensor]
+    outputs: Tensor | None = None
+
+
+class Meter(Protocol):
+    """Gathers what a metric needs over batches; metrics are no means of batches."""
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in a batch's outputs."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What was gathered, as tensors, to be sent to other ranks."""
+        ...
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Take in what another meter gathered (its `state`)."""
+        ...
+
+    def result(self) -> dict[str, float]:
+        """Return the metrics by name."""
+        ...
+
+
+class Goal(NamedTuple):
+    """The metric by which the best weights are chosen, and whether more is better."""
+
+    metric: str
+    more_is_better: bool
+
+
+@dataclass
+class Task(ABC):
+    """What examples, outputs and errors mean. Subclasses are final and made by ``prepare`` or ``from_json``."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[msgspec.Struct]]
+    goal: ClassVar[Goal]
+    inputs: Inputs
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, source: Source, options: msgspec.Struct, given: Json | None = None) -> Self:
+        """Fit what the task must know (classes, statistics) to the training part; ``given`` assets take precedence."""
+
+    @abstractmethod
+    def model_args(self) -> Json:
+        """What the data decide of the network: a superset of names that builders pick from."""
+
+    @abstractmethod
+    def adopt(self, source: Source) -> Source:
+        """Return the source with its targets in this task's terms (classes by name), or raise `DataError` if it does not fit."""
+
+    @abstractmethod
+    def collate(self, examples: Examples) -> Batch:
+        """Turn decoded examples into tensors: preprocessing and targets."""
+
+    @abstractmethod
+    def objective(self, model: nn.Module, batch: Batch) -> Loss:
+        """Run the model on a batch and return how wrong it is, as a sum."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return each example's loss, (N,)."""
+
+    @abstractmethod
+    def meter(self) -> Meter:
+        """Return a fresh meter of this task's metrics."""
+
+    @abstractmethod
+    def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
+        """Turn outputs (N, …) for a batch of inputs into answers, one for each example."""
+
+    @abstractmethod
+    def to_json(self) -> Json:
+        """Return everything that must travel with the weights, as plain JSON."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, saved: Json) -> Self:
+        """Make the task again from what `to_json` returned."""
+
+    def encode(self, raw: object) -> Tensor:
+        """Turn one raw input (a path, a picture, a row) into the network's input, without a batch dimension."""
+        return self.inputs.encode(raw)

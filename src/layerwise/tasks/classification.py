@@ -1,0 +1,181 @@
+"""Classification of pictures and rows: which class, and how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.data.source import Examples, Relabelled, Source, labels
+from layerwise.errors import DataError
+from layerwise.functional.losses import binary_cross_entropy, cross_entropy
+from layerwise.tasks import inputs as inputs_
+from layerwise.tasks.base import Goal, Loss, Task
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]) or none."""
+
+    size: int = 0
+    scale: inputs_.Scale = "standard"
+
+
+class ClassPrediction(msgspec.Struct, frozen=True):
+    """The answer of a classifier: the class's name, its probability, and the probability of every class."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+def class_logits(outputs: Tensor) -> Tensor:
+    """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the second's."""
+    return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
+
+
+@dataclass
+class ClassMeter:
+    """Accuracy and mean cross-entropy, with the confusion matrix (true class by row)."""
+
+    classes: int
+    confusion: Tensor = field(init=False)
+    loss: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.confusion = torch.zeros(self.classes, self.classes, dtype=torch.long)
+        self.loss = torch.zeros((), dtype=torch.float64)
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in logits (N, K) or (N, 1) and labels (N,)."""
+        assert batch.targets is not None
+        logits = class_logits(outputs)
+        self.loss += cross_entropy(logits.double(), batch.targets).sum().cpu()
+        pairs = batch.targets * self.classes + logits.argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=self.classes**2).cpu().view(self.classes, self.classes)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return confusion counts and summed loss."""
+        return {"confusion": self.confusion, "loss": self.loss}
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Add another meter's counts."""
+        self.confusion = self.confusion + other["confusion"]
+        self.loss = self.loss + other["loss"]
+
+    def result(self) -> dict[str, float]:
+        """Return ``accuracy`` in [0, 1] and ``loss`` in nats."""
+        count = max(1, int(self.confusion.sum()))
+        return {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
+
+
+@dataclass
+class Classification(Task):
+    """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes."""
+
+    name = "classification"
+    Options = Options
+    goal: ClassVar[Goal] = Goal("accuracy", True)
+    classes: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
+        """Take classes and input statistics from the training part. Raises `DataError` for fewer than two classes (F15)."""
+        assert isinstance(options, Options)
+        if given:
+            return cls.from_json(given)
+        found = labels(source)
+        names = source.schema.classes
+        if source.schema.target == "none" or found is None:
+            raise DataError("these examples have no classes", expected="a target column or class folders", received="none")
+        if source.schema.target == "either":
+            names = tuple(str(v) for v in range(int(found.max()) + 1)) if not names else names
+        present = len(np.unique(found))
+        if present < 2:
+            only = names[int(found[0])] if len(found) and int(found[0]) < len(names) else "none"
+            raise DataError(
+                "there is nothing to tell apart in the training part",
+                expected="examples of at least two classes",
+                received=f"{len(found)} examples, all of class '{only}'",
+                do="add examples of another class, or choose another target with --set data.target=…",
+            )
+        made = cls(inputs_.fit(source, size=options.size, scale=options.scale), names)
+        made.adopt(source)
+        return made
+
+    def model_args(self) -> dict[str, Any]:
+        """Return ``classes``, ``outputs`` (the same number) and what the inputs decide."""
+        return {"classes": len(self.classes), "outputs": len(self.classes), **self.inputs.model_args()}
+
+    def adopt(self, source: Source) -> Source:
+        """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of range (F14)."""
+        self.inputs.check(source.schema, source.name_of(0))
+        found = labels(source)
+        if found is None:
+            raise DataError(f"{source.name_of(0)} has no classes to compare with", expected="labelled examples")
+        names = source.schema.classes or self.classes
+        wrong = np.flatnonzero((found < 0) | (found >= len(names)) | (found != np.floor(found)))
+        if len(wrong):
+            raise DataError(
+                f"{source.name_of(int(wrong[0]))} has a label out of range ({len(wrong)} such examples)",
+                expected=f"a whole number in [0, {len(names)})",
+                received=f"{found[wrong[0]]}",
+            )
+        used = {names[int(i)] for i in np.unique(found)}
+        strange = sorted(used - set(self.classes))
+        if strange:
+            raise DataError(
+                f"classes that this network was not trained on: {', '.join(strange)}",
+                expected=f"only {', '.join(self.classes)}",
+                do="add examples of them to the training part, or take them out",
+            )
+        if names == self.classes:
+            return source
+        places = [self.classes.index(name) if name in self.classes else -1 for name in names]
+        return Relabelled(source, self.classes, np.array(places))
+
+    def collate(self, examples: Examples) -> Batch:
+        """Turn decoded examples into inputs (N, …) and labels (N,) int64."""
+        targets = None if examples.targets is None else torch.from_numpy(np.asarray(examples.targets).astype(np.int64))
+        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids))
+
+    def objective(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the summed cross-entropy of the model on a batch."""
+        outputs = model(batch.inputs)
+        total = self.losses(outputs, batch).sum()
+        return Loss(total, float(len(batch)), {"cross-entropy": total}, outputs)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return each example's cross-entropy, (N,)."""
+        assert batch.targets is not None
+        if outputs.shape[1] == 1:
+            return binary_cross_entropy(outputs[:, 0], batch.targets.to(outputs.dtype))
+        return cross_entropy(outputs, batch.targets)
+
+    def meter(self) -> ClassMeter:
+        """Return a meter of accuracy, loss and confusion."""
+        return ClassMeter(len(self.classes))
+
+    def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
+        """Return the most probable class of each example with all probabilities (softmax, E04)."""
+        rows = class_logits(outputs).double().softmax(1).tolist()
+        answers: list[msgspec.Struct] = []
+        for row in rows:
+            best = max(range(len(row)), key=row.__getitem__)
+            scores = {name: round(p, 6) for name, p in zip(self.classes, row, strict=True)}
+            answers.append(ClassPrediction(self.classes[best], round(row[best], 6), scores))
+        return answers
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the task's name, classes and inputs."""
+        return {"name": self.name, "classes": list(self.classes), "inputs": self.inputs.to_json()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Self:
+        """Make the task again from what `to_json` returned."""
+        return cls(inputs_.from_json(saved["inputs"]), tuple(saved["classes"]))

@@ -1,0 +1,112 @@
+"""Reconstruction: say the input again. Needs no targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.data.source import Examples, Source
+from layerwise.functional.losses import squared_error
+from layerwise.tasks import inputs as inputs_
+from layerwise.tasks.base import Goal, Loss, Task
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``scale`` unit gives inputs in [0, 1], as Boltzmann machines need; ``size`` as in classification."""
+
+    size: int = 0
+    scale: inputs_.Scale = "unit"
+
+
+class ReconstructionPrediction(msgspec.Struct, frozen=True):
+    """How far the reconstruction is from the input: the mean squared error over its features, in scaled units."""
+
+    error: float
+
+
+@dataclass
+class ErrorMeter:
+    """Mean squared error per feature, and per example."""
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in reconstructions (N, …) of the inputs."""
+        error = squared_error(outputs.double(), batch.inputs.double().view_as(outputs)).sum()
+        counts = error.new_tensor([float(len(batch)), float(batch.inputs.numel())])
+        self.sums += torch.cat([error[None], counts]).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the three sums."""
+        return {"sums": self.sums}
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Add another meter's sums."""
+        self.sums = self.sums + other["sums"]
+
+    def result(self) -> dict[str, float]:
+        """Return ``mse`` (per feature) and ``loss`` = mean of ‖x−x̂‖² (E24)."""
+        error, examples, features = self.sums.tolist()
+        return {"mse": error / max(1.0, features), "loss": error / max(1.0, examples)}
+
+
+@dataclass
+class Reconstruction(Task):
+    """The input is the target: L = ‖x − x̂‖², summed over features, mean over the batch (E24)."""
+
+    name = "reconstruction"
+    Options = Options
+    goal: ClassVar[Goal] = Goal("mse", False)
+
+    @classmethod
+    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
+        """Take the input statistics from the training part."""
+        assert isinstance(options, Options)
+        return cls.from_json(given) if given else cls(inputs_.fit(source, size=options.size, scale=options.scale))
+
+    def model_args(self) -> dict[str, Any]:
+        """Return what the inputs decide."""
+        return self.inputs.model_args()
+
+    def adopt(self, source: Source) -> Source:
+        """Check the inputs; targets are not looked at."""
+        self.inputs.check(source.schema, source.name_of(0))
+        return source
+
+    def collate(self, examples: Examples) -> Batch:
+        """Turn decoded examples into inputs (N, …)."""
+        return Batch(self.inputs.tensor(examples.inputs), None, torch.from_numpy(examples.ids))
+
+    def objective(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the summed squared error of the model's reconstruction."""
+        outputs = model(batch.inputs)
+        total = self.losses(outputs, batch).sum()
+        return Loss(total, float(len(batch)), {"squared error": total}, outputs)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return each example's squared error, (N,)."""
+        return squared_error(outputs, batch.inputs.view_as(outputs))
+
+    def meter(self) -> ErrorMeter:
+        """Return a meter of the mean squared error."""
+        return ErrorMeter()
+
+    def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
+        """Return each input's mean squared reconstruction error per feature."""
+        errors = self.losses(outputs, batch).double() / batch.inputs[0].numel()
+        return [ReconstructionPrediction(error) for error in errors.tolist()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the inputs."""
+        return {"name": self.name, "inputs": self.inputs.to_json()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Self:
+        """Make the task again from what `to_json` returned."""
+        return cls(inputs_.from_json(saved["inputs"]))

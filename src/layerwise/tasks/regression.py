@@ -1,0 +1,171 @@
+"""Regression: a number from pictures or rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.data.source import Examples, Source, labels
+from layerwise.errors import DataError
+from layerwise.functional.losses import absolute_error, squared_error
+from layerwise.tasks import inputs as inputs_
+from layerwise.tasks.base import Goal, Loss, Task
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``loss``: mse or mae (E06), on targets brought to mean 0, deviation 1. ``size`` and ``scale`` as in classification."""
+
+    size: int = 0
+    scale: inputs_.Scale = "standard"
+    loss: Literal["mse", "mae"] = "mse"
+
+
+class NumberPrediction(msgspec.Struct, frozen=True):
+    """The answer of a regression, in the target's own unit."""
+
+    value: float
+
+
+@dataclass
+class NumberMeter:
+    """MAE, RMSE and R² in the target's own unit."""
+
+    shift: float
+    spread: float
+    sums: Tensor = field(default_factory=lambda: torch.zeros(5, dtype=torch.float64))
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in scaled outputs and targets (N, 1)."""
+        assert batch.targets is not None
+        target = batch.targets.double() * self.spread + self.shift
+        error = (outputs.double() - batch.targets.double()) * self.spread
+        count = error.new_tensor(float(len(batch)))
+        parts = (count, error.abs().sum(), error.square().sum(), target.sum(), target.square().sum())
+        self.sums += torch.stack(parts).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the five sums."""
+        return {"sums": self.sums}
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Add another meter's sums."""
+        self.sums = self.sums + other["sums"]
+
+    def result(self) -> dict[str, float]:
+        """Return ``mae``, ``rmse``, ``r2`` = 1 − Σ(ŷ−y)² / Σ(y−ȳ)² and ``loss`` (the mean square of the scaled error)."""
+        count, absolute, square, total, total2 = self.sums.tolist()
+        count = max(1.0, count)
+        around = total2 - total * total / count
+        return {
+            "mae": absolute / count,
+            "rmse": math.sqrt(square / count),
+            "r2": 1 - square / around if around > 0 else 0.0,
+            "loss": square / count / self.spread**2,
+        }
+
+
+@dataclass
+class Regression(Task):
+    """One number for each example; trained on the standardised target, answered in its own unit."""
+
+    name = "regression"
+    Options = Options
+    goal: ClassVar[Goal] = Goal("rmse", False)
+    target: str
+    shift: float
+    spread: float
+    loss: str
+
+    @classmethod
+    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
+        """Take the target's mean and deviation and the input statistics from the training part."""
+        assert isinstance(options, Options)
+        if given:
+            return cls.from_json(given)
+        found = labels(source)
+        if found is None or source.schema.target not in ("number", "either"):
+            raise DataError(
+                "these examples have no number to predict", expected="a numeric target", received=source.schema.target
+            )
+        made = cls(
+            inputs_.fit(source, size=options.size, scale=options.scale),
+            source.schema.target_name,
+            float(np.mean(found)),
+            float(np.std(found)) or 1.0,
+            options.loss,
+        )
+        made.adopt(source)
+        return made
+
+    def model_args(self) -> dict[str, Any]:
+        """Return ``outputs`` = 1 and what the inputs decide."""
+        return {"outputs": 1, **self.inputs.model_args()}
+
+    def adopt(self, source: Source) -> Source:
+        """Check inputs and that every target is a finite number."""
+        self.inputs.check(source.schema, source.name_of(0))
+        found = labels(source)
+        if found is None:
+            raise DataError(f"{source.name_of(0)} has no target to compare with", expected="a numeric target")
+        wrong = np.flatnonzero(~np.isfinite(found.astype(np.float64)))
+        if len(wrong):
+            raise DataError(
+                f"{source.name_of(int(wrong[0]))}: the target '{self.target}' is not finite ({len(wrong)} such examples)",
+                expected="a finite number",
+                received=f"{found[wrong[0]]}",
+            )
+        return source
+
+    def collate(self, examples: Examples) -> Batch:
+        """Turn decoded examples into inputs (N, …) and standardised targets (N, 1) float64."""
+        targets = None
+        if examples.targets is not None:
+            scaled = (np.asarray(examples.targets, dtype=np.float64) - self.shift) / self.spread
+            targets = torch.from_numpy(scaled)[:, None]
+        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids))
+
+    def objective(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the summed error of the model on a batch."""
+        outputs = model(batch.inputs)
+        total = self.losses(outputs, batch).sum()
+        return Loss(total, float(len(batch)), {self.loss: total}, outputs)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return each example's error, (N,)."""
+        assert batch.targets is not None
+        targets = batch.targets.to(outputs.dtype)
+        return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)
+
+    def meter(self) -> NumberMeter:
+        """Return a meter of MAE, RMSE and R²."""
+        return NumberMeter(self.shift, self.spread)
+
+    def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
+        """Return each example's number in the target's own unit."""
+        return [NumberPrediction(v) for v in (outputs.double()[:, 0] * self.spread + self.shift).tolist()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the target's statistics and the inputs."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "shift": self.shift,
+            "spread": self.spread,
+            "loss": self.loss,
+            "inputs": self.inputs.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Self:
+        """Make the task again from what `to_json` returned."""
+        return cls(
+            inputs_.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"]
+        )
