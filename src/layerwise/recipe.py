@@ -28,7 +28,9 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
     many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled set.
-    ``parameters`` are shell-style patterns over ``model.named_parameters()``.
+    ``part`` names a part of a model that is trained part by part (``model.part(name)``); ``parameters`` are shell-style patterns
+    over the names of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the
+    task's own; ``patience`` the epochs without a better one before the stage ends (0: never).
     """
 
     name: str = "main"
@@ -37,6 +39,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     epochs: int = 10
     batch: int = 64
     examples: int = 0
+    part: str = ""
     parameters: tuple[str, ...] = ("*",)
     monitor: str = ""
     patience: int = 0

@@ -1,0 +1,190 @@
+"""The catalog: every network by name. Names and facts are read without importing a model (nor torch).
+
+`@register` takes literal values only, so that the cards can be read from the source by ``ast``; the builder itself is imported
+when it is called for. Users' own cards come by the entry point group ``layerwise.cards`` or by ``--import FILE``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from layerwise.errors import UsageError, unknown
+
+BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
+FOLDER = Path(__file__).with_name("models")
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A network's page in the catalog.
+
+    ``rule`` is None where nothing is learned. ``recipe`` holds the default tables (``model``, ``data``, ``task``, ``train``, ``stages``); its
+    ``tasks`` table changes them by task. ``small`` are builder arguments of an instance of at most 100,000 parameters, for tests.
+    ``parameters`` is the count of the full-size instance that ``size`` builds. ``why`` says why a card without a rule learns nothing.
+    """
+
+    name: str
+    family: str
+    tasks: tuple[str, ...]
+    rule: str | None
+    year: int
+    paper: str
+    summary: str
+    summary_zh: str
+    parameters: int
+    size: dict[str, Any] = {}
+    small: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    aliases: tuple[str, ...] = ()
+    why: str = ""
+    why_zh: str = ""
+    module: str = ""
+    builder: str = ""
+
+
+@cache
+def _registered() -> dict[str, Callable[..., Any]]:
+    """The builders of the modules imported so far, by card name."""
+    return {}
+
+
+@cache
+def _user_cards() -> dict[str, Card]:
+    """The cards that came by ``--import`` or entry points."""
+    return {}
+
+
+def register(
+    name: str,
+    *,
+    family: str,
+    tasks: Sequence[str],
+    rule: str | None,
+    year: int,
+    paper: str,
+    summary: str,
+    summary_zh: str,
+    parameters: int,
+    size: Mapping[str, Any] | None = None,
+    small: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    aliases: Sequence[str] = (),
+    why: str = "",
+    why_zh: str = "",
+) -> Callable[[BuilderT], BuilderT]:
+    """Put a builder into the catalog. All values are literals: see `Card` for their meaning. A name taken twice raises."""
+    del family, tasks, rule, year, paper, summary, summary_zh, parameters, size, small, recipe, aliases, why, why_zh
+
+    def entered(builder: BuilderT) -> BuilderT:
+        known = _registered()
+        if name in known and known[name].__module__ != builder.__module__:
+            raise UsageError(f"two networks are called '{name}'", received=f"{builder.__module__} and {known[name].__module__}")
+        known[name] = builder
+        return builder
+
+    return entered
+
+
+def read_cards(path: Path, module: str) -> list[Card]:
+    """Read the cards of one source file without running it. Raises `UsageError` for a value that is not a literal."""
+    cards = []
+    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for call in node.decorator_list:
+            if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) == "register":
+                cards.append(_card(call, path, module=module, builder=node.name))
+    return cards
+
+
+def _card(call: ast.Call, path: Path, *, module: str, builder: str) -> Card:
+    """Turn one ``@register(...)`` into its card."""
+    try:
+        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return msgspec.convert(
+            {"name": ast.literal_eval(call.args[0]), **values, "module": module, "builder": builder}, Card
+        )
+    except (ValueError, IndexError, msgspec.ValidationError) as error:
+        raise UsageError(
+            f"{path}, line {call.lineno}: @register cannot be read: {error}",
+            expected="literal values (texts, numbers, lists, tables), as in CONTRIBUTING.md",
+        ) from error
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """Return every card by name, in the order of family and year."""
+    found: dict[str, Card] = {}
+    for path in sorted(FOLDER.glob("[!_]*.py")):
+        for card in read_cards(path, f"layerwise.models.{path.stem}"):
+            _enter(found, card)
+    for point in entry_points(group="layerwise.cards"):
+        spec = importlib.util.find_spec(point.value)
+        if spec is not None and spec.origin:
+            for card in read_cards(Path(spec.origin), point.value):
+                _enter(found, card)
+    for card in _user_cards().values():
+        _enter(found, card)
+    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].name)))
+
+
+def _enter(found: dict[str, Card], card: Card) -> None:
+    """Add a card, refusing a name that is taken."""
+    if card.name in found:
+        raise UsageError(
+            f"two networks are called '{card.name}'", received=f"{found[card.name].module} and {card.module}"
+        )
+    found[card.name] = card
+
+
+def models(*, family: str = "") -> list[Card]:
+    """Return the cards, of one family if it is named. Raises `UsageError` for an unknown family."""
+    families = sorted({card.family for card in cards().values()})
+    if family and family not in families:
+        raise unknown("family", family, families)
+    return [card for card in cards().values() if family in ("", card.family)]
+
+
+def find(name: str) -> Card:
+    """Return the card of this name or alias, or raise `UsageError` with the nearest name."""
+    known = cards()
+    by_alias = {alias: card for card in known.values() for alias in card.aliases}
+    card = known.get(name) or by_alias.get(name)
+    if card is None:
+        raise unknown("model", name, [*known, *by_alias])
+    return card
+
+
+def builder(card: Card) -> Callable[..., Any]:
+    """Import the card's module and return its builder."""
+    if card.name not in _registered():
+        importlib.import_module(card.module)
+    return _registered()[card.name]
+
+
+def import_file(path: Path) -> list[Card]:
+    """Run a user's Python file and take its cards into the catalog (``--import FILE``)."""
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", expected="a Python file with @register cards", do="check --import")
+    module = f"layerwise_user_{path.stem}"
+    new = read_cards(path, module)
+    if not new:
+        raise UsageError(f"{path} registers no network", expected="a function under @register(...)")
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[module] = loaded
+    spec.loader.exec_module(loaded)
+    _user_cards().update({card.name: card for card in new})
+    cards.cache_clear()
+    return new

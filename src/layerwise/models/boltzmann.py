@@ -1,0 +1,160 @@
+"""Boltzmann machines: the restricted one, and the deep belief network that stacks them.
+
+``N`` examples, ``D`` visible, ``H`` hidden units. G. E. Hinton, S. Osindero, Y.-W. Teh, A fast learning algorithm for deep belief
+nets, Neural Computation 18 (2006); G. E. Hinton, R. R. Salakhutdinov, Science 313 (2006). The one idea: learn a model of the
+inputs layer by layer, without labels; then fine-tune the whole by backpropagation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.catalog import register
+from layerwise.errors import unknown
+from layerwise.nn.rbm import RBM
+
+
+class Machine(RBM):
+    """A restricted Boltzmann machine over flattened inputs, trained as a whole."""
+
+    def machine(self) -> RBM:
+        """Return the machine whose weights change: this one."""
+        return self
+
+    def observed(self, inputs: Tensor) -> Tensor:
+        """Return the inputs flattened, (N, D)."""
+        return inputs.flatten(1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Return the reconstruction of inputs (N, …), (N, D)."""
+        return super().forward(v.flatten(1))
+
+
+class Greedy(nn.Module):
+    """One layer of a deep belief network as its greedy stage sees it: the layers below are fixed and show it their features."""
+
+    def __init__(self, below: list[RBM], rbm: RBM) -> None:
+        super().__init__()
+        self.below = nn.ModuleList(below)
+        self.rbm = rbm
+
+    def machine(self) -> RBM:
+        """Return the machine whose weights change: the topmost."""
+        return self.rbm
+
+    def observed(self, inputs: Tensor) -> Tensor:
+        """Return p(h | v) of the layers below, (N, D of this layer)."""
+        x = inputs.flatten(1)
+        for rbm in self.below:
+            x = rbm.hidden(x)  # type: ignore[operator]
+        return x
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Go up to this layer and down again: the reconstruction of the inputs, (N, D of the inputs)."""
+        x = self.rbm.hidden(self.observed(inputs))
+        for rbm in (self.rbm, *reversed(self.below)):
+            x = rbm.visible(x)  # type: ignore[operator]
+        return x
+
+
+class DeepBeliefNet(nn.Module):
+    """A stack of restricted Boltzmann machines under a softmax layer."""
+
+    def __init__(self, features: int, classes: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = (features, *hidden)
+        self.rbms = nn.ModuleList(RBM(a, b) for a, b in zip(widths, hidden, strict=False))
+        self.head = nn.Linear(widths[-1], classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def part(self, name: str) -> nn.Module:
+        """Return the greedy view of a layer, ``layer-1`` … ``layer-L``."""
+        names = [f"layer-{i + 1}" for i in range(len(self.rbms))]
+        if name not in names:
+            raise unknown("part", name, names, where="this deep belief network")
+        index = names.index(name)
+        stack = [rbm for rbm in self.rbms if isinstance(rbm, RBM)]
+        return Greedy(stack[:index], stack[index])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs (N, …) to logits (N, K): upwards by σ(Wv + b), then the linear layer."""
+        x = inputs.flatten(1)
+        for rbm in self.rbms:
+            x = rbm.hidden(x)  # type: ignore[operator]
+        logits: Tensor = self.head(x)
+        return logits
+
+
+@torch.no_grad()
+def sample(stack: list[RBM], count: int, *, steps: int, generator: torch.Generator) -> Tensor:
+    """Draw visible probabilities (count, D): Gibbs sampling in the top machine from random states, then one pass down."""
+    top = stack[-1]
+    h = torch.rand(count, top.hidden_bias.shape[0], generator=generator).round()
+    for _ in range(steps):
+        v = torch.bernoulli(top.visible(h), generator=generator)
+        h = torch.bernoulli(top.hidden(v), generator=generator)
+    x = top.visible(h)
+    for rbm in reversed(stack[:-1]):
+        x = rbm.visible(torch.bernoulli(x, generator=generator))
+    return x
+
+
+def stack_of(model: nn.Module) -> list[RBM]:
+    """Return the machines of an rbm or dbn from the bottom up; empty for other models."""
+    if isinstance(model, DeepBeliefNet):
+        return [rbm for rbm in model.rbms if isinstance(rbm, RBM)]
+    return [model] if isinstance(model, RBM) else []
+
+
+@register(
+    "rbm",
+    family="boltzmann",
+    tasks=("reconstruction",),
+    rule="contrastive",
+    year=1986,
+    paper="Smolensky, Harmony theory, 1986; Hinton, Training products of experts by minimizing contrastive divergence, 2002",
+    summary="restricted Boltzmann machine: a generative model of binary inputs, learned by contrastive divergence",
+    summary_zh="受限玻尔兹曼机：二值输入的生成模型，用对比散度学习",
+    parameters=201744,
+    size={"features": 784, "hidden": 256},
+    small={"features": 16, "hidden": 8},
+    recipe={"task": {"scale": "unit"}, "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.05}}]},
+)
+def rbm(*, features: int, hidden: int = 256) -> nn.Module:
+    """Build the machine: inputs (N, …) in [0, 1] to their reconstruction (N, features)."""
+    return Machine(features, hidden)
+
+
+@register(
+    "dbn",
+    family="boltzmann",
+    tasks=("classification",),
+    rule="backprop",
+    year=2006,
+    paper="Hinton, Osindero & Teh, A fast learning algorithm for deep belief nets, 2006",
+    summary="deep belief network: layers learned one by one without labels, then fine-tuned with a few",
+    summary_zh="深度置信网络：先逐层无监督预训练，再用少量标签微调",
+    parameters=926810,
+    size={"features": 784, "classes": 10},
+    small={"features": 16, "classes": 3, "hidden": [12, 8]},
+    recipe={
+        "task": {"scale": "unit"},
+        "model": {"hidden": [500, 500, 500]},
+        "stages": [
+            {"name": "layer-1", "part": "layer-1", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
+             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
+            {"name": "layer-2", "part": "layer-2", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
+             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
+            {"name": "layer-3", "part": "layer-3", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
+             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
+            {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64, "patience": 8,
+             "parameters": ["rbms.*.weight", "rbms.*.hidden_bias", "head.*"],
+             "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02}},
+        ],
+    },
+)  # fmt: skip
+def dbn(*, features: int, classes: int, hidden: tuple[int, ...] = (500, 500, 500)) -> nn.Module:
+    """Build the network: inputs (N, …) in [0, 1] to logits (N, classes)."""
+    return DeepBeliefNet(features, classes, hidden)

@@ -1,0 +1,90 @@
+"""Feed-forward networks: the perceptron (1958) and its descendant with hidden layers.
+
+F. Rosenblatt, The perceptron, Psychological Review 65 (1958); D. E. Rumelhart, G. E. Hinton, R. J. Williams, Learning
+representations by back-propagating errors, Nature 323 (1986). Each layer is a⁽ˡ⁾ = f(W⁽ˡ⁾a⁽ˡ⁻¹⁾ + b⁽ˡ⁾) (E03).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from layerwise.catalog import register
+from layerwise.nn.activations import activation as activation_
+
+
+@register(
+    "perceptron",
+    family="feed-forward",
+    tasks=("classification",),
+    rule="perceptron",
+    year=1958,
+    paper="Rosenblatt, The perceptron: a probabilistic model for information storage and organization in the brain, 1958",
+    summary="one layer of threshold units, corrected on each mistake; finds a separating plane if there is one",
+    summary_zh="感知机：一层阈值单元，犯错时修正；数据线性可分则必收敛",
+    parameters=7850,
+    size={"features": 784, "classes": 10},
+    small={"features": 8, "classes": 3},
+    recipe={"stages": [{"epochs": 100, "batch": 4096}]},
+)
+def perceptron(*, features: int, classes: int) -> nn.Module:
+    """Build the threshold units: inputs (N, …) to scores z (N, 1) for two classes, (N, K) for K, one against the rest.
+
+    The answer is the class of the largest score, or sign(z). Weights start at zero, as Novikoff's bound assumes.
+    """
+    linear = nn.Linear(features, 1 if classes == 2 else classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+@register(
+    "mlp",
+    family="feed-forward",
+    tasks=("classification", "regression"),
+    rule="backprop",
+    year=1986,
+    paper="Rumelhart, Hinton & Williams, Learning representations by back-propagating errors, 1986",
+    summary="multilayer perceptron: any number of hidden layers, for pictures, rows, classes and numbers",
+    summary_zh="多层感知机：任意层数的隐藏层，用于图像与表格的分类和回归",
+    parameters=203530,
+    size={"features": 784, "outputs": 10},
+    small={"features": 8, "outputs": 3, "hidden": [16]},
+    recipe={
+        "stages": [{"epochs": 20, "batch": 128, "rule": {"lr": 0.001, "schedule": "cosine", "floor": 0.02}}],
+        "tasks": {"regression": {"stages": [{"epochs": 200, "batch": 32, "patience": 30}]}},
+    },
+    aliases=("feed-forward",),
+)
+def mlp(
+    *,
+    features: int,
+    outputs: int,
+    hidden: tuple[int, ...] = (256,),
+    activation: str = "relu",
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
+
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid and tanh; biases at zero.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = features
+    for size in hidden:
+        layers.append(nn.Linear(width, size))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(size))
+        layers.append(activation_(activation))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        width = size
+    layers.append(nn.Linear(width, outputs))
+    saturating = activation in ("sigmoid", "tanh", "linear")
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            if saturating:
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)

@@ -1,0 +1,1 @@
+"""How weights change: one file per learning rule, behind one contract."""

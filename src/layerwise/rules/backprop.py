@@ -1,0 +1,248 @@
+"""Backpropagation and gradient descent: θ ← θ − η ∇L (E11, E12), with the optimizers of S11.
+
+One step, over all ranks and micro-batches of a window: gradients of the summed losses, one coalesced all-reduce, division by the
+window's weight, penalties, clipping, optimizer. So ranks and accumulation change nothing but the order of summation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.errors import UsageError
+from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
+from layerwise.rules.schedules import Schedule, factor
+from layerwise.runtime.flags import autocast
+from layerwise.tasks.base import Loss
+
+Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Keys of ``[rule]`` for ``backprop``.
+
+    ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
+    soft-thresholding after the step instead of a subgradient. ``weight_decay`` is torch's: for adamw decoupled, for the
+    others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into; ``ema`` the decay of
+    the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and ``gamma`` shape the schedule.
+    """
+
+    optimizer: Optimizer = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    floor: float = 0.0
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    l2: float = 0.0
+    l1: float = 0.0
+    l1_proximal: bool = False
+    clip: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+
+
+def make_optimizer(options: Options, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the torch optimizer of these options, fused where the device has it."""
+    o = options
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    if o.optimizer in ("sgd", "momentum", "nesterov"):
+        momentum = 0.0 if o.optimizer == "sgd" else o.momentum
+        nesterov = o.optimizer == "nesterov"
+        return torch.optim.SGD(
+            parameters, o.lr, momentum, nesterov=nesterov, weight_decay=o.weight_decay, fused=fused
+        )
+    if o.optimizer == "adagrad":
+        return torch.optim.Adagrad(parameters, o.lr, eps=o.eps, weight_decay=o.weight_decay)
+    if o.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, o.lr, o.alpha, eps=o.eps, weight_decay=o.weight_decay)
+    kind = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, o.lr, o.betas, o.eps, weight_decay=o.weight_decay, fused=fused)
+
+
+def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """Return the weights that E08's penalties cover: no biases, nothing of a normalisation layer."""
+    exempt = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    return [p for p in parameters.values() if p.ndim > 1 and id(p) not in exempt]
+
+
+class Backprop:
+    """The rule ``backprop``: gradients by reverse differentiation, weights by an optimizer."""
+
+    Options = Options
+
+    def __init__(self, context: Context, options: Options) -> None:
+        if options.accumulate < 1:
+            raise UsageError("rule.accumulate must be 1 or more", received=str(options.accumulate))
+        if options.accumulate > 1 and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in context.model.modules()
+        ):
+            raise UsageError(
+                "batch normalisation takes its statistics from each micro-batch, so accumulation would not equal the large batch",
+                expected="rule.accumulate = 1 for a model with batch norm",
+                received=f"rule.accumulate = {options.accumulate}",
+                do="use a smaller --batch, or set model.batch_norm=false",
+            )
+        self.context, self.options = context, options
+        self.parameters = list(context.parameters.values())
+        self.weights = penalised(context.model, context.parameters)
+        self.optimizer = make_optimizer(options, self.parameters)
+        self.scaler = torch.amp.GradScaler(context.world.device.type, enabled=context.precision == "fp16")
+        self.average = [p.detach().clone() for p in self.parameters] if options.ema else []
+        self.steps = 0
+
+    def step(self, batch: Batch, progress: float) -> Step:
+        """Take one optimizer step on the global batch of which ``batch`` is this rank's share."""
+        self._set_rate(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        total, weight, parts = self._backward(batch)
+        weight = self._reduce(weight)
+        terms = self._penalties()
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        if self.options.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._after()
+        return Step(total, weight, {**parts, **{name: term * weight for name, term in terms.items()}})
+
+    def _set_rate(self, progress: float) -> None:
+        """Set the optimizer's rate for this progress."""
+        o = self.options
+        if o.schedule == "constant" and not o.warmup:
+            return
+        rate = o.lr * factor(
+            o.schedule, progress, warmup=o.warmup, floor=o.floor, milestones=o.milestones, gamma=o.gamma
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """Sum losses and gradients over the micro-batches of this rank; gradients are of (sum / nominal batch)."""
+        total, weight, parts = torch.zeros((), device=batch.inputs.device), 0.0, dict[str, Tensor]()
+        chunks = batch.chunks(self.options.accumulate) if len(batch) else []
+        for chunk in chunks:
+            with autocast(self.context.precision, chunk.inputs.device):
+                loss = self.context.task.objective(self.context.model, chunk)
+            self._refuse_non_finite(loss, chunk)
+            self.scaler.scale(loss.total / self.context.batch).backward()
+            total, weight = total + loss.total.detach(), weight + loss.weight
+            for name, term in loss.parts.items():
+                parts[name] = parts[name] + term.detach() if name in parts else term.detach()
+        return total, weight, parts
+
+    def _refuse_non_finite(self, loss: Loss, batch: Batch) -> None:
+        """Stop before the weights are touched if the loss is not finite. Reading it costs nothing on the CPU only."""
+        if loss.total.device.type == "cpu" and not math.isfinite(float(loss.total.detach())):
+            self.explain(batch, {name: float(term.detach()) for name, term in loss.parts.items()})
+
+    def explain(self, batch: Batch, parts: Mapping[str, float]) -> None:
+        """Raise `NonFiniteLoss` for a batch, naming the first bad layer."""
+        raise NonFiniteLoss(batch, parts, first_bad_layer(self.context.model, batch))
+
+    def _reduce(self, weight: float) -> float:
+        """Sum gradients and weight over ranks, and divide by the whole window's weight. Returns that weight."""
+        mine, world = weight, self.context.world
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if world.size > 1:
+            covered = torch.tensor([weight], dtype=gradients[0].dtype, device=gradients[0].device)
+            world.reduce([*gradients, covered])
+            weight = float(covered)
+        if weight not in (0.0, float(self.context.batch)):
+            torch._foreach_mul_(gradients, self.context.batch / weight)
+        return mine
+
+    @torch.no_grad()
+    def _penalties(self) -> dict[str, Tensor]:
+        """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss."""
+        o, terms = self.options, dict[str, Tensor]()
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        gradients = [w.grad for w in self.weights if w.grad is not None]
+        if o.l2:
+            torch._foreach_add_(gradients, self.weights, alpha=2 * o.l2 * scale)
+            terms["l2"] = o.l2 * sum((w.square().sum() for w in self.weights), torch.zeros(()))
+        if o.l1:
+            terms["l1"] = o.l1 * sum((w.abs().sum() for w in self.weights), torch.zeros(()))
+            if not o.l1_proximal:
+                torch._foreach_add_(gradients, torch._foreach_sign(self.weights), alpha=o.l1 * scale)
+        return terms
+
+    @torch.no_grad()
+    def _after(self) -> None:
+        """After the step: the proximal operator of L1, soft(w, ηλ), and the running average of the weights."""
+        o = self.options
+        if o.l1 and o.l1_proximal:
+            threshold = float(self.optimizer.param_groups[0]["lr"]) * o.l1
+            for w in self.weights:
+                w.copy_(torch.sign(w) * (w.abs() - threshold).clamp_min(0))
+        self.steps += 1
+        if self.average:
+            # a young average follows faster: min(decay, (1 + t) / (10 + t)), as in TensorFlow's moving averages
+            decay = min(o.ema, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+
+    def end_epoch(self) -> Verdict:
+        """Gradient descent has no end of its own."""
+        return Verdict(False)
+
+    def evaluated(self) -> AbstractContextManager[object]:
+        """Return a context in which the model holds the averaged weights, if there are any."""
+        return self._averaged() if self.average else nullcontext()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Swap the averaged weights in and out."""
+        raw = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, raw)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return moments, scaler, average and step count as tensors by name."""
+        out = {"steps": torch.tensor(self.steps)}
+        for index, slot in self.optimizer.state_dict()["state"].items():
+            for key, value in slot.items():
+                if value is not None:
+                    out[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        for name, average in zip(self.context.parameters, self.average, strict=False):
+            out[f"average.{name}"] = average
+        scaler: dict[str, Any] = self.scaler.state_dict()
+        out |= {f"scaler.{key}": torch.tensor(float(value), dtype=torch.float64) for key, value in scaler.items()}
+        return out
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the state that `state_dict` returned."""
+        self.steps = int(state["steps"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                slots.setdefault(int(index), {})[key] = value.clone()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        for name, average in zip(self.context.parameters, self.average, strict=False):
+            average.copy_(state[f"average.{name}"])
+        if self.scaler.is_enabled():
+            saved = {name.removeprefix("scaler."): float(v) for name, v in state.items() if name.startswith("scaler.")}
+            whole = {key: int(saved[key]) for key in ("growth_interval", "_growth_tracker")}
+            self.scaler.load_state_dict({**saved, **whole})

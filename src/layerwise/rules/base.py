@@ -1,0 +1,134 @@
+"""The contract of a learning rule, and what every rule needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.errors import TrainingError
+from layerwise.runtime.distributed import World
+from layerwise.tasks.base import Task
+
+Metrics = Mapping[str, Tensor | float]
+
+
+class Step(NamedTuple):
+    """What a step did: sums over the examples it covered. Tensors stay tensors until someone reads them.
+
+    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums).
+    """
+
+    total: Tensor
+    weight: float
+    parts: Mapping[str, Tensor]
+
+
+class Verdict(NamedTuple):
+    """What a rule says at the end of an epoch: whether further steps can change nothing, and why, in both languages."""
+
+    finished: bool
+    note: str = ""
+    note_zh: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a rule works on: the model (or the part a stage trains), its trainable parameters by name, and where."""
+
+    model: nn.Module
+    task: Task
+    parameters: dict[str, nn.Parameter]
+    world: World
+    seed: int
+    precision: str
+    batch: int
+    examples: int
+
+
+class Rule(Protocol):
+    """A learning rule. `step` changes the model's weights in place."""
+
+    def step(self, batch: Batch, progress: float) -> Step:
+        """Learn from one batch (this rank's share of it; perhaps empty). ``progress`` in [0, 1) is the stage's."""
+        ...
+
+    def end_epoch(self) -> Verdict:
+        """Close an epoch."""
+        ...
+
+    def evaluated(self) -> _Swap:
+        """Return a context in which the model holds the weights to be evaluated and kept (an average, say)."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything an exact resume needs, as tensors by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the state that `state_dict` returned."""
+        ...
+
+
+class _Swap(Protocol):
+    """A context manager without a value."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exc: object) -> object: ...
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss became NaN or infinite (F19). Carries what a post-mortem needs; the weights are those before the step."""
+
+    def __init__(self, batch: Batch, parts: Mapping[str, float], layer: str) -> None:
+        ids = batch.ids.tolist()
+        self.report = {"layer": layer, "terms": parts, "examples": ids}
+        terms = ", ".join(f"{name} = {value:g}" for name, value in parts.items())
+        super().__init__(
+            f"the loss is not finite; the first layer with a non-finite value is {layer}",
+            expected="a finite loss",
+            received=f"{terms} on {len(ids)} examples (numbers {', '.join(map(str, ids[:8]))}{' …' if len(ids) > 8 else ''})",
+            do="lower rule.lr, set rule.clip=1, or look at those examples; the last checkpoint is intact",
+        )
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    """Evaluate the weights as they are."""
+    yield
+
+
+@torch.no_grad()
+def first_bad_layer(model: nn.Module, batch: Batch) -> str:
+    """Run the model on a batch and name the first module whose input, weights or output is not finite.
+
+    Returns ``the input``, a module's name with ``(weights)`` or ``(output)``, or ``the loss itself`` if all are finite.
+    """
+    if not bool(torch.isfinite(batch.inputs).all()):
+        return "the input"
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"'{name}' (weights)"
+    found: list[str] = []
+
+    def look(name: str, output: object) -> None:
+        if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+            found.append(f"'{name}' (output)")
+
+    handles = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if name and not list(module.children())
+    ]
+    try:
+        model(batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the loss itself"

@@ -1,0 +1,114 @@
+"""Rosenblatt's rule (E09), online, by a compiled loop: on a mistake w ← w + η y x, b ← b + η y.
+
+Several classes are several perceptrons, each one class against the rest. Source: Rosenblatt 1958; convergence: Novikoff 1962.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerwise.data.loader import Batch
+from layerwise.errors import UsageError
+from layerwise.kernels import perceptron as kernel
+from layerwise.rules.base import Context, Step, Verdict, as_it_is
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``lr`` is η. From zero weights it scales the weights only and changes no decision."""
+
+    lr: float = 1.0
+
+
+class Perceptron:
+    """The rule ``perceptron``: goes through a batch one example after the other and corrects mistakes.
+
+    Runs on the processor's cores wherever the model lives. Over several ranks each learns from its share of the batch and the
+    updates are averaged (iterative parameter mixing, McDonald et al. 2010).
+    """
+
+    Options = Options
+
+    def __init__(self, context: Context, options: Options) -> None:
+        linear = [m for m in context.model.modules() if isinstance(m, nn.Linear)]
+        if len(linear) != 1 or linear[0].bias is None:
+            raise UsageError(
+                "the perceptron rule learns one layer of threshold units",
+                expected="a model with exactly one linear layer with bias",
+                received=f"{len(linear)} linear layers in {type(context.model).__name__}",
+                do="use rule.name=backprop for deeper networks",
+            )
+        self.context, self.options, self.linear = context, options, linear[0]
+        self.mistakes = torch.zeros((), dtype=torch.long)
+        self.updates = torch.zeros((), dtype=torch.long)
+        self.epochs = torch.zeros((), dtype=torch.long)
+
+    @torch.no_grad()
+    def step(self, batch: Batch, progress: float) -> Step:
+        """Correct the mistakes on one batch. The step's total is their number, over all units."""
+        assert batch.targets is not None
+        weight, bias = self.linear.weight, self.linear.bias
+        old = [p.detach().cpu().float().clone() for p in (weight, bias)]
+        new = [p.clone() for p in old]
+        x = batch.inputs.detach().cpu().float().flatten(1).contiguous()
+        y = signs(batch.targets.cpu(), len(bias))
+        counts = np.zeros(len(bias), dtype=np.int64)
+        kernel.update(
+            x.numpy(), y.numpy(), new[0].numpy(), new[1].numpy(), eta=self.options.lr, mistakes=counts
+        )
+        wrong = torch.tensor(int(counts.sum()))
+        if self.context.world.size > 1:
+            deltas = [(n - o).to(self.context.world.device) for n, o in zip(new, old, strict=True)]
+            votes = wrong.to(self.context.world.device)
+            self.context.world.reduce([*deltas, votes])
+            new = [o + d.cpu() / self.context.world.size for o, d in zip(old, deltas, strict=True)]
+            total = votes.cpu()
+        else:
+            total = wrong
+        weight.copy_(new[0])
+        bias.copy_(new[1])
+        self.mistakes += total
+        self.updates += total
+        return Step(wrong.double(), float(len(batch)), {"mistakes": wrong.double()})
+
+    def end_epoch(self) -> Verdict:
+        """Finished when an epoch made no mistake: then no example can change the weights any more."""
+        mistakes, self.mistakes = int(self.mistakes), torch.zeros((), dtype=torch.long)
+        self.epochs += 1
+        epochs, updates = int(self.epochs), int(self.updates)
+        if mistakes == 0:
+            return Verdict(
+                True,
+                f"converged: epoch {epochs} made no mistake, after {updates} updates in all",
+                f"已收敛：第 {epochs} 轮没有错误，共更新 {updates} 次",
+            )
+        return Verdict(
+            False,
+            f"did not converge: still {mistakes} mistakes in epoch {epochs}. On data that a plane can separate the rule "
+            "stops making mistakes (Novikoff 1962), so these are not separable, or the epochs were too few",
+            f"未收敛：第 {epochs} 轮仍有 {mistakes} 个错误。若数据线性可分，该规则必在有限次更新后不再犯错（Novikoff 1962），"
+            "所以这些数据不可分，或轮数太少",
+        )
+
+    def evaluated(self) -> AbstractContextManager[object]:
+        """The weights are evaluated as they are."""
+        return as_it_is()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the counts."""
+        return {"mistakes": self.mistakes, "updates": self.updates, "epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the counts."""
+        self.mistakes, self.updates, self.epochs = (state[k].clone() for k in ("mistakes", "updates", "epochs"))
+
+
+def signs(labels: Tensor, units: int) -> Tensor:
+    """Return y ∈ {−1, +1} for each unit (N, K) float32: unit k is class k against the rest, a single unit is class 1."""
+    wanted = torch.ones(1, dtype=torch.long) if units == 1 else torch.arange(units)
+    return (labels[:, None] == wanted).float().mul_(2).sub_(1).contiguous()

@@ -1,0 +1,375 @@
+"""The run directory, bare: create, open, save, restore, verify. It knows files and checksums, not training.
+
+Nothing is written in place: a file is written beside the old one, flushed, then renamed; a checkpoint is a folder that is renamed
+as a whole. Opening takes the newest complete one. No pickle: tensors in safetensors, the rest in JSON and TOML.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
+
+FORMAT = 1
+Json = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """A point of training: the model's tensors, everything else that is a tensor, and the rest."""
+
+    model: Tensors
+    state: Tensors
+    info: Json
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sealed(content: Json) -> bytes:
+    """Return JSON bytes that carry their own checksum."""
+    body = {**content, "format": FORMAT}
+    return (json.dumps({**body, "checksum": _body_digest(body)}, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def unsealed(data: bytes, path: Path) -> Json:
+    """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong or the format is newer."""
+    try:
+        content: Json = json.loads(data)
+        checksum = content.pop("checksum")
+        fine = checksum == _body_digest(content)
+        version = content["format"]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
+    if isinstance(version, int) and version > FORMAT:
+        raise DamagedError(
+            f"{path} was written by a newer version", expected=f"format {FORMAT}", received=f"format {version}",
+            do="update layerwise",
+        )  # fmt: skip
+    if not fine:
+        raise damaged(path, "its checksum is wrong")
+    return content
+
+
+def _body_digest(body: Json) -> str:
+    """Return the digest of JSON content in canonical form."""
+    return digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+
+
+def damaged(path: Path, why: str) -> DamagedError:
+    """Make the error for a damaged file."""
+    return DamagedError(
+        f"{path} is damaged: {why}", expected="the file as it was written", do=f"layerwise doctor {path.parent} checks every file"
+    )
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into a clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise TrainingError(
+                f"{path} could not be written: {error.strerror}",
+                expected="room and permission to write",
+                do="free some space and go on with --resume; what was saved before is intact",
+            ) from error
+        raise
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file beside the old one, flush it to the disk, rename it into place. Leaves no litter behind a failure."""
+    beside = path.with_name(path.name + ".new")
+    with disk_errors(path):
+        try:
+            _flushed(beside, data)
+            os.replace(beside, path)
+            _flush_folder(path.parent)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def _flushed(path: Path, data: bytes) -> None:
+    """Write bytes and wait until they are on the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Wait until a folder's entries are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run."""
+
+    path: Path
+
+    @staticmethod
+    def create(path: Path) -> RunDirectory:
+        """Make a new run directory. Raises `UsageError` if one is there already."""
+        if (path / "run.json").exists() or (path / "recipe.toml").exists():
+            raise UsageError(
+                f"{path} holds a run already", expected="a new folder", do="choose another --out, or add --resume to go on"
+            )
+        with disk_errors(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return RunDirectory(path)
+
+    @staticmethod
+    def open(path: Path) -> RunDirectory:
+        """Open an existing run. Raises `UsageError` if there is none here."""
+        if not (path / "run.json").is_file():
+            raise UsageError(
+                f"{path} is not a run directory",
+                expected="a folder with run.json, as `layerwise train` makes it",
+                do="check the path; `ls runs` shows the runs of this folder",
+            )
+        return RunDirectory(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's one lock. Raises `UsageError` while another process trains here."""
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            with disk_errors(self.path):
+                lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UsageError(
+                f"another process is training in {self.path}", expected="one training process per run", do="wait, or use another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- small files -----------------------------------------------------------------------------------------------
+
+    def info(self) -> Json:
+        """Return run.json."""
+        return unsealed(self._bytes("run.json"), self.path / "run.json")
+
+    def write_info(self, info: Json) -> None:
+        """Write run.json, with the checksums of all files beside it."""
+        files = {name: digest((self.path / name).read_bytes()) for name in self.plain_files()}
+        write(self.path / "run.json", sealed({**info, "files": files}))
+
+    def plain_files(self) -> list[str]:
+        """Return the files whose checksums run.json holds: those that are written once."""
+        names = [name for name in ("recipe.toml", "task.json", "report.html") if (self.path / name).is_file()]
+        figures = sorted(p for p in (self.path / "figures").rglob("*") if p.is_file()) if (self.path / "figures").is_dir() else []
+        return names + [p.relative_to(self.path).as_posix() for p in figures]
+
+    def read(self, name: str) -> bytes:
+        """Return a file that run.json vouches for. Raises `DamagedError` if it differs."""
+        data = self._bytes(name)
+        known = self.info()["files"].get(name)
+        if known != digest(data):
+            raise damaged(self.path / name, "its checksum is wrong" if known else "run.json does not know it")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run; its checksum enters run.json with the next `write_info`."""
+        (self.path / name).parent.mkdir(exist_ok=True)
+        write(self.path / name, data)
+
+    def _bytes(self, name: str) -> bytes:
+        """Return a file's bytes, or say that it is missing."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise damaged(self.path / name, f"it cannot be read ({error.strerror})") from error
+
+    # -- metrics.jsonl ---------------------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Json) -> None:
+        """Add a line to metrics.jsonl, with its checksum. A line that does not fit on the disk is taken back."""
+        path = self.path / "metrics.jsonl"
+        with disk_errors(path):
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                with path.open("ab") as file:
+                    file.write(line(row))
+            except OSError:
+                os.truncate(path, size)
+                raise
+
+    def metrics_size(self) -> int:
+        """Return the length of metrics.jsonl in bytes."""
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_metrics(self, size: int) -> None:
+        """Cut metrics.jsonl back to the length it had at a checkpoint."""
+        path = self.path / "metrics.jsonl"
+        if path.exists() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+    def metrics(self) -> list[Json]:
+        """Return the lines of metrics.jsonl. Raises `DamagedError` naming a line whose checksum is wrong."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [read_line(data, path, number) for number, data in enumerate(path.read_bytes().splitlines(), start=1)]
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self, which: str, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint beside the old one and rename it into place. Raises `TrainingError` on a full disk."""
+        place = self.path / "checkpoints" / which
+        new, old = place.with_name(which + ".new"), place.with_name(which + ".old")
+        files = {
+            "model.safetensors": safetensors.torch.save(contiguous(checkpoint.model)),
+            "state.safetensors": safetensors.torch.save(contiguous(checkpoint.state)),
+        }
+        info = {**checkpoint.info, "files": {name: digest(data) for name, data in files.items()}}
+        with disk_errors(place):
+            try:
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir(parents=True)
+                for name, data in files.items():
+                    _flushed(new / name, data)
+                _flushed(new / "state.json", sealed(info))
+                _flush_folder(new)
+            except OSError:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
+            if place.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                place.rename(old)
+            new.rename(place)
+            _flush_folder(place.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, which: str) -> Checkpoint | None:
+        """Return the newest complete checkpoint of this name, or None if there never was one.
+
+        A kill between the renames leaves it under another name. Raises `DamagedError` if none that is there is whole.
+        """
+        place = self.path / "checkpoints" / which
+        whole, broken = [], []
+        for folder in (place, place.with_name(which + ".new"), place.with_name(which + ".old")):
+            if not folder.is_dir():
+                continue
+            try:
+                whole.append(read_checkpoint(folder))
+            except LayerwiseError as error:
+                if folder == place:
+                    raise
+                broken.append(error)
+        if whole:
+            return max(whole, key=lambda found: int(found.info["serial"]))
+        # an unfinished first save (.new alone) is no checkpoint yet
+        return None
+
+    # -- verify ----------------------------------------------------------------------------------------------------
+
+    def verify(self) -> dict[str, str]:
+        """Check every file. Returns each file's name with an empty text if it is whole, else what is wrong with it."""
+        found: dict[str, str] = {}
+
+        def look(name: str, check: Any) -> None:
+            try:
+                check()
+                found[name] = ""
+            except LayerwiseError as error:
+                found[name] = error.what
+
+        look("run.json", self.info)
+        vouched = self.info()["files"] if not found["run.json"] else {}
+        for name in sorted({*vouched, *self.plain_files()}):
+            if vouched:
+                look(name, lambda name=name: self.read(name))
+        look("metrics.jsonl", self.metrics)
+        for which in ("last", "best"):
+            folder = self.path / "checkpoints" / which
+            if folder.is_dir():
+                for name, problem in checkpoint_problems(folder).items():
+                    found[f"checkpoints/{which}/{name}"] = problem
+        return found
+
+
+def line(row: Json) -> bytes:
+    """Return a line of metrics.jsonl: JSON whose last key is the CRC-32 of the rest."""
+    body = json.dumps(row, ensure_ascii=False)
+    crc = f"{zlib.crc32(body.encode()):08x}"
+    return (json.dumps({**row, "crc": crc}, ensure_ascii=False) + "\n").encode()
+
+
+def read_line(data: bytes, path: Path, number: int) -> Json:
+    """Read what `line` wrote. Raises `DamagedError` naming the line."""
+    try:
+        row: Json = json.loads(data)
+        crc = row.pop("crc")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise damaged(path, f"line {number} cannot be read") from error
+    if crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
+        raise damaged(path, f"the checksum of line {number} is wrong")
+    return row
+
+
+def contiguous(tensors: Tensors) -> Tensors:
+    """Return tensors as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def read_tensors(data: bytes, path: Path) -> Tensors:
+    """Read safetensors bytes. Raises `DamagedError` for anything malformed."""
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise damaged(path, f"it is not a safetensors file ({error})") from error
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read one checkpoint folder whole. Raises `DamagedError` naming the first file that is not as written."""
+    for name, problem in checkpoint_problems(folder).items():
+        if problem:
+            raise damaged(folder / name, problem)
+    info = unsealed((folder / "state.json").read_bytes(), folder / "state.json")
+    parts = [read_tensors((folder / f"{n}.safetensors").read_bytes(), folder / f"{n}.safetensors") for n in ("model", "state")]
+    return Checkpoint(parts[0], parts[1], info)
+
+
+def checkpoint_problems(folder: Path) -> dict[str, str]:
+    """Return each file of a checkpoint with what is wrong with it, or an empty text."""
+    problems = {"state.json": "", "model.safetensors": "", "state.safetensors": ""}
+    try:
+        known = unsealed((folder / "state.json").read_bytes(), folder / "state.json")["files"]
+    except OSError:
+        return {"state.json": "it is missing"}
+    except DamagedError as error:
+        return {"state.json": error.what.split(" is damaged: ")[-1]}
+    for name in ("model.safetensors", "state.safetensors"):
+        try:
+            if digest((folder / name).read_bytes()) != known.get(name):
+                problems[name] = "its checksum is wrong"
+        except OSError as error:
+            problems[name] = f"it cannot be read ({error.strerror})"
+    return problems

@@ -1,0 +1,1 @@
+"""Training: the loop (a generator) and the session around it."""

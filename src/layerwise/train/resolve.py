@@ -1,0 +1,195 @@
+"""From what a user says to a plan: the resolved recipe, the data, the task, the network's arguments."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from layerwise import catalog, recipe
+from layerwise.data import open as data_
+from layerwise.data import splits
+from layerwise.data.source import Source, Splits
+from layerwise.errors import UsageError
+from layerwise.recipe import Recipe, Stage, Table
+from layerwise.rules import registry as rules
+from layerwise.tasks import registry as tasks
+from layerwise.tasks.base import Task
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
+
+    ``settings`` are KEY=VALUE overrides; ``allow_changes`` lets a resume go on although data, recipe or world differ.
+    """
+
+    model: str
+    data: str | None = None
+    task: str | None = None
+    out: Path | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    compile: bool | None = None
+    weights: str | None = None
+    on_bad: str | None = None
+    resume: bool = False
+    allow_changes: bool = False
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before the first step. ``stage_tasks`` has each stage's task; ``task`` is the run's own."""
+
+    recipe: Recipe
+    card: catalog.Card
+    splits: Splits
+    task: Task
+    stage_tasks: tuple[Task, ...]
+    model_args: Table
+
+    def training(self, stage: Stage) -> Source:
+        """Return the examples a stage trains on: the training part, or the named number of them."""
+        return splits.take(self.splits.train, stage.examples, self.recipe.train.seed)
+
+
+def base_table(request: Request) -> tuple[catalog.Card, Table]:
+    """Return the card and the user's recipe file as a table (empty tables for a card's name)."""
+    path = Path(request.model)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")
+        table = recipe.read_toml(path)
+        name = table.get("model", {}).get("name", "")
+        card = catalog.find(str(name))
+        known = [f for f in Recipe.__struct_fields__ if f != "format"] + ["format"]
+        recipe.refuse_unknown(table, known, where=str(path))
+        return card, table
+    return catalog.find(request.model), {}
+
+
+def compose(card: catalog.Card, table: Table, request: Request, task: str) -> Table:
+    """Lay the card's defaults, its defaults for the task, the recipe file and the command's options over one another."""
+    defaults = copy.deepcopy(card.recipe)
+    by_task = defaults.pop("tasks", {})
+    out: Table = {"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}
+    for layer in (defaults, by_task.get(task, {}), table):
+        out = recipe.merge(out, layer)
+    out = copy.deepcopy(out)
+    out["model"]["name"] = card.name
+    for key, value in (("source", request.data), ("on_bad", request.on_bad)):
+        if value is not None:
+            out["data"][key] = value
+    if request.weights is not None:
+        out["weights"] = request.weights
+    for key in ("seed", "device", "precision", "compile"):
+        if getattr(request, key) is not None:
+            out["train"][key] = getattr(request, key)
+    for key in ("epochs", "batch"):
+        if getattr(request, key) is not None:
+            for stage in out["stages"]:
+                stage[key] = getattr(request, key)
+    if request.lr is not None:
+        recipe.assign(out, f"rule.lr={request.lr!r}")
+    for setting in request.settings:
+        recipe.assign(out, setting)
+    return out
+
+
+def plan(request: Request) -> Plan:
+    """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
+    card, table = base_table(request)
+    refuse_without_rule(card)
+    first = compose(card, table, request, request.task or str(table.get("task", {}).get("name", "")))
+    if not first["data"].get("source"):
+        raise UsageError(
+            f"{card.name} needs data to train on",
+            expected="--data with a named data set or a path",
+            do=f"layerwise data lists the names; for example: layerwise train {card.name} --data digits",
+        )
+    seed = recipe.checked(recipe.Train, first["train"], where="[train]").seed
+    data_options = recipe.checked(data_.Options, first["data"], where="[data]")
+    parts = data_.open_data(data_options, seed=seed)
+    wanted = request.task or str(first["task"].get("name", ""))
+    name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
+    whole = compose(card, table, request, name)
+    return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
+
+
+def _resolved(
+    card: catalog.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
+) -> Plan:
+    """Spell out every option and fit the tasks to the training part."""
+    own = _task_table(whole["task"], task_name)
+    task = _prepare(own, parts.train)
+    adopted = Splits(
+        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, parts.notes
+    )
+    builder = catalog.builder(card)
+    given = {key: value for key, value in whole["model"].items() if key != "name"}
+    args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
+    stages, stage_tasks = [], []
+    for number, raw in enumerate(whole["stages"]):
+        stage = recipe.checked(Stage, raw, where=f"stage {number + 1}")
+        rule = rules.resolved({"name": card.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
+        stage_task, table = task, own
+        if stage.task:
+            table = _task_table({**_shared(own), **stage.task}, str(stage.task.get("name", task_name)))
+            stage_task = task if table == own else _prepare(table, parts.train)
+        if stage.epochs < 0 or stage.batch < 1:
+            raise UsageError(
+                f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch}",
+                expected="epochs of 0 or more, a batch of 1 or more",
+            )
+        stages.append(msgspec.structs.replace(stage, rule=rule, task=table))
+        stage_tasks.append(stage_task)
+    made = Recipe(
+        model={"name": card.name, **_chosen(builder, args, given, task)},
+        data=msgspec.to_builtins(data_options),
+        task=own,
+        stages=tuple(stages),
+        train=recipe.checked(recipe.Train, whole["train"], where="[train]"),
+        weights=str(whole.get("weights", "")),
+    )
+    return Plan(made, card, adopted, task, tuple(stage_tasks), args)
+
+
+def refuse_without_rule(card: catalog.Card) -> None:
+    """Raise `UsageError` for a network that learns nothing, saying why."""
+    if card.rule is None:
+        raise UsageError(f"{card.name} ({card.year}) cannot be trained: {card.why}", do=f"layerwise inspect {card.name} shows what it does")
+
+
+def _task_table(table: Table, name: str) -> Table:
+    """Return a task's table with every option spelled out."""
+    kind = tasks.find(name)
+    options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where=f"[task] {name}")
+    return {"name": name, **msgspec.to_builtins(options)}
+
+
+def _shared(own: Table) -> Table:
+    """Return the options of the run's task that every task has, for a stage with another task."""
+    return {key: own[key] for key in ("size", "scale") if key in own}
+
+
+def _prepare(table: Table, train: Source) -> Task:
+    """Fit a task to the training part."""
+    kind = tasks.find(table["name"])
+    options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where="[task]")
+    return kind.prepare(train, options)
+
+
+def _chosen(builder: Callable[..., Any], args: Table, given: Table, task: Task) -> Table:
+    """Return the model's arguments that the recipe keeps: all but those the data decide anew each time."""
+    decided = set(task.model_args()) - set(given)
+    names = inspect.signature(builder).parameters
+    return {key: value for key, value in args.items() if key in names and key not in decided}

@@ -1,0 +1,329 @@
+"""A training run: what is done with the events of the loop. Logging, validation, checkpoints, early stopping, resume."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from layerwise import catalog
+from layerwise.data.source import Source
+from layerwise.errors import Interrupted, TrainingError, unknown
+from layerwise.evaluate import evaluate
+from layerwise.recipe import Stage
+from layerwise.rules import registry as rules
+from layerwise.rules.base import Context, NonFiniteLoss, Rule, first_bad_layer
+from layerwise.run import Checkpoint, RunDirectory, sealed
+from layerwise.runtime import draws, flags
+from layerwise.runtime.distributed import World
+from layerwise.tasks.base import Task
+from layerwise.train.feed import Feed, refuse_lonely_batch
+from layerwise.train.loop import Cursor, Event, steps
+from layerwise.train.progress import Display, numbers
+from layerwise.train.records import Best, Window, goal_of, monitored
+from layerwise.train.resolve import Plan
+from layerwise.train.signals import Stop
+
+
+class Session:
+    """Trains a plan's model inside a run directory, from the start or from a checkpoint."""
+
+    def __init__(
+        self, plan: Plan, directory: RunDirectory, *, world: World, feed: Feed, display: Display, stop: Stop
+    ) -> None:
+        self.plan, self.directory, self.world, self.feed = plan, directory, world, feed
+        self.display, self.stop = display, stop
+        self.options = plan.recipe.train
+        self.device = world.device
+        self.model = self._built()
+        self.best = Best()
+        self.window = Window()
+        self.serial = 0
+        self.notes: list[tuple[str, str]] = []
+        self.history: list[dict[str, Any]] = []
+        self.spent = 0.0
+        self.steps = self.examples = 0
+        self.began = self.saved_at = time.monotonic()
+
+    def _built(self) -> nn.Module:
+        """Build the model with weights drawn from the run's seed, whatever was drawn before."""
+        with draws.seeded(draws.key(self.options.seed, "weights")):
+            model: nn.Module = catalog.builder(self.plan.card)(**self.plan.model_args)
+        model = model.to(self.device, flags.dtype(self.options.precision))
+        if self.options.compile:
+            model.compile()  # in place, so the keys of its weights stay its own
+        return model
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def run(self, resumed: Checkpoint | None) -> dict[str, float]:
+        """Train all stages and return the metrics of the best weights on validation and test parts."""
+        start = Cursor()
+        if resumed is not None:
+            start = self._take_up(resumed)
+        for number in range(start.stage, len(self.plan.recipe.stages)):
+            begin = start if number == start.stage else Cursor(number)
+            self._stage(number, begin, resumed if number == start.stage else None)
+            resumed = None
+        return self.final_metrics()
+
+    def final_metrics(self) -> dict[str, float]:
+        """Return the metrics of the weights the model now holds. The test part is read here, once."""
+        metrics: dict[str, float] = {}
+        for part in ("val", "test"):
+            batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task)
+            found = evaluate(self.model, self.plan.task, batches, self.world).metrics
+            metrics |= {f"{part}/{name}": value for name, value in found.items()}
+        return metrics
+
+    def _take_up(self, checkpoint: Checkpoint) -> Cursor:
+        """Take up weights, cursor and records of a checkpoint; cut the log back to it."""
+        info = checkpoint.info
+        self.model.load_state_dict(checkpoint.model)
+        self.best = Best(**info["best"])
+        self.serial, self.spent = info["serial"], info["seconds"]
+        self.steps, self.examples = info["steps"], info["examples"]
+        self.notes = [(a, b) for a, b in info["notes"]]
+        self.history = info["history"]
+        if self.world.first:
+            self.directory.cut_metrics(info["metrics_bytes"])
+        return Cursor(*info["cursor"])
+
+    def _stage(self, number: int, start: Cursor, resumed: Checkpoint | None) -> None:
+        """Train one stage, then put its best weights into the model."""
+        stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
+        source = self.plan.training(stage)
+        part = self.model.part(stage.part) if stage.part else self.model  # type: ignore[operator]
+        batches = self.feed.training(source, task, stage, seed=self.options.seed, number=number)
+        refuse_lonely_batch(part, batches, stage)
+        rule = self._rule(stage, part, task, source, number=number)
+        if resumed is not None:
+            self._take_up_state(resumed.state, rule)
+        else:
+            self.best, self.window = Best(stage=number), Window()
+            torch.manual_seed(draws.key(self.options.seed, "stage", number, self.world.rank))
+            if self.options.checkpoint_seconds:
+                self._save(start, rule)  # so that `best` may become this stage's: the last stage's is in the weights
+        self.display.stage(stage.name, stage.epochs * batches.per_epoch)
+        if resumed is None or not resumed.info["stage_over"]:
+            part.train()
+            for event in steps(rule, batches, stage.epochs, start):
+                if self._after(event, rule, stage, part=part, task=task, per_epoch=batches.per_epoch):
+                    break
+        self._close(number)
+
+    def _take_up_state(self, state: dict[str, Tensor], rule: Rule) -> None:
+        """Take up a rule's state, the random states and the window of the log."""
+        prefix = f"rank{self.world.rank}."
+        mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        shared = {name: t for name, t in state.items() if not name.startswith("rank")} | mine
+        rule.load_state_dict({n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")})
+        self.window = Window.of(shared, self.device)
+        draws.restore(shared, self.device)
+
+    def _rule(self, stage: Stage, part: nn.Module, task: Task, source: Source, *, number: int) -> Rule:
+        """Make the stage's rule over the parameters that its patterns choose; all others are held still."""
+        named = dict(part.named_parameters())
+        chosen = {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in stage.parameters)}
+        if not chosen:
+            raise unknown("parameter", ", ".join(stage.parameters), named, where=f"stage '{stage.name}'")
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        seed = draws.key(self.options.seed, "rule", number)
+        context = Context(
+            part, task, chosen, self.world, seed, self.options.precision, min(stage.batch, len(source)), len(source)
+        )
+        return rules.make(stage.rule, context)
+
+    def _after(
+        self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task, per_epoch: int
+    ) -> bool:
+        """Do what is due after a step. Returns whether the stage is over before its budget."""
+        self.window.add(event)
+        self.steps += 1
+        self.examples += event.size
+        over = False
+        if event.verdict is not None:
+            over = self._epoch_over(event, rule, stage, part=part, task=task)
+        elif self.window.count >= self.options.log_every:
+            self._log(event.cursor, stage, metrics={})
+        if event.verdict is not None or self.window.count == 0:
+            self.display.advance(event.cursor.epoch * per_epoch + event.cursor.position)
+        self._between(event, rule, over=over)
+        return over
+
+    def _between(self, event: Event, rule: Rule, *, over: bool) -> None:
+        """Between two steps: save if it is time, stop if asked. Ranks agree where they meet at the log's lines."""
+        inside = event.verdict is None
+        due = inside and 0 < self.options.checkpoint_seconds <= time.monotonic() - self.saved_at
+        stop = self.stop.asked
+        if self.world.size > 1:
+            if inside and self.window.count:
+                return
+            due, stop = self.world.any(due, stop)
+        if due or (stop and (inside or not self.options.checkpoint_seconds)):
+            self._check_finite()
+            self._save(event.cursor, rule, stage_over=over)
+        if stop:
+            raise Interrupted(
+                f"stopped by a signal in stage {event.cursor.stage + 1}, epoch {event.cursor.epoch + 1}; a checkpoint was saved",
+                do=f"go on with: layerwise train {self.directory.path / 'recipe.toml'} --resume",
+            )
+
+    def _epoch_over(self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task) -> bool:
+        """Validate, keep the best, save. Returns whether the stage is over before its budget."""
+        verdict, goal = event.verdict, goal_of(stage, task)
+        assert verdict is not None
+        self._check_finite()
+        metrics: dict[str, float] = {}
+        improved, over = False, verdict.finished
+        if self.options.validate:
+            with rule.evaluated():
+                found = evaluate(part, task, self.feed.evaluation(self.plan.splits.val, task), self.world).metrics
+                metrics = {f"val/{name}": value for name, value in found.items()}
+                value = monitored(metrics, goal)
+                improved = self.best.better(value, goal)
+                if improved:
+                    self.best = Best(event.cursor.stage, value, event.cursor.epoch, 0)
+                    self._save_best(event.cursor, rule)
+                else:
+                    self.best.waited += 1
+            over = over or (stage.patience > 0 and self.best.waited >= stage.patience)
+        part.train()
+        if verdict.note and (verdict.finished or event.cursor.epoch == stage.epochs):
+            self.notes.append((verdict.note, verdict.note_zh))
+            self.display.say(verdict.note)
+        self._log(event.cursor, stage, metrics=metrics, epoch_over=True)
+        if not self.options.validate and (over or event.cursor.epoch == stage.epochs):
+            with rule.evaluated():
+                self._save_best(event.cursor, rule)
+        if self.options.checkpoint_seconds:
+            self._save(event.cursor, rule, stage_over=over)
+        return over
+
+    def _close(self, number: int) -> None:
+        """End a stage with its best weights in the model."""
+        best = self.directory.restore("best")
+        if best is not None and best.info["best"]["stage"] == number:
+            self.model.load_state_dict(best.model)
+        self.world.barrier()
+
+    # -- log -------------------------------------------------------------------------------------------------------
+
+    def _log(self, cursor: Cursor, stage: Stage, *, metrics: dict[str, float], epoch_over: bool = False) -> None:
+        """Write a line of metrics.jsonl and show it. Raises `TrainingError` when the loss is no longer finite."""
+        train = self.window.metrics(self.world)
+        self._refuse_non_finite(train)
+        row = {
+            "stage": stage.name,
+            "step": self.steps,
+            "epoch": cursor.epoch if epoch_over else cursor.epoch + 1,
+            "examples": self.examples,
+            "seconds": round(self.seconds(), 3),
+            **train,
+            **metrics,
+        }
+        self.window = Window()
+        self.display.show(numbers({**train, **metrics}))
+        if epoch_over:
+            self.history.append({"stage": stage.name, "epoch": cursor.epoch, **train, **metrics})
+            self.display.say(f"{stage.name}  epoch {cursor.epoch}/{stage.epochs}  {numbers({**train, **metrics})}")
+        if self.world.first:
+            self.directory.append_metrics(row)
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, earlier sittings included."""
+        return self.spent + time.monotonic() - self.began
+
+    # -- faults ----------------------------------------------------------------------------------------------------
+
+    def _check_finite(self) -> None:
+        """Refuse to go on (and to save) with weights that are not finite."""
+        for name, parameter in self.model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                self._post_mortem({"layer": f"'{name}' (weights)", "terms": {}, "examples": []})
+                raise TrainingError(
+                    f"the weights '{name}' are no longer finite",
+                    do="lower rule.lr or set rule.clip=1; the last checkpoint is intact",
+                )
+
+    def _refuse_non_finite(self, train: dict[str, float]) -> None:
+        """Stop on a loss that is not finite, where the rule could not look for itself without waiting for the device."""
+        bad = {name: value for name, value in train.items() if value != value or abs(value) == float("inf")}
+        if bad:
+            layer = first_bad_layer(self.model, self._some_batch())
+            self._post_mortem({"layer": layer, "terms": {n: str(v) for n, v in bad.items()}, "examples": []})
+            raise TrainingError(
+                f"the loss is not finite ({numbers(bad)}); the first layer with a non-finite value is {layer}",
+                expected="a finite loss",
+                do="lower rule.lr or set rule.clip=1; the last checkpoint is intact",
+            )
+
+    def _some_batch(self) -> Batch:
+        """Return a batch of validation examples, to look at the layers with."""
+        return next(iter(self.feed.evaluation(self.plan.splits.val, self.plan.task).epoch(0)))
+
+    def _post_mortem(self, report: dict[str, Any]) -> None:
+        """Write what is known of a non-finite loss into the run directory."""
+        if self.world.first:
+            self.directory.write("failure.json", sealed({k: _plain(v) for k, v in report.items()}))
+
+    def failed(self, error: NonFiniteLoss) -> None:
+        """Save the loss's terms, the first bad layer and the batch's example numbers (F19)."""
+        self._post_mortem(dict(error.report))
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, cursor: Cursor, rule: Rule, *, stage_over: bool) -> Checkpoint:
+        """Gather everything an exact resume needs; every rank's own part under its number."""
+        mine = {f"rule.{n}": t for n, t in rule.state_dict().items()} | self.window.tensors() | draws.states(self.device)
+        state = mine
+        if self.world.size > 1:
+            ranks = self.world.gather({n: t.to(self.device) for n, t in mine.items()})
+            state = {f"rank{r}.{n}": t for r, tensors in enumerate(ranks) for n, t in tensors.items()}
+        info = {
+            "cursor": list(cursor),
+            "stage_over": stage_over,
+            "serial": self.serial,
+            "best": asdict(self.best),
+            "seconds": self.seconds(),
+            "steps": self.steps,
+            "examples": self.examples,
+            "notes": self.notes,
+            "history": self.history,
+            "metrics_bytes": self.directory.metrics_size(),
+            "world": self.world.size,
+            "flags": msgspec.to_builtins(self.feed.flags),
+        }
+        return Checkpoint(self.model.state_dict(), state, info)
+
+    def _save(self, cursor: Cursor, rule: Rule, *, stage_over: bool = False) -> None:
+        """Save the newest state as ``last``."""
+        self._write("last", cursor, rule, stage_over=stage_over)
+        self.saved_at = time.monotonic()
+
+    def _save_best(self, cursor: Cursor, rule: Rule) -> None:
+        """Save the weights that the model now holds (averaged ones, where there are any) as ``best``."""
+        self._write("best", cursor, rule, stage_over=False)
+
+    def _write(self, which: str, cursor: Cursor, rule: Rule, *, stage_over: bool) -> None:
+        """Write a checkpoint from the first rank, once every rank's finite part has come in."""
+        self.serial += 1
+        checkpoint = self._checkpoint(cursor, rule, stage_over=stage_over)
+        if self.world.first:
+            self.directory.save(which, checkpoint)
+        self.world.barrier()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON holds it: numbers that are not finite become text."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)

@@ -1,0 +1,203 @@
+"""Begin, resume and finish a run: the lock, the processes, the flags, the records around a session."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from layerwise import __version__, recipe
+from layerwise.errors import TrainingError, UsageError
+from layerwise.report.page import write_report
+from layerwise.rules.base import NonFiniteLoss
+from layerwise.run import Checkpoint, RunDirectory
+from layerwise.runtime import distributed, flags
+from layerwise.runtime.distributed import World
+from layerwise.train.feed import Feed, fits
+from layerwise.train.progress import Display
+from layerwise.train.resolve import Plan, Request, plan
+from layerwise.train.session import Session
+from layerwise.train.signals import caught
+from layerwise.weights import load
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its directory, its final metrics, and whether it went on from a checkpoint."""
+
+    directory: RunDirectory
+    metrics: dict[str, float]
+    resumed: bool
+    info: Json
+
+
+def train(request: Request, *, quiet: bool = False) -> Outcome:
+    """Train as asked and return the finished run. Every rank of a torchrun calls this; the first one writes.
+
+    Raises:
+        UsageError, DataError: before anything is written, for a wrong request or unusable data.
+        TrainingError: for a loss that is not finite, a lost process, a full disk.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint saved.
+    """
+    torch_device = flags.pick_device(request.device or "auto")
+    made = plan(request)
+    options = made.recipe.train
+    device = flags.pick_device(options.device) if request.device is None else torch_device
+    with distributed.world(device, options.timeout) as world, Display(quiet=quiet or not world.first) as display:
+        for note in made.splits.notes:
+            display.say(note)
+        path = place(request, made)
+        directory, found = _opened(path, request, made, world=world, display=display)
+        if not world.first:
+            return _session(made, directory, found, world=world, display=display, device=device)
+        with directory.locked():
+            return _session(made, directory, found, world=world, display=display, device=device)
+
+
+def place(request: Request, made: Plan) -> Path:
+    """Return the run's folder: the one named, the recipe's own on resume, else the next (or, on resume, newest) default."""
+    if request.out is not None:
+        return request.out
+    own = Path(request.model)
+    if own.name == "recipe.toml" and request.resume:
+        return own.parent
+    stem = f"{made.card.name}-{re.sub('[^A-Za-z0-9_-]+', '-', made.splits.name).strip('-')}"
+    numbers = [int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))]
+    newest = max(numbers, default=0)
+    return Path("runs") / f"{stem}-{max(newest, 1) if request.resume else newest + 1}"
+
+
+def _opened(
+    path: Path, request: Request, made: Plan, *, world: World, display: Display
+) -> tuple[RunDirectory, Checkpoint | None]:
+    """Return the run directory, new or found, and the checkpoint to go on from."""
+    if request.resume and (path / "run.json").exists():
+        directory = RunDirectory.open(path)
+        found = directory.restore("last")
+        _refuse_changes(directory, found, made, world=world, allowed=request.allow_changes)
+        if found is None:
+            display.say(f"{path} has no checkpoint yet: starting afresh")
+        return directory, found
+    if request.resume:
+        display.say(f"{path} has no checkpoint: starting afresh")
+    if world.first:
+        directory = RunDirectory.create(path)
+        directory.write("recipe.toml", recipe.to_toml(made.recipe).encode())
+        directory.write("task.json", msgspec.json.format(msgspec.json.encode(made.task.to_json()), indent=1))
+        directory.write_info(_facts(made, world=world))
+    world.barrier()
+    return RunDirectory(path), None
+
+
+def _facts(made: Plan, *, world: World) -> Json:
+    """Return what run.json says from the start."""
+    return {
+        "status": "training",
+        "layerwise": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": {"system": platform.platform(), "processor": platform.processor() or platform.machine()},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": made.splits.name,
+        "fingerprint": made.splits.fingerprint(),
+        "examples": {part: len(made.splits.part(part)) for part in ("train", "val", "test")},
+        "notes": list(made.splits.notes),
+        "model": {"name": made.card.name, "arguments": made.model_args},
+        "world": world.size,
+    }
+
+
+def _refuse_changes(
+    directory: RunDirectory, found: Checkpoint | None, made: Plan, *, world: World, allowed: bool
+) -> None:
+    """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
+    table = recipe.tomllib.loads(directory.read("recipe.toml").decode())
+    changes = recipe.differences(recipe.from_table(table), made.recipe)
+    info = directory.info()
+    if info["fingerprint"] != made.splits.fingerprint():
+        changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
+    if found is not None and found.info["world"] != world.size:
+        changes.append(f"processes: {found.info['world']} → {world.size}")
+    if changes and (not allowed or any(change.startswith("processes") for change in changes)):
+        raise UsageError(
+            f"{directory.path} cannot be resumed exactly: {len(changes)} difference(s)",
+            expected="the recipe, data and number of processes the run was begun with",
+            received="; ".join(changes),
+            do="start a new run with another --out"
+            + ("" if any(c.startswith("processes") for c in changes) else ", or add --allow-changes to go on all the same"),
+        )
+
+
+def _session(
+    made: Plan, directory: RunDirectory, found: Checkpoint | None, *, world: World, display: Display, device: torch.device
+) -> Outcome:
+    """Run the session under its flags, and finish the run."""
+    options = made.recipe.train
+    info = directory.info()
+    if found is not None and info["status"] == "finished" and not _unfinished(found, made):
+        display.say(f"{directory.path} is finished already")
+        return Outcome(directory, info["metrics"], True, info)
+    streams = options.workers < 0 or not all(
+        fits(made.splits.part(part), made.task, options.memory_mib, flags.dtype(options.precision)) for part in ("train", "val")
+    )
+    set_flags = flags.resolve(
+        device=str(device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
+        streams=streams and options.workers >= 0, deterministic=options.deterministic, world=world.size,
+    )  # fmt: skip
+    if found is not None:
+        set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # exact only with the same threads and routes
+    feed = Feed(world, flags.dtype(options.precision), set_flags, streams, options.timeout)
+    with flags.applied(set_flags), caught() as stop:
+        session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
+        if made.recipe.weights and found is None:
+            load(session.model, Path(made.recipe.weights))
+        try:
+            metrics = session.run(found)
+        except NonFiniteLoss as error:
+            session.failed(error)
+            raise
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{device} has no memory left for batches of {[s.batch for s in made.recipe.stages]}",
+                do="use a smaller --batch, or set rule.accumulate=4 for the same result in smaller pieces",
+            ) from error
+        return _finished(session, metrics, resumed=found is not None)
+
+
+def _unfinished(found: Checkpoint, made: Plan) -> bool:
+    """Whether a checkpoint lies before the recipe's end (a finished run may get more epochs)."""
+    stage, epoch, _ = found.info["cursor"]
+    last = len(made.recipe.stages) - 1
+    return bool(stage < last or (epoch < made.recipe.stages[last].epochs and not found.info["stage_over"]))
+
+
+def _finished(session: Session, metrics: dict[str, float], *, resumed: bool) -> Outcome:
+    """Write the report and the final run.json."""
+    directory = session.directory
+    info = {
+        **directory.info(),
+        "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(session.seconds(), 3),
+        "epochs": session.best.epoch,
+        "metrics": metrics,
+        "flags": msgspec.to_builtins(session.feed.flags),
+        "verdicts": [list(pair) for pair in session.notes],
+        "history": session.history,
+    }
+    if session.world.first:
+        directory.write_info(info)
+        test = session.plan.splits.test
+        batches = session.feed.evaluation(test, session.plan.task)
+        write_report(directory, session.model, session.plan.task, batches=batches, source=test)
+        directory.write_info(info)
+    session.world.barrier()
+    return Outcome(directory, metrics, resumed, info)
