@@ -1,3 +1,25 @@
-"""Layerwise: the whole of deep learning in one package."""
+"""Layerwise: the whole of deep learning in one package.
+
+``lw.train``, ``lw.open``, ``lw.build``, ``lw.find`` and ``lw.models`` are loaded when first asked for, so that importing the package costs
+nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from layerwise.errors import LayerwiseError
+
+if TYPE_CHECKING:
+    from layerwise.api import Card, Run, build, find, models, open, train
 
 __version__ = "0.1.0"
+__all__ = ["Card", "LayerwiseError", "Run", "build", "find", "models", "open", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API on first use (PEP 562)."""
+    if name in __all__:
+        return getattr(import_module("layerwise.api"), name)
+    raise AttributeError(f"module 'layerwise' has no attribute '{name}'")

@@ -164,6 +164,14 @@ def find(name: str) -> Card:
     return card
 
 
+def refuse_without_rule(card: Card) -> None:
+    """Raise `UsageError` for a network that learns nothing, saying why."""
+    if card.rule is None:
+        raise UsageError(
+            f"{card.name} ({card.year}) cannot be trained: {card.why}", do=f"layerwise inspect {card.name} shows what it does"
+        )
+
+
 def builder(card: Card) -> Callable[..., Any]:
     """Import the card's module and return its builder."""
     if card.name not in _registered():

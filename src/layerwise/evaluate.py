@@ -1,16 +1,21 @@
-"""Metrics of a model on a part of the data."""
+"""Metrics of a model on a part of the data, and of a finished run on its own data or on others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from layerwise import recipe
+from layerwise.data import open as data_
+from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
-from layerwise.runtime import draws
+from layerwise.data.source import SPLITS, Source
+from layerwise.predict import evaluating, load
+from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Meter, Task
 
@@ -22,18 +27,6 @@ class Evaluation(NamedTuple):
     meter: Meter
     outputs: Tensor | None
     losses: Tensor | None
-
-
-@contextmanager
-def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Switch to inference and back; random draws inside leave the training's state untouched."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), draws.untouched(device):
-            yield
-    finally:
-        model.train(was_training)
 
 
 def evaluate(model: nn.Module, task: Task, batches: Batches, world: World, *, keep: bool = False) -> Evaluation:
@@ -60,3 +53,42 @@ def evaluate(model: nn.Module, task: Task, batches: Batches, world: World, *, ke
         meter = merged
     kept = bool(outputs)
     return Evaluation(meter.result(), meter, torch.cat(outputs) if kept else None, torch.cat(losses) if kept else None)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A part's name and metrics, and what was noticed on the way."""
+
+    split: str
+    metrics: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def measure(path: Path, *, data: str | None = None, split: str | None = None) -> Measured:
+    """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them).
+
+    Raises `DataError` where other data do not fit the run's task: classes are matched by name.
+    """
+    found = load(path)
+    made = recipe.from_table(recipe.tomllib.loads(found.directory.read("recipe.toml").decode()))
+    options = recipe.checked(data_.Options, made.data if data is None else {"source": data}, where="[data]")
+    splits = data_.open_data(options, seed=made.train.seed)
+    notes = list(splits.notes)
+    if data is None and splits.fingerprint() != found.info["fingerprint"]:
+        notes.append("these data have changed since the run was trained on them")
+    chosen = split or ("test" if data is None else "all")
+    parts = SPLITS if chosen == "all" else (chosen,)
+    sources: list[Source] = [found.task.adopt(splits.part(part)) for part in parts]
+    dtype = flags.dtype(made.train.precision)
+    streams = not all(fits(source, found.task.collate, made.train.memory_mib, dtype) for source in sources)
+    device = flags.pick_device("cpu")
+    settings = flags.resolve(
+        device="cpu", precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
+    )
+    feed = Feed(World(device=device), dtype, settings, streams, made.train.timeout)
+    meter = found.task.meter()
+    with flags.applied(settings):
+        for source in sources:
+            batches = feed.evaluation(source, found.task.collate)
+            meter.merge(evaluate(found.model, found.task, batches, feed.world).meter.state())
+    return Measured(chosen, meter.result(), tuple(notes))

@@ -137,12 +137,17 @@ def struct_of(builder: Callable[..., object]) -> type[msgspec.Struct]:
     return msgspec.defstruct(builder.__name__, fields, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
+def parameters_of(builder: Callable[..., object]) -> list[str]:
+    """Return the names of a builder's parameters."""
+    return list(inspect.signature(builder).parameters)
+
+
 def arguments(builder: Callable[..., object], given: Mapping[str, Any], data: Mapping[str, Any], where: str) -> Table:
     """Resolve a builder's arguments: the user's, else what the data decide, else the signature's defaults.
 
     ``data`` may offer more than the builder names (a superset for all kinds of network); the user may not.
     """
-    names = list(inspect.signature(builder).parameters)
+    names = parameters_of(builder)
     refuse_unknown(given, names, where=where)
     merged = {key: value for key, value in data.items() if key in names} | dict(given)
     kind = struct_of(builder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,7 @@ def compose(card: catalog.Card, table: Table, request: Request, task: str) -> Ta
 def plan(request: Request) -> Plan:
     """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
     card, table = base_table(request)
-    refuse_without_rule(card)
+    catalog.refuse_without_rule(card)
     first = compose(card, table, request, request.task or str(table.get("task", {}).get("name", "")))
     if not first["data"].get("source"):
         raise UsageError(
@@ -163,12 +162,6 @@ def _resolved(
     return Plan(made, card, adopted, task, tuple(stage_tasks), args)
 
 
-def refuse_without_rule(card: catalog.Card) -> None:
-    """Raise `UsageError` for a network that learns nothing, saying why."""
-    if card.rule is None:
-        raise UsageError(f"{card.name} ({card.year}) cannot be trained: {card.why}", do=f"layerwise inspect {card.name} shows what it does")
-
-
 def _task_table(table: Table, name: str) -> Table:
     """Return a task's table with every option spelled out."""
     kind = tasks.find(name)
@@ -191,5 +184,5 @@ def _prepare(table: Table, train: Source) -> Task:
 def _chosen(builder: Callable[..., Any], args: Table, given: Table, task: Task) -> Table:
     """Return the model's arguments that the recipe keeps: all but those the data decide anew each time."""
     decided = set(task.model_args()) - set(given)
-    names = inspect.signature(builder).parameters
+    names = recipe.parameters_of(builder)
     return {key: value for key, value in args.items() if key in names and key not in decided}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import catalog
+from layerwise.data.feed import Feed
+from layerwise.data.loader import Batches
 from layerwise.data.source import Source
 from layerwise.errors import Interrupted, TrainingError, unknown
 from layerwise.evaluate import evaluate
@@ -22,7 +24,6 @@ from layerwise.run import Checkpoint, RunDirectory, sealed
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
-from layerwise.train.feed import Feed, refuse_lonely_batch
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
@@ -76,7 +77,7 @@ class Session:
         """Return the metrics of the weights the model now holds. The test part is read here, once."""
         metrics: dict[str, float] = {}
         for part in ("val", "test"):
-            batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task)
+            batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task.collate)
             found = evaluate(self.model, self.plan.task, batches, self.world).metrics
             metrics |= {f"{part}/{name}": value for name, value in found.items()}
         return metrics
@@ -99,7 +100,9 @@ class Session:
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
         source = self.plan.training(stage)
         part = self.model.part(stage.part) if stage.part else self.model  # type: ignore[operator]
-        batches = self.feed.training(source, task, stage, seed=self.options.seed, number=number)
+        batches = self.feed.training(
+            source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
+        )
         refuse_lonely_batch(part, batches, stage)
         rule = self._rule(stage, part, task, source, number=number)
         if resumed is not None:
@@ -186,7 +189,7 @@ class Session:
         improved, over = False, verdict.finished
         if self.options.validate:
             with rule.evaluated():
-                found = evaluate(part, task, self.feed.evaluation(self.plan.splits.val, task), self.world).metrics
+                found = evaluate(part, task, self.feed.evaluation(self.plan.splits.val, task.collate), self.world).metrics
                 metrics = {f"val/{name}": value for name, value in found.items()}
                 value = monitored(metrics, goal)
                 improved = self.best.better(value, goal)
@@ -268,7 +271,7 @@ class Session:
 
     def _some_batch(self) -> Batch:
         """Return a batch of validation examples, to look at the layers with."""
-        return next(iter(self.feed.evaluation(self.plan.splits.val, self.plan.task).epoch(0)))
+        return next(iter(self.feed.evaluation(self.plan.splits.val, self.plan.task.collate).epoch(0)))
 
     def _post_mortem(self, report: dict[str, Any]) -> None:
         """Write what is known of a non-finite loss into the run directory."""
@@ -327,3 +330,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
+
+
+def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage) -> None:
+    """Refuse a last batch of one example under batch norm over rows, which has no variance there (F21)."""
+    norm = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
+    if norm and batches.examples % stage.batch == 1:
+        raise TrainingError(
+            f"the last batch of {batches.examples} examples in batches of {stage.batch} has one example, "
+            "over which batch normalisation has no variance",
+            expected="at least two examples in every batch",
+            do=f"use --batch {stage.batch + 1} or another that leaves no single one",
+        )

@@ -13,13 +13,13 @@ import msgspec
 import torch
 
 from layerwise import __version__, recipe
+from layerwise.data.feed import Feed, fits
 from layerwise.errors import TrainingError, UsageError
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
-from layerwise.train.feed import Feed, fits
 from layerwise.train.progress import Display
 from layerwise.train.resolve import Plan, Request, plan
 from layerwise.train.session import Session
@@ -31,12 +31,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its directory, its final metrics, and whether it went on from a checkpoint."""
+    """A finished run: its directory, final metrics, whether it went on from a checkpoint, what run.json says; and whether this
+    process is the one that speaks for it."""
 
     directory: RunDirectory
     metrics: dict[str, float]
     resumed: bool
     info: Json
+    task: str
+    first: bool
 
 
 def train(request: Request, *, quiet: bool = False) -> Outcome:
@@ -144,9 +147,9 @@ def _session(
     info = directory.info()
     if found is not None and info["status"] == "finished" and not _unfinished(found, made):
         display.say(f"{directory.path} is finished already")
-        return Outcome(directory, info["metrics"], True, info)
+        return Outcome(directory, info["metrics"], True, info, made.task.name, world.first)
     streams = options.workers < 0 or not all(
-        fits(made.splits.part(part), made.task, options.memory_mib, flags.dtype(options.precision)) for part in ("train", "val")
+        fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in ("train", "val")
     )
     set_flags = flags.resolve(
         device=str(device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
@@ -196,8 +199,8 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool) -> 
     if session.world.first:
         directory.write_info(info)
         test = session.plan.splits.test
-        batches = session.feed.evaluation(test, session.plan.task)
+        batches = session.feed.evaluation(test, session.plan.task.collate)
         write_report(directory, session.model, session.plan.task, batches=batches, source=test)
         directory.write_info(info)
     session.world.barrier()
-    return Outcome(directory, metrics, resumed, info)
+    return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)

@@ -1,0 +1,118 @@
+"""The Python side of the contract: build, train, open, and `Run` with ``predictor()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from layerwise import catalog, recipe
+from layerwise.catalog import Card, find, models
+from layerwise.errors import UsageError
+from layerwise.predict import Predictor, load
+from layerwise.run import RunDirectory
+from layerwise.train.resolve import Request
+from layerwise.train.start import train as train_
+from layerwise.weights import load as load_weights
+
+__all__ = ["Card", "Run", "build", "find", "models", "open", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: what was trained, how well it does, and its predictor."""
+
+    path: Path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json says. Raises `DamagedError` if it is not as written."""
+        return RunDirectory(self.path).info()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics by name (``test/accuracy``); empty until the run is finished."""
+        return dict(self.info.get("metrics", {}))
+
+    @property
+    def recipe(self) -> recipe.Recipe:
+        """The resolved recipe."""
+        data = RunDirectory(self.path).read("recipe.toml")
+        return recipe.from_table(recipe.tomllib.loads(data.decode()), str(self.path / "recipe.toml"))
+
+    def predictor(self) -> Predictor:
+        """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights."""
+        found = load(self.path)
+        return Predictor(found.model, found.task)
+
+    def model(self) -> nn.Module:
+        """Return the network with the best weights, in evaluation mode."""
+        return load(self.path).model
+
+
+def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
+    """Build a network by its catalog name; ``arguments`` are those of its builder.
+
+    ``classes`` counts as ``outputs`` for builders that name their width so. Raises `UsageError` for unknown names and arguments,
+    and for weights that do not fit.
+    """
+    card = catalog.find(name)
+    builder = catalog.builder(card)
+    names = recipe.parameters_of(builder)
+    if "classes" in arguments and "classes" not in names and "outputs" in names:
+        arguments = {"outputs": arguments.pop("classes"), **arguments}
+    model: nn.Module = builder(**recipe.arguments(builder, arguments, {}, f"the builder of {card.name}"))
+    if weights is not None:
+        load_weights(model, Path(weights))
+    return model
+
+
+def train(
+    model: str,
+    *,
+    data: str | Path | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    weights: str | Path | None = None,
+    resume: bool = False,
+    options: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> Run:
+    """Train a catalog network (or a recipe file) and return its run. ``options`` are ``--set`` keys with their values.
+
+    Raises `LayerwiseError` kinds as the command does.
+    """
+    settings = tuple(f"{key}={toml_value(value)}" for key, value in (options or {}).items())
+    request = Request(
+        model=str(model), data=None if data is None else str(data), task=task, out=None if out is None else Path(out),
+        epochs=epochs, batch=batch, lr=lr, seed=seed, device=device, precision=precision, compile=compile,
+        weights=None if weights is None else str(weights), resume=resume, settings=settings,
+    )  # fmt: skip
+    return Run(train_(request, quiet=quiet).directory.path)
+
+
+def open(path: str | Path) -> Run:
+    """Open a run directory. Raises `UsageError` if there is none and `DamagedError` if run.json is not as written."""
+    directory = RunDirectory.open(Path(path))
+    directory.info()
+    return Run(directory.path)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML text, for ``--set``."""
+    try:
+        text = recipe.tomli_w.dumps({"v": msgspec.to_builtins(value)})
+    except TypeError as error:
+        raise UsageError(f"an option cannot hold {type(value).__name__}", expected="texts, numbers, lists") from error
+    return text.removeprefix("v = ").strip()

@@ -1,0 +1,66 @@
+"""The commands, one file per verb, imported only when called. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from layerwise import __version__
+from layerwise.errors import LayerwiseError, nearest
+
+VERBS = {
+    "models": "List every network of the catalog.",
+    "data": "List the named data sets: what, licence, where.",
+    "train": "Train a network on your data.",
+    "eval": "Measure a run on a part of its data, or on other data.",
+    "predict": "Answer files, folders, rows or standard input.",
+    "inspect": "Look inside a run or a network.",
+    "lab": "Run small experiments that check the field's claims.",
+    "bench": "Time Layerwise beside its peers.",
+    "doctor": "Show what this machine can do, or check a run's files.",
+}
+
+
+def make_app() -> App:
+    """Return the command-line application; verbs are loaded when they are called."""
+    app = App(
+        name="layerwise",
+        help="The whole of deep learning in one package: one catalog, one loop, one run directory.",
+        version=__version__,
+        result_action="return_value",
+    )
+    for verb, help_text in VERBS.items():
+        app.command(f"layerwise.cli.{verb}:{verb}_", name=verb, help=help_text)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given and not given[0].startswith("-") and given[0] not in VERBS:
+            near = nearest(given[0], VERBS)
+            return _refuse(
+                f"there is no command '{given[0]}'\n  expected: one of {', '.join(VERBS)}"
+                + (f"\n  do this:  did you mean '{near}'?" if near else ""),
+                2,
+            )
+        code = make_app()(given, exit_on_error=False, print_error=False)
+    except LayerwiseError as error:
+        return _refuse(str(error), error.exit_code)
+    except CycloptsError as error:
+        return _refuse(f"{error}\n  do this:  layerwise {given[0] if given else ''} --help", 2)
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return int(code or 0)
+
+
+def _refuse(message: str, code: int) -> int:
+    """Print an error and return its exit code."""
+    print(f"layerwise: {message}", file=sys.stderr)
+    return code

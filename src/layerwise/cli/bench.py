@@ -1,0 +1,48 @@
+"""``layerwise bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from layerwise import bench
+from layerwise.cli.common import Json, put_json, put_table
+
+
+def bench_(
+    *cases: str,
+    runs: int = 3,
+    all: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Time Layerwise beside its peers: ratios of medians, alternating, each side in a process of its own.
+
+    Parameters
+    ----------
+    cases
+        the cases to run; without one, what there is
+    runs
+        timed runs of each side
+    all
+        run every case
+    out
+        also write the results as JSON lines here
+    """
+    if not cases and not all:
+        print("\n".join(bench.names()))
+        return 0
+    results = []
+    for name in bench.names() if all else cases:
+        for result in bench.run(name, runs=runs):
+            results.append(result)
+            if out:
+                bench.append(out, result)
+    if json:
+        put_json(results=[result.to_json() for result in results])
+        return 0
+    columns = ("case", "peer", "ours", "theirs", "unit", "ratio", "runs")
+    put_table(columns, [[result.to_json()[c] for c in columns] for result in results])
+    return 0

@@ -1,0 +1,58 @@
+"""What the verbs share: shared options, JSON, languages, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Lang = Literal["en", "zh"]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object on standard output")]
+LangOption = Annotated[Lang | None, Parameter(name="--lang", help="language of prose: en or zh (default: the locale's)")]
+Imports = Annotated[
+    list[Path] | None, Parameter(name="--import", negative="", help="a Python file with your own @register cards")
+]
+
+
+def language(wanted: str | None) -> str:
+    """Return ``en`` or ``zh``: the one asked for, else the locale's."""
+    if wanted:
+        return wanted
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def take_imports(paths: Sequence[Path] | None) -> None:
+    """Run the files of ``--import`` and take their cards."""
+    from layerwise.catalog import import_file
+
+    for path in paths or ():
+        import_file(path)
+
+
+def put_json(**content: Any) -> None:
+    """Print the verb's one JSON object."""
+    print(json.dumps({"format": 1, **content}, ensure_ascii=False, default=str))
+
+
+def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to standard output; plain tab-separated lines where that is not a terminal."""
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)

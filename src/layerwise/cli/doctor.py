@@ -1,0 +1,37 @@
+"""``layerwise doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layerwise.cli.common import Json, LangOption, language, put_json, put_table
+
+
+def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = False) -> int:
+    """Show what this machine can do, or check every file of a run. Exit code 1 if a file is damaged.
+
+    Parameters
+    ----------
+    run
+        a run directory whose files are checked
+    """
+    chinese = language(lang) == "zh"
+    if run is None:
+        from layerwise.runtime import machine
+
+        facts = machine.describe()
+        if json:
+            put_json(machine=facts)
+        else:
+            put_table(("项目", "情况") if chinese else ("what", "here"), list(facts.items()))
+        return 0
+    from layerwise.run import RunDirectory
+
+    found = RunDirectory.open(run).verify()
+    bad = {name: problem for name, problem in found.items() if problem}
+    if json:
+        put_json(run=str(run), whole=not bad, files=found)
+    else:
+        whole, columns = ("完好", ("文件", "状态")) if chinese else ("whole", ("file", "state"))
+        put_table(columns, [(name, problem or whole) for name, problem in found.items()])
+    return 1 if bad else 0

@@ -1,0 +1,40 @@
+"""``layerwise inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from layerwise import inspect as views
+from layerwise.cli.common import Imports, Json, put_json, take_imports
+
+
+def inspect_(
+    target: str,
+    *,
+    what: str = "summary",
+    out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
+    imports: Imports = None,
+    json: Json = False,
+) -> int:
+    """Look inside a run or a network.
+
+    Parameters
+    ----------
+    target
+        a run directory, or a name from `layerwise models`
+    what
+        summary, gradients, mistakes, samples or truth-table
+    """
+    take_imports(imports)
+    views.check_name(what)
+    found = views.look(what, target, out=out)
+    if json:
+        put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
+        return 0
+    print(found.text)
+    for path in found.figures:
+        print(f"figure\t{path}")
+    return 0

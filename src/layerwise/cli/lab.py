@@ -1,0 +1,61 @@
+"""``layerwise lab``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from layerwise import labs
+from layerwise.cli.common import Json, LangOption, language, put_json
+from layerwise.errors import UsageError
+
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def lab_(
+    *names: str,
+    all: Flag = False,
+    quick: Flag = False,
+    full: Flag = False,
+    out: Path = Path("labs"),
+    lang: LangOption = None,
+    json: Json = False,
+) -> int:
+    """Run small experiments that check the field's claims. Exit code 1 if a claim did not hold.
+
+    Parameters
+    ----------
+    names
+        the labs to run; without a name, what there is
+    all
+        run every lab
+    quick
+        the short form, some seconds each
+    full
+        the long form
+    out
+        folder for the figures
+    """
+    if quick and full:
+        raise UsageError("--quick and --full exclude each other")
+    if not names and not all:
+        print("\n".join(labs.names()))
+        return 0
+    chosen = [labs.find(name) for name in (labs.names() if all else names)]
+    mode = "quick" if quick else "full" if full else "normal"
+    results = []
+    for lab in chosen:
+        result = labs.run(lab, mode=mode, out=out, lang=language(lang))
+        results.append(result)
+        if not json:
+            print(labs.describe(result, language(lang)))
+    if json:
+        put_json(labs=[result.to_json() for result in results])
+    return 0 if all_held(results) else 1
+
+
+def all_held(results: list[labs.Result]) -> bool:
+    """Whether every claim held."""
+    return not [result for result in results if not result.held]

@@ -1,0 +1,60 @@
+"""``layerwise predict``."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.errors import UsageError
+
+
+def predict_(run: Path, *inputs: str, out: Path | None = None, imports: Imports = None, json: Json = False) -> int:
+    """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
+
+    Parameters
+    ----------
+    run
+        a run directory
+    inputs
+        picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
+    out
+        write the answers to this CSV file instead
+    """
+    if not inputs:
+        raise UsageError("there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE")
+    take_imports(imports)
+    import msgspec
+
+    from layerwise.predict import Answer, Failure, Predictor, load, named_inputs
+
+    found = load(run)
+    answers = Predictor(found.model, found.task).stream(named_inputs(inputs, found.task))
+    failed: list[Failure] = []
+    kept: list[dict[str, Any]] = []
+    target = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
+    writer = csv.writer(target, delimiter="," if out else "\t", lineterminator="\n")
+    try:
+        for number, answer in enumerate(answers):
+            if not isinstance(answer, Answer):
+                failed.append(answer)
+                continue
+            row = {"input": answer.input, **msgspec.to_builtins(answer.prediction)}
+            if json and not out:
+                kept.append(row)
+                continue
+            flat = {k: v for k, v in row.items() if not isinstance(v, dict)}
+            if out and number == len(failed):
+                writer.writerow(flat)
+            writer.writerow(flat.values())
+    finally:
+        if out:
+            target.close()
+    if json:
+        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed])
+    else:
+        for failure in failed:
+            print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
+    return 2 if failed else 0

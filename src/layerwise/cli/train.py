@@ -1,0 +1,106 @@
+"""``layerwise train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from layerwise import catalog
+from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.errors import UsageError
+
+
+def train_(
+    model: str,
+    *,
+    data: str | None = None,
+    task: str | None = None,
+    out: Path | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None,
+    compile: Annotated[bool, Parameter(negative="")] = False,
+    weights: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    allow_changes: Annotated[bool, Parameter(negative="")] = False,
+    on_bad: Literal["stop", "skip"] | None = None,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    imports: Imports = None,
+    json: Json = False,
+) -> int:
+    """Train a network on your data and keep everything in a run directory.
+
+    Parameters
+    ----------
+    model
+        a name from `layerwise models`, or a recipe.toml
+    data
+        a named data set (`layerwise data`) or a path: class folders, IDX, a table, an archive
+    task
+        what to learn, where the data leave it open: classification, regression, reconstruction
+    out
+        the run directory (default runs/MODEL-DATA-N)
+    epochs
+        passes over the training part, of every stage
+    batch
+        examples a step, over all processes
+    lr
+        learning rate
+    seed
+        of weights, order, splits and draws
+    device
+        auto, cpu, cuda or mps
+    precision
+        of products; fp64 computes everything in float64
+    compile
+        compile the network with torch.compile
+    weights
+        begin with these weights: a run, .safetensors or .pt
+    resume
+        go on from the last checkpoint, exactly
+    allow_changes
+        resume although recipe or data differ
+    on_bad
+        at a file that is no picture: stop (the default) or skip it and count
+    set
+        any key of the recipe, as KEY=VALUE; repeat it for more
+    """
+    take_imports(imports)
+    _known(model)
+    from layerwise.train.resolve import Request
+    from layerwise.train.start import train
+
+    request = Request(
+        model=model, data=data, task=task, out=out, epochs=epochs, batch=batch, lr=lr, seed=seed, device=device,
+        precision=precision, compile=compile or None, weights=None if weights is None else str(weights),
+        on_bad=on_bad, resume=resume, allow_changes=allow_changes, settings=tuple(set or ()),
+    )  # fmt: skip
+    outcome = train(request, quiet=False)
+    if not outcome.first:
+        return 0
+    info, path = outcome.info, outcome.directory.path
+    if json:
+        put_json(
+            run=str(path), model=info["model"]["name"], data=info["data"], task=outcome.task, epochs=info["epochs"],
+            seconds=info["seconds"], resumed=outcome.resumed, metrics=outcome.metrics,
+        )  # fmt: skip
+        return 0
+    for name, value in outcome.metrics.items():
+        print(f"{name}\t{value:.4f}")
+    print(f"run\t{path}\nreport\t{path / 'report.html'}")
+    return 0
+
+
+def _known(model: str) -> None:
+    """Refuse a wrong name and a network without a rule before anything heavy is imported."""
+    path = Path(model)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")
+        return
+    catalog.refuse_without_rule(catalog.find(model))
