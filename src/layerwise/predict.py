@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from layerwise import catalog
-from layerwise.data.images import is_clutter
+from layerwise.data.folders import hidden
 from layerwise.data.loader import Batch
-from layerwise.data.tables import looks_like_table, rows
+from layerwise.data.tables import rows
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws
@@ -152,7 +152,7 @@ def _pictures(text: str) -> Iterator[tuple[str, object]]:
     if text == "-":
         yield "-", sys.stdin.buffer.read()
     elif path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if p.is_file() and not is_clutter(p)]
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and not hidden(p.relative_to(path).as_posix())]
         if not found:
             yield text, DataError(f"the folder {path} holds no files", expected="pictures")
         yield from ((str(p), p) for p in found)
@@ -167,11 +167,12 @@ def _rows(text: str) -> Iterator[tuple[str, object]]:
     path = Path(text).expanduser()
     if text == "-":
         yield from ((f"-[{n}]", line.strip()) for n, line in enumerate(sys.stdin, start=1) if line.strip())
-    elif path.is_file() or looks_like_table(path):
+    elif path.is_file():
         try:
-            for chunk_start, chunk in rows(path):
-                yield from ((f"{text}[{chunk_start + i}]", row) for i, row in enumerate(chunk))
+            yield from ((f"{text}[{n}]", row) for n, row in enumerate(chain.from_iterable(rows(path)), start=1))
         except LayerwiseError as error:
             yield text, error
+    elif path.suffix and "," not in text:
+        yield text, DataError(f"there is no file {path}", expected="a table, a row like 5.1,3.5,1.4,0.2, or -")
     else:
         yield text, text

@@ -23,7 +23,7 @@ Table = dict[str, Any]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stretch of training with its own rule, task, part of the data, parameters and budget.
 
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
@@ -230,7 +230,7 @@ def _put(table: Table, path: list[str], value: Any) -> None:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """List the keys on which two resolved recipes differ, as ``key: old → new``."""
-    a, b = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    a, b = (_flat(msgspec.json.decode(msgspec.json.encode(r))) for r in (old, new))
     keys = sorted(a.keys() | b.keys())
     return [f"{key}: {a.get(key, '(absent)')} → {b.get(key, '(absent)')}" for key in keys if a.get(key) != b.get(key)]
 

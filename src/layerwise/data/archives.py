@@ -1,13 +1,16 @@
 """Archives of class folders (.tar, .tar.gz, .zip), read into memory: nothing is ever written to disk (F30).
 
-Members are refused for absolute names, ``..``, links, devices and encryption; sizes are checked before and while they are read, so
-that a bomb stops early (F02). Of two members of one name the later counts, as when unpacking.
+Members are refused for absolute names, ``..``, links, devices and encryption; sizes are checked before and
+while they are read, so that a bomb stops early (F02). Of two members of one name the later counts, as when
+unpacking.
 """
 
 from __future__ import annotations
 
 import io
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -25,7 +28,19 @@ MAX_RATIO = 100  # unpacked to packed, once more than FREE bytes have come out
 FREE = 64 << 20
 MAX_MEMBERS = 5_000_000
 GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError)
+BROKEN = (  # what tarfile, zipfile, gzip and their codecs raise on damaged files
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    LookupError,
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +104,14 @@ def load(path: Path) -> ArchivePlace:
         with open(path, "rb") as packed:
             head = packed.read(4)
             packed.seek(0)
-            files, folders = _zip(packed, path) if head in ZIP else _tar(packed, path, zipped=head[:2] == GZIP)
+            files, folders = (
+                _zip(packed, path) if head in ZIP else _tar(packed, path, zipped=head[:2] == GZIP)
+            )
     except BROKEN as error:
         raise DataError(
-            f"{path} is damaged: {error}", expected="a whole .tar, .tar.gz or .zip archive", do="fetch it again"
+            f"{path} is damaged: {error}",
+            expected="a whole .tar, .tar.gz or .zip archive",
+            do="fetch it again",
         ) from error
     return ArchivePlace(str(path), files, tuple(sorted(folders)))
 
@@ -140,10 +159,11 @@ def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, byte
     counted = Counted(inner, packed, path)
     stream: Any = counted  # tarfile asks for an IO[bytes], of which it uses read only
     try:
-        archive = tarfile.open(fileobj=stream, mode="r|")
+        archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - closed below
     except tarfile.ReadError as error:
         raise DataError(
-            f"{path} is no archive that can be read: {error}", expected="a .tar, .tar.gz or .zip of class folders"
+            f"{path} is no archive that can be read: {error}",
+            expected="a .tar, .tar.gz or .zip of class folders",
         ) from error
     with archive:
         for number, member in enumerate(archive):
@@ -152,9 +172,11 @@ def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, byte
             if member.isdir():
                 folders.add(name + "/")
             elif not member.isreg() or member.issparse():
-                raise _unsafe(member.name, path, "a link" if member.islnk() or member.issym() else "a special file")
+                raise _unsafe(
+                    member.name, path, "a link" if member.islnk() or member.issym() else "a special file"
+                )
             elif _wanted(name):
-                check_size(counted.count + member.size, packed.seek(0, io.SEEK_CUR), path) if not zipped else None
+                check_size(member.size, member.size, path)  # what it claims, before any of it is read
                 files[name] = _member(archive, member)
         _check_end(archive, counted)
     return files, {name for name in folders if _wanted(name[:-1])}

@@ -22,23 +22,27 @@ TARGETS = {
 def load(name: str) -> ArraySource:
     """Return an embedded data set whole.
 
-    ``digits``: pictures (8, 8, 1) uint8, sklearn's 0…16 brought to 0…255. ``iris``, ``wine``, ``breast-cancer``: rows float64
-    with sklearn's column and class names. ``diabetes``: rows in the columns' own units and a number to predict.
-    Raises `UsageError` for another name.
+    ``digits``: pictures (8, 8, 1) uint8, sklearn's 0…16 brought to 0…255. ``iris``, ``wine``,
+    ``breast-cancer``: rows float64 with sklearn's column and class names. ``diabetes``: rows in the columns'
+    own units and a number to predict. Raises `UsageError` for another name.
     """
     if name not in NAMES:
         raise unknown("embedded data set", name, NAMES)
     bunch = _bunch(name)
     if name == "digits":
         pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # (N, 8, 8, 1)
-        schema = Schema("image", (8, 8, 1), "class", tuple(str(c) for c in bunch.target_names), target_name="digit")
+        schema = Schema(
+            "image", (8, 8, 1), "class", tuple(str(c) for c in bunch.target_names), target_name="digit"
+        )
         return ArraySource(schema, pixels, _labels(bunch), name)
     rows = np.ascontiguousarray(bunch.data, dtype=np.float64)  # (N, D)
     features = tuple(str(column) for column in bunch.feature_names)
     if name == "diabetes":
         schema = Schema("row", rows.shape[1:], "number", (), features, TARGETS[name])
         return ArraySource(schema, rows, np.asarray(bunch.target, dtype=np.float64), name)
-    schema = Schema("row", rows.shape[1:], "class", tuple(str(c) for c in bunch.target_names), features, TARGETS[name])
+    schema = Schema(
+        "row", rows.shape[1:], "class", tuple(str(c) for c in bunch.target_names), features, TARGETS[name]
+    )
     return ArraySource(schema, rows, _labels(bunch), name)
 
 

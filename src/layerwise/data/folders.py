@@ -1,7 +1,8 @@
 """Class folders: pictures beneath a folder for each class, and ``train/ val/ test/`` above them.
 
-Classes are known by name, never by position (F10). Every file is decoded once before training starts (F01); labels then need no
-decoding. Where the files lie (on disk, in an archive) is a `Place`; the layout is read from their relative names alone.
+Classes are known by name, never by position (F10). Every file is decoded once before training starts (F01);
+labels then need no decoding. Where the files lie (on disk, in an archive) is a `Place`; the layout is read
+from their relative names alone.
 """
 
 from __future__ import annotations
@@ -24,10 +25,20 @@ from layerwise.errors import DataError
 from layerwise.runtime.machine import cores
 
 OnBad = Literal["stop", "skip"]
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 CLUTTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "$recycle.bin"})
 LISTED = 10  # names in a message
-SERIAL, SMALL = 32, 128 * 128  # files decoded before choosing threads; mean pixels below which threads do not pay
+SERIAL, SMALL = (
+    32,
+    128 * 128,
+)  # files decoded before choosing threads; mean pixels below which threads do not pay
 
 
 class Place(Protocol):
@@ -89,7 +100,9 @@ class FolderPlace:
 
 def _unreadable(error: OSError) -> None:
     """Turn a folder that cannot be listed into an error instead of leaving it out."""
-    raise DataError(f"the folder {error.filename} cannot be listed: {error.strerror}", do="check its permissions")
+    raise DataError(
+        f"the folder {error.filename} cannot be listed: {error.strerror}", do="check its permissions"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,11 +155,13 @@ def hidden(name: str) -> bool:
 
 
 def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSource], tuple[str, ...]]:
-    """Read class folders, or parts of class folders, as one source for each part, and notes on what was noticed.
+    """Read class folders, or parts of class folders, as one source for each part, and notes on what was
+    noticed.
 
-    All parts share the sorted classes of the training part. Pictures are (H, W, C) uint8; the schema's H and W are 0 where sizes
-    differ, and C is 1 if every picture is grey. With ``on_bad="skip"`` files that cannot be decoded are left out and counted.
-    Raises `DataError` for bad files, for classes without training examples, and where there are no class folders.
+    All parts share the sorted classes of the training part. Pictures are (H, W, C) uint8; the schema's H and
+    W are 0 where sizes differ, and C is 1 if every picture is grey. With ``on_bad="skip"`` files that cannot
+    be decoded are left out and counted. Raises `DataError` for bad files, for classes without training
+    examples, and where there are no class folders.
     """
     layout, notes = arrange(place.names(), place.origin)
     names = [name for part in layout.values() for files in part.values() for name in files]
@@ -168,7 +183,9 @@ def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSour
     return {part: _source(place, schema, found, checks) for part, found in layout.items()}, tuple(notes)
 
 
-def _source(place: Place, schema: Schema, found: dict[str, list[str]], checks: dict[str, Checked]) -> PictureSource:
+def _source(
+    place: Place, schema: Schema, found: dict[str, list[str]], checks: dict[str, Checked]
+) -> PictureSource:
     """Make the source of one part, in the order of class and name."""
     pairs = [(name, schema.classes.index(label)) for label in sorted(found) for name in found[label]]
     digest = hashlib.sha256()
@@ -191,7 +208,9 @@ def arrange(names: Sequence[str], origin: str) -> tuple[Layout, list[str]]:
     parts = {top: PARTS[top.lower()] for top in folders if top.lower() in PARTS}
     if "train" not in parts.values() or (len(parts) == 1 and len(folders) > 1):
         if parts and len(parts) == len(folders):
-            raise DataError(f"{origin} has no training part", expected="a folder train/", received=", ".join(folders))
+            raise DataError(
+                f"{origin} has no training part", expected="a folder train/", received=", ".join(folders)
+            )
         return {"train": _grouped(cut, origin, notes)}, notes
     _check_parts(parts, folders, origin)
     layout = {}
@@ -219,7 +238,9 @@ def _check_parts(parts: dict[str, str], folders: list[str], origin: str) -> None
     twice = [part for part, count in Counter(parts.values()).items() if count > 1]
     if twice:
         both = ", ".join(top for top, part in parts.items() if part == twice[0])
-        raise DataError(f"{origin} has several folders for the {twice[0]} part", expected="one", received=both)
+        raise DataError(
+            f"{origin} has several folders for the {twice[0]} part", expected="one", received=both
+        )
     if len(parts) < len(folders):
         raise DataError(
             f"{origin} has folders beside {', '.join(parts)}",
@@ -275,7 +296,8 @@ def _classes(layout: Layout, origin: str, notes: list[str]) -> tuple[str, ...]:
 def check(place: Place, names: Sequence[str]) -> dict[str, Checked]:
     """Decode every file and return what each is; on threads where pictures are large enough to gain by it.
 
-    Small ones cost more outside their codec, which holds the GIL, than in it: there threads only get in each other's way.
+    Small ones cost more outside their codec, which holds the GIL, than in it: there threads only get in each
+    other's way.
     """
 
     def one(name: str) -> Checked:
@@ -306,7 +328,9 @@ def _bad_files(place: Place, bad: dict[str, DataError], count: int, on_bad: OnBa
     raise DataError(
         f"{len(bad)} of {count} files in {place.origin} cannot be used:\n{listed}{more}",
         expected="pictures that can be decoded",
-        do="replace or remove them, or leave them out with --set data.on_bad=skip" if len(bad) < count else "",
+        do="replace or remove them, or leave them out with --set data.on_bad=skip"
+        if len(bad) < count
+        else "",
     )
 
 

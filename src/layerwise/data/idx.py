@@ -1,7 +1,9 @@
-"""IDX, the format of MNIST: pairs ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, gzipped or not.
+"""IDX, the format of MNIST: pairs ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, gzipped or
+not.
 
-Layout: two zero bytes, the type (8: unsigned bytes), the number of dimensions, each dimension as a big-endian 32-bit count, the
-values. What the header claims is checked against the file before anything is allocated, and no more than that is decompressed (F02).
+Layout: two zero bytes, the type (8: unsigned bytes), the number of dimensions, each dimension as a big-endian
+32-bit count, the values. What the header claims is checked against the file before anything is allocated, and
+no more than that is decompressed (F02).
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ def is_idx(folder: Path) -> bool:
 def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
     """Read the pairs of a folder as parts: ``train``, and ``test`` from ``t10k``. Pictures (H, W, 1) uint8.
 
-    ``classes`` name the labels; without them the names are ``"0"``, ``"1"``, … up to the largest label of the training part.
-    Raises `DataError` for missing, damaged or lying files and for labels out of range (F14).
+    ``classes`` name the labels; without them the names are ``"0"``, ``"1"``, … up to the largest label of the
+    training part. Raises `DataError` for missing, damaged or lying files and for labels out of range (F14).
     """
     found = _pairs(folder)
     arrays = {part: _pair(images, labels) for part, (images, labels) in found.items()}
     if "train" not in arrays:
         raise DataError(
-            f"{folder} has no training pair", expected="train-images-idx3-ubyte and train-labels-idx1-ubyte, or with .gz"
+            f"{folder} has no training pair",
+            expected="train-images-idx3-ubyte and train-labels-idx1-ubyte, or with .gz",
         )
     names = classes or tuple(str(label) for label in range(int(arrays["train"][1].max()) + 1))
     height, width = arrays["train"][0].shape[1:3]
@@ -86,7 +89,7 @@ def read_array(path: Path, dimensions: int) -> Array:
 
 def _fill(stream: Any, values: Array) -> int:
     """Read into an array until it is full or the file ends; return how many bytes were read."""
-    view, held = memoryview(values), 0
+    view, held = values.data, 0
     while held < len(view):
         count = stream.readinto(view[held:])
         if not count:
@@ -141,7 +144,8 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
         other = "labels" if kind == "images" else "images"
         if (part, other) not in files:
             raise DataError(
-                f"{files[part, kind]} has no {other} beside it", expected=files[part, kind].name.replace(kind, other)
+                f"{files[part, kind]} has no {other} beside it",
+                expected=files[part, kind].name.replace(kind, other),
             )
     strange = sorted({part for part, _ in files} - set(PARTS.values()))
     if strange:
@@ -151,7 +155,11 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
             received=", ".join(strange),
         )
     parts = {part for part, _ in files}
-    return {part: (files[part, "images"], files[part, "labels"]) for part in ("train", "val", "test") if part in parts}
+    return {
+        part: (files[part, "images"], files[part, "labels"])
+        for part in ("train", "val", "test")
+        if part in parts
+    }
 
 
 def _pair(images: Path, labels: Path) -> tuple[Array, Array]:
@@ -165,7 +173,9 @@ def _pair(images: Path, labels: Path) -> tuple[Array, Array]:
             received=f"{len(pixels)} pictures and {len(numbers)} labels",
         )
     if not pixels.size:
-        raise DataError(f"{images} holds no pictures", expected="at least one", received=f"shape {pixels.shape}")
+        raise DataError(
+            f"{images} holds no pictures", expected="at least one", received=f"shape {pixels.shape}"
+        )
     return pixels[..., None], numbers
 
 

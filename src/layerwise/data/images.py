@@ -2,11 +2,13 @@
 
 Shape letters: ``H W`` pixels, ``C`` channels (1 grey, 3 RGB). Everything becomes uint8:
 
-- the format is told by content, never by the name (F04); of an animated file or several pages, the first frame is taken;
+- the format is told by content, never by the name (F04); of an animated file or several pages, the first
+  frame is taken;
 - EXIF rotation and mirroring are applied;
 - palettes are looked up, and alpha is composited over white;
 - 16-bit samples keep their high byte (65535 → 255); 32-bit integers and floats are refused;
-- CMYK, YCbCr, LAB and HSV become RGB; RGB to grey is Y = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2); grey to RGB repeats.
+- CMYK, YCbCr, LAB and HSV become RGB; RGB to grey is Y = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2); grey to
+  RGB repeats.
 
 Sizes are checked in the header, before anything is decoded (F02). No global state of Pillow is read or set.
 """
@@ -46,7 +48,8 @@ def decode(raw: object, channels: int, *, name: str = "") -> Pixels:
     """Return a picture as uint8 pixels (H, W, channels).
 
     Args:
-        raw: a path, the bytes of a file, a PIL picture, or a uint8 array (H, W) or (H, W, C) with C 1, 3 or 4 (RGBA).
+        raw: a path, the bytes of a file, a PIL picture, or a uint8 array (H, W) or (H, W, C) with C 1, 3 or 4
+            (RGBA).
         channels: 1 for grey, 3 for RGB.
         name: what messages call the picture, where ``raw`` is not a path.
 
@@ -55,7 +58,9 @@ def decode(raw: object, channels: int, *, name: str = "") -> Pixels:
         UsageError: for another number of channels.
     """
     if channels not in (1, 3):
-        raise UsageError("pictures are decoded as grey or RGB", expected="1 or 3 channels", received=f"{channels}")
+        raise UsageError(
+            "pictures are decoded as grey or RGB", expected="1 or 3 channels", received=f"{channels}"
+        )
     called = _called(raw, name)
     if isinstance(raw, np.ndarray):
         return _from_array(raw, channels, called)
@@ -80,7 +85,8 @@ def inspect(raw: object, *, name: str = "") -> tuple[int, int, int]:
 def probe(raw: object, *, name: str = "") -> tuple[int, int, int]:
     """Return the shape (H, W, C) a picture will have, from its header alone: C is 1 if it is grey, else 3.
 
-    The pixels are not decoded, so a file that is cut off further down passes. Raises `DataError` for what is no picture.
+    The pixels are not decoded, so a file that is cut off further down passes. Raises `DataError` for what is
+    no picture.
     """
     called = _called(raw, name)
     with _opened(raw, called) as picture, _explained(called):
@@ -102,7 +108,9 @@ def _called(raw: object, name: str) -> str:
         return shown(name)
     if isinstance(raw, str | os.PathLike):
         return shown(os.fsdecode(raw))
-    return {bytes: "the picture given as bytes", np.ndarray: "the array given"}.get(type(raw), "the picture given")
+    return {bytes: "the picture given as bytes", np.ndarray: "the array given"}.get(
+        type(raw), "the picture given"
+    )
 
 
 @contextmanager
@@ -151,7 +159,9 @@ def _stream(raw: object, called: str) -> Any:
         return open(raw, "rb")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{called} cannot be read: {reason}", do="check the path and its permissions") from error
+        raise DataError(
+            f"{called} cannot be read: {reason}", do="check the path and its permissions"
+        ) from error
 
 
 def _identified(stream: Any, called: str) -> Image.Image:
@@ -179,7 +189,9 @@ def _check_size(picture: Image.Image, called: str) -> None:
     if width * height > MAX_PIXELS:
         raise _too_large(called, f"{width} × {height} = {width * height} pixels")
     if width * height == 0:
-        raise DataError(f"{called} has no pixels", expected="a picture", received=f"{width} × {height} pixels")
+        raise DataError(
+            f"{called} has no pixels", expected="a picture", received=f"{width} × {height} pixels"
+        )
 
 
 def _too_large(called: str, received: str) -> DataError:
@@ -235,7 +247,9 @@ def _high_bytes(picture: Image.Image, called: str) -> Pixels:
     if picture.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
         kind = "floating-point" if picture.mode == "F" else "32-bit"
         raise DataError(
-            f"{called} has {kind} samples", expected="8 or 16 bits a sample", do="convert it to 8-bit PNG first"
+            f"{called} has {kind} samples",
+            expected="8 or 16 bits a sample",
+            do="convert it to 8-bit PNG first",
         )
     return (values.astype(np.uint16) >> 8).astype(np.uint8)
 

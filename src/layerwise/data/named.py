@@ -27,8 +27,9 @@ CLOTHES = (
 class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     """A named data set.
 
-    ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in words. Embedded sets
-    need no files; of the others, ``folder`` is looked for. ``classes`` are the labels' names where the files have none.
+    ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in
+    words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
+    names where the files have none.
     """
 
     name: str

@@ -238,7 +238,7 @@ class Relabelled:
     def __getitem__(self, index: int) -> Example:
         found = self.base[index]
         assert found.target is not None
-        return found._replace(target=int(self.mapping[int(found.target)]))
+        return found._replace(target=self.mapping[int(found.target)].item())
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""

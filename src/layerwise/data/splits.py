@@ -32,8 +32,8 @@ def partition(targets: Array | None, count: int, fractions: tuple[float, ...], s
 
 
 def classes_of(source: Source) -> Array | None:
-    """Return the labels to stratify by: those of a classification, else none."""
-    return labels(source) if source.schema.target == "class" else None
+    """Return the labels to stratify by: of classes and of few different whole numbers, which may be classes; else none."""
+    return labels(source) if source.schema.target in ("class", "either") else None
 
 
 def split(parts: dict[str, Source], *, name: str, seed: int, notes: tuple[str, ...] = ()) -> Splits:

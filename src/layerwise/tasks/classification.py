@@ -39,6 +39,16 @@ def class_logits(outputs: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
 
 
+def no_classes(source: Source) -> DataError:
+    """Make the error for a target that is an amount."""
+    return DataError(
+        f"the target '{source.schema.target_name}' is an amount, not a class",
+        expected="text, or few different whole numbers",
+        received="fractions, or many different whole numbers",
+        do="use --task regression, or choose another target with --set data.target=…",
+    )
+
+
 @dataclass
 class ClassMeter:
     """Accuracy and mean cross-entropy, with the confusion matrix (true class by row)."""
@@ -91,6 +101,8 @@ class Classification(Task):
             return cls.from_json(given)
         found = labels(source)
         names = source.schema.classes
+        if source.schema.target == "number":
+            raise no_classes(source)
         if source.schema.target == "none" or found is None:
             raise DataError("these examples have no classes", expected="a target column or class folders", received="none")
         if source.schema.target == "either":
@@ -115,6 +127,8 @@ class Classification(Task):
     def adopt(self, source: Source) -> Source:
         """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of range (F14)."""
         self.inputs.check(source.schema, source.name_of(0))
+        if source.schema.target == "number":
+            raise no_classes(source)
         found = labels(source)
         if found is None:
             raise DataError(f"{source.name_of(0)} has no classes to compare with", expected="labelled examples")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
-from layerwise.data.source import Examples, Source, labels
+from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.functional.losses import absolute_error, squared_error
 from layerwise.tasks import inputs as inputs_
@@ -72,6 +72,23 @@ class NumberMeter:
         }
 
 
+def amounts(source: Source) -> Source:
+    """Return the source with numbers as targets. Where whole numbers may be classes too, its labels stand for their names' values.
+
+    Raises `DataError` where the target is no number.
+    """
+    schema = source.schema
+    if schema.target not in ("number", "either"):
+        raise DataError(
+            "these examples have no number to predict",
+            expected="a numeric target",
+            received=f"a target of kind '{schema.target}'",
+        )
+    if schema.target == "either" and schema.classes:
+        return Relabelled(source, (), np.array([float(name) for name in schema.classes]))
+    return source
+
+
 @dataclass
 class Regression(Task):
     """One number for each example; trained on the standardised target, answered in its own unit."""
@@ -90,11 +107,10 @@ class Regression(Task):
         assert isinstance(options, Options)
         if given:
             return cls.from_json(given)
+        source = amounts(source)
         found = labels(source)
-        if found is None or source.schema.target not in ("number", "either"):
-            raise DataError(
-                "these examples have no number to predict", expected="a numeric target", received=source.schema.target
-            )
+        if found is None:
+            raise DataError("these examples have no number to predict", expected="a numeric target", received="none")
         made = cls(
             inputs_.fit(source, size=options.size, scale=options.scale),
             source.schema.target_name,
@@ -110,8 +126,9 @@ class Regression(Task):
         return {"outputs": 1, **self.inputs.model_args()}
 
     def adopt(self, source: Source) -> Source:
-        """Check inputs and that every target is a finite number."""
+        """Check inputs and that every target is a finite number; labels of whole numbers become those numbers."""
         self.inputs.check(source.schema, source.name_of(0))
+        source = amounts(source)
         found = labels(source)
         if found is None:
             raise DataError(f"{source.name_of(0)} has no target to compare with", expected="a numeric target")

@@ -1,0 +1,294 @@
+"""Delimited text (CSV, TSV) to columns: encoding, delimiter and header told by content, ragged rows refused
+by line (F11).
+
+Lines are counted as an editor does: the first is 1, whether it is a header or not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from layerwise.data.source import Array
+from layerwise.errors import DataError, UsageError
+
+Header = Literal["auto", "yes", "no"]
+GAPS = (
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "null",
+    "NULL",
+    "None",
+    "?",
+)  # cells without a value, in columns of numbers
+DELIMITERS = (",", "\t", ";", "|")
+LOOK = 20  # lines that the delimiter is told from
+HEAD = 1 << 20  # bytes that the delimiter and header are told from
+BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+class Dialect(NamedTuple):
+    """How a file is written: ``skip`` lines come before the first row of data."""
+
+    path: Path
+    encoding: str
+    delimiter: str
+    columns: tuple[str, ...]
+    skip: int
+
+
+def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Dialect:
+    """Tell how a text table is written.
+
+    ``header="auto"`` takes the first row as names if none of its cells is a number. Without a header the
+    columns are called ``column1``, ``column2``, … Raises `DataError` for files that are empty, binary, or in
+    another encoding.
+    """
+    try:
+        codecs.lookup(encoding)
+        with open(path, "rb") as stream:
+            _check_encoding(path, stream, encoding)
+            stream.seek(0)
+            head = stream.read(HEAD)
+    except LookupError as error:
+        raise UsageError(
+            f"there is no text encoding '{encoding}'", expected="for example utf-8 or gbk"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    text = head.decode(encoding, "ignore").removeprefix("\ufeff")
+    lines = text.splitlines(keepends=True)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        raise DataError(
+            f"{path} is empty", expected="a table with a target column", received=f"{len(head)} bytes"
+        )
+    delimiter = _delimiter(
+        lines[:LOOK] if len(head) < HEAD else lines[: min(LOOK, len(lines) - 1)] or [first], path
+    )
+    rows, ends = _first_rows(lines, delimiter, path)
+    titled = header == "yes" or (header == "auto" and _is_header(rows))
+    columns = _names(rows[0], path) if titled else tuple(f"column{i + 1}" for i in range(len(rows[0])))
+    return Dialect(path, encoding, delimiter, columns, ends[0] if titled else 0)
+
+
+def read(dialect: Dialect) -> pa.Table:
+    """Read the whole table, its column types told from all rows. Raises `DataError` for ragged rows, by line."""
+    ragged: list[Any] = []
+    try:
+        table = pacsv.read_csv(
+            dialect.path,
+            read_options=_read_options(dialect, use_threads=True),
+            parse_options=_parse_options(dialect, ragged),
+            convert_options=pacsv.ConvertOptions(null_values=list(GAPS), strings_can_be_null=False),
+        )
+    except pa.ArrowInvalid as error:
+        if ragged:
+            raise _ragged(dialect) from error
+        if "Empty CSV" in str(error):
+            return pa.table({name: pa.nulls(0) for name in dialect.columns})
+        raise DataError(f"{dialect.path} cannot be read as a table: {error}") from error
+    if ragged:
+        raise _ragged(dialect)
+    return table
+
+
+def chunks(dialect: Dialect) -> Iterator[pa.Table]:
+    """Read the table piece by piece, every cell as text. Raises `DataError` for ragged rows once it comes to them."""
+    ragged: list[Any] = []
+    try:
+        reader = pacsv.open_csv(
+            dialect.path,
+            read_options=_read_options(dialect, use_threads=False),
+            parse_options=_parse_options(dialect, ragged),
+            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(dialect.columns, pa.string())),
+        )
+        for batch in reader:
+            if ragged:
+                raise _ragged(dialect)
+            yield pa.Table.from_batches([batch])
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" not in str(error) and not ragged:
+            raise DataError(f"{dialect.path} cannot be read as a table: {error}") from error
+    if ragged:
+        raise _ragged(dialect)
+
+
+def line_numbers(dialect: Dialect, count: int) -> Array:
+    """Return the line on which each of ``count`` rows begins, (N,) int64."""
+    with open(dialect.path, "rb") as stream:
+        breaks = sum(block.count(b"\n") for block in iter(lambda: stream.read(HEAD), b""))
+        stream.seek(-min(1, stream.tell()), 2)
+        closed = stream.read(1) == b"\n"
+    if breaks + (not closed) == count + dialect.skip:  # no blank lines, no line breaks in quotes
+        return np.arange(count, dtype=np.int64) + dialect.skip + 1
+    return np.fromiter((line for line, _ in islice(_records(dialect), count)), np.int64, count=count)
+
+
+def _records(dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the line it begins on: slow, for what pyarrow does not tell."""
+    encoding = "utf-8-sig" if dialect.encoding.lower().replace("-", "") == "utf8" else dialect.encoding
+    with open(dialect.path, encoding=encoding, newline="") as stream:
+        for _ in range(dialect.skip):
+            stream.readline()
+        reader, line = csv.reader(stream, delimiter=dialect.delimiter), dialect.skip + 1
+        for row in reader:
+            if row:
+                yield line, row
+            line = dialect.skip + reader.line_num + 1
+
+
+def _read_options(dialect: Dialect, *, use_threads: bool) -> pacsv.ReadOptions:
+    return pacsv.ReadOptions(
+        column_names=list(dialect.columns),
+        skip_rows=dialect.skip,
+        encoding=dialect.encoding,
+        use_threads=use_threads,
+    )
+
+
+def _parse_options(dialect: Dialect, ragged: list[Any]) -> pacsv.ParseOptions:
+    """Return options that gather ragged rows instead of stopping at them."""
+
+    def gather(row: Any) -> str:
+        ragged.append(row)
+        return "skip"
+
+    return pacsv.ParseOptions(
+        delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=gather
+    )
+
+
+def _ragged(dialect: Dialect) -> DataError:
+    """Make the error for rows with too few or too many cells, with the line of the first."""
+    wide = len(dialect.columns)
+    try:
+        line, row = next((line, row) for line, row in _records(dialect) if len(row) != wide)
+        where, received = f"row {line}", f"{len(row)} cells: {dialect.delimiter.join(row)[:80]!r}"
+    except (StopIteration, csv.Error):
+        where, received = "a row", "another number of cells, perhaps because a quote is not closed"
+    return DataError(
+        f"{dialect.path}: {where} does not have as many cells as the first",
+        expected=f"{wide} cells, separated by {dialect.delimiter!r}",
+        received=received,
+        do="correct the row; quote cells that contain the separator",
+    )
+
+
+def _check_encoding(path: Path, stream: Any, encoding: str) -> None:
+    """Refuse binary files and text in another encoding, saying which it probably is."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    head = stream.read(HEAD)
+    block = head
+    bom = next((name for mark, name in BOMS.items() if head.startswith(mark)), "")
+    try:
+        while block:
+            text = decoder.decode(block)
+            if "\0" in text and not bom:
+                raise DataError(
+                    f"{path} is not a text table: it holds NUL bytes", expected="CSV, TSV or Parquet"
+                )
+            block = stream.read(HEAD)
+        decoder.decode(b"", True)
+    except UnicodeDecodeError as error:
+        guess = bom or ("gbk" if encoding != "gbk" and _looks_double(block or head) else "cp1252")
+        raise DataError(
+            f"{path} is not written in {encoding}",
+            expected=f"text in {encoding}",
+            received=f"the byte 0x{error.object[error.start]:02x}; it is probably {guess}",
+            do=f"--set data.encoding={guess}, or convert the file to utf-8",
+        ) from error
+
+
+def _looks_double(data: bytes) -> bool:
+    """Tell whether bytes past ASCII come in pairs, as in GBK, instead of alone, as accented letters do."""
+    try:
+        data[: len(data) - 1].decode("gbk", "strict" if len(data) < HEAD else "ignore")
+    except UnicodeDecodeError as error:
+        if error.start < len(data) - 3:
+            return False
+    high = np.frombuffer(data, dtype=np.uint8) >= 0x80
+    neighbours = np.zeros_like(high)
+    neighbours[1:] |= high[:-1]
+    neighbours[:-1] |= high[1:]
+    return bool(high.any() and (neighbours & high).sum() > 0.8 * high.sum())
+
+
+def _delimiter(lines: list[str], path: Path) -> str:
+    """Return the separator by which most lines have as many cells as the first, and of such the one with most cells."""
+
+    def agreement(mark: str) -> tuple[int, int]:
+        counts = [len(row) for row in csv.reader(lines, delimiter=mark) if row]
+        wide = counts[0] if counts else 0
+        return (sum(count == wide for count in counts) if wide > 1 else 0, wide)
+
+    try:
+        return max(DELIMITERS, key=agreement)
+    except csv.Error as error:
+        raise DataError(f"{path} is not a text table: {error}") from error
+
+
+def _first_rows(lines: list[str], delimiter: str, path: Path) -> tuple[list[list[str]], list[int]]:
+    """Return up to two rows that are not blank, and the line each ends on."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    rows: list[list[str]] = []
+    ends: list[int] = []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append([cell.strip() for cell in row])
+                ends.append(reader.line_num)
+            if len(rows) == 2:
+                break
+    except csv.Error as error:
+        raise DataError(f"{path} is not a text table: {error}") from error
+    return rows, ends
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Tell whether the first row names columns: no number and no gap mark in it, and no cell twice."""
+    cells = [cell for cell in rows[0] if cell]
+    return (
+        bool(cells)
+        and not any(_numeric(cell) or cell in GAPS for cell in cells)
+        and len(set(cells)) == len(cells)
+    )
+
+
+def _numeric(cell: str) -> bool:
+    """Tell whether a cell is a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _names(cells: list[str], path: Path) -> tuple[str, ...]:
+    """Return column names; those without are numbered."""
+    names = tuple(cell or f"column{i + 1}" for i, cell in enumerate(cells))
+    check_names(names, path)
+    return names
+
+
+def check_names(names: tuple[str, ...], path: Path) -> None:
+    """Refuse two columns of one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path} has several columns of the same name",
+            expected="a name of its own for each column",
+            received=", ".join(f"'{name}' {names.count(name)} times" for name in twice),
+            do="rename them; if the first row is no header, --set data.header=no",
+        )

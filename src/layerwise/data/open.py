@@ -1,0 +1,226 @@
+"""One source, told apart by content: a named data set, class folders, IDX files, an archive or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from layerwise.data import embedded, folders, idx, named
+from layerwise.data.delimited import Header
+from layerwise.data.folders import OnBad, PictureSource
+from layerwise.data.source import Array, ArraySource, Source, Splits
+from layerwise.data.splits import split
+from layerwise.errors import DataError, UsageError, nearest, unknown
+
+Whole = ArraySource | PictureSource
+LATER = {
+    ".jsonl": "JSON lines",
+    ".json": "JSON",
+    ".wav": "audio",
+    ".npz": "NumPy archives",
+    ".npy": "NumPy arrays",
+}
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is read, and how.
+
+    ``source``: a named data set or a path. Tables: ``target`` column (the last if empty), ``header`` auto,
+    yes or no, ``drop`` columns, ``encoding`` of text. Picture files: ``on_bad`` stop or skip. Classes:
+    ``positive`` sets one class against the rest.
+    """
+
+    source: str
+    target: str = ""
+    header: Header = "auto"
+    drop: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    on_bad: OnBad = "stop"
+    positive: str = ""
+
+
+TABLE = ("target", "header", "drop", "encoding")
+FILES = ("on_bad",)
+
+
+class Parts(NamedTuple):
+    """What a reader found: some of train, val and test, and notes."""
+
+    parts: Mapping[str, Whole]
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def open_data(options: Options, *, seed: int) -> Splits:
+    """Open a source and complete it to training, validation and test parts.
+
+    Given parts are kept; what is missing is drawn with the seed (`splits.split`). Raises `UsageError` for
+    unknown names and for options that the source has no use for, and `DataError` for data that cannot be
+    used: damaged, empty, of one class only (F15).
+    """
+    found = _named(options) if _is_name(options.source) else _path(options)
+    parts = dict(found.parts)
+    if options.positive:
+        parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
+    check_usable(parts["train"], found.name)
+    sources: dict[str, Source] = {**parts}
+    return split(sources, name=found.name, seed=seed, notes=found.notes)
+
+
+def one_against_rest(source: Whole, positive: str) -> Whole:
+    """Return the source with two classes, (``not positive``, ``positive``). Raises `UsageError` for an unknown class."""
+    schema = source.schema
+    if not schema.classes or source.targets is None:
+        raise UsageError(
+            "data.positive needs classes",
+            expected="a source with classes",
+            received=f"a {schema.target} to predict",
+        )
+    if positive not in schema.classes:
+        raise unknown("class", positive, schema.classes, where="data.positive")
+    hits = source.targets == schema.classes.index(positive)
+    two = msgspec.structs.replace(schema, target="class", classes=(f"not {positive}", positive))
+    return replace(source, schema=two, targets=hits.astype(np.int64))
+
+
+def check_usable(source: Whole, name: str) -> None:
+    """Refuse empty data and data whose targets are all the same (F15)."""
+    targets: Array | None = source.targets
+    if not len(source):
+        raise DataError(f"{name} is empty", expected="examples of at least two classes", received="none")
+    if targets is None or len(source) < 2 or len(np.unique(targets)) > 1:
+        return
+    classes = source.schema.classes
+    value = (
+        f"of class '{classes[int(targets[0])]}'"
+        if classes
+        else f"with {source.schema.target_name} {targets[0]}"
+    )
+    raise DataError(
+        f"{name}: there is nothing to tell apart",
+        expected="examples of at least two classes" if classes else "a target that varies",
+        received=f"{len(source)} examples, all {value}",
+        do="add other examples, or choose another target",
+    )
+
+
+def _is_name(source: str) -> bool:
+    """Tell whether a source is a name: of the catalogue, or a bare word that is no path here."""
+    if any(item.name == source for item in named.catalogue()):
+        return True
+    plain = bool(source) and not any(mark in source for mark in "/\\.~")
+    return plain and not Path(source).exists()
+
+
+def _refuse(options: Options, fields: tuple[str, ...], what: str) -> None:
+    """Refuse options that this kind of source has no use for."""
+    for field in fields:
+        if getattr(options, field) != msgspec.structs.fields(Options)[_place(field)].default:
+            raise UsageError(
+                f"data.{field} has no meaning for {what}",
+                received=f"{field} = {getattr(options, field)!r}",
+                do=f"leave data.{field} out",
+            )
+
+
+def _place(field: str) -> int:
+    return Options.__struct_fields__.index(field)
+
+
+def _named(options: Options) -> Parts:
+    """Open a named data set."""
+    item = named.find(options.source)
+    if item.embedded:
+        _refuse(options, (*TABLE, *FILES), f"the data set {item.name}")
+        return Parts({"train": embedded.load(item.name)}, item.name)
+    return _folder(named.folder_of(item.name), options, item.name, item.classes)
+
+
+def _path(options: Options) -> Parts:
+    """Open a path by its content."""
+    try:
+        path = Path(options.source).expanduser()
+        exists = bool(options.source) and path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"the path '{options.source}' cannot be used: {error}") from error
+    if not exists:
+        raise _absent(options.source, path)
+    name = path.stem.removesuffix(".tar") or path.resolve().name or str(path)
+    try:
+        return _folder(path, options, path.resolve().name) if path.is_dir() else _file(path, options, name)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _absent(source: str, path: Path) -> UsageError:
+    """Make the error for a path that is not there, with the nearest name beside it."""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    near = nearest(path.name, beside)
+    known = ", ".join(item.name for item in named.catalogue())
+    return UsageError(
+        f"there is no file or folder '{source}'",
+        expected=f"a path, or one of the named data sets: {known}",
+        do=f"did you mean '{path.parent / near}'?" if near else "check the path",
+    )
+
+
+def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = ()) -> Parts:
+    """Open a folder: IDX files, class folders, or one archive or table in it."""
+    if idx.is_idx(path):
+        _refuse(options, (*TABLE, *FILES), "IDX files")
+        return Parts(idx.read(path, classes), name)
+    visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
+    if len(visible) == 1 and visible[0].is_file():
+        return _file(visible[0], options, name)
+    _refuse(options, TABLE, "class folders")
+    parts, notes = folders.open_folder(path, on_bad=options.on_bad)
+    return Parts(parts, name, notes)
+
+
+def _file(path: Path, options: Options, name: str) -> Parts:
+    """Open an archive or a table."""
+    from layerwise.data import archives
+
+    if not path.is_file():
+        raise DataError(f"{path} is neither a file nor a folder", expected="a table, an archive or a folder")
+    if archives.is_archive(path):
+        _refuse(options, TABLE, "archives of class folders")
+        parts, notes = archives.open_archive(path, on_bad=options.on_bad)
+        return Parts(parts, name, notes)
+    _refuse(options, FILES, "tables")
+    _refuse_other(path)
+    from layerwise.data import tables  # pyarrow is slow to import
+
+    source = tables.read(
+        path, target=options.target, header=options.header, drop=options.drop, encoding=options.encoding
+    )
+    return Parts({"train": source}, name)
+
+
+def _refuse_other(path: Path) -> None:
+    """Refuse a single picture, and formats that are not read yet."""
+    from layerwise.data import images
+
+    ending: Any = LATER.get(path.suffix.lower())
+    if ending:
+        raise DataError(
+            f"{path}: {ending} cannot be read yet",
+            expected="a table (.csv, .tsv, .parquet), an archive or a folder",
+        )
+    try:
+        images.probe(path)
+    except DataError:
+        return
+    raise DataError(
+        f"{path} is a single picture",
+        expected="a folder with a sub-folder of pictures for each class",
+        do="give its folder",
+    )

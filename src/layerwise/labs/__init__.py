@@ -1,0 +1,50 @@
+"""Labs: each reruns one claim of the field on this machine and says, with a measured margin, whether it held.
+
+A lab is a file of this folder, found by its name: ``backprop_cost.py`` is ``backprop-cost``. Names are answered without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerwise.errors import unknown
+
+if TYPE_CHECKING:
+    from layerwise.labs.base import Lab, Lang, Mode, Result
+
+FOLDER = Path(__file__).parent
+HELPERS = frozenset({"__init__", "base", "describing", "figures"})
+
+
+def names() -> list[str]:
+    """Return the names of all labs, sorted."""
+    return sorted(path.stem.replace("_", "-") for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
+
+
+def find(name: str) -> Lab:
+    """Import the lab of this name. Raises `UsageError` for an unknown one, with the nearest name."""
+    if name not in names():
+        raise unknown("lab", name, names())
+    module = importlib.import_module(f"layerwise.labs.{name.replace('-', '_')}")
+    lab: Lab = module.LAB
+    return lab
+
+
+def run(lab: Lab, *, mode: Mode = "normal", out: Path | None = None, lang: Lang = "en") -> Result:
+    """Run a lab's experiment, and draw its figure as ``out/NAME.svg`` if there is an ``out``.
+
+    ``mode``: ``quick`` takes seconds and fewer seeds, ``normal`` at most two minutes, ``full`` as long as it needs. Every mode
+    measures over three seeds or more. torch's random state is left as it was.
+    """
+    from layerwise.labs import base
+
+    return base.run(lab, mode=mode, out=out, lang=lang)
+
+
+def describe(result: Result, lang: Lang = "en") -> str:
+    """Return a result as text for a terminal: what is claimed, what was done, the table, the verdict."""
+    from layerwise.labs import describing
+
+    return describing.describe(result, lang)

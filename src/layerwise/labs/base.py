@@ -1,0 +1,210 @@
+"""What a lab is made of, and what it gives back.
+
+A lab measures, seed by seed, by how much its claim holds. The claim held if the 95 % interval of the mean margin lies above the
+lab's bound and every check passed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from layerwise.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Lang = Literal["en", "zh"]
+Mode = Literal["quick", "normal", "full"]
+MODES: tuple[Mode, ...] = ("quick", "normal", "full")
+CONFIDENCE = 0.95
+
+
+class Text(NamedTuple):
+    """One text in both languages."""
+
+    en: str
+    zh: str
+
+    def of(self, lang: Lang) -> str:
+        """Return the text in a language."""
+        return self.zh if lang == "zh" else self.en
+
+
+Cell = Text | str | int | float | None
+
+
+class Column(NamedTuple):
+    """A column of a lab's table: its heading, and how its numbers are written (a format specification)."""
+
+    heading: Text
+    spec: str = ""
+
+
+class Table(NamedTuple):
+    """What was measured: each row has one cell for each column; None is an empty cell."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+class Check(NamedTuple):
+    """One thing that must be so for the claim to hold, and whether it was."""
+
+    text: Text
+    passed: bool
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found.
+
+    Args:
+        margins: by how much the claim held, one number for each seed.
+        bound: what the margin's interval must lie above.
+        checks: what else must be so.
+        table: what was measured.
+        draw: draws the figure in a language.
+    """
+
+    margins: tuple[float, ...]
+    bound: float
+    checks: tuple[Check, ...]
+    table: Table
+    draw: Callable[[Lang], Figure]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A small experiment that anyone can rerun.
+
+    ``claim_id`` is the claim's number in the list of claims (C04); ``margin`` says in words what the margin measures and in which
+    unit; ``held`` and ``refuted`` are the conclusions to be drawn from either verdict. ``formula`` is read by eye, not by TeX.
+    """
+
+    name: str
+    claim_id: str
+    title: Text
+    claim: Text
+    formula: str
+    method: Text
+    margin: Text
+    held: Text
+    refuted: Text
+    experiment: Callable[[Mode], Findings]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a lab. ``margin`` is the mean over seeds, ``interval`` its 95 % interval, ``figure`` the SVG or None."""
+
+    lab: Lab
+    mode: Mode
+    findings: Findings
+    held: bool
+    margin: float
+    interval: tuple[float, float]
+    seconds: float
+    figure: Path | None
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.lab.name
+
+    @property
+    def claim(self) -> str:
+        """The claim's number."""
+        return self.lab.claim_id
+
+    @property
+    def seeds(self) -> int:
+        """Over how many seeds the margin was measured."""
+        return len(self.findings.margins)
+
+    @property
+    def conclusion(self) -> Text:
+        """What follows from the verdict."""
+        return self.lab.held if self.held else self.lab.refuted
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``layerwise lab --json``: plain JSON, texts in both languages (``…_zh``)."""
+        columns, rows = self.findings.table
+        return {
+            "name": self.name,
+            "claim": self.claim,
+            "held": self.held,
+            "margin": self.margin,
+            "seconds": round(self.seconds, 3),
+            "figure": str(self.figure) if self.figure else None,
+            "mode": self.mode,
+            "seeds": self.seeds,
+            "interval": list(self.interval),
+            "bound": self.findings.bound,
+            "margins": list(self.findings.margins),
+            "title": self.lab.title.en,
+            "title_zh": self.lab.title.zh,
+            "conclusion": self.conclusion.en,
+            "conclusion_zh": self.conclusion.zh,
+            "checks": [{"text": c.text.en, "text_zh": c.text.zh, "passed": c.passed} for c in self.findings.checks],
+            "table": {
+                "columns": [c.heading.en for c in columns],
+                "columns_zh": [c.heading.zh for c in columns],
+                "rows": [[cell.en if isinstance(cell, Text) else cell for cell in row] for row in rows],
+            },
+        }
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return mean ± t·s/√n, the 95 % interval of Student's t with n − 1 degrees of freedom (Student 1908).
+
+    Args:
+        values: one measurement for each seed, n ≥ 2. Equal ones give an interval of no width.
+
+    Raises `ValueError` for fewer than two values.
+    """
+    from scipy.stats import t  # comes with scikit-learn; slow to import
+
+    if len(values) < 2:
+        raise ValueError(f"an interval needs two values or more, received {len(values)}")
+    mean = math.fsum(values) / len(values)
+    spread = float(np.std(values, ddof=1)) if max(values) > min(values) else 0.0
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def verdict(findings: Findings) -> bool:
+    """Return whether the claim held: the margin's interval lies above the bound, and every check passed."""
+    return mean_interval(findings.margins).low > findings.bound and all(c.passed for c in findings.checks)
+
+
+def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
+    """Run a lab's experiment; see `layerwise.labs.run`. Raises `UsageError` for an unknown mode or language."""
+    if mode not in MODES:
+        raise UsageError(f"a lab has no mode '{mode}'", expected=f"one of {', '.join(MODES)}", received=f"'{mode}'")
+    if lang not in ("en", "zh"):
+        raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
+    began = time.perf_counter()
+    findings = lab.experiment(mode)
+    mean, low, high = mean_interval(findings.margins)
+    figure = None
+    if out is not None:
+        from layerwise.labs.figures import save_svg  # matplotlib is slow to import
+
+        figure = save_svg(findings.draw, lang, path=out / f"{lab.name}.svg")
+    seconds = time.perf_counter() - began
+    return Result(lab, mode, findings, verdict(findings), mean, (low, high), seconds, figure)
