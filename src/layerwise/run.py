@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ class RunDirectory:
     @staticmethod
     def create(path: Path) -> RunDirectory:
         """Make a new run directory. Raises `UsageError` if one is there already."""
-        if (path / "run.json").exists() or (path / "recipe.toml").exists():
+        if (path / "run.json").exists():
             raise UsageError(
                 f"{path} holds a run already", expected="a new folder", do="choose another --out, or add --resume to go on"
             )
@@ -175,13 +175,22 @@ class RunDirectory:
         """Return run.json."""
         return unsealed(self._bytes("run.json"), self.path / "run.json")
 
-    def write_info(self, info: Json) -> None:
-        """Write run.json, with the checksums of all files beside it."""
-        files = {name: digest((self.path / name).read_bytes()) for name in self.plain_files()}
-        write(self.path / "run.json", sealed({**info, "files": files}))
+    def write_info(self, info: Json, *, written: Sequence[str] = ()) -> None:
+        """Write run.json. It vouches for the files named as ``written`` just now, and as before for the others."""
+        known = self.info()["files"] if (self.path / "run.json").exists() else {}
+        fresh = {name: digest((self.path / name).read_bytes()) for name in written}
+        write(self.path / "run.json", sealed({**info, "files": {**known, **fresh}}))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Replace a file that run.json vouches for; at no moment does a kill leave the two at odds."""
+        info = self.info()
+        old, new = info["files"].get(name), digest(data)
+        write(self.path / "run.json", sealed({**info, "files": {**info["files"], name: [old, new]}}))
+        self.write(name, data)
+        write(self.path / "run.json", sealed({**info, "files": {**info["files"], name: new}}))
 
     def plain_files(self) -> list[str]:
-        """Return the files whose checksums run.json holds: those that are written once."""
+        """Return the files beside run.json that it should vouch for."""
         names = [name for name in ("recipe.toml", "task.json", "report.html") if (self.path / name).is_file()]
         figures = sorted(p for p in (self.path / "figures").rglob("*") if p.is_file()) if (self.path / "figures").is_dir() else []
         return names + [p.relative_to(self.path).as_posix() for p in figures]
@@ -190,7 +199,7 @@ class RunDirectory:
         """Return a file that run.json vouches for. Raises `DamagedError` if it differs."""
         data = self._bytes(name)
         known = self.info()["files"].get(name)
-        if known != digest(data):
+        if digest(data) not in (known if isinstance(known, list) else [known]):
             raise damaged(self.path / name, "its checksum is wrong" if known else "run.json does not know it")
         return data
 

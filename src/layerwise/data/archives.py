@@ -61,7 +61,7 @@ class ArchivePlace:
 
 
 class Counted(io.RawIOBase):
-    """A stream that counts what comes out and refuses to go on past the limits; remembers the last blocks for a look back."""
+    """A stream that refuses to go on past the limits, and remembers the last blocks for a look back."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], path: Path) -> None:
         super().__init__()
@@ -94,12 +94,18 @@ def is_archive(path: Path) -> bool:
 
 
 def open_archive(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSource], tuple[str, ...]]:
-    """Read the class folders of an archive as `folders.read` does. Raises `DataError` for what is unsafe or damaged."""
+    """Read the class folders of an archive as `folders.read` does.
+
+    Raises `DataError` for what is unsafe or damaged.
+    """
     return read(load(path), on_bad=on_bad)
 
 
 def load(path: Path) -> ArchivePlace:
-    """Hold an archive's files in memory. Raises `DataError`, naming the archive and member, for what is unsafe or damaged."""
+    """Hold an archive's files in memory.
+
+    Raises `DataError`, naming the archive and member, for what is unsafe or damaged.
+    """
     try:
         with open(path, "rb") as packed:
             head = packed.read(4)

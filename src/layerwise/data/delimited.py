@@ -84,7 +84,7 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
 
 
 def read(dialect: Dialect) -> pa.Table:
-    """Read the whole table, its column types told from all rows. Raises `DataError` for ragged rows, by line."""
+    """Read the whole table, its types told from all rows. Raises `DataError` for ragged rows, by line."""
     ragged: list[Any] = []
     try:
         table = pacsv.read_csv(
@@ -105,7 +105,7 @@ def read(dialect: Dialect) -> pa.Table:
 
 
 def chunks(dialect: Dialect) -> Iterator[pa.Table]:
-    """Read the table piece by piece, every cell as text. Raises `DataError` for ragged rows once it comes to them."""
+    """Read the table piece by piece, every cell as text; `DataError` for ragged rows once it comes there."""
     ragged: list[Any] = []
     try:
         reader = pacsv.open_csv(
@@ -226,7 +226,7 @@ def _looks_double(data: bytes) -> bool:
 
 
 def _delimiter(lines: list[str], path: Path) -> str:
-    """Return the separator by which most lines have as many cells as the first, and of such the one with most cells."""
+    """Return the separator by which most lines have as many cells as the first; of several, most cells."""
 
     def agreement(mark: str) -> tuple[int, int]:
         counts = [len(row) for row in csv.reader(lines, delimiter=mark) if row]

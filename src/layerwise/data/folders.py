@@ -42,7 +42,7 @@ SERIAL, SMALL = (
 
 
 class Place(Protocol):
-    """Where picture files lie. Names are relative, with ``/`` between folders; those of folders end in ``/``."""
+    """Where picture files lie. Names are relative, with ``/`` between; those of folders end in ``/``."""
 
     @property
     def origin(self) -> str:
@@ -107,7 +107,10 @@ def _unreadable(error: OSError) -> None:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures of a place, decoded when asked for. ``targets`` are labels (N,); ``digest`` covers names and contents."""
+    """Pictures of a place, decoded when asked for.
+
+    ``targets`` are labels (N,); ``digest`` covers names and contents.
+    """
 
     schema: Schema
     place: Place
@@ -128,13 +131,13 @@ class PictureSource:
         return called(self.place, self.names[index])
 
     def fingerprint(self) -> str:
-        """Return a digest of classes, relative names and contents as they were when opened; the place does not count."""
+        """Return a digest of classes, relative names and contents when opened; the place does not count."""
         text = f"{self.schema}{self.digest}{self.targets.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Checked(NamedTuple):
-    """What the check of one file found: its shape (H, W, C) and a digest of its contents, or what is wrong."""
+    """What the check of a file found: its shape (H, W, C) and a digest of its contents, or what is wrong."""
 
     shape: tuple[int, int, int]
     digest: bytes
@@ -221,7 +224,10 @@ def arrange(names: Sequence[str], origin: str) -> tuple[Layout, list[str]]:
 
 
 def unwrapped(paths: list[tuple[str, ...]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Pair each path with its tail beneath the folders that wrap everything; class folders and parts are not wrappers."""
+    """Pair each path's tail beneath the folders that wrap everything with the path.
+
+    Class folders and parts are not wrappers.
+    """
     depth = 0
     while True:
         tails = [path[depth:] for path in paths]

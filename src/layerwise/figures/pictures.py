@@ -108,10 +108,9 @@ def _cell(count: int, share: float, x: float, y: float, side: float, *, right: b
     """Return a cell of a confusion matrix: its colour and, if there is room, its count."""
     alpha = 0.0 if not count else 0.12 + 0.88 * share
     colour = RIGHT if right else WRONG
-    frame = f' stroke="{MUTED}" stroke-opacity="0.18"' if side > 20 else ""
-    out = [
-        f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" fill="{colour}" fill-opacity="{alpha:.3f}"{frame}/>'
-    ]
+    frame = f"; stroke: {MUTED}; stroke-opacity: 0.18" if side > 20 else ""
+    paint = f"fill: {colour}; fill-opacity: {alpha:.3f}{frame}"
+    out = [f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" style="{paint}"/>']
     if side > 20 and count:
         size = 13.0 if count < 1000 else 10.0
         ink = "#ffffff" if alpha > 0.6 else INK
@@ -122,6 +121,5 @@ def _cell(count: int, share: float, x: float, y: float, side: float, *, right: b
 def _text(text: str, x: float, y: float, *, size: float, colour: str, anchor: str, turn: int = 0) -> str:
     """Return an SVG text, turned about its own place."""
     turned = f' transform="rotate({turn} {x:g} {y:g})"' if turn else ""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}"{turned}>{escaped(text)}</text>'
-    )
+    style = f'font-size="{size:g}" text-anchor="{anchor}" style="fill: {colour}"'
+    return f'<text x="{x:g}" y="{y:g}" {style}{turned}>{escaped(text)}</text>'

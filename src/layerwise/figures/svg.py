@@ -58,7 +58,7 @@ def document(body: list[str], width: float, height: float) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
             f' font-family="{html.escape(FONT)}">',
-            f'<rect width="100%" height="100%" fill="{PAPER}"/>',
+            f'<rect width="100%" height="100%" style="fill: {PAPER}"/>',
             *body,
             "</svg>\n",
         ]
@@ -72,6 +72,5 @@ def inline(svg: str, prefix: str) -> str:
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
     for colour, variable in _VARIABLES.items():
-        drawing = re.sub(rf'\b(fill|stroke)="{colour}"', rf'style="\1: {variable}"', drawing)
         drawing = re.sub(rf"\b(fill|stroke): ?{colour}", rf"\1: {variable}", drawing)
     return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawing, count=1).rstrip()

@@ -1,1 +1,1 @@
-"""Compiled in-place loops for rules without gradients. They release the GIL and take their random state as an argument."""
+"""Compiled in-place loops for rules without gradients: the GIL released, the random state an argument."""

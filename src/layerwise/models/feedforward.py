@@ -24,7 +24,7 @@ from layerwise.nn.activations import activation as activation_
     parameters=7850,
     size={"features": 784, "classes": 10},
     small={"features": 8, "classes": 3},
-    recipe={"stages": [{"epochs": 100, "batch": 4096}]},
+    recipe={"stages": [{"epochs": 100, "batch": 1024}], "variants": {"image": {"stages": [{"epochs": 20}]}}},
 )
 def perceptron(*, features: int, classes: int) -> nn.Module:
     """Build the threshold units: inputs (N, …) to scores z (N, 1) for two classes, (N, K) for K, one against the rest.
@@ -51,7 +51,10 @@ def perceptron(*, features: int, classes: int) -> nn.Module:
     small={"features": 8, "outputs": 3, "hidden": [16]},
     recipe={
         "stages": [{"epochs": 20, "batch": 128, "rule": {"lr": 0.001, "schedule": "cosine", "floor": 0.02}}],
-        "tasks": {"regression": {"stages": [{"epochs": 200, "batch": 32, "patience": 30}]}},
+        "variants": {
+            "row": {"model": {"hidden": [64]}, "stages": [{"epochs": 200, "batch": 32, "monitor": "val/loss", "patience": 40,
+                                     "rule": {"lr": 0.003}}]},
+        },
     },
     aliases=("feed-forward",),
 )
@@ -66,7 +69,7 @@ def mlp(
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 
-    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid and tanh; biases at zero.
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer; biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features
@@ -79,12 +82,13 @@ def mlp(
             layers.append(nn.Dropout(dropout))
         width = size
     layers.append(nn.Linear(width, outputs))
-    saturating = activation in ("sigmoid", "tanh", "linear")
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            if saturating:
-                nn.init.xavier_uniform_(layer.weight)
-            else:
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+    *inner, last = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    for layer in inner:
+        if activation in ("sigmoid", "tanh", "linear"):
+            nn.init.xavier_uniform_(layer.weight)
+        else:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    nn.init.xavier_uniform_(last.weight)
+    for layer in (*inner, last):
+        nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layerwise.functional.boltzmann import free_energy, visible_probability
+
 
 class RBM(nn.Module):
     """Binary units with energy E(v,h) = −aᵀv − bᵀh − hᵀWv (W is (H, D), as in ``nn.Linear``)."""
@@ -31,11 +33,11 @@ class RBM(nn.Module):
 
     def visible(self, h: Tensor) -> Tensor:
         """Return p(v = 1 | h) = σ(Wᵀh + a), (N, D)."""
-        return torch.sigmoid(torch.addmm(self.visible_bias, h, self.weight))
+        return visible_probability(h, weights=self.weight, visible_bias=self.visible_bias)
 
     def free_energy(self, v: Tensor) -> Tensor:
         """Return F(v) = −aᵀv − Σ softplus(Wv + b), (N,)."""
-        return -(v @ self.visible_bias) - F.softplus(self.hidden_input(v)).sum(1)
+        return free_energy(v, weights=self.weight, visible_bias=self.visible_bias, hidden_bias=self.hidden_bias)
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the mean-field reconstruction p(v | h = p(h | v)), (N, D)."""

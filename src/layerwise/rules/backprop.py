@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
+from layerwise.functional.penalties import l1, l2, soft_threshold
 from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
 from layerwise.rules.schedules import Schedule, factor
 from layerwise.runtime.flags import autocast
@@ -177,9 +178,9 @@ class Backprop:
         gradients = [w.grad for w in self.weights if w.grad is not None]
         if o.l2:
             torch._foreach_add_(gradients, self.weights, alpha=2 * o.l2 * scale)
-            terms["l2"] = o.l2 * sum((w.square().sum() for w in self.weights), torch.zeros(()))
+            terms["l2"] = torch.stack([l2(w, o.l2) for w in self.weights]).sum()
         if o.l1:
-            terms["l1"] = o.l1 * sum((w.abs().sum() for w in self.weights), torch.zeros(()))
+            terms["l1"] = torch.stack([l1(w, o.l1) for w in self.weights]).sum()
             if not o.l1_proximal:
                 torch._foreach_add_(gradients, torch._foreach_sign(self.weights), alpha=o.l1 * scale)
         return terms
@@ -191,7 +192,7 @@ class Backprop:
         if o.l1 and o.l1_proximal:
             threshold = float(self.optimizer.param_groups[0]["lr"]) * o.l1
             for w in self.weights:
-                w.copy_(torch.sign(w) * (w.abs() - threshold).clamp_min(0))
+                w.copy_(soft_threshold(w, threshold))
         self.steps += 1
         if self.average:
             # a young average follows faster: min(decay, (1 + t) / (10 + t)), as in TensorFlow's moving averages

@@ -6,10 +6,10 @@ Several classes are several perceptrons, each one class against the rest. Source
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +44,8 @@ class Perceptron:
                 do="use rule.name=backprop for deeper networks",
             )
         self.context, self.options, self.linear = context, options, linear[0]
+        self.threads = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self.mistakes = torch.zeros((), dtype=torch.long)
         self.updates = torch.zeros((), dtype=torch.long)
         self.epochs = torch.zeros((), dtype=torch.long)
@@ -57,9 +59,8 @@ class Perceptron:
         new = [p.clone() for p in old]
         x = batch.inputs.detach().cpu().float().flatten(1).contiguous()
         y = signs(batch.targets.cpu(), len(bias))
-        counts = np.zeros(len(bias), dtype=np.int64)
-        kernel.update(
-            x.numpy(), y.numpy(), new[0].numpy(), new[1].numpy(), eta=self.options.lr, mistakes=counts
+        counts = kernel.update(
+            x.numpy(), y.numpy(), new[0].numpy(), new[1].numpy(), eta=self.options.lr, pool=self.pool, threads=self.threads
         )
         wrong = torch.tensor(int(counts.sum()))
         if self.context.world.size > 1:

@@ -76,12 +76,12 @@ def base_table(request: Request) -> tuple[catalog.Card, Table]:
     return catalog.find(request.model), {}
 
 
-def compose(card: catalog.Card, table: Table, request: Request, task: str) -> Table:
-    """Lay the card's defaults, its defaults for the task, the recipe file and the command's options over one another."""
+def compose(card: catalog.Card, table: Table, request: Request, *variants: str) -> Table:
+    """Lay the card's defaults, their variants (for rows, for regression …), the recipe file and the options over one another."""
     defaults = copy.deepcopy(card.recipe)
-    by_task = defaults.pop("tasks", {})
+    known = defaults.pop("variants", {})
     out: Table = {"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}
-    for layer in (defaults, by_task.get(task, {}), table):
+    for layer in (defaults, *(known.get(variant, {}) for variant in variants), table):
         out = recipe.merge(out, layer)
     out = copy.deepcopy(out)
     out["model"]["name"] = card.name
@@ -108,7 +108,7 @@ def plan(request: Request) -> Plan:
     """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
     card, table = base_table(request)
     catalog.refuse_without_rule(card)
-    first = compose(card, table, request, request.task or str(table.get("task", {}).get("name", "")))
+    first = compose(card, table, request)
     if not first["data"].get("source"):
         raise UsageError(
             f"{card.name} needs data to train on",
@@ -120,7 +120,7 @@ def plan(request: Request) -> Plan:
     parts = data_.open_data(data_options, seed=seed)
     wanted = request.task or str(first["task"].get("name", ""))
     name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
-    whole = compose(card, table, request, name)
+    whole = compose(card, table, request, parts.train.schema.kind, name)
     return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
 
 

@@ -20,7 +20,7 @@ from layerwise.evaluate import evaluate
 from layerwise.recipe import Stage
 from layerwise.rules import registry as rules
 from layerwise.rules.base import Context, NonFiniteLoss, Rule, first_bad_layer
-from layerwise.run import Checkpoint, RunDirectory, sealed
+from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
@@ -49,6 +49,7 @@ class Session:
         self.history: list[dict[str, Any]] = []
         self.spent = 0.0
         self.steps = self.examples = 0
+        self.pending: Checkpoint | None = None  # the best weights, until the next save writes them
         self.began = self.saved_at = time.monotonic()
 
     def _built(self) -> nn.Module:
@@ -195,7 +196,7 @@ class Session:
                 improved = self.best.better(value, goal)
                 if improved:
                     self.best = Best(event.cursor.stage, value, event.cursor.epoch, 0)
-                    self._save_best(event.cursor, rule)
+                    self._keep_best(event.cursor, rule)
                 else:
                     self.best.waited += 1
             over = over or (stage.patience > 0 and self.best.waited >= stage.patience)
@@ -206,13 +207,19 @@ class Session:
         self._log(event.cursor, stage, metrics=metrics, epoch_over=True)
         if not self.options.validate and (over or event.cursor.epoch == stage.epochs):
             with rule.evaluated():
-                self._save_best(event.cursor, rule)
-        if self.options.checkpoint_seconds:
+                self._keep_best(event.cursor, rule)
+        over_or_last = over or event.cursor.epoch == stage.epochs
+        if self.options.checkpoint_seconds and (over_or_last or self._worth_saving()):
             self._save(event.cursor, rule, stage_over=over)
         return over
 
+    def _worth_saving(self) -> bool:
+        """Whether a second has passed since the last save: epochs shorter than that share one, as nothing but that second is lost."""
+        return self.world.any(time.monotonic() - self.saved_at >= min(1.0, self.options.checkpoint_seconds))[0]
+
     def _close(self, number: int) -> None:
         """End a stage with its best weights in the model."""
+        self._write_pending()
         best = self.directory.restore("best")
         if best is not None and best.info["best"]["stage"] == number:
             self.model.load_state_dict(best.model)
@@ -308,20 +315,29 @@ class Session:
         return Checkpoint(self.model.state_dict(), state, info)
 
     def _save(self, cursor: Cursor, rule: Rule, *, stage_over: bool = False) -> None:
-        """Save the newest state as ``last``."""
-        self._write("last", cursor, rule, stage_over=stage_over)
-        self.saved_at = time.monotonic()
-
-    def _save_best(self, cursor: Cursor, rule: Rule) -> None:
-        """Save the weights that the model now holds (averaged ones, where there are any) as ``best``."""
-        self._write("best", cursor, rule, stage_over=False)
-
-    def _write(self, which: str, cursor: Cursor, rule: Rule, *, stage_over: bool) -> None:
-        """Write a checkpoint from the first rank, once every rank's finite part has come in."""
+        """Save the newest state as ``last``, after the best one if that is not on the disk yet."""
+        self._write_pending()
         self.serial += 1
         checkpoint = self._checkpoint(cursor, rule, stage_over=stage_over)
         if self.world.first:
-            self.directory.save(which, checkpoint)
+            self.directory.save("last", checkpoint)
+        self.world.barrier()
+        self.saved_at = time.monotonic()
+
+    def _keep_best(self, cursor: Cursor, rule: Rule) -> None:
+        """Keep the weights that the model now holds (averaged ones, where there are any) as ``best``, for the next save to write.
+
+        A kill before that save takes training back to before this epoch, which then finds the same best again.
+        """
+        self.serial += 1
+        found = self._checkpoint(cursor, rule, stage_over=False)
+        self.pending = found._replace(model=contiguous(found.model), state=contiguous(found.state))
+
+    def _write_pending(self) -> None:
+        """Write the best weights kept in memory."""
+        if self.pending is not None and self.world.first:
+            self.directory.save("best", self.pending)
+        self.pending = None
         self.world.barrier()
 
 

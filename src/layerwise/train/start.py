@@ -95,7 +95,7 @@ def _opened(
         directory = RunDirectory.create(path)
         directory.write("recipe.toml", recipe.to_toml(made.recipe).encode())
         directory.write("task.json", msgspec.json.format(msgspec.json.encode(made.task.to_json()), indent=1))
-        directory.write_info(_facts(made, world=world))
+        directory.write_info(_facts(made, world=world), written=("recipe.toml", "task.json"))
     world.barrier()
     return RunDirectory(path), None
 
@@ -129,14 +129,18 @@ def _refuse_changes(
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
     if found is not None and found.info["world"] != world.size:
         changes.append(f"processes: {found.info['world']} → {world.size}")
-    if changes and (not allowed or any(change.startswith("processes") for change in changes)):
+    ranks = any(change.startswith("processes") for change in changes)
+    if changes and (ranks or not allowed):
         raise UsageError(
             f"{directory.path} cannot be resumed exactly: {len(changes)} difference(s)",
             expected="the recipe, data and number of processes the run was begun with",
             received="; ".join(changes),
-            do="start a new run with another --out"
-            + ("" if any(c.startswith("processes") for c in changes) else ", or add --allow-changes to go on all the same"),
+            do="start a new run with another --out" + ("" if ranks else ", or add --allow-changes to go on all the same"),
         )
+    if changes and world.first:
+        directory.replace("recipe.toml", recipe.to_toml(made.recipe).encode())
+        again = {**directory.info(), **_facts(made, world=world), "started": info["started"]}
+        directory.write_info({**again, "changes": [*info.get("changes", []), *changes]})
 
 
 def _session(
@@ -201,6 +205,7 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool) -> 
         test = session.plan.splits.test
         batches = session.feed.evaluation(test, session.plan.task.collate)
         write_report(directory, session.model, session.plan.task, batches=batches, source=test)
-        directory.write_info(info)
+        pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
+        directory.write_info(info, written=pages)
     session.world.barrier()
     return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)

@@ -1,0 +1,63 @@
+"""Views into networks and runs, one file each. Their names are known without importing torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from layerwise.errors import unknown
+from layerwise.inspect.base import Target, View
+
+
+class Entry(NamedTuple):
+    """A view's module, one line about it in both languages, and what it needs: ``run``, ``data`` (a run and its data) or nothing."""
+
+    module: str
+    summary: str
+    summary_zh: str
+    needs: str
+
+
+VIEWS: dict[str, Entry] = {
+    "summary": Entry("summary", "the layers: type, output shape, parameters, work", "各层的类型、输出形状、参数量与计算量", ""),
+    "gradients": Entry("gradients", "backpropagation in four steps: z, a, δ, ∂W, ∂b", "反向传播四步：z、a、δ、∂W、∂b", "data"),
+    "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
+    "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
+    "truth-table": Entry("truth_table", "what a McCulloch–Pitts neuron computes", "麦卡洛克-皮茨神经元的真值表", ""),
+}
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` with the nearest view if there is none of this name. Imports nothing heavy."""
+    if name not in VIEWS:
+        raise unknown("view", name, VIEWS)
+
+
+def inspect(name: str, target: Target, *, out: Path | None = None) -> View:
+    """Return a view of a model or run.
+
+    Args:
+        name: one of `VIEWS`.
+        target: what is looked at.
+        out: a folder for figures and arrays, made if need be; None writes nothing.
+
+    Raises:
+        UsageError: for an unknown view, with the nearest; for a bare card where a run is needed; for a card the view is not for.
+    """
+    check_name(name)
+    module = importlib.import_module(f"layerwise.inspect.{VIEWS[name].module}")
+    found: View = module.view(target, out=out)
+    return found
+
+
+def look(name: str, target: str, *, out: Path | None = None, split: str = "", examples: int = 0) -> View:
+    """Open a run directory or a card by name and return a view of it: `inspect` for the command line.
+
+    Raises `UsageError` as `inspect` does, and for a name that is neither; `DamagedError` for a damaged run.
+    """
+    check_name(name)
+    opening = importlib.import_module("layerwise.inspect.opening")
+    opened: Target = opening.opened(target, needs=VIEWS[name].needs, view=name)
+    return inspect(name, replace(opened, split=split, examples=examples), out=out)

@@ -1,0 +1,70 @@
+"""The view ``mistakes``: where a run's model is most wrong on a part of the data, in pictures or rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layerwise.data.source import SPLITS
+from layerwise.errors import unknown
+from layerwise.figures.pictures import in_rows, sheet
+from layerwise.inspect.answers import Case, answers, batches_of, worst, wrong
+from layerwise.inspect.base import Target, View, save, table, trained
+
+COUNT = 24
+COLUMNS = 6
+
+
+def view(target: Target, *, out: Path | None) -> View:
+    """Return the examples of highest loss among the wrong ones (for regression and reconstruction: among all).
+
+    Reads the test part unless ``target.split`` names another. Writes ``mistakes.svg`` for pictures.
+    """
+    model, task, splits = trained(target, "mistakes")
+    split = target.split or "test"
+    if split not in SPLITS:
+        raise unknown("part of the data", split, SPLITS)
+    source = task.adopt(splits.part(split))
+    found = answers(model, task, batches_of(model, task, source))
+    missed = wrong(task, found)
+    listed = worst(task, found, source, count=target.examples or COUNT, among=missed)
+    data = {
+        "split": split, "examples": len(found.losses), "metrics": found.metrics,
+        "wrong": int(missed.sum()) if task.name == "classification" else None,
+        "mistakes": [case.to_json() for case in listed],
+    }  # fmt: skip
+    figures = []
+    if listed and listed[0].picture is not None:
+        figures = save(out, "mistakes.svg", picture_sheet(listed))
+    return View("mistakes", data, _written(data, listed, task.name), figures)
+
+
+def picture_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
+    """Return the mistakes as a sheet of pictures: true → predicted, the score, the example's name."""
+    captions = [caption(case) for case in listed]
+    rows = in_rows([case.picture for case in listed if case.picture is not None], columns)
+    return sheet(rows, captions=[captions[start : start + columns] for start in range(0, len(captions), columns)])
+
+
+def caption(case: Case) -> str:
+    """Return what is written under a mistake."""
+    answer = f"{case.true} → {case.predicted}" if case.predicted else f"{case.loss:.4g}"
+    return "\n".join([answer, *([f"{case.score:.1%}"] if case.score is not None else []), case.name])
+
+
+def _written(data: dict[str, object], listed: list[Case], task: str) -> str:
+    """Return the list as a plain table."""
+    if task == "classification":
+        head = f"{data['wrong']} of {data['examples']} examples of the {data['split']} part are wrong; the worst:"
+        if not listed:
+            return f"none of the {data['examples']} examples of the {data['split']} part is wrong"
+    else:
+        head = f"the examples of the {data['split']} part with the highest loss:"
+    rows = [
+        [case.name, case.true, case.predicted, "" if case.score is None else f"{case.score:.3f}", f"{case.loss:.4g}"]
+        for case in listed
+    ]
+    header = ["example", "true", "predicted", "score", "loss"]
+    keep = [i for i in range(5) if i in (0, 4) or any(row[i] for row in rows)]
+    body = [[row[i] for i in keep] for row in rows]
+    flush = frozenset(at for at, i in enumerate(keep) if i > 2)
+    return f"{head}\n\n" + table([header[i] for i in keep], body, right=flush)

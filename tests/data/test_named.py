@@ -1,0 +1,109 @@
+"""Named data sets: the catalogue without heavy imports, where sets are looked for, and what embedded ones hold."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from layerwise.data import embedded, named
+from layerwise.data.open import Options, open_data
+from layerwise.errors import DataError, UsageError
+from layerwise.recipe import checked
+
+
+def test_the_catalogue_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from layerwise.data import named; named.catalogue(); named.locate('cifar10');"
+        "print([m for m in ('torch', 'numpy', 'sklearn', 'pyarrow', 'PIL') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_lookup_order(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAYERWISE_DATA", str(tmp_path / "data"))
+    assert named.locate("cifar10") is None
+    with pytest.raises(DataError, match=r"(?s)'cifar10' is not on this machine.*data/cifar10; or .*set LAYERWISE_DATA"):
+        open_data(Options("cifar10"), seed=0)
+    for place in named.places()[::-1]:
+        (place / "cifar10").mkdir(parents=True)
+        assert named.locate("cifar10") == place / "cifar10"
+    assert named.locate("iris") is None
+    assert named.present("iris")
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"(?s)no data set 'fashion-mnst'.*did you mean 'fashion-mnist'"):
+        open_data(Options("fashion-mnst"), seed=0)
+    with pytest.raises(UsageError, match="no file or folder './nothing.csv'"):
+        open_data(Options("./nothing.csv"), seed=0)
+
+
+def test_embedded_sets_are_sklearns() -> None:
+    assert {item.name for item in named.catalogue() if item.embedded} == set(embedded.NAMES)
+    digits, theirs = embedded.load("digits"), datasets.load_digits()
+    assert digits.schema.shape == (8, 8, 1)
+    assert digits.inputs.dtype == np.uint8
+    np.testing.assert_allclose(digits.inputs[..., 0] * (16 / 255), theirs.images, atol=0.5 * 16 / 255 + 1e-9)
+    np.testing.assert_array_equal(digits.targets, theirs.target)
+    for name, load in (("iris", datasets.load_iris), ("wine", datasets.load_wine), ("breast-cancer", datasets.load_breast_cancer)):
+        ours, theirs = embedded.load(name), load()
+        np.testing.assert_array_equal(ours.inputs, theirs.data)
+        np.testing.assert_array_equal(ours.targets, theirs.target)
+        assert ours.schema.classes == tuple(theirs.target_names)
+        assert ours.schema.features == tuple(theirs.feature_names)
+    diabetes = embedded.load("diabetes")
+    assert diabetes.schema.target == "number"
+    assert diabetes.inputs[:, 0].min() == 19  # years of age, not standardised
+
+
+@pytest.mark.parametrize("item", [i for i in named.catalogue() if i.embedded], ids=lambda i: i.name)
+def test_counts_and_splits(item: named.NamedData) -> None:
+    found = open_data(Options(item.name), seed=0)
+    assert len(found.train) + len(found.val) + len(found.test) == item.examples
+    assert found.name == item.name
+
+
+def test_one_class_against_the_rest() -> None:
+    found = open_data(Options("iris", positive="setosa"), seed=0)
+    assert found.train.schema.classes == ("not setosa", "setosa")
+    total = sum(int(np.sum(found.part(p).targets)) for p in ("train", "val", "test"))
+    assert total == 50
+    with pytest.raises(UsageError, match=r"(?s)no class 'setos' in data.positive.*did you mean 'setosa'"):
+        open_data(Options("iris", positive="setos"), seed=0)
+    with pytest.raises(UsageError, match="data.positive needs classes"):
+        open_data(Options("diabetes", positive="1"), seed=0)
+
+
+def test_options_without_meaning_are_refused() -> None:
+    for options in (Options("iris", target="x"), Options("digits", on_bad="skip"), Options("wine", header="no")):
+        with pytest.raises(UsageError, match="has no meaning for the data set"):
+            open_data(options, seed=0)
+
+
+def test_options_from_a_recipe() -> None:
+    assert checked(Options, {"source": "iris", "drop": ["a"]}, where="[data]").drop == ("a",)
+    with pytest.raises(UsageError, match="did you mean 'target'"):
+        checked(Options, {"source": "iris", "targe": "x"}, where="[data]")
+    with pytest.raises(UsageError, match="wrong value"):
+        checked(Options, {"source": "iris", "on_bad": "explode"}, where="[data]")
+
+
+def test_paths_that_are_no_data(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(20)))
+    assert len(open_data(Options("~/t.csv"), seed=0).train) == 14
+    with pytest.raises(UsageError, match=r"did you mean '.*t.csv'"):
+        open_data(Options("~/tt.csv"), seed=0)
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(DataError, match="JSON cannot be read yet"):
+        open_data(Options("~/a.json"), seed=0)
+    (tmp_path / "a.ppm").write_bytes(b"P6 1 1 255\n\0\0\0")
+    with pytest.raises(DataError, match="is a single picture"):
+        open_data(Options("~/a.ppm"), seed=0)
+    for source in ("", "a\0b", "x" * 5000 + "/y"):
+        with pytest.raises((UsageError, DataError)):
+            open_data(Options(source), seed=0)

@@ -1,0 +1,238 @@
+"""Tables: round trips, headers, targets of every kind, and what is refused, by row and column (F11, F12)."""
+
+import csv
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerwise.data import tables
+from layerwise.data.open import Options, open_data
+from layerwise.data.source import labels
+from layerwise.errors import DataError, UsageError
+from layerwise.tasks import classification, regression
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
+
+
+def write(path, text: str, encoding: str = "utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@given(st.lists(st.tuples(FINITE, FINITE, st.sampled_from(["red", "green, or so", "b\n\"l\"ue"])), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_round_trip(tmp_path_factory, rows) -> None:
+    folder = tmp_path_factory.mktemp("csv")
+    with open(folder / "t.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["x", "y", "colour"])
+        writer.writerows(rows)
+    columns = {"x": [r[0] for r in rows], "y": [r[1] for r in rows], "colour": [r[2] for r in rows]}
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        source = tables.read(folder / name)
+        np.testing.assert_array_equal(source.inputs, [[r[0], r[1]] for r in rows])
+        assert source.schema.features == ("x", "y")
+        assert source.schema.classes == tuple(sorted({r[2] for r in rows}))
+        assert [source.schema.classes[i] for i in source.targets] == [r[2] for r in rows]
+    cells = [row for chunk in tables.rows(folder / "t.csv", size=7) for row in chunk]
+    assert [(float(c["x"]), float(c["y"]), c["colour"]) for c in cells] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("x,y\n1,2\n3,4\n", ("x", "y")),
+        ("1,2\n3,4\n", ("column1", "column2")),
+        ("x;y\n1;2\n3;4\n", ("x", "y")),
+        ("x\ty\n1\t2\n3\t4\n", ("x", "y")),
+        ("\n\n x , y \n1,2\n\n3,4\n", ("x", "y")),
+        ("\ufeffx,y\n1,2\n3,4\n", ("x", "y")),
+        (",y\r\n1,2\r\n3,4\r\n", ("column1", "y")),
+        ('"x","y"\n"1","2"\n"3","4"', ("x", "y")),
+    ],
+)
+def test_separator_header_and_marks_are_told_by_content(tmp_path, text: str, columns: tuple[str, ...]) -> None:
+    source = tables.read(write(tmp_path / "t.csv", text))
+    assert (*source.schema.features, source.schema.target_name) == columns
+    np.testing.assert_array_equal(source.inputs, [[1], [3]])
+
+
+def test_header_can_be_said(tmp_path) -> None:
+    path = write(tmp_path / "t.csv", "2019,2020\n1,2\n3,4\n")
+    assert len(tables.read(path)) == 3
+    assert tables.read(path, header="yes").schema.target_name == "2020"
+    named = write(tmp_path / "n.csv", "x,red\ny,red\n")
+    with pytest.raises(DataError, match="row 1: column 'column1' is text"):
+        tables.read(named, header="no")
+
+
+def test_rows_are_numbered_as_an_editor_does(tmp_path) -> None:
+    plain = tables.read(write(tmp_path / "a.csv", "x,y\n1,a\n2,b\n"))
+    assert plain.name_of(1).endswith("a.csv[3]")
+    odd = tables.read(write(tmp_path / "b.csv", 'x,y\n\n1,"a\nb"\n\n2,b\n'))
+    assert odd.rows.tolist() == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes", "targets"),
+    [
+        (["b", "a", "b"], "class", ("a", "b"), [1, 0, 1]),
+        (["true", "false", "true"], "class", ("false", "true"), [1, 0, 1]),
+        (["10", "-2", "3"], "either", ("-2", "3", "10"), [2, 0, 1]),
+        (["1.5", "2", "3"], "number", (), [1.5, 2, 3]),
+        ([str(i) for i in range(21)], "number", (), list(range(21))),
+    ],
+)
+def test_kinds_of_target(tmp_path, cells, kind: str, classes, targets) -> None:
+    source = tables.read(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells))))
+    assert (source.schema.target, source.schema.classes) == (kind, classes)
+    np.testing.assert_array_equal(source.targets, targets)
+
+
+def test_whole_numbers_serve_both_tasks(tmp_path) -> None:
+    values = [10, -2, 3, 3, 10, -2, 3, 10]
+    source = tables.read(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values))))
+    sorts = classification.Classification.prepare(source, classification.Options())
+    assert sorts.classes == ("-2", "3", "10")
+    batch = sorts.collate(sorts.adopt(source).fetch(np.arange(8)))
+    assert [int(sorts.classes[i]) for i in batch.targets.tolist()] == values
+    amount = regression.Regression.prepare(source, regression.Options())
+    assert math.isclose(amount.shift, np.mean(values))
+    adopted = amount.adopt(source)
+    scaled = amount.collate(adopted.fetch(np.arange(8))).targets[:, 0] if hasattr(adopted, "fetch") else None
+    np.testing.assert_allclose(scaled * amount.spread + amount.shift, values)
+    np.testing.assert_array_equal(labels(amount.adopt(adopted)), values)  # adopting twice changes nothing
+    # another table of the same kind, with other values present: by name, not by position
+    other = tables.read(write(tmp_path / "o.csv", "x,y\n1,3\n2,10\n"))
+    np.testing.assert_array_equal(labels(sorts.adopt(other)), [1, 2])
+    np.testing.assert_array_equal(labels(amount.adopt(other)), [3, 10])
+
+
+def test_tasks_refuse_the_other_kind_of_target(tmp_path) -> None:
+    number = tables.read(write(tmp_path / "n.csv", "x,y\n1,0.5\n2,1.5\n"))
+    with pytest.raises(DataError, match="'y' is an amount"):
+        classification.Classification.prepare(number, classification.Options())
+    texts = tables.read(write(tmp_path / "c.csv", "x,y\n1,a\n2,b\n"))
+    with pytest.raises(DataError, match="no number to predict"):
+        regression.Regression.prepare(texts, regression.Options())
+
+
+def test_target_and_drop(tmp_path) -> None:
+    path = write(tmp_path / "t.csv", "id,name,x,y\n1,a,5,0.5\n2,b,6,1.5\n")
+    source = tables.read(path, target="x", drop=("name",))
+    assert source.schema.features == ("id", "y")
+    np.testing.assert_array_equal(source.targets, [0, 1])
+    with pytest.raises(UsageError, match=r"(?s)no column 'nam'.*did you mean 'name'"):
+        tables.read(path, drop=("nam",))
+    with pytest.raises(UsageError, match="no column 'z'"):
+        tables.read(path, target="z")
+    with pytest.raises(UsageError, match="among the columns to leave out"):
+        tables.read(path, target="x", drop=("x",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("x,y\n", "has no rows"),
+        ("x\n1\n2\n", "no column besides the target"),
+        ("x,y\n1,2\n3\n", "row 3 does not have as many cells"),
+        ("x,y\n\n1,2\n\n3,4,5\n", "row 5 does not have as many cells"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "does not have as many cells"),
+        ("x,x\n1,2\n", "several columns of the same name"),
+        ("colour,x,y\nred,1,2\nblue,3,4\n", r"row 2: column 'colour' is text \(2 of 2 rows"),
+        ("x,y\n1,2\noops,3\n", r"row 3: column 'x' is text \(1 of 2 rows\)"),
+        ("x,y\n1,2\n,3\n", r"row 3: column 'x' has no value \(1 such rows\)"),
+        ("x,y\n1,2\n?,3\n", "row 3: column 'x' has no value"),
+        ("x,y\n1,2\nnan,3\n", "row 3: column 'x' is not finite"),
+        ("x,y\n1,2\n-inf,3\n", "row 3: column 'x' is not finite"),
+        ("x,y\n1,0.5\n2,inf\n", "row 3: column 'y' is not finite"),
+        ("x,y\n1,a\n2,\n", "row 3: column 'y' has no value"),
+        ("x,y\n1,2020-01-01\n2,2020-01-02\n", "column 'y' holds no numbers"),
+        ("x,y\n,1\n,2\n", "column 'x' has no value"),
+    ],
+)
+def test_what_is_refused(tmp_path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        tables.read(write(tmp_path / "t.csv", text))
+    assert "t.csv" in str(caught.value)
+
+
+def test_free_text_is_no_target(tmp_path) -> None:
+    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},review {i}\n" for i in range(60)))
+    with pytest.raises(DataError, match="free text"):
+        tables.read(path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [("gbk", "价格,评价\n1,很好的酒店\n2,非常差\n"), ("cp1252", "prix,goût\n1,sucré\n2,amer\n"), ("utf-16", "x,y\n1,a\n2,b\n")],
+)
+def test_other_encodings_are_guessed_and_can_be_said(tmp_path, encoding: str, text: str) -> None:
+    path = write(tmp_path / "t.csv", text, encoding)
+    with pytest.raises(DataError, match=f"it is probably {encoding}"):
+        tables.read(path)
+    source = tables.read(path, encoding=encoding)
+    assert source.schema.target_name == text.splitlines()[0].split(",")[1]
+    assert len(source) == 2
+    with pytest.raises(UsageError, match="no text encoding 'utf-99'"):
+        tables.read(path, encoding="utf-99")
+
+
+def test_binary_files_and_damaged_parquet(tmp_path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"a,b\n\0\1\2,3\n")
+    with pytest.raises(DataError, match="NUL bytes"):
+        tables.read(tmp_path / "t.csv")
+    pq.write_table(pa.table({"x": [1, 2], "y": ["a", None]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 2: column 'y' has no value"):
+        tables.read(tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    for cut in range(4, len(data), len(data) // 10):
+        (tmp_path / "t.parquet").write_bytes(data[:cut])
+        with pytest.raises(DataError, match="is damaged"):
+            tables.read(tmp_path / "t.parquet")
+        with pytest.raises(DataError, match="is damaged"):
+            list(tables.rows(tmp_path / "t.parquet"))
+
+
+def test_parquet_kinds_of_column(tmp_path) -> None:
+    table = pa.table(
+        {"flag": [True, False], "small": pa.array([1, 2], pa.int8()), "y": pa.array(["b", "a"]).dictionary_encode()}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = tables.read(tmp_path / "t.parquet")
+    np.testing.assert_array_equal(source.inputs, [[1, 1], [0, 2]])
+    assert source.schema.classes == ("a", "b")
+
+
+def test_a_late_change_of_type_is_seen(tmp_path) -> None:
+    lines = "".join(f"{i},1\n" for i in range(300_000))
+    with pytest.raises(DataError, match=r"row 300002: column 'x' is text \(1 of 300001 rows\)"):
+        tables.read(write(tmp_path / "t.csv", "x,y\n" + lines + "late,2\n"))
+
+
+def test_rows_in_chunks_and_ragged_at_the_end(tmp_path) -> None:
+    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},1\n" for i in range(2500)))
+    assert [len(chunk) for chunk in tables.rows(path)] == [1024, 1024, 452]
+    path.write_text(path.read_text() + "5\n")
+    with pytest.raises(DataError, match="row 2502"):
+        list(tables.rows(path))
+
+
+def test_open_data_on_tables(tmp_path) -> None:
+    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
+    found = open_data(Options(str(path)), seed=3)
+    assert (found.name, len(found.train), len(found.val), len(found.test)) == ("t", 28, 6, 6)
+    with pytest.raises(DataError, match=r"(?s)nothing to tell apart.*40 examples, all of class 'a'"):
+        open_data(Options(str(write(tmp_path / "s.csv", "x,y\n" + "1,a\n" * 40))), seed=0)
+    with pytest.raises(DataError, match="all with y 0.5"):
+        open_data(Options(str(write(tmp_path / "c.csv", "x,y\n" + "1,0.5\n" * 40))), seed=0)
+    with pytest.raises(DataError, match="nothing is left"):
+        open_data(Options(str(write(tmp_path / "o.csv", "x,y\n1,a\n"))), seed=0)

@@ -1,0 +1,176 @@
+"""The machine's facts: measured, kept, re-measured when the cache is damaged, and free of side effects."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from layerwise.errors import UsageError
+from layerwise.runtime import machine
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of our own; the file is where the measurement will lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LAYERWISE_MATMUL", raising=False)
+    return tmp_path / "layerwise" / "matmul.json"
+
+
+def product(*, speedup: float, error: float) -> machine.Product:
+    return machine.Product(1, 1, 1, speedup, 1.0, 1e-7, error)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinities")
+def test_cores_are_those_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= machine.cores() <= len(allowed)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert machine.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_measuring_is_quick_and_leaves_no_trace() -> None:
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.get_rng_state()
+    started = time.perf_counter()
+    found = machine.measure_matmul()
+    assert time.perf_counter() - started < 3  # 0.3 s on a quiet machine
+    assert before[:2] == (torch.get_float32_matmul_precision(), torch.get_num_threads())
+    assert torch.equal(before[2], torch.get_rng_state())
+    assert len(found.products) == len(machine.SIZES)
+    for one in found.products:
+        assert one.highest_seconds > 0
+        assert one.medium_seconds > 0
+        assert 0 < one.highest_error < 1e-5
+    if found.chosen == "medium":
+        assert found.speedup >= machine.GAIN
+        assert found.error_ratio <= machine.ERROR_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("products", "chosen", "why"),
+    [
+        ([product(speedup=2, error=1e-7)] * 3, "medium", "2.00 times as fast"),
+        ([product(speedup=1.05, error=1e-7)] * 3, "highest", "no clear gain"),
+        ([product(speedup=3, error=1e-7)] * 3 + [product(speedup=0.8, error=1e-7)], "highest", "slows one"),
+        ([product(speedup=3, error=1e-7), product(speedup=3, error=1e-3)], "highest", "rounds its inputs"),
+        ([product(speedup=3, error=float("nan"))], "highest", "rounds its inputs"),
+    ],
+)
+def test_the_choice_weighs_error_first_then_time(
+    products: list[machine.Product], chosen: str, why: str
+) -> None:
+    found = machine.judge(products)
+    assert found.chosen == chosen
+    assert why in found.why
+
+
+def test_a_measurement_is_made_once_and_kept(cache: Path) -> None:
+    first = machine.known_matmul()
+    assert msgspec.json.decode(cache.read_bytes(), type=dict[str, machine.Matmul]) == {first.key: first}
+    assert machine.known_matmul() == first  # to the last digit of its times: not measured again
+    assert [path.name for path in cache.parent.iterdir()] == ["matmul.json"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\x00", b'{"a": 1}'])
+def test_a_damaged_cache_is_measured_anew(cache: Path, damage: bytes) -> None:
+    cache.parent.mkdir()
+    cache.write_bytes(damage)
+    assert machine.matmul_route() in machine.ROUTES
+    assert len(json.loads(cache.read_bytes())) == 1
+
+
+def test_a_tampered_choice_is_not_believed(cache: Path) -> None:
+    kept = machine.known_matmul()
+    wrong = msgspec.structs.replace(kept, chosen="lowest")
+    cache.write_bytes(msgspec.json.encode({kept.key: wrong}))
+    assert machine.matmul_route() in machine.ROUTES
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("LAYERWISE_MATMUL", raising=False)
+    assert machine.matmul_route() in machine.ROUTES
+
+
+def test_the_environment_decides_without_measuring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for route in machine.ROUTES:
+        monkeypatch.setenv("LAYERWISE_MATMUL", route)
+        assert machine.matmul_route() == route
+    assert not cache.exists()
+    monkeypatch.setenv("LAYERWISE_MATMUL", "fast")
+    with pytest.raises(UsageError, match=r"does not name a route\n.*highest or medium\n.*'fast'"):
+        machine.matmul_route()
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+if sys.argv[1] == "keep":
+    from layerwise.runtime import machine
+    assert machine.keep_large_buffers() and machine.keep_large_buffers()
+def touch():
+    a = np.empty(24 << 20, dtype=np.uint8); b = np.empty(20 << 20, dtype=np.uint8)
+    a[::4096] = 1; b[::4096] = 1
+for _ in range(3): touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str, environment: dict[str, str]) -> int:
+    """Page faults of 20 rounds over 44 MiB of large buffers, in a process of its own."""
+    plain = {
+        name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode],
+        env=plain | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the allocator is not glibc's")
+def test_large_buffers_stay_and_fault_no_more() -> None:
+    given_back = faults("leave", {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+    assert faults("keep", {}) < given_back / 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LAYERWISE_MALLOC", "system"),
+        ("MALLOC_TOP_PAD_", "1"),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1"),
+    ],
+)
+def test_the_users_own_allocator_settings_stand(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert machine.keep_large_buffers() is False
+
+
+def test_doctors_facts_are_json_and_true(cache: Path) -> None:
+    facts = machine.describe()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["torch"]["version"] == torch.__version__
+    assert facts["cpu"]["cores"] == machine.cores()
+    assert facts["memory"]["total"] > facts["memory"]["available"] > 0
+    assert facts["matmul"]["measured"]["chosen"] in machine.ROUTES
