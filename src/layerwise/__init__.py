@@ -6,7 +6,9 @@ nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from layerwise.errors import LayerwiseError
@@ -23,3 +25,17 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("layerwise.api"), name)
     raise AttributeError(f"module 'layerwise' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """The package, on which importing the rooms ``train`` and ``models`` does not hide the functions of the same names.
+
+    Python sets a subpackage as an attribute of its parent; ``lw.train`` must stay the function, whatever was imported before.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

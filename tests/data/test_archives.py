@@ -21,7 +21,9 @@ def png(shade: int) -> bytes:
     return out.getvalue()
 
 
-FILES = {f"pets/{label}/{i}.png": png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)}
+FILES = {
+    f"pets/{label}/{i}.png": png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)
+}
 
 
 def make_tar(path, files=FILES, *extra: tarfile.TarInfo, mode: str = "w:gz") -> None:
@@ -72,13 +74,17 @@ def test_parts_inside_an_archive(tmp_path) -> None:
     assert notes == ("8 pictures of the test part are in the training part too",)
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"])
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"]
+)
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_names_that_lead_outside_are_refused(tmp_path, name: str, kind: str) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     path = inside / f"a.{kind}"
-    make_zip(path, FILES | {name: png(0)}) if kind == "zip" else make_tar(path, FILES | {name: png(0)}, mode="w")
+    make_zip(path, FILES | {name: png(0)}) if kind == "zip" else make_tar(
+        path, FILES | {name: png(0)}, mode="w"
+    )
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(DataError, match="leads outside"):
         archives.load(path)
@@ -119,8 +125,8 @@ def test_links_and_encryption_in_a_zip_are_refused(tmp_path) -> None:
 
 
 def test_bombs_are_refused_early(tmp_path) -> None:
-    make_zip(tmp_path / "a.zip", FILES | {"pets/cat/z.bmp": bytes(100 << 20)})
-    make_tar(tmp_path / "a.tgz", FILES | {"pets/cat/z.bmp": bytes(100 << 20)})
+    make_zip(tmp_path / "a.zip", FILES | {"pets/cat/z.bmp": bytes(70 << 20)})
+    make_tar(tmp_path / "a.tgz", FILES | {"pets/cat/z.bmp": bytes(70 << 20)})
     for name in ("a.zip", "a.tgz"):
         assert (tmp_path / name).stat().st_size < 1 << 20
         with pytest.raises(DataError, match="unpacks to too much"):
@@ -159,7 +165,7 @@ def test_flipped_bytes_are_errors_or_harmless(tmp_path, name: str) -> None:
         try:
             held = archives.load(path)
         except DataError as error:
-            assert name in str(error)
+            assert name in str(error)  # noqa: PT017 - damage may be harmless
         else:
             assert all(held.files[n] == FILES[n] for n in held.files if n in FILES)
 

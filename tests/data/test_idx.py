@@ -42,7 +42,9 @@ def test_round_trip(tmp_path_factory, pixels: np.ndarray, zipped: bool) -> None:
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("t10k", 12)):
-        write(tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k")
+        write(
+            tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k"
+        )
     return tmp_path
 
 
@@ -55,13 +57,15 @@ def test_t10k_is_the_test_part_and_val_is_drawn(folder) -> None:
 
 def test_names_of_classes_and_labels_without_one(folder) -> None:
     assert idx.read(folder, ("a", "b", "c", "d"))["test"].schema.classes == ("a", "b", "c", "d")
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte has labels out of range \(10 of them, first at position 3"):
+    with pytest.raises(
+        DataError, match=r"train-labels-idx1-ubyte has labels out of range \(10 of them, first at position 3"
+    ):
         idx.read(folder, ("a", "b", "c"))
 
 
 def test_a_test_label_that_training_lacks(folder) -> None:
     write(folder, "t10k", np.zeros((2, 5, 4)), np.array([0, 7]), zipped=True)
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz has labels out of range"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz has labels out of range"):
         idx.read(folder)
 
 
@@ -76,7 +80,7 @@ def test_a_lying_header_is_refused_before_allocation(tmp_path, zipped: bool) -> 
 
 def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path) -> None:
     path = tmp_path / "train-labels-idx1-ubyte.gz"
-    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 10) + bytes(200 << 20), 1))
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 10) + bytes(60 << 20), 1))
     with pytest.raises(DataError, match="longer than its header says"):
         idx.read_array(path, 1)
 
@@ -104,7 +108,7 @@ def test_pairs_must_fit(folder) -> None:
     write(folder, "train", np.zeros((3, 5, 4)), np.zeros(4))
     with pytest.raises(DataError, match="3 pictures and 4 labels"):
         idx.read(folder)
-    write(folder, "train", np.zeros((3, 9, 9)), np.arange(3))
+    write(folder, "train", np.zeros((4, 9, 9)), np.arange(4))
     with pytest.raises(DataError, match="pictures of another size"):
         idx.read(folder)
     (folder / "train-labels-idx1-ubyte").unlink()

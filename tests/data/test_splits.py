@@ -14,11 +14,13 @@ FRACTIONS = st.sampled_from([(0.15, 0.15), (0.15,), (0.4, 0.4)])
 
 def source(targets: np.ndarray, kind: str = "class") -> ArraySource:
     names = tuple(str(i) for i in range(int(targets.max()) + 1)) if len(targets) else ()
-    return ArraySource(Schema("row", (1,), kind, names, ("x",)), np.arange(len(targets))[:, None] * 1.0, targets, "t")
+    return ArraySource(
+        Schema("row", (1,), kind, names, ("x",)), np.arange(len(targets))[:, None] * 1.0, targets, "t"
+    )
 
 
 @given(st.lists(st.integers(0, 5), max_size=200), FRACTIONS, st.integers(0, 10))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_partition(values: list[int], fractions: tuple[float, ...], seed: int) -> None:
     targets = np.array(values, dtype=np.int64)
     if not values:

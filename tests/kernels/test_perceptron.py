@@ -119,7 +119,7 @@ def test_arrays_it_would_misread_are_refused_by_name(broken: str) -> None:
 
 
 def test_nowhere_to_cache_still_works(tmp_path: Path) -> None:
-    """Package and home both refuse: a file stands where numba would make a directory, so even root is refused."""
+    """Package and home refuse: a file stands where numba would make a directory, so even root is refused."""
     package = tmp_path / "layerwise"
     (package / "kernels").mkdir(parents=True)
     source = Path(perceptron.__file__)

@@ -84,9 +84,6 @@ def test_flags_are_put_back_after_an_error() -> None:
     assert now() == before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="flags.applied puts CUBLAS_WORKSPACE_CONFIG back only where it was unset"
-)
 def test_an_older_cublas_setting_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with flags.applied(flags.Flags("cpu", "fp32", 1, 0, "highest", True)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -68,7 +69,7 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     text = head.decode(encoding, "ignore").removeprefix("\ufeff")
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))
     first = next((line for line in lines if line.strip()), "")
     if not first:
         raise DataError(
@@ -257,13 +258,11 @@ def _first_rows(lines: list[str], delimiter: str, path: Path) -> tuple[list[list
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Tell whether the first row names columns: no number and no gap mark in it, and no cell twice."""
+    """Tell whether the first row names columns: no number, no gap mark; no cell twice, or numbers below."""
     cells = [cell for cell in rows[0] if cell]
-    return (
-        bool(cells)
-        and not any(_numeric(cell) or cell in GAPS for cell in cells)
-        and len(set(cells)) == len(cells)
-    )
+    if not cells or any(_numeric(cell) or cell in GAPS for cell in cells):
+        return False
+    return len(set(cells)) == len(cells) or any(_numeric(cell) for row in rows[1:] for cell in row)
 
 
 def _numeric(cell: str) -> bool:

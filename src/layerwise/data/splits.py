@@ -24,7 +24,8 @@ def partition(targets: Array | None, count: int, fractions: tuple[float, ...], s
         mixed = rng.permutation(group)
         start = 0
         for number, fraction in enumerate(fractions, start=1):
-            take = max(1, round(fraction * len(group))) if len(group) > len(fractions) else 0
+            most = len(group) - start - (len(fractions) - number) - 1  # the first and the later parts get one at least
+            take = min(max(1, round(fraction * len(group))), most) if len(group) > len(fractions) else 0
             parts[number].append(mixed[start : start + take])
             start += take
         parts[0].append(mixed[start:])
@@ -32,7 +33,7 @@ def partition(targets: Array | None, count: int, fractions: tuple[float, ...], s
 
 
 def classes_of(source: Source) -> Array | None:
-    """Return the labels to stratify by: of classes and of few different whole numbers, which may be classes; else none."""
+    """Return the labels to stratify by, if any: of classes, and of whole numbers that may be classes."""
     return labels(source) if source.schema.target in ("class", "either") else None
 
 

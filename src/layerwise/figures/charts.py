@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from layerwise.figures.svg import FONT, GRID, INK, MUTED, PAPER, SERIES
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "layerwise", "font.family": ["DejaVu Sans"], "font.size": 13,
     "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": MUTED, "axes.facecolor": PAPER, "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER, "xtick.color": MUTED, "ytick.color": MUTED, "axes.grid": True, "grid.color": GRID,
@@ -55,7 +55,8 @@ def curves(
     """Draw lines over epochs.
 
     Args:
-        series: (epoch, value) pairs by the line's name; values that are not finite are left out.
+        series: (epoch, value) pairs by the line's name; values that are not finite are left out, and so is a line without any
+            (its colour stays reserved, so that a name has the same colour in every drawing).
         x, y: the axes' names.
         best: an epoch to mark, with its label.
         percent: show values as per cent.
@@ -65,6 +66,8 @@ def curves(
         values = []
         for number, (name, points) in enumerate(series.items()):
             fine = [(a, b) for a, b in points if abs(b) < float("inf")]
+            if not fine:
+                continue
             values += [b for _, b in fine]
             mark = MARKS[number % len(MARKS)] if len(fine) <= 25 else None
             axes.plot(
@@ -80,7 +83,7 @@ def curves(
         axes.set_xlabel(x, parse_math=False)
         axes.set_ylabel(y, parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
-        if len(series) > 1 or best_label:
+        if values:
             axes.legend(loc="best", handlelength=2.4)
 
     return drawn(draw)

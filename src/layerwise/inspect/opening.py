@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from layerwise import catalog, recipe
@@ -29,7 +30,7 @@ def opened(target: str, *, needs: str, view: str) -> Target:
             raise needs_run(view, card)
         return Target(card=card)
     found = load(path)
-    made = recipe.from_table(recipe.tomllib.loads(found.directory.read("recipe.toml").decode()))
+    made = recipe.from_table(tomllib.loads(found.directory.read("recipe.toml").decode()))
     splits = None
     if needs == "data":
         options = recipe.checked(data_.Options, made.data, where="[data]")

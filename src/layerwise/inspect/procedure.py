@@ -231,10 +231,10 @@ def _layer(
         delta, a = gradients[id(z)], z
         if place + 1 < len(calls) and type(calls[place + 1][1]) in NAMES and calls[place + 1][2] is z:
             activation, a = NAMES[type(calls[place + 1][1])], calls[place + 1][3]
+    given, z, a, delta = (None if t is None else t.detach() for t in (given, z, a, delta))
     return Layer(
-        name or "(the model)", type(module).__name__, activation,
-        *(None if t is None else t.detach() for t in (given, z, a, delta)),
-        weight.detach(), None if bias is None else bias.detach(), gradients[id(weight)], None if bias is None else gradients[id(bias)],
+        name or "(the model)", type(module).__name__, activation, given, z, a, delta, weight.detach(),
+        None if bias is None else bias.detach(), gradients[id(weight)], None if bias is None else gradients[id(bias)],
     )  # fmt: skip
 
 

@@ -73,7 +73,8 @@ def input_shape(target: Target, arguments: Json) -> tuple[int, ...]:
         known |= target.task.inputs.model_args()
     if "size" in known and "channels" in known:
         return (int(known["channels"]), *(int(side) for side in known["size"]))
-    return (int(known.get("features", known.get("inputs", 1))),)
+    width: int = known.get("features", known.get("inputs", 1))
+    return (width,)
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Row]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -41,7 +42,7 @@ Cell = Text | str | int | float | None
 
 
 class Column(NamedTuple):
-    """A column of a lab's table: its heading, and how its numbers are written (a format specification)."""
+    """A column of a lab's table: its heading, and how its numbers are written (a format specification; ``>`` sets texts right)."""
 
     heading: Text
     spec: str = ""
@@ -100,7 +101,7 @@ class Lab:
     claim_id: str
     title: Text
     claim: Text
-    formula: str
+    formula: Text
     method: Text
     margin: Text
     held: Text
@@ -169,6 +170,11 @@ class Result:
         }
 
 
+def signed(value: float, spec: str = ".3f") -> str:
+    """Return a number as text, with a true minus sign and no negative zero."""
+    return format(value, "z" + spec).replace("-", "−")
+
+
 def mean_interval(values: Sequence[float]) -> Interval:
     """Return mean ± t·s/√n, the 95 % interval of Student's t with n − 1 degrees of freedom (Student 1908).
 
@@ -185,6 +191,19 @@ def mean_interval(values: Sequence[float]) -> Interval:
     spread = float(np.std(values, ddof=1)) if max(values) > min(values) else 0.0
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread inside: for networks so small that handing work to a second one costs more than it saves."""
+    import torch  # labs' names and texts are known without it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def verdict(findings: Findings) -> bool:

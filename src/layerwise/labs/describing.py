@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 
-from layerwise.labs.base import Cell, Lang, Result, Table, Text
+from layerwise.labs.base import Cell, Lang, Result, Table, Text, signed
 
 WIDTH = 100
 NO_START = "，。；：、！？）」』》”"  # Chinese lines do not begin with these
@@ -18,16 +18,17 @@ def width(text: str) -> int:
     )
 
 
-def wrapped(text: str, lang: Lang, indent: str = "") -> str:
-    """Break a paragraph into lines: between words, and in Chinese between characters too."""
+def wrapped(text: str, lang: Lang, mark: str = "") -> str:
+    """Break a paragraph into indented lines, the first with a mark: between words, and in Chinese between characters too."""
+    first, rest = "  " + mark, " " * (2 + len(mark))
     if lang == "en":
-        return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
-    lines, line = [], indent
+        return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest)
+    lines, line = [], first
     for piece in _pieces(text):
         if width(line + piece.rstrip()) > WIDTH and piece not in NO_START:
             lines.append(line.rstrip())
-            line = indent
-        line += piece.lstrip() if line == indent else piece
+            line = rest
+        line += piece.lstrip() if line == rest else piece
     return "\n".join([*lines, line.rstrip()])
 
 
@@ -50,7 +51,7 @@ def shown(cell: Cell, spec: str, lang: Lang) -> str:
         return ""
     if isinstance(cell, Text):
         return cell.of(lang)
-    return cell if isinstance(cell, str) else format(cell, spec).replace("-", "−")
+    return cell if isinstance(cell, str) else format(cell, spec) if isinstance(cell, int) else signed(cell, spec)
 
 
 def grid(table: Table, lang: Lang) -> str:
@@ -58,7 +59,7 @@ def grid(table: Table, lang: Lang) -> str:
     head = [c.heading.of(lang) for c in table.columns]
     body = [[shown(v, c.spec, lang) for v, c in zip(row, table.columns, strict=True)] for row in table.rows]
     widths = [max(width(line[i]) for line in [head, *body]) for i in range(len(head))]
-    right = [any(isinstance(row[i], (int, float)) for row in table.rows) for i in range(len(head))]
+    right = [bool(c.spec) for c in table.columns]
 
     def line(cells: list[str]) -> str:
         gaps = [" " * (w - width(cell)) for cell, w in zip(cells, widths, strict=True)]
@@ -71,8 +72,8 @@ def grid(table: Table, lang: Lang) -> str:
 
 def _verdict(result: Result, lang: Lang) -> str:
     """Return the sentence with verdict, margin and interval."""
-    low, high = (f"{v:.4g}".replace("-", "−") for v in result.interval)
-    mean, bound = (f"{v:.4g}".replace("-", "−") for v in (result.margin, result.findings.bound))
+    low, high = (signed(v, ".4g") for v in result.interval)
+    mean, bound = (signed(v, ".4g") for v in (result.margin, result.findings.bound))
     what = result.lab.margin.of(lang)
     if lang == "zh":
         word = "成立" if result.held else "不成立"
@@ -93,16 +94,16 @@ def describe(result: Result, lang: Lang) -> str:
     }[lang]
     claim, formula, method, measured, checks, verdict, so, figure = say
     title = f"{lab.name} · {lab.claim_id} · {lab.title.of(lang)}"
-    marks = [wrapped(f"{'✓' if c.passed else '✗'} {c.text.of(lang)}", lang, "  ") for c in result.findings.checks]
+    marks = [wrapped(c.text.of(lang), lang, "✓ " if c.passed else "✗ ") for c in result.findings.checks]
     parts = [
         title + "\n" + "═" * width(title),
-        f"{claim}\n{wrapped(lab.claim.of(lang), lang, '  ')}",
-        f"{formula}\n{textwrap.indent(lab.formula, '  ')}",
-        f"{method}\n{wrapped(lab.method.of(lang), lang, '  ')}",
+        f"{claim}\n{wrapped(lab.claim.of(lang), lang)}",
+        f"{formula}\n{textwrap.indent(lab.formula.of(lang), '  ')}",
+        f"{method}\n{wrapped(lab.method.of(lang), lang)}",
         f"{measured}\n{grid(result.findings.table, lang)}",
         "\n".join([checks, *marks]),
-        f"{verdict}\n{wrapped(_verdict(result, lang), lang, '  ')}",
-        f"{so}\n{wrapped(result.conclusion.of(lang), lang, '  ')}",
+        f"{verdict}\n{wrapped(_verdict(result, lang), lang)}",
+        f"{so}\n{wrapped(result.conclusion.of(lang), lang)}",
     ]
     seconds = f"{result.seconds:.1f} s, {result.mode}" if lang == "en" else f"{result.seconds:.1f} 秒，{result.mode}"
     parts.append(f"{figure}\n  {result.figure} ({seconds})" if result.figure else f"({seconds})")

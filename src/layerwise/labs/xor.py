@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch, MemoryBatches, Order
 from layerwise.data.source import ArraySource, Schema, fetch
 from layerwise.figures.svg import INK, MUTED
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval
+from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, ORANGE, SIZE, headline
 from layerwise.models.feedforward import mlp, perceptron
 from layerwise.rules.backprop import Backprop
@@ -37,8 +37,8 @@ Gate = Literal["xor", "and", "or"]
 Net = Callable[[Tensor], Tensor]
 POINTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float64)
 GATES: dict[Gate, tuple[int, ...]] = {"xor": (0, 1, 1, 0), "and": (0, 0, 0, 1), "or": (0, 1, 1, 1)}
-SEEDS: dict[Mode, int] = {"quick": 10, "normal": 30, "full": 100}
-EPOCHS = {"perceptron": 100, "mlp": 300}
+SEEDS: dict[Mode, int] = {"quick": 5, "normal": 20, "full": 100}
+EPOCHS = {"perceptron": 50, "mlp": 100}
 SMALL, LARGE = 2, 8  # hidden units: as few as can represent XOR, and as many as find it every time
 
 
@@ -74,14 +74,15 @@ def train_perceptron(gate: Gate, seed: int) -> Trial:
     assert batch.targets is not None
     net = perceptron(features=2, classes=2)
     rule = Perceptron(_context(net, task, seed, batch=1), Perceptron.Options())
-    best, kept = 0.0, {name: value.clone() for name, value in net.state_dict().items()}
+    best, kept = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
     for _ in steps(rule, MemoryBatches(batch, Order(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
         with torch.no_grad():
-            right = accuracy(net(batch.inputs)[:, 0], batch.targets)
-        if right > best:
-            best, kept = right, {name: value.clone() for name, value in net.state_dict().items()}
+            z = net(batch.inputs)[:, 0]
+            now = accuracy(z, batch.targets), float(z.abs().min())  # of equals, the line that keeps clear of the points
+        if now > best:
+            best, kept = now, {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(kept)
-    return Trial(best, partial(_scores, net))
+    return Trial(best[0], partial(_scores, net))
 
 
 def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tanh") -> Trial:
@@ -90,7 +91,7 @@ def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tan
     assert batch.targets is not None
     with draws.seeded(draws.key("xor", seed)):
         net = mlp(features=2, outputs=1, hidden=(hidden,), activation=activation)
-    rule = Backprop(_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.05))
+    rule = Backprop(_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.1))
     for _ in steps(rule, MemoryBatches(batch, Order(4, 4)), EPOCHS["mlp"], Cursor()):
         pass
     with torch.no_grad():
@@ -148,10 +149,11 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh") -> Find
         activation: the hidden layer's; with ``linear`` two layers are no more than one.
     """
     seeds = range(SEEDS[mode])
-    single = [train_perceptron(gate, seed) for seed in seeds]
-    linear = [train_mlp(gate, seed, activation="linear") for seed in seeds]
-    small = [train_mlp(gate, seed, SMALL, activation) for seed in seeds]
-    large = [train_mlp(gate, seed, LARGE, activation) for seed in seeds]
+    with one_thread():
+        single = [train_perceptron(gate, seed) for seed in seeds]
+        linear = [train_mlp(gate, seed, activation="linear") for seed in seeds]
+        small = [train_mlp(gate, seed, SMALL, activation) for seed in seeds]
+        large = [train_mlp(gate, seed, LARGE, activation) for seed in seeds]
     possible, functions = best_possible(gate), separable_functions()
     name = gate.upper()
     checks = (
@@ -174,11 +176,18 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh") -> Find
         ),
     )
     margins = tuple(b.accuracy - a.accuracy for a, b in zip(single, large, strict=True))
-    table = _table(single, linear, small, large)
-    return Findings(margins, 0.0, checks, table, partial(_draw, gate, single[0], large[0]))
+    table = _table(single, linear, small, large, activation)
+    return Findings(margins, 0.0, checks, table, partial(_draw, gate, max(single, key=_clearance), large[0]))
 
 
-def _table(single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial]) -> Table:
+def _clearance(trial: Trial) -> float:
+    """Return the smallest |z| over the four points: how clear the boundary is of them, for the figure."""
+    return float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())
+
+
+def _table(
+    single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial], activation: str
+) -> Table:
     """Return one row for each network."""
 
     def row(name: Text, weights: int, trials: list[Trial]) -> tuple[Text | str | int | float, ...]:
@@ -196,8 +205,8 @@ def _table(single: list[Trial], linear: list[Trial], small: list[Trial], large: 
     rows = (
         row(Text("perceptron, best weights it ever had", "感知机（取训练中最好的权重）"), 3, single),
         row(Text(f"{LARGE} hidden units, linear", f"{LARGE} 个隐藏单元，线性"), 4 * LARGE + 1, linear),
-        row(Text(f"{SMALL} hidden units, tanh", f"{SMALL} 个隐藏单元，tanh"), 4 * SMALL + 1, small),
-        row(Text(f"{LARGE} hidden units, tanh", f"{LARGE} 个隐藏单元，tanh"), 4 * LARGE + 1, large),
+        row(Text(f"{SMALL} hidden units, {activation}", f"{SMALL} 个隐藏单元，{activation}"), 4 * SMALL + 1, small),
+        row(Text(f"{LARGE} hidden units, {activation}", f"{LARGE} 个隐藏单元，{activation}"), 4 * LARGE + 1, large),
     )
     return Table(columns, rows)
 
@@ -214,7 +223,7 @@ def _draw(gate: Gate, single: Trial, large: Trial, lang: Lang) -> Figure:
     )
     titles = (Text("One perceptron", "一个感知机"), Text(f"{LARGE} hidden units", f"{LARGE} 个隐藏单元"))
     for place, (title, trial) in enumerate(zip(titles, (single, large), strict=True)):
-        axes = figure.add_axes((0.085 + 0.485 * place, 0.125, 0.385, 0.60))
+        axes = figure.add_axes((0.085 + 0.485 * place, 0.125, 0.385, 0.63))
         _regions(axes, trial.scores)
         _discs(axes, gate, trial.scores)
         right = f"{4 * trial.accuracy:.0f}"
@@ -225,7 +234,7 @@ def _draw(gate: Gate, single: Trial, large: Trial, lang: Lang) -> Figure:
 
 def _regions(axes: Axes, scores: Net) -> None:
     """Shade where the score is below and above 0, and draw the boundary."""
-    x = torch.linspace(-0.5, 1.5, 121)
+    x = torch.linspace(-0.5, 1.5, 61)
     grid = torch.cartesian_prod(x, x)  # (M, 2), first coordinate slow
     z = scores(grid).reshape(len(x), len(x)).T.numpy()
     axes.contourf(x, x, z, levels=[-1e9, 0, 1e9], colors=[BLUE, ORANGE], alpha=0.22)
@@ -255,16 +264,19 @@ LAB = Lab(
         "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation finds it.",
         "无论权重取何值，单个感知机都无法实现异或。带一层隐藏单元的网络可以，并且反向传播能找到它。",
     ),
-    formula="perceptron  ŷ = [w·x + b > 0]\nnetwork     ŷ = [v·f(Wx + c) + d > 0]",
+    formula=Text(
+        "perceptron  ŷ = [w·x + b > 0]\nnetwork     ŷ = [v·f(Wx + c) + d > 0]",
+        "感知机  ŷ = [w·x + b > 0]\n网络    ŷ = [v·f(Wx + c) + d > 0]",
+    ),
     method=Text(
         "By reasoning: a linear program asks for a line with margin 1 through every subset of the four points. Were there one for all "
         "four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says w₁+w₂+2b ≥ 2, of the outer two ≤ −2. "
-        "By experiment: Rosenblatt's rule, 100 epochs, order drawn by the seed, judged by the best weights it ever had; Adam on "
-        "networks with one hidden layer, 300 full-batch steps, judged at the end.",
+        "By experiment: Rosenblatt's rule, 50 epochs, order drawn by the seed, judged by the best weights it ever had; Adam on "
+        "networks with one hidden layer, 100 full-batch steps, judged at the end.",
         "推理：对四个点的每个子集，用线性规划求一条间隔为 1 的直线。若四个点都能分开，则 b ≤ −1、w₁+b ≥ 1、w₂+b ≥ 1、w₁+w₂+b ≤ −1；"
         "中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。"
-        "实验：感知机用罗森布拉特规则训练 100 轮，样本顺序由种子决定，取训练中最好的权重；"
-        "单隐藏层网络用 Adam 全批量训练 300 步，以最终权重计。",
+        "实验：感知机用罗森布拉特规则训练 50 轮，样本顺序由种子决定，取训练中最好的权重；"
+        "单隐藏层网络用 Adam 全批量训练 100 步，以最终权重计。",
     ),
     margin=Text("the network's accuracy minus the perceptron's best", "网络的准确率减去感知机的最高准确率"),
     held=Text(

@@ -69,9 +69,13 @@ class DeepBeliefNet(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
+    def parts(self) -> tuple[str, ...]:
+        """Return the names of the greedy parts, from the bottom up: ``layer-1`` … ``layer-L``."""
+        return tuple(f"layer-{i + 1}" for i in range(len(self.rbms)))
+
     def part(self, name: str) -> nn.Module:
-        """Return the greedy view of a layer, ``layer-1`` … ``layer-L``."""
-        names = [f"layer-{i + 1}" for i in range(len(self.rbms))]
+        """Return the greedy view of a layer."""
+        names = self.parts()
         if name not in names:
             raise unknown("part", name, names, where="this deep belief network")
         index = names.index(name)
@@ -136,18 +140,14 @@ def rbm(*, features: int, hidden: int = 256) -> nn.Module:
     paper="Hinton, Osindero & Teh, A fast learning algorithm for deep belief nets, 2006",
     summary="deep belief network: layers learned one by one without labels, then fine-tuned with a few",
     summary_zh="深度置信网络：先逐层无监督预训练，再用少量标签微调",
-    parameters=926810,
+    parameters=900294,
     size={"features": 784, "classes": 10},
     small={"features": 16, "classes": 3, "hidden": [12, 8]},
     recipe={
         "task": {"scale": "unit"},
         "model": {"hidden": [500, 500, 500]},
         "stages": [
-            {"name": "layer-1", "part": "layer-1", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
-             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
-            {"name": "layer-2", "part": "layer-2", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
-             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
-            {"name": "layer-3", "part": "layer-3", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
+            {"name": "pretrain", "part": "*", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
              "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
             {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64, "patience": 8,
              "parameters": ["rbms.*.weight", "rbms.*.hidden_bias", "head.*"],

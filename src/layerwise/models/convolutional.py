@@ -113,7 +113,7 @@ def lenet5(
     paper="LeCun et al., Backpropagation applied to handwritten zip code recognition, 1989",
     summary="a convolutional network of your own measure: widths, kernel, pooling, batch norm, dropout",
     summary_zh="可配置的卷积网络：通道数、卷积核、池化、批归一化、dropout 均可设定",
-    parameters=421834,
+    parameters=421642,
     size={"outputs": 10},
     small={"outputs": 3, "size": [8, 8], "widths": [8, 16], "dense": [16]},
     recipe={"stages": [{"epochs": 10, "batch": 64, "rule": {"lr": 0.001, "schedule": "one-cycle", "warmup": 0.2}}]},

@@ -59,6 +59,10 @@ class Boltzmann(Protocol):
 class Staged(Protocol):
     """A model that is trained part by part: a stage names the part."""
 
+    def parts(self) -> tuple[str, ...]:
+        """The parts' names, in the order in which they are trained."""
+        ...
+
     def part(self, name: str) -> nn.Module:
         """Return a module that shares parameters with the model and maps inputs to the part's outputs."""
         ...

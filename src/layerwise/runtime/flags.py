@@ -82,8 +82,10 @@ def applied(flags: Flags) -> Iterator[None]:
         torch.set_num_threads(old[0])
         torch.set_float32_matmul_precision(old[1])
         torch.use_deterministic_algorithms(old[2])
-        if flags.deterministic and old[3] is None:
-            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+        if flags.deterministic:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
+            if old[3] is not None:
+                os.environ["CUBLAS_WORKSPACE_CONFIG"] = old[3]
 
 
 def dtype(precision: str) -> torch.dtype:

@@ -73,7 +73,7 @@ class NumberMeter:
 
 
 def amounts(source: Source) -> Source:
-    """Return the source with numbers as targets. Where whole numbers may be classes too, its labels stand for their names' values.
+    """Return the source with numbers as targets: where these may be classes too, labels become the values they name.
 
     Raises `DataError` where the target is no number.
     """
@@ -126,7 +126,7 @@ class Regression(Task):
         return {"outputs": 1, **self.inputs.model_args()}
 
     def adopt(self, source: Source) -> Source:
-        """Check inputs and that every target is a finite number; labels of whole numbers become those numbers."""
+        """Check inputs and that every target is a finite number; labels become the numbers they name."""
         self.inputs.check(source.schema, source.name_of(0))
         source = amounts(source)
         found = labels(source)

@@ -6,15 +6,17 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import torch
 
 from layerwise import catalog, recipe
 from layerwise.data import open as data_
 from layerwise.data import splits
 from layerwise.data.source import Source, Splits
 from layerwise.errors import UsageError
+from layerwise.nn.rbm import Staged
 from layerwise.recipe import Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.tasks import registry as tasks
@@ -137,8 +139,7 @@ def _resolved(
     given = {key: value for key, value in whole["model"].items() if key != "name"}
     args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
     stages, stage_tasks = [], []
-    for number, raw in enumerate(whole["stages"]):
-        stage = recipe.checked(Stage, raw, where=f"stage {number + 1}")
+    for stage in _expanded(whole["stages"], builder, args):
         rule = rules.resolved({"name": card.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
         stage_task, table = task, own
         if stage.task:
@@ -160,6 +161,20 @@ def _resolved(
         weights=str(whole.get("weights", "")),
     )
     return Plan(made, card, adopted, task, tuple(stage_tasks), args)
+
+
+def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> list[Stage]:
+    """Check the stages, and put one for each of the model's parts in the place of a stage for ``*``."""
+    out: list[Stage] = []
+    for number, table in enumerate(raw):
+        stage = recipe.checked(Stage, table, where=f"stage {number + 1}")
+        if stage.part != "*":
+            out.append(stage)
+            continue
+        with torch.device("meta"):
+            parts = cast(Staged, builder(**args)).parts()
+        out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
+    return out
 
 
 def _task_table(table: Table, name: str) -> Table:

@@ -1,0 +1,44 @@
+# Every target does its own set-up in .venv on a fresh machine: Python 3.11 or newer with venv, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint labs bench soak clean
+help:
+	@echo "make demo   train a network on real handwritten digits and look at it (a minute)"
+	@echo "make test   run the tests"
+	@echo "make lint   style and types"
+	@echo "make labs   check the field's claims"
+	@echo "make bench  time Layerwise beside its peers (long)"
+	@echo "make soak   kill and resume, fifty times a card (long)"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/layerwise train lenet5 --data digits --epochs 15
+	@run=$$(ls -dt runs/lenet5-digits-* | head -n 1); \
+	$(BIN)/layerwise eval $$run && \
+	$(BIN)/layerwise inspect $$run --what mistakes --out $$run-mistakes && \
+	echo "open $$run/report.html in a browser"
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not soak and not cuda"
+
+lint: $(READY)
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+
+labs: $(READY)
+	$(BIN)/layerwise lab --all
+
+bench: $(READY)
+	$(BIN)/layerwise bench --all --out bench-results/results.jsonl
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,50 @@
+"""Benchmarks: Layerwise beside its peers, as ratios. Each side runs in a process of its own, with its own defaults.
+
+A case is a file of ``cases/``, found by its name: ``mlp_sklearn.py`` is ``mlp-sklearn``. Names are answered without importing
+torch, and a case's file imports what it measures only inside its sides.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerwise.errors import unknown
+
+if TYPE_CHECKING:
+    from layerwise.bench.base import Case, Result
+
+FOLDER = Path(__file__).parent / "cases"
+
+
+def names() -> list[str]:
+    """Return the names of all cases, sorted."""
+    return sorted(path.stem.replace("_", "-") for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+def find(name: str) -> Case:
+    """Import the case of this name. Raises `UsageError` for an unknown one, with the nearest name."""
+    if name not in names():
+        raise unknown("benchmark", name, names())
+    case: Case = importlib.import_module(f"layerwise.bench.cases.{name.replace('-', '_')}").CASE
+    return case
+
+
+def run(name: str, *, runs: int) -> list[Result]:
+    """Measure a case, each side ``runs`` times (at least the case's own least), and return a result for each peer.
+
+    Progress goes to standard error, a line for each measurement. Raises `UsageError` for an unknown name or fewer
+    than one run and `BenchError` if a side fails.
+    """
+    from layerwise.bench import base
+
+    return base.run(find(name), runs=runs)
+
+
+def append(path: Path, result: Result) -> None:
+    """Add a result to a file of JSON lines, made with its folders if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""The cases, one file each, found by name. Each file has a ``CASE``."""

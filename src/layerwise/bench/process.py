@@ -1,0 +1,36 @@
+"""One measurement in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+
+from layerwise.bench.base import Measure
+from layerwise.errors import LayerwiseError
+
+
+class BenchError(LayerwiseError):
+    """A side of a benchmark failed."""
+
+
+def measure(case: str, side: str, spec: dict[str, Any], *, timeout: float) -> Measure:
+    """Run ``python -m layerwise.bench.side CASE SIDE`` with the spec on standard input and return what it measured.
+
+    Raises `BenchError` if it fails or takes longer than ``timeout`` seconds.
+    """
+    command = [sys.executable, "-m", "layerwise.bench.side", case, side]
+    try:
+        done = subprocess.run(command, input=json.dumps(spec), capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{case}: {side} did not end", expected=f"an answer within {timeout:g} s") from error
+    if done.returncode != 0:
+        raise BenchError(
+            f"{case}: {side} failed with exit code {done.returncode}",
+            received=done.stderr.strip()[-2000:] or "nothing on standard error",
+            do=f"see all of it with: echo '{json.dumps(spec)}' | {' '.join(command[2:])}",
+        )
+    return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Measure)

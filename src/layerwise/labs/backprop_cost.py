@@ -1,0 +1,353 @@
+"""C05: backpropagation gets the whole gradient for about two further forward passes; finite differences need one per weight.
+
+``N`` examples, ``P`` weights, ``F`` the multiply-adds of one forward pass. S. Linnainmaa (1970); D. E. Rumelhart, G. E. Hinton, R. J. Williams
+(1986); A. Griewank (1989), the cheap-gradient principle. The one idea: a layer z = aWᵀ costs one product forward, and backward one
+for ∂W = δᵀa and one for ∂a = δW, whatever the number of weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from layerwise.functional.losses import cross_entropy
+from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
+from layerwise.models.feedforward import mlp
+from layerwise.runtime import draws
+
+Gradient = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
+Scheme = Literal["forward", "central"]
+EXAMPLES, CLASSES = 16, 10
+ABOUT_TWO = 2.2  # what "about two" may mean at most
+NUDGE = 1e-6  # of finite differences in float64, near the cube root of its precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do: seeds, sizes in weights, up to which size finite differences are really taken, and timings by median."""
+
+    seeds: int
+    sizes: tuple[int, ...]
+    tried: int
+    repeats: int
+
+
+PLANS: dict[Mode, Plan] = {
+    "quick": Plan(3, (300, 10**3, 10**4, 10**5, 10**6), 300, 3),
+    "normal": Plan(10, (300, 10**3, 10**4, 10**5, 10**6), 2_000, 9),
+    "full": Plan(20, (300, 10**3, 10**4, 10**5, 10**6, 10**7), 20_000, 15),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network's gradient costs, in units of one forward pass over the same examples.
+
+    Args:
+        weights: P.
+        backward: counted multiply-adds of the backward pass alone.
+        differences: the same for forward finite differences, counted where they were taken, else one forward for each weight and one more.
+        counted: whether finite differences were taken.
+        seconds: measured time of forward and backward together, over that of a forward pass.
+        seconds_differences: measured time of finite differences over that of a forward pass, where they were taken.
+        error: largest difference between both gradients over the largest entry, where both were taken.
+    """
+
+    weights: int
+    backward: float
+    differences: float
+    counted: bool
+    seconds: float
+    seconds_differences: float | None
+    error: float | None
+
+
+def network(weights: int, seed: int) -> tuple[nn.Module, int]:
+    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are exact enough.
+
+    The seed draws its shape: 2 to 6 hidden layers and the proportions of their widths, which are then scaled to the number of weights.
+    """
+    rng = draws.numpy_generator("backprop-cost", seed)
+    shape = rng.uniform(0.5, 1.5, size=1 + int(rng.integers(2, 7)))  # inputs, hidden layers
+
+    def widths(scale: float) -> list[int]:
+        return [max(2, round(scale * s)) for s in shape]
+
+    def count(scale: float) -> int:
+        w = [*widths(scale), CLASSES]
+        return sum((a + 1) * b for a, b in zip(w, w[1:], strict=False))
+
+    low, high = 1.0, float(weights)
+    for _ in range(60):  # by halving: count grows with the scale
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(middle) < weights else (low, middle)
+    features, *hidden = widths(high)
+    with draws.seeded(draws.key("backprop-cost", weights, seed)):
+        net = mlp(features=features, outputs=CLASSES, hidden=tuple(hidden), activation="tanh").double()
+    return net, features
+
+
+def examples(features: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return inputs (N, D) and labels (N,) drawn by the seed."""
+    own = draws.generator("backprop-cost", "examples", seed)
+    x = torch.randn(EXAMPLES, features, generator=own, dtype=torch.float64)
+    return x, torch.randint(CLASSES, (EXAMPLES,), generator=own)
+
+
+def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy: one forward pass."""
+    return cross_entropy(net(x), y).mean()
+
+
+def by_backprop(net: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the whole gradient by reverse differentiation (E11), one tensor for each parameter."""
+    return list(torch.autograd.grad(loss(net, x, y), list(net.parameters())))
+
+
+@torch.no_grad()
+def by_differences(net: nn.Module, x: Tensor, y: Tensor, scheme: Scheme = "forward") -> list[Tensor]:
+    """Return the whole gradient by nudging one weight after the other: (L(θ + h) − L(θ)) / h, or central differences.
+
+    Costs P + 1 forward passes, or 2P.
+    """
+    base = loss(net, x, y) if scheme == "forward" else None
+    found = []
+    for parameter in net.parameters():
+        flat, gradient = parameter.view(-1), torch.empty_like(parameter).view(-1)
+        for i in range(len(flat)):
+            old = flat[i].clone()
+            flat[i] = old + NUDGE
+            up = loss(net, x, y)
+            if base is None:
+                flat[i] = old - NUDGE
+                gradient[i] = (up - loss(net, x, y)) / (2 * NUDGE)
+            else:
+                gradient[i] = (up - base) / NUDGE
+            flat[i] = old
+        found.append(gradient.view_as(parameter))
+    return found
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Return the multiply-adds of all matrix products that torch itself counts while ``work`` runs (it counts each as two)."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return int(counter.get_total_flops()) // 2
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Return the median time of some runs, after one that is not timed."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def cost(weights: int, seed: int, *, plan: Plan, gradient: Gradient) -> Cost:
+    """Count and time one network's forward pass, its gradient, and finite differences where the plan takes them."""
+    net, features = network(weights, seed)
+    x, y = examples(features, seed)
+    size = sum(p.numel() for p in net.parameters())
+    forward = torch.no_grad()(partial(loss, net, x, y))
+    once, whole = operations(forward), operations(partial(gradient, net, x, y))
+    unit = seconds(forward, plan.repeats)
+    ratio = seconds(partial(gradient, net, x, y), plan.repeats) / unit
+    backward = whole / once - 1
+    if weights > plan.tried:
+        return Cost(size, backward, size + 1.0, False, ratio, None, None)
+    nudged = partial(by_differences, net, x, y)
+    began = time.perf_counter()
+    slow = nudged()
+    spent = (time.perf_counter() - began) / unit
+    return Cost(size, backward, operations(nudged) / once, True, ratio, spent, _error(gradient(net, x, y), slow))
+
+
+def _error(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Return the largest difference between two gradients over the largest entry."""
+    a, b = (torch.cat([g.flatten() for g in gradient]) for gradient in (ours, theirs))
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def growth(costs: list[Cost], of: Callable[[Cost], float]) -> float:
+    """Return by which power of the number of weights a cost grows: the slope in log–log, by least squares."""
+    return float(np.polyfit(np.log([c.weights for c in costs]), np.log([of(c) for c in costs]), 1)[0])
+
+
+def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None = None) -> Findings:
+    """Count what the gradient costs for networks of several sizes and of shapes drawn by each seed.
+
+    Args:
+        mode: how many seeds, how large.
+        gradient: how the whole gradient is found.
+        plan: other sizes than the mode's.
+    """
+    plan = plan or PLANS[mode]
+    with one_thread():
+        runs = [[cost(p, seed, plan=plan, gradient=gradient) for p in plan.sizes] for seed in range(plan.seeds)]
+    worst = max(c.backward for run in runs for c in run)
+    slopes = [growth(run, lambda c: 1 + c.backward) for run in runs]
+    taken = [c for run in runs for c in run if c.counted]
+    excess = max(abs(c.differences - (c.weights + 1)) for c in taken)
+    error = max(c.error for c in taken if c.error is not None)
+    checks = (
+        Check(
+            Text(
+                f"the backward pass never costs more than {ABOUT_TWO} forward passes (worst of all networks: {worst:.3f})",
+                f"反向传播的代价从不超过 {ABOUT_TWO} 次前向传播（所有网络中最差为 {worst:.3f}）",
+            ),
+            worst <= ABOUT_TWO,
+        ),
+        Check(
+            Text(
+                f"backpropagation's cost in forward passes does not grow with the number of weights P (as P to the {signed(max(slopes))})",
+                f"以前向传播次数计，反向传播的代价不随权重数 P 增长（P 的 {signed(max(slopes))} 次方）",
+            ),
+            max(slopes) < 0.1,
+        ),
+        Check(
+            Text(
+                f"finite differences cost one forward pass for each weight and one more (counted: off by {excess:.0f})",
+                f"有限差分对每个权重需一次前向传播，另加一次（计数误差 {excess:.0f}）",
+            ),
+            excess < 0.5,
+        ),
+        Check(
+            Text(
+                f"both give the same gradient (largest relative difference {error:.0e})",
+                f"两种方法给出相同的梯度（最大相对差 {error:.0e}）",
+            ),
+            error < 1e-4,
+        ),
+    )
+    margins = tuple(ABOUT_TWO - max(c.backward for c in run) for run in runs)
+    return Findings(margins, 0.0, checks, _table(plan, runs), partial(_draw, runs))
+
+
+def _table(plan: Plan, runs: list[list[Cost]]) -> Table:
+    """Return one row for each size, over all seeds."""
+    columns = (
+        Column(Text("weights, about", "权重数（约）"), ",d"),
+        Column(Text("backward, counted", "反向，计数"), ".3f"),
+        Column(Text("worst", "最差"), ".3f"),
+        Column(Text("forward + backward, time", "前向+反向，用时"), ".1f"),
+        Column(Text("differences, counted", "有限差分，计数"), ">"),
+        Column(Text("differences, time", "有限差分，用时"), ",.0f"),
+    )
+    rows = []
+    for size, costs in zip(plan.sizes, zip(*runs, strict=True), strict=True):
+        backward = [c.backward for c in costs]
+        times = [c.seconds_differences for c in costs if c.seconds_differences is not None]
+        each = f"{median(c.differences for c in costs):,.0f}"
+        rows.append(
+            (
+                size,
+                mean_interval(backward).mean,
+                max(backward),
+                median(c.seconds for c in costs),
+                each if costs[0].counted else f"({each})",
+                median(times) if times else None,
+            )
+        )
+    return Table(columns, tuple(rows))
+
+
+def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
+    """Draw both costs against the number of weights, log–log."""
+    figure = Figure(figsize=SIZE)
+    headline(
+        figure,
+        Text("The whole gradient for the price of three passes", "三次传播的代价，得到全部梯度"),
+        Text(
+            "Cost of the gradient over all weights, in forward passes. Filled: operations counted. Rings: time measured.",
+            "求全部权重梯度的代价，以前向传播次数计。实心：运算计数；空心：实测用时。",
+        ),
+        lang=lang,
+    )
+    axes = figure.add_axes((0.105, 0.145, 0.865, 0.655))
+    costs = sorted((c for run in runs for c in run), key=lambda c: c.weights)
+    taken = [c for c in costs if c.counted]
+    ends = np.array([costs[0].weights * 0.8, costs[-1].weights * 1.3])
+    axes.plot(ends, ends + 1, color=VERMILION, linewidth=1.6, linestyle=(0, (5, 3)))
+    axes.plot(ends, [3, 3], color=BLUE, linewidth=1.6, linestyle=(0, (5, 3)))
+    for group, y, color, full in (
+        (taken, [c.differences for c in taken], VERMILION, True),
+        (taken, [c.seconds_differences for c in taken], VERMILION, False),
+        (costs, [1 + c.backward for c in costs], BLUE, True),
+        (costs, [c.seconds for c in costs], BLUE, False),
+    ):
+        axes.plot(
+            [c.weights for c in group], y, "o", markersize=8 if full else 11, markeredgewidth=1.6, markeredgecolor=color,
+            markerfacecolor=color if full else "none", alpha=0.9 if full else 0.75,
+        )  # fmt: skip
+    top = costs[-1].weights
+    axes.set(xscale="log", yscale="log", xlim=(ends[0] * 0.9, top * 1.6), ylim=(0.7, top * 6))
+    axes.set_xlabel(Text("number of weights", "权重数").of(lang))
+    axes.set_ylabel(Text("cost, in forward passes", "代价（前向传播次数）").of(lang))
+    slow = Text("finite differences:\none forward pass for each weight", "有限差分：\n每个权重一次前向传播").of(lang)
+    fast = Text("backpropagation: one pass forward, at most two more backward", "反向传播：一次前向，外加至多两次的反向").of(lang)
+    label(axes, (top**0.72, top**0.93), slow, color=VERMILION, align="right")
+    label(axes, (top**0.97, 14), fast, color=BLUE, align="right")
+    return figure
+
+
+LAB = Lab(
+    name="backprop-cost",
+    claim_id="C05",
+    title=Text("the whole gradient for about two further forward passes", "全部梯度只需约两次额外的前向传播"),
+    claim=Text(
+        "Backpropagation gets the gradient of all weights for the price of about two further forward passes, whatever the number of "
+        "weights. Finite differences need one forward pass for each weight.",
+        "反向传播求出全部权重的梯度，代价约为两次额外的前向传播，与权重数无关。有限差分则每个权重都需要一次前向传播。",
+    ),
+    formula=Text(
+        "forward      z⁽ˡ⁾ = a⁽ˡ⁻¹⁾W⁽ˡ⁾ᵀ                        one product a layer\n"
+        "backward     ∂W⁽ˡ⁾ = δ⁽ˡ⁾ᵀa⁽ˡ⁻¹⁾,  ∂a⁽ˡ⁻¹⁾ = δ⁽ˡ⁾W⁽ˡ⁾  two products a layer, one in the first\n"
+        "differences  ∂L/∂θᵢ ≈ (L(θ + h eᵢ) − L(θ)) / h        P + 1 forward passes; central ones 2P",
+        "前向      z⁽ˡ⁾ = a⁽ˡ⁻¹⁾W⁽ˡ⁾ᵀ                        每层一次矩阵乘法\n"
+        "反向      ∂W⁽ˡ⁾ = δ⁽ˡ⁾ᵀa⁽ˡ⁻¹⁾,  ∂a⁽ˡ⁻¹⁾ = δ⁽ˡ⁾W⁽ˡ⁾  每层两次，第一层一次\n"
+        "有限差分  ∂L/∂θᵢ ≈ (L(θ + h eᵢ) − L(θ)) / h        P + 1 次前向传播；中心差分为 2P 次",
+    ),
+    method=Text(
+        "Multilayer perceptrons of 2 to 6 hidden layers; a seed draws depth and proportions, which are scaled to each number of weights; 16 "
+        "examples, float64, one thread. torch's own counter counts the multiply-adds of all matrix products in a forward pass, in "
+        "backpropagation and in finite differences; biases and activations, of order 1/width beside them, are not counted. Columns "
+        "are in forward passes. Finite differences are really taken on the smaller networks, where their gradient is also the "
+        "oracle for backpropagation's; numbers in brackets are P + 1. Times, the median of several runs, are shown but do not decide.",
+        "多层感知机，2 至 6 个隐藏层，深度与宽度比例由种子决定，再缩放到各个权重数；16 个样本，float64，单线程。"
+        "由 torch 自带的计数器统计前向传播、反向传播与有限差分中所有矩阵乘法的乘加次数；偏置与激活相比之下只占 1/宽度 的量级，不计入。"
+        "各列均以前向传播次数为单位。较小的网络真正做了有限差分，其梯度也用来检验反向传播；括号中的数为 P + 1。"
+        "用时取多次运行的中位数，仅供参考，不参与判定。",
+    ),
+    margin=Text(
+        f"{ABOUT_TWO} forward passes (“about two”) minus the cost of a seed's worst backward pass",
+        f"{ABOUT_TWO} 次前向传播（“约两次”）减去该种子最差的反向传播代价",
+    ),
+    held=Text(
+        "The backward pass makes two products where the forward pass makes one, save in the first layer, whose inputs need no "
+        "gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. This is why networks with "
+        "millions of weights can be trained at all.",
+        "前向传播每层做一次矩阵乘法，反向传播做两次，只有第一层例外，因为输入不需要梯度：所以代价是 2 减去第一层所占的份额，"
+        "一千个权重如此，一百万个权重也如此。正因如此，拥有数百万权重的网络才可能训练。",
+    ),
+    refuted=Text(
+        "Here the claim did not hold: this way of finding the gradient costs more than about two further forward passes, or gives another gradient. "
+        "Look at the checks.",
+        "此处论断不成立：这种求梯度的方法代价超过约两次前向传播，或给出了不同的梯度。请看各项检查。",
+    ),
+    experiment=measure,
+)

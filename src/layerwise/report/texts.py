@@ -1,0 +1,124 @@
+"""The page's words, in English and Chinese."""
+
+from __future__ import annotations
+
+from layerwise.errors import unknown
+
+LANGUAGES = ("en", "zh")
+
+TEXTS: dict[str, tuple[str, str]] = {
+    "title": ("{model} on {data}", "{model} · {data}"),
+    "report": ("Layerwise report", "Layerwise 训练报告"),
+    "on the test part": ("on the test part ({count} examples)", "测试集（{count} 个样本）"),
+    "interval": ("95 % interval {low} – {high}", "95% 置信区间 {low} – {high}"),
+    "baseline": (
+        "Always answering “{name}”, the most common class, would give {value}.",
+        "若总是回答最常见的类别“{name}”，准确率为 {value}。",
+    ),
+    "verdict": ("The rule’s verdict", "学习规则的结论"),
+    "metrics": ("Metrics", "指标"),
+    "metric": ("metric", "指标"),
+    "val": ("validation", "验证"),
+    "test": ("test", "测试"),
+    "train": ("training", "训练"),
+    "curves": ("Curves", "训练曲线"),
+    "stage": ("Stage {name}", "阶段 {name}"),
+    "epoch": ("epoch", "轮次"),
+    "best": ("best", "最佳"),
+    "no curves": ("This run kept no history.", "本次训练没有历史记录。"),
+    "confusion": ("Confusion matrix", "混淆矩阵"),
+    "confusion note": (
+        "Rows are the true class, columns the answer. Blue is right, orange is wrong; the deeper, the larger the row’s share.",
+        "行是真实类别，列是回答。蓝色为正确，橙色为错误；颜色越深，占该行的比例越大。",
+    ),
+    "recall": ("recall", "召回率"),
+    "true": ("true", "真实"),
+    "predicted": ("answer", "回答"),
+    "confused": ("Most often confused", "最常混淆"),
+    "times": ("times", "次数"),
+    "mistakes": ("Worst mistakes", "最严重的错误"),
+    "mistakes note": (
+        "{shown} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure the network was.",
+        "共 {wrong} 个错误，显示 {shown} 个，损失最高者在前：真实 → 回答，以及网络的把握。",
+    ),
+    "no mistakes": (
+        "No example of the test part is wrong. These were the hardest:",
+        "测试集没有错误。以下是最难的样本：",
+    ),
+    "largest errors": ("Largest errors", "最大误差"),
+    "worst reconstructed": ("Worst reconstructed", "重建最差的样本"),
+    "example": ("example", "样本"),
+    "score": ("sure", "把握"),
+    "loss": ("loss", "损失"),
+    "error": ("error", "误差"),
+    "scatter": ("Predicted against true", "预测值与真实值"),
+    "scatter note": ("Each point is an example of the test part; on the line, the answer is exact.", "每个点是一个测试样本；落在线上即预测准确。"),
+    "predicted value": ("predicted", "预测值"),
+    "true value": ("true {name}", "真实值 {name}"),
+    "reconstructions": ("Reconstructions", "重建"),
+    "reconstructions note": ("Above the original, below what the network made of it.", "上为原图，下为网络的重建。"),
+    "columns": ("Error by column", "各列误差"),
+    "column": ("column", "列"),
+    "deviation": ("deviation in the data", "数据标准差"),
+    "rms": ("error (RMS)", "误差（均方根）"),
+    "samples": ("Samples", "采样"),
+    "samples note": (
+        "Drawn from the top layer by {steps} steps of Gibbs sampling from a random start: what the machine believes its inputs look like.",
+        "从顶层随机状态出发，经 {steps} 步吉布斯采样得到：机器认为输入应有的样子。",
+    ),
+    "run": ("The run", "本次训练"),
+    "model": ("model", "模型"),
+    "parameters": ("parameters", "参数量"),
+    "data": ("data", "数据"),
+    "examples": ("examples", "样本数"),
+    "examples of": ("{train} training, {val} validation, {test} test", "训练 {train}，验证 {val}，测试 {test}"),
+    "epochs": ("best epoch", "最佳轮次"),
+    "time": ("training time", "训练时间"),
+    "seconds": ("{value} s", "{value} 秒"),
+    "minutes": ("{value} min", "{value} 分钟"),
+    "host": ("machine", "机器"),
+    "versions": ("versions", "版本"),
+    "fingerprint": ("data fingerprint", "数据指纹"),
+    "flags": ("flags", "运行设置"),
+    "notes": ("Noticed while reading the data", "读取数据时的提示"),
+    "reproduce": ("Repeat this run", "重现本次训练"),
+    "recipe": ("The recipe, with every option spelled out", "配方（列出全部选项）"),
+    "next": ("What next", "接下来"),
+    "next predict": ("ask it about something new", "对新的输入进行预测"),
+    "next eval": ("measure it on other data", "在其他数据上评估"),
+    "next mistakes": ("all mistakes, as a table and pictures", "查看全部错误（表格与图片）"),
+    "next gradients": ("watch backpropagation, layer by layer", "逐层观察反向传播"),
+    "next samples": ("more samples, and the filters", "更多采样与滤波器"),
+    "next doctor": ("check every file of the run", "检查本次训练的所有文件"),
+    "more": ("show", "展开"),
+    "m accuracy": ("accuracy", "准确率"),
+    "m loss": ("loss", "损失"),
+    "m mae": ("mean absolute error", "平均绝对误差"),
+    "m rmse": ("root mean squared error", "均方根误差"),
+    "m r2": ("R²", "R²"),
+    "m mse": ("mean squared error", "均方误差"),
+}  # fmt: skip
+
+
+class Texts:
+    """The page's words in one language."""
+
+    def __init__(self, lang: str) -> None:
+        """Raises `UsageError` for a language other than en and zh."""
+        if lang not in LANGUAGES:
+            raise unknown("language", lang, LANGUAGES)
+        self.lang, self.column = lang, LANGUAGES.index(lang)
+
+    def __call__(self, key: str, **values: object) -> str:
+        """Return a text by its key, with its places filled."""
+        text = TEXTS[key][self.column]
+        return text.format_map(values) if values else text
+
+    def metric(self, name: str) -> str:
+        """Return a metric's name in words, or the name itself where there are none."""
+        key = f"m {name}"
+        return TEXTS[key][self.column] if key in TEXTS else name
+
+    def pick(self, pair: list[str] | tuple[str, ...]) -> str:
+        """Return this language's text of an (English, Chinese) pair, the English where there is no other."""
+        return (pair[self.column] if len(pair) > self.column else "") or (pair[0] if pair else "")

@@ -1,0 +1,41 @@
+"""What all tests share: a private home, a small digit set, the `layerwise` command in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in an empty folder, so that no run or cache of the developer's is touched."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run ``layerwise ARGS…`` as a user does and return the finished process."""
+
+    def call(*args: object, timeout: float = 100, env: dict[str, str] | None = None, **more: Any) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", "layerwise", *map(str, args)],
+            capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}, **more,
+        )  # fmt: skip
+
+    return call
+
+
+def one_json(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the one JSON object on standard output; fails if there is anything else."""
+    assert process.stdout.count("\n") == 1, process.stdout + process.stderr
+    found: dict[str, Any] = json.loads(process.stdout)
+    return found

@@ -1,0 +1,223 @@
+"""One suite over the whole catalog: every card builds, learns, saves, opens, predicts, resumes exactly, and refuses clearly."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from layerwise import api, catalog, recipe
+from layerwise.errors import UsageError
+from layerwise.evaluate import evaluate
+from layerwise.rules import registry as rules
+from layerwise.tasks import registry as tasks
+from layerwise.train.loop import steps
+from layerwise.train.resolve import Request
+from layerwise.train.start import train
+
+CARDS = sorted(catalog.cards())
+LEARNING = [name for name in CARDS if catalog.find(name).rule]
+TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
+
+
+def small(name: str) -> catalog.Card:
+    """Return a card whose small form is at most 100,000 parameters."""
+    return catalog.find(name)
+
+
+def count(model: torch.nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def fit(name: str, out: Path, **more: object) -> api.Run:
+    """Train a card's small form for two epochs a stage on a piece of the digits or iris."""
+    card = catalog.find(name)
+    given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size")}
+    options = {**TINY, **{f"model.{k}": v for k, v in given.items()}}
+    data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn") else "digits"
+    keys = {"epochs": 2, "batch": 16, "seed": 3, **more}
+    return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]
+
+
+def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights."""
+    found = api.RunDirectory(run.path).restore(which)
+    assert found is not None
+    return found.model
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
+    """Train each card once; the tests below look at the same runs."""
+    place = tmp_path_factory.mktemp("contract")
+    return {name: fit(name, place / name) for name in LEARNING}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_card_is_complete(name: str) -> None:
+    card = catalog.find(name)
+    assert card.summary
+    assert card.summary_zh
+    assert 1900 < card.year < 2100
+    assert str(card.year) in card.paper
+    assert set(card.tasks) <= set(tasks.TASKS)
+    assert any("\u4e00" <= c <= "\u9fff" for c in card.summary_zh)
+    assert card.rule in rules.RULES or (card.rule is None and card.why and card.why_zh)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_small_form_is_small(name: str) -> None:
+    card = catalog.find(name)
+    assert count(catalog.builder(card)(**recipe.arguments(catalog.builder(card), card.small, {}, name))) <= 100_000
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_full_size_has_the_stated_parameters(name: str) -> None:
+    card = catalog.find(name)
+    args = recipe.arguments(catalog.builder(card), {**card.recipe.get("model", {}), **card.size}, {}, name)
+    with torch.device("meta"):
+        model = catalog.builder(card)(**args)
+    assert count(model) == card.parameters
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_unknown_argument_is_refused_with_the_nearest(name: str) -> None:
+    card = catalog.find(name)
+    names = recipe.parameters_of(catalog.builder(card))
+    with pytest.raises(UsageError, match=f"did you mean '{names[0]}'"):
+        recipe.arguments(catalog.builder(card), {names[0] + "x": 1}, {}, name)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_every_parameter_learns(name: str, runs: dict[str, api.Run]) -> None:
+    """Over a recipe's stages every parameter moves from where the seed put it."""
+    run = runs[name]
+    card = catalog.find(name)
+    with torch.random.fork_rng():
+        from layerwise.runtime import draws
+
+        torch.manual_seed(draws.key(3, "weights"))
+        fresh = catalog.builder(card)(**run.info["model"]["arguments"]).state_dict()
+    learned = weights_of(run)
+    still = [n for n, p in fresh.items() if torch.equal(p, learned[n]) and not n.endswith("running_mean")]
+    assert not still
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_run_is_whole_and_its_metrics_are_finite(name: str, runs: dict[str, api.Run]) -> None:
+    run = runs[name]
+    assert not {n: p for n, p in api.RunDirectory(run.path).verify().items() if p}
+    assert {m.split("/")[0] for m in run.metrics} == {"val", "test"}
+    assert all(np.isfinite(value) for value in run.metrics.values())
+    assert (run.path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_opened_run_predicts_what_was_evaluated(name: str, runs: dict[str, api.Run]) -> None:
+    """Metrics recomputed from a fresh opening, example by example in NumPy, equal those that training wrote."""
+    run = runs[name]
+    from layerwise.data import open as data_
+    from layerwise.data.source import labels
+
+    options = recipe.checked(data_.Options, run.recipe.data, where="test")
+    test = data_.open_data(options, seed=3).test
+    answers = run.predictor()(*[test[i].input for i in range(len(test))])
+    truth = labels(test)
+    assert truth is not None
+    if hasattr(answers[0], "label"):
+        right = np.mean([a.label == test.schema.classes[int(t)] for a, t in zip(answers, truth, strict=True)])
+        assert run.metrics["test/accuracy"] == pytest.approx(right, abs=1e-12)
+    else:
+        assert run.metrics["test/mse"] == pytest.approx(np.mean([a.error for a in answers]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_recipe_repeats_the_run_exactly(name: str, runs: dict[str, api.Run], tmp_path: Path) -> None:
+    again = api.train(str(runs[name].path / "recipe.toml"), out=tmp_path / "again")
+    old, new = weights_of(runs[name]), weights_of(again)
+    assert all(torch.equal(old[n], new[n]) for n in old)
+    assert again.metrics == runs[name].metrics
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_validation_and_checkpoints_leave_training_untouched(name: str, runs: dict[str, api.Run], tmp_path: Path) -> None:
+    """Without checkpoints and with other logging the weights are the same: nothing around the loop draws numbers."""
+    options = {"train.checkpoint_seconds": 0, "train.log_every": 1000}
+    again = api.train(str(runs[name].path / "recipe.toml"), out=tmp_path / "again", options=options)
+    old, new = weights_of(runs[name], "best"), weights_of(again, "best")
+    assert all(torch.equal(old[n], new[n]) for n in old)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_resume_from_the_middle_is_exact(name: str, runs: dict[str, api.Run], tmp_path: Path) -> None:
+    """Interrupt inside the first and inside the last stage; the resumed run ends with the same weights, bit for bit."""
+    whole = runs[name]
+    stages = len(whole.recipe.stages)
+    for stage in sorted({0, stages - 1}):
+        out = tmp_path / f"cut-{stage}"
+        cut_short(whole, out, stage=stage, after=4)
+        resumed = train(Request(model=str(out / "recipe.toml"), resume=True), quiet=True)
+        assert resumed.resumed
+        old, new = weights_of(whole), weights_of(api.Run(out))
+        assert all(torch.equal(old[n], new[n]) for n in old)
+        assert resumed.metrics == whole.metrics
+        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(out).metrics()]
+        assert rows == [{k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(whole.path).metrics()]
+
+
+def cut_short(whole: api.Run, out: Path, *, stage: int, after: int) -> None:
+    """Train a run's recipe again, and stop it as Ctrl-C would after some steps of a stage."""
+    import signal
+
+    from layerwise.errors import Interrupted
+    from layerwise.train import session
+
+    seen = 0
+
+    def counted(rule, batches, epochs, start):  # type: ignore[no-untyped-def]
+        nonlocal seen
+        for event in steps(rule, batches, epochs, start):
+            seen += event.cursor.stage == stage
+            if seen == after:
+                signal.raise_signal(signal.SIGINT)
+            yield event
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="a checkpoint was saved"):
+        patch.setattr(session, "steps", counted)
+        api.train(str(whole.path / "recipe.toml"), out=out)
+
+
+def test_network_without_a_rule_says_why() -> None:
+    with pytest.raises(UsageError, match=r"mcp \(1943\) cannot be trained: its weights and threshold are fixed by hand"):
+        api.train("mcp", data="digits")
+
+
+def test_evaluate_merges_meters_as_one(runs: dict[str, api.Run]) -> None:
+    """A meter merged from halves equals the meter of the whole."""
+    from layerwise.data.loader import Batch
+
+    for name, run in runs.items():
+        task = tasks.from_json(__import__("json").loads((run.path / "task.json").read_text()))
+        outputs = torch.randn(12, 3)
+        if task.name == "reconstruction":
+            batch = Batch(torch.rand(12, 3), None, torch.arange(12))
+        else:
+            batch = Batch(torch.zeros(12, 1), torch.randint(0, 3, (12,)), torch.arange(12))
+        whole, halves = task.meter(), [task.meter(), task.meter()]
+        whole.update(outputs, batch)
+        for half, part in zip(halves, (slice(0, 5), slice(5, 12)), strict=True):
+            half.update(outputs[part], batch.span(part))
+        halves[0].merge(halves[1].state())
+        assert whole.result() == pytest.approx(halves[0].result(), rel=1e-12), name
+
+
+def test_shutil_is_not_needed_to_remove_a_run(runs: dict[str, api.Run], tmp_path: Path) -> None:
+    """A run is a plain folder: it may be copied and moved, and opens where it lies."""
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(runs["mlp"].path, copy)
+    assert api.open(copy).metrics == runs["mlp"].metrics
+    assert evaluate is not None
