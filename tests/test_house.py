@@ -13,8 +13,8 @@ import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
 ROOMS = (
-    "errors recipe runtime functional kernels nn data tasks rules catalog models run weights export engines predict evaluate "
-    "figures inspect report train bench labs api cli"
+    "errors recipe runtime functional kernels nn data tasks rules catalog models run weights export engines predict "
+    "evaluate figures inspect report train bench labs api cli"
 ).split()
 LONGEST = 450
 
@@ -67,12 +67,14 @@ def loaded_after(code: str) -> set[str]:
     return set(out.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "command", [["--help"], ["models"], ["data"], ["train", "lenet6"], ["train", "mcp"], ["trian"], ["lab"], ["bench"]], ids=" ".join
-)
+COMMANDS = (["--help"], ["models"], ["data"], ["train", "lenet6"], ["train", "mcp"], ["trian"], ["lab"], ["bench"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_nothing_heavy_is_loaded_early(command: list[str]) -> None:
     heavy = {"torch", "numpy", "sklearn", "matplotlib", "pyarrow", "numba", "PIL", "scipy"}
-    code = f"import contextlib, io\nfrom layerwise.cli import main\nwith contextlib.redirect_stdout(io.StringIO()): main({command!r})"
+    code = "import contextlib, io\nfrom layerwise.cli import main\n"
+    code += f"with contextlib.redirect_stdout(io.StringIO()): main({command!r})"
     assert not heavy & loaded_after(code)
 
 

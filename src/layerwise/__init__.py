@@ -1,6 +1,7 @@
 """Layerwise: the whole of deep learning in one package.
 
-``lw.train``, ``lw.open``, ``lw.build``, ``lw.find`` and ``lw.models`` are loaded when first asked for, so that importing the package costs
+``lw.train``, ``lw.open``, ``lw.build``, ``lw.find`` and ``lw.models`` are loaded when first asked for, so that
+importing the package costs
 nothing.
 """
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from torch import nn
 
 from layerwise import catalog, recipe
 from layerwise.catalog import Card, find, models
-from layerwise.errors import UsageError
 from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
 from layerwise.train.resolve import Request
@@ -41,8 +39,7 @@ class Run:
     @property
     def recipe(self) -> recipe.Recipe:
         """The resolved recipe."""
-        data = RunDirectory(self.path).read("recipe.toml")
-        return recipe.from_table(recipe.tomllib.loads(data.decode()), str(self.path / "recipe.toml"))
+        return recipe.from_toml(RunDirectory(self.path).read("recipe.toml"), str(self.path / "recipe.toml"))
 
     def predictor(self) -> Predictor:
         """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights."""
@@ -93,7 +90,7 @@ def train(
 
     Raises `LayerwiseError` kinds as the command does.
     """
-    settings = tuple(f"{key}={toml_value(value)}" for key, value in (options or {}).items())
+    settings = tuple(f"{key}={recipe.toml_value(value)}" for key, value in (options or {}).items())
     request = Request(
         model=str(model), data=None if data is None else str(data), task=task, out=None if out is None else Path(out),
         epochs=epochs, batch=batch, lr=lr, seed=seed, device=device, precision=precision, compile=compile,
@@ -107,12 +104,3 @@ def open(path: str | Path) -> Run:
     directory = RunDirectory.open(Path(path))
     directory.info()
     return Run(directory.path)
-
-
-def toml_value(value: Any) -> str:
-    """Return a value as TOML text, for ``--set``."""
-    try:
-        text = recipe.tomli_w.dumps({"v": msgspec.to_builtins(value)})
-    except TypeError as error:
-        raise UsageError(f"an option cannot hold {type(value).__name__}", expected="texts, numbers, lists") from error
-    return text.removeprefix("v = ").strip()

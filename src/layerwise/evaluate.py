@@ -41,7 +41,8 @@ def evaluate(model: nn.Module, task: Task, batches: Batches, world: World, *, ke
         for batch in batches.epoch(0):
             if not len(batch):
                 continue
-            out = model(batch.inputs).float() if not batch.inputs.dtype == torch.float64 else model(batch.inputs)
+            out = model(batch.inputs)
+            out = out if out.dtype == torch.float64 else out.float()
             meter.update(out, batch)
             if keep:
                 outputs.append(out.cpu())
@@ -70,7 +71,7 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
     Raises `DataError` where other data do not fit the run's task: classes are matched by name.
     """
     found = load(path)
-    made = recipe.from_table(recipe.tomllib.loads(found.directory.read("recipe.toml").decode()))
+    made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
     options = recipe.checked(data_.Options, made.data if data is None else {"source": data}, where="[data]")
     splits = data_.open_data(options, seed=made.train.seed)
     notes = list(splits.notes)

@@ -28,9 +28,11 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
     many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled set.
-    ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one such stage for each
+    ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one such
+    stage for each
     of ``model.parts()``, named after them; ``parameters`` are shell-style patterns
-    over the names of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the
+    over the names of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights,
+    empty for the
     task's own; ``patience`` the epochs without a better one before the stage ends (0: never).
     """
 
@@ -99,6 +101,20 @@ def read_toml(path: Path) -> Table:
             f"{path} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise"
         )
     return table
+
+
+def from_toml(data: bytes, where: str) -> Recipe:
+    """Read a resolved recipe, as a run keeps it."""
+    return from_table(tomllib.loads(data.decode()), where)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
+    try:
+        text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
+    except TypeError as error:
+        raise UsageError(f"an option cannot hold {type(value).__name__}", expected="texts, numbers, lists") from error
+    return text.removeprefix("v = ").strip()
 
 
 def from_table(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:

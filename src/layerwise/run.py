@@ -162,7 +162,9 @@ class RunDirectory:
                 lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise UsageError(
-                f"another process is training in {self.path}", expected="one training process per run", do="wait, or use another --out"
+                f"another process is training in {self.path}",
+                expected="one training process per run",
+                do="wait, or use another --out",
             ) from error
         try:
             yield

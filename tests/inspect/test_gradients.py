@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,19 @@ from layerwise.models.feedforward import mlp
 from layerwise.nn.activations import ACTIVATIONS
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.classification import Options as ClassOptions
-from layerwise.tasks.reconstruction import Options as ReconstructionOptions
 from layerwise.tasks.reconstruction import Reconstruction
-from layerwise.tasks.regression import Options as RegressionOptions
 from layerwise.tasks.regression import Regression
 
 KINDS = ("classes", "binary", "mse", "mae", "reconstruction")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small products on one thread: with more, a busy machine makes them a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def rows(kind: str) -> ArraySource:
@@ -43,10 +50,10 @@ def rows(kind: str) -> ArraySource:
 
 def task_of(kind: str) -> Task:
     if kind in ("mse", "mae"):
-        return Regression.prepare(rows(kind), RegressionOptions(loss=kind))  # type: ignore[arg-type]
+        return Regression.prepare(rows(kind), Regression.Options(loss=kind))  # type: ignore[arg-type]
     if kind == "reconstruction":
-        return Reconstruction.prepare(rows(kind), ReconstructionOptions())
-    return Classification.prepare(rows(kind), ClassOptions())
+        return Reconstruction.prepare(rows(kind), Reconstruction.Options())
+    return Classification.prepare(rows(kind), Classification.Options())
 
 
 def batch_of(task: Task, source: ArraySource) -> Batch:
@@ -138,14 +145,14 @@ def test_the_update_is_one_step_of_gradient_descent() -> None:
     before.backward()
     optimizer.step()
     assert found.loss == pytest.approx(float(before.detach()), abs=1e-12)
-    assert found.loss_after == pytest.approx(float(task.losses(twin(batch.inputs), batch).mean()), abs=1e-12)
+    assert found.loss_after == pytest.approx(float(task.losses(twin(batch.inputs), batch).mean().detach()), abs=1e-12)
 
 
 def test_other_networks_go_by_autograd_and_equal_finite_differences() -> None:
     torch.manual_seed(7)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), dtype=np.uint8)
     source = ArraySource(Schema("image", (6, 6, 1), "class", ("a", "b")), pixels, np.arange(4) % 2, "p")
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     batch = batch_of(task, source)
     model = cnn(outputs=2, size=(6, 6), widths=(2,), dense=(3,), batch_norm=True, activation="tanh").double()
     assert not explains(model)

@@ -18,7 +18,7 @@ from layerwise.inspect import VIEWS, inspect, look
 from layerwise.inspect.base import Target
 from layerwise.models.boltzmann import dbn
 from layerwise.models.feedforward import mlp
-from layerwise.tasks.classification import Classification, Options
+from layerwise.tasks.classification import Classification
 
 GATES = {
     "and": lambda *x: int(all(x)), "or": lambda *x: int(any(x)), "not": lambda x: int(not x),
@@ -73,9 +73,13 @@ def test_summary_shapes_and_work_of_lenet5() -> None:
 def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = pictures()
-    task = Classification.prepare(source, Options())
+    task = Classification.prepare(source, Classification.Options())
     model = mlp(features=16, outputs=2, hidden=(4,))
-    view = inspect("mistakes", Target(card=catalog.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p")), out=tmp_path)
+    view = inspect(
+        "mistakes",
+        Target(card=catalog.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p")),
+        out=tmp_path,
+    )
     logits = model(task.inputs.tensor(source.inputs)).detach().double()
     wrong = []
     for i in range(20):
@@ -84,7 +88,9 @@ def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
             wrong.append((float(losses[i % 2]), i))
     assert [m["index"] for m in view.data["mistakes"]] == [i for _, i in sorted(wrong, reverse=True)]
     assert view.data["wrong"] == len(wrong)
-    assert [m["loss"] for m in view.data["mistakes"]] == pytest.approx([loss for loss, _ in sorted(wrong, reverse=True)], abs=1e-5)
+    assert [m["loss"] for m in view.data["mistakes"]] == pytest.approx(
+        [loss for loss, _ in sorted(wrong, reverse=True)], abs=1e-5
+    )
     assert [p.name for p in view.figures] == ["mistakes.svg"]
     assert "一" in view.text
 
@@ -92,7 +98,7 @@ def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
 def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = pictures()
-    task = Classification.prepare(source, Options(scale="unit"))
+    task = Classification.prepare(source, Classification.Options(scale="unit"))
     model = dbn(features=16, classes=2, hidden=(6, 5))
     before = {n: t.clone() for n, t in model.state_dict().items()}
     target = Target(card=catalog.find("dbn"), model=model, task=task, examples=7)
@@ -105,7 +111,7 @@ def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
 
 def test_samples_of_another_network_are_refused() -> None:
     source = pictures()
-    task = Classification.prepare(source, Options())
+    task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="mlp draws no samples"):
         inspect("samples", Target(card=catalog.find("mlp"), model=mlp(features=16, outputs=2), task=task))
 

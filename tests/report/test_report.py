@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,14 +23,20 @@ from layerwise.report.page import wilson, write_report
 from layerwise.run import RunDirectory
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.classification import Options as ClassOptions
-from layerwise.tasks.reconstruction import Options as ReconstructionOptions
 from layerwise.tasks.reconstruction import Reconstruction
-from layerwise.tasks.regression import Options as RegressionOptions
 from layerwise.tasks.regression import Regression
 
 HOSTILE = "<script>alert('x')</script>\"onload=\"$x^$"
 CHINESE = ("猫", "狗", HOSTILE)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small products on one thread: with more, a busy machine makes them a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def picture_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:
@@ -78,7 +85,7 @@ def network(task: Task, outputs: int) -> nn.Module:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     source = picture_source()
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     return page_of(tmp_path_factory.mktemp("a") / "run", network(task, 3), task, source, lang="zh")
 
 
@@ -147,7 +154,7 @@ def test_page_ids_are_unique_and_viewport_is_set(page: str) -> None:
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) -> None:
     source = picture_source()
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     model = network(task, 3).train()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
     one = page_of(tmp_path / "x" / "run", model, task, source)
@@ -166,7 +173,7 @@ def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) 
 
 def test_confusion_counts_and_worst_mistakes_match_naive_loops(tmp_path: Path) -> None:
     source = row_source("class")
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     model = network(task, 2)
     page = page_of(tmp_path / "run", model, task, source)
     logits = model(task.inputs.tensor(source.inputs)).detach()
@@ -187,12 +194,12 @@ def test_confusion_counts_and_worst_mistakes_match_naive_loops(tmp_path: Path) -
 
 def test_regression_reconstruction_and_samples_have_their_sections(tmp_path: Path) -> None:
     numbers = row_source("number")
-    regression = Regression.prepare(numbers, RegressionOptions())
+    regression = Regression.prepare(numbers, Regression.Options())
     page = page_of(tmp_path / "a", network(regression, 1), regression, numbers)
     assert "Predicted against true" in page
     assert "true 价格" in page
     bare = picture_source((), 20, target="none")
-    rebuilt = Reconstruction.prepare(bare, ReconstructionOptions())
+    rebuilt = Reconstruction.prepare(bare, Reconstruction.Options())
     torch.manual_seed(0)
     page = page_of(tmp_path / "b", rbm(features=64, hidden=8), rebuilt, bare)
     assert "Reconstructions" in page
@@ -202,14 +209,14 @@ def test_regression_reconstruction_and_samples_have_their_sections(tmp_path: Pat
 
 def test_an_unknown_language_is_refused_by_name(tmp_path: Path) -> None:
     source = row_source("class")
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="there is no language 'fr'"):
         page_of(tmp_path / "run", network(task, 2), task, source, lang="fr")
 
 
 def test_many_classes_become_a_drawing(tmp_path: Path) -> None:
     source = picture_source(tuple(f"类{i}" for i in range(40)), 80)
-    task = Classification.prepare(source, ClassOptions())
+    task = Classification.prepare(source, Classification.Options())
     page = page_of(tmp_path / "run", network(task, 40), task, source)
     assert 'class="matrix"' not in page
     assert "Most often confused" in page

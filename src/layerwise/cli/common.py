@@ -19,7 +19,7 @@ Imports = Annotated[
 ]
 
 
-def language(wanted: str | None) -> str:
+def language(wanted: Lang | None) -> Lang:
     """Return ``en`` or ``zh``: the one asked for, else the locale's."""
     if wanted:
         return wanted

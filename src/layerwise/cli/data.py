@@ -53,9 +53,9 @@ def data_(
     put_table(
         ("name", "tasks", "examples", "licence", "where"),
         [
-            (r["name"], ", ".join(map(str, r["tasks"])), f"{r['examples']:,}", r["licence"],
-             r["path"] or ("in the package scikit-learn" if r["present"] else "not here"))
-            for r in rows
+            (one.name, ", ".join(one.tasks), f"{one.examples:,}", one.licence,
+             row["path"] or ("in the package scikit-learn" if row["present"] else "not here"))
+            for one, row in zip(sets, rows, strict=True)
         ],
     )  # fmt: skip
     return 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from layerwise import labs
 from layerwise.cli.common import Json, LangOption, language, put_json
 from layerwise.errors import UsageError
+
+if TYPE_CHECKING:
+    from layerwise.labs.base import Mode, Result
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -44,7 +47,7 @@ def lab_(
         print("\n".join(labs.names()))
         return 0
     chosen = [labs.find(name) for name in (labs.names() if all else names)]
-    mode = "quick" if quick else "full" if full else "normal"
+    mode: Mode = "quick" if quick else "full" if full else "normal"
     results = []
     for lab in chosen:
         result = labs.run(lab, mode=mode, out=out, lang=language(lang))
@@ -56,6 +59,6 @@ def lab_(
     return 0 if all_held(results) else 1
 
 
-def all_held(results: list[labs.Result]) -> bool:
+def all_held(results: list[Result]) -> bool:
     """Whether every claim held."""
     return not [result for result in results if not result.held]

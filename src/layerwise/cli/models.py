@@ -21,7 +21,8 @@ def models_(*, family: str = "", json: Json = False, lang: LangOption = None, im
         put_json(models=[{key: getattr(card, key) for key in keys} for card in cards])
         return 0
     chinese = language(lang) == "zh"
-    columns = ("名称", "年份", "家族", "规则", "参数", "简介") if chinese else ("name", "year", "family", "rule", "parameters", "what")
+    columns = ("名称", "年份", "家族", "规则", "参数", "简介") if chinese else ("name", "year", "family", "rule", "parameters",
+    "what")
     put_table(
         columns,
         [

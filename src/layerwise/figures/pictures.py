@@ -76,9 +76,7 @@ def in_rows(pictures: Sequence[Floats], columns: int) -> list[list[Floats]]:
     return [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
 
 
-def confusion(
-    counts: NDArray[np.integer], classes: Sequence[str], *, true: str = "true", predicted: str = "predicted"
-) -> str:
+def confusion(counts: NDArray[np.integer], classes: Sequence[str], *, true: str = "true", predicted: str = "predicted") -> str:
     """Draw a confusion matrix (K, K), true class by row: the share of the row as colour, blue where right, orange where wrong.
 
     Counts are written into the cells of up to 30 classes.

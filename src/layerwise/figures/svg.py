@@ -33,9 +33,7 @@ def escaped(text: object) -> str:
 
 def width_of(text: str, size: float) -> float:
     """Return about how wide a text is at a font size: East Asian characters take a whole square, others 0.6 of it."""
-    return size * sum(
-        0.0 if unicodedata.combining(c) else 1.0 if unicodedata.east_asian_width(c) in "WF" else 0.6 for c in text
-    )
+    return size * sum(0.0 if unicodedata.combining(c) else 1.0 if unicodedata.east_asian_width(c) in "WF" else 0.6 for c in text)
 
 
 def shortened(text: str, room: float, size: float) -> str:

@@ -12,7 +12,7 @@ from layerwise.inspect.base import Target, View
 
 
 class Entry(NamedTuple):
-    """A view's module, one line about it in both languages, and what it needs: ``run``, ``data`` (a run and its data) or nothing."""
+    """A view's module, one line about it in both languages, and its needs: ``run``, ``data`` (run and data) or none."""
 
     module: str
     summary: str

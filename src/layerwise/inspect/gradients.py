@@ -62,7 +62,8 @@ def measured(tensor: Tensor | None) -> Json | None:
         return None
     t = tensor.double()
     return {
-        "shape": list(t.shape), "norm": finite(t.norm()), "mean": finite(t.mean()), "min": finite(t.min()), "max": finite(t.max()),
+        "shape": list(t.shape), "norm": finite(t.norm()),
+        "mean": finite(t.mean()), "min": finite(t.min()), "max": finite(t.max()),
         "zeros": float((t == 0).double().mean()),
     }  # fmt: skip
 
@@ -112,7 +113,7 @@ def _written(data: Json) -> str:
     """Return the four steps for people."""
     return "\n".join(
         [
-            f"one batch: the first {data['examples']} examples of the {data['split']} part; numbers are norms (fraction of zeros)",
+            f"one batch: the first {data['examples']} examples of the {data['split']} part; norms (fraction of zeros)",
             "",
             "1 forward: z = Wa + b, a = f(z)",
             table(["layer", "type", "f", "z", "a"], [

@@ -1,9 +1,9 @@
 """Backpropagation as a visible four-step procedure (S06).
 
 1. forward, with every layer's z and a kept; 2. the loss; 3. the chain rule layer by layer (E12); 4. the update by plain gradient
-descent (E11). For feed-forward networks the backward pass is written out here, step by step; for others torch's autograd does it.
+descent (E11). For feed-forward networks the backward pass is written out here; for others torch's autograd does it.
 
-``N`` examples, ``D`` inputs and ``H`` outputs of a layer, ``K`` outputs of the network. Rows are examples: z = a W^T + b, W (H, D).
+``N`` examples, ``D`` inputs and ``H`` outputs of a layer, ``K`` of the network. Rows are examples: z = a W^T + b, W (H, D).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run(model: nn.Module, task: Task, batch: Batch, *, lr: float) -> Procedure:
 
 
 def explains(model: nn.Module) -> bool:
-    """Whether the backward pass of this model is written out here: linear layers and activations of standard form, in sequence."""
+    """Whether this model's backward pass is written out here: linear layers and activations of standard form, in sequence."""
 
     def known(module: nn.Module) -> bool:
         if type(module) in NAMES:  # another slope or an in-place form has another derivative, or loses z
@@ -201,7 +201,9 @@ def _differentiated(model: nn.Module, task: Task, batch: Batch) -> tuple[list[La
         for handle in handles:
             handle.remove()
     loss = task.losses(outputs, batch).mean()
-    owners = [(name, module) for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    owners = [
+        (name, module) for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
+    ]
     at = {name: index for index, (name, *_) in reversed(list(enumerate(calls)))}
     owners.sort(key=lambda owner: at.get(owner[0], len(calls)))
     wanted = [p for _, module in owners for p in module.parameters(recurse=False)]

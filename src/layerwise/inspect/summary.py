@@ -73,8 +73,7 @@ def input_shape(target: Target, arguments: Json) -> tuple[int, ...]:
         known |= target.task.inputs.model_args()
     if "size" in known and "channels" in known:
         return (int(known["channels"]), *(int(side) for side in known["size"]))
-    width: int = known.get("features", known.get("inputs", 1))
-    return (width,)
+    return (int(known["features"] if "features" in known else known["inputs"]),)
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Row]:

@@ -25,9 +25,7 @@ def view(target: Target, *, out: Path | None) -> View:
     """
     del out
     if target.card.name != "mcp":
-        raise UsageError(
-            "a truth table needs inputs and outputs of 0 and 1", expected="the card mcp", received=target.card.name
-        )
+        raise UsageError("a truth table needs inputs and outputs of 0 and 1", expected="the card mcp", received=target.card.name)
     if target.model is not None:
         shown = {str(target.arguments.get("gate", "mcp")): target.model}
     elif target.arguments:

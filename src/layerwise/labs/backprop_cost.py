@@ -271,10 +271,10 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
     figure = Figure(figsize=SIZE)
     headline(
         figure,
-        Text("The whole gradient for the price of three passes", "三次传播的代价，得到全部梯度"),
+        Text("The whole gradient costs three passes, not a million", "求全部梯度只需三次传播，而非一百万次"),
         Text(
-            "Cost of the gradient over all weights, in forward passes. Filled: operations counted. Rings: time measured.",
-            "求全部权重梯度的代价，以前向传播次数计。实心：运算计数；空心：实测用时。",
+            "Cost of all weights' gradient, in forward passes. Discs: operations counted. Rings: time.",
+            "求全部权重的梯度的代价，以前向传播次数计。实心：运算计数。空心：实测用时。",
         ),
         lang=lang,
     )

@@ -1,6 +1,7 @@
 """Convolutional networks: LeNet-5 (1998) and a configurable one.
 
-``N`` examples, ``C`` channels, ``H W`` pixels. Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document
+``N`` examples, ``C`` channels, ``H W`` pixels. Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning
+applied to document
 recognition, Proc. IEEE 86 (1998). The one idea: the same small filters everywhere, so few weights see the whole picture.
 """
 

@@ -69,7 +69,8 @@ def mlp(
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 
-    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer; biases at 0.
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer;
+    biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features

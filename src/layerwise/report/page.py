@@ -75,9 +75,7 @@ def render(**values: Any) -> str:
     return environment.get_template("page.html.j2").render(values)
 
 
-def task_sections(
-    model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts
-) -> Json:
+def task_sections(model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts) -> Json:
     """Return the sections that depend on the task; None where one does not apply."""
     return {
         "confusion": sections.confusion(task, found, figures, text) if isinstance(task, Classification) else None,

@@ -100,9 +100,7 @@ def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
 def confusion(task: Classification, found: Answers, figures: Figures, text: Texts) -> Json:
     """Return the confusion matrix: a table of numbers up to 30 classes, a drawing beyond, and the pairs most often confused."""
     counts = np.asarray(found.meter.state()["confusion"].numpy())
-    drawing = figures.add(
-        "confusion", pictures.confusion(counts, task.classes, true=text("true"), predicted=text("predicted"))
-    )
+    drawing = figures.add("confusion", pictures.confusion(counts, task.classes, true=text("true"), predicted=text("predicted")))
     sums = counts.sum(1)
     rows = [
         {
@@ -151,7 +149,8 @@ def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text:
         figures.add("mistakes", picture_sheet(cases))
     columns = () if shown else source.schema.features[:COLUMNS]
     return {
-        "title": title, "note": note, "pictures": shown, "columns": columns, "cases": [_case(case, len(columns)) for case in cases]
+        "title": title, "note": note, "pictures": shown, "columns": columns,
+        "cases": [_case(case, len(columns)) for case in cases],
     }  # fmt: skip
 
 
@@ -210,9 +209,7 @@ def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
     errors = (made - inputs).square().mean(0).sqrt().tolist()
     spreads = inputs.std(0, correction=0).tolist()
     names = source.schema.features
-    return [
-        {"name": n, "deviation": f"{s:.4g}", "error": f"{e:.4g}"} for n, s, e in zip(names, spreads, errors, strict=True)
-    ]
+    return [{"name": n, "deviation": f"{s:.4g}", "error": f"{e:.4g}"} for n, s, e in zip(names, spreads, errors, strict=True)]
 
 
 def drawn(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json | None:

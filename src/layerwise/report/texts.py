@@ -52,7 +52,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "loss": ("loss", "损失"),
     "error": ("error", "误差"),
     "scatter": ("Predicted against true", "预测值与真实值"),
-    "scatter note": ("Each point is an example of the test part; on the line, the answer is exact.", "每个点是一个测试样本；落在线上即预测准确。"),
+    "scatter note": (
+        "Each point is an example of the test part; on the line, the answer is exact.",
+        "每个点是一个测试样本；落在线上即预测准确。",
+    ),
     "predicted value": ("predicted", "预测值"),
     "true value": ("true {name}", "真实值 {name}"),
     "reconstructions": ("Reconstructions", "重建"),
@@ -63,7 +66,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rms": ("error (RMS)", "误差（均方根）"),
     "samples": ("Samples", "采样"),
     "samples note": (
-        "Drawn from the top layer by {steps} steps of Gibbs sampling from a random start: what the machine believes its inputs look like.",
+        "Drawn from the top layer by {steps} Gibbs steps from a random start: what the machine thinks its inputs are like.",
         "从顶层随机状态出发，经 {steps} 步吉布斯采样得到：机器认为输入应有的样子。",
     ),
     "run": ("The run", "本次训练"),

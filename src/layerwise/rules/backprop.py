@@ -27,13 +27,14 @@ Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam",
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[rule]`` for ``backprop``.
 
     ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
     soft-thresholding after the step instead of a subgradient. ``weight_decay`` is torch's: for adamw decoupled, for the
     others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into; ``ema`` the decay of
-    the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and ``gamma`` shape the schedule.
+    the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and ``gamma``
+    shape the schedule.
     """
 
     optimizer: Optimizer = "adam"
@@ -56,7 +57,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ema: float = 0.0
 
 
-def make_optimizer(options: Options, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(options: BackpropOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the torch optimizer of these options, fused where the device has it."""
     o = options
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
@@ -83,9 +84,9 @@ def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[
 class Backprop:
     """The rule ``backprop``: gradients by reverse differentiation, weights by an optimizer."""
 
-    Options = Options
+    Options = BackpropOptions
 
-    def __init__(self, context: Context, options: Options) -> None:
+    def __init__(self, context: Context, options: BackpropOptions) -> None:
         if options.accumulate < 1:
             raise UsageError("rule.accumulate must be 1 or more", received=str(options.accumulate))
         if options.accumulate > 1 and any(
@@ -99,7 +100,8 @@ class Backprop:
             )
         self.context, self.options = context, options
         self.parameters = list(context.parameters.values())
-        self.weights = penalised(context.model, context.parameters)
+        self.tensors: list[Tensor] = [*self.parameters]
+        self.weights: list[Tensor] = [*penalised(context.model, context.parameters)]
         self.optimizer = make_optimizer(options, self.parameters)
         self.scaler = torch.amp.GradScaler(context.world.device.type, enabled=context.precision == "fp16")
         self.average = [p.detach().clone() for p in self.parameters] if options.ema else []
@@ -197,7 +199,7 @@ class Backprop:
         if self.average:
             # a young average follows faster: min(decay, (1 + t) / (10 + t)), as in TensorFlow's moving averages
             decay = min(o.ema, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+            torch._foreach_lerp_(self.average, self.tensors, 1 - decay)
 
     def end_epoch(self) -> Verdict:
         """Gradient descent has no end of its own."""
@@ -212,12 +214,12 @@ class Backprop:
         """Swap the averaged weights in and out."""
         raw = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.average)
+            torch._foreach_copy_(self.tensors, self.average)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, raw)
+                torch._foreach_copy_(self.tensors, raw)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return moments, scaler, average and step count as tensors by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -62,7 +62,7 @@ class Rule(Protocol):
         """Close an epoch."""
         ...
 
-    def evaluated(self) -> _Swap:
+    def evaluated(self) -> AbstractContextManager[object]:
         """Return a context in which the model holds the weights to be evaluated and kept (an average, say)."""
         ...
 
@@ -73,14 +73,6 @@ class Rule(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up the state that `state_dict` returned."""
         ...
-
-
-class _Swap(Protocol):
-    """A context manager without a value."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exc: object) -> object: ...
 
 
 class NonFiniteLoss(TrainingError):

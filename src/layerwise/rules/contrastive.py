@@ -22,7 +22,7 @@ from layerwise.rules.base import Context, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ContrastiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``k`` Gibbs steps; ``persistent`` chains, else from the data; ``lr`` η; ``final`` the factor that the rate falls to, linearly;
     ``l2`` λ of E08 on W."""
 
@@ -39,9 +39,9 @@ class Contrastive:
     The step's total is the free-energy gap Σ[F(v₀) − F(vₖ)], whose gradient (vₖ held fixed) is the update.
     """
 
-    Options = Options
+    Options = ContrastiveOptions
 
-    def __init__(self, context: Context, options: Options) -> None:
+    def __init__(self, context: Context, options: ContrastiveOptions) -> None:
         if not (hasattr(context.model, "machine") and hasattr(context.model, "observed")):
             raise UsageError(
                 "the contrastive rule trains restricted Boltzmann machines",

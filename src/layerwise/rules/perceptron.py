@@ -19,7 +19,7 @@ from layerwise.kernels import perceptron as kernel
 from layerwise.rules.base import Context, Step, Verdict, as_it_is
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PerceptronOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``lr`` is η. From zero weights it scales the weights only and changes no decision."""
 
     lr: float = 1.0
@@ -32,9 +32,9 @@ class Perceptron:
     updates are averaged (iterative parameter mixing, McDonald et al. 2010).
     """
 
-    Options = Options
+    Options = PerceptronOptions
 
-    def __init__(self, context: Context, options: Options) -> None:
+    def __init__(self, context: Context, options: PerceptronOptions) -> None:
         linear = [m for m in context.model.modules() if isinstance(m, nn.Linear)]
         if len(linear) != 1 or linear[0].bias is None:
             raise UsageError(

@@ -24,7 +24,8 @@ def factor(
     - constant: 1
     - step: γ^(milestones passed), milestones in terms of p
     - cosine: floor + (1 − floor)·(1 + cos πq)/2 (Loshchilov & Hutter 2017)
-    - one-cycle: rises by a half cosine from 1/25 to 1 over the first ``warmup`` part (0.3 if none is given) and falls to ``floor``
+    - one-cycle: rises by a half cosine from 1/25 to 1 over the first ``warmup`` part (0.3 if none is given) and falls
+    to ``floor``
       (Smith & Topin 2018)
     """
     if schedule == "one-cycle":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MASK = (1 << 64) - 1
@@ -44,11 +45,12 @@ def uniform(ids: Tensor, draws: int, seed: int, epoch: int) -> Tensor:
     base = np.uint64(key("uniform", seed, epoch))
     counter = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        x = counter * np.uint64(0x9E3779B97F4A7C15) + base
+        x: NDArray[np.uint64] = counter * np.uint64(0x9E3779B97F4A7C15) + base
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
-    return torch.from_numpy((x >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+        top = (x >> np.uint64(11)).astype(np.float64)  # 53 bits
+    return torch.from_numpy(top * 2.0**-53)
 
 
 @contextmanager

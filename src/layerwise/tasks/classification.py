@@ -19,7 +19,7 @@ from layerwise.tasks import inputs as inputs_
 from layerwise.tasks.base import Goal, Loss, Task
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ClassificationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]) or none."""
 
     size: int = 0
@@ -89,14 +89,14 @@ class Classification(Task):
     """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes."""
 
     name = "classification"
-    Options = Options
+    Options = ClassificationOptions
     goal: ClassVar[Goal] = Goal("accuracy", True)
     classes: tuple[str, ...]
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take classes and input statistics from the training part. Raises `DataError` for fewer than two classes (F15)."""
-        assert isinstance(options, Options)
+        assert isinstance(options, ClassificationOptions)
         if given:
             return cls.from_json(given)
         found = labels(source)
@@ -106,7 +106,7 @@ class Classification(Task):
         if source.schema.target == "none" or found is None:
             raise DataError("these examples have no classes", expected="a target column or class folders", received="none")
         if source.schema.target == "either":
-            names = tuple(str(v) for v in range(int(found.max()) + 1)) if not names else names
+            names = names or tuple(str(v) for v in range(int(found.max()) + 1))
         present = len(np.unique(found))
         if present < 2:
             only = names[int(found[0])] if len(found) and int(found[0]) < len(names) else "none"
@@ -125,7 +125,8 @@ class Classification(Task):
         return {"classes": len(self.classes), "outputs": len(self.classes), **self.inputs.model_args()}
 
     def adopt(self, source: Source) -> Source:
-        """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of range (F14)."""
+        """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of
+        range (F14)."""
         self.inputs.check(source.schema, source.name_of(0))
         if source.schema.target == "number":
             raise no_classes(source)

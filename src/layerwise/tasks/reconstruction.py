@@ -17,7 +17,7 @@ from layerwise.tasks import inputs as inputs_
 from layerwise.tasks.base import Goal, Loss, Task
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReconstructionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``scale`` unit gives inputs in [0, 1], as Boltzmann machines need; ``size`` as in classification."""
 
     size: int = 0
@@ -61,13 +61,13 @@ class Reconstruction(Task):
     """The input is the target: L = ‖x − x̂‖², summed over features, mean over the batch (E24)."""
 
     name = "reconstruction"
-    Options = Options
+    Options = ReconstructionOptions
     goal: ClassVar[Goal] = Goal("mse", False)
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take the input statistics from the training part."""
-        assert isinstance(options, Options)
+        assert isinstance(options, ReconstructionOptions)
         return cls.from_json(given) if given else cls(inputs_.fit(source, size=options.size, scale=options.scale))
 
     def model_args(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from layerwise.tasks import inputs as inputs_
 from layerwise.tasks.base import Goal, Loss, Task
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RegressionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``loss``: mse or mae (E06), on targets brought to mean 0, deviation 1. ``size`` and ``scale`` as in classification."""
 
     size: int = 0
@@ -94,7 +94,7 @@ class Regression(Task):
     """One number for each example; trained on the standardised target, answered in its own unit."""
 
     name = "regression"
-    Options = Options
+    Options = RegressionOptions
     goal: ClassVar[Goal] = Goal("rmse", False)
     target: str
     shift: float
@@ -104,7 +104,7 @@ class Regression(Task):
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take the target's mean and deviation and the input statistics from the training part."""
-        assert isinstance(options, Options)
+        assert isinstance(options, RegressionOptions)
         if given:
             return cls.from_json(given)
         source = amounts(source)

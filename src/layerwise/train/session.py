@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerwise import catalog
 from layerwise.data.feed import Feed
-from layerwise.data.loader import Batches
+from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source
 from layerwise.errors import Interrupted, TrainingError, unknown
 from layerwise.evaluate import evaluate
@@ -214,7 +214,8 @@ class Session:
         return over
 
     def _worth_saving(self) -> bool:
-        """Whether a second has passed since the last save: epochs shorter than that share one, as nothing but that second is lost."""
+        """Whether a second has passed since the last save: epochs shorter than that share one, as nothing but that
+        second is lost."""
         return self.world.any(time.monotonic() - self.saved_at >= min(1.0, self.options.checkpoint_seconds))[0]
 
     def _close(self, number: int) -> None:

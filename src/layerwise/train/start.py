@@ -122,8 +122,7 @@ def _refuse_changes(
     directory: RunDirectory, found: Checkpoint | None, made: Plan, *, world: World, allowed: bool
 ) -> None:
     """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
-    table = recipe.tomllib.loads(directory.read("recipe.toml").decode())
-    changes = recipe.differences(recipe.from_table(table), made.recipe)
+    changes = recipe.differences(recipe.from_toml(directory.read("recipe.toml"), str(directory.path)), made.recipe)
     info = directory.info()
     if info["fingerprint"] != made.splits.fingerprint():
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
@@ -153,7 +152,8 @@ def _session(
         display.say(f"{directory.path} is finished already")
         return Outcome(directory, info["metrics"], True, info, made.task.name, world.first)
     streams = options.workers < 0 or not all(
-        fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in ("train", "val")
+        fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in
+        ("train", "val")
     )
     set_flags = flags.resolve(
         device=str(device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
