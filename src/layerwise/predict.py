@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
-from layerwise import catalog
+from layerwise import catalog, recipe
 from layerwise.data.folders import hidden
 from layerwise.data.loader import Batch
 from layerwise.data.tables import rows
@@ -58,7 +58,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
     """
     directory = RunDirectory.open(path)
     info = directory.info()
-    directory.read("recipe.toml")
+    recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
     card = catalog.find(str(info["model"]["name"]))
     model: nn.Module = catalog.builder(card)(**info["model"]["arguments"])
     best = directory.restore("best")
@@ -71,7 +71,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
         model = model.double()
     model.load_state_dict(best.model)
     try:
-        task = tasks.from_json(msgspec.json.decode(directory.read("task.json")))
+        task = tasks.from_json(directory.task())
     except (KeyError, TypeError, msgspec.DecodeError) as error:
         raise damaged(path / "task.json", "it does not describe a task") from error
     return Loaded(directory, card, model.to(device or torch.device("cpu")).eval(), task, info)

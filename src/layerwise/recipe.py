@@ -95,17 +95,22 @@ def read_toml(path: Path) -> Table:
         raise DamagedError(
             f"{path} is not TOML: {error}", do="correct the file, or start from a run's recipe.toml"
         ) from error
-    found = table.get("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
-        raise DamagedError(
-            f"{path} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise"
-        )
+    refuse_newer(table, str(path))
     return table
 
 
+def refuse_newer(table: Mapping[str, Any], where: str) -> None:
+    """Raise `DamagedError` for a recipe of a newer format."""
+    found = table.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise DamagedError(f"{where} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise")
+
+
 def from_toml(data: bytes, where: str) -> Recipe:
-    """Read a resolved recipe, as a run keeps it."""
-    return from_table(tomllib.loads(data.decode()), where)
+    """Read a resolved recipe, as a run keeps it. Raises `DamagedError` for a newer format."""
+    table = tomllib.loads(data.decode())
+    refuse_newer(table, where)
+    return from_table(table, where)
 
 
 def toml_value(value: Any) -> str:

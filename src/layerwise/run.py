@@ -53,19 +53,25 @@ def unsealed(data: bytes, path: Path) -> Json:
     """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong or the format is newer."""
     try:
         content: Json = json.loads(data)
+        as_written = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() == data
         checksum = content.pop("checksum")
-        fine = checksum == _body_digest(content)
+        fine = as_written and checksum == _body_digest(content)
         version = content["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
+    refuse_newer(version, path)
+    if not fine:
+        raise damaged(path, "its checksum is wrong")
+    return content
+
+
+def refuse_newer(version: Any, path: Path) -> None:
+    """Raise `DamagedError` for a file of a newer format."""
     if isinstance(version, int) and version > FORMAT:
         raise DamagedError(
             f"{path} was written by a newer version", expected=f"format {FORMAT}", received=f"format {version}",
             do="update layerwise",
         )  # fmt: skip
-    if not fine:
-        raise damaged(path, "its checksum is wrong")
-    return content
 
 
 def _body_digest(body: Json) -> str:
@@ -205,6 +211,17 @@ class RunDirectory:
             raise damaged(self.path / name, "its checksum is wrong" if known else "run.json does not know it")
         return data
 
+    def task(self) -> Json:
+        """Return task.json. Raises `DamagedError` if it differs, is of a newer format, or is no JSON object."""
+        path, data = self.path / "task.json", self.read("task.json")
+        try:
+            content: Json = json.loads(data)
+            version = content["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(path, "it does not describe a task") from error
+        refuse_newer(version, path)
+        return content
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the run; its checksum enters run.json with the next `write_info`."""
         (self.path / name).parent.mkdir(exist_ok=True)
@@ -247,7 +264,10 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [read_line(data, path, number) for number, data in enumerate(path.read_bytes().splitlines(), start=1)]
+        *whole, rest = path.read_bytes().split(b"\n")
+        if rest:
+            raise damaged(path, f"line {len(whole) + 1} is not whole")
+        return [read_line(data, path, number) for number, data in enumerate(whole, start=1)]
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -318,6 +338,8 @@ class RunDirectory:
             if vouched:
                 look(name, lambda name=name: self.read(name))
         look("metrics.jsonl", self.metrics)
+        if (self.path / "failure.json").exists():
+            look("failure.json", lambda: unsealed(self._bytes("failure.json"), self.path / "failure.json"))
         for which in ("last", "best"):
             folder = self.path / "checkpoints" / which
             if folder.is_dir():
@@ -340,7 +362,7 @@ def read_line(data: bytes, path: Path, number: int) -> Json:
         crc = row.pop("crc")
     except (ValueError, KeyError, AttributeError) as error:
         raise damaged(path, f"line {number} cannot be read") from error
-    if crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
+    if line(row) != data + b"\n" or crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
         raise damaged(path, f"the checksum of line {number} is wrong")
     return row
 

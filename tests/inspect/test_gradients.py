@@ -87,6 +87,7 @@ def gradients(model: nn.Module, task: Task, batch: Batch) -> dict[str, torch.Ten
                 found[name] = layer.grad_weight
             if layer.bias is not None and layer.grad_bias is not None and parameter.data_ptr() == layer.bias.data_ptr():
                 found[name] = layer.grad_bias
+        found |= {f"{prefix}{name}": gradient for name, (_, gradient) in layer.more.items()}
     return found
 
 
@@ -171,7 +172,12 @@ def test_boltzmann_machines_have_gradients_too() -> None:
     found = run(dbn(features=4, classes=3, hidden=(5,)).double(), task, batch_of(task, source), lr=0.1)
     assert [layer.name for layer in found.layers] == ["head", "rbms.0"] or found.layers[-1].z is None
     rebuilt = task_of("reconstruction")
-    found = run(rbm(features=4, hidden=3).double(), rebuilt, batch_of(rebuilt, rows("reconstruction")), lr=0.1)
+    machine, batch = rbm(features=4, hidden=3).double(), batch_of(rebuilt, rows("reconstruction"))
+    mine, naive = gradients(machine, rebuilt, batch), differences(machine, rebuilt, batch)
+    assert mine.keys() == naive.keys()
+    for name in naive:
+        torch.testing.assert_close(mine[name], naive[name], atol=1e-6, rtol=1e-6)
+    found = run(machine, rebuilt, batch, lr=0.1)
     assert found.layers[0].grad_weight.shape == (3, 4)
     assert found.loss_after < found.loss
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from layerwise import catalog
-from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 from layerwise.errors import UsageError
 
 
@@ -30,6 +30,7 @@ def train_(
     allow_changes: Annotated[bool, Parameter(negative="")] = False,
     on_bad: Literal["stop", "skip"] | None = None,
     set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    lang: LangOption = None,
     imports: Imports = None,
     json: Json = False,
 ) -> int:
@@ -78,7 +79,7 @@ def train_(
     request = Request(
         model=model, data=data, task=task, out=out, epochs=epochs, batch=batch, lr=lr, seed=seed, device=device,
         precision=precision, compile=compile or None, weights=None if weights is None else str(weights),
-        on_bad=on_bad, resume=resume, allow_changes=allow_changes, settings=tuple(set or ()),
+        on_bad=on_bad, lang=language(lang), resume=resume, allow_changes=allow_changes, settings=tuple(set or ()),
     )  # fmt: skip
     outcome = train(request, quiet=False)
     if not outcome.first:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from layerwise.data.source import Examples, Source, fetch
 from layerwise.errors import TrainingError
@@ -148,7 +148,8 @@ class _Collated(Dataset[Batch]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:
-        torch.set_num_threads(1)  # the kernels' threads are the training process's
+        if get_worker_info() is not None:
+            torch.set_num_threads(1)  # the kernels' threads are the training process's
         return self.collate(fetch(self.source, self.batches[index]))
 
 

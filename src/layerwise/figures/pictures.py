@@ -16,6 +16,7 @@ from PIL import Image
 from layerwise.figures.svg import INK, MUTED, RIGHT, WRONG, document, escaped, shortened, width_of
 
 LARGEST = 160  # longest side of a picture in a sheet or page, in pixels of its own
+SIDE, CAPTION = 96.0, 12.0  # a picture's place in a sheet, and the size of the text under it
 Floats = NDArray[np.floating]
 
 
@@ -47,7 +48,7 @@ def sheet(rows: Sequence[Sequence[Floats]], *, captions: Sequence[Sequence[str]]
         captions: a text under each picture, in the shape of ``rows``; empty for none. Lines are cut to the picture's width.
         labels: a text above each row; empty for none.
     """
-    side, gap, size = 96.0, 8.0, 12.0
+    side, gap, size = SIDE, 8.0, CAPTION
     lines = max((text.count("\n") + 1 for row in captions for text in row), default=0)
     body: list[str] = []
     top = gap

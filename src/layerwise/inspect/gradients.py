@@ -105,6 +105,7 @@ def arrays(found: Procedure, batch: Batch) -> dict[str, Tensor]:
     out = {"inputs": batch.inputs} | ({} if batch.targets is None else {"targets": batch.targets})
     for layer in found.layers:
         named = {**quantities(layer), "W": layer.weight, "b": layer.bias}
+        named |= {f"d_{name}": gradient for name, (_, gradient) in layer.more.items()}
         out |= {f"{layer.name}.{name}": value for name, value in named.items() if value is not None}
     return {name: value.detach().cpu().contiguous().clone() for name, value in out.items()}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from layerwise.data.source import SPLITS
 from layerwise.errors import unknown
-from layerwise.figures.pictures import in_rows, sheet
+from layerwise.figures.pictures import CAPTION, SIDE, in_rows, sheet
+from layerwise.figures.svg import width_of
 from layerwise.inspect.answers import Case, answers, batches_of, worst, wrong
 from layerwise.inspect.base import Target, View, save, table, trained
 
@@ -48,6 +49,8 @@ def picture_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
 def caption(case: Case) -> str:
     """Return what is written under a mistake."""
     answer = f"{case.true} → {case.predicted}" if case.predicted else f"{case.loss:.4g}"
+    if case.predicted and width_of(answer, CAPTION) > SIDE:
+        answer = f"{case.true}\n→ {case.predicted}"
     return "\n".join([answer, *([f"{case.score:.1%}"] if case.score is not None else []), case.name])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,7 @@ class Layer:
     """What one layer with weights saw and learned: z and a (N, …), δ = ∂L/∂z like z, ∂W like W, ∂b like b.
 
     ``a`` is z after the activations that follow. ``input`` is a⁽ˡ⁻¹⁾. A layer that was not called as a whole has no z, a and δ.
+    ``more`` holds parameters that are neither (a machine's visible biases), each with its gradient, by name.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layer:
     bias: Tensor | None
     grad_weight: Tensor
     grad_bias: Tensor | None
+    more: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Procedure(NamedTuple):
@@ -226,6 +228,8 @@ def _layer(
     weight = next((p for p in own if p.ndim > 1), own[0])
     bias = getattr(module, "bias", None)
     bias = next((p for n, p in module.named_parameters(recurse=False) if n == "hidden_bias"), bias)
+    named = module.named_parameters(recurse=False)
+    more = {n: (p.detach(), gradients[id(p)]) for n, p in named if p is not weight and p is not bias}
     given = z = a = delta = None
     activation = "linear"
     if place is not None:
@@ -236,7 +240,7 @@ def _layer(
     given, z, a, delta = (None if t is None else t.detach() for t in (given, z, a, delta))
     return Layer(
         name or "(the model)", type(module).__name__, activation, given, z, a, delta, weight.detach(),
-        None if bias is None else bias.detach(), gradients[id(weight)], None if bias is None else gradients[id(bias)],
+        None if bias is None else bias.detach(), gradients[id(weight)], None if bias is None else gradients[id(bias)], more,
     )  # fmt: skip
 
 
@@ -248,6 +252,7 @@ def _after_step(model: nn.Module, task: Task, batch: Batch, *, lr: float, layers
     """Step 4: return the mean loss with θ − η∇L in place of θ (E11), without touching the model."""
     steps = {layer.weight.data_ptr(): layer.grad_weight for layer in layers}
     steps |= {la.bias.data_ptr(): la.grad_bias for la in layers if la.bias is not None and la.grad_bias is not None}
+    steps |= {parameter.data_ptr(): grad for la in layers for parameter, grad in la.more.values()}
     moved = {n: p - lr * steps[p.data_ptr()] if p.data_ptr() in steps else p for n, p in model.named_parameters()}
     loss = float(task.losses(functional_call(model, moved, (batch.inputs,)), batch).mean())
     return loss if math.isfinite(loss) else float("inf")

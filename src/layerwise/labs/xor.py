@@ -30,7 +30,7 @@ from layerwise.rules.base import Context
 from layerwise.rules.perceptron import Perceptron
 from layerwise.runtime import draws
 from layerwise.runtime.distributed import World
-from layerwise.tasks.classification import Classification, Options
+from layerwise.tasks.classification import Classification
 from layerwise.train.loop import Cursor, steps
 
 Gate = Literal["xor", "and", "or"]
@@ -64,7 +64,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 def examples(gate: Gate) -> tuple[Classification, Batch]:
     """Return the task and the four examples as one batch."""
     table = source(gate)
-    task = Classification.prepare(table, Options(scale="none"))
+    task = Classification.prepare(table, Classification.Options(scale="none"))
     return task, task.collate(fetch(table, range(len(table))))
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import torch
@@ -19,6 +19,7 @@ from layerwise.errors import UsageError
 from layerwise.nn.rbm import Staged
 from layerwise.recipe import Recipe, Stage, Table
 from layerwise.rules import registry as rules
+from layerwise.run import RunDirectory
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 
@@ -26,7 +27,7 @@ from layerwise.tasks.base import Task
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
 
-    ``settings`` are KEY=VALUE overrides; ``allow_changes`` lets a resume go on although data, recipe or world differ.
+    ``lang`` is the report's language; ``settings`` are KEY=VALUE overrides; ``allow_changes`` lets a resume go on although data, recipe or world differ.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool | None = None
     weights: str | None = None
     on_bad: str | None = None
+    lang: Literal["en", "zh"] = "en"
     resume: bool = False
     allow_changes: bool = False
     settings: tuple[str, ...] = ()
@@ -69,6 +71,8 @@ def base_table(request: Request) -> tuple[catalog.Card, Table]:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")
+        if request.resume and path.name == "recipe.toml" and (path.parent / "run.json").is_file():
+            RunDirectory.open(path.parent).read(path.name)  # a damaged recipe is named as such
         table = recipe.read_toml(path)
         name = table.get("model", {}).get("name", "")
         card = catalog.find(str(name))

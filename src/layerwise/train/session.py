@@ -68,6 +68,8 @@ class Session:
         start = Cursor()
         if resumed is not None:
             start = self._take_up(resumed)
+        elif self.world.first:
+            self.directory.cut_metrics(0)  # an attempt that was killed before its first checkpoint may have left lines
         for number in range(start.stage, len(self.plan.recipe.stages)):
             begin = start if number == start.stage else Cursor(number)
             self._stage(number, begin, resumed if number == start.stage else None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -17,7 +18,7 @@ from layerwise.data.feed import Feed, fits
 from layerwise.errors import TrainingError, UsageError
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.run import Checkpoint, RunDirectory
+from layerwise.run import FORMAT, Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
 from layerwise.train.progress import Display
@@ -60,9 +61,9 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         path = place(request, made)
         directory, found = _opened(path, request, made, world=world, display=display)
         if not world.first:
-            return _session(made, directory, found, world=world, display=display, device=device)
+            return _session(request, made, directory, found=found, world=world, display=display)
         with directory.locked():
-            return _session(made, directory, found, world=world, display=display, device=device)
+            return _session(request, made, directory, found=found, world=world, display=display)
 
 
 def place(request: Request, made: Plan) -> Path:
@@ -94,7 +95,7 @@ def _opened(
     if world.first:
         directory = RunDirectory.create(path)
         directory.write("recipe.toml", recipe.to_toml(made.recipe).encode())
-        directory.write("task.json", msgspec.json.format(msgspec.json.encode(made.task.to_json()), indent=1))
+        directory.write("task.json", msgspec.json.format(msgspec.json.encode({"format": FORMAT, **made.task.to_json()}), indent=1))
         directory.write_info(_facts(made, world=world), written=("recipe.toml", "task.json"))
     world.barrier()
     return RunDirectory(path), None
@@ -123,7 +124,7 @@ def _refuse_changes(
 ) -> None:
     """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
     changes = recipe.differences(recipe.from_toml(directory.read("recipe.toml"), str(directory.path)), made.recipe)
-    info = directory.info()
+    info, _ = directory.info(), directory.task()
     if info["fingerprint"] != made.splits.fingerprint():
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
     if found is not None and found.info["world"] != world.size:
@@ -143,7 +144,7 @@ def _refuse_changes(
 
 
 def _session(
-    made: Plan, directory: RunDirectory, found: Checkpoint | None, *, world: World, display: Display, device: torch.device
+    request: Request, made: Plan, directory: RunDirectory, *, found: Checkpoint | None, world: World, display: Display
 ) -> Outcome:
     """Run the session under its flags, and finish the run."""
     options = made.recipe.train
@@ -156,7 +157,7 @@ def _session(
         ("train", "val")
     )
     set_flags = flags.resolve(
-        device=str(device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
+        device=str(world.device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
         streams=streams and options.workers >= 0, deterministic=options.deterministic, world=world.size,
     )  # fmt: skip
     if found is not None:
@@ -173,10 +174,10 @@ def _session(
             raise
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"{device} has no memory left for batches of {[s.batch for s in made.recipe.stages]}",
+                f"{world.device} has no memory left for batches of {[s.batch for s in made.recipe.stages]}",
                 do="use a smaller --batch, or set rule.accumulate=4 for the same result in smaller pieces",
             ) from error
-        return _finished(session, metrics, resumed=found is not None)
+        return _finished(session, metrics, resumed=found is not None, lang=request.lang)
 
 
 def _unfinished(found: Checkpoint, made: Plan) -> bool:
@@ -186,12 +187,12 @@ def _unfinished(found: Checkpoint, made: Plan) -> bool:
     return bool(stage < last or (epoch < made.recipe.stages[last].epochs and not found.info["stage_over"]))
 
 
-def _finished(session: Session, metrics: dict[str, float], *, resumed: bool) -> Outcome:
+def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lang: Literal["en", "zh"]) -> Outcome:
     """Write the report and the final run.json."""
     directory = session.directory
     info = {
         **directory.info(),
-        "status": "finished",
+        "status": "training",  # until the report is written, so that a kill before that leaves it to a resume
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(session.seconds(), 3),
         "epochs": session.best.epoch,
@@ -203,9 +204,11 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool) -> 
     if session.world.first:
         directory.write_info(info)
         test = session.plan.splits.test
-        batches = session.feed.evaluation(test, session.plan.task.collate)
-        write_report(directory, session.model, session.plan.task, batches=batches, source=test)
+        alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
+        batches = alone.evaluation(test, session.plan.task.collate)
+        write_report(directory, session.model, session.plan.task, batches=batches, source=test, lang=lang)
         pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
+        info["status"] = "finished"
         directory.write_info(info, written=pages)
     session.world.barrier()
     return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,9 @@ def read(path: Path) -> Weights:
 def _torch_file(path: Path) -> dict[str, Tensor]:
     """Read a torch file with ``weights_only``: anything but plain tensors in plain containers is refused."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols: what cannot be read is an error below
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedError(
             f"{path} is not a plain weights file: it holds code or foreign objects, and was not opened",

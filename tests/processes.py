@@ -1,0 +1,136 @@
+"""Real processes that run `layerwise`, started in tenths of a second: a server that has imported everything forks them.
+
+Each child is a process of its own that gets real signals; only the seconds of importing torch are shared.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layerwise.run import RunDirectory
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["layerwise.train.start", "layerwise.cli.train", "layerwise.models.feedforward", "sklearn.datasets",
+     "layerwise.models.boltzmann", "layerwise.models.convolutional", "layerwise.figures.charts", "torch._dynamo",
+     "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "matplotlib.figure"]
+)  # fmt: skip
+WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "open"}
+
+
+class Child:
+    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th file operation there."""
+
+    def __init__(self, args: Sequence[object], folder: Path, *, kill_at: int = 0, file_limit: int = 0) -> None:
+        self.folder = folder
+        self.process = CONTEXT.Process(target=_layerwise, args=([str(a) for a in args], folder, kill_at, file_limit))
+        self.process.start()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal."""
+        assert self.process.pid is not None
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for the end; the exit code, or minus the signal's number."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {timeout} s\n{self.stderr}")
+        return self.process.exitcode
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to standard error."""
+        return (self.folder / "stderr").read_text()
+
+
+def until(condition: Callable[[], bool], child: Child | None = None, *, timeout: float = 60) -> None:
+    """Wait until a condition holds (or the child has ended)."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        if child is not None and not child.process.is_alive():
+            return
+        time.sleep(0.002)
+
+
+def _layerwise(args: list[str], folder: Path, kill_at: int, file_limit: int) -> None:
+    """Run the command with its output in files."""
+    _redirect(folder)
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if kill_at:
+        die_at(kill_at, str(folder / "run"))
+    from layerwise.cli import main
+
+    sys.exit(main(args))
+
+
+def _redirect(folder: Path) -> None:
+    """Send standard output and error to files of the folder, and work there."""
+    os.chdir(folder)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+
+
+def die_at(count: int, place: str) -> None:
+    """Kill this process, really, before its n-th change of a file below a place. Nothing is patched: Python reports each one."""
+    left = count
+
+    def look(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event not in WRITING or place not in os.path.abspath(os.fsdecode(details[0]) if _is_path(details[0]) else "/"):
+            return
+        if event == "open" and not details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+
+
+def _is_path(value: object) -> bool:
+    """Whether an operation's first detail is a path (it may be a file's number)."""
+    return isinstance(value, str | bytes | os.PathLike)
+
+
+def weights(path: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights."""
+    found = RunDirectory(path).restore(which)
+    assert found is not None
+    return found.model
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without their seconds."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunDirectory(path).metrics()]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Both runs end with the same weights bit for bit, the same log, the same metrics; every file is whole and no litter lies about."""
+    for which in ("last", "best"):
+        a, b = weights(one, which), weights(other, which)
+        assert a.keys() == b.keys()
+        assert [n for n in a if not torch.equal(a[n], b[n])] == []
+    assert rows(one) == rows(other)
+    assert RunDirectory(one).info()["metrics"] == RunDirectory(other).info()["metrics"]
+    assert {n: p for n, p in RunDirectory(one).verify().items() if p} == {}
+    assert litter(one) == []
+
+
+def litter(path: Path) -> list[str]:
+    """Return the names of half-written files and folders."""
+    return [str(p) for p in path.rglob("*") if p.name.endswith((".new", ".old"))]
