@@ -9,6 +9,7 @@ from layerwise.errors import DataError
 from layerwise.runtime import draws
 
 VAL, TEST = 0.15, 0.15
+VAL_OF_TRAINING = 0.1
 
 
 def partition(targets: Array | None, count: int, fractions: tuple[float, ...], seed: int) -> list[Array]:
@@ -40,12 +41,12 @@ def classes_of(source: Source) -> Array | None:
 def split(parts: dict[str, Source], *, name: str, seed: int, notes: tuple[str, ...] = ()) -> Splits:
     """Complete the given parts to training, validation and test.
 
-    ``{"train": all}`` is drawn 70/15/15. A missing validation part is taken from training (15 %), a missing test part too.
+    ``{"train": all}`` is drawn 70/15/15. Where a test part is given, a missing validation part is a tenth of training.
     Raises `DataError` where a part would be empty.
     """
     train = parts["train"]
     missing = [p for p in ("val", "test") if p not in parts]
-    fractions = {"val": VAL, "test": TEST}
+    fractions = {"val": VAL if "test" in missing else VAL_OF_TRAINING, "test": TEST}
     if missing:
         drawn = partition(classes_of(train), len(train), tuple(fractions[p] for p in missing), seed)
         parts = parts | {p: subset(train, at) for p, at in zip(missing, drawn[1:], strict=True)}

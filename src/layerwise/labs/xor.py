@@ -73,6 +73,9 @@ def train_perceptron(gate: Gate, seed: int) -> Trial:
     task, batch = examples(gate)
     assert batch.targets is not None
     net = perceptron(features=2, classes=2)
+    with draws.seeded(draws.key("xor", seed)):
+        for parameter in net.parameters():
+            nn.init.normal_(parameter)  # not zero, as the card has it: whole-numbered weights leave points on the line itself
     rule = Perceptron(_context(net, task, seed, batch=1), Perceptron.Options())
     best, kept = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
     for _ in steps(rule, MemoryBatches(batch, Order(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
@@ -271,11 +274,11 @@ LAB = Lab(
     method=Text(
         "By reasoning: a linear program asks for a line with margin 1 through every subset of the four points. Were there one for all "
         "four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says w₁+w₂+2b ≥ 2, of the outer two ≤ −2. "
-        "By experiment: Rosenblatt's rule, 50 epochs, order drawn by the seed, judged by the best weights it ever had; Adam on "
+        "By experiment: Rosenblatt's rule, 50 epochs, start and order drawn by the seed, judged by the best weights it ever had; Adam on "
         "networks with one hidden layer, 100 full-batch steps, judged at the end.",
         "推理：对四个点的每个子集，用线性规划求一条间隔为 1 的直线。若四个点都能分开，则 b ≤ −1、w₁+b ≥ 1、w₂+b ≥ 1、w₁+w₂+b ≤ −1；"
         "中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。"
-        "实验：感知机用罗森布拉特规则训练 50 轮，样本顺序由种子决定，取训练中最好的权重；"
+        "实验：感知机用罗森布拉特规则训练 50 轮，起点与样本顺序由种子决定，取训练中最好的权重；"
         "单隐藏层网络用 Adam 全批量训练 100 步，以最终权重计。",
     ),
     margin=Text("the network's accuracy minus the perceptron's best", "网络的准确率减去感知机的最高准确率"),

@@ -50,10 +50,11 @@ def perceptron(*, features: int, classes: int) -> nn.Module:
     size={"features": 784, "outputs": 10},
     small={"features": 8, "outputs": 3, "hidden": [16]},
     recipe={
-        "stages": [{"epochs": 20, "batch": 128, "rule": {"lr": 0.001, "schedule": "cosine", "floor": 0.02}}],
+        "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.003, "schedule": "one-cycle", "warmup": 0.2}}],
         "variants": {
+            "image": {"model": {"dropout": 0.1}},
             "row": {"model": {"hidden": [64]}, "stages": [{"epochs": 200, "batch": 32, "monitor": "val/loss", "patience": 40,
-                                     "rule": {"lr": 0.003}}]},
+                                     "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0}}]},
         },
     },
     aliases=("feed-forward",),

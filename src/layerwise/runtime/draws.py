@@ -43,12 +43,13 @@ def uniform(ids: Tensor, draws: int, seed: int, epoch: int) -> Tensor:
     The draw of an example depends on (seed, epoch, its id, which draw) alone: not on its batch, worker or rank.
     """
     base = np.uint64(key("uniform", seed, epoch))
-    counter = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)
+    first: NDArray[np.uint64] = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws)
+    counter = np.add(first, np.arange(draws, dtype=np.uint64), dtype=np.uint64)
     with np.errstate(over="ignore"):
         x = counter * np.uint64(0x9E3779B97F4A7C15) + base
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        top: NDArray[np.uint64] = (x ^ (x >> np.uint64(31))) >> np.uint64(11)  # 53 bits
+        top = (x ^ (x >> np.uint64(31))) >> np.uint64(11)  # 53 bits
     return torch.from_numpy(top.astype(np.float64) * 2.0**-53)
 
 

@@ -106,7 +106,7 @@ class Session:
         batches = self.feed.training(
             source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
         )
-        refuse_lonely_batch(part, batches, stage)
+        refuse_lonely_batch(part, batches, stage, self.world)
         rule = self._rule(stage, part, task, source, number=number)
         if resumed is not None:
             self._take_up_state(resumed.state, rule)
@@ -351,13 +351,21 @@ def _plain(value: Any) -> Any:
     return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
 
 
-def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage) -> None:
-    """Refuse a last batch of one example under batch norm over rows, which has no variance there (F21)."""
-    norm = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
-    if norm and batches.examples % stage.batch == 1:
+def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world: World) -> None:
+    """Refuse batches of one example (a rank's share of one) under batch norm over rows, which has no variance there (F21)."""
+    last = batches.examples % stage.batch
+    sizes = {min(stage.batch, batches.examples), last} - {0}
+    lonely = any((rank + 1) * size // world.size - rank * size // world.size == 1 for size in sizes for rank in range(world.size))
+    if lonely and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+        shared = f", shared by {world.size} processes," if world.size > 1 else ""
         raise TrainingError(
-            f"the last batch of {batches.examples} examples in batches of {stage.batch} has one example, "
+            f"in batches of {stage.batch}{shared} the last batch of {batches.examples} examples has one example, "
             "over which batch normalisation has no variance",
             expected="at least two examples in every batch",
-            do=f"use --batch {stage.batch + 1} or another that leaves no single one",
+            do=f"use --batch {next_batch(batches.examples, stage.batch, world.size)}, or set model.batch_norm=false",
         )
+
+
+def next_batch(examples: int, batch: int, ranks: int) -> int:
+    """Return the next batch size that leaves every rank of a last batch two examples or none."""
+    return next(b for b in range(max(batch, 2 * ranks) + (batch >= 2 * ranks), 2 * examples) if examples % b == 0 or examples % b >= 2 * ranks)
