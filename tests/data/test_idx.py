@@ -50,7 +50,7 @@ def folder(tmp_path):
 
 def test_t10k_is_the_test_part_and_val_is_drawn(folder) -> None:
     found = open_data(Options(str(folder)), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (32, 8, 12)
+    assert (len(found.train), len(found.val), len(found.test)) == (36, 4, 12)
     assert found.train.schema.classes == ("0", "1", "2", "3")
     assert found.train[0].input.shape == (5, 4, 1)
 

@@ -110,11 +110,11 @@ def test_whole_numbers_serve_both_tasks(tmp_path) -> None:
     source = tables.read(
         write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values)))
     )
-    sorts = classification.Classification.prepare(source, classification.Options())
+    sorts = classification.Classification.prepare(source, classification.ClassificationOptions())
     assert sorts.classes == ("-2", "3", "10")
     batch = sorts.collate(sorts.adopt(source).fetch(np.arange(8)))
     assert [int(sorts.classes[i]) for i in batch.targets.tolist()] == values
-    amount = regression.Regression.prepare(source, regression.Options())
+    amount = regression.Regression.prepare(source, regression.RegressionOptions())
     assert math.isclose(amount.shift, np.mean(values))
     adopted = amount.adopt(source)
     scaled = amount.collate(fetch(adopted, np.arange(8))).targets[:, 0]
@@ -129,10 +129,10 @@ def test_whole_numbers_serve_both_tasks(tmp_path) -> None:
 def test_tasks_refuse_the_other_kind_of_target(tmp_path) -> None:
     number = tables.read(write(tmp_path / "n.csv", "x,y\n1,0.5\n2,1.5\n"))
     with pytest.raises(DataError, match="'y' is an amount"):
-        classification.Classification.prepare(number, classification.Options())
+        classification.Classification.prepare(number, classification.ClassificationOptions())
     texts = tables.read(write(tmp_path / "c.csv", "x,y\n1,a\n2,b\n"))
     with pytest.raises(DataError, match="no number to predict"):
-        regression.Regression.prepare(texts, regression.Options())
+        regression.Regression.prepare(texts, regression.RegressionOptions())
 
 
 def test_target_and_drop(tmp_path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
 
 from layerwise import catalog
 from layerwise.run import Checkpoint, RunDirectory
+from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
 
 LEARNING = sorted(name for name in catalog.cards() if catalog.find(name).rule)
 KEYS = ("--seed", 5, "--set", "train.threads=1", "--set", "train.log_every=2")

@@ -6,9 +6,11 @@ the same batches in the same order, which is a pure function of (seed, stage, ep
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ from layerwise.runtime import draws
 from layerwise.runtime.distributed import World
 
 CHUNK = 1024
+SHARED = Path("/dev/shm")
 Collate = Callable[[Examples], "Batch"]
 
 
@@ -181,6 +184,9 @@ class StreamedBatches:
         Raises `TrainingError` when a worker dies or stays silent for ``timeout`` seconds.
         """
         batches = [index.tolist() for index in self.order.epoch(epoch, start)]
+        if self.workers:
+            one = bytes_needed(self.source, self.collate, torch.float32) // max(1, len(self.source))
+            refuse_small_shared_memory(one * max(map(len, batches), default=0) * 2 * self.workers)
         loader = DataLoader(
             _Collated(self.source, self.collate, batches),
             batch_size=None,
@@ -193,14 +199,43 @@ class StreamedBatches:
         try:
             for batch in loader:
                 yield batch.to(self.device, self.dtype)
-        except RuntimeError as error:
-            if "worker" not in str(error).lower() and "shared memory" not in str(error).lower():
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not self.workers or not worker_lost(error):
                 raise
-            raise TrainingError(
-                f"a loader worker was lost: {str(error).splitlines()[0]}",
-                expected=f"{self.workers} workers alive, answering within {self.timeout:g} s, with room in /dev/shm",
-                do="set train.workers=-1 to load in the training process, or free memory and --resume",
-            ) from error
+            raise lost_worker(error) from error
+
+
+def worker_lost(error: Exception) -> bool:
+    """Whether an error says that a loader worker is gone. torch raises it from a signal handler, at any place of the program."""
+    text = str(error).lower()
+    signs = ("dataloader worker", "dataloader timed out", "shared memory")
+    return isinstance(error, ConnectionError | EOFError) or any(sign in text for sign in signs)
+
+
+def refuse_small_shared_memory(needed: int) -> None:
+    """Raise `TrainingError` where /dev/shm, through which workers hand over batches, is smaller than the batches under way."""
+    if not SHARED.is_dir():
+        return
+    free = shutil.disk_usage(SHARED).free
+    if free < needed:
+        raise TrainingError(
+            f"{SHARED} is too small for the loader's workers",
+            expected=f"{needed / 2**20:.1f} MiB free",
+            received=f"{free / 2**20:.1f} MiB",
+            do="set train.workers=-1 to load in the training process, use a smaller --batch, or give a container more "
+            "(docker run --shm-size=1g)",
+        )
+
+
+def lost_worker(error: Exception) -> TrainingError:
+    """Make the error for a lost loader worker, with the cause that torch gives."""
+    lines = [text.strip() for text in str(error).splitlines() if text.strip()] or [type(error).__name__]
+    causes = [text for text in lines if text.startswith(("RuntimeError:", "OSError:", "Error:"))]
+    return TrainingError(
+        f"a loader worker was lost: {causes[-1] if causes else lines[0]}",
+        expected="every worker alive, answering within train.timeout, with room in /dev/shm",
+        do="set train.workers=-1 to load in the training process, or free memory; then go on with --resume",
+    )
 
 
 def collated(source: Source, collate: Collate, threads: int) -> Batch:

@@ -1,6 +1,7 @@
 """Labs: each reruns one claim of the field on this machine and says, with a measured margin, whether it held.
 
-A lab is a file of this folder, found by its name: ``backprop_cost.py`` is ``backprop-cost``. Names are answered without importing torch.
+A lab is a file of this folder, found by its name: ``backprop_cost.py`` is ``backprop-cost``. Names are answered without
+importing torch.
 """
 
 from __future__ import annotations

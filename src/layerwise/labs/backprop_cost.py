@@ -1,16 +1,18 @@
 """C05: backpropagation gets the whole gradient for about two further forward passes; finite differences need one per weight.
 
-``N`` examples, ``P`` weights, ``F`` the multiply-adds of one forward pass. S. Linnainmaa (1970); D. E. Rumelhart, G. E. Hinton, R. J. Williams
-(1986); A. Griewank (1989), the cheap-gradient principle. The one idea: a layer z = aWᵀ costs one product forward, and backward one
-for ∂W = δᵀa and one for ∂a = δW, whatever the number of weights.
+``N`` examples, ``D`` and ``K`` a layer's inputs and outputs, ``P`` weights. S. Linnainmaa (1970); D. E. Rumelhart, G. E. Hinton,
+R. J. Williams (1986); A. Griewank (1989), the cheap-gradient principle. The one idea: a layer z = aWᵀ costs one product forward,
+and backward one for ∂W = δᵀa and one for ∂a = δW, whatever the number of weights.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from typing import Any, Literal
 
@@ -59,7 +61,7 @@ class Cost:
     Args:
         weights: P.
         backward: counted multiply-adds of the backward pass alone.
-        differences: the same for forward finite differences, counted where they were taken, else one forward for each weight and one more.
+        differences: multiply-adds of forward finite differences: counted where they were taken, else P + 1 forward passes.
         counted: whether finite differences were taken.
         seconds: measured time of forward and backward together, over that of a forward pass.
         seconds_differences: measured time of finite differences over that of a forward pass, where they were taken.
@@ -76,9 +78,9 @@ class Cost:
 
 
 def network(weights: int, seed: int) -> tuple[nn.Module, int]:
-    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are exact enough.
+    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are exact.
 
-    The seed draws its shape: 2 to 6 hidden layers and the proportions of their widths, which are then scaled to the number of weights.
+    The seed draws its shape: 2 to 6 hidden layers and the proportions of their widths, scaled to the number of weights.
     """
     rng = draws.numpy_generator("backprop-cost", seed)
     shape = rng.uniform(0.5, 1.5, size=1 + int(rng.integers(2, 7)))  # inputs, hidden layers
@@ -88,7 +90,7 @@ def network(weights: int, seed: int) -> tuple[nn.Module, int]:
 
     def count(scale: float) -> int:
         w = [*widths(scale), CLASSES]
-        return sum((a + 1) * b for a, b in zip(w, w[1:], strict=False))
+        return sum((a + 1) * b for a, b in pairwise(w))
 
     low, high = 1.0, float(weights)
     for _ in range(60):  # by halving: count grows with the scale
@@ -149,16 +151,14 @@ class Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Say that nothing here is compiled, so that torch need not load its compiler."""
         return False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Run an operation; a product (M, D) × (D, K) counts M·D·K."""
         first = FIRST_FACTOR.get(func.overloadpacket)
         if first is not None:
@@ -168,7 +168,8 @@ class Products(TorchDispatchMode):
 
 def operations(work: Callable[[], object]) -> int:
     """Return the multiply-adds of all matrix products while ``work`` runs."""
-    with Products() as counter:
+    counter = Products()
+    with counter:
         work()
     return counter.count
 
@@ -240,7 +241,7 @@ def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None =
         ),
         Check(
             Text(
-                f"backpropagation's cost in forward passes does not grow with the number of weights P (as P to the {signed(max(slopes))})",
+                f"in forward passes, backpropagation's cost does not grow with the weights (as P to the {signed(max(slopes))})",
                 f"以前向传播次数计，反向传播的代价不随权重数 P 增长（P 的 {signed(max(slopes))} 次方）",
             ),
             max(slopes) < 0.1,
@@ -312,7 +313,7 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
     axes.plot(ends, [3, 3], color=BLUE, linewidth=1.6, linestyle=(0, (5, 3)))
     for group, y, color, full in (
         (taken, [c.differences for c in taken], VERMILION, True),
-        (taken, [c.seconds_differences for c in taken], VERMILION, False),
+        (taken, [c.seconds_differences or math.nan for c in taken], VERMILION, False),
         (costs, [1 + c.backward for c in costs], BLUE, True),
         (costs, [c.seconds for c in costs], BLUE, False),
     ):
@@ -336,8 +337,8 @@ LAB = Lab(
     claim_id="C05",
     title=Text("the whole gradient for about two further forward passes", "全部梯度只需约两次额外的前向传播"),
     claim=Text(
-        "Backpropagation gets the gradient of all weights for the price of about two further forward passes, whatever the number of "
-        "weights. Finite differences need one forward pass for each weight.",
+        "Backpropagation gets the gradient of all weights for the price of about two further forward passes, whatever the "
+        "number of weights. Finite differences need one forward pass for each weight.",
         "反向传播求出全部权重的梯度，代价约为两次额外的前向传播，与权重数无关。有限差分则每个权重都需要一次前向传播。",
     ),
     formula=Text(
@@ -349,30 +350,31 @@ LAB = Lab(
         "有限差分  ∂L/∂θᵢ ≈ (L(θ + h eᵢ) − L(θ)) / h        P + 1 次前向传播；中心差分为 2P 次",
     ),
     method=Text(
-        "Multilayer perceptrons of 2 to 6 hidden layers; a seed draws depth and proportions, which are scaled to each number of weights; 16 "
-        "examples, float64, one thread. A counter between torch and its kernels adds up the multiply-adds of all matrix products in a forward "
-        "pass, in backpropagation and in finite differences; biases and activations, of order 1/width beside them, are not counted. Columns "
-        "are in forward passes. Finite differences are really taken on the smaller networks, where their gradient is also the "
-        "oracle for backpropagation's; numbers in brackets are P + 1. Times, the median of several runs, are shown but do not decide.",
-        "多层感知机，2 至 6 个隐藏层，深度与宽度比例由种子决定，再缩放到各个权重数；16 个样本，float64，单线程。"
-        "在 torch 与其内核之间放置计数器，统计前向传播、反向传播与有限差分中所有矩阵乘法的乘加次数；偏置与激活相比之下只占 1/宽度 的量级，不计入。"
-        "各列均以前向传播次数为单位。较小的网络真正做了有限差分，其梯度也用来检验反向传播；括号中的数为 P + 1。"
-        "用时取多次运行的中位数，仅供参考，不参与判定。",
+        "Multilayer perceptrons of 2 to 6 hidden layers; a seed draws depth and proportions, which are scaled to each "
+        "number of weights; 16 examples, float64, one thread. A counter between torch and its kernels adds up the "
+        "multiply-adds of all matrix products in a forward pass, in backpropagation and in finite differences; biases and "
+        "activations, of order 1/width beside them, are not counted. Columns are in forward passes. Finite differences are "
+        "really taken on the smaller networks, where their gradient is also the oracle for backpropagation's; numbers in "
+        "brackets are P + 1. Times, the median of several runs, are shown but do not decide.",
+        "多层感知机，2 至 6 个隐藏层，深度与宽度比例由种子决定，再缩放到各个权重数；16 个样本，float64，单线程。在 torch "
+        "与其内核之间放置计数器，统计前向传播、反向传播与有限差分中所有矩阵乘法的乘加次数；偏置与激活相比之下只占 1/宽度 "
+        "的量级，不计入。各列均以前向传播次数为单位。较小的网络真正做了有限差分，其梯度也用来检验反向传播；括号中的数为 P + "
+        "1。用时取多次运行的中位数，仅供参考，不参与判定。",
     ),
     margin=Text(
         f"{ABOUT_TWO} forward passes (“about two”) minus the cost of a seed's worst backward pass",
         f"{ABOUT_TWO} 次前向传播（“约两次”）减去该种子最差的反向传播代价",
     ),
     held=Text(
-        "The backward pass makes two products where the forward pass makes one, save in the first layer, whose inputs need no "
-        "gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. This is why networks with "
-        "millions of weights can be trained at all.",
+        "The backward pass makes two products where the forward pass makes one, save in the first layer, whose inputs need "
+        "no gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. This is why "
+        "networks with millions of weights can be trained at all.",
         "前向传播每层做一次矩阵乘法，反向传播做两次，只有第一层例外，因为输入不需要梯度：所以代价是 2 减去第一层所占的份额，"
         "一千个权重如此，一百万个权重也如此。正因如此，拥有数百万权重的网络才可能训练。",
     ),
     refuted=Text(
-        "Here the claim did not hold: this way of finding the gradient costs more than about two further forward passes, or gives another gradient. "
-        "Look at the checks.",
+        "Here the claim did not hold: this way of finding the gradient costs more than about two further forward passes, or "
+        "gives another gradient. Look at the checks.",
         "此处论断不成立：这种求梯度的方法代价超过约两次前向传播，或给出了不同的梯度。请看各项检查。",
     ),
     experiment=measure,

@@ -42,7 +42,7 @@ Cell = Text | str | int | float | None
 
 
 class Column(NamedTuple):
-    """A column of a lab's table: its heading, and how its numbers are written (a format specification; ``>`` sets texts right)."""
+    """A column of a lab's table: its heading, and how its numbers are written (a format; ``>`` sets texts to the right)."""
 
     heading: Text
     spec: str = ""

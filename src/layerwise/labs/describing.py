@@ -13,9 +13,7 @@ NO_START = "，。；：、！？）」』》”"  # Chinese lines do not begin 
 
 def width(text: str) -> int:
     """Return how many columns a terminal needs: two for a wide character, none for a combining one."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def wrapped(text: str, lang: Lang, mark: str = "") -> str:

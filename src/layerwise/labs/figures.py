@@ -1,6 +1,6 @@
 """Figures as one would put them on a slide: two panels wide, in the house's colours, with text that stays text.
 
-A lab draws a `Figure` in a language; `save_svg` puts matplotlib's settings back afterwards. The same drawing gives the same bytes.
+A lab draws a `Figure` in a language; `save_svg` puts matplotlib's settings back. The same drawing gives the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -21,13 +22,19 @@ from layerwise.labs.base import Lang, Text
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe & Ito 2008
 SIZE = (10.0, 5.2)  # inches: 720 × 374 points
-SLIDE = {"font.size": 14, "axes.labelsize": 14, "xtick.labelsize": 13, "ytick.labelsize": 13, "axes.labelcolor": INK}
+SLIDE: dict[str, Any] = {
+    "font.size": 14,
+    "axes.labelsize": 14,
+    "xtick.labelsize": 13,
+    "ytick.labelsize": 13,
+    "axes.labelcolor": INK,
+}
 
 
 def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
     """Draw a figure in a language and write it as SVG. Returns the path; folders are made as needed."""
     drawn = io.StringIO()
-    with mpl.rc_context({**STYLE, **SLIDE}), warnings.catch_warnings():
+    with mpl.rc_context(STYLE | SLIDE), warnings.catch_warnings():
         # text is only measured with a font of ours; the reader's fonts have the Chinese glyphs
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         draw(lang).savefig(drawn, format="svg", metadata=NO_DATES)

@@ -1,8 +1,8 @@
 """C07: sigmoid and tanh saturate and the gradient vanishes with depth; ReLU does not.
 
-``N`` examples, ``D`` = 64 units in every layer, ``L`` hidden layers. S. Hochreiter (1991); X. Glorot, Y. Bengio (2010); K. He et al. (2015); S. S.
-Schoenholz et al., Deep information propagation (2017). The one idea: each layer back multiplies the gradient by about √(D·Var w·E f′²), and
-where f is flat, f′ is small.
+``N`` examples, ``D`` = 64 units in every layer, ``L`` hidden layers. S. Hochreiter (1991); X. Glorot, Y. Bengio (2010); K. He et
+al. (2015); S. S. Schoenholz et al., Deep information propagation (2017). The one idea: each layer on the way back multiplies the
+gradient by about √(D·Var w·E f′²), and where f is flat, f′ is small.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STARTS = {
     LARGE: "b = 0, 3·W",
 }
 VANISHING = (("sigmoid", CENTRED), ("sigmoid", SHIFTED), ("tanh", SHIFTED))  # where the claim says that it vanishes
-CASES = tuple((a, s) for a in ("sigmoid", "tanh") for s in STARTS) + (("relu", CENTRED), ("relu", SHIFTED))
+CASES = (*((a, s) for a in ("sigmoid", "tanh") for s in STARTS), ("relu", CENTRED), ("relu", SHIFTED))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One network at its start: ‖∂L/∂W⁽ˡ⁾‖ of each hidden layer, the saturated share, and √(D·Var w·E f′²) of the middle layers."""
+    """One network at its start: ‖∂L/∂W⁽ˡ⁾‖ by hidden layer, the saturated share, and √(D·Var w·E f′²) of the later half."""
 
     norms: tuple[float, ...]
     saturated: float
@@ -72,11 +72,11 @@ class Profile:
 
 
 def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential:
-    """Return the product's own mlp, in float64: weights as Glorot's for sigmoid and tanh, as He's for relu; then the start's change.
+    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed as the start says.
 
     Args:
         activation: its name.
-        start: ``centred`` leaves the biases at zero, ``shifted`` draws them from N(0, 1), ``large`` makes weights three times as large.
+        start: ``centred`` leaves the biases at zero, ``shifted`` draws them from N(0, 1), ``large`` takes the weights times 3.
         depth: hidden layers.
         seed: of all draws.
     """
@@ -164,8 +164,7 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
 def _margin(profiles: Profiles, seed: int, depth: int) -> float:
     """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the least."""
     return min(
-        profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades
-        for name, start in VANISHING
+        profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades for name, start in VANISHING
     )
 
 
@@ -180,14 +179,13 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
     trends = [_trend(profiles, name, start, plan) for name, start in VANISHING]
     relu = [_trend(profiles, "relu", start, plan) for start in (CENTRED, SHIFTED)]
     flat = {
-        start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean
-        for start in (CENTRED, SHIFTED)
+        start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean for start in (CENTRED, SHIFTED)
     }
     slowest, worst = signed(10 ** max(trends), ".2f"), signed(10 ** min(relu), ".2f")
     return (
         Check(
             Text(
-                f"with sigmoid, and with tanh where biases shift it, each further layer multiplies the gradient by {slowest} or less",
+                f"with sigmoid, and with tanh shifted by biases, each further layer multiplies the gradient by {slowest} or less",
                 f"使用 sigmoid，或使用 tanh 且偏置使其偏移时，每多一层，梯度至少缩小到 {slowest} 倍",
             ),
             max(trends) < -KEPT,
@@ -201,7 +199,8 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"tanh's gradient vanishes where tanh saturates: {flat[SHIFTED]:.0%} of units with shifted biases, {flat[CENTRED]:.0%} without",
+                f"tanh's gradient vanishes where tanh saturates: {flat[SHIFTED]:.0%} of its units with drawn biases, "
+                f"{flat[CENTRED]:.0%} without",
                 f"tanh 的梯度在其饱和处消失：偏置偏移时饱和单元占 {flat[SHIFTED]:.0%}，不偏移时占 {flat[CENTRED]:.0%}",
             ),
             flat[SHIFTED] > flat[CENTRED],
@@ -289,10 +288,13 @@ def _name(axes: Axes, found: list[Profile], name: str, *, color: str, above: boo
 LAB = Lab(
     name="vanishing-depth",
     claim_id="C07",
-    title=Text("sigmoid and tanh saturate and the gradient vanishes with depth; ReLU does not", "sigmoid 与 tanh 会饱和，梯度随深度消失；ReLU 不会"),
+    title=Text(
+        "sigmoid and tanh saturate and the gradient vanishes with depth; ReLU does not",
+        "sigmoid 与 tanh 会饱和，梯度随深度消失；ReLU 不会",
+    ),
     claim=Text(
-        "Sigmoid and tanh flatten out where their input is large; there the gradient is small, and through many layers it vanishes. "
-        "ReLU's slope is exactly 1 wherever a unit is active, so the gradient survives.",
+        "Sigmoid and tanh flatten out where their input is large; there the gradient is small, and through many layers it "
+        "vanishes. ReLU's slope is exactly 1 wherever a unit is active, so the gradient survives.",
         "输入较大时，sigmoid 与 tanh 趋于平坦，斜率很小；经过许多层后，梯度就消失了。ReLU 在单元激活时斜率恒为 1，梯度得以保留。",
     ),
     formula=Text(
@@ -302,11 +304,12 @@ LAB = Lab(
         "sigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}",
     ),
     method=Text(
-        "Multilayer perceptrons of 64 units a layer, untrained, on a batch of real handwritten digits (scikit-learn's, standardised), "
-        "float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, He's for ReLU. The numbers under the depths are "
-        "log₁₀ of ‖∂L/∂W‖ in the first layer over that in the last hidden layer: −6 is a millionth; ± is the interval of the last. Saturated: the share of units with f′ below "
-        "a tenth of its largest value (for ReLU: switched off, f′ = 0). Biases start at zero, or are drawn from N(0, 1), which pushes tanh "
-        "off its straight part; or the weights are three times as large.",
+        "Multilayer perceptrons of 64 units a layer, untrained, on a batch of real handwritten digits (scikit-learn's, "
+        "standardised), float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, He's for ReLU. "
+        "The numbers under the depths are log₁₀ of ‖∂L/∂W‖ in the first layer over that in the last hidden layer: −6 is a "
+        "millionth; ± is the interval of the last. Saturated: the share of units with f′ below a tenth of its largest value "
+        "(for ReLU: switched off, f′ = 0). Biases start at zero, or are drawn from N(0, 1), which pushes tanh off its "
+        "straight part; or the weights are three times as large.",
         "每层 64 个单元的多层感知机，未经训练，输入一批真实手写数字（scikit-learn 的 digits，已标准化），float64。"
         "每种激活都用为其设计的权重初始化：sigmoid 与 tanh 用 Glorot，ReLU 用 He。"
         "各深度下的数是首层 ‖∂L/∂W‖ 与最后一个隐藏层之比的 log₁₀：−6 即百万分之一；± 为最后一列的区间半宽。"
@@ -319,11 +322,11 @@ LAB = Lab(
         "在最大深度、相同起点下，梯度比 ReLU 多缩小的数量级（以十的幂计）：取 sigmoid 两种起点与 tanh 偏置偏移三者中的最小值",
     ),
     held=Text(
-        "The claim holds, with a limit that the table shows. Sigmoid loses the gradient from any start, saturated or not: its slope is a quarter at "
-        "best. Tanh loses it where it saturates and the weights do not make up for it; on its straight part, with Glorot's weights and zero biases, it "
-        "keeps the gradient; and with weights three times as large it saturates most, yet the gradient grows, for the weights outweigh the small slopes. "
-        "ReLU, half of whose units are off, keeps the gradient at both starts: He's factor 2 makes up for the half, wherever "
-        "the biases lie.",
+        "The claim holds, with a limit that the table shows. Sigmoid loses the gradient from any start, saturated or not: "
+        "its slope is a quarter at best. Tanh loses it where it saturates and the weights do not make up for it; on its "
+        "straight part, with Glorot's weights and zero biases, it keeps the gradient; and with weights three times as large "
+        "it saturates most, yet the gradient grows, for the weights outweigh the small slopes. ReLU, half of whose units "
+        "are off, keeps the gradient at both starts: He's factor 2 makes up for the half, wherever the biases lie.",
         "论断成立，但表中也显示了它的界限。sigmoid 无论起点如何、是否饱和，都会丢失梯度：其斜率至多四分之一。"
         "tanh 在饱和且权重不足以弥补时丢失梯度；在近似线性的部分（Glorot 权重、零偏置）则能保住梯度；"
         "权重放大三倍时饱和最严重，梯度反而增大，因为大权重盖过了小斜率。"

@@ -1,7 +1,7 @@
 """C04: one perceptron cannot do XOR; one hidden layer can.
 
-``N`` = 4 examples, ``D`` = 2 inputs. F. Rosenblatt (1958); M. Minsky and S. Papert, Perceptrons (1969); D. E. Rumelhart, G. E. Hinton,
-R. J. Williams (1986). The one idea: a perceptron's decision is one straight line, and no line has XOR's two classes on its two sides.
+``M`` points of ``D`` = 2 inputs. F. Rosenblatt (1958); M. Minsky, S. Papert, Perceptrons (1969); D. E. Rumelhart, G. E. Hinton, R. J.
+Williams (1986). The one idea: a perceptron decides by one straight line, and no line has XOR's two classes on its two sides.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh") -> Find
             max(t.accuracy for t in single) < 1,
         ),
         Check(
-            Text(f"every network with {LARGE} hidden units has all four right", f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点"),
+            Text(
+                f"every network with {LARGE} hidden units has all four right", f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点"
+            ),
             min(t.accuracy for t in large) == 1,
         ),
     )
@@ -188,9 +190,7 @@ def _clearance(trial: Trial) -> float:
     return float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())
 
 
-def _table(
-    single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial], activation: str
-) -> Table:
+def _table(single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial], activation: str) -> Table:
     """Return one row for each network."""
 
     def row(name: Text, weights: int, trials: list[Trial]) -> tuple[Text | str | int | float, ...]:
@@ -264,7 +264,8 @@ LAB = Lab(
     claim_id="C04",
     title=Text("one perceptron cannot do XOR; one hidden layer can", "单个感知机学不会异或，一层隐藏单元就可以"),
     claim=Text(
-        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation finds it.",
+        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation "
+        "finds it.",
         "无论权重取何值，单个感知机都无法实现异或。带一层隐藏单元的网络可以，并且反向传播能找到它。",
     ),
     formula=Text(
@@ -272,25 +273,25 @@ LAB = Lab(
         "感知机  ŷ = [w·x + b > 0]\n网络    ŷ = [v·f(Wx + c) + d > 0]",
     ),
     method=Text(
-        "By reasoning: a linear program asks for a line with margin 1 through every subset of the four points. Were there one for all "
-        "four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says w₁+w₂+2b ≥ 2, of the outer two ≤ −2. "
-        "By experiment: Rosenblatt's rule, 50 epochs, start and order drawn by the seed, judged by the best weights it ever had; Adam on "
-        "networks with one hidden layer, 100 full-batch steps, judged at the end.",
-        "推理：对四个点的每个子集，用线性规划求一条间隔为 1 的直线。若四个点都能分开，则 b ≤ −1、w₁+b ≥ 1、w₂+b ≥ 1、w₁+w₂+b ≤ −1；"
-        "中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。"
-        "实验：感知机用罗森布拉特规则训练 50 轮，起点与样本顺序由种子决定，取训练中最好的权重；"
-        "单隐藏层网络用 Adam 全批量训练 100 步，以最终权重计。",
+        "By reasoning: a linear program asks for a line with margin 1 through every subset of the four points. Were there "
+        "one for all four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says w₁+w₂+2b ≥ 2, "
+        "of the outer two ≤ −2. By experiment: Rosenblatt's rule, 50 epochs, start and order drawn by the seed, judged by "
+        "the best weights it ever had; Adam on networks with one hidden layer, 100 full-batch steps, judged at the end.",
+        "推理：对四个点的每个子集，用线性规划求一条间隔为 1 的直线。若四个点都能分开，则 b ≤ −1、w₁+b ≥ 1、w₂+b ≥ 1、"
+        "w₁+w₂+b ≤ −1；中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。实验：感知机用罗森布拉特规则训练 50 "
+        "轮，起点与样本顺序由种子决定，取训练中最好的权重；单隐藏层网络用 Adam 全批量训练 100 步，以最终权重计。",
     ),
     margin=Text("the network's accuracy minus the perceptron's best", "网络的准确率减去感知机的最高准确率"),
     held=Text(
-        "A hidden layer with a nonlinearity makes new features in which the classes can be parted. The linear row shows that the layer "
-        "alone does not help: two linear layers are one. Two hidden units suffice to represent XOR, yet gradient descent does "
-        "not find them from every start; eight are found every time.",
+        "A hidden layer with a nonlinearity makes new features in which the classes can be parted. The linear row shows "
+        "that the layer alone does not help: two linear layers are one. Two hidden units suffice to represent XOR, yet "
+        "gradient descent does not find them from every start; eight are found every time.",
         "带非线性的隐藏层造出了新特征，使两类变得可分。线性那一行说明只加层没有用：两层线性等于一层。"
         "两个隐藏单元足以表示异或，但梯度下降并非从每个起点都能找到；八个则每次都能找到。",
     ),
     refuted=Text(
-        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn to. Look at the checks.",
+        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn to. Look at the "
+        "checks.",
         "此处论断不成立：要么一条直线就能分开两类，要么隐藏层没有学会。请看各项检查。",
     ),
     experiment=measure,

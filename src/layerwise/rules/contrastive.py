@@ -17,6 +17,7 @@ from torch import Tensor
 
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
+from layerwise.kernels.bernoulli import bernoulli
 from layerwise.nn.rbm import RBM, Boltzmann
 from layerwise.rules.base import Context, Step, Verdict, as_it_is
 from layerwise.runtime import draws
@@ -54,6 +55,8 @@ class Contrastive:
         self.model = cast(Boltzmann, context.model)
         self.rbm: RBM = self.model.machine()
         device, share = self.rbm.weight.device, context.world.share(context.batch)
+        # On the CPU a compiled counter hash draws: torch.rand and a comparison took a tenth of the step there.
+        self.seed, self.calls = draws.key("contrastive", context.seed, context.world.rank), 0
         self.random = draws.generator("contrastive", context.seed, context.world.rank, device=device)
         hidden = self.rbm.hidden_bias.shape[0]
         self.chains = torch.zeros(share.stop - share.start + 1, hidden, dtype=self.rbm.weight.dtype, device=device)
@@ -70,12 +73,13 @@ class Contrastive:
         chain_hidden = torch.sigmoid(chain_input)
         if self.options.persistent:
             self.chains[:count] = self._sample(chain_hidden)
-        gap = -((data - chain).sum(0) @ rbm.visible_bias) - (F.softplus(data_input).sum() - F.softplus(chain_input).sum())
+        visible = (data - chain).sum(0)  # Σ(v₀ − vₖ), for the gap and for the bias
+        gap = -(visible @ rbm.visible_bias) - (F.softplus(data_input).sum() - F.softplus(chain_input).sum())
         rate = self.options.lr * (1 + (self.options.final - 1) * progress)
         if world.size == 1:
-            self._update(rate / max(1, count), data, data_hidden, chain, chain_hidden)
+            self._update(rate / max(1, count), data, data_hidden, chain, chain_hidden, visible)
         else:
-            self._update_together(rate, data, data_hidden, chain, chain_hidden)
+            self._update_together(rate, data, data_hidden, chain, chain_hidden, visible)
         return Step(gap, float(count), {"free-energy gap": gap})
 
     def _gibbs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,23 +93,26 @@ class Contrastive:
 
     def _sample(self, probability: Tensor) -> Tensor:
         """Draw 0 or 1 with the probabilities given."""
+        if probability.device.type == "cpu":
+            self.calls += 1
+            return bernoulli(probability, seed=self.seed, call=self.calls)
         uniform = torch.rand(probability.shape, generator=self.random, dtype=probability.dtype, device=probability.device)
         return uniform.lt_(probability)
 
-    def _update(self, rate: float, v0: Tensor, h0: Tensor, vk: Tensor, hk: Tensor) -> None:
+    def _update(self, rate: float, v0: Tensor, h0: Tensor, vk: Tensor, hk: Tensor, visible: Tensor) -> None:
         """Add rate·(statistics of the data − statistics of the chains), in place, without a temporary (H, D)."""
         rbm = self.rbm
         if self.options.l2:
             rbm.weight.mul_(1 - 2 * self.options.l2 * rate * len(v0))
         rbm.weight.addmm_(h0.t(), v0, alpha=rate).addmm_(hk.t(), vk, alpha=-rate)
-        rbm.visible_bias.add_((v0 - vk).sum(0), alpha=rate)
+        rbm.visible_bias.add_(visible, alpha=rate)
         rbm.hidden_bias.add_((h0 - hk).sum(0), alpha=rate)
 
-    def _update_together(self, rate: float, v0: Tensor, h0: Tensor, vk: Tensor, hk: Tensor) -> None:
+    def _update_together(self, rate: float, v0: Tensor, h0: Tensor, vk: Tensor, hk: Tensor, visible: Tensor) -> None:
         """The same with statistics summed over all ranks."""
         rbm = self.rbm
         count = rbm.weight.new_tensor([float(len(v0))])
-        statistics = [h0.t() @ v0 - hk.t() @ vk, (v0 - vk).sum(0), (h0 - hk).sum(0)]
+        statistics = [h0.t() @ v0 - hk.t() @ vk, visible, (h0 - hk).sum(0)]
         self.context.world.reduce([*statistics, count])
         if self.options.l2:
             rbm.weight.mul_(1 - 2 * self.options.l2 * rate)
@@ -122,9 +129,10 @@ class Contrastive:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the chains and the sampler's state."""
-        return {"chains": self.chains, "random": self.random.get_state()}
+        return {"chains": self.chains, "random": self.random.get_state(), "calls": torch.tensor(self.calls)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up the chains and the sampler's state."""
         self.chains.copy_(state["chains"])
         self.random.set_state(state["random"].cpu())
+        self.calls = int(state["calls"])

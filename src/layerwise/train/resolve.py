@@ -27,7 +27,8 @@ from layerwise.tasks.base import Task
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
 
-    ``lang`` is the report's language; ``settings`` are KEY=VALUE overrides; ``allow_changes`` lets a resume go on although data, recipe or world differ.
+    ``lang`` is the report's language; ``settings`` are KEY=VALUE overrides;
+    ``allow_changes`` lets a resume go on although data, recipe or world differ.
     """
 
     model: str

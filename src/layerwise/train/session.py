@@ -368,4 +368,5 @@ def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world:
 
 def next_batch(examples: int, batch: int, ranks: int) -> int:
     """Return the next batch size that leaves every rank of a last batch two examples or none."""
-    return next(b for b in range(max(batch, 2 * ranks) + (batch >= 2 * ranks), 2 * examples) if examples % b == 0 or examples % b >= 2 * ranks)
+    first = max(batch, 2 * ranks) + (batch >= 2 * ranks)
+    return next(b for b in range(first, 2 * examples) if examples % b == 0 or examples % b >= 2 * ranks)

@@ -15,6 +15,7 @@ import torch
 
 from layerwise import __version__, recipe
 from layerwise.data.feed import Feed, fits
+from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.errors import TrainingError, UsageError
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
@@ -177,6 +178,10 @@ def _session(
                 f"{world.device} has no memory left for batches of {[s.batch for s in made.recipe.stages]}",
                 do="use a smaller --batch, or set rule.accumulate=4 for the same result in smaller pieces",
             ) from error
+        except RuntimeError as error:
+            if set_flags.workers and worker_lost(error):
+                raise lost_worker(error) from error
+            raise
         return _finished(session, metrics, resumed=found is not None, lang=request.lang)
 
 

@@ -27,6 +27,7 @@ def sklearn_side(spec: Spec, dtype: str) -> Measure:
     from layerwise.bench.training import given, request
 
     data = given(request("mlp", spec, SETTINGS), dtype=dtype)
+    assert data.labels is not None
     peer = MLPClassifier((256,), batch_size=128, max_iter=spec["epochs"], random_state=spec["seed"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -18,7 +18,7 @@ def plain(spec: Spec) -> Measure:
 
     data = given(request("mlp", spec, SETTINGS))
     torch.manual_seed(spec["seed"])
-    x, y, test_x, test_y = (torch.from_numpy(array) for array in data)  # type: ignore[arg-type]
+    x, y, test_x, test_y = (torch.from_numpy(array) for array in data)
     loader = DataLoader(TensorDataset(x, y), batch_size=128, shuffle=True)
     model = nn.Sequential(nn.Linear(x.shape[1], 256), nn.ReLU(), nn.Linear(256, int(y.max()) + 1))
     optimizer, criterion = torch.optim.Adam(model.parameters(), lr=1e-3), nn.CrossEntropyLoss()

@@ -24,6 +24,7 @@ def sklearn_side(spec: Spec, dtype: str) -> Measure:
     from layerwise.bench.training import given, request
 
     data = given(request("perceptron", spec, SETTINGS), dtype=dtype)
+    assert data.labels is not None
     Perceptron(tol=None, max_iter=1).fit(data.inputs[:1280], data.labels[:1280])  # warm-up
     peer = Perceptron(tol=None, max_iter=spec["epochs"], random_state=spec["seed"])
     began = time.perf_counter()
