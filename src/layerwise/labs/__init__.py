@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from layerwise.errors import unknown
 
 if TYPE_CHECKING:
-    from layerwise.labs.base import Lab, Lang, Mode, Result
+    from layerwise.labs.base import Lab as Lab
+    from layerwise.labs.base import Lang as Lang
+    from layerwise.labs.base import Mode as Mode
+    from layerwise.labs.base import Result as Result
 
 FOLDER = Path(__file__).parent
 HELPERS = frozenset({"__init__", "base", "describing", "figures"})

@@ -78,8 +78,7 @@ def _verdict(result: Result, lang: Lang) -> str:
         return f"{word}。裕量 {mean}，95 % 区间 [{low}, {high}]，{result.seeds} 个随机种子；须大于 {bound}。裕量 = {what}。"
     word = "held" if result.held else "did not hold"
     return (
-        f"{word}. Margin {mean}, 95 % interval [{low}, {high}] over {result.seeds} seeds; it must lie above {bound}. "
-        f"The margin is {what}."
+        f"{word}. Margin {mean}, 95 % interval [{low}, {high}] over {result.seeds} seeds; it must lie above {bound}. The margin is {what}."
     )
 
 

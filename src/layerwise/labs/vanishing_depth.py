@@ -163,9 +163,7 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
 
 def _margin(profiles: Profiles, seed: int, depth: int) -> float:
     """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the least."""
-    return min(
-        profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades for name, start in VANISHING
-    )
+    return min(profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades for name, start in VANISHING)
 
 
 def _trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
@@ -178,9 +176,7 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
     """Return what must be so beside the margin: vanishing comes with saturation and grows with depth; ReLU's does not."""
     trends = [_trend(profiles, name, start, plan) for name, start in VANISHING]
     relu = [_trend(profiles, "relu", start, plan) for start in (CENTRED, SHIFTED)]
-    flat = {
-        start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean for start in (CENTRED, SHIFTED)
-    }
+    flat = {start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean for start in (CENTRED, SHIFTED)}
     slowest, worst = signed(10 ** max(trends), ".2f"), signed(10 ** min(relu), ".2f")
     return (
         Check(
@@ -300,8 +296,7 @@ LAB = Lab(
     formula=Text(
         "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      factor a layer ≈ √(D · Var w · E f′²)\n"
         "sigmoid f′ ≤ ¼,  tanh f′ ≤ 1,  ReLU f′ ∈ {0, 1}",
-        "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      每层因子 ≈ √(D · Var w · E f′²)\n"
-        "sigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}",
+        "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      每层因子 ≈ √(D · Var w · E f′²)\nsigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}",
     ),
     method=Text(
         "Multilayer perceptrons of 64 units a layer, untrained, on a batch of real handwritten digits (scikit-learn's, "

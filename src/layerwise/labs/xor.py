@@ -162,9 +162,9 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh") -> Find
     checks = (
         Check(
             Text(
-                f"no line separates {name}: the linear program is infeasible, and the best line has {4 * possible:.0f} of 4 right "
+                f"no line separates {name}, by linear programming: the best has {4 * possible:.0f} of 4 right "
                 f"({functions} of the 16 functions of two bits have a line)",
-                f"没有直线能分开 {name}：线性规划无可行解，最好的直线也只能分对 4 个点中的 {4 * possible:.0f} 个"
+                f"线性规划表明没有直线能分开 {name}：最好的直线分对 4 个点中的 {4 * possible:.0f} 个"
                 f"（两个比特的 16 个函数中有 {functions} 个线性可分）",
             ),
             possible < 1,
@@ -174,9 +174,7 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh") -> Find
             max(t.accuracy for t in single) < 1,
         ),
         Check(
-            Text(
-                f"every network with {LARGE} hidden units has all four right", f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点"
-            ),
+            Text(f"every network with {LARGE} hidden units has all four right", f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点"),
             min(t.accuracy for t in large) == 1,
         ),
     )
@@ -264,8 +262,7 @@ LAB = Lab(
     claim_id="C04",
     title=Text("one perceptron cannot do XOR; one hidden layer can", "单个感知机学不会异或，一层隐藏单元就可以"),
     claim=Text(
-        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation "
-        "finds it.",
+        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation finds it.",
         "无论权重取何值，单个感知机都无法实现异或。带一层隐藏单元的网络可以，并且反向传播能找到它。",
     ),
     formula=Text(
@@ -290,8 +287,7 @@ LAB = Lab(
         "两个隐藏单元足以表示异或，但梯度下降并非从每个起点都能找到；八个则每次都能找到。",
     ),
     refuted=Text(
-        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn to. Look at the "
-        "checks.",
+        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn to. Look at the checks.",
         "此处论断不成立：要么一条直线就能分开两类，要么隐藏层没有学会。请看各项检查。",
     ),
     experiment=measure,

@@ -1,0 +1,136 @@
+"""Several processes as one: the same order and the same loss, one run directory; a lost rank ends them all (F25, F27)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from processes import Child, assert_same, rows, until, weights
+
+from layerwise.run import RunDirectory
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+KEYS = ("--seed", "5", "--set", "train.threads=1", "--set", "train.log_every=4", "--set", "train.timeout=60")
+
+
+def mlp(precision: str, out: str, *more: str) -> list[str]:
+    """Return the arguments of a small network's training: 1259 digits in batches of 74 leave a last batch of one example."""
+    return ["train", "mlp", "--data", "digits", "--epochs", "2", "--batch", "74", "--precision", precision, "--out", out, *KEYS,
+            "--set", "model.hidden=[16]", *more]  # fmt: skip
+
+
+CASES = {
+    "fp64": mlp("fp64", "fp64", "--set", "rule.l2=0.001", "--set", "rule.clip=1", "--set", "rule.ema=0.9"),
+    "fp32": mlp("fp32", "fp32"),
+    "perceptron": ["train", "perceptron", "--data", "iris", "--epochs", "12", "--batch", "8", "--out", "perceptron", *KEYS],
+    "rbm": ["train", "rbm", "--data", "digits", "--epochs", "4", "--batch", "74", "--out", "rbm", *KEYS, "--set", "model.hidden=16"],
+    "dbn": ["train", "dbn", "--data", "digits", "--epochs", "2", "--batch", "74", "--out", "dbn", *KEYS,
+            "--set", "model.hidden=[12,8]"],
+    # a signal to one rank after 21 steps stops both; the next case goes on
+    "cut": mlp("fp32", "cut"),
+    "cut resumed": [*mlp("fp32", "cut"), "--resume"],
+    "dbn cut": ["train", "dbn", "--data", "digits", "--epochs", "2", "--batch", "74", "--out", "dbn-cut", *KEYS,
+                "--set", "model.hidden=[12,8]"],
+    "dbn cut resumed": ["train", "dbn-cut/recipe.toml", "--resume"],
+}  # fmt: skip
+ENDED = {name: args for name, args in CASES.items() if not name.endswith("cut")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every case on two ranks, under one torchrun."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "cases.json").write_text(json.dumps(CASES))
+    script = Path(__file__).with_name("ranks.py")
+    done = subprocess.run([*TORCHRUN, script, "cases.json"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
+    (folder / "stderr").write_text(done.stderr)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return folder
+
+
+def report(place: Path, name: str) -> list[dict[str, Any]]:
+    """Return what each rank wrote about a case."""
+    return [json.loads((place / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", sorted(ENDED))
+def test_both_ranks_end_with_the_same_weights_and_one_run(name: str, place: Path) -> None:
+    first, second = report(place, name)
+    assert first["code"] == second["code"] == 0
+    assert first["ended"] == second["ended"] != []
+    out = name.removesuffix(" resumed").replace(" ", "-")
+    assert {n: p for n, p in RunDirectory(place / out).verify().items() if p} == {}
+    assert RunDirectory(place / out).info()["world"] == 2
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(("name", "error"), [("fp64", 1e-10), ("fp32", 1e-4)])
+def test_losses_are_those_of_one_process(name: str, error: float, place: Path, tmp_path: Path) -> None:
+    child = Child(CASES[name], tmp_path)
+    assert child.wait() == 0, child.stderr
+    one, two = rows(tmp_path / name), rows(place / name)
+    assert len(one) == len(two) > 8
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert a["examples"] == 74 * a["step"] or a["epoch"] == 2 or a["examples"] == 1259
+        for key in (k for k in a if k.endswith("loss")):
+            assert a[key] == pytest.approx(b[key], abs=error), (a["step"], key)
+    a, b = weights(tmp_path / name), weights(place / name)
+    assert max(float((a[n] - b[n]).abs().max()) for n in a) <= 100 * error
+
+
+@pytest.mark.parametrize(("name", "metric", "better"), [("fp32", "val/accuracy", 1), ("perceptron", "val/accuracy", 1), ("rbm", "val/mse", -1)])
+def test_training_improves(name: str, metric: str, better: int, place: Path) -> None:
+    found = [better * row[metric] for row in rows(place / name) if metric in row]
+    assert max(found[1:]) > found[0]
+
+
+@pytest.mark.parametrize(("cut", "whole"), [("cut", "fp32"), ("dbn cut", "dbn")])
+def test_resume_on_two_ranks_is_exact(cut: str, whole: str, place: Path) -> None:
+    """SIGINT to one rank stops both with a checkpoint; resumed by two ranks the run ends as the unbroken one."""
+    assert [r["code"] for r in report(place, cut)] == [130, 130]
+    first, _ = report(place, f"{cut} resumed")
+    assert first["ended"] == report(place, whole)[0]["ended"][-len(first["ended"]) :]
+    assert_same(place / cut.replace(" ", "-"), place / whole)
+
+
+def test_resume_by_one_process_is_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "fp32", tmp_path / "fp32")
+    child = Child(["train", "fp32/recipe.toml", "--resume", "--allow-changes"], tmp_path)
+    assert child.wait() == 2
+    assert "processes: 2 → 1" in child.stderr
+
+
+@pytest.mark.timeout(150)
+def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
+    """The real command under torchrun; kill -9 to one rank: everything ends, non-zero, in time; no orphan, a whole run."""
+    args = [*TORCHRUN, "-m", "layerwise", *mlp("fp32", "run", "--set", "train.timeout=10")]
+    args[args.index("--epochs") + 1] = "5000"
+    with (tmp_path / "stderr").open("w") as errors:
+        process = subprocess.Popen(args, cwd=tmp_path, env=ENVIRONMENT, stdout=errors, stderr=errors)
+        log = tmp_path / "run/metrics.jsonl"
+        until(lambda: process.poll() is not None or (log.exists() and log.read_text().count("\n") > 8), timeout=90)
+        ranks = psutil.Process(process.pid).children()
+        assert len(ranks) == 2, (tmp_path / "stderr").read_text()
+        began = time.monotonic()
+        os.kill(ranks[1].pid, signal.SIGKILL)
+        code = process.wait(timeout=60)
+    assert code != 0
+    assert time.monotonic() - began < 45
+    assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
+    found = RunDirectory(tmp_path / "run").restore("last")
+    assert found is not None
+    assert all(bool(torch.isfinite(t).all()) for t in found.model.values())
