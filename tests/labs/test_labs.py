@@ -167,8 +167,14 @@ def test_the_interval_is_students() -> None:
 def test_tables_align_wide_characters() -> None:
     columns = (Column(Text("name", "名称")), Column(Text("value", "数值"), ".1f"), Column(Text("note", "注"), ">"))
     table = Table(columns, ((Text("one", "一"), -1.25, "x"), (Text("three", "三个字"), 10, None)))
-    assert grid(table, "en").split("\n")[2:] == ["  one     −1.2     x", "  three     10"]
+    assert grid(table, "en").split("\n") == [
+        "  name   value  note",
+        "  ─────  ─────  ────",
+        "  one     −1.2     x",
+        "  three   10.0",
+    ]
     lines = grid(table, "zh").split("\n")
+    assert lines[2:] == ["  一      −1.2   x", "  三个字  10.0"]
     assert [width(line) for line in lines[:3]] == [18, 18, 18]
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from processes import Child, assert_same, rows, until, weights
 
 from layerwise.run import RunDirectory
+from processes import Child, assert_same, rows, until, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0"]  # fmt: skip
@@ -91,7 +91,11 @@ def test_losses_are_those_of_one_process(name: str, error: float, place: Path, t
     assert max(float((a[n] - b[n]).abs().max()) for n in a) <= 100 * error
 
 
-@pytest.mark.parametrize(("name", "metric", "better"), [("fp32", "val/accuracy", 1), ("perceptron", "val/accuracy", 1), ("rbm", "val/mse", -1)])
+@pytest.mark.parametrize(("name", "metric", "better"), [
+    ("fp32", "val/accuracy", 1),
+    ("perceptron", "val/accuracy", 1),
+    ("rbm", "val/mse", -1)
+])
 def test_training_improves(name: str, metric: str, better: int, place: Path) -> None:
     found = [better * row[metric] for row in rows(place / name) if metric in row]
     assert max(found[1:]) > found[0]

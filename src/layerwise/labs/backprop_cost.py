@@ -300,35 +300,40 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
         figure,
         Text("The whole gradient costs three passes, not a million", "求全部梯度只需三次传播，而非一百万次"),
         Text(
-            "Cost of all weights' gradient, in forward passes. Discs: operations counted. Rings: time.",
-            "求全部权重的梯度的代价，以前向传播次数计。实心：运算计数。空心：实测用时。",
+            "Cost of all weights' gradient, in forward passes. Discs: operations. Rings: time. Medians.",
+            "求全部权重的梯度的代价，以前向传播次数计。实心：运算计数。空心：实测用时。均为中位数。",
         ),
         lang=lang,
     )
     axes = figure.add_axes((0.105, 0.145, 0.865, 0.655))
-    costs = sorted((c for run in runs for c in run), key=lambda c: c.weights)
-    taken = [c for c in costs if c.counted]
-    ends = np.array([costs[0].weights * 0.8, costs[-1].weights * 1.3])
+    sizes = [[run[i] for run in runs] for i in range(len(runs[0]))]  # each the same number of weights, about
+    at = [median(c.weights for c in costs) for costs in sizes]
+    ends, top = np.array([at[0] * 0.7, at[-1] * 1.3]), at[-1]
     axes.plot(ends, ends + 1, color=VERMILION, linewidth=1.6, linestyle=(0, (5, 3)))
     axes.plot(ends, [3, 3], color=BLUE, linewidth=1.6, linestyle=(0, (5, 3)))
-    for group, y, color, full in (
-        (taken, [c.differences for c in taken], VERMILION, True),
-        (taken, [c.seconds_differences or math.nan for c in taken], VERMILION, False),
-        (costs, [1 + c.backward for c in costs], BLUE, True),
-        (costs, [c.seconds for c in costs], BLUE, False),
+    taken = [costs for costs in sizes if costs[0].counted]
+    for counted, timed, color in (
+        (
+            [median(c.differences for c in costs) for costs in taken],
+            [median(c.seconds_differences or math.nan for c in costs) for costs in taken],
+            VERMILION,
+        ),
+        (
+            [median(1 + c.backward for c in costs) for costs in sizes],
+            [median(c.seconds for c in costs) for costs in sizes],
+            BLUE,
+        ),
     ):
-        axes.plot(
-            [c.weights for c in group], y, "o", markersize=8 if full else 11, markeredgewidth=1.6, markeredgecolor=color,
-            markerfacecolor=color if full else "none", alpha=0.9 if full else 0.75,
-        )  # fmt: skip
-    top = costs[-1].weights
+        axes.plot(at[: len(timed)], timed, "o", markersize=14, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6)
+        axes.plot(at[: len(counted)], counted, "o", markersize=9, color=color)
     axes.set(xscale="log", yscale="log", xlim=(ends[0] * 0.9, top * 1.6), ylim=(0.7, top * 6))
+    axes.minorticks_off()
     axes.set_xlabel(Text("number of weights", "权重数").of(lang))
     axes.set_ylabel(Text("cost, in forward passes", "代价（前向传播次数）").of(lang))
     slow = Text("finite differences:\none forward pass for each weight", "有限差分：\n每个权重一次前向传播").of(lang)
     fast = Text("backpropagation: one pass forward, at most two more backward", "反向传播：一次前向，外加至多两次的反向").of(lang)
     label(axes, (top**0.72, top**0.93), slow, color=VERMILION, align="right")
-    label(axes, (top**0.97, 14), fast, color=BLUE, align="right")
+    label(axes, (top**0.97, 20), fast, color=BLUE, align="right")
     return figure
 
 
@@ -367,10 +372,12 @@ LAB = Lab(
     ),
     held=Text(
         "The backward pass makes two products where the forward pass makes one, save in the first layer, whose inputs need "
-        "no gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. This is why "
-        "networks with millions of weights can be trained at all.",
+        "no gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. By the clock "
+        "it is more, for memory traffic and bookkeeping come on top of the products. This is why networks with millions of "
+        "weights can be trained at all.",
         "前向传播每层做一次矩阵乘法，反向传播做两次，只有第一层例外，因为输入不需要梯度：所以代价是 2 减去第一层所占的份额，"
-        "一千个权重如此，一百万个权重也如此。正因如此，拥有数百万权重的网络才可能训练。",
+        "一千个权重如此，一百万个权重也如此。实际用时会更多一些，因为除矩阵乘法外还有内存读写与记录开销。正因如此，"
+        "拥有数百万权重的网络才可能训练。",
     ),
     refuted=Text(
         "Here the claim did not hold: this way of finding the gradient costs more than about two further forward passes, or "

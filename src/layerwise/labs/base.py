@@ -217,8 +217,11 @@ def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
         raise UsageError(f"a lab has no mode '{mode}'", expected=f"one of {', '.join(MODES)}", received=f"'{mode}'")
     if lang not in ("en", "zh"):
         raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
+    from layerwise.runtime import draws  # labs' names and texts are known without torch
+
     began = time.perf_counter()
-    findings = lab.experiment(mode)
+    with draws.untouched():
+        findings = lab.experiment(mode)
     mean, low, high = mean_interval(findings.margins)
     figure = None
     if out is not None:

@@ -102,6 +102,7 @@ def describe(result: Result, lang: Lang) -> str:
         f"{verdict}\n{wrapped(_verdict(result, lang), lang)}",
         f"{so}\n{wrapped(result.conclusion.of(lang), lang)}",
     ]
-    seconds = f"{result.seconds:.1f} s, {result.mode}" if lang == "en" else f"{result.seconds:.1f} 秒，{result.mode}"
+    mode = {"quick": "快速", "normal": "标准", "full": "完整"}[result.mode] if lang == "zh" else result.mode
+    seconds = f"{result.seconds:.1f} s, {mode}" if lang == "en" else f"{result.seconds:.1f} 秒，{mode}"
     parts.append(f"{figure}\n  {result.figure} ({seconds})" if result.figure else f"({seconds})")
     return "\n\n".join(parts)

@@ -39,6 +39,7 @@ def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         draw(lang).savefig(drawn, format="svg", metadata=NO_DATES)
     text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, drawn.getvalue())
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -149,7 +149,7 @@ def rbm(*, features: int, hidden: int = 256) -> nn.Module:
         "stages": [
             {"name": "pretrain", "part": "*", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
              "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
-            {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64, "patience": 8,
+            {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64,
              "parameters": ["rbms.*.weight", "rbms.*.hidden_bias", "head.*"],
              "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02}},
         ],

@@ -5,6 +5,7 @@ No wrapper and no hooks: a rule calls `World.reduce` on what it has summed. With
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from layerwise.errors import TrainingError
+
+JOINED = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,11 @@ def world(device: torch.device, timeout: float) -> Iterator[World]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    patience = timedelta(seconds=timeout)
+    store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+    # a prefix for each joining: a program that trains twice must not meet the addresses of its first group
+    store = dist.PrefixStore(f"layerwise/{next(JOINED)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     except (dist.DistError, RuntimeError) as error:

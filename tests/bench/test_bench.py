@@ -1,0 +1,147 @@
+"""The harness: names, arithmetic, JSON, and one small real measurement of each kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layerwise import bench
+from layerwise.bench import base
+from layerwise.bench.base import Bound, Case, Measure, Quality, Row
+from layerwise.bench.cases.rbm import reconstruction_error
+from layerwise.bench.figures import difference, interval
+from layerwise.bench.process import BenchError
+from layerwise.errors import UsageError
+
+
+def a_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:
+    return Case(name="made-up", unit="examples/s", spec={}, sides={}, rows=rows, note="none", quality=quality)
+
+
+def measured(*values: float, accuracy: float = 0.5) -> list[Measure]:
+    return [Measure(v, {"accuracy": accuracy + 0.01 * i}) for i, v in enumerate(values)]
+
+
+def test_names_come_without_torch() -> None:
+    code = "import sys; from layerwise import bench; print(*bench.names()); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == "accuracy dbn loop mlp-sklearn mlp-torch perceptron rbm startup".split()
+
+
+def test_every_case_imports_without_torch() -> None:
+    code = "import sys; from layerwise import bench; [bench.find(n) for n in bench.names()]; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_case_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        bench.run("mlp-skleran", runs=1)
+    assert "there is no benchmark 'mlp-skleran'" in str(caught.value)
+    assert "did you mean 'mlp-sklearn'?" in str(caught.value)
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(UsageError, match="--runs 1 or more"):
+        bench.run("startup", runs=0)
+
+
+@pytest.mark.parametrize("name", bench.names())
+def test_a_case_is_whole(name: str) -> None:
+    case = bench.find(name)
+    assert case.name == name
+    for row in case.rows:
+        assert row.ours in case.sides
+        assert row.theirs in case.sides if isinstance(row.theirs, str) else row.theirs > 0
+
+
+def test_the_ratio_is_of_medians() -> None:
+    row = Row("peer", "theirs", Bound(2.0))
+    found = {"ours": measured(10, 100, 30), "theirs": measured(10, 14, 1)}
+    result = base.result_of(a_case(row), row, found, spec={}, machine={})
+    assert (result.ours, result.theirs, result.ratio, result.met) == (30, 10, 3.0, True)
+    assert result.ours_all == [10, 100, 30]
+
+
+def test_a_time_must_stay_below_its_bound() -> None:
+    row = Row("limit", 0.3, Bound(1.0, "at most"))
+    case = a_case(row)
+    assert base.result_of(case, row, {"ours": measured(0.2, 0.29)}, spec={}, machine={}).met is True
+    assert base.result_of(case, row, {"ours": measured(0.4, 0.29)}, spec={}, machine={}).met is False
+
+
+def test_speed_bought_with_quality_does_not_meet_the_target() -> None:
+    row = Row("peer", "theirs", Bound(2.0))
+    case = a_case(row, quality=(Quality("accuracy"),))
+    fast_and_bad = {"ours": measured(30, 30, 30, accuracy=0.5), "theirs": measured(10, 10, 10, accuracy=0.9)}
+    result = base.result_of(case, row, fast_and_bad, spec={}, machine={})
+    assert result.ratio == 3.0
+    assert result.quality["accuracy"]["not_worse"] is False
+    assert result.met is False
+    fast_and_good = {"ours": measured(30, 30, 30, accuracy=0.9), "theirs": measured(10, 10, 10, accuracy=0.5)}
+    assert base.result_of(case, row, fast_and_good, spec={}, machine={}).met is True
+
+
+def test_a_single_worse_run_is_worse() -> None:
+    found = base.compared(Quality("accuracy"), measured(1, accuracy=0.8), measured(1, accuracy=0.81))
+    assert found["not_worse"] is False
+    assert found["ours"]["low"] is None
+
+
+def test_intervals_are_students() -> None:
+    from scipy import stats
+
+    a, b = [0.1, 0.4, 0.35, 0.2], [0.5, 0.3, 0.9]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(a), scale=stats.sem(a))
+    assert interval(a)[1:] == pytest.approx((low, high))
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert difference(a, b)[1:] == pytest.approx((welch.low, welch.high))
+
+
+def test_the_reconstruction_error_is_per_pixel() -> None:
+    v = np.array([[1.0, 0.0], [0.0, 0.0]])
+    zero = reconstruction_error(v, weights=np.zeros((3, 2)), visible_bias=np.zeros(2), hidden_bias=np.zeros(3))
+    assert zero == pytest.approx(0.25)  # σ(0) = ½ everywhere
+
+
+def test_a_failed_side_says_how_to_see_it_again() -> None:
+    from layerwise.bench.process import measure
+
+    with pytest.raises(BenchError, match="startup: no-such-side failed with exit code 1") as caught:
+        measure("startup", "no-such-side", {}, timeout=60)
+    assert "layerwise.bench.side startup no-such-side" in str(caught.value)
+
+
+def test_startup_is_measured_and_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    results = base.run(bench.find("startup"), runs=1, least=1)
+    assert [r.runs for r in results] == [1, 1]
+    assert "startup  1/1  help" in capfd.readouterr().err
+    file = tmp_path / "new" / "results.jsonl"
+    for result in results:
+        bench.append(file, result)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert {"case", "peer", "ours", "theirs", "unit", "ratio", "runs", "target", "met", "ours_all", "machine"} <= set(row)
+        assert row["ratio"] == pytest.approx(row["ours"] / row["theirs"], rel=1e-4)
+        assert row["machine"]["cores"] >= 1
+
+
+def test_a_small_machine_is_measured_beside_its_peer() -> None:
+    case = bench.find("rbm")
+    small = {"data": "digits", "epochs": 2, "hidden": 16}
+    found = {side: [case.sides[side]({**case.spec, **small, "seed": 0})] for side in ("ours", "sklearn-float32")}
+    result = base.result_of(case, case.rows[0], found, spec=small, machine={})
+    error = result.quality["reconstruction error"]
+    assert 0 < error["ours"]["mean"] < 0.25
+    assert 0 < error["theirs"]["mean"] < 0.25
+    assert result.ratio > 0
+
+
+def test_a_change_to_an_unknown_key_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"rbm has no \['hiden'\]"):
+        base.run(bench.find("rbm"), runs=1, changes={"hiden": 3})
