@@ -137,8 +137,9 @@ class Backprop:
     def _backward(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Sum losses and gradients over the micro-batches of this rank; gradients are of (sum / nominal batch)."""
         total, weight, parts = torch.zeros((), device=batch.inputs.device), 0.0, dict[str, Tensor]()
-        chunks = batch.chunks(self.options.accumulate) if len(batch) else []
-        for chunk in chunks:
+        if not len(batch):
+            return self._nothing(batch)
+        for chunk in batch.chunks(self.options.accumulate):
             with autocast(self.context.precision, chunk.inputs.device):
                 loss = self.context.task.objective(self.context.model, chunk)
             self._refuse_non_finite(loss, chunk)
@@ -147,6 +148,16 @@ class Backprop:
             for name, term in loss.parts.items():
                 parts[name] = parts[name] + term.detach() if name in parts else term.detach()
         return total, weight, parts
+
+    @torch.no_grad()
+    def _nothing(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """Return the zeros of an empty share, by the names and in the type that the other ranks' sums have."""
+        model = self.context.model
+        training = model.training
+        model.eval()  # a normalisation has no statistics of nothing
+        loss = self.context.task.objective(model, batch)
+        model.train(training)
+        return loss.total, 0.0, dict(loss.parts)
 
     def _refuse_non_finite(self, loss: Loss, batch: Batch) -> None:
         """Stop before the weights are touched if the loss is not finite. Reading it costs nothing on the CPU only."""

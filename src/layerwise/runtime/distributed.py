@@ -15,6 +15,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from layerwise.errors import TrainingError
 
@@ -99,9 +101,9 @@ def world(device: torch.device, timeout: float) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
-    store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+    store, rank, size = next(rendezvous("env://", timeout=patience))
     # a prefix for each joining: a program that trains twice must not meet the addresses of its first group
-    store = dist.PrefixStore(f"layerwise/{next(JOINED)}", store)
+    store = PrefixStore(f"layerwise/{next(JOINED)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)

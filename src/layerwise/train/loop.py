@@ -22,7 +22,6 @@ class Event(NamedTuple):
 
     cursor: Cursor
     step: Step
-    size: int
     progress: float
     verdict: Verdict | None
 
@@ -41,5 +40,5 @@ def steps(rule: Rule, batches: Batches, epochs: int, start: Cursor) -> Iterator[
             last = position == per_epoch
             verdict = rule.end_epoch() if last else None
             cursor = Cursor(start.stage, epoch + 1, 0) if last else Cursor(start.stage, epoch, position)
-            yield Event(cursor, step, len(batch), (epoch * per_epoch + position) / total, verdict)
+            yield Event(cursor, step, (epoch * per_epoch + position) / total, verdict)
         position = 0

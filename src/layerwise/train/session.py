@@ -119,7 +119,7 @@ class Session:
         if resumed is None or not resumed.info["stage_over"]:
             part.train()
             for event in steps(rule, batches, stage.epochs, start):
-                if self._after(event, rule, stage, part=part, task=task, per_epoch=batches.per_epoch):
+                if self._after(event, rule, stage, part=part, task=task, batches=batches):
                     break
         self._close(number)
 
@@ -149,19 +149,20 @@ class Session:
         return rules.make(stage.rule, context)
 
     def _after(
-        self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task, per_epoch: int
+        self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task, batches: Batches
     ) -> bool:
         """Do what is due after a step. Returns whether the stage is over before its budget."""
         self.window.add(event)
         self.steps += 1
-        self.examples += event.size
+        behind = (event.cursor.position or batches.per_epoch) - 1
+        self.examples += min(stage.batch, batches.examples - behind * stage.batch)  # over all ranks
         over = False
         if event.verdict is not None:
             over = self._epoch_over(event, rule, stage, part=part, task=task)
         elif self.window.count >= self.options.log_every:
             self._log(event.cursor, stage, metrics={})
         if event.verdict is not None or self.window.count == 0:
-            self.display.advance(event.cursor.epoch * per_epoch + event.cursor.position)
+            self.display.advance(event.cursor.epoch * batches.per_epoch + event.cursor.position)
         self._between(event, rule, over=over)
         return over
 

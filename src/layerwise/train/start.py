@@ -60,6 +60,7 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         for note in made.splits.notes:
             display.say(note)
         path = place(request, made)
+        world.barrier()  # every rank has looked for a free name before the first one takes it
         directory, found = _opened(path, request, made, world=world, display=display)
         if not world.first:
             return _session(request, made, directory, found=found, world=world, display=display)
