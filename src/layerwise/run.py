@@ -177,6 +177,16 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def withdraw(self) -> None:
+        """Take a run back that was refused before it learned anything. A folder that holds more than its first files stays."""
+        places = [self.path / "checkpoints", self.path]
+        names = {p.name for p in self.path.iterdir()}
+        if names <= {"recipe.toml", "task.json", "run.json", "checkpoints", ".lock"} and not any(places[0].iterdir()):
+            for name in names - {"checkpoints"}:
+                (self.path / name).unlink(missing_ok=True)
+            for place in places:
+                place.rmdir()
+
     # -- small files -----------------------------------------------------------------------------------------------
 
     def info(self) -> Json:

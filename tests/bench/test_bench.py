@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layerwise import bench
+from layerwise import bench, catalog
 from layerwise.bench import base
 from layerwise.bench.base import Bound, Case, Measure, Quality, Row
 from layerwise.bench.cases.rbm import reconstruction_error
 from layerwise.bench.figures import difference, interval
 from layerwise.bench.process import BenchError
 from layerwise.errors import UsageError
+from layerwise.train.resolve import Request, plan
 
 
 def a_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:
@@ -145,3 +146,39 @@ def test_a_small_machine_is_measured_beside_its_peer() -> None:
 def test_a_change_to_an_unknown_key_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rbm has no \['hiden'\]"):
         base.run(bench.find("rbm"), runs=1, changes={"hiden": 3})
+
+
+def test_the_mlp_cases_train_what_they_say_whatever_the_card_recommends() -> None:
+    from layerwise.bench.cases.mlp_sklearn import SETTINGS
+    from layerwise.bench.training import request
+
+    made = plan(request("mlp", {"data": "digits", "epochs": 3, "seed": 4}, SETTINGS))
+    (stage,) = made.recipe.stages
+    assert (stage.epochs, stage.batch, made.recipe.train.validate) == (3, 128, False)
+    plain = {"optimizer": "adam", "lr": 0.001, "schedule": "constant", "warmup": 0.0}
+    assert plain.items() <= stage.rule.items()
+    off = ("weight_decay", "l2", "l1", "clip", "ema")
+    assert [stage.rule[key] for key in off] == [0.0] * len(off)
+    built = [type(layer).__name__ for layer in catalog.builder(made.card)(**made.model_args)]
+    assert built == ["Flatten", "Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("side", ["pre-trained", "plain", "mlp", "svm"])
+def test_the_settings_of_the_dbn_case_are_understood(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, planned = bench.find("dbn"), []
+
+    def only_plan(request: Request, **_: object) -> None:
+        planned.append(plan(request).recipe.stages)
+        raise InterruptedError
+
+    monkeypatch.setattr("layerwise.bench.training.train", only_plan)
+    small = {**case.spec, "data": "digits", "examples": 200, "svm_c": [2.0], "svm_gamma": [1.0], "seed": 0}
+    if side == "svm":
+        assert case.sides[side](small).value > 0.8
+        return
+    with pytest.raises(InterruptedError):
+        case.sides[side](small)
+    (stages,) = planned
+    layers = {"pre-trained": [10] * 3, "plain": [0] * 3, "mlp": []}[side]
+    assert [stage.epochs for stage in stages] == [*layers, 30]
+    assert stages[-1].examples == 200

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layerwise.labs import backprop_cost as lab
 from layerwise.labs import base
 
-SMALL = lab.Plan(seeds=3, sizes=(60, 120), tried=80, repeats=1)
+SMALL = lab.Plan(seeds=3, sizes=(60, 90), tried=60, repeats=1)
 
 
 def halved(net: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:

@@ -98,14 +98,14 @@ def test_last_batch_of_one_under_batch_norm_is_refused_clearly(tmp_path: Path) -
     rest = 1259  # training examples of the digits
     assert api.RunDirectory(fit(tmp_path / "plain", epochs=0).path).info()["examples"]["train"] == rest
     batch = next(b for b in range(20, 200) if rest % b == 1)
-    with pytest.raises(TrainingError, match="has one example, over which batch normalisation has no variance") as caught:
+    with pytest.raises(UsageError, match="has one example, over which batch normalisation has no variance") as caught:
         fit(tmp_path / "run", batch=batch, options={"model.batch_norm": True})
     advised = int(caught.value.do.split("--batch ")[1].split(",")[0])
     assert fit(tmp_path / "other", batch=advised, epochs=1, options={"model.batch_norm": True}).metrics
 
 
 def test_batches_of_one_under_batch_norm_are_refused_clearly(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="batch normalisation"):
+    with pytest.raises(UsageError, match="batch normalisation"):
         fit(tmp_path / "run", batch=1, options={"model.batch_norm": True})
 
 
@@ -124,6 +124,7 @@ def test_accumulation_equals_the_large_batch(precision: str, error: float, tmp_p
 def test_accumulation_with_batch_norm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="accumulation would not equal the large batch"):
         fit(tmp_path / "run", options={"model.batch_norm": True, "rule.accumulate": 2})
+    assert not (tmp_path / "run").exists()  # refused before it learned anything: nothing is left
 
 
 # -- F23 -------------------------------------------------------------------------------------------------------------

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from layerwise.cli.common import Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
 
 
-def predict_(run: Path, *inputs: str, out: Path | None = None, imports: Imports = None, json: Json = False) -> int:
+Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
+
+
+def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Imports = None, json: Json = False) -> int:
     """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
 
     Parameters
@@ -25,6 +31,9 @@ def predict_(run: Path, *inputs: str, out: Path | None = None, imports: Imports 
     """
     if not inputs:
         raise UsageError("there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE")
+    for text in inputs:
+        if re.match(r"-[^\d.,]", text) and not Path(text).exists():
+            raise UsageError(f"there is no option '{text}'", do="layerwise predict --help; a file of that name is ./" + text)
     take_imports(imports)
     import msgspec
 

@@ -183,13 +183,13 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
     Raises `ValueError` for fewer than two values.
     """
-    from scipy.stats import t  # comes with scikit-learn; slow to import
+    from scipy.special import stdtrit  # Student's quantile; comes with scikit-learn, and scipy.stats is slow to import
 
     if len(values) < 2:
         raise ValueError(f"an interval needs two values or more, received {len(values)}")
     mean = math.fsum(values) / len(values)
     spread = float(np.std(values, ddof=1)) if max(values) > min(values) else 0.0
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * spread / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 

@@ -51,7 +51,7 @@ class Plan:
 
 
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan(4, (5, 10, 20, 30), 128),
+    "quick": Plan(3, (5, 10, 20, 30), 64),
     "normal": Plan(10, (5, 10, 20, 30), 512),
     "full": Plan(20, (5, 10, 20, 30, 50), 1797),
 }

@@ -75,11 +75,11 @@ def base_table(request: Request) -> tuple[catalog.Card, Table]:
         if request.resume and path.name == "recipe.toml" and (path.parent / "run.json").is_file():
             RunDirectory.open(path.parent).read(path.name)  # a damaged recipe is named as such
         table = recipe.read_toml(path)
-        name = table.get("model", {}).get("name", "")
-        card = catalog.find(str(name))
-        known = [f for f in Recipe.__struct_fields__ if f != "format"] + ["format"]
-        recipe.refuse_unknown(table, known, where=str(path))
-        return card, table
+        recipe.refuse_unknown(table, list(Recipe.__struct_fields__), where=str(path))
+        model = table.get("model")
+        if not isinstance(model, dict) or "name" not in model:
+            raise UsageError(f"{path} names no model", expected='[model] with name = "mlp", say')
+        return catalog.find(str(model["name"])), table
     return catalog.find(request.model), {}
 
 

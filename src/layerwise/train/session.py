@@ -15,7 +15,7 @@ from layerwise import catalog
 from layerwise.data.feed import Feed
 from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source
-from layerwise.errors import Interrupted, TrainingError, unknown
+from layerwise.errors import Interrupted, TrainingError, UsageError, unknown
 from layerwise.evaluate import evaluate
 from layerwise.recipe import Stage
 from layerwise.rules import registry as rules
@@ -359,7 +359,7 @@ def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world:
     lonely = any((rank + 1) * size // world.size - rank * size // world.size == 1 for size in sizes for rank in range(world.size))
     if lonely and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
         shared = f", shared by {world.size} processes," if world.size > 1 else ""
-        raise TrainingError(
+        raise UsageError(
             f"in batches of {stage.batch}{shared} the last batch of {batches.examples} examples has one example, "
             "over which batch normalisation has no variance",
             expected="at least two examples in every batch",

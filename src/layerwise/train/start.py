@@ -64,8 +64,13 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         directory, found = _opened(path, request, made, world=world, display=display)
         if not world.first:
             return _session(request, made, directory, found=found, world=world, display=display)
-        with directory.locked():
-            return _session(request, made, directory, found=found, world=world, display=display)
+        try:
+            with directory.locked():
+                return _session(request, made, directory, found=found, world=world, display=display)
+        except UsageError:
+            if not request.resume:
+                directory.withdraw()
+            raise
 
 
 def place(request: Request, made: Plan) -> Path:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from layerwise.bench.base import Case, Measure, Quality, Row, Spec
 
-LAYERS = ("layer-1", "layer-2", "layer-3")
-
 
 def pretrained(spec: Spec) -> Measure:
     """Train ``dbn`` with its own recipe: greedy layers on the training part without labels, fine-tuning on the named examples."""
-    return _dbn(spec, [f"stages.{name}.epochs={spec['layer_epochs']}" for name in LAYERS])
+    return _dbn(spec, f"stages.pretrain.epochs={spec['layer_epochs']}")
 
 
 def plain(spec: Spec) -> Measure:
     """Train the same network from its first weights by the same recipe's last stage alone."""
-    return _dbn(spec, [f"stages.{name}.epochs=0" for name in LAYERS])
+    return _dbn(spec, "stages.pretrain.epochs=0")
 
 
-def _dbn(spec: Spec, settings: list[str]) -> Measure:
+def _dbn(spec: Spec, setting: str) -> Measure:
+    """Train ``dbn`` with its own recipe but for a setting, and return its test accuracy."""
     from layerwise.bench.training import trained
     from layerwise.train.resolve import Request
 
     tuning = (f"stages.fine-tune.examples={spec['examples']}", f"stages.fine-tune.epochs={spec['epochs']}")
-    wanted = Request(model="dbn", data=spec["data"], seed=spec["seed"], settings=(*settings, *tuning))
+    wanted = Request(model="dbn", data=spec["data"], seed=spec["seed"], settings=(setting, *tuning))
     with trained(wanted) as done:
         metrics = done.outcome.metrics
         return Measure(metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics})
@@ -37,12 +36,13 @@ def mlp(spec: Spec) -> Measure:
     settings = (
         "model.hidden=[500, 500, 500]",
         "model.activation='sigmoid'",
+        "model.dropout=0.0",
         "task.scale='unit'",
         f"stages.main.examples={spec['examples']}",
         f"stages.main.epochs={spec['epochs']}",
         f"stages.main.batch={stage.batch}",
         f"stages.main.patience={stage.patience}",
-        *(f"rule.{key}={stage.rule[key]!r}" for key in ("lr", "schedule", "floor")),
+        *(f"rule.{key}={stage.rule[key]!r}" for key in ("lr", "schedule", "floor", "warmup")),
     )
     with trained(Request(model="mlp", data=spec["data"], seed=spec["seed"], settings=settings)) as done:
         metrics = done.outcome.metrics
