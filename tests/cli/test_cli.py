@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from processes import Child
 
 from layerwise.cli import VERBS, main
+from processes import Child
 
 FLOAT = (int, float)
 SMALL = ("--set", "model.hidden=[16]", "--set", "train.threads=1")
@@ -333,7 +333,7 @@ def best_of() -> Iterator[Any]:
             times.append(time.perf_counter() - began)
         return min(times), done
 
-    yield measured
+    return measured
 
 
 @pytest.mark.parametrize(("args", "code"), [(("--help",), 0), (("train", "lenett", "--data", "digits"), 2), (("trian",), 2)])

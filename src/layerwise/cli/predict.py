@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from layerwise.cli.common import Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
 
-
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
