@@ -247,7 +247,7 @@ def test_helpers_would_notice() -> None:
 
     with pytest.raises(CycloptsError):
         make_app().parse_args(["train", "mlp", "--epoch", "3"], exit_on_error=False, print_error=False)
-    with pytest.raises(UsageError, match="lenet5|lenet"):
+    with pytest.raises(UsageError, match=r"lenet5|lenet"):
         check_names("train", {"model": "lenet6"})
     with pytest.raises(UsageError, match="digits"):
         check_names("train", {"model": "mlp", "data": "digit"})
