@@ -169,10 +169,16 @@ def _rows(text: str) -> Iterator[tuple[str, object]]:
         yield from ((f"-[{n}]", line.strip()) for n, line in enumerate(sys.stdin, start=1) if line.strip())
     elif path.is_file():
         try:
-            yield from ((f"{text}[{n}]", row) for n, row in enumerate(chain.from_iterable(rows(path)), start=1))
+            yield from ((f"{text}[{n}]", positional(row)) for n, row in enumerate(chain.from_iterable(rows(path)), start=1))
         except LayerwiseError as error:
             yield text, error
     elif path.suffix and "," not in text:
         yield text, DataError(f"there is no file {path}", expected="a table, a row like 5.1,3.5,1.4,0.2, or -")
     else:
         yield text, text
+
+
+def positional(row: dict[str, Any]) -> object:
+    """Return a row of a table without a header (its columns are then called column1, column2 …) by position, as a typed row is."""
+    bare = list(row) == [f"column{number}" for number in range(1, len(row) + 1)]
+    return list(row.values()) if bare else row

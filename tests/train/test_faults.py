@@ -33,7 +33,7 @@ from layerwise.weights import load
 from processes import Child, assert_same, litter, rows, until, weights
 
 ONE_THREAD = {"train.threads": 1}
-SMALL = {**ONE_THREAD, "model.hidden": [16]}
+SMALL = {**ONE_THREAD, "model.hidden": [16], "model.dropout": 0}
 
 
 def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
@@ -88,7 +88,8 @@ def test_non_finite_loss_names_term_layer_and_examples(tmp_path: Path, monkeypat
     report = json.loads((tmp_path / "run/failure.json").read_text())
     assert len(report["examples"]) == 64
     assert set(report["terms"]) == {"cross-entropy"}
-    assert main(["train", "mlp", "--data", "digits", "--weights", str(bad), "--out", "again", "--set", "model.hidden=[16]"]) == 1
+    assert main(["train", "mlp", "--data", "digits", "--weights", str(bad), "--out", "again", "--set", "model.hidden=[16]",
+                 "--set", "model.dropout=0"]) == 1  # fmt: skip
 
 
 # -- F21 -------------------------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def test_batches_of_one_under_batch_norm_are_refused_clearly(tmp_path: Path) -> 
 def test_accumulation_equals_the_large_batch(precision: str, error: float, tmp_path: Path) -> None:
     """With 7 pieces of batches of 100 (pieces and last batch uneven), with penalties and clipping."""
     found = {}
-    more = {"model.dropout": 0, "rule.l2": 1e-3, "rule.clip": 0.5, "rule.optimizer": "momentum", "train.checkpoint_seconds": 0}
+    more = {"rule.l2": 1e-3, "rule.clip": 0.5, "rule.optimizer": "momentum", "train.checkpoint_seconds": 0}
     for pieces in (1, 7):
         options = {"rule.accumulate": pieces, **more}
         run = fit(tmp_path / str(pieces), batch=100, epochs=1, lr=0.05, precision=precision, options=options)
@@ -236,7 +237,8 @@ def _lines(path: Path) -> int:
 def test_resume_with_another_recipe_is_refused_with_the_difference(run: api.Run) -> None:
     recipe = str(run.path / "recipe.toml")
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
-    with pytest.raises(UsageError, match=r"stages.0.rule.lr: 0.001 → 0.5") as caught:
+    rate = run.recipe.stages[0].rule["lr"]
+    with pytest.raises(UsageError, match=rf"stages.0.rule.lr: {rate} → 0.5") as caught:
         train(Request(model=recipe, lr=0.5, epochs=3, resume=True), quiet=True)
     assert "stages.0.epochs: 2 → 3" in str(caught.value)
     assert "--allow-changes" in str(caught.value)
@@ -350,8 +352,8 @@ def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_pat
     assert child.wait(90) == 1, child.stderr
     assert time.monotonic() - began < 60
     assert "a loader worker was lost" in child.stderr
-    assert "killed by signal" in child.stderr or "reset by peer" in child.stderr or "EOFError" in child.stderr
-    assert "Traceback" not in child.stderr
+    assert any(cause in child.stderr for cause in ("killed by signal", "exited unexpectedly", "reset by peer", "EOFError"))
+    assert "Traceback" not in child.stderr, child.stderr
     assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
 
 

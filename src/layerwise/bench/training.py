@@ -57,9 +57,7 @@ def trained(request: Request) -> Iterator[Trained]:
         outcome = train(Request(**{**_fields(request), "out": path}), quiet=True)
         first, *_, last = (json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
         seconds = last["seconds"] - first["seconds"]
-        yield Trained(
-            outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds
-        )
+        yield Trained(outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds)
 
 
 def _fields(request: Request) -> dict[str, Any]:

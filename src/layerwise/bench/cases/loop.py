@@ -38,9 +38,7 @@ def bare(spec: Spec) -> Measure:
     assert test.targets is not None
     with draws.seeded(draws.key(spec["seed"], "weights")):
         model = catalog.builder(made.card)(**made.model_args)
-    set_flags = flags.resolve(
-        device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1
-    )
+    set_flags = flags.resolve(device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
     per_epoch = -(-len(x) // size)
     total, warm_up, step, began = epochs * per_epoch, min(LOG_EVERY, per_epoch), 0, 0.0
     with flags.applied(set_flags):
