@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -19,11 +19,11 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.penalties import l1, l2, soft_threshold
 from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
+from layerwise.rules.optimizers import Method, Optimizer
 from layerwise.rules.schedules import Schedule, factor
 from layerwise.runtime.flags import autocast
 from layerwise.tasks.base import Loss
 
-Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -37,7 +37,7 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape the schedule.
     """
 
-    optimizer: Optimizer = "adam"
+    optimizer: Method = "adam"
     lr: float = 1e-3
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
@@ -57,22 +57,13 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ema: float = 0.0
 
 
-def make_optimizer(options: BackpropOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the torch optimizer of these options, fused where the device has it."""
+def make_optimizer(options: BackpropOptions, parameters: list[nn.Parameter]) -> Optimizer:
+    """Return the optimizer of these options."""
     o = options
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    if o.optimizer in ("sgd", "momentum", "nesterov"):
-        momentum = 0.0 if o.optimizer == "sgd" else o.momentum
-        nesterov = o.optimizer == "nesterov"
-        return torch.optim.SGD(
-            parameters, o.lr, momentum, nesterov=nesterov, weight_decay=o.weight_decay, fused=fused
-        )
-    if o.optimizer == "adagrad":
-        return torch.optim.Adagrad(parameters, o.lr, eps=o.eps, weight_decay=o.weight_decay)
-    if o.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, o.lr, o.alpha, eps=o.eps, weight_decay=o.weight_decay)
-    kind = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, o.lr, o.betas, o.eps, weight_decay=o.weight_decay, fused=fused)
+    return Optimizer(
+        parameters, method=o.optimizer, lr=o.lr, momentum=o.momentum, betas=o.betas, alpha=o.alpha, eps=o.eps,
+        weight_decay=o.weight_decay,
+    )  # fmt: skip
 
 
 def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
@@ -103,6 +94,7 @@ class Backprop:
         self.tensors: list[Tensor] = [*self.parameters]
         self.weights: list[Tensor] = [*penalised(context.model, context.parameters)]
         self.optimizer = make_optimizer(options, self.parameters)
+        self._for_scaler = cast(torch.optim.Optimizer, self.optimizer)  # it asks for `param_groups` and `step` only
         self.scaler = torch.amp.GradScaler(context.world.device.type, enabled=context.precision == "fp16")
         self.average = [p.detach().clone() for p in self.parameters] if options.ema else []
         self.steps = 0
@@ -110,16 +102,20 @@ class Backprop:
     def step(self, batch: Batch, progress: float) -> Step:
         """Take one optimizer step on the global batch of which ``batch`` is this rank's share."""
         self._set_rate(progress)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total, weight, parts = self._backward(batch)
         weight = self._reduce(weight)
         terms = self._penalties()
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
+        scaled = self.scaler.is_enabled()
+        if scaled:
+            self.scaler.unscale_(self._for_scaler)
         if self.options.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if scaled:
+            self.scaler.step(self._for_scaler)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         self._after()
         return Step(total, weight, {**parts, **{name: term * weight for name, term in terms.items()}})
 
@@ -128,26 +124,30 @@ class Backprop:
         o = self.options
         if o.schedule == "constant" and not o.warmup:
             return
-        rate = o.lr * factor(
+        self.optimizer.lr = o.lr * factor(
             o.schedule, progress, warmup=o.warmup, floor=o.floor, milestones=o.milestones, gamma=o.gamma
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _backward(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Sum losses and gradients over the micro-batches of this rank; gradients are of (sum / nominal batch)."""
-        total, weight, parts = torch.zeros((), device=batch.inputs.device), 0.0, dict[str, Tensor]()
         if not len(batch):
             return self._nothing(batch)
+        if self.options.accumulate == 1:
+            return self._chunk(batch)
+        total, weight, parts = torch.zeros((), device=batch.inputs.device), 0.0, dict[str, Tensor]()
         for chunk in batch.chunks(self.options.accumulate):
-            with autocast(self.context.precision, chunk.inputs.device):
-                loss = self.context.task.objective(self.context.model, chunk)
-            self._refuse_non_finite(loss, chunk)
-            self.scaler.scale(loss.total / self.context.batch).backward()
-            total, weight = total + loss.total.detach(), weight + loss.weight
-            for name, term in loss.parts.items():
-                parts[name] = parts[name] + term.detach() if name in parts else term.detach()
+            more, covered, terms = self._chunk(chunk)
+            total, weight = total + more, weight + covered
+            parts = {name: parts[name] + term if name in parts else term for name, term in terms.items()}
         return total, weight, parts
+
+    def _chunk(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """Add one micro-batch's gradients; return its summed loss, weight and terms."""
+        with autocast(self.context.precision, batch.inputs.device):
+            loss = self.context.task.objective(self.context.model, batch)
+        self._refuse_non_finite(loss, batch)
+        self.scaler.scale(loss.total / self.context.batch).backward()
+        return loss.total.detach(), loss.weight, {name: term.detach() for name, term in loss.parts.items()}
 
     @torch.no_grad()
     def _nothing(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
@@ -203,7 +203,7 @@ class Backprop:
         """After the step: the proximal operator of L1, soft(w, ηλ), and the running average of the weights."""
         o = self.options
         if o.l1 and o.l1_proximal:
-            threshold = float(self.optimizer.param_groups[0]["lr"]) * o.l1
+            threshold = self.optimizer.lr * o.l1
             for w in self.weights:
                 w.copy_(soft_threshold(w, threshold))
         self.steps += 1
@@ -235,10 +235,7 @@ class Backprop:
     def state_dict(self) -> dict[str, Tensor]:
         """Return moments, scaler, average and step count as tensors by name."""
         out = {"steps": torch.tensor(self.steps)}
-        for index, slot in self.optimizer.state_dict()["state"].items():
-            for key, value in slot.items():
-                if value is not None:
-                    out[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        out |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
         for name, average in zip(self.context.parameters, self.average, strict=False):
             out[f"average.{name}"] = average
         scaler: dict[str, Any] = self.scaler.state_dict()
@@ -248,12 +245,8 @@ class Backprop:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up the state that `state_dict` returned."""
         self.steps = int(state["steps"])
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                slots.setdefault(int(index), {})[key] = value.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        prefix = "optimizer."
+        self.optimizer.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
         for name, average in zip(self.context.parameters, self.average, strict=False):
             average.copy_(state[f"average.{name}"])
         if self.scaler.is_enabled():
