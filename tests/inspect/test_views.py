@@ -132,3 +132,8 @@ def test_truth_table_of_one_gate_with_three_inputs() -> None:
 def test_truth_table_of_another_card_is_refused() -> None:
     with pytest.raises(UsageError, match="truth table"):
         look("truth-table", "mlp")
+
+
+def test_views_speak_chinese() -> None:
+    assert "每个样本 416,520 次乘加" in look("summary", "lenet5", lang="zh").text
+    assert "若 +1·x1 +1·x2 ≥ 1 则为 1" in look("truth-table", "mcp", lang="zh").text

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from layerwise import inspect as views
-from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 
 
 def inspect_(
@@ -16,6 +16,9 @@ def inspect_(
     *,
     what: str = "summary",
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
+    split: Literal["train", "val", "test", ""] = "",
+    examples: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    lang: LangOption = None,
     imports: Imports = None,
     json: Json = False,
 ) -> int:
@@ -27,10 +30,14 @@ def inspect_(
         a run directory, or a name from `layerwise models`
     what
         summary, gradients, mistakes, samples or truth-table
+    split
+        the part of the data that gradients and mistakes look at (default: val and test)
+    examples
+        how many examples gradients and mistakes look at, samples draws (default: 0, the view's own number)
     """
     take_imports(imports)
     views.check_name(what)
-    found = views.look(what, target, out=out)
+    found = views.look(what, target, out=out, split=split, examples=examples, lang=language(lang))
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
         return 0

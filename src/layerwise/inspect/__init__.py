@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerwise.errors import unknown
-from layerwise.inspect.base import Target, View
+from layerwise.inspect.base import Lang, Target, View
 
 
 class Entry(NamedTuple):
@@ -52,7 +52,7 @@ def inspect(name: str, target: Target, *, out: Path | None = None) -> View:
     return found
 
 
-def look(name: str, target: str, *, out: Path | None = None, split: str = "", examples: int = 0) -> View:
+def look(name: str, target: str, *, out: Path | None = None, split: str = "", examples: int = 0, lang: Lang = "en") -> View:
     """Open a run directory or a card by name and return a view of it: `inspect` for the command line.
 
     Raises `UsageError` as `inspect` does, and for a name that is neither; `DamagedError` for a damaged run.
@@ -60,4 +60,4 @@ def look(name: str, target: str, *, out: Path | None = None, split: str = "", ex
     check_name(name)
     opening = importlib.import_module("layerwise.inspect.opening")
     opened: Target = opening.opened(target, needs=VIEWS[name].needs, view=name)
-    return inspect(name, replace(opened, split=split, examples=examples), out=out)
+    return inspect(name, replace(opened, split=split, examples=examples, lang=lang), out=out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layerwise.errors import UsageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layerwise.tasks.base import Task
 
 Json = dict[str, Any]
+Lang = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Target:
     """What is looked at: a bare card, or a run with its model, task and data.
 
     ``arguments`` are the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of the data,
-    empty for the view's own choice; ``examples`` how many to show, 0 for the view's own.
+    empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``lang`` the language of the view's text.
     """
 
     card: Card
@@ -37,6 +38,11 @@ class Target:
     arguments: Json = field(default_factory=dict)
     split: str = ""
     examples: int = 0
+    lang: Lang = "en"
+
+    def say(self, english: str, chinese: str) -> str:
+        """Return the one of two sentences that is in the target's language."""
+        return chinese if self.lang == "zh" else english
 
 
 @dataclass(frozen=True)

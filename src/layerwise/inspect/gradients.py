@@ -41,7 +41,7 @@ def view(target: Target, *, out: Path | None) -> View:
     data = as_json(found, split=split, count=count)
     figures = save(out, "gradients.svg", figure(found))
     figures += save(out, "gradients.safetensors", safetensors.torch.save(arrays(found, batch)))
-    return View("gradients", data, _written(data), figures)
+    return View("gradients", data, _written(target, data), figures)
 
 
 def rate_of(target: Target) -> float:
@@ -110,27 +110,34 @@ def arrays(found: Procedure, batch: Batch) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in out.items()}
 
 
-def _written(data: Json) -> str:
+def _written(target: Target, data: Json) -> str:
     """Return the four steps for people."""
+    say, update = target.say, data["update"]
+    loss, after, layer = data["loss"], float(update["loss_after"]), say("layer", "层")
     return "\n".join(
         [
-            f"one batch: the first {data['examples']} examples of the {data['split']} part; norms (fraction of zeros)",
+            say(
+                f"one batch: the first {data['examples']} examples of the {data['split']} part; norms (fraction of zeros)",
+                f"一个批次：{data['split']} 部分的前 {data['examples']} 个样本；表中为范数（括号内为零的比例）",
+            ),
             "",
-            "1 forward: z = Wa + b, a = f(z)",
-            table(["layer", "type", "f", "z", "a"], [
+            say("1 forward: z = Wa + b, a = f(z)", "1 前向：z = Wa + b，a = f(z)"),
+            table([layer, say("type", "类型"), "f", "z", "a"], [
                 [la["name"], la["type"], la["activation"], _norm(la["z"]), _norm(la["a"])] for la in data["layers"]
             ], right=frozenset({3, 4})),
             "",
-            f"2 loss: L = {data['loss']:.6g} (mean over the batch)",
+            say(f"2 loss: L = {loss:.6g} (mean over the batch)", f"2 损失：L = {loss:.6g}（批次平均）"),
             "",
-            f"3 backward, last layer first: {data['by']}",
-            table(["layer", "δ = ∂L/∂z", "∂L/∂W", "∂L/∂b"], [
+            say(f"3 backward, last layer first: {data['by']}", f"3 反向，从最后一层开始：{data['by']}"),
+            table([layer, "δ = ∂L/∂z", "∂L/∂W", "∂L/∂b"], [
                 [la["name"], *(_norm(la[q]) for q in ("delta", "dW", "db"))] for la in reversed(data["layers"])
             ], right=frozenset({1, 2, 3})),
             "",
-            f"4 update: θ ← θ − {data['update']['lr']:g} ∇L takes the loss of this batch from {data['loss']:.6g} "
-            f"to {float(data['update']['loss_after']):.6g}",
-            table(["layer", "‖η ∂W‖", "‖W‖", "relative"], [
+            say(
+                f"4 update: θ ← θ − {update['lr']:g} ∇L takes the loss of this batch from {loss:.6g} to {after:.6g}",
+                f"4 更新：θ ← θ − {update['lr']:g} ∇L 使这个批次的损失从 {loss:.6g} 变为 {after:.6g}",
+            ),
+            table([layer, "‖η ∂W‖", "‖W‖", say("relative", "相对值")], [
                 [la["name"], f"{la['update']['norm']:.3g}", f"{la['update']['weight_norm']:.3g}",
                  "–" if la["update"]["relative"] is None else f"{la['update']['relative']:.2e}"] for la in data["layers"]
             ], right=frozenset({1, 2, 3})),

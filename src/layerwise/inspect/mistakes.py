@@ -13,6 +13,7 @@ from layerwise.inspect.base import Target, View, save, table, trained
 
 COUNT = 24
 COLUMNS = 6
+HEADER = (("example", "样本"), ("true", "真实"), ("predicted", "预测"), ("score", "得分"), ("loss", "损失"))
 
 
 def view(target: Target, *, out: Path | None) -> View:
@@ -36,7 +37,7 @@ def view(target: Target, *, out: Path | None) -> View:
     figures = []
     if listed and listed[0].picture is not None:
         figures = save(out, "mistakes.svg", picture_sheet(listed))
-    return View("mistakes", data, _written(data, listed, task.name), figures)
+    return View("mistakes", data, _written(target, data, listed, task.name), figures)
 
 
 def picture_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
@@ -54,19 +55,22 @@ def caption(case: Case) -> str:
     return "\n".join([answer, *([f"{case.score:.1%}"] if case.score is not None else []), case.name])
 
 
-def _written(data: dict[str, object], listed: list[Case], task: str) -> str:
+def _written(target: Target, data: dict[str, object], listed: list[Case], task: str) -> str:
     """Return the list as a plain table."""
+    wrong_, all_, part = data["wrong"], data["examples"], data["split"]
     if task == "classification":
-        head = f"{data['wrong']} of {data['examples']} examples of the {data['split']} part are wrong; the worst:"
         if not listed:
-            return f"none of the {data['examples']} examples of the {data['split']} part is wrong"
+            return target.say(f"none of the {all_} examples of the {part} part is wrong", f"{part} 部分的 {all_} 个样本全部答对")
+        head = target.say(
+            f"{wrong_} of {all_} examples of the {part} part are wrong; the worst:",
+            f"{part} 部分 {all_} 个样本中错 {wrong_} 个；最严重的：",
+        )
     else:
-        head = f"the examples of the {data['split']} part with the highest loss:"
+        head = target.say(f"the examples of the {part} part with the highest loss:", f"{part} 部分损失最大的样本：")
     rows = [
-        [case.name, case.true, case.predicted, "" if case.score is None else f"{case.score:.3f}", f"{case.loss:.4g}"]
-        for case in listed
+        [case.name, case.true, case.predicted, "" if case.score is None else f"{case.score:.3f}", f"{case.loss:.4g}"] for case in listed
     ]
-    header = ["example", "true", "predicted", "score", "loss"]
+    header = [target.say(*pair) for pair in HEADER]
     keep = [i for i in range(5) if i in (0, 4) or any(row[i] for row in rows)]
     body = [[row[i] for i in keep] for row in rows]
     flush = frozenset(at for at, i in enumerate(keep) if i > 2)

@@ -30,9 +30,7 @@ def view(target: Target, *, out: Path | None) -> View:
     if target.model is None or target.task is None:
         raise needs_run("samples", target.card)
     if not stack_of(target.model):
-        raise UsageError(
-            f"{target.card.name} draws no samples", expected="a run of rbm or dbn", received=f"a run of {target.card.name}"
-        )
+        raise UsageError(f"{target.card.name} draws no samples", expected="a run of rbm or dbn", received=f"a run of {target.card.name}")
     drawn = samples(target.model, count=target.examples or COUNT)
     rows = [[f"{rbm.weight.shape[1]} → {rbm.weight.shape[0]}", f"{float(rbm.weight.detach().std()):.4f}"]
             for rbm in stack_of(target.model)]  # fmt: skip
@@ -48,8 +46,12 @@ def view(target: Target, *, out: Path | None) -> View:
         filters = as_pictures(strongest_filters(target.model), target.task)
         assert filters is not None
         figures += save(out, "filters.svg", sheet(in_rows(list(filters), COLUMNS)))
-    text = f"{len(drawn)} samples after {STEPS} steps of Gibbs sampling in the top machine\n\n"
-    return View("samples", data, text + table(["machine", "deviation of weights"], rows), figures)
+    text = target.say(
+        f"{len(drawn)} samples after {STEPS} steps of Gibbs sampling in the top machine",
+        f"在顶层机器中做 {STEPS} 步吉布斯采样后得到的 {len(drawn)} 个样本",
+    )
+    header = [target.say("machine", "机器"), target.say("deviation of weights", "权重的标准差")]
+    return View("samples", data, f"{text}\n\n{table(header, rows)}", figures)
 
 
 def samples(model: nn.Module, *, count: int, steps: int = STEPS, seed: int = 0) -> Floats:

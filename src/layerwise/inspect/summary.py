@@ -19,6 +19,7 @@ from layerwise.inspect.base import Json, Target, View, table
 from layerwise.nn.rbm import RBM
 from layerwise.predict import evaluating
 
+HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("parameters", "参数"), ("multiply-adds", "乘加"))
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -59,7 +60,7 @@ def view(target: Target, *, out: Path | None) -> View:
         "model": target.card.name, "arguments": arguments, "input": list(shape),
         "layers": [row.to_json() for row in rows], "totals": totals(model, rows),
     }  # fmt: skip
-    return View("summary", data, written(data))
+    return View("summary", data, written(target, data))
 
 
 def input_shape(target: Target, arguments: Json) -> tuple[int, ...]:
@@ -142,22 +143,26 @@ def totals(model: nn.Module, rows: list[Row]) -> Json:
     }
 
 
-def written(data: dict[str, Any]) -> str:
+def written(target: Target, data: dict[str, Any]) -> str:
     """Return the view as a plain table."""
     rows = []
     for row in data["layers"]:
         shape = "" if row["output"] is None else "×".join(["N", *map(str, row["output"][1:])])
         rows.append([row["name"], row["type"], shape, f"{row['parameters']:,}", f"{row['multiply_adds']:,}"])
-    head = ["layer", "type", "output", "parameters", "multiply-adds"]
+    head = [target.say(*pair) for pair in HEADER]
     total = data["totals"]
     shape = "×".join(["N", *map(str, data["input"])])
     return "\n".join(
         [
-            f"{data['model']}  input {shape}",
+            f"{data['model']}  {target.say('input', '输入')} {shape}",
             "",
             table(head, rows, right=frozenset({3, 4})),
             "",
-            f"{total['parameters']:,} parameters ({total['trainable']:,} trainable), {total['bytes'] / 2**20:.2f} MiB, "
-            f"{total['multiply_adds']:,} multiply-adds per example",
+            target.say(
+                f"{total['parameters']:,} parameters ({total['trainable']:,} trainable), {total['bytes'] / 2**20:.2f} MiB, "
+                f"{total['multiply_adds']:,} multiply-adds per example",
+                f"参数 {total['parameters']:,} 个（可训练 {total['trainable']:,} 个），{total['bytes'] / 2**20:.2f} MiB，"
+                f"每个样本 {total['multiply_adds']:,} 次乘加",
+            ),
         ]
     )

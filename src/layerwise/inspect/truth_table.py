@@ -33,7 +33,7 @@ def view(target: Target, *, out: Path | None) -> View:
     else:
         shown = {gate: _built(target, {"gate": gate, "inputs": inputs}) for gate, inputs in GATES.items()}
     gates = [{"gate": gate, "neurons": neurons(model), "table": truth(model)} for gate, model in shown.items()]
-    return View("truth-table", {"gates": gates}, "\n\n".join(_written(gate) for gate in gates))
+    return View("truth-table", {"gates": gates}, "\n\n".join(_written(target, gate) for gate in gates))
 
 
 def _built(target: Target, arguments: Json) -> nn.Module:
@@ -71,13 +71,16 @@ def truth(model: nn.Module) -> list[Json]:
     return [{"inputs": list(row), "output": int(out)} for row, out in zip(rows, outputs, strict=True)]
 
 
-def _written(gate: dict[str, Any]) -> str:
+def _written(target: Target, gate: dict[str, Any]) -> str:
     """Return a gate as its formula and table."""
     lines = [f"{gate['gate'].upper()}"]
     for neuron in gate["neurons"]:
         name = "x" if neuron["layer"] == 1 else "h"
         terms = " ".join(f"{w:+g}·{name}{i}" for i, w in enumerate(neuron["weights"], start=1))
-        lines.append(f"  layer {neuron['layer']}: 1 if {terms} ≥ {neuron['threshold']:g} else 0")
+        number, threshold = neuron["layer"], neuron["threshold"]
+        lines.append(target.say(
+            f"  layer {number}: 1 if {terms} ≥ {threshold:g} else 0", f"  第 {number} 层：若 {terms} ≥ {threshold:g} 则为 1，否则为 0"
+        ))  # fmt: skip
     width = len(gate["table"][0]["inputs"])
     rows = [[*map(str, row["inputs"]), str(row["output"])] for row in gate["table"]]
     return "\n".join([*lines, table([*(f"x{i + 1}" for i in range(width)), "y"], rows)])
