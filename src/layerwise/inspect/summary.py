@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from layerwise import catalog
 from layerwise.inspect.answers import place_of
 from layerwise.inspect.base import Json, Target, View, table
-from layerwise.nn.rbm import RBM
+from layerwise.nn.rbm import RBM, Recognition
 from layerwise.predict import evaluating
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("parameters", "参数"), ("multiply-adds", "乘加"))
@@ -108,9 +108,6 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Row]:
     finally:
         for handle in handles:
             handle.remove()
-    for name, module in model.named_modules():
-        if name in rows and name not in order and isinstance(module, RBM):  # a stack calls its machines' halves
-            rows[name].output, rows[name].work = (1, module.weight.shape[0]), module.weight.numel()
     silent = [name for name in rows if name not in order]
     return [rows[name] for name in ([*silent, *order] if _first(silent, rows) else [*order, *silent])]
 
@@ -126,7 +123,9 @@ def work(module: nn.Module, output: Tensor) -> int:
         return module.weight.numel() * int(output[0, 0].numel())
     if isinstance(module, nn.Linear):
         return module.weight.numel() * int(output[0].numel() // module.out_features)
-    if isinstance(module, RBM):
+    if isinstance(module, Recognition):
+        return module.weight.numel()
+    if isinstance(module, RBM):  # up and down again
         return 2 * module.weight.numel()
     return 0
 

@@ -2,7 +2,8 @@
 
 ``N`` examples, ``D`` visible, ``H`` hidden units. G. E. Hinton, S. Osindero, Y.-W. Teh, A fast learning algorithm for deep belief
 nets, Neural Computation 18 (2006); G. E. Hinton, R. R. Salakhutdinov, Science 313 (2006). The one idea: learn a model of the
-inputs layer by layer, without labels; then fine-tune the whole by backpropagation.
+inputs layer by layer, without labels; then fine-tune the whole by backpropagation. Fine-tuning changes the way up only: each layer
+then has recognition weights W + ΔW, while the machine below keeps its generative W, so the net still draws what it learned.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from layerwise.catalog import register
 from layerwise.errors import unknown
-from layerwise.nn.rbm import RBM
+from layerwise.nn.rbm import RBM, Recognition
 
 
 class Machine(RBM):
@@ -59,12 +60,13 @@ class Greedy(nn.Module):
 
 
 class DeepBeliefNet(nn.Module):
-    """A stack of restricted Boltzmann machines under a softmax layer."""
+    """A stack of restricted Boltzmann machines, the way up through them, and a softmax layer."""
 
     def __init__(self, features: int, classes: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         widths = (features, *hidden)
         self.rbms = nn.ModuleList(RBM(a, b) for a, b in zip(widths, hidden, strict=False))
+        self.upward = nn.ModuleList(Recognition(a, b) for a, b in zip(widths, hidden, strict=False))
         self.head = nn.Linear(widths[-1], classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -83,10 +85,10 @@ class DeepBeliefNet(nn.Module):
         return Greedy(stack[:index], stack[index])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map inputs (N, …) to logits (N, K): upwards by σ(Wv + b), then the linear layer."""
+        """Map inputs (N, …) to logits (N, K): upwards by the recognition weights, then the linear layer."""
         x = inputs.flatten(1)
-        for rbm in self.rbms:
-            x = rbm.hidden(x)  # type: ignore[operator]
+        for rbm, recognition in zip(self.rbms, self.upward, strict=True):
+            x = recognition(x, rbm)
         logits: Tensor = self.head(x)
         return logits
 
@@ -124,7 +126,11 @@ def stack_of(model: nn.Module) -> list[RBM]:
     parameters=201744,
     size={"features": 784, "hidden": 256},
     small={"features": 16, "hidden": 8},
-    recipe={"task": {"scale": "unit"}, "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.05}}]},
+    recipe={
+        "task": {"scale": "unit"},
+        "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.05}}],
+        "variants": {"small": {"stages": [{"epochs": 60, "batch": 16, "rule": {"lr": 0.1}}]}},
+    },
 )
 def rbm(*, features: int, hidden: int = 256) -> nn.Module:
     """Build the machine: inputs (N, …) in [0, 1] to their reconstruction (N, features)."""
@@ -140,7 +146,7 @@ def rbm(*, features: int, hidden: int = 256) -> nn.Module:
     paper="Hinton, Osindero & Teh, A fast learning algorithm for deep belief nets, 2006",
     summary="deep belief network: layers learned one by one without labels, then fine-tuned with a few",
     summary_zh="深度置信网络：先逐层无监督预训练，再用少量标签微调",
-    parameters=900294,
+    parameters=1793794,
     size={"features": 784, "classes": 10},
     small={"features": 16, "classes": 3, "hidden": [12, 8]},
     recipe={
@@ -150,9 +156,15 @@ def rbm(*, features: int, hidden: int = 256) -> nn.Module:
             {"name": "pretrain", "part": "*", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
              "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
             {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64,
-             "parameters": ["rbms.*.weight", "rbms.*.hidden_bias", "head.*"],
+             "parameters": ["upward.*", "head.*"],
              "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02}},
         ],
+        "variants": {
+            "small": {
+                "model": {"hidden": [200, 200]},
+                "stages": [{"epochs": 40, "batch": 16, "rule": {"lr": 0.4}}, {"batch": 16, "rule": {"lr": 0.003}}],
+            },
+        },
     },
 )  # fmt: skip
 def dbn(*, features: int, classes: int, hidden: tuple[int, ...] = (500, 500, 500)) -> nn.Module:

@@ -44,6 +44,22 @@ class RBM(nn.Module):
         return self.visible(self.hidden(v))
 
 
+class Recognition(nn.Module):
+    """What fine-tuning adds to a machine's weights on the way up: ΔW (H, D) and Δb (H,), zero at first.
+
+    Untied from the generative weights as in Hinton, Osindero & Teh 2006, section 5.
+    """
+
+    def __init__(self, visible: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(hidden, visible))
+        self.bias = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, v: Tensor, rbm: RBM) -> Tensor:
+        """Return σ((W + ΔW)v + b + Δb), (N, H), of visible units (N, D)."""
+        return torch.sigmoid(F.linear(v, rbm.weight + self.weight, rbm.hidden_bias + self.bias))
+
+
 class Boltzmann(Protocol):
     """What the contrastive rule trains: a machine, and the way from inputs to its visible units."""
 

@@ -23,6 +23,8 @@ from layerwise.run import RunDirectory
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 
+SMALL = 5000  # training examples under which a recipe's variant "small" counts
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
@@ -84,7 +86,7 @@ def base_table(request: Request) -> tuple[catalog.Card, Table]:
 
 
 def compose(card: catalog.Card, table: Table, request: Request, *variants: str) -> Table:
-    """Lay the card's defaults, their variants (for rows, for regression …), the recipe file and the options over one another."""
+    """Lay the card's defaults, their variants (rows, regression, small …), the recipe file and the options over one another."""
     defaults = copy.deepcopy(card.recipe)
     known = defaults.pop("variants", {})
     out: Table = {"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}
@@ -127,7 +129,8 @@ def plan(request: Request) -> Plan:
     parts = data_.open_data(data_options, seed=seed)
     wanted = request.task or str(first["task"].get("name", ""))
     name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
-    whole = compose(card, table, request, parts.train.schema.kind, name)
+    small = ("small",) if len(parts.train) < SMALL else ()
+    whole = compose(card, table, request, parts.train.schema.kind, name, *small)
     return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
 
 
