@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import io
 import re
 import shlex
@@ -163,7 +164,7 @@ def check_names(verb: str, given: dict[str, object]) -> None:
 
 def check_settings(card: catalog.Card, settings: list[str]) -> None:
     """Check the keys of ``--set`` against the card's stages and its builder's parameters."""
-    table = recipe.merge({"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}, card.recipe)
+    table = recipe.merge({"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}, copy.deepcopy(card.recipe))
     for setting in settings:
         recipe.assign(table, setting)
     assert set(table["model"]) <= set(signature(card)[1])
