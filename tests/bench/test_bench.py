@@ -181,6 +181,6 @@ def test_the_settings_of_the_dbn_case_are_understood(side: str, monkeypatch: pyt
     with pytest.raises(InterruptedError):
         case.sides[side](small)
     (stages,) = planned
-    layers = {"pre-trained": [10] * 3, "plain": [0] * 3, "mlp": []}[side]
+    layers = {"pre-trained": [10] * 2, "plain": [0] * 2, "mlp": []}[side]
     assert [stage.epochs for stage in stages] == [*layers, 30]
     assert stages[-1].examples == 200
