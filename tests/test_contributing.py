@@ -27,3 +27,13 @@ def test_the_example_model_trains_from_one_file(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    alone = subprocess.run(
+        [sys.executable, "-m", "layerwise", "predict", "run", "5.1,3.5,1.4,0.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert alone.returncode == 2
+    assert "there is no model 'square-net'" in alone.stderr
+    assert "--import FILE" in alone.stderr

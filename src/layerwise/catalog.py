@@ -163,7 +163,7 @@ def find(name: str) -> Card:
     by_alias = {alias: card for card in known.values() for alias in card.aliases}
     card = known.get(name) or by_alias.get(name)
     if card is None:
-        raise unknown("model", name, [*known, *by_alias])
+        raise unknown("model", name, known, do="a network of your own needs --import FILE")
     return card
 
 

@@ -68,8 +68,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return found[0] if found else ""
 
 
-def unknown(kind: str, name: str, names: Iterable[str], *, where: str = "") -> UsageError:
-    """Make the error for an unknown name, with the nearest known one."""
+def unknown(kind: str, name: str, names: Iterable[str], *, where: str = "", do: str = "") -> UsageError:
+    """Make the error for an unknown name, with the nearest known one, and what else may help."""
     known = sorted(names)
     near = nearest(name, known)
     place = f" in {where}" if where else ""
@@ -77,5 +77,5 @@ def unknown(kind: str, name: str, names: Iterable[str], *, where: str = "") -> U
         f"there is no {kind} '{name}'{place}",
         expected=f"one of {', '.join(known) if known else '(nothing: this takes no options)'}",
         received=f"'{name}'",
-        do=f"did you mean '{near}'?" if near else "",
+        do="; ".join(filter(None, (f"did you mean '{near}'?" if near else "", do))),
     )
