@@ -79,6 +79,7 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
         notes.append("these data have changed since the run was trained on them")
     chosen = split or ("test" if data is None else "all")
     parts = SPLITS if chosen == "all" else (chosen,)
+    notes += [note for part in parts for note in found.task.inputs.notes(splits.part(part))]
     sources: list[Source] = [found.task.adopt(splits.part(part)) for part in parts]
     dtype = flags.dtype(made.train.precision)
     streams = not all(fits(source, found.task.collate, made.train.memory_mib, dtype) for source in sources)

@@ -17,7 +17,7 @@ from torch import nn
 from layerwise import catalog, recipe
 from layerwise.data.folders import hidden
 from layerwise.data.loader import Batch
-from layerwise.data.tables import rows
+from layerwise.data.table_files import rows
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws

@@ -12,16 +12,16 @@ import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from layerwise.data.reading import Header
 from layerwise.data.source import Array
 from layerwise.errors import DataError, UsageError
 
-Header = Literal["auto", "yes", "no"]
 GAPS = (
     "",
     "NA",
@@ -84,15 +84,22 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
     return Dialect(path, encoding, delimiter, columns, ends[0] if titled else 0)
 
 
-def read(dialect: Dialect) -> pa.Table:
-    """Read the whole table, its types told from all rows. Raises `DataError` for ragged rows, by line."""
+def read(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = "") -> pa.Table:
+    """Read the whole table, its types told from all rows. Raises `DataError` for ragged rows, by line.
+
+    ``missing``: further marks of a gap; ``dates``: a format of dates besides ISO 8601.
+    """
     ragged: list[Any] = []
     try:
         table = pacsv.read_csv(
             dialect.path,
             read_options=_read_options(dialect, use_threads=True),
             parse_options=_parse_options(dialect, ragged),
-            convert_options=pacsv.ConvertOptions(null_values=list(GAPS), strings_can_be_null=False),
+            convert_options=pacsv.ConvertOptions(
+                null_values=[*GAPS, *(f" {mark}" for mark in GAPS if mark), *missing],
+                strings_can_be_null=False,
+                timestamp_parsers=[pacsv.ISO8601, *((dates,) if dates else ())],
+            ),
         )
     except pa.ArrowInvalid as error:
         if ragged:

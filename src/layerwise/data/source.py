@@ -20,12 +20,24 @@ Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
 
 
+class Column(msgspec.Struct, frozen=True):
+    """A column of a table: a number, a category with its ``values`` (cells hold the place of theirs) or a date (days since 1970).
+
+    ``gaps``: whether some row has no value there.
+    """
+
+    name: str
+    kind: Literal["number", "category", "date"] = "number"
+    values: tuple[str, ...] = ()
+    gaps: bool = False
+
+
 class Schema(msgspec.Struct, frozen=True):
     """What the examples are.
 
     ``kind``: pictures or rows. ``shape``: of one decoded input, ``(H, W, C)`` or ``(D,)``; 0 where sizes differ.
-    ``features``: column names of rows. ``target``: a class, a number, either (whole numbers in a table: the task must be
-    named) or none. ``classes``: their names, in the order of the labels.
+    ``features``: column names of rows; ``columns`` says more of them, if not all are numbers. ``target``: a class, a number,
+    either (whole numbers in a table: the task must be named) or none. ``classes``: their names, in the order of the labels.
     """
 
     kind: Kind
@@ -34,21 +46,29 @@ class Schema(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     target_name: str = "target"
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def table(self) -> tuple[Column, ...]:
+        """The columns of rows."""
+        return self.columns or tuple(Column(name) for name in self.features)
 
 
 class Example(NamedTuple):
-    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64; ``target`` a label, a number or None."""
+    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64 (NaN: a gap); ``target`` a label, a number or None."""
 
     input: Array
     target: float | None
 
 
 class Examples(NamedTuple):
-    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ."""
+    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ; ``weights`` (N,) say how much
+    each counts in training, None: all the same."""
 
     inputs: Array | list[Array]
     targets: Array | None
     ids: Array
+    weights: Array | None = None
 
 
 class Source(Protocol):
@@ -144,7 +164,7 @@ def targets_of(examples: Sequence[Example]) -> Array | None:
 class ArraySource:
     """Examples held as arrays: ``inputs`` (N, …) and ``targets`` (N,) or None.
 
-    ``origin`` names where they come from; rows are numbered from ``first_row`` in messages.
+    ``origin`` names where they come from, ``rows`` (N,) their numbers there. ``weights`` (N,): how much each counts in training.
     """
 
     schema: Schema
@@ -152,6 +172,7 @@ class ArraySource:
     targets: Array | None
     origin: str
     rows: Array | None = None
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -162,7 +183,8 @@ class ArraySource:
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
         at = np.asarray(indices, dtype=np.int64)
-        return Examples(self.inputs[at], None if self.targets is None else self.targets[at], at)
+        targets = None if self.targets is None else self.targets[at]
+        return Examples(self.inputs[at], targets, at, None if self.weights is None else self.weights[at])
 
     def name_of(self, index: int) -> str:
         """Return ``origin[row]``, counted as in the file."""
@@ -171,7 +193,7 @@ class ArraySource:
     def fingerprint(self) -> str:
         """Return a digest of the contents."""
         digest = hashlib.sha256(repr(self.schema).encode())
-        for array in (self.inputs, self.targets):
+        for array in (self.inputs, self.targets, self.weights):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:32]
@@ -262,7 +284,8 @@ def subset(source: Source, indices: Array) -> Source:
     if isinstance(source, ArraySource):
         rows = at if source.rows is None else source.rows[at]
         targets = None if source.targets is None else source.targets[at]
-        return replace(source, inputs=source.inputs[at], targets=targets, rows=rows)
+        weights = None if source.weights is None else source.weights[at]
+        return replace(source, inputs=source.inputs[at], targets=targets, rows=rows, weights=weights)
     return Subset(source, at)
 
 

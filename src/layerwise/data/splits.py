@@ -38,17 +38,60 @@ def classes_of(source: Source) -> Array | None:
     return labels(source) if source.schema.target in ("class", "either") else None
 
 
-def split(parts: dict[str, Source], *, name: str, seed: int, notes: tuple[str, ...] = ()) -> Splits:
+def grouped(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Array]:
+    """Split indices into a first part (the rest) and one part per fraction, so that no group (N,) is in two parts.
+
+    Groups are taken in a seeded order until a part has its share. Returned indices are sorted; parts may be empty where there are
+    fewer groups than parts.
+    """
+    values, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = draws.numpy_generator("split", seed).permutation(len(values))
+    part_of = np.zeros(len(values), dtype=np.int64)
+    start = 0
+    for number, fraction in enumerate(fractions, start=1):
+        left = len(order) - start - (len(fractions) - number) - 1  # the first and the later parts get a group at least
+        filled = np.cumsum(counts[order[start:]])
+        take = min(int(np.searchsorted(filled, fraction * len(groups), side="right")), left)
+        take = max(take, min(1, left))
+        part_of[order[start : start + take]] = number
+        start += take
+    return [np.flatnonzero(part_of[places] == number) for number in range(len(fractions) + 1)]
+
+
+def in_time(times: Array, fractions: tuple[float, ...]) -> list[Array]:
+    """Split indices by time (N,): the earliest rows are the first part, the latest the last. Rows of one time stay together."""
+    order = np.argsort(times, kind="stable")
+    ends = np.round(len(times) * (1 - np.cumsum((*fractions[::-1], 0.0))[:-1][::-1])).astype(np.int64)
+    cuts = [int(np.searchsorted(times[order], times[order[min(end, len(order) - 1)]])) for end in ends]
+    return [np.sort(part) for part in np.split(order, cuts)]
+
+
+def split(
+    parts: dict[str, Source],
+    *,
+    name: str,
+    seed: int,
+    notes: tuple[str, ...] = (),
+    groups: Array | None = None,
+    times: Array | None = None,
+) -> Splits:
     """Complete the given parts to training, validation and test.
 
-    ``{"train": all}`` is drawn 70/15/15. Where a test part is given, a missing validation part is a tenth of training.
+    ``{"train": all}`` is drawn 70/15/15, by class where there are classes, or by ``groups`` or ``times`` (N,) of the training part
+    if they are given. Where a test part is given, a missing validation part is a tenth of training.
     Raises `DataError` where a part would be empty.
     """
     train = parts["train"]
     missing = [p for p in ("val", "test") if p not in parts]
     fractions = {"val": VAL if "test" in missing else VAL_OF_TRAINING, "test": TEST}
     if missing:
-        drawn = partition(classes_of(train), len(train), tuple(fractions[p] for p in missing), seed)
+        shares = tuple(fractions[p] for p in missing)
+        if times is not None:
+            drawn = in_time(times, shares)
+        elif groups is not None:
+            drawn = grouped(groups, shares, seed)
+        else:
+            drawn = partition(classes_of(train), len(train), shares, seed)
         parts = parts | {p: subset(train, at) for p, at in zip(missing, drawn[1:], strict=True)}
         parts["train"] = subset(train, drawn[0])
     empty = [p for p in ("train", "val", "test") if len(parts[p]) == 0]

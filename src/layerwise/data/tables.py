@@ -1,270 +1,204 @@
-"""Tables (CSV, TSV, Parquet): columns of numbers and one target.
+"""Tables (CSV, TSV, Parquet, JSON lines) to rows of numbers and one target.
 
-Shape letters: ``N`` rows, ``D`` features. The target is the last column unless named. Text makes classes, in
-alphabetical order; fractions make a number; whole numbers make a number if there are many different ones,
-else *either*: then labels number the schema's classes, which are the sorted values' text, so that
-classification takes the labels and regression the values.
+Shape letters: ``N`` rows, ``D`` features. The target is the last column unless named. Columns of names that never repeat, of
+nothing but gaps, and numbered rows are left out, and a note says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from layerwise.data import delimited
-from layerwise.data.delimited import Header
-from layerwise.data.source import Array, ArraySource, Schema, Target
-from layerwise.errors import DataError, UsageError, unknown
+from layerwise.data import columns as columns_
+from layerwise.data.columns import TEXT_GAPS, Cells
+from layerwise.data.reading import Reading
+from layerwise.data.source import Array, ArraySource, Column, Schema
+from layerwise.data.table_files import load
+from layerwise.errors import DataError, unknown
 
-FEW = 20  # different whole numbers up to which they may be classes
-MANY = 50  # different texts from which a target that hardly repeats is free text
-PARQUET = b"PAR1"
+NUMBERED = ("id", "index", "row", "no", "nr", "number")  # names under which rows are numbered
+DEFAULT = Reading()
+SHOWN = 6  # columns that a note names
 
 
-class Column(NamedTuple):
-    """A column with what messages need: its table's path and its rows' numbers in the file."""
+class Described(NamedTuple):
+    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a value."""
 
     name: str
-    cells: pa.ChunkedArray
-    path: Path
-    rows: Array
-
-    def where(self, at: int) -> str:
-        """Return path, row and column of a cell."""
-        return f"{self.path}, row {self.rows[at]}: column '{self.name}'"
+    role: str
+    kind: str
+    gaps: int
+    distinct: int
+    example: str
 
 
-def read(
-    path: Path,
-    *,
-    target: str = "",
-    header: Header = "auto",
-    drop: Sequence[str] = (),
-    encoding: str = "utf-8",
-) -> ArraySource:
-    """Read a table whole: inputs (N, D) float64 and targets (N,).
+class Table(NamedTuple):
+    """A table as examples, with what splitting needs (``groups`` and ``times``, (N,) each) and what is shown of it."""
 
-    Args:
-        path: the file; Parquet is told by content, everything else is delimited text.
-        target: the column to predict; the last one if empty.
-        header: whether the first row names the columns (text only).
-        drop: columns to leave out.
-        encoding: of text.
+    source: ArraySource
+    described: tuple[Described, ...]
+    groups: Array | None = None
+    times: Array | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, reading: Reading = DEFAULT) -> Table:
+    """Read a table whole: inputs (N, D) float64, NaN for gaps, and targets (N,).
 
     Raises:
-        DataError: for damaged, empty and ragged files, and for columns of text, dates or with gaps, NaN or
-            Inf (F11, F12).
-        UsageError: for columns that are not there.
+        DataError: for damaged, empty and ragged files (F11), for columns of numbers with faults, NaN or Inf (F12), and for
+            targets with gaps.
+        UsageError: for columns that are not there, or are named twice.
     """
-    table, rows = _load(path, header, encoding)
-    names = tuple(table.column_names)
-    for name in (*drop, *((target,) if target else ())):
-        if name not in names:
-            raise unknown("column", name, names, where=str(path))
-    kept = [name for name in names if name not in drop]
-    target = target or (kept[-1] if kept else "")
-    if target in drop:
-        raise UsageError(
-            f"the target '{target}' is among the columns to leave out", do="take it out of data.drop"
-        )
-    features = tuple(name for name in kept if name != target)
-    if not features:
-        raise DataError(
-            f"{path} has no column besides the target",
-            expected="at least one column of numbers and a target",
-            received=f"columns {', '.join(names)}",
-            do="check the separator: comma, tab, semicolon and | are told apart by the first line",
-        )
+    table, rows = load(path, reading)
+    marks = TEXT_GAPS | set(reading.missing)
+    cells = {name: Cells(name, columns_.tidy(table[name], marks), path, rows) for name in table.column_names}
+    roles = _roles(reading, tuple(cells), path)
     if not len(table):
         raise DataError(f"{path} has no rows", expected="a row for each example", received="a header only")
-    columns = [Column(name, table[name], path, rows) for name in features]
-    inputs = matrix(columns)
-    targets, kind, classes = labelled(Column(target, table[target], path, rows))
-    schema = Schema("row", (len(features),), kind, classes, features, target)
-    return ArraySource(schema, inputs, targets, str(path), rows)
+    kinds: dict[str, str] = {}
+    found: list[tuple[Column, Array]] = []
+    for name, role in roles.items():
+        if role == "feature":
+            kind = columns_.kind_of(cells[name], category=name in reading.categories)
+            kinds[name] = kind
+            reason = "free text" if kind == "text" else "empty" if kind == "empty" else _numbered(cells[name], kind)
+            if reason:
+                roles[name] = f"left out: {reason}"
+            else:
+                found.append(columns_.feature(cells[name], kind))
+    if not found:
+        raise _no_features(path, roles)
+    target = next(name for name, role in roles.items() if role == "target")
+    targets, kind_of_target, classes = columns_.labelled(cells[target])
+    features = tuple(column.name for column, _ in found)
+    plain = all(column == Column(column.name) for column, _ in found)
+    described = () if plain else tuple(column for column, _ in found)
+    schema = Schema("row", (len(found),), kind_of_target, classes, features, target, described)
+    inputs = np.stack([values for _, values in found], 1)
+    source = ArraySource(schema, inputs, targets, str(path), _numbers(cells, reading, rows), _weights(cells, reading))
+    shown = tuple(_described(cells[name], role, kinds.get(name, "")) for name, role in roles.items())
+    return Table(source, shown, _groups(cells, reading), _times(cells, reading), _notes(shown))
 
 
-def rows(
-    path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield a table's rows for prediction, up to ``size`` at a time, as mappings from column to cell, in
-    bounded memory.
-
-    Cells of text tables are text. Raises `DataError` for damaged and ragged files, once the reading comes to
-    it.
-    """
-    for table in _parquet_chunks(path, size) if is_parquet(path) else _text_chunks(path, header, encoding):
-        for start in range(0, len(table), size):
-            yield table.slice(start, size).to_pylist()
-
-
-def is_parquet(path: Path) -> bool:
-    """Tell by content whether a file is Parquet. Raises `DataError` if it cannot be read."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(4) == PARQUET
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _load(path: Path, header: Header, encoding: str) -> tuple[pa.Table, Array]:
-    """Read a table and the number of each row in its file, (N,)."""
-    if is_parquet(path):
-        try:
-            table = pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
-        delimited.check_names(tuple(table.column_names), path)
-        return table, np.arange(1, len(table) + 1)
-    dialect = delimited.sniff(path, header=header, encoding=encoding)
-    table = delimited.read(dialect)
-    return table, delimited.line_numbers(dialect, len(table))
-
-
-def _text_chunks(path: Path, header: Header, encoding: str) -> Iterator[pa.Table]:
-    return delimited.chunks(delimited.sniff(path, header=header, encoding=encoding))
-
-
-def _parquet_chunks(path: Path, size: int) -> Iterator[pa.Table]:
-    """Read a Parquet file batch by batch."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=size):
-                yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} is damaged: {error}", expected="a whole Parquet file", do="fetch or write it again"
-    )
-
-
-def matrix(columns: Sequence[Column]) -> Array:
-    """Return columns of numbers as (N, D) float64; `DataError` names column and row of what is none."""
-    columns = [column._replace(cells=plain(column.cells)) for column in columns]
-    texts = [column for column in columns if is_text(column.cells.type)]
-    if texts:
-        raise _text(texts)
-    out = np.empty((len(columns[0].cells), len(columns)))
-    for at, column in enumerate(columns):
-        out[:, at] = numbers(column)
+def _roles(reading: Reading, names: Sequence[str], path: Path) -> dict[str, str]:
+    """Return each column's part in the table, in the order of the file; ``feature`` until more is known."""
+    named = reading.roles()
+    for name in (*named, *reading.categories):
+        if name not in names:
+            raise unknown("column", name, names, where=str(path))
+    out = {name: "left out: asked for" if named.get(name) == "drop" else named.get(name, "feature") for name in names}
+    if not reading.target:
+        free = [name for name, role in out.items() if role == "feature"]
+        if not free:
+            raise _no_features(path, out)
+        out[free[-1]] = "target"
     return out
 
 
-def numbers(column: Column) -> Array:
-    """Return a column as (N,) float64. Raises `DataError` for gaps, NaN, Inf and what is no number (F12)."""
-    cells = plain(column.cells)
-    kind = cells.type
-    _no_gaps(column._replace(cells=cells))
-    if not (
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or _decimal(kind)
-    ):
-        raise DataError(
-            f"{column.path}: column '{column.name}' holds no numbers",
-            expected="numbers",
-            received=f"{kind} such as {cells[0]}",
-            do=f"leave it out: --set 'data.drop=[\"{column.name}\"]'",
-        )
-    if pa.types.is_boolean(kind):
-        cells = cells.cast(pa.int8())
-    values: Array = cells.cast(pa.float64(), safe=False).to_numpy()
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        raise DataError(
-            f"{column.where(int(wrong[0]))} is not finite ({len(wrong)} such rows)",
-            expected="a finite number",
-            received=f"{values[wrong[0]]}",
-            do="correct or remove these rows",
-        )
-    return values
-
-
-def labelled(column: Column) -> tuple[Array, Target, tuple[str, ...]]:
-    """Return targets (N,), their kind and the classes: see the head of this module.
-
-    Raises `DataError` for gaps, dates, values that are not finite, and free text.
-    """
-    cells = plain(column.cells)
-    if is_text(cells.type):
-        cells = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-        cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
-    elif pa.types.is_boolean(cells.type):
-        cells = pc.if_else(cells, "true", "false")
-    column = column._replace(cells=cells)
-    _no_gaps(column)
-    if is_text(cells.type):
-        names, labels = np.unique(np.array(cells.to_pylist()), return_inverse=True)
-        if len(names) > max(MANY, len(labels) // 2):
-            raise DataError(
-                f"{column.path}: the target '{column.name}' is free text, not classes",
-                expected="a column whose values repeat",
-                received=f"{len(names)} different texts in {len(labels)} rows",
-                do="name the target with --set data.target=…",
-            )
-        return labels.astype(np.int64), "class", tuple(str(name) for name in names)
-    values = numbers(column)
-    if not pa.types.is_integer(cells.type):
-        return values, "number", ()
-    distinct, labels = np.unique(values, return_inverse=True)
-    if len(distinct) > FEW:
-        return values, "number", ()
-    return labels.astype(np.int64), "either", tuple(str(int(value)) for value in distinct)
-
-
-def plain(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Look dictionary-encoded cells up."""
-    return cells.cast(cells.type.value_type) if pa.types.is_dictionary(cells.type) else cells
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Tell whether cells are text."""
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return bool(text or pa.types.is_binary(kind))
-
-
-def _decimal(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_decimal(kind))
-
-
-def _no_gaps(column: Column) -> None:
-    """Refuse cells without a value."""
-    if column.cells.null_count:
-        gaps = np.flatnonzero(column.cells.is_null().to_numpy())
-        raise DataError(
-            f"{column.where(int(gaps[0]))} has no value ({len(gaps)} such rows)",
-            expected="a value in every row",
-            received="a gap",
-            do=f"fill or remove these rows, or leave the column out: --set 'data.drop=[\"{column.name}\"]'",
-        )
-
-
-def _text(columns: Sequence[Column]) -> DataError:
-    """Make the error for features that are text, or numbers but for some cells."""
-    first = columns[0]
-    cells = [str(cell) for cell in first.cells.to_pylist()]
-    wrong = [at for at, cell in enumerate(cells) if not _number(cell)]
-    at = wrong[0] if wrong else 0
-    names = ", ".join(f'"{column.name}"' for column in columns)
-    others = f"; text too: {', '.join(c.name for c in columns[1:])}" if len(columns) > 1 else ""
+def _no_features(path: Path, roles: dict[str, str]) -> DataError:
+    """Make the error for a table without a column to learn from."""
     return DataError(
-        f"{first.where(at)} is text ({len(wrong)} of {len(cells)} rows{others})",
-        expected="numbers in every column but the target",
-        received=repr(cells[at]),
-        do=f"leave them out: --set 'data.drop=[{names}]', or name the target with --set data.target=…",
+        f"{path} has no column besides the target to learn from",
+        expected="at least one column of numbers, dates or categories, and a target",
+        received="; ".join(f"{name} ({role})" for name, role in roles.items()),
+        do="check the separator: comma, tab, semicolon and | are told apart by the first lines",
     )
 
 
-def _number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _numbered(column: Cells, kind: str) -> str:
+    """Return why a column of numbers is left out: it only numbers the rows."""
+    name = column.name.lower()
+    if not (name in NUMBERED or name.endswith(("_id", " id")) or name.startswith("unnamed")):
+        return ""
+    if kind != "number" or not pa.types.is_integer(column.cells.type) or column.cells.null_count:
+        return ""
+    alone = pc.count_distinct(column.cells).as_py() == len(column.cells)
+    return "numbers the rows" if alone else ""
+
+
+def _described(column: Cells, role: str, kind: str) -> Described:
+    """Return what is shown of a column."""
+    cells = column.cells
+    example = next((str(cell.as_py()) for cell in cells if cell.is_valid), "")
+    return Described(column.name, role, kind or str(cells.type), cells.null_count, pc.count_distinct(cells).as_py(), example)
+
+
+def _notes(shown: tuple[Described, ...]) -> tuple[str, ...]:
+    """Return what is said of a table whose columns are not all numbers without gaps."""
+    used = [column for column in shown if column.role == "feature"]
+    out = []
+    counts = {kind: [c for c in used if c.kind == kind] for kind in ("number", "category", "date")}
+    if len(counts["number"]) < len(used) or any(c.gaps for c in used):
+        parts = [f"{len(found)} {kind} column(s)" for kind, found in counts.items() if found]
+        out.append(f"features: {', '.join(parts)}")
+    gaps = [f"{c.name} {c.gaps}" for c in used if c.gaps]
+    if gaps:
+        out.append(f"gaps, which are marked for the network: {', '.join(gaps[:SHOWN])}{', …' if len(gaps) > SHOWN else ''}")
+    left = [f"{c.name} ({c.role.removeprefix('left out: ')})" for c in shown if c.role.startswith("left out") and "asked" not in c.role]
+    if left:
+        out.append(f"columns left out: {', '.join(left)}")
+    return tuple(out)
+
+
+def _numbers(cells: dict[str, Cells], reading: Reading, rows: Array) -> Array:
+    """Return how messages name the rows: their number in the file, with their id if there is one."""
+    if not reading.id:
+        return rows
+    names = columns_.as_text(cells[reading.id].cells).to_pylist()
+    return np.array([f"{row}, {reading.id} {name}" for row, name in zip(rows, names, strict=True)])
+
+
+def _weights(cells: dict[str, Cells], reading: Reading) -> Array | None:
+    """Return how much each row counts in training. Raises `DataError` for gaps, negative weights, and none above 0."""
+    if not reading.weight:
+        return None
+    column = cells[reading.weight]
+    if not columns_.is_number(column.cells.type):
+        raise DataError(f"the weight '{column.name}' holds no numbers", expected="numbers of 0 or more")
+    values = columns_.numbers(column)
+    wrong = np.flatnonzero(~(values >= 0))
+    if len(wrong):
+        raise DataError(
+            f"{column.where(int(wrong[0]))} is no weight ({len(wrong)} such rows)",
+            expected="a number of 0 or more",
+            received=str(values[wrong[0]]),
+        )
+    if not values.any():
+        raise DataError(f"{column.path}: every weight in '{column.name}' is 0", expected="some weight above 0")
+    weights: Array = values / values.mean()
+    return weights
+
+
+def _groups(cells: dict[str, Cells], reading: Reading) -> Array | None:
+    """Return the group of each row as a number; rows without one are groups of their own."""
+    if not reading.group:
+        return None
+    texts = columns_.as_text(cells[reading.group].cells)
+    values = [value for value in pc.unique(texts).to_pylist() if value is not None]
+    places = pc.index_in(texts, value_set=pa.array(values, pa.string())).cast(pa.float64()).to_numpy().copy()
+    alone = np.flatnonzero(np.isnan(places))
+    places[alone] = len(values) + np.arange(len(alone))
+    groups: Array = places.astype(np.int64)
+    return groups
+
+
+def _times(cells: dict[str, Cells], reading: Reading) -> Array | None:
+    """Return the time of each row, as a number that grows. Raises `DataError` for gaps and for text."""
+    if not reading.time:
+        return None
+    column = cells[reading.time]
+    kind = columns_.kind_of(column)
+    if kind not in ("number", "date") or column.cells.null_count:
+        raise DataError(
+            f"{column.path}: the time '{column.name}' does not order the rows",
+            expected="a date or a number in every row",
+            received=f"{column.cells.null_count} gaps" if column.cells.null_count else kind,
+            do="give the format of the dates: --set 'data.dates=%d/%m/%Y'",
+        )
+    return columns_.days(column) if kind == "date" else columns_.numbers(column)

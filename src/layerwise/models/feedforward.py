@@ -10,6 +10,7 @@ from torch import nn
 
 from layerwise.catalog import register
 from layerwise.nn.activations import activation as activation_
+from layerwise.nn.embedding import CategoryEmbedding
 
 
 @register(
@@ -53,8 +54,11 @@ def perceptron(*, features: int, classes: int) -> nn.Module:
         "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.003, "schedule": "one-cycle", "warmup": 0.2}}],
         "variants": {
             "image": {"model": {"dropout": 0.1}},
-            "row": {"model": {"hidden": [64]}, "stages": [{"epochs": 200, "batch": 32, "monitor": "val/loss", "patience": 40,
-                                     "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0}}]},
+            "row": {"model": {"hidden": [128, 64], "dropout": 0.1}, "task": {"embed": 10},
+                    "stages": [{"epochs": 20, "batch": 256, "monitor": "val/loss", "patience": 6}]},
+            "row-small": {"model": {"hidden": [64], "dropout": 0.0},
+                          "stages": [{"epochs": 200, "batch": 32, "patience": 40,
+                                      "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0}}]},
         },
     },
     aliases=("feed-forward",),
@@ -67,14 +71,20 @@ def mlp(
     activation: str = "relu",
     dropout: float = 0.0,
     batch_norm: bool = False,
+    embedded: tuple[int, ...] = (),
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
+
+    With ``embedded`` inputs are (N, features + K): the last K are numbers of categories, of which each has so many vectors.
 
     Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer;
     biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features
+    if embedded:
+        layers.append(vectors := CategoryEmbedding(embedded))
+        width += vectors.width
     for size in hidden:
         layers.append(nn.Linear(width, size))
         if batch_norm:

@@ -26,6 +26,7 @@ from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import Regression
+from layerwise.tasks.rows import RowInputs
 
 Json = dict[str, Any]
 MISTAKES, HARDEST, COLUMNS = 24, 8, 12
@@ -208,7 +209,8 @@ def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
     made = task.inputs.raw(found.outputs.double().view_as(inputs))
     errors = (made - inputs).square().mean(0).sqrt().tolist()
     spreads = inputs.std(0, correction=0).tolist()
-    names = source.schema.features
+    assert isinstance(task.inputs, RowInputs)
+    names = task.inputs.encoded_names
     return [{"name": n, "deviation": f"{s:.4g}", "error": f"{e:.4g}"} for n, s, e in zip(names, spreads, errors, strict=True)]
 
 

@@ -29,6 +29,14 @@ class Loss(NamedTuple):
     outputs: Tensor | None = None
 
 
+def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    """Return the sum of losses (N, …), each times its example's weight, and the sum of the weights."""
+    if batch.weights is None:
+        return losses.sum(), float(len(batch))
+    weights = batch.weights.to(losses.dtype)
+    return (losses * weights.view(-1, *[1] * (losses.ndim - 1))).sum(), float(batch.weights.sum())
+
+
 class Meter(Protocol):
     """Gathers what a metric needs over batches; metrics are no means of batches."""
 

@@ -11,19 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.functional.losses import binary_cross_entropy, cross_entropy
-from layerwise.tasks import inputs as inputs_
-from layerwise.tasks.base import Goal, Loss, Task
+from layerwise.tasks import encoding
+from layerwise.tasks.base import Goal, Loss, Task, weighted
 
 
-class ClassificationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]) or none."""
-
-    size: int = 0
-    scale: inputs_.Scale = "standard"
+class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+    """How inputs are brought to the network (`encoding.InputOptions`)."""
 
 
 class ClassPrediction(msgspec.Struct, frozen=True):
@@ -116,7 +113,7 @@ class Classification(Task):
                 received=f"{len(found)} examples, all of class '{only}'",
                 do="add examples of another class, or choose another target with --set data.target=…",
             )
-        made = cls(inputs_.fit(source, size=options.size, scale=options.scale), names)
+        made = cls(encoding.fit(source, options), names)
         made.adopt(source)
         return made
 
@@ -127,7 +124,7 @@ class Classification(Task):
     def adopt(self, source: Source) -> Source:
         """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of
         range (F14)."""
-        self.inputs.check(source.schema, source.name_of(0))
+        source = self.inputs.adopt(source)
         if source.schema.target == "number":
             raise no_classes(source)
         found = labels(source)
@@ -157,13 +154,13 @@ class Classification(Task):
     def collate(self, examples: Examples) -> Batch:
         """Turn decoded examples into inputs (N, …) and labels (N,) int64."""
         targets = None if examples.targets is None else torch.from_numpy(np.asarray(examples.targets).astype(np.int64))
-        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids))
+        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed cross-entropy of the model on a batch."""
         outputs = model(batch.inputs)
-        total = self.losses(outputs, batch).sum()
-        return Loss(total, float(len(batch)), {"cross-entropy": total}, outputs)
+        total, weight = weighted(self.losses(outputs, batch), batch)
+        return Loss(total, weight, {"cross-entropy": total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's cross-entropy, (N,)."""
@@ -193,4 +190,4 @@ class Classification(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(inputs_.from_json(saved["inputs"]), tuple(saved["classes"]))
+        return cls(encoding.from_json(saved["inputs"]), tuple(saved["classes"]))

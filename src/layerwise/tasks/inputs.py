@@ -6,9 +6,9 @@ Shape letters: ``N`` examples, ``C`` channels, ``H W`` pixels, ``D`` features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layerwise.data.images import decode
-from layerwise.data.source import Array, Schema, Source, fetch
-from layerwise.errors import DataError, unknown
+from layerwise.data.source import Array, Source, fetch
+from layerwise.errors import DataError
+from layerwise.tasks.coders import Scale
 
-Scale = Literal["standard", "unit", "none"]
 SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
 LARGEST = 224  # side to which pictures of mixed sizes are brought unless task.size says otherwise
 
@@ -43,8 +43,12 @@ class Inputs(ABC):
         """What the inputs decide of the network."""
 
     @abstractmethod
-    def check(self, schema: Schema, origin: str) -> None:
-        """Raise `DataError` if a source with this schema cannot be encoded."""
+    def adopt(self, source: Source) -> Source:
+        """Return the source with its inputs in these terms, or raise `DataError` if it cannot be encoded."""
+
+    @abstractmethod
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """Return what is to be said of a source that is to be adopted: values that training never had."""
 
     @abstractmethod
     def raw(self, tensor: Tensor) -> Tensor:
@@ -110,14 +114,20 @@ class ImageInputs(Inputs):
         """Return ``channels``, ``size`` and, for networks that flatten, ``features``."""
         return {"channels": self.channels, "size": self.size, "features": self.channels * self.size[0] * self.size[1]}
 
-    def check(self, schema: Schema, origin: str) -> None:
-        """Raise `DataError` unless the source holds pictures of as many channels."""
+    def adopt(self, source: Source) -> Source:
+        """Return the source. Raises `DataError` unless it holds pictures of as many channels."""
+        schema = source.schema
         if schema.kind != "image" or schema.shape[2] != self.channels:
             raise DataError(
-                f"{origin} does not hold what this network was trained on",
+                f"{source.name_of(0)} does not hold what this network was trained on",
                 expected=f"pictures with {self.channels} channel(s)",
                 received=f"{schema.kind}s of shape {schema.shape}",
             )
+        return source
+
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """Return nothing: any picture can be encoded."""
+        return ()
 
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
         """Turn pictures (N, H, W, C) uint8, or a list of such, into (N, C, h, w) float32."""
@@ -148,106 +158,3 @@ def fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
     x = F.interpolate(x, grown, mode="bilinear", antialias=True)
     top, left = (grown[0] - size[0]) // 2, (grown[1] - size[1]) // 2
     return x[:, :, top : top + size[0], left : left + size[1]].clamp_(0, 1)
-
-
-@dataclass(frozen=True)
-class RowInputs(Inputs):
-    """Rows of numbers: (x − shift) / spread by column; ``unit`` rows are clamped to [0, 1]."""
-
-    kind = "row"
-    features: tuple[str, ...]
-    shift: tuple[float, ...]
-    spread: tuple[float, ...]
-    clamp: bool = False
-
-    @classmethod
-    def fit(cls, source: Source, *, scale: Scale) -> Self:
-        """Take each column's mean and deviation (``standard``) or range (``unit``) from the training part."""
-        rows = np.asarray(fetch(source, np.arange(len(source))).inputs, dtype=np.float64)  # (N, D)
-        if scale == "standard":
-            shift, spread = rows.mean(0), rows.std(0)
-        elif scale == "unit":
-            shift, spread = rows.min(0), np.ptp(rows, axis=0)
-        else:
-            shift, spread = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-        spread = np.where(spread > 1e-12, spread, 1.0)
-        return cls(source.schema.features, tuple(shift.tolist()), tuple(spread.tolist()), scale == "unit")
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Make the inputs again from what `to_json` returned."""
-        return cls(tuple(saved["features"]), tuple(saved["shift"]), tuple(saved["spread"]), saved["clamp"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return column names and statistics."""
-        return {
-            "kind": self.kind,
-            "features": list(self.features),
-            "shift": list(self.shift),
-            "spread": list(self.spread),
-            "clamp": self.clamp,
-        }
-
-    def model_args(self) -> dict[str, Any]:
-        """Return ``features``, the number of columns."""
-        return {"features": len(self.features)}
-
-    def check(self, schema: Schema, origin: str) -> None:
-        """Raise `DataError` unless the source has the same columns in the same order."""
-        if schema.kind != "row" or schema.features != self.features:
-            raise DataError(
-                f"{origin} does not hold what this network was trained on",
-                expected=f"columns {', '.join(self.features)}",
-                received=f"columns {', '.join(schema.features)}" if schema.features else f"{schema.kind}s",
-            )
-
-    def tensor(self, inputs: Array | list[Array]) -> Tensor:
-        """Turn rows (N, D) into (N, D) float32, scaled."""
-        rows = (np.asarray(inputs, dtype=np.float64) - np.array(self.shift)) / np.array(self.spread)
-        return torch.from_numpy(np.clip(rows, 0, 1) if self.clamp else rows).float()
-
-    def encode(self, raw: object) -> Tensor:
-        """Turn a row into (D,): a mapping by column name, a sequence in column order, or text with commas."""
-        if isinstance(raw, str):
-            raw = [cell.strip() for cell in raw.split(",")]
-        if isinstance(raw, Mapping):
-            for column in self.features:
-                if column not in raw:
-                    raise unknown("column", column, [str(name) for name in raw], where="the row given")
-            raw = [raw[column] for column in self.features]
-        if not isinstance(raw, Sequence | np.ndarray) or len(raw) != len(self.features):
-            got = f"{len(raw)} values" if isinstance(raw, Sequence | np.ndarray) else type(raw).__name__
-            raise DataError(
-                "this row does not fit the network",
-                expected=f"{len(self.features)} numbers: {', '.join(self.features)}",
-                received=got,
-            )
-        return self.tensor(np.array([[self._number(v, at) for at, v in enumerate(raw)]]))[0]
-
-    def _number(self, value: object, at: int) -> float:
-        """Return a cell as a finite number, or say which column is wrong."""
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not np.isfinite(number):
-            raise DataError(f"column '{self.features[at]}' is not a number", expected="a finite number", received=f"{value!r}")
-        return number
-
-    def raw(self, tensor: Tensor) -> Tensor:
-        """Return rows (N, D) in the columns' own units."""
-        spread, shift = (torch.tensor(v, dtype=tensor.dtype, device=tensor.device) for v in (self.spread, self.shift))
-        return tensor * spread + shift
-
-
-def fit(source: Source, *, size: int, scale: Scale) -> Inputs:
-    """Fit the inputs that the source's schema asks for."""
-    if source.schema.kind == "image":
-        return ImageInputs.fit(source, size=size, scale=scale)
-    return RowInputs.fit(source, scale=scale)
-
-
-def from_json(saved: Mapping[str, Any]) -> Inputs:
-    """Make inputs again from what their ``to_json`` returned."""
-    return ImageInputs.from_json(saved) if saved["kind"] == "image" else RowInputs.from_json(saved)
-

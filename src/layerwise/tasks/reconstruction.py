@@ -10,18 +10,18 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Source
 from layerwise.functional.losses import squared_error
-from layerwise.tasks import inputs as inputs_
+from layerwise.tasks import encoding
 from layerwise.tasks.base import Goal, Loss, Task
+from layerwise.tasks.coders import Scale
 
 
-class ReconstructionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``scale`` unit gives inputs in [0, 1], as Boltzmann machines need; ``size`` as in classification."""
+class ReconstructionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+    """``scale`` unit gives inputs in [0, 1], as Boltzmann machines need; the others as in classification."""
 
-    size: int = 0
-    scale: inputs_.Scale = "unit"
+    scale: Scale = "unit"
 
 
 class ReconstructionPrediction(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Reconstruction(Task):
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take the input statistics from the training part."""
         assert isinstance(options, ReconstructionOptions)
-        return cls.from_json(given) if given else cls(inputs_.fit(source, size=options.size, scale=options.scale))
+        return cls.from_json(given) if given else cls(encoding.fit(source, options))
 
     def model_args(self) -> dict[str, Any]:
         """Return what the inputs decide."""
@@ -76,12 +76,11 @@ class Reconstruction(Task):
 
     def adopt(self, source: Source) -> Source:
         """Check the inputs; targets are not looked at."""
-        self.inputs.check(source.schema, source.name_of(0))
-        return source
+        return self.inputs.adopt(source)
 
     def collate(self, examples: Examples) -> Batch:
         """Turn decoded examples into inputs (N, …)."""
-        return Batch(self.inputs.tensor(examples.inputs), None, torch.from_numpy(examples.ids))
+        return Batch(self.inputs.tensor(examples.inputs), None, torch.from_numpy(examples.ids), weights_of(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed squared error of the model's reconstruction."""
@@ -109,4 +108,4 @@ class Reconstruction(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(inputs_.from_json(saved["inputs"]))
+        return cls(encoding.from_json(saved["inputs"]))

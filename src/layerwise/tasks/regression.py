@@ -12,19 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.functional.losses import absolute_error, squared_error
-from layerwise.tasks import inputs as inputs_
-from layerwise.tasks.base import Goal, Loss, Task
+from layerwise.tasks import encoding
+from layerwise.tasks.base import Goal, Loss, Task, weighted
 
 
-class RegressionOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``loss``: mse or mae (E06), on targets brought to mean 0, deviation 1. ``size`` and ``scale`` as in classification."""
+class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+    """``loss``: mse or mae (E06), on targets brought to mean 0, deviation 1; and how inputs are brought to the network."""
 
-    size: int = 0
-    scale: inputs_.Scale = "standard"
     loss: Literal["mse", "mae"] = "mse"
 
 
@@ -112,7 +110,7 @@ class Regression(Task):
         if found is None:
             raise DataError("these examples have no number to predict", expected="a numeric target", received="none")
         made = cls(
-            inputs_.fit(source, size=options.size, scale=options.scale),
+            encoding.fit(source, options),
             source.schema.target_name,
             float(np.mean(found)),
             float(np.std(found)) or 1.0,
@@ -127,7 +125,7 @@ class Regression(Task):
 
     def adopt(self, source: Source) -> Source:
         """Check inputs and that every target is a finite number; labels become the numbers they name."""
-        self.inputs.check(source.schema, source.name_of(0))
+        source = self.inputs.adopt(source)
         source = amounts(source)
         found = labels(source)
         if found is None:
@@ -147,13 +145,13 @@ class Regression(Task):
         if examples.targets is not None:
             scaled = (np.asarray(examples.targets, dtype=np.float64) - self.shift) / self.spread
             targets = torch.from_numpy(scaled)[:, None]
-        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids))
+        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed error of the model on a batch."""
         outputs = model(batch.inputs)
-        total = self.losses(outputs, batch).sum()
-        return Loss(total, float(len(batch)), {self.loss: total}, outputs)
+        total, weight = weighted(self.losses(outputs, batch), batch)
+        return Loss(total, weight, {self.loss: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's error, (N,)."""
@@ -184,5 +182,5 @@ class Regression(Task):
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
         return cls(
-            inputs_.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"]
+            encoding.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"]
         )

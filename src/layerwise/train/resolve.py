@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,8 +22,9 @@ from layerwise.rules import registry as rules
 from layerwise.run import RunDirectory
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
+from layerwise.tasks.encoding import InputOptions
 
-SMALL = 5000  # training examples under which a recipe's variant "small" counts
+SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +130,9 @@ def plan(request: Request) -> Plan:
     parts = data_.open_data(data_options, seed=seed)
     wanted = request.task or str(first["task"].get("name", ""))
     name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
-    small = ("small",) if len(parts.train) < SMALL else ()
-    whole = compose(card, table, request, parts.train.schema.kind, name, *small)
+    kind = parts.train.schema.kind
+    small = ("small", f"{kind}-small") if len(parts.train) < SMALL else ()
+    whole = compose(card, table, request, kind, name, *small)
     return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
 
 
@@ -140,15 +142,22 @@ def _resolved(
     """Spell out every option and fit the tasks to the training part."""
     own = _task_table(whole["task"], task_name)
     task = _prepare(own, parts.train)
+    notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
-        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, parts.notes
+        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, (*parts.notes, *notes)
     )
     builder = catalog.builder(card)
     given = {key: value for key, value in whole["model"].items() if key != "name"}
     args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
+    _refuse_embedding(card, task, recipe.parameters_of(builder))
     stages, stage_tasks = [], []
     for stage in _expanded(whole["stages"], builder, args):
         rule = rules.resolved({"name": card.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
+        if data_options.weight and rule["name"] != "backprop":
+            raise UsageError(
+                f"the rule {rule['name']} counts every row alike", received=f"data.weight = '{data_options.weight}'",
+                do="--set 'data.drop=[…]' leaves the column out; the rule backprop takes weights",
+            )  # fmt: skip
         stage_task, table = task, own
         if stage.task:
             table = _task_table({**_shared(own), **stage.task}, str(stage.task.get("name", task_name)))
@@ -169,6 +178,14 @@ def _resolved(
         weights=str(whole.get("weights", "")),
     )
     return Plan(made, card, adopted, task, tuple(stage_tasks), args)
+
+
+def _refuse_embedding(card: catalog.Card, task: Task, names: Iterable[str]) -> None:
+    """Refuse categories as numbers to look up for a network that cannot."""
+    if task.model_args().get("embedded") and "embedded" not in names:
+        raise UsageError(
+            f"{card.name} has no vectors for categories", received="task.embed above 0", do="--set task.embed=0 makes them one-hot"
+        )
 
 
 def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> list[Stage]:
@@ -194,7 +211,7 @@ def _task_table(table: Table, name: str) -> Table:
 
 def _shared(own: Table) -> Table:
     """Return the options of the run's task that every task has, for a stage with another task."""
-    return {key: own[key] for key in ("size", "scale") if key in own}
+    return {key: own[key] for key in InputOptions.__struct_fields__ if key in own}
 
 
 def _prepare(table: Table, train: Source) -> Task:

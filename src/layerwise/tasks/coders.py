@@ -1,0 +1,326 @@
+"""From a column's cells to what a network takes: one coder a column, fitted to the training part, saved with the weights.
+
+Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every place and 1 in a place of its own, if the
+table that was trained on had gaps in that column: marked, not guessed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from layerwise.data.source import Array, Column
+from layerwise.errors import DataError
+
+Scale = Literal["standard", "unit", "none"]
+Unseen = Literal["unknown", "refuse"]
+GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
+YEAR, WEEK = 365.2425, 7.0  # days
+UNSEEN = -1.0
+
+
+@dataclass(frozen=True)
+class Coder(ABC):
+    """How one column becomes numbers. ``gaps``: whether the table that was trained on had cells without a value."""
+
+    kind: ClassVar[str]
+    name: str
+    gaps: bool
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """How many numbers the column becomes, W."""
+
+    @property
+    @abstractmethod
+    def column(self) -> Column:
+        """What a source in this coder's terms says of the column."""
+
+    @abstractmethod
+    def encode(self, cells: Array) -> Array:
+        """Turn cells (N,) as a source holds them into (N, W) float64; NaN marks a gap."""
+
+    @abstractmethod
+    def cell(self, raw: object) -> float:
+        """Turn one raw cell into what a source holds: NaN for a gap. Raises `DataError` for what the column cannot hold."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return what must travel with the weights."""
+
+    def recoded(self, cells: Array, column: Column) -> Array:
+        """Turn another source's cells (N,) of this column into this coder's terms. Raises `DataError` for another kind."""
+        if column.kind != self.kind:
+            raise DataError(
+                f"the column '{self.name}' does not hold what this network was trained on",
+                expected=f"a {self.kind}",
+                received=f"a {column.kind}",
+                do="look at its first faulty cell; --set data.categories, data.missing and data.dates say how cells are read",
+            )
+        return cells
+
+    def checked(self, raw: object) -> float:
+        """Turn one raw cell into what a source holds, and refuse a gap where training had none."""
+        value = self.cell(raw)
+        if np.isnan(value) and not self.gaps:
+            raise DataError(
+                f"column '{self.name}' has no value, and never lacked one in training",
+                expected=f"a {self.kind}",
+                received=f"{raw!r}",
+            )
+        return value
+
+    def marked(self, parts: Array, gap: Array) -> Array:
+        """Return ``parts`` (N, W) with zeros for gaps (N,), and the place that marks them if training had any."""
+        parts = np.where(gap[:, None], 0.0, parts)
+        return np.hstack([parts, gap[:, None].astype(np.float64)]) if self.gaps else parts
+
+
+@dataclass(frozen=True)
+class NumberCoder(Coder):
+    """A number: (x − shift) / spread, clamped to [0, 1] if ``clamp``."""
+
+    kind = "number"
+    shift: float
+    spread: float
+    clamp: bool
+
+    @classmethod
+    def fit(cls, column: Column, cells: Array, scale: Scale) -> Self:
+        """Take mean and deviation (``standard``) or range (``unit``) from the training part."""
+        known = cells[~np.isnan(cells)]
+        shift, spread = _statistics(known, scale)
+        return cls(column.name, column.gaps, shift, spread, scale == "unit")
+
+    @property
+    def column(self) -> Column:
+        """A column of numbers."""
+        return Column(self.name, "number", gaps=self.gaps)
+
+    @property
+    def width(self) -> int:
+        """One number, and one for the mark of a gap."""
+        return 1 + self.gaps
+
+    def encode(self, cells: Array) -> Array:
+        """Return (N, 1) or, with gaps, (N, 2)."""
+        scaled = (cells - self.shift) / self.spread
+        return self.marked((np.clip(scaled, 0, 1) if self.clamp else scaled)[:, None], np.isnan(cells))
+
+    def cell(self, raw: object) -> float:
+        """Read a finite number or a gap."""
+        if _is_gap(raw):
+            return np.nan
+        try:
+            number = float(raw)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = np.inf
+        if not np.isfinite(number):
+            raise DataError(f"column '{self.name}' is not a number", expected="a finite number", received=f"{raw!r}")
+        return number
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and statistics."""
+        return {
+            "kind": self.kind, "name": self.name, "gaps": self.gaps, "shift": self.shift, "spread": self.spread, "clamp": self.clamp,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DateCoder(Coder):
+    """A date in days: its standing in time, and where in the year, the week and (with ``clock``) the day it lies, each as the sine
+    and cosine of its phase, so that 31 December is near 1 January. ``unit`` brings all of them to [0, 1]."""
+
+    kind = "date"
+    shift: float
+    spread: float
+    clock: bool
+    unit: bool
+
+    @classmethod
+    def fit(cls, column: Column, cells: Array, scale: Scale) -> Self:
+        """Take mean and deviation (or range) from the training part, and whether there are times of day."""
+        known = cells[~np.isnan(cells)]
+        shift, spread = _statistics(known, "standard" if scale == "none" else scale)
+        return cls(column.name, column.gaps, shift, spread, bool((known % 1).any()), scale == "unit")
+
+    @property
+    def periods(self) -> tuple[float, ...]:
+        """The cycles that are shown, in days."""
+        return (YEAR, WEEK, 1.0) if self.clock else (YEAR, WEEK)
+
+    @property
+    def column(self) -> Column:
+        """A column of dates."""
+        return Column(self.name, "date", gaps=self.gaps)
+
+    @property
+    def width(self) -> int:
+        """The standing, two numbers a cycle, and one for the mark of a gap."""
+        return 1 + 2 * len(self.periods) + self.gaps
+
+    def encode(self, cells: Array) -> Array:
+        """Return (N, W)."""
+        standing = (cells - self.shift) / self.spread
+        angles = 2 * np.pi * np.stack([cells / period for period in self.periods], 1)
+        waves = np.hstack([np.sin(angles), np.cos(angles)])
+        if self.unit:
+            standing, waves = np.clip(standing, 0, 1), (1 + waves) / 2
+        return self.marked(np.hstack([standing[:, None], waves]), np.isnan(cells))
+
+    def cell(self, raw: object) -> float:
+        """Read a date, a time, or ISO 8601 text, in days since 1970-01-01 UTC."""
+        if _is_gap(raw):
+            return np.nan
+        try:
+            found = raw if isinstance(raw, date) else datetime.fromisoformat(str(raw).strip())
+        except ValueError as error:
+            raise DataError(
+                f"column '{self.name}' is not a date", expected="a date such as 2024-02-29, ISO 8601", received=f"{raw!r}"
+            ) from error
+        if not isinstance(found, datetime):
+            found = datetime(found.year, found.month, found.day)
+        moment = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return moment.timestamp() / 86_400
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and statistics."""
+        return {
+            "kind": self.kind, "name": self.name, "gaps": self.gaps, "shift": self.shift, "spread": self.spread,
+            "clock": self.clock, "unit": self.unit,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CategoryCoder(Coder):
+    """A category: one place for each value (one-hot), or, if ``embed``, its number for the network to look a vector up.
+
+    ``values`` are the training part's, sorted; a gap, if training had any, counts as a value more. What training never had is
+    unknown (F13): zero in every place, number 0; or refused. Numbers of known values begin at 1.
+    """
+
+    kind = "category"
+    values: tuple[str, ...]
+    embed: bool
+    unseen: Unseen
+    places: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", {value: at for at, value in enumerate(self.values)})
+
+    @classmethod
+    def fit(cls, column: Column, cells: Array, *, most: int, unseen: Unseen) -> Self:
+        """Take the values that the training part has; more than ``most`` of them (if not 0) are embedded."""
+        used = np.unique(cells[~np.isnan(cells) & (cells >= 0)]).astype(np.int64)
+        values = tuple(column.values[at] for at in used)
+        return cls(column.name, column.gaps, values, 0 < most < len(values), unseen)
+
+    @property
+    def column(self) -> Column:
+        """A column of these values."""
+        return Column(self.name, "category", self.values, self.gaps)
+
+    @property
+    def width(self) -> int:
+        """One place a value, or one number."""
+        return 1 if self.embed else len(self.values) + self.gaps
+
+    @property
+    def rows(self) -> int:
+        """How many vectors a network needs for it: one a value, one for the unknown, one for gaps."""
+        return 1 + len(self.values) + self.gaps
+
+    def encode(self, cells: Array) -> Array:
+        """Return (N, W)."""
+        gap = np.isnan(cells)
+        numbers = np.where(gap, len(self.values) if self.gaps else UNSEEN, cells).astype(np.int64) + 1  # (N,), 0 is unknown
+        if self.embed:
+            return numbers[:, None].astype(np.float64)
+        return np.eye(self.width + 1)[numbers][:, 1:]
+
+    def cell(self, raw: object) -> float:
+        """Return the place of a value, -1 for an unseen one."""
+        if _is_gap(raw):
+            return np.nan
+        text = str(raw).lower() if isinstance(raw, bool) else str(raw).strip()
+        place = self.places.get(text)
+        if place is None and self.unseen == "refuse":
+            raise self._never_seen(text)
+        return UNSEEN if place is None else float(place)
+
+    def checked(self, raw: object) -> float:
+        """Turn one raw cell into what a source holds; a gap where training had none is unknown like any other value."""
+        return self.cell(raw)
+
+    def recoded(self, cells: Array, column: Column) -> Array:
+        """Turn another source's cells into places among this coder's values, by name; -1 where it has none."""
+        Coder.recoded(self, cells, column)
+        own = np.array([self.places.get(value, UNSEEN) for value in column.values] or [UNSEEN], dtype=np.float64)
+        gap = np.isnan(cells)
+        out = np.where(gap, np.nan, own[np.where(gap | (cells < 0), 0, cells).astype(np.int64)])
+        out = np.where(~gap & (cells < 0), UNSEEN, out)
+        strange = np.flatnonzero(out < 0)
+        if len(strange) and self.unseen == "refuse":
+            raise self._never_seen(column.values[int(cells[strange[0]])])
+        return out
+
+    def strange(self, cells: Array, column: Column) -> dict[str, int]:
+        """Return which values of another source's cells training never had, and how often they are there."""
+        known = cells[~np.isnan(cells) & (cells >= 0)].astype(np.int64)
+        counts = np.bincount(known, minlength=len(column.values))
+        return {v: int(n) for v, n in zip(column.values, counts, strict=True) if n and v not in self.places}
+
+    def _never_seen(self, text: str) -> DataError:
+        return DataError(
+            f"column '{self.name}' has the value '{text}', which training never had",
+            expected=f"one of {', '.join(self.values[:12])}{', …' if len(self.values) > 12 else ''}",
+            do="correct it, or train with --set task.unseen=unknown to take such values as unknown",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and values."""
+        return {
+            "kind": self.kind, "name": self.name, "gaps": self.gaps, "values": list(self.values), "embed": self.embed,
+            "unseen": self.unseen,
+        }  # fmt: skip
+
+
+def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen) -> tuple[Coder, ...]:
+    """Fit one coder a column to the training part's rows (N, D)."""
+    out: list[Coder] = []
+    for at, column in enumerate(columns):
+        cells = rows[:, at]
+        if column.kind == "category":
+            out.append(CategoryCoder.fit(column, cells, most=embed, unseen=unseen))
+        elif column.kind == "date":
+            out.append(DateCoder.fit(column, cells, scale))
+        else:
+            out.append(NumberCoder.fit(column, cells, scale))
+    return tuple(out)
+
+
+def from_json(saved: Mapping[str, Any]) -> Coder:
+    """Make a coder again from what its ``to_json`` returned."""
+    kinds = {"number": NumberCoder, "date": DateCoder, "category": CategoryCoder}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key != "kind"}
+    made: Coder = kinds[saved["kind"]](**values)
+    return made
+
+
+def _statistics(known: Array, scale: Scale) -> tuple[float, float]:
+    """Return what is taken off and divided by."""
+    if scale == "none" or not len(known):
+        return 0.0, 1.0
+    shift, spread = (known.mean(), known.std()) if scale == "standard" else (known.min(), np.ptp(known))
+    return float(shift), float(spread) if spread > 1e-12 else 1.0
+
+
+def _is_gap(raw: object) -> bool:
+    """Whether a raw cell has no value."""
+    return raw is None or (isinstance(raw, str) and raw.strip() in GAPS)

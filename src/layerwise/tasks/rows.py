@@ -1,0 +1,190 @@
+"""Rows: from the cells of a table to what a network takes.
+
+Shape letters: ``N`` rows, ``D`` columns, ``W`` numbers a row becomes, of which the last are the numbers of embedded categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerwise.data.source import Array, ArraySource, Column, Relabelled, Source, Subset, fetch
+from layerwise.errors import DataError, unknown
+from layerwise.tasks import coders as coders_
+from layerwise.tasks.coders import CategoryCoder, Coder, NumberCoder, Scale, Unseen
+from layerwise.tasks.inputs import Inputs
+
+SHOWN = 3  # values that a note names
+
+
+@dataclass(frozen=True)
+class RowInputs(Inputs):
+    """Rows of a table, each column by its own coder; embedded categories come last, in the order of the columns."""
+
+    kind = "row"
+    coders: tuple[Coder, ...]
+
+    @classmethod
+    def fit(cls, source: Source, *, scale: Scale, embed: int = 0, unseen: Unseen = "unknown") -> Self:
+        """Take each column's statistics or values from the training part.
+
+        Categories with more than ``embed`` values (if not 0) are embedded, the others one-hot.
+        """
+        rows = np.asarray(fetch(source, np.arange(len(source))).inputs, dtype=np.float64)  # (N, D)
+        return cls(coders_.fit(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """Make the inputs again from what `to_json` returned."""
+        return cls(tuple(coders_.from_json(column) for column in saved["columns"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every column's coder."""
+        return {"kind": self.kind, "columns": [coder.to_json() for coder in self.coders]}
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(coder.name for coder in self.coders)
+
+    @cached_property
+    def embedded(self) -> tuple[int, ...]:
+        """How many vectors each embedded category needs."""
+        return tuple(c.rows for c in self.coders if isinstance(c, CategoryCoder) and c.embed)
+
+    @cached_property
+    def _plain(self) -> tuple[Array, Array, Array] | None:
+        """Shift, spread and clamp of each column, (D,), if all are numbers without gaps: then one step encodes all."""
+        plain = [c for c in self.coders if isinstance(c, NumberCoder) and not c.gaps]
+        if len(plain) < len(self.coders):
+            return None
+        return np.array([c.shift for c in plain]), np.array([c.spread for c in plain]), np.array([c.clamp for c in plain])
+
+    def model_args(self) -> dict[str, Any]:
+        """Return ``features``, how many numbers a row becomes without the embedded categories, and ``embedded``."""
+        return {"features": sum(c.width for c in self.coders) - len(self.embedded), "embedded": self.embedded}
+
+    def adopt(self, source: Source) -> Source:
+        """Return the source with its cells in these coders' terms; categories are matched by name.
+
+        Raises `DataError` unless it has the same columns, of the same kinds, in the same order.
+        """
+        schema = source.schema
+        if schema.kind != "row" or schema.features != self.features:
+            raise DataError(
+                f"{source.name_of(0)} does not hold what this network was trained on",
+                expected=f"columns {', '.join(self.features)}",
+                received=f"columns {', '.join(schema.features)}" if schema.features else f"{schema.kind}s",
+            )
+        if isinstance(source, Relabelled | Subset):
+            return replace(source, base=self.adopt(source.base))
+        assert isinstance(source, ArraySource)  # tables are read whole
+        self._refuse_new_gaps(source)
+        if schema.table == self.columns:
+            return source
+        cells = [c.recoded(source.inputs[:, at], schema.table[at]) for at, c in enumerate(self.coders)]
+        adopted = msgspec.structs.replace(schema, columns=self.columns)
+        return replace(source, schema=adopted, inputs=np.stack(cells, 1))
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """What a source in these coders' terms says of its columns."""
+        return tuple(c.column for c in self.coders)
+
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """Return which values, never seen in training, are taken as unknown, and how many."""
+        schema = source.schema
+        if schema.features != self.features or schema.table == self.columns or not isinstance(source, ArraySource):
+            return ()
+        out = []
+        for at, coder in enumerate(self.coders):
+            if isinstance(coder, CategoryCoder) and schema.table[at].kind == "category":
+                found = coder.strange(source.inputs[:, at], schema.table[at])
+                if found:
+                    names = ", ".join(f"'{value}'" for value in list(found)[:SHOWN])
+                    out.append(f"{coder.name}: {sum(found.values())} cell(s) never seen in training are taken as unknown, such as {names}")
+        return tuple(out)
+
+    def tensor(self, inputs: Array | list[Array]) -> Tensor:
+        """Turn rows (N, D) as a source holds them into (N, W) float32."""
+        rows = np.asarray(inputs, dtype=np.float64)
+        if self._plain is not None:
+            shift, spread, clamp = self._plain
+            scaled = (rows - shift) / spread
+            return torch.from_numpy(np.where(clamp, np.clip(scaled, 0, 1), scaled)).float()
+        parts: list[Array] = []
+        last: list[Array] = []
+        for at, coder in enumerate(self.coders):
+            embedded = isinstance(coder, CategoryCoder) and coder.embed
+            (last if embedded else parts).append(coder.encode(rows[:, at]))
+        return torch.from_numpy(np.hstack([*parts, *last])).float()
+
+    def encode(self, raw: object) -> Tensor:
+        """Turn a row into (W,): a mapping by column name, a sequence in column order, or text with commas."""
+        return self.tensor(self.cells(raw)[None])[0]
+
+    def cells(self, raw: object) -> Array:
+        """Turn a raw row into what a source holds, (D,). Raises `DataError` naming the column that does not fit."""
+        if isinstance(raw, str):
+            raw = [cell.strip() for cell in raw.split(",")]
+        if isinstance(raw, Mapping):
+            for column in self.features:
+                if column not in raw:
+                    raise unknown("column", column, [str(name) for name in raw], where="the row given")
+            raw = [raw[column] for column in self.features]
+        if not isinstance(raw, Sequence | np.ndarray) or len(raw) != len(self.coders):
+            got = f"{len(raw)} values" if isinstance(raw, Sequence | np.ndarray) else type(raw).__name__
+            what = "numbers" if self._plain is not None else "cells"
+            raise DataError(
+                "this row does not fit the network",
+                expected=f"{len(self.coders)} {what}: {', '.join(self.features)}",
+                received=got,
+            )
+        return np.array([coder.checked(cell) for coder, cell in zip(self.coders, raw, strict=True)])
+
+    def raw(self, tensor: Tensor) -> Tensor:
+        """Return encoded rows (N, W) with the numbers (N, W) of columns of numbers in their own units, the others as encoded."""
+        out = tensor.clone()
+        at = 0
+        for coder in self.coders:
+            if isinstance(coder, CategoryCoder) and coder.embed:
+                continue
+            if isinstance(coder, NumberCoder):
+                out[:, at] = tensor[:, at] * coder.spread + coder.shift
+            at += coder.width
+        return out
+
+    @property
+    def encoded_names(self) -> tuple[str, ...]:
+        """A name for each of the numbers a row becomes, (W,): column, column=value, column (gap)."""
+        out: list[str] = []
+        last: list[str] = []
+        for coder in self.coders:
+            if isinstance(coder, CategoryCoder):
+                if coder.embed:
+                    last.append(coder.name)
+                    continue
+                out += [f"{coder.name}={value}" for value in coder.values]
+            else:
+                out += [coder.name] * (coder.width - coder.gaps)
+            out += [f"{coder.name} (gap)"] if coder.gaps else []
+        return (*out, *last)
+
+    def _refuse_new_gaps(self, source: ArraySource) -> None:
+        """Refuse gaps in columns of numbers and dates that never lacked a value in training."""
+        for at, coder in enumerate(self.coders):
+            gaps = np.flatnonzero(np.isnan(source.inputs[:, at]))
+            if len(gaps) and not coder.gaps and not isinstance(coder, CategoryCoder):
+                raise DataError(
+                    f"{source.name_of(int(gaps[0]))}: column '{coder.name}' has no value ({len(gaps)} such rows), and never "
+                    "lacked one in training",
+                    expected=f"a {coder.kind}",
+                    do="fill or remove these rows",
+                )
