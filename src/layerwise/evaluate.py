@@ -66,13 +66,13 @@ class Measured:
 
 
 def measure(path: Path, *, data: str | None = None, split: str | None = None) -> Measured:
-    """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them).
+    """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its own were.
 
     Raises `DataError` where other data do not fit the run's task: classes are matched by name.
     """
     found = load(path)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
-    options = recipe.checked(data_.Options, made.data if data is None else {"source": data}, where="[data]")
+    options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     splits = data_.open_data(options, seed=made.train.seed)
     notes = list(splits.notes)
     if data is None and splits.fingerprint() != found.info["fingerprint"]:

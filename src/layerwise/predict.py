@@ -6,26 +6,34 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
 from torch import nn
 
 from layerwise import catalog, recipe
+from layerwise.data import table_files
 from layerwise.data.folders import hidden
 from layerwise.data.loader import Batch
-from layerwise.data.table_files import rows
+from layerwise.data.source import Array
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws
+from layerwise.tasks import columnar
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
+from layerwise.tasks.coders import CategoryCoder
+from layerwise.tasks.rows import RowInputs
 from layerwise.weights import check
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BATCH = 256
+ROWS = 4096  # of a table at a time
 
 
 @contextmanager
@@ -87,10 +95,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answer:
-    """An input and the task's prediction for it."""
+    """An input and the task's prediction for it. ``unseen``: its categories that training never had, taken as unknown."""
 
     input: str
     prediction: msgspec.Struct
+    unseen: tuple[str, ...] = ()
+
+
+class Piece(NamedTuple):
+    """Some named inputs: raw ones, or the rows of a table."""
+
+    names: list[str]
+    raw: Sequence[object] | pa.Table
 
 
 class Predictor:
@@ -105,45 +121,94 @@ class Predictor:
         """Return one prediction for each input. Raises the first input's error, if any is bad."""
         out: list[msgspec.Struct] = []
         for start in range(0, len(raw), BATCH):
-            out += self._answer([self.task.encode(item) for item in raw[start : start + BATCH]])
+            out += self._answer(torch.stack([self.task.encode(item) for item in raw[start : start + BATCH]]))
         return out
 
-    def stream(self, items: Iterable[tuple[str, object]]) -> Iterator[Answer | Failure]:
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
         """Yield an answer or a failure for each named input, in order; a bad item fails alone. Memory stays bounded."""
-        waiting = iter(items)
-        while chunk := list(islice(waiting, BATCH)):
-            encoded: list[torch.Tensor | Failure] = []
-            for name, raw in chunk:
-                try:
-                    if isinstance(raw, LayerwiseError):
-                        raise raw
-                    encoded.append(self.task.encode(raw))
-                except LayerwiseError as error:
-                    encoded.append(Failure(name, str(error)))
-            answers = iter(self._answer([e for e in encoded if not isinstance(e, Failure)]))
-            for (name, _), item in zip(chunk, encoded, strict=True):
-                yield item if isinstance(item, Failure) else Answer(name, next(answers))
+        for piece in pieces:
+            raw = piece.raw
+            if not isinstance(raw, Sequence):
+                cells = columnar.cells_of(self.task.inputs, raw) if isinstance(self.task.inputs, RowInputs) else None
+                if cells is not None:
+                    yield from self._rows(piece.names, cells, raw)
+                    continue
+                raw = [positional(row) for row in raw.to_pylist()]
+            yield from self._each(piece.names, raw)
 
-    def _answer(self, encoded: list[torch.Tensor]) -> list[msgspec.Struct]:
-        """Run the network on encoded inputs."""
-        if not encoded:
-            return []
-        inputs = torch.stack(encoded).to(self.device, self.dtype)
-        batch = Batch(inputs, None, torch.arange(len(encoded)))
+    def _rows(self, names: list[str], cells: Array, table: pa.Table) -> Iterator[Answer]:
+        """Answer the rows of a table whose cells (N, D) are all in order."""
+        assert isinstance(self.task.inputs, RowInputs)
+        answers = self._answer(self.task.inputs.tensor(cells))
+        strange = columnar.unseen(self.task.inputs, cells)
+        features = self.task.inputs.features
+        order = features if columnar.bare(table.column_names) else tuple(table.column_names)
+        for at, (name, answer) in enumerate(zip(names, answers, strict=True)):
+            found = (f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange.get(at, ()))
+            yield Answer(name, answer, tuple(found))
+
+    def _each(self, names: list[str], raw: Sequence[object]) -> Iterator[Answer | Failure]:
+        """Answer inputs that are encoded one by one."""
+        encoded: list[torch.Tensor | Failure] = []
+        for name, item in zip(names, raw, strict=True):
+            try:
+                if isinstance(item, LayerwiseError):
+                    raise item
+                encoded.append(self.task.encode(item))
+            except LayerwiseError as error:
+                encoded.append(Failure(name, str(error)))
+        good = [item for item in encoded if not isinstance(item, Failure)]
+        answers = iter(self._answer(torch.stack(good)) if good else [])
+        for name, item, given in zip(names, encoded, raw, strict=True):
+            yield item if isinstance(item, Failure) else Answer(name, next(answers), self._unseen(given))
+
+    def _unseen(self, raw: object) -> tuple[str, ...]:
+        """Return a raw row's categories that training never had."""
+        inputs = self.task.inputs
+        if not isinstance(inputs, RowInputs) or not any(isinstance(coder, CategoryCoder) for coder in inputs.coders):
+            return ()
+        at = columnar.unseen(inputs, inputs.cells(raw)[None]).get(0, [])
+        cells = inputs.given(raw)
+        return tuple(f"{inputs.features[place]} '{cells[place]}'" for place in at)
+
+    def _answer(self, inputs: torch.Tensor) -> list[msgspec.Struct]:
+        """Run the network on encoded inputs (N, …)."""
+        inputs = inputs.to(self.device, self.dtype)
+        batch = Batch(inputs, None, torch.arange(len(inputs)))
         with evaluating(self.model, self.device):
             return self.task.decode(self.model(inputs), batch)
 
 
-def named_inputs(given: Sequence[str], task: Task) -> Iterator[tuple[str, object]]:
-    """Turn command-line inputs into named raw inputs: files, folders, rows, tables, ``-`` for standard input.
+def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
+    """Turn command-line inputs into pieces of named raw inputs: files, folders, rows, tables, ``-`` for standard input.
 
-    What cannot be opened is yielded as an error in its place, so that it fails alone.
+    What cannot be opened is given as an error in its place, so that it fails alone.
     """
     for text in given:
         if task.inputs.kind == "image":
-            yield from _pictures(text)
+            yield from _in_pieces(_pictures(text))
+        elif Path(text).expanduser().is_file():
+            yield from _tables(text)
         else:
-            yield from _rows(text)
+            yield from _in_pieces(_rows(text))
+
+
+def _in_pieces(items: Iterator[tuple[str, object]]) -> Iterator[Piece]:
+    """Gather named inputs into pieces."""
+    while chunk := list(islice(items, BATCH)):
+        names, raw = zip(*chunk, strict=True)
+        yield Piece(list(names), raw)
+
+
+def _tables(text: str) -> Iterator[Piece]:
+    """Yield the rows of a table file."""
+    count = 0
+    try:
+        for table in table_files.pieces(Path(text).expanduser(), size=ROWS):
+            yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
+            count += len(table)
+    except LayerwiseError as error:
+        yield Piece([text], (error,))
 
 
 def _pictures(text: str) -> Iterator[tuple[str, object]]:
@@ -163,15 +228,10 @@ def _pictures(text: str) -> Iterator[tuple[str, object]]:
 
 
 def _rows(text: str) -> Iterator[tuple[str, object]]:
-    """Yield the rows of a table file or of standard input, or the one row that was typed."""
+    """Yield the rows of standard input, or the one row that was typed."""
     path = Path(text).expanduser()
     if text == "-":
         yield from ((f"-[{n}]", line.strip()) for n, line in enumerate(sys.stdin, start=1) if line.strip())
-    elif path.is_file():
-        try:
-            yield from ((f"{text}[{n}]", positional(row)) for n, row in enumerate(chain.from_iterable(rows(path)), start=1))
-        except LayerwiseError as error:
-            yield text, error
     elif path.suffix and "," not in text:
         yield text, DataError(f"there is no file {path}", expected="a table, a row like 5.1,3.5,1.4,0.2, or -")
     else:
@@ -180,5 +240,4 @@ def _rows(text: str) -> Iterator[tuple[str, object]]:
 
 def positional(row: dict[str, Any]) -> object:
     """Return a row of a table without a header (its columns are then called column1, column2 …) by position, as a typed row is."""
-    bare = list(row) == [f"column{number}" for number in range(1, len(row) + 1)]
-    return list(row.values()) if bare else row
+    return list(row.values()) if columnar.bare(list(row)) else row

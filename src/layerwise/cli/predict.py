@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 from layerwise.cli.common import Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
 
+SHOWN = 5  # unseen values that are named
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
@@ -42,6 +44,7 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
     answers = Predictor(found.model, found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
+    strange: Counter[str] = Counter()
     target = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
     writer = csv.writer(target, delimiter="," if out else "\t", lineterminator="\n")
     try:
@@ -50,10 +53,13 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
                 failed.append(answer)
                 continue
             row = {"input": answer.input, **msgspec.to_builtins(answer.prediction)}
+            if answer.unseen:
+                row["unseen"] = list(answer.unseen)
+                strange.update(answer.unseen)
             if json and not out:
                 kept.append(row)
                 continue
-            flat = {k: v for k, v in row.items() if not isinstance(v, dict)}
+            flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
             if out and number == len(failed):
                 writer.writerow(flat)
             writer.writerow(flat.values())
@@ -65,4 +71,7 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
     else:
         for failure in failed:
             print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
+    if strange:
+        said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
+        print(f"layerwise: never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}", file=sys.stderr)
     return 2 if failed else 0

@@ -132,22 +132,29 @@ class RowInputs(Inputs):
 
     def cells(self, raw: object) -> Array:
         """Turn a raw row into what a source holds, (D,). Raises `DataError` naming the column that does not fit."""
+        given = zip(self.coders, self.given(raw), strict=True)
+        return np.array([coder.checked(cell) for coder, cell in given])
+
+    def given(self, raw: object) -> Sequence[object]:
+        """Return a raw row's cells in the order of the columns. Raises `DataError` or `UsageError` where they do not fit."""
         if isinstance(raw, str):
             raw = [cell.strip() for cell in raw.split(",")]
+        if isinstance(raw, np.ndarray):
+            raw = raw.tolist()
         if isinstance(raw, Mapping):
             for column in self.features:
                 if column not in raw:
                     raise unknown("column", column, [str(name) for name in raw], where="the row given")
             raw = [raw[column] for column in self.features]
-        if not isinstance(raw, Sequence | np.ndarray) or len(raw) != len(self.coders):
-            got = f"{len(raw)} values" if isinstance(raw, Sequence | np.ndarray) else type(raw).__name__
+        if not isinstance(raw, Sequence) or len(raw) != len(self.coders):
+            got = f"{len(raw)} values" if isinstance(raw, Sequence) else type(raw).__name__
             what = "numbers" if self._plain is not None else "cells"
             raise DataError(
                 "this row does not fit the network",
                 expected=f"{len(self.coders)} {what}: {', '.join(self.features)}",
                 received=got,
             )
-        return np.array([coder.checked(cell) for coder, cell in zip(self.coders, raw, strict=True)])
+        return raw
 
     def raw(self, tensor: Tensor) -> Tensor:
         """Return encoded rows (N, W) with the numbers (N, W) of columns of numbers in their own units, the others as encoded."""

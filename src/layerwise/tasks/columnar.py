@@ -1,0 +1,66 @@
+"""Tables to encoded rows, a column at a time: what makes answering a long file fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from layerwise.data import columns as columns_
+from layerwise.data.source import Array
+from layerwise.tasks.coders import UNSEEN, CategoryCoder, Coder, DateCoder
+from layerwise.tasks.rows import RowInputs
+
+
+def cells_of(inputs: RowInputs, table: pa.Table) -> Array | None:
+    """Return a table's rows as a source holds them (N, D), by column name, or by position where the file names no columns.
+
+    None if some cell is faulty or a column is missing: then each row is to be read alone, to say which and why.
+    """
+    names = table.column_names
+    if bare(names) and len(names) == len(inputs.coders):
+        table = table.rename_columns(list(inputs.features))
+    columns = []
+    for coder in inputs.coders:
+        if coder.name not in table.column_names:
+            return None
+        found = _parsed(coder, table[coder.name])
+        if found is None:
+            return None
+        columns.append(found)
+    return np.stack(columns, 1)
+
+
+def bare(names: list[str]) -> bool:
+    """Whether these are the names that columns get in a file without a header."""
+    return names == [f"column{number}" for number in range(1, len(names) + 1)]
+
+
+def unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
+    """Return, for each row with categories never seen in training, their columns' places."""
+    places = [at for at, coder in enumerate(inputs.coders) if isinstance(coder, CategoryCoder)]
+    rows, columns = np.nonzero(cells[:, places] == UNSEEN)
+    out: dict[int, list[int]] = {}
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        out.setdefault(row, []).append(places[column])
+    return out
+
+
+def _parsed(coder: Coder, cells: pa.ChunkedArray) -> Array | None:
+    """Return a column (N,) as a source holds it, or None if some cell is faulty."""
+    cells = columns_.tidy(cells)
+    if isinstance(coder, CategoryCoder):
+        places = pc.index_in(columns_.as_text(cells), value_set=pa.array(coder.values, pa.string())).cast(pa.float64())
+        gaps = cells.is_null().to_numpy()
+        values = np.where(gaps, np.nan, np.nan_to_num(places.to_numpy(), nan=UNSEEN))
+        return None if coder.unseen == "refuse" and (values == UNSEEN).any() else values
+    if cells.null_count and not coder.gaps:
+        return None
+    try:
+        kind = pa.timestamp("us") if isinstance(coder, DateCoder) else pa.float64()
+        cells = cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells.cast(kind)
+    except pa.ArrowException:
+        return None
+    values = cells.cast(pa.int64()).cast(pa.float64(), safe=False) if isinstance(coder, DateCoder) else cells.cast(pa.float64())
+    found: Array = values.to_numpy() / (columns_.DAY if isinstance(coder, DateCoder) else 1)
+    return found if np.isfinite(found[~cells.is_null().to_numpy()]).all() else None
