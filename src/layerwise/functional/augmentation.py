@@ -80,7 +80,7 @@ def changes(u: Tensor, options: AugmentOptions) -> Changes:
     return Changes(
         o.rotate * even[:, ROTATE],
         torch.exp(math.log1p(o.scale) * even[:, SCALE]),
-        torch.floor(u[:, [SHIFT_X, SHIFT_Y]] * (2 * o.crop + 1)) - o.crop,
+        torch.floor(u[:, [SHIFT_X, SHIFT_Y]] * (2 * o.crop + 1)).clamp_max(2 * o.crop) - o.crop,  # a draw may round up to 1
         (u[:, [FLIP_X, FLIP_Y]] < 0.5) & allowed,
         1 + o.brightness * even[:, BRIGHTNESS],
         1 + o.contrast * even[:, CONTRAST],
