@@ -8,6 +8,7 @@ merges tables and checks them against those declarations.
 from __future__ import annotations
 
 import inspect
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,6 +118,8 @@ def from_toml(data: bytes, where: str) -> Recipe:
 
 def toml_value(value: Any) -> str:
     """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
+    if isinstance(value, Mapping):  # an inline table, on one line
+        return "{" + ", ".join(f"{json.dumps(str(key), ensure_ascii=False)} = {toml_value(item)}" for key, item in value.items()) + "}"
     try:
         text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
     except TypeError as error:
