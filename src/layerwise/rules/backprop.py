@@ -31,10 +31,10 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[rule]`` for ``backprop``.
 
     ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
-    soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient. ``weight_decay`` is torch's: for adamw decoupled, for the
-    others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into; ``ema`` the decay of
-    the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and ``gamma``
-    shape the schedule.
+    soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient. ``weight_decay`` is torch's: for
+    adamw decoupled, for the others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into;
+    ``ema`` the decay of the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and
+    ``gamma`` shape the schedule.
     """
 
     optimizer: Method = "adam"
