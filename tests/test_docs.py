@@ -80,7 +80,8 @@ def test_every_page_exists_in_both_languages() -> None:
         assert re.search(r"[\u4e00-\u9fff]", prose(twin))
 
 
-GUIDES = [ROOT / "docs" / f"{name}.md" for name in "README history feed-forward boltzmann convolutional data recipes runs machine".split()]
+TOPICS = "README history feed-forward boltzmann convolutional data recipes regularisation runs machine".split()
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=names(GUIDES))
@@ -199,6 +200,19 @@ def test_recipe_page_has_every_key(ending: str) -> None:
     owners = [recipe.Stage, recipe.Train, *(entry.options for entry in RULES.values())]
     keys = {key for owner in owners for key in owner.__struct_fields__} - {"rule"}
     assert not {key for key in keys if f"`{key}`" not in page and f"`{key} =" not in page}
+
+
+@pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
+def test_regularisation_page_has_every_key(ending: str) -> None:
+    from layerwise.functional.augmentation import AugmentOptions
+    from layerwise.tasks.classification import ClassificationOptions
+    from layerwise.tasks.regression import RegressionOptions
+
+    page = text_of(ROOT / "docs" / f"regularisation.{ending}")
+    from layerwise.tasks.encoding import InputOptions
+
+    keys = {key for owner in (AugmentOptions, ClassificationOptions, RegressionOptions) for key in owner.__struct_fields__}
+    assert not {key for key in keys - set(InputOptions.__struct_fields__) if f"`{key}`" not in page}
 
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])

@@ -8,6 +8,7 @@ merges tables and checks them against those declarations.
 from __future__ import annotations
 
 import inspect
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +34,8 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of ``model.parts()``, named after them; ``parameters`` are shell-style patterns
     over the names of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights,
     empty for the
-    task's own; ``patience`` the epochs without a better one before the stage ends (0: never).
+    task's own; ``patience`` the epochs without a better one before the stage ends (0: never). ``augment`` is a table of the widest
+    changes that training pictures get (`layerwise.functional.augmentation`); empty for none.
     """
 
     name: str = "main"
@@ -46,6 +48,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: tuple[str, ...] = ("*",)
     monitor: str = ""
     patience: int = 0
+    augment: Table = msgspec.field(default_factory=dict)
 
 
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +118,8 @@ def from_toml(data: bytes, where: str) -> Recipe:
 
 def toml_value(value: Any) -> str:
     """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
+    if isinstance(value, Mapping):  # an inline table, on one line
+        return "{" + ", ".join(f"{json.dumps(str(key), ensure_ascii=False)} = {toml_value(item)}" for key, item in value.items()) + "}"
     try:
         text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
     except TypeError as error:
@@ -201,7 +206,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
 def assign(table: Table, setting: str) -> None:
     """Carry out one ``--set KEY=VALUE``: a dotted key, a TOML value (a bare word counts as text), in place.
 
-    ``stages.NAME.KEY`` names a stage; ``rule.KEY`` and the other keys of a stage mean the only stage there is.
+    ``stages.NAME.KEY`` names a stage; ``rule.KEY``, ``augment.KEY`` and the other keys of a stage mean the only stage there is.
     """
     key, equals, text = setting.partition("=")
     path = key.strip().split(".")
@@ -213,17 +218,17 @@ def assign(table: Table, setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    if path[0] == "rule" or (len(path) == 1 and path[0] in Stage.__struct_fields__):
+    if path[0] in ("rule", "augment") or (len(path) == 1 and path[0] in Stage.__struct_fields__):
         _put(only_stage(table, setting), path, value)
     elif path[0] == "stages" and len(path) > 2:
         names = [stage.get("name", "main") for stage in table["stages"]]
         if path[1] not in names:
             raise unknown("stage", path[1], names, where=f"--set {setting}")
         _put(table["stages"][names.index(path[1])], path[2:], value)
-    elif len(path) == 2:
+    elif len(path) == 2 or path[0] == "task":  # a task's options may be tables: task.class_weights.cat
         _put(table, path, value)
     else:
-        raise unknown("recipe key", key, ["model.…", "data.…", "task.…", "train.…", "rule.…", "stages.NAME.…"])
+        raise unknown("recipe key", key, ["model.…", "data.…", "task.…", "train.…", "rule.…", "augment.…", "stages.NAME.…"])
 
 
 def only_stage(table: Table, setting: str) -> Table:

@@ -153,6 +153,33 @@ def test_proximal_l1_gives_exact_zeros() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+def lasso(x: Floats, y: Floats, lam: float) -> Floats:
+    """Return argmin ½·mean‖Wx − y‖² + λΣ|w| by plain proximal gradient descent (ISTA) in NumPy."""
+    w, step = np.zeros((y.shape[1], x.shape[1])), 1 / np.linalg.eigvalsh(x.T @ x / len(x)).max()
+    for _ in range(3000):
+        w = w - step * (x @ w.T - y).T @ x / len(x)
+        w = np.sign(w) * np.maximum(np.abs(w) - step * lam, 0)
+    return w
+
+
+@pytest.mark.parametrize(("method", "lr"), [("sgd", 0.1), ("momentum", 0.02), ("nesterov", 0.02), ("adagrad", 0.3), ("rmsprop", 0.02),
+                                            ("adam", 0.05), ("adamw", 0.05)])  # fmt: skip
+def test_proximal_l1_finds_the_lasso_with_every_optimizer(method: str, lr: float) -> None:
+    """λ means the same whatever the method: the zeros are those of the lasso, and so are the other weights."""
+    torch.manual_seed(3)
+    batch = batches(1, 40)[0]
+    model = nn.Linear(4, 3, bias=False).double()
+    assert batch.targets is not None
+    wanted = lasso(batch.inputs.numpy(), batch.targets.numpy(), 0.12)
+    assert 3 <= (wanted == 0).sum() <= 9
+    made = rule(model, 40, optimizer=method, lr=lr, schedule="cosine", l1=0.12, l1_proximal=True)
+    for step in range(800):
+        made.step(batch, step / 800)
+    found = model.weight.detach().numpy()
+    assert ((found == 0) == (wanted == 0)).all()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("largest", [0.05, 1e6])
 def test_clipping_bounds_the_norm_of_all_gradients(largest: float) -> None:
     model, batch = net(), batches(1, 6)[0]

@@ -19,11 +19,11 @@ def l1(weights: Tensor, lam: float) -> Tensor:
     return lam * weights.abs().sum()
 
 
-def soft_threshold(weights: Tensor, step: float) -> Tensor:
+def soft_threshold(weights: Tensor, step: float | Tensor) -> Tensor:
     """Return sign(w)·max(|w| − t, 0): L1's proximal step, argmin_u ½(u−w)² + t|u|, with exact zeros (E08).
 
     Args:
         weights: w, any shape.
-        step: t = ηλ, the learning rate times the penalty, ≥ 0.
+        step: t = ηλ, the learning rate times the penalty, ≥ 0; one for all, or one for each weight where rates differ.
     """
     return weights.sign() * (weights.abs() - step).clamp_min(0)

@@ -169,11 +169,11 @@ def _forward(model: nn.Module, inputs: Tensor) -> list[_Seen]:
 def output_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
     """Return ∂L/∂outputs (N, K) of the mean loss: softmax(z) − onehot(y), σ(z) − y, 2(ŷ − y), sign(ŷ − y); else by autograd."""
     count = len(batch)
-    if isinstance(task, Classification) and batch.targets is not None:
+    if isinstance(task, Classification) and batch.targets is not None and task.loss.plain:
         if outputs.shape[1] == 1:
             return (torch.sigmoid(outputs) - batch.targets.to(outputs.dtype)[:, None]) / count
         return (outputs.softmax(1) - torch.nn.functional.one_hot(batch.targets, outputs.shape[1])) / count
-    if isinstance(task, Regression) and batch.targets is not None and outputs.shape == batch.targets.shape:
+    if isinstance(task, Regression) and task.loss != "huber" and batch.targets is not None and outputs.shape == batch.targets.shape:
         error = outputs - batch.targets.to(outputs.dtype)
         return (2 * error if task.loss == "mse" else error.sign()) / count
     if isinstance(task, Reconstruction):

@@ -31,10 +31,10 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[rule]`` for ``backprop``.
 
     ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
-    soft-thresholding after the step instead of a subgradient. ``weight_decay`` is torch's: for adamw decoupled, for the
-    others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into; ``ema`` the decay of
-    the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and ``gamma``
-    shape the schedule.
+    soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient. ``weight_decay`` is torch's: for
+    adamw decoupled, for the others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into;
+    ``ema`` the decay of the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and
+    ``gamma`` shape the schedule.
     """
 
     optimizer: Method = "adam"
@@ -200,12 +200,12 @@ class Backprop:
 
     @torch.no_grad()
     def _after(self) -> None:
-        """After the step: the proximal operator of L1, soft(w, ηλ), and the running average of the weights."""
+        """After the step: the proximal operator of L1, soft(w, ηλr) with the optimizer's reach r, and the running average."""
         o = self.options
         if o.l1 and o.l1_proximal:
-            threshold = self.optimizer.lr * o.l1
+            place = {id(p): index for index, p in enumerate(self.parameters)}
             for w in self.weights:
-                w.copy_(soft_threshold(w, threshold))
+                w.copy_(soft_threshold(w, self.optimizer.lr * o.l1 * self.optimizer.reach(place[id(w)])))
         self.steps += 1
         if self.average:
             # a young average follows faster: min(decay, (1 + t) / (10 + t)), as in TensorFlow's moving averages

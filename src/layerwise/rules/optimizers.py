@@ -100,6 +100,20 @@ class Optimizer:
                     maximize=False,
                 )  # fmt: skip
 
+    def reach(self, index: int) -> Tensor | float:
+        """Return r where a steady gradient g moves parameter ``index`` by η·r·g a step: the measure in which a proximal step is taken.
+
+        1 for ``sgd``; 1/(1 − μ) with momentum; 1/(√s + ε), by weight, where gradients are divided by √s (Adam's v̂ for s). A
+        proximal step of ηλr then has the minimum of L + λΣ|w| as its resting place, whatever the method (Yun et al. 2021).
+        """
+        if self.method in ("sgd", "momentum", "nesterov"):
+            return 1 / (1 - self.momentum)
+        (square,) = (self.slots[slot][index] for slot in ("sum", "square_avg", "exp_avg_sq") if slot in self.slots)
+        if self.method in ("adam", "adamw"):
+            square = square / (1 - self.betas[1] ** self.steps[index].clamp_min(1))
+        moved = self.steps[index] > 0  # not so where a scaler left out the first steps
+        return moved / (square.sqrt() + self.eps)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the method's averages and step counts, named INDEX.SLOT as in torch's own state."""
         found = {f"{i}.{name}": t for name, tensors in self.slots.items() for i, t in enumerate(tensors)}

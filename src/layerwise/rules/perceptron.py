@@ -17,6 +17,7 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import perceptron as kernel
 from layerwise.rules.base import Context, Step, Verdict, as_it_is
+from layerwise.tasks.objectives import ClassLoss
 
 
 class PerceptronOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +44,7 @@ class Perceptron:
                 received=f"{len(linear)} linear layers in {type(context.model).__name__}",
                 do="use rule.name=backprop for deeper networks",
             )
+        refuse_losses(context.task)
         self.context, self.options, self.linear = context, options, linear[0]
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
@@ -113,3 +115,15 @@ def signs(labels: Tensor, units: int) -> Tensor:
     """Return y ∈ {−1, +1} for each unit (N, K) float32: unit k is class k against the rest, a single unit is class 1."""
     wanted = torch.ones(1, dtype=torch.long) if units == 1 else torch.arange(units)
     return (labels[:, None] == wanted).float().mul_(2).sub_(1).contiguous()
+
+
+def refuse_losses(task: object) -> None:
+    """Raise `UsageError` for a task with a loss of its own choice: this rule corrects mistakes and has no loss to shape."""
+    loss = getattr(task, "loss", None)
+    if isinstance(loss, ClassLoss) and not loss.plain:
+        raise UsageError(
+            "the perceptron rule corrects mistakes and minimises no loss",
+            expected="no task.loss, task.label_smoothing or task.class_weights",
+            received=f"{loss.kind}, smoothing {loss.smoothing:g}, {'weighted' if loss.weights else 'unweighted'} classes",
+            do="leave them out, or use rule.name=backprop",
+        )

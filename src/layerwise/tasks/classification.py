@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -14,13 +14,23 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
-from layerwise.functional.losses import binary_cross_entropy, cross_entropy
 from layerwise.tasks import encoding
 from layerwise.tasks.base import Goal, Loss, Task, weighted
+from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
 
 
 class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
-    """How inputs are brought to the network (`encoding.InputOptions`)."""
+    """Keys of ``[task]``.
+
+    How inputs are brought to the network: `encoding.InputOptions`.
+    ``loss``: cross-entropy, binary-cross-entropy (each class against the rest) or focal with ``focal_gamma`` γ (E07).
+    ``label_smoothing`` ε gives a share of each target to all classes. ``class_weights``: ``balanced``, or weights by class name.
+    """
+
+    loss: ClassLossName = "cross-entropy"
+    focal_gamma: float = GAMMA
+    label_smoothing: float = 0.0
+    class_weights: ClassWeights = ""
 
 
 class ClassPrediction(msgspec.Struct, frozen=True):
@@ -29,11 +39,6 @@ class ClassPrediction(msgspec.Struct, frozen=True):
     label: str
     score: float
     scores: dict[str, float]
-
-
-def class_logits(outputs: Tensor) -> Tensor:
-    """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the second's."""
-    return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
 
 
 def no_classes(source: Source) -> DataError:
@@ -48,9 +53,15 @@ def no_classes(source: Source) -> DataError:
 
 @dataclass
 class ClassMeter:
-    """Accuracy and mean cross-entropy, with the confusion matrix (true class by row)."""
+    """Accuracy and mean loss, with the confusion matrix (true class by row).
+
+    The loss is cross-entropy (of sigmoids where each class is asked by itself), without weights, smoothing and focusing. Where classes
+    are ``weighted``, the mean of their recalls is told too.
+    """
 
     classes: int
+    of: ClassLoss = ClassLoss()
+    weighted: bool = False
     confusion: Tensor = field(init=False)
     loss: Tensor = field(init=False)
 
@@ -62,7 +73,7 @@ class ClassMeter:
         """Take in logits (N, K) or (N, 1) and labels (N,)."""
         assert batch.targets is not None
         logits = class_logits(outputs)
-        self.loss += cross_entropy(logits.double(), batch.targets).sum().cpu()
+        self.loss += self.of.by_example(outputs.double(), batch.targets).sum().cpu()
         pairs = batch.targets * self.classes + logits.argmax(1)
         self.confusion += torch.bincount(pairs, minlength=self.classes**2).cpu().view(self.classes, self.classes)
 
@@ -76,19 +87,25 @@ class ClassMeter:
         self.loss = self.loss + other["loss"]
 
     def result(self) -> dict[str, float]:
-        """Return ``accuracy`` in [0, 1] and ``loss`` in nats."""
+        """Return ``accuracy`` in [0, 1], ``loss`` in nats and, for weighted classes, ``balanced-accuracy``: the mean of nₖₖ / nₖ."""
         count = max(1, int(self.confusion.sum()))
-        return {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
+        found = {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
+        if self.weighted:
+            seen = self.confusion.sum(1)
+            recalls = (self.confusion.diagonal().double() / seen)[seen > 0]
+            found["balanced-accuracy"] = float(recalls.mean()) if len(recalls) else 0.0
+        return found
 
 
 @dataclass
 class Classification(Task):
-    """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes."""
+    """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes; other losses by name."""
 
     name = "classification"
     Options = ClassificationOptions
     goal: ClassVar[Goal] = Goal("accuracy", True)
     classes: tuple[str, ...]
+    loss: ClassLoss = ClassLoss()
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
@@ -115,7 +132,11 @@ class Classification(Task):
             )
         made = cls(encoding.fit(source, options), names)
         made.adopt(source)
-        return made
+        loss = class_loss(
+            options.loss, gamma=options.focal_gamma, smoothing=options.label_smoothing, weights=options.class_weights,
+            labels=found, classes=names,
+        )  # fmt: skip
+        return replace(made, loss=loss)
 
     def model_args(self) -> dict[str, Any]:
         """Return ``classes``, ``outputs`` (the same number) and what the inputs decide."""
@@ -157,25 +178,23 @@ class Classification(Task):
         return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the summed cross-entropy of the model on a batch."""
+        """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all the same."""
         outputs = model(batch.inputs)
         total, weight = weighted(self.losses(outputs, batch), batch)
-        return Loss(total, weight, {"cross-entropy": total}, outputs)
+        return Loss(total, weight, {self.loss.kind: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return each example's cross-entropy, (N,)."""
+        """Return each example's loss, (N,), as it is trained on."""
         assert batch.targets is not None
-        if outputs.shape[1] == 1:
-            return binary_cross_entropy(outputs[:, 0], batch.targets.to(outputs.dtype))
-        return cross_entropy(outputs, batch.targets)
+        return self.loss.by_example(outputs, batch.targets)
 
     def meter(self) -> ClassMeter:
         """Return a meter of accuracy, loss and confusion."""
-        return ClassMeter(len(self.classes))
+        return ClassMeter(len(self.classes), self.loss.bare, bool(self.loss.weights))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
-        """Return the most probable class of each example with all probabilities (softmax, E04)."""
-        rows = class_logits(outputs).double().softmax(1).tolist()
+        """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the rest)."""
+        rows = self.loss.probabilities(outputs.double()).tolist()
         answers: list[msgspec.Struct] = []
         for row in rows:
             best = max(range(len(row)), key=row.__getitem__)
@@ -184,10 +203,11 @@ class Classification(Task):
         return answers
 
     def to_json(self) -> dict[str, Any]:
-        """Return the task's name, classes and inputs."""
-        return {"name": self.name, "classes": list(self.classes), "inputs": self.inputs.to_json()}
+        """Return the task's name, classes, inputs and loss."""
+        saved = {"name": self.name, "classes": list(self.classes), "inputs": self.inputs.to_json()}
+        return {**saved, "loss": self.loss.to_json()}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(encoding.from_json(saved["inputs"]), tuple(saved["classes"]))
+        return cls(encoding.from_json(saved["inputs"]), tuple(saved["classes"]), ClassLoss.from_json(saved.get("loss")))

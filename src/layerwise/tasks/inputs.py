@@ -134,9 +134,12 @@ class ImageInputs(Inputs):
         if isinstance(inputs, list):
             return torch.cat([self.tensor(picture[None]) for picture in inputs])
         x = torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2).float().div_(255)  # (N, C, H, W)
-        x = fitted(x, self.size)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return x.sub_(mean).div_(std).contiguous()
+        return self.scaled(fitted(x, self.size)).contiguous()
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by channel."""
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
 
     def encode(self, raw: object) -> Tensor:
         """Turn a path, bytes, PIL picture or uint8 array (H, W[, C]) into (C, h, w)."""

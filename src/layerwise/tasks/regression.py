@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Relabelled, Source, labels
-from layerwise.errors import DataError
-from layerwise.functional.losses import absolute_error, squared_error
+from layerwise.errors import DataError, UsageError
+from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
 from layerwise.tasks.base import Goal, Loss, Task, weighted
 
+DELTA = 1.0  # deviations of the target
+
 
 class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
-    """``loss``: mse or mae (E06), on targets brought to mean 0, deviation 1; and how inputs are brought to the network."""
+    """``loss``: mse or mae (E06) or huber with ``huber_delta`` δ, on targets brought to mean 0, deviation 1.
 
-    loss: Literal["mse", "mae"] = "mse"
+    Inputs as in classification.
+    """
+
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    huber_delta: float = DELTA
 
 
 class NumberPrediction(msgspec.Struct, frozen=True):
@@ -87,6 +93,17 @@ def amounts(source: Source) -> Source:
     return source
 
 
+def refuse_delta(options: RegressionOptions) -> None:
+    """Raise `UsageError` for a δ that is not over 0, and for one beside another loss than Huber's."""
+    if options.huber_delta <= 0:
+        raise UsageError("Huber's loss turns straight at δ", expected="task.huber_delta over 0", received=f"{options.huber_delta:g}")
+    if options.loss != "huber" and options.huber_delta != DELTA:
+        raise UsageError(
+            f"task.huber_delta is Huber's, and the loss is {options.loss}", received=f"task.huber_delta = {options.huber_delta:g}",
+            do="set task.loss=huber, or leave task.huber_delta out",
+        )  # fmt: skip
+
+
 @dataclass
 class Regression(Task):
     """One number for each example; trained on the standardised target, answered in its own unit."""
@@ -98,6 +115,7 @@ class Regression(Task):
     shift: float
     spread: float
     loss: str
+    delta: float = DELTA
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
@@ -105,6 +123,7 @@ class Regression(Task):
         assert isinstance(options, RegressionOptions)
         if given:
             return cls.from_json(given)
+        refuse_delta(options)
         source = amounts(source)
         found = labels(source)
         if found is None:
@@ -115,6 +134,7 @@ class Regression(Task):
             float(np.mean(found)),
             float(np.std(found)) or 1.0,
             options.loss,
+            options.huber_delta,
         )
         made.adopt(source)
         return made
@@ -157,6 +177,8 @@ class Regression(Task):
         """Return each example's error, (N,)."""
         assert batch.targets is not None
         targets = batch.targets.to(outputs.dtype)
+        if self.loss == "huber":
+            return huber(outputs, targets, delta=self.delta)
         return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)
 
     def meter(self) -> NumberMeter:
@@ -175,6 +197,7 @@ class Regression(Task):
             "shift": self.shift,
             "spread": self.spread,
             "loss": self.loss,
+            "delta": self.delta,
             "inputs": self.inputs.to_json(),
         }
 
@@ -182,5 +205,6 @@ class Regression(Task):
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
         return cls(
-            encoding.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"]
-        )
+            encoding.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"],
+            saved.get("delta", DELTA),
+        )  # fmt: skip

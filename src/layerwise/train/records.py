@@ -87,7 +87,7 @@ def goal_of(stage: Stage, task: Task) -> Goal:
     if not stage.monitor:
         return task.goal
     name = stage.monitor.removeprefix("val/")
-    return Goal(name, name in ("accuracy", "r2"))
+    return Goal(name, name in ("accuracy", "balanced-accuracy", "r2"))
 
 
 def monitored(metrics: dict[str, float], goal: Goal) -> float:

@@ -20,6 +20,7 @@ from layerwise.nn.rbm import Staged
 from layerwise.recipe import Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.run import RunDirectory
+from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.encoding import InputOptions
@@ -167,7 +168,8 @@ def _resolved(
                 f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch}",
                 expected="epochs of 0 or more, a batch of 1 or more",
             )
-        stages.append(msgspec.structs.replace(stage, rule=rule, task=table))
+        changes = augmentation.resolved(stage.augment, stage_task.inputs, f"stage '{stage.name}'")
+        stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)
     made = Recipe(
         model={"name": card.name, **_chosen(builder, args, given, task)},

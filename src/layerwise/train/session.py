@@ -23,6 +23,7 @@ from layerwise.rules.base import Context, NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
+from layerwise.tasks.augmentation import augmented
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
@@ -106,6 +107,7 @@ class Session:
         batches = self.feed.training(
             source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
         )
+        batches = augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
         refuse_lonely_batch(part, batches, stage, self.world)
         rule = self._rule(stage, part, task, source, number=number)
         if resumed is not None:

@@ -1,0 +1,147 @@
+"""What the labs on regularisation share: digits of which some are mislabelled, one small network, and one treatment of it.
+
+``N`` examples, ``K`` classes. The one idea: a network that can learn 300 examples by heart, labels that are sometimes wrong, and
+the same start and order for every treatment of a seed, so that differences are the treatment's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.data import embedded
+from layerwise.data.loader import Batch, Batches, MemoryBatches, Order
+from layerwise.data.source import fetch
+from layerwise.functional.augmentation import AugmentOptions
+from layerwise.models.feedforward import mlp
+from layerwise.rules.backprop import Backprop
+from layerwise.rules.base import Context
+from layerwise.runtime import draws
+from layerwise.runtime.distributed import World
+from layerwise.tasks.augmentation import Augmentation, Augmented
+from layerwise.tasks.classification import Classification
+from layerwise.tasks.inputs import ImageInputs
+from layerwise.train.loop import Cursor, steps
+from layerwise.train.records import Best
+
+HIDDEN, BATCH, RATE = 128, 50, 0.005
+TRAIN, VAL = 300, 300  # the other 1197 of the 1797 digits are the test part
+WRONG = 0.1  # the share of examples whose label is drawn anew, in every part
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done against overfitting. ``rule`` are further options of backpropagation; ``patience`` 0 never stops early."""
+
+    rule: Mapping[str, Any] | None = None
+    dropout: float = 0.0
+    batch_norm: bool = False
+    augment: AugmentOptions = AugmentOptions()
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of the data, drawn by a seed."""
+
+    task: Classification
+    train: Batch
+    val: Batch
+    test: Batch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trained network: mean losses in nats and accuracy at its end, (epoch, train, test) losses on the way, its weights."""
+
+    train: float
+    test: float
+    accuracy: float
+    epoch: int
+    path: tuple[tuple[int, float, float], ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def gap(self) -> float:
+        """The generalisation gap: test loss minus training loss."""
+        return self.test - self.train
+
+
+def noisy_digits(seed: int) -> Parts:
+    """Return scikit-learn's digits in three parts, with the share `WRONG` of all labels drawn anew from the ten classes."""
+    source = embedded.load("digits")
+    task = Classification.prepare(source, Classification.Options())
+    generator = draws.numpy_generator("regularisation", seed)
+    order = generator.permutation(len(source))
+    batch = task.collate(fetch(source, order))
+    assert batch.targets is not None
+    redrawn = torch.from_numpy(generator.integers(0, 10, len(order)))
+    spoiled = torch.from_numpy(generator.random(len(order)) < WRONG)
+    whole = replace(batch, targets=torch.where(spoiled, redrawn, batch.targets))
+    return Parts(task, whole.span(slice(TRAIN)), whole.span(slice(TRAIN, TRAIN + VAL)), whole.span(slice(TRAIN + VAL, None)))
+
+
+def trained(parts: Parts, seed: int, treatment: Treatment, *, epochs: int, watch: int = 0) -> Trial:
+    """Train a network of one hidden layer with Adam under a treatment. Inside the loop everything is as in a run.
+
+    Args:
+        parts: the data.
+        seed: of start, order and every draw; the same for all treatments.
+        treatment: what is done against overfitting.
+        epochs: the budget.
+        watch: note the losses every so many epochs; 0 never.
+    """
+    with draws.seeded(draws.key("regularisation", seed)):
+        net = mlp(features=64, outputs=10, hidden=(HIDDEN,), dropout=treatment.dropout, batch_norm=treatment.batch_norm)
+        torch.manual_seed(seed)  # of dropout, whatever the network drew
+        context = Context(net, parts.task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=TRAIN)
+        rule = Backprop(context, Backprop.Options(lr=RATE, **(treatment.rule or {})))
+        best, kept, path = Best(), dict[str, Tensor](), []
+        net.train()
+        for event in steps(rule, _batches(parts, treatment, seed), epochs, Cursor()):
+            if event.verdict is None:
+                continue
+            epoch = event.cursor.epoch
+            if watch and epoch % watch == 0:
+                path.append((epoch, mean_loss(net, parts, parts.train), mean_loss(net, parts, parts.test)))
+            if treatment.patience:
+                value = mean_loss(net, parts, parts.val)
+                if best.value is None or value < best.value:
+                    best, kept = Best(0, value, epoch), {name: t.clone() for name, t in net.state_dict().items()}
+                elif epoch - best.epoch >= treatment.patience:
+                    break
+    if kept:
+        net.load_state_dict(kept)
+    weights = tuple(m.weight.detach().clone() for m in net.modules() if isinstance(m, nn.Linear))
+    train, test = mean_loss(net, parts, parts.train), mean_loss(net, parts, parts.test)
+    return Trial(train, test, _accuracy(net, parts), best.epoch or epochs, tuple(path), weights)
+
+
+def _batches(parts: Parts, treatment: Treatment, seed: int) -> Batches:
+    """Return the training batches, augmented if the treatment says so."""
+    plain = MemoryBatches(parts.train, Order(TRAIN, BATCH, seed))
+    if treatment.augment.idle:
+        return plain
+    assert isinstance(parts.task.inputs, ImageInputs)
+    return Augmented(plain, Augmentation(parts.task.inputs, treatment.augment, seed))
+
+
+@torch.no_grad()
+def mean_loss(net: nn.Module, parts: Parts, batch: Batch) -> float:
+    """Return the mean cross-entropy of a part, with dropout and the like switched off."""
+    net.eval()
+    found = float(parts.task.losses(net(batch.inputs), batch).mean())
+    net.train()
+    return found
+
+
+@torch.no_grad()
+def _accuracy(net: nn.Module, parts: Parts) -> float:
+    """Return the share of the test part that is answered as labelled."""
+    net.eval()
+    assert parts.test.targets is not None
+    return float((net(parts.test.inputs).argmax(1) == parts.test.targets).double().mean())
