@@ -273,11 +273,11 @@ def _by_epoch(axes: Axes, stories: Sequence[Story], plan: Plan, lang: Lang) -> N
     axes.set(ylim=(-0.03, 1.05), xlim=(0, after[-1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(Text("epoch", "轮").of(lang))
-    label(axes, (wreck / 2, 0.93), f"η = {wrecking:g}", color=MUTED, align="center")
+    label(axes, (wreck / 2, 0.985), f"η = {wrecking:g}", color=MUTED, align="center")
     middle = wreck + plan.rescue / 2
-    label(axes, (middle, 0.93), Text(f"then η = {USUAL:g}", f"随后 η = {USUAL:g}").of(lang), color=MUTED, align="center")
+    label(axes, (middle, 0.985), Text(f"then η = {USUAL:g}", f"随后 η = {USUAL:g}").of(lang), color=MUTED, align="center")
     end = after[-1] * 0.985
-    label(axes, (end, 0.25), Text("slope 0.01 (leaky)", "斜率 0.01（带泄漏）").of(lang), color=BLUE, align="right")
+    label(axes, (wreck + 0.02 * end, 0.87), Text("slope 0.01 (leaky)", "斜率 0.01（带泄漏）").of(lang), color=BLUE)
     label(axes, (end, 0.04), Text("slope 0 (ReLU)", "斜率 0（ReLU）").of(lang), color=VERMILION, align="right")
 
 
