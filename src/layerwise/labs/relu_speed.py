@@ -74,9 +74,9 @@ def race(activation: str, rate: float, data: Parts, *, plan: Plan, seed: int) ->
         net = mlp(features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation)
     losses, taken, spent = [metrics(net, data.task, data.train)["loss"]], 0, 0.0
     epochs = math.ceil(plan.steps * BATCH / len(data.train))
-    began = time.perf_counter()
+    began, options = time.perf_counter(), BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
-        for _ in learn(net, data.task, data.train, options=BackpropOptions(optimizer="sgd", lr=rate), epochs=epochs, batch=BATCH, seed=seed):
+        for _ in learn(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
             taken += 1
             if taken % plan.every:
                 continue
@@ -217,3 +217,47 @@ def _curves(axes: Axes, races: Races, rates: Mapping[str, float], plan: Plan, la
     axes.set_xlabel(Text("steps", "步数").of(lang))
     for place, part in enumerate(("sigmoid", "tanh", "relu")):
         label(axes, (last * 0.99, high / 1.25 / 1.3**place), SHOWN[part], color=COLORS[part], align="right")
+
+
+LAB = Lab(
+    name="relu-speed",
+    claim_id="C28",
+    title=Text("ReLU trains faster than sigmoid and tanh", "ReLU 比 sigmoid 与 tanh 训练得更快"),
+    claim=Text(
+        "A network of ReLU units comes to a small training loss in fewer steps than the same network of sigmoid or tanh units.",
+        "由 ReLU 单元构成的网络，比同样结构的 sigmoid 或 tanh 网络以更少的步数达到小的训练损失。",
+    ),
+    formula=Text(
+        "sigmoid f′ ≤ ¼,  tanh f′ ≤ 1,  ReLU f′ ∈ {0, 1}      steps(f) = min over η of the steps to the target loss",
+        "sigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}      步数(f) = 在各 η 中到达目标损失所需的最少步数",
+    ),
+    method=Text(
+        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} units learn real pictures (scikit-learn's digits to a "
+        f"training loss of 0.1; fashion-mnist to 0.4 in the full form) by plain gradient descent, batches of {BATCH}. Each activation "
+        "has the weights made for it (Glorot's for sigmoid and tanh, He's for ReLU) and, as in Krizhevsky's comparison, the step "
+        "size that suits it best: of the series, the one that arrives soonest. A dash: no seed arrived; >: some did not. Time a step "
+        "is shown but does not decide. Series, target and bound were fixed before the verdict was looked at.",
+        f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个单元，学习真实图像（scikit-learn 的 digits，训练损失降到 0.1；"
+        f"完整形式用 fashion-mnist，降到 0.4），普通梯度下降，批量 {BATCH}。每种激活都用为其设计的初始权重（sigmoid 与 tanh "
+        "用 Glorot，ReLU 用 He），并且如 Krizhevsky 的比较那样，各用最适合自己的步长，即所列步长中最早到达者。"
+        "短横：无一种子到达；>：部分未到达。每步用时仅供参考，不参与判定。步长、目标与界限在查看判定结果之前确定。",
+    ),
+    margin=Text(
+        "log₂ of the steps of the faster rival over ReLU's, each with its best step size; 1 means twice as many",
+        "较快的对手所需步数与 ReLU 之比的 log₂，各用最佳步长；1 表示两倍",
+    ),
+    held=Text(
+        "ReLU arrives first, even where each rival has the step size that suits it best.",
+        "即使各对手都用最适合自己的步长，ReLU 仍最先到达。",
+    ),
+    refuted=Text(
+        "As it stands the claim did not hold here. Read the checks: sigmoid is several times slower, whatever its step size. "
+        "Tanh is not: with the same small step ReLU is ahead of it, but tanh bears larger steps, and with its best one it arrives as "
+        "soon. A network this small and shallow gives ReLU no lead over a well-tuned tanh; Krizhevsky's sixfold one was measured on a "
+        "convolutional network of four layers on CIFAR-10, which this lab does not repeat.",
+        "论断按原文在此不成立。请看各项检查：无论步长多大，sigmoid 都慢数倍；tanh 却不然：步长同样小时 ReLU 领先，"
+        "但 tanh 经得起更大的步长，用其最佳步长时到达得一样早。在这样小而浅的网络上，ReLU 对调好步长的 tanh 没有优势；"
+        "Krizhevsky 的六倍优势是在 CIFAR-10 上的四层卷积网络中测得的，本实验没有重复它。",
+    ),
+    experiment=measure,
+)
