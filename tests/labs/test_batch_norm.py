@@ -47,7 +47,9 @@ def test_the_neurons_receive_what_the_formula_says() -> None:
         assert isinstance(linear, nn.Linear)
         assert isinstance(norm, nn.BatchNorm1d)
         w, b, gamma, beta, mu, var = (
-            t.detach().numpy() for t in (linear.weight, linear.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None
+            t.detach().numpy()
+            for t in (linear.weight, linear.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            if t is not None
         )
         by_hand = gamma * (a @ w.T + b - mu) / np.sqrt(var + norm.eps) + beta
         assert np.allclose(z.numpy(), by_hand)
