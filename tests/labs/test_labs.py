@@ -23,7 +23,7 @@ from layerwise.labs.base import run as run_
 from layerwise.labs.describing import WIDTH, grid, width, wrapped
 from layerwise.labs.figures import save_svg
 
-REFUTED = {"relu-speed", "weight-sharing"}  # claims that do not hold as they stand when they are rerun; the lab's own test says in which part
+REFUTED = {"relu-speed", "weight-sharing"}  # claims that did not hold as they stand; the labs' own tests say in which part
 CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -251,7 +251,8 @@ LAB = Lab(
         f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个 ReLU 单元，学习真实图像（scikit-learn 的 digits；完整形式用 "
         f"fashion-mnist），普通梯度下降，批量 {BATCH}，从同样的权重出发，用与不用批归一化各一次。训练准确率达到 {LEARNED:.0%} "
         f"即算该步长 η 可行。在测试样本上考察神经元：用滑动统计量，并经过 γ 与 β，即激活函数实际收到的输入；"
-        f"接近 (0, 1)：|均值| < {SHIFT:g}，标准差在 {1 / SPREAD:g} 与 {SPREAD:g} 之间。步长不可行时不列神经元数据。界限在首次运行之前确定。",
+        f"接近 (0, 1)：|均值| < {SHIFT:g}，标准差在 {1 / SPREAD:g} 与 {SPREAD:g} 之间。步长不可行时不列神经元数据。"
+        "界限在首次运行之前确定。",
     ),
     margin=Text(
         "log₁₀ of the largest step size that trains with batch norm over the largest without, half a decade being one place of the series",

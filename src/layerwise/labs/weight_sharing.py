@@ -19,9 +19,8 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
-from layerwise.figures.svg import MUTED
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, ORANGE, SIZE, VERMILION, headline, label
+from layerwise.labs.figures import BLUE, ORANGE, SIZE, VERMILION, headline
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
@@ -96,8 +95,8 @@ class LocalConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (N, C, H, W) to maps (N, O, H, W)."""
         patches = F.unfold(x, self.kernel, padding=self.border)  # (N, C·k², P)
-        z = torch.einsum("nfp,pof->nop", patches, self.weight) + self.bias
-        return z.unflatten(2, self.size)
+        z: Tensor = torch.bmm(patches.permute(2, 0, 1), self.weight.mT).permute(1, 2, 0) + self.bias  # (N, O, P)
+        return z.reshape(len(x), -1, *self.size)
 
 
 def network(kind: str, inputs: Tensor, outputs: int, seed: int) -> nn.Module:
