@@ -23,6 +23,7 @@ from layerwise.labs.base import run as run_
 from layerwise.labs.describing import WIDTH, grid, width, wrapped
 from layerwise.labs.figures import save_svg
 
+REFUTED = {"relu-speed", "weight-sharing"}  # claims that did not hold as they stand; the labs' own tests say in which part
 CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -35,10 +36,11 @@ def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_each_lab_holds_in_its_short_form(result: labs.Result) -> None:
-    assert result.held, labs.describe(result)
-    assert result.seeds >= 3
     low, high = result.interval
-    assert result.findings.bound < low <= result.margin <= high
+    assert result.held is (result.name not in REFUTED), labs.describe(result)
+    assert result.seeds >= 3
+    assert low <= result.margin <= high
+    assert not result.held or result.findings.bound < low
     assert result.lab.name in labs.names()
     assert re.fullmatch(r"C\d\d", result.claim)
 
@@ -57,7 +59,7 @@ def test_each_lab_speaks_both_languages(result: labs.Result) -> None:
 def test_each_lab_answers_as_the_contract_says(result: labs.Result) -> None:
     found: dict[str, Any] = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert {"name", "claim", "held", "margin", "seconds", "figure"} <= found.keys()
-    assert found["held"] is True
+    assert found["held"] is result.held
     assert found["interval"] == list(result.interval)
     assert len(found["margins"]) == found["seeds"]
     assert all(len(row) == len(found["table"]["columns"]) for row in found["table"]["rows"])
@@ -81,7 +83,8 @@ def test_each_figure_is_svg_with_text(result: labs.Result) -> None:
 def test_each_result_is_told_within_the_terminal(result: labs.Result, lang: labs.Lang) -> None:
     told = labs.describe(result, lang)
     assert result.lab.title.of(lang) in told
-    assert ("held. Margin" in told) if lang == "en" else ("成立。裕量" in told)
+    word = {"en": ("held. Margin", "did not hold. Margin"), "zh": ("成立。裕量", "不成立。裕量")}[lang][not result.held]
+    assert word in told.replace("\n  ", " " if lang == "en" else "")
     prose = [line for line in told.split("\n") if "  ──" not in line]
     assert max(width(line) for line in prose) <= WIDTH + 12
 

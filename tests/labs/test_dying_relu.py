@@ -1,0 +1,88 @@
+"""C08: dead is what the gradient says it is, and the verdict flips when nothing is flat or no step is large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from layerwise.labs import base
+from layerwise.labs import dying_relu as lab
+from layerwise.labs.training import learn, parts
+from layerwise.train.loop import Event
+
+SMALL = lab.Plan("digits", 3, (lab.USUAL, lab.LARGE, lab.HUGE), 2, 2)
+
+
+@pytest.mark.parametrize("activation", ["leaky-relu", "softplus"])
+def test_with_a_slope_everywhere_no_unit_dies(activation: str) -> None:
+    found = lab.measure("quick", activation=activation, plan=SMALL)
+    assert not base.verdict(found)
+    assert found.margins == (0, 0, 0)
+
+
+def test_with_small_steps_no_unit_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "LARGE", 0.01)
+    found = lab.measure("quick", plan=replace(SMALL, rates=(0.01, lab.USUAL, lab.HUGE)))
+    assert not base.verdict(found)
+    assert max(found.margins) < lab.FEW
+
+
+def test_dead_units_are_those_without_a_gradient() -> None:
+    """The oracle: each example's gradient by hand, ∂L/∂w_h = (softmax(z₂) − onehot)·v_h · [z_h > 0] · x, in a loop in float64."""
+    data = parts("digits", seed=1)
+    net = lab.network(64, 10, activation="relu", seed=1)
+    lab.live(net, data, rate=lab.LARGE, epochs=1, seed=1)
+    net.double()
+    x, y = data.train.inputs.flatten(1).double(), data.train.targets
+    assert y is not None
+    first, last = net[1], net[3]
+    reached = torch.zeros(lab.HIDDEN, dtype=torch.bool)
+    with torch.no_grad():
+        for row, answer in zip(x, y, strict=True):
+            z = first.weight @ row + first.bias  # type: ignore[operator]
+            p = (last.weight @ z.clamp_min(0) + last.bias).softmax(0)  # type: ignore[operator]
+            p[answer] -= 1
+            delta = (last.weight.T @ p) * (z > 0)  # type: ignore[operator]
+            reached |= delta != 0
+    found = lab.dead(net, x)
+    assert 0 < int(found.sum()) < lab.HIDDEN
+    assert torch.equal(found, ~reached)
+
+
+def test_a_network_of_dead_units_does_not_move() -> None:
+    data = parts("digits", seed=0)
+    leaky, relu = (lab.network(64, 10, activation=name, seed=0) for name in ("leaky-relu", "relu"))
+    for net in (leaky, relu):
+        with torch.no_grad():
+            net[1].bias.fill_(-100)  # type: ignore[union-attr, operator]
+    assert not lab.dead(leaky, data.train.inputs).any()
+    life = lab.live(relu, data, rate=1.0, epochs=2, seed=0)
+    assert life.dead == (1, 1, 1)
+    assert (life.returned, life.moved, life.off) == (0, 0, 1)
+
+
+def test_units_that_are_woken_or_moved_do_not_count_as_dead_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sabotage: a learner that pushes the biases after each step, as weights below or momentum would."""
+
+    def pushed(net: Any, *args: Any, **more: Any) -> Iterator[Event]:
+        for event in learn(net, *args, **more):
+            with torch.no_grad():
+                net[1].bias.add_(0.02)
+            yield event
+
+    monkeypatch.setattr(lab, "learn", pushed)
+    found = lab.measure("quick", plan=replace(SMALL, seeds=2))
+    assert not base.verdict(found)
+    assert not found.checks[0].passed
+
+
+def test_a_training_that_breaks_off_keeps_its_length() -> None:
+    data = parts("digits", seed=0)
+    net = lab.network(64, 10, activation="linear", seed=0)
+    life = lab.live(net, data, rate=1e6, epochs=3, seed=0)
+    assert len(life.dead) == len(life.accuracy) == 4
+    assert life.dead == (0, 0, 0, 0)
