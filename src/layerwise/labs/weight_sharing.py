@@ -62,7 +62,7 @@ class Plan:
 
 
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan("digits", 600, 3, 6, 1),
+    "quick": Plan("digits", 500, 3, 5, 1),
     "normal": Plan("digits", 0, 10, 15, 1),
     "full": Plan("fashion-mnist", 10_000, 5, 4, 2),
 }
@@ -253,7 +253,7 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
     figure = Figure(figsize=SIZE)
     headline(
         figure,
-        Text("Sharing saves weights by the thousand, but is no shield by itself", "权值共享省下千倍权重，但本身不是护身符"),
+        Text("Sharing saves weights by the thousand, but is no shield", "权值共享省下千倍权重，但本身不是护身符"),
         Text(
             f"Trained on pictures as they are ({plan.data}), tested on moved ones; {plan.seeds} seeds. Bands: all seeds.",
             f"用原样图像训练（{plan.data}），在移动过的图像上测试；{plan.seeds} 个种子。色带：所有种子。",
