@@ -56,7 +56,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``checkpoint_seconds`` between saves inside an epoch (every epoch saves too; 0 switches both off); ``log_every`` steps a line
     in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a data set may take as
-    tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent rank counts as lost.
+    tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent rank counts as lost;
+    ``tensorboard`` writes the log as event files too, into the run's folder of that name.
     """
 
     seed: int = 0
@@ -71,6 +72,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: int = 0
     timeout: float = 300.0
     deterministic: bool = False
+    tensorboard: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

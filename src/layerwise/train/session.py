@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
 from layerwise.train.resolve import Plan
 from layerwise.train.signals import Stop
+from layerwise.train.trackers import Guarded, TensorBoard
 
 
 class Session:
@@ -48,6 +50,7 @@ class Session:
         self.serial = 0
         self.notes: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
+        self.trackers: list[Guarded] = []
         self.spent = 0.0
         self.steps = self.examples = 0
         self.pending: Checkpoint | None = None  # the best weights, until the next save writes them
@@ -71,6 +74,9 @@ class Session:
             start = self._take_up(resumed)
         elif self.world.first:
             self.directory.cut_metrics(0)  # an attempt that was killed before its first checkpoint may have left lines
+        if self.options.tensorboard and self.world.first:
+            make = partial(TensorBoard, self.directory.path / "tensorboard", step=self.steps)
+            self.trackers.append(Guarded("tensorboard", make, say=self.display.say))
         for number in range(start.stage, len(self.plan.recipe.stages)):
             begin = start if number == start.stage else Cursor(number)
             self._stage(number, begin, resumed if number == start.stage else None)
@@ -97,7 +103,10 @@ class Session:
         self.history = info["history"]
         if self.world.first:
             self.directory.cut_metrics(info["metrics_bytes"])
-        return Cursor(*info["cursor"])
+        cursor = Cursor(*info["cursor"])
+        batch = self.plan.recipe.stages[cursor.stage].batch
+        old = info.get("batch", batch)  # positions count batches: with another size the same example is elsewhere
+        return cursor._replace(position=cursor.position * old // batch)
 
     def _stage(self, number: int, start: Cursor, resumed: Checkpoint | None) -> None:
         """Train one stage, then put its best weights into the model."""
@@ -253,6 +262,8 @@ class Session:
             self.display.say(f"{stage.name}  epoch {cursor.epoch}/{stage.epochs}  {numbers({**train, **metrics})}")
         if self.world.first:
             self.directory.append_metrics(row)
+            for tracker in self.trackers:
+                tracker.write(row)
 
     def seconds(self) -> float:
         """Return the seconds of training so far, earlier sittings included."""
@@ -306,6 +317,7 @@ class Session:
             state = {f"rank{r}.{n}": t for r, tensors in enumerate(ranks) for n, t in tensors.items()}
         info = {
             "cursor": list(cursor),
+            "batch": self.plan.recipe.stages[cursor.stage].batch,
             "stage_over": stage_over,
             "serial": self.serial,
             "best": asdict(self.best),

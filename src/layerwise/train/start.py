@@ -16,12 +16,13 @@ import torch
 from layerwise import __version__, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
-from layerwise.errors import TrainingError, UsageError
+from layerwise.errors import UsageError
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import FORMAT, Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
+from layerwise.train.memory import out_of_memory, ran_out, rescaled
 from layerwise.train.progress import Display
 from layerwise.train.resolve import Plan, Request, plan
 from layerwise.train.session import Session
@@ -60,6 +61,7 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         for note in made.splits.notes:
             display.say(note)
         path = place(request, made)
+        made = _same_pieces(path, request, made, display=display)
         world.barrier()  # every rank has looked for a free name before the first one takes it
         directory, found = _opened(path, request, made, world=world, display=display)
         if not world.first:
@@ -84,6 +86,17 @@ def place(request: Request, made: Plan) -> Path:
     numbers = [int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))]
     newest = max(numbers, default=0)
     return Path("runs") / f"{stem}-{max(newest, 1) if request.resume else newest + 1}"
+
+
+def _same_pieces(path: Path, request: Request, made: Plan, *, display: Display) -> Plan:
+    """Return the plan with accumulation rescaled where a resume changes the batch (F20)."""
+    if not (request.resume and request.allow_changes and (path / "run.json").exists()):
+        return made
+    before = recipe.from_toml(RunDirectory.open(path).read("recipe.toml"), str(path))
+    made, told = rescaled(made, before)
+    for note in told:
+        display.say(note)
+    return made
 
 
 def _opened(
@@ -171,20 +184,17 @@ def _session(
         set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # exact only with the same threads and routes
     feed = Feed(world, flags.dtype(options.precision), set_flags, streams, options.timeout)
     with flags.applied(set_flags), caught() as stop:
-        session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
-        if made.recipe.weights and found is None:
-            load(session.model, Path(made.recipe.weights))
         try:
+            session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
+            if made.recipe.weights and found is None:
+                load(session.model, Path(made.recipe.weights))
             metrics = session.run(found)
         except NonFiniteLoss as error:
             session.failed(error)
             raise
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{world.device} has no memory left for batches of {[s.batch for s in made.recipe.stages]}",
-                do="use a smaller --batch, or set rule.accumulate=4 for the same result in smaller pieces",
-            ) from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if ran_out(error):
+                raise out_of_memory(made, world.device) from error
             if set_flags.workers and worker_lost(error):
                 raise lost_worker(error) from error
             raise
