@@ -70,8 +70,8 @@ def mlp(
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 
-    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer;
-    biases at 0.
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh, softmax and the last
+    layer; biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features
@@ -86,7 +86,7 @@ def mlp(
     layers.append(nn.Linear(width, outputs))
     *inner, last = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in inner:
-        if activation in ("sigmoid", "tanh", "linear"):
+        if activation in ("sigmoid", "tanh", "softmax", "linear"):
             nn.init.xavier_uniform_(layer.weight)
         else:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
