@@ -92,13 +92,13 @@ def gradients(model: nn.Module, task: Task, batch: Batch) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_written_out_chain_rule_equals_finite_differences(activation: str) -> None:
+def test_chain_rule_equals_finite_differences(activation: str) -> None:
     torch.manual_seed(3)
     task, source = task_of("classes"), rows("classes")
     model = mlp(features=4, outputs=3, hidden=(5, 4), activation=activation, dropout=0.3).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)  # biases too: at z = 0 relu has a kink and no difference quotient
-    assert explains(model)
+    assert explains(model) is (activation != "prelu")  # whose slope is a weight: autograd's
     batch = batch_of(task, source)
     mine, naive = gradients(model, task, batch), differences(model, task, batch)
     assert mine.keys() == naive.keys()

@@ -34,7 +34,7 @@ OTHER = f"try a mirror: --mirror URL, or {MIRROR} in the environment"
 Advance = Callable[[str, int], None]  # the file's name, and how many of its bytes are here
 
 
-class Lost(Exception):  # noqa: N818 - not for users: it is tried again, and becomes a DataError in the end
+class Lost(Exception):
     """The connection broke off, or the server was not able to answer now."""
 
 
@@ -188,7 +188,7 @@ def _open(file: File, url: str, held: int, timeout: float) -> Any:
     if held:
         headers["Range"] = f"bytes={held}-"
     try:
-        return urlopen(Request(url, headers=headers), timeout=timeout)  # noqa: S310 - schemes are checked
+        return urlopen(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         with error:
             if error.code == 416:  # the server's file is no longer than the part: begin again

@@ -41,6 +41,16 @@ def leaky_relu(z: Tensor) -> Tensor:
     return F.leaky_relu(z)
 
 
+def prelu(z: Tensor, slope: Tensor | float = 0.25) -> Tensor:
+    """Return max(0, z) + a·min(0, z), the slope a learned (He et al., 2015), any shape.
+
+    Args:
+        z: any shape.
+        slope: a: a number, or a tensor that broadcasts over z. ∂f/∂a = min(0, z). The paper starts it at ¼.
+    """
+    return torch.where(z > 0, z, slope * z)
+
+
 def elu(z: Tensor) -> Tensor:
     """Return z for z > 0, else eᶻ − 1 (Clevert et al., 2015), any shape."""
     return F.elu(z)
@@ -66,6 +76,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "leaky_relu": leaky_relu,
     "linear": linear,
+    "prelu": prelu,
     "relu": relu,
     "sigmoid": sigmoid,
     "silu": silu,
@@ -86,12 +97,17 @@ def derivative(name: str, z: Tensor) -> Tensor:
     """Return f′(z), elementwise in closed form (E12), any shape; at a kink, what torch's gradient takes.
 
     σ′ = σ(1−σ); tanh′ = 1 − tanh²; ReLU′ = [z > 0]; gelu′ = Φ(z) + zφ(z); silu′ = σ(1 + z(1−σ));
-    softplus′ = σ; φ, Φ: the normal density and distribution function. Softmax is no elementwise function
-    (its derivative is a Jacobian) and is refused.
+    softplus′ = σ; φ, Φ: the normal density and distribution function; prelu′ is that of slope ¼, where learning starts.
+    Softmax is no elementwise function (its derivative is a Jacobian, see `softmax_pullback`) and is refused.
     """
     if name not in DERIVATIVES:
         raise unknown("elementwise activation", name, DERIVATIVES)
     return DERIVATIVES[name](z)
+
+
+def softmax_pullback(y: Tensor, gradient: Tensor) -> Tensor:
+    """Return ∂L/∂z from ∂L/∂y for y = softmax(z) (E12): zᵢ gets yᵢ(gᵢ − Σⱼ gⱼyⱼ), for ∂yⱼ/∂zᵢ = yⱼ([i=j] − yᵢ); both (…, K)."""
+    return y * (gradient - (gradient * y).sum(-1, keepdim=True))
 
 
 def _gelu_slope(z: Tensor) -> Tensor:
@@ -111,6 +127,7 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": _gelu_slope,
     "leaky_relu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.01)),
     "linear": torch.ones_like,
+    "prelu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.25)),
     "relu": lambda z: (z > 0).to(z.dtype),
     "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
     "silu": _silu_slope,

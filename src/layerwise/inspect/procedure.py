@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerwise.data.loader import Batch
-from layerwise.functional.activations import derivative
+from layerwise.functional.activations import derivative, softmax_pullback
 from layerwise.nn.activations import ACTIVATIONS
 from layerwise.runtime import draws
 from layerwise.tasks.base import Task
@@ -79,11 +79,14 @@ def run(model: nn.Module, task: Task, batch: Batch, *, lr: float) -> Procedure:
 
 
 def explains(model: nn.Module) -> bool:
-    """Whether this model's backward pass is written out here: linear layers and activations of standard form, in sequence."""
+    """Whether this model's backward pass is written out here: linear layers and activations of standard form, in sequence.
+
+    PReLU is left to autograd: it is a layer with a weight of its own.
+    """
 
     def known(module: nn.Module) -> bool:
         if type(module) in NAMES:  # another slope or an in-place form has another derivative, or loses z
-            return repr(module) == repr(ACTIVATIONS[NAMES[type(module)]]())
+            return type(module) is not nn.PReLU and repr(module) == repr(ACTIVATIONS[NAMES[type(module)]]())
         return type(module) in (nn.Linear, nn.Flatten, nn.Dropout)
 
     return isinstance(model, nn.Sequential) and any(type(m) is nn.Linear for m in model) and all(map(known, model))
@@ -132,7 +135,7 @@ def _feed_forward(model: nn.Module, task: Task, batch: Batch) -> tuple[list[Laye
     for layer in reversed(seen):
         delta = gradient
         for name, given in reversed(layer.after):
-            delta = delta * derivative(name.replace("-", "_"), given)  # ⊙ f′(z)
+            delta = _pulled_back(name, given, delta)  # ⊙ f′(z)
         grad_weight = delta.T @ layer.input  # ∂W = δᵀa, (H, D)
         has_bias = layer.linear.bias is not None
         grad_bias = delta.sum(0) if has_bias else None  # ∂b = Σₙ δₙ, (H,)
@@ -145,6 +148,13 @@ def _feed_forward(model: nn.Module, task: Task, batch: Batch) -> tuple[list[Laye
             )
         )  # fmt: skip
     return layers[::-1], outputs
+
+
+def _pulled_back(name: str, z: Tensor, gradient: Tensor) -> Tensor:
+    """Return ∂L/∂z from ∂L/∂a, a = f(z): times f′(z); for softmax, times its Jacobian."""
+    if name == "softmax":
+        return softmax_pullback(z.softmax(1), gradient)
+    return gradient * derivative(name.replace("-", "_"), z)
 
 
 def _forward(model: nn.Module, inputs: Tensor) -> list[_Seen]:

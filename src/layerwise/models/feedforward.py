@@ -77,8 +77,8 @@ def mlp(
 
     With ``embedded`` inputs are (N, features + K): the last K are numbers of categories, of which each has so many vectors.
 
-    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh and the last layer;
-    biases at 0.
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh, softmax and the last
+    layer; biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features
@@ -96,7 +96,7 @@ def mlp(
     layers.append(nn.Linear(width, outputs))
     *inner, last = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in inner:
-        if activation in ("sigmoid", "tanh", "linear"):
+        if activation in ("sigmoid", "tanh", "softmax", "linear"):
             nn.init.xavier_uniform_(layer.weight)
         else:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
