@@ -296,7 +296,7 @@ LAB = Lab(
     name="weight-sharing",
     claim_id="C13",
     title=Text(
-        "a convolution needs far fewer weights than a dense layer and is robust to small shifts and changes of scale",
+        "a convolution: far fewer weights than a dense layer, robust to small shifts and scale",
         "卷积所需权重远少于全连接层，且对小的平移与缩放稳健",
     ),
     claim=Text(
