@@ -1,0 +1,126 @@
+"""The view ``receptive-field``: which pixels the units of each layer can depend on (S12, E16), in numbers and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from layerwise import catalog
+from layerwise.errors import UsageError
+from layerwise.figures.charts import drawn
+from layerwise.figures.svg import INK, MUTED, SERIES
+from layerwise.inspect.base import Json, Target, View, save, table
+from layerwise.inspect.fields import Seen, follow
+from layerwise.inspect.summary import input_shape
+
+HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("field", "感受野"), ("jump", "步距"), ("start", "起点"))
+SHOWN = ("Conv", "Pool", "Linear")  # what changes a field, by type
+
+
+def view(target: Target, *, out: Path | None) -> View:
+    """Return each layer's receptive field, jump (stride in the picture) and start. Writes ``receptive-field.svg``.
+
+    Raises `UsageError` for a network without convolutions, and for a transposed convolution.
+    """
+    arguments = dict(target.arguments) or dict(target.card.size)
+    if target.run is not None:
+        arguments = dict(target.run.info()["model"]["arguments"])
+    model = target.model if target.model is not None else _built(target, arguments)
+    shape = input_shape(target, arguments)
+    if len(shape) != 3 or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        raise UsageError(
+            f"{target.card.name} has no convolutions, so each of its units sees the whole input",
+            expected="a convolutional network", received=target.card.name, do="try layerwise inspect lenet5 --what receptive-field",
+        )  # fmt: skip
+    rows = [row for row in follow(model, shape) if any(kind in row.type for kind in SHOWN)]
+    data = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
+    return View("receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data)))
+
+
+def _built(target: Target, arguments: Json) -> nn.Module:
+    """Build a card's model without memory."""
+    with torch.device("meta"):
+        model: nn.Module = catalog.builder(target.card)(**arguments)
+    return model
+
+
+def _json(row: Seen, shape: tuple[int, ...]) -> Json:
+    """Return a layer's field down and across: size, jump (0 for a dense layer), start, and what its middle unit sees."""
+    sides = row.output[2:] if len(row.output) == 4 else (1, 1)
+    middle = [f.at(n // 2, side) for f, n, side in zip(row.fields, sides, shape[1:], strict=True)]
+    return {
+        "name": row.name, "type": row.type, "output": list(row.output[1:]),
+        "field": [f.size for f in row.fields], "jump": [f.jump for f in row.fields],
+        "start": [f.start for f in row.fields], "first": [f.first for f in row.fields],
+        "middle": [list(ends) for ends in middle],
+    }  # fmt: skip
+
+
+def _written(target: Target, data: Json) -> str:
+    """Return the table for people: squares as one number."""
+
+    def short(pair: list[Any]) -> str:
+        down, across = (f"{v:g}" for v in pair)
+        return down if down == across else f"{down}×{across}"
+
+    say, height, width = target.say, data["input"][1], data["input"][2]
+    rows = [
+        [la["name"], la["type"], "×".join(map(str, la["output"])), short(la["field"]), short(la["jump"]), short(la["start"])]
+        for la in data["layers"]
+    ]
+    head = [say(*pair) for pair in HEADER]
+    return "\n".join(
+        [
+            say(
+                f"{data['model']}: pixels of a {height}×{width} picture that one unit can depend on",
+                f"{data['model']}：单个单元所能依赖的像素范围，图片为 {height}×{width}",
+            ),
+            "",
+            table(head, rows, right=frozenset({3, 4, 5})),
+            "",
+            say(
+                "field: side in pixels, border included. jump: pixels between neighbouring units' fields (0: a dense layer).\n"
+                "start: centre of the first unit's field; the first pixel is 0.",
+                "感受野：边长（像素，含边框填充）。步距：相邻单元感受野之间相隔的像素数（全连接层为 0）。\n"
+                "起点：首个单元感受野的中心，首个像素为 0。",
+            ),
+        ]
+    )
+
+
+def figure(target: Target, data: Json) -> str:
+    """Draw the field of every layer's middle unit in the picture, one square in the other, and its side by layer."""
+    layers = [la for la in data["layers"] if la["jump"] != [0, 0]]
+    _, height, width = data["input"]
+
+    def draw(axes: Any) -> None:
+        axes.add_patch(_square(0, 0, width, height, color=MUTED, fill=True))
+        for number, la in enumerate(layers):
+            (top, bottom), (left, right) = la["middle"]
+            color = SERIES[number % len(SERIES)]
+            axes.add_patch(_square(left, top, right - left + 1, bottom - top + 1, color=color, fill=False))
+        shown = layers if len(layers) <= 8 else [layers[i * (len(layers) - 1) // 7] for i in range(8)]
+        for la in shown:
+            number = layers.index(la)
+            name = f"{la['name']}  {la['field'][0]}×{la['field'][1]}"
+            axes.plot([], [], color=SERIES[number % len(SERIES)], linewidth=2.4, label=name)
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title=target.say("one unit sees", "单个单元所见"))
+        axes.set(xlim=(-1.5, width + 0.5), ylim=(height + 0.5, -1.5), aspect="equal")
+        axes.grid(False)
+        axes.set_xlabel(target.say("column, in pixels", "列（像素）"), color=INK)
+        axes.set_ylabel(target.say("row, in pixels", "行（像素）"), color=INK)
+        axes.set_title(target.say(f"{data['model']}: receptive fields", f"{data['model']}：感受野"), loc="left")
+
+    return drawn(draw, size=(7.2, 4.2))
+
+
+def _square(left: float, top: float, width: float, height: float, *, color: str, fill: bool) -> Any:
+    """Return a frame around pixels: the pixel i covers [i − ½, i + ½]."""
+    from matplotlib.patches import Rectangle
+
+    paint: dict[str, Any] = {"facecolor": color, "alpha": 0.15, "edgecolor": "none"} if fill else {"fill": False, "edgecolor": color}
+    paint["linewidth"] = 0 if fill else 2.2
+    return Rectangle((left - 0.5, top - 0.5), width, height, **paint)
