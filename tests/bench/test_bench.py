@@ -12,10 +12,10 @@ import pytest
 
 from layerwise import bench, catalog
 from layerwise.bench import base
-from layerwise.bench.base import Bound, Case, Measure, Quality, Row
+from layerwise.bench.base import Bound, Case, Quality, Row
 from layerwise.bench.cases.rbm import reconstruction_error
 from layerwise.bench.figures import difference, interval
-from layerwise.bench.process import BenchError
+from layerwise.bench.process import BenchError, Measure
 from layerwise.errors import UsageError
 from layerwise.train.resolve import Request, plan
 

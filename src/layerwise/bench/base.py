@@ -14,21 +14,12 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
 
-import msgspec
-
 from layerwise.bench.figures import Interval, difference, interval, versions
+from layerwise.bench.process import Measure, measure
 from layerwise.errors import UsageError
 
 Spec = dict[str, Any]
-Measured = dict[str, list["Measure"]]
-
-
-class Measure(msgspec.Struct, frozen=True):
-    """What one side measured once: ``value`` in the case's unit, the ``quality`` of what was learned, and what else to know."""
-
-    value: float
-    quality: dict[str, float] = {}
-    facts: dict[str, Any] = {}
+Measured = dict[str, list[Measure]]
 
 
 Side = Callable[[Spec], Measure]
@@ -133,8 +124,6 @@ def run(case: Case, *, runs: int, changes: Mapping[str, Any] | None = None, leas
         UsageError: for fewer than one run, or a change to a key that the spec does not have.
         BenchError: if a side fails or takes longer than the case's timeout.
     """
-    from layerwise.bench.process import measure
-
     if runs < 1:
         raise UsageError("a benchmark needs a run", expected="--runs 1 or more", received=str(runs))
     unasked = set(changes or {}) - set(case.spec)

@@ -9,8 +9,15 @@ from typing import Any
 
 import msgspec
 
-from layerwise.bench.base import Measure
 from layerwise.errors import LayerwiseError
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """What one side measured once: ``value`` in the case's unit, the ``quality`` of what was learned, and what else to know."""
+
+    value: float
+    quality: dict[str, float] = {}
+    facts: dict[str, Any] = {}
 
 
 class BenchError(LayerwiseError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerwise.bench.base import Bound, Case, Measure, Quality, Row, Spec
+from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.process import Measure
 
 
 def reached(model: str, spec: Spec, settings: Sequence[str] = ()) -> Measure:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from layerwise.bench.base import Case, Measure, Quality, Row, Spec
+from layerwise.bench.base import Case, Quality, Row, Spec
+from layerwise.bench.process import Measure
 
 
 def pretrained(spec: Spec) -> Measure:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from layerwise.bench.base import Bound, Case, Measure, Quality, Row, Spec
+from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.process import Measure
 
 LOG_EVERY = 50
 SETTINGS = ("stages.main.batch=64", "train.validate=false", "train.checkpoint_seconds=0", f"train.log_every={LOG_EVERY}")

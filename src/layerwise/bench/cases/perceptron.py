@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from layerwise.bench.base import Bound, Case, Measure, Quality, Row, Spec
+from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.process import Measure
 
 SETTINGS = ("task.scale='unit'", "train.validate=false", "train.log_every=10")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerwise.bench.base import Bound, Case, Measure, Quality, Row, Spec
+from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.process import Measure
 
 
 def settings(spec: Spec) -> tuple[str, ...]:

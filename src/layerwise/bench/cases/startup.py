@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerwise.bench.base import Bound, Case, Measure, Row, Spec
+from layerwise.bench.base import Bound, Case, Row, Spec
+from layerwise.bench.process import Measure
 
 LIMIT = 0.3
 
