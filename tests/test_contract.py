@@ -19,6 +19,7 @@ from layerwise.train.start import train
 
 CARDS = sorted(catalog.cards())
 LEARNING = [name for name in CARDS if catalog.find(name).rule]
+BATCH = {"hopfield": 2}  # of the ten patterns that it stores; the others learn from many examples
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
 
 
@@ -37,8 +38,8 @@ def fit(name: str, out: Path, **more: object) -> api.Run:
     card = catalog.find(name)
     given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size")}
     options = {**TINY, **{f"model.{k}": v for k, v in given.items()}}
-    data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn") else "digits"
-    keys = {"epochs": 2, "batch": 16, "seed": 3, **more}
+    data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
+    keys = {"epochs": 2, "batch": BATCH.get(name, 16), "seed": 3, **more}
     return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]
 
 

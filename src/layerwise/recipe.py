@@ -30,12 +30,10 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
     many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled set.
     ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one such
-    stage for each
-    of ``model.parts()``, named after them; ``parameters`` are shell-style patterns
-    over the names of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights,
-    empty for the
-    task's own; ``patience`` the epochs without a better one before the stage ends (0: never). ``augment`` is a table of the widest
-    changes that training pictures get (`layerwise.functional.augmentation`); empty for none.
+    stage for each of ``model.parts()``, named after them; ``parameters`` are shell-style patterns over the names of the model's
+    parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the task's own, ``last`` to keep
+    the last epoch's whatever validation says; ``patience`` the epochs without a better one before the stage ends (0: never).
+    ``augment`` is a table of the widest changes that training pictures get (`layerwise.functional.augmentation`); empty for none.
     """
 
     name: str = "main"

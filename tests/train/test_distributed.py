@@ -40,6 +40,13 @@ CASES = {
     "rbm": ["train", "rbm", "--data", "digits", "--epochs", "4", "--batch", "74", "--out", "rbm", *KEYS, "--set", "model.hidden=16"],
     "dbn": ["train", "dbn", "--data", "digits", "--epochs", "2", "--batch", "74", "--out", "dbn", *KEYS,
             "--set", "model.hidden=[12,8]"],
+    # 1259 digits in batches of 74 leave a last batch of one example: one rank's share is empty
+    "oja": ["train", "oja", "--data", "digits", "--epochs", "2", "--batch", "74", "--precision", "fp64", "--out", "oja", *KEYS,
+            "--set", "model.units=2"],
+    # three patterns a step for two ranks; the last step has one
+    "hopfield": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield", *KEYS],
+    "hopfield by hebb": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield-by-hebb", *KEYS,
+                         "--set", "rule.variant=hebb"],
     # a signal to one rank after 21 steps stops both; the next case goes on
     "cut": mlp("fp32", "cut"),
     "cut resumed": [*mlp("fp32", "cut"), "--resume"],
@@ -84,7 +91,7 @@ def test_both_ranks_end_with_the_same_weights_and_one_run(name: str, place: Path
     assert [p.name for p in (place / "runs").iterdir()] == ["perceptron-iris-1"]
 
 
-@pytest.mark.parametrize(("name", "error"), [("fp64", 1e-10), ("every step", 1e-10), ("fp32", 1e-4)])
+@pytest.mark.parametrize(("name", "error"), [("fp64", 1e-10), ("every step", 1e-10), ("fp32", 1e-4), ("oja", 1e-10)])
 def test_losses_are_those_of_one_process(name: str, error: float, place: Path, tmp_path: Path) -> None:
     child = Child(CASES[name], tmp_path)
     assert child.wait() == 0, child.stderr
@@ -100,10 +107,21 @@ def test_losses_are_those_of_one_process(name: str, error: float, place: Path, t
     assert max(float((a[n] - b[n]).abs().max()) for n in a) <= 100 * error
 
 
+@pytest.mark.parametrize("name", ["hopfield", "hopfield by hebb"])
+def test_patterns_are_stored_as_by_one_process(name: str, place: Path, tmp_path: Path) -> None:
+    """Whole numbers in the one rule, the same order of patterns in the other: not one bit differs."""
+    child = Child(CASES[name], tmp_path)
+    assert child.wait() == 0, child.stderr
+    a, b = weights(tmp_path / path(name)), weights(place / path(name))
+    assert float(a["weight"].abs().max()) > 0
+    assert torch.equal(a["weight"], b["weight"])
+
+
 @pytest.mark.parametrize(("name", "metric", "better"), [
     ("fp32", "val/accuracy", 1),
     ("perceptron", "val/accuracy", 1),
-    ("rbm", "val/mse", -1)
+    ("rbm", "val/mse", -1),
+    ("oja", "val/mse", -1),
 ])
 def test_training_improves(name: str, metric: str, better: int, place: Path) -> None:
     found = [better * row[metric] for row in rows(place / path(name)) if metric in row]

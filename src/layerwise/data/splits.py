@@ -10,6 +10,7 @@ from layerwise.runtime import draws
 
 VAL, TEST = 0.15, 0.15
 VAL_OF_TRAINING = 0.1
+OFF = 0.05  # how far a drawn subset's size may be off by rounding within classes
 
 
 def partition(targets: Array | None, count: int, fractions: tuple[float, ...], seed: int) -> list[Array]:
@@ -106,8 +107,27 @@ def split(
 
 
 def take(source: Source, count: int, seed: int) -> Source:
-    """Return ``count`` examples drawn once with the seed, each class with its share: the named labelled subset."""
+    """Return ``count`` examples drawn once with the seed, each class with its share: the named labelled subset.
+
+    Shares are rounded by class, so that there may be a few more or less; where that would be off by over a twentieth (few examples for
+    the number of classes), so many are drawn exactly, some classes with one more than others.
+    """
     if count <= 0 or count >= len(source):
         return source
-    kept = partition(classes_of(source), len(source), (count / len(source),), seed)[1]
+    classes = classes_of(source)
+    kept = partition(classes, len(source), (count / len(source),), seed)[1]
+    if classes is not None and abs(len(kept) - count) > OFF * count:
+        kept = exactly(classes, count, seed)
     return subset(source, kept)
+
+
+def exactly(targets: Array, count: int, seed: int) -> Array:
+    """Return ``count`` indices, sorted: each class its share rounded down, and one more for the largest remainders (Hamilton)."""
+    rng = draws.numpy_generator("split", seed)
+    groups = [rng.permutation(np.flatnonzero(targets == c)) for c in np.unique(targets)]
+    shares = np.array([len(group) for group in groups]) * (count / len(targets))
+    sizes = np.floor(shares).astype(np.int64)
+    order = rng.permutation(len(groups))  # of equal remainders the seed picks
+    first = order[np.argsort(sizes[order] - shares[order], kind="stable")][: count - int(sizes.sum())]
+    sizes[first] += 1
+    return np.sort(np.concatenate([group[:size] for group, size in zip(groups, sizes, strict=True)]))

@@ -13,6 +13,8 @@ from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Goal, Task
 from layerwise.train.loop import Event
 
+LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
+
 
 @dataclass
 class Best:
@@ -84,7 +86,7 @@ class Window:
 
 def goal_of(stage: Stage, task: Task) -> Goal:
     """Return the metric that picks a stage's best weights."""
-    if not stage.monitor:
+    if stage.monitor in ("", LAST):
         return task.goal
     name = stage.monitor.removeprefix("val/")
     return Goal(name, name in ("accuracy", "balanced-accuracy", "r2"))

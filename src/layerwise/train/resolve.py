@@ -24,6 +24,7 @@ from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.encoding import InputOptions
+from layerwise.train.records import LAST
 
 SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count
 
@@ -168,6 +169,11 @@ def _resolved(
                 f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch}",
                 expected="epochs of 0 or more, a batch of 1 or more",
             )
+        if stage.monitor == LAST and stage.patience:
+            raise UsageError(
+                f"stage '{stage.name}' keeps its last weights, so no epoch is better than another and patience waits for nothing",
+                expected="stage.patience = 0 where monitor is last", received=f"patience {stage.patience}",
+            )  # fmt: skip
         changes = augmentation.resolved(stage.augment, stage_task.inputs, f"stage '{stage.name}'")
         stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)

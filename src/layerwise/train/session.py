@@ -28,7 +28,7 @@ from layerwise.tasks.augmentation import augmented
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
-from layerwise.train.records import Best, Window, goal_of, monitored
+from layerwise.train.records import LAST, Best, Window, goal_of, monitored
 from layerwise.train.resolve import Plan
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import Guarded, TensorBoard
@@ -207,7 +207,7 @@ class Session:
                 found = evaluate(part, task, self.feed.evaluation(self.plan.splits.val, task.collate), self.world).metrics
                 metrics = {f"val/{name}": value for name, value in found.items()}
                 value = monitored(metrics, goal)
-                improved = self.best.better(value, goal)
+                improved = stage.monitor == LAST or self.best.better(value, goal)
                 if improved:
                     self.best = Best(event.cursor.stage, value, event.cursor.epoch, 0)
                     self._keep_best(event.cursor, rule)
