@@ -18,6 +18,9 @@ Array = NDArray[Any]
 Kind = Literal["image", "row"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
+TASKS_FOR: dict[Target, tuple[str, ...]] = {
+    "class": ("classification",), "number": ("regression",), "either": ("classification", "regression"), "none": (),
+}  # fmt: skip
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -55,6 +55,11 @@ def no_classes(source: Source) -> DataError:
     )
 
 
+def counted(found: Array, classes: int) -> Array:
+    """Return how many of the labels (N,) are each class's, (K,)."""
+    return np.bincount(found.astype(np.int64), minlength=classes)
+
+
 def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
     """Return a note on classes of which the rarest has less than half of the commonest's examples, the commonest first."""
     order = [int(at) for at in np.argsort(-counts, kind="stable") if counts[at]]
@@ -218,8 +223,7 @@ class Classification(Task):
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return each class's share of the training part, if the rarest has less than half of the commonest's examples."""
         found = labels(source)
-        counts = np.bincount(() if found is None else found.astype(np.int64), minlength=len(self.classes))
-        return uneven(self.classes, counts)
+        return () if found is None else uneven(self.classes, counted(found, len(self.classes)))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the rest)."""
