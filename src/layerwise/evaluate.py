@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,34 @@ from layerwise import recipe
 from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
-from layerwise.data.source import SPLITS, Source
+from layerwise.data.source import SPLITS, Source, Splits
 from layerwise.predict import evaluating, load
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
-from layerwise.tasks.base import Meter, Task
+from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
 
 
 class Evaluation(NamedTuple):
-    """A part's metrics, the meter they came from, and each example's outputs if they were asked for."""
+    """A part's metrics, the meter they came from, the tables of a full assessment, and each example's outputs if asked for."""
 
     metrics: dict[str, float]
     meter: Meter
+    details: dict[str, Any]
     outputs: Tensor | None
     losses: Tensor | None
 
 
-def evaluate(model: nn.Module, task: Task, batches: Batches, world: World, *, keep: bool = False) -> Evaluation:
-    """Run the model over all batches and return the task's metrics, merged over ranks.
+def evaluate(
+    model: nn.Module, task: Task, batches: Batches, world: World, *, full: bool = False, keep: bool = False
+) -> Evaluation:
+    """Run the model over all batches and return the task's metrics, merged over ranks; with ``full`` those of its assessment.
 
     With ``keep`` the outputs (N, …) and each example's loss (N,) are kept too, in the order of the source, for this rank's share.
     """
-    meter = task.meter()
+    def fresh() -> Assessment:
+        return task.assessment() if full else PlainAssessment(task.meter())
+
+    meter = fresh()
     outputs: list[Tensor] = []
     losses: list[Tensor] = []
     with evaluating(model, world.device):
@@ -48,20 +54,26 @@ def evaluate(model: nn.Module, task: Task, batches: Batches, world: World, *, ke
                 outputs.append(out.cpu())
                 losses.append(task.losses(out, batch).cpu())
     if world.size > 1:
-        merged = task.meter()
+        merged = fresh()
         for state in world.gather(meter.state()):
             merged.merge(state)
         meter = merged
-    kept = bool(outputs)
-    return Evaluation(meter.result(), meter, torch.cat(outputs) if kept else None, torch.cat(losses) if kept else None)
+    said, wrong = (torch.cat(parts) if parts else None for parts in (outputs, losses))
+    return Evaluation(meter.result(), meter, meter.details(), said, wrong)
+
+
+def adopted(splits: Splits, task: Task) -> Splits:
+    """Return the parts in the task's terms, as a run fingerprints them."""
+    return replace(splits, train=task.adopt(splits.train), val=task.adopt(splits.val), test=task.adopt(splits.test))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A part's name and metrics, and what was noticed on the way."""
+    """A part's name and metrics, the tables beside them (by class, confusion, calibration), and what was noticed on the way."""
 
     split: str
     metrics: dict[str, float]
+    details: dict[str, Any]
     notes: tuple[str, ...]
 
 
@@ -75,7 +87,7 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     splits = data_.open_data(options, seed=made.train.seed)
     notes = list(splits.notes)
-    if data is None and splits.fingerprint() != found.info["fingerprint"]:
+    if data is None and adopted(splits, found.task).fingerprint() != found.info["fingerprint"]:
         notes.append("these data have changed since the run was trained on them")
     chosen = split or ("test" if data is None else "all")
     parts = SPLITS if chosen == "all" else (chosen,)
@@ -88,9 +100,9 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
         device="cpu", precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
     )
     feed = Feed(World(device=device), dtype, settings, streams, made.train.timeout)
-    meter = found.task.meter()
+    meter = found.task.assessment()
     with flags.applied(settings):
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
-            meter.merge(evaluate(found.model, found.task, batches, feed.world).meter.state())
-    return Measured(chosen, meter.result(), tuple(notes))
+            meter.merge(evaluate(found.model, found.task, batches, feed.world, full=True).meter.state())
+    return Measured(chosen, meter.result(), meter.details(), tuple(notes))

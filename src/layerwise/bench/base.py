@@ -64,7 +64,8 @@ class Case:
     """What is measured, with what, beside whom.
 
     ``spec`` is told to every side, with the turn's ``seed``; ``least`` is the fewest turns that make sense; ``timeout`` the seconds
-    after which a side has failed; ``note`` what a reader of the numbers must know.
+    after which a side has failed; ``note`` what a reader of the numbers must know. ``paired``: in each turn all sides have the same
+    split, so that differences are taken turn by turn.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Case:
     average: Literal["median", "mean"] = "median"
     least: int = 1
     timeout: float = 3600.0
+    paired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dic
     others = found[row.theirs] if isinstance(row.theirs, str) else [Measure(row.theirs) for _ in mine]
     ours, theirs = middle([m.value for m in mine]), middle([m.value for m in others])
     ratio = ours / theirs
-    quality = {q.metric: compared(q, mine, others) for q in case.quality if isinstance(row.theirs, str)}
+    quality = {q.metric: compared(q, mine, others, paired=case.paired) for q in case.quality if isinstance(row.theirs, str)}
     good = all(quality[q.metric]["not_worse"] for q in case.quality if q.judged and q.metric in quality)
     bound = row.bound
     return Result(
@@ -178,10 +180,10 @@ def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dic
     )
 
 
-def compared(quality: Quality, mine: Sequence[Measure], others: Sequence[Measure]) -> dict[str, Any]:
-    """Return a metric of both sides with its intervals, and whether ours is not worse."""
+def compared(quality: Quality, mine: Sequence[Measure], others: Sequence[Measure], *, paired: bool = False) -> dict[str, Any]:
+    """Return a metric of both sides with its intervals, and whether ours is not worse. ``paired`` takes the difference turn by turn."""
     ours, theirs = ([m.quality[quality.metric] for m in side] for side in (mine, others))
-    gap = difference(ours, theirs)
+    gap = interval([a - b for a, b in zip(ours, theirs, strict=True)]) if paired else difference(ours, theirs)
     better = gap.mean >= 0 if quality.more_is_better else gap.mean <= 0
     return {
         "ours": _plain(interval(ours), ours),

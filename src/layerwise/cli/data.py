@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -10,26 +12,38 @@ from layerwise.cli.common import Json, put_json, put_table
 from layerwise.data import named
 from layerwise.errors import DataError, UsageError, unknown
 
+if TYPE_CHECKING:
+    from layerwise.data.source import Splits
+
+CLASSES = 20  # that are named
+
 
 def data_(
     name: str = "",
     *,
     get: Annotated[bool, Parameter(negative="")] = False,
     mirror: str = "",
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     json: Json = False,
 ) -> int:
-    """List the named data sets: what they are, their licence, and where they lie.
+    """List the named data sets: what they are, their licence, and where they lie; or show what a path of your own holds.
 
     Parameters
     ----------
     name
-        only this data set
+        only this data set; or a path, to see its parts, its columns and what training would be told of it
     get
         make sure that it is here: fetch what is not into the user's cache, checked, resumable
     mirror
         with --get: an address that has the files as MIRROR/NAME/FILE (default: LAYERWISE_MIRROR, else the sets' own)
+    set
+        with a path: how it is read, as in training (data.target=price); repeat it for more
     """
     sets = named.catalogue()
+    if name not in ("", *(one.name for one in sets)) and Path(name).expanduser().exists():
+        return _show(name, set or [], json=json)
+    if set:
+        raise UsageError("--set says how a path is read", expected="a path", received=name or "no name")
     if name and name not in [one.name for one in sets]:
         raise unknown("data set", name, [one.name for one in sets])
     sets = [one for one in sets if name in ("", one.name)]
@@ -62,6 +76,54 @@ def data_(
         ],
     )  # fmt: skip
     return 0
+
+
+def _show(source: str, settings: list[str], *, json: bool) -> int:
+    """Show what a path holds: parts, columns, notes. Nothing is written."""
+    from layerwise import recipe
+    from layerwise.data.open import Options, open_data
+    from layerwise.data.source import SPLITS, TASKS_FOR
+
+    table: dict[str, Any] = {"data": {"source": source}}
+    for setting in settings:
+        if not setting.startswith("data."):
+            raise UsageError(f"'{setting}' does not say how data are read", expected="--set data.KEY=VALUE")
+        recipe.assign(table, setting)
+    found = open_data(recipe.checked(Options, table["data"], where="[data]"), seed=0)
+    schema, parts = found.train.schema, {part: len(found.part(part)) for part in SPLITS}
+    tasks, notes = list(TASKS_FOR[schema.target]), [*found.notes, *_noticed(found)]
+    columns = [column._asdict() for column in found.columns]
+    if json:
+        one = {
+            "name": found.name, "tasks": tasks, "examples": sum(parts.values()), "licence": "", "present": True,
+            "path": source,
+        }  # fmt: skip
+        put_json(data=[one], parts=parts, classes=list(schema.classes), columns=columns, notes=notes)
+        return 0
+    for note in notes:
+        print(f"layerwise: {note}", file=sys.stderr)
+    if columns:
+        put_table(tuple(columns[0]), [tuple(column.values()) for column in columns])
+    print(f"parts\t{', '.join(f'{part} {count:,}' for part, count in parts.items())}")
+    print(f"tasks\t{', '.join(tasks)}")
+    if schema.classes:
+        print(f"classes\t{', '.join(schema.classes[:CLASSES])}{', …' if len(schema.classes) > CLASSES else ''}")
+    return 0
+
+
+def _noticed(found: Splits) -> tuple[str, ...]:
+    """Return what training would say of the parts: uneven classes, rows of one part in another."""
+    from layerwise.data.source import SPLITS, labels
+    from layerwise.data.splits import repeated
+    from layerwise.tasks.classification import counted, uneven
+
+    schema, found_labels = found.train.schema, labels(found.train)
+    notes: tuple[str, ...] = ()
+    if all(found.part(part).schema == schema for part in SPLITS):
+        notes = repeated(found)
+    if schema.classes and found_labels is not None:
+        notes = (*notes, *uneven(schema.classes, counted(found_labels, len(schema.classes))))
+    return notes
 
 
 def _get(sets: list[named.NamedData], mirror: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from layerwise.cli.common import Imports, Json, put_json, take_imports
+
+READABLE = 20  # classes up to which the confusion matrix is shown
 
 
 def eval_(
@@ -33,10 +35,36 @@ def eval_(
 
     found = measure(run, data=data, split=split)
     if json:
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes))
+        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details)
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)
     for name, value in found.metrics.items():
         print(f"{found.split}/{name}\t{value:.4f}")
+    for part in tables(found.details):
+        print(f"\n{part}")
     return 0
+
+
+def tables(details: dict[str, Any]) -> list[str]:
+    """Return what an assessment says beside its metrics, as plain tables: by class, the confusion matrix, the calibration."""
+    from layerwise.inspect.base import table
+
+    if not details:
+        return []
+    classes = details["classes"]
+    columns = ("precision", "recall", "f1", "roc_auc")
+    by_class = [
+        [one["name"], *("–" if one[key] is None else f"{one[key]:.4f}" for key in columns), str(one["support"])] for one in classes
+    ]
+    out = [table(["class", "precision", "recall", "f1", "roc-auc", "examples"], by_class, right=frozenset(range(1, 6)))]
+    if len(classes) <= READABLE:
+        names = [one["name"] for one in classes]
+        counts = [[name, *map(str, row)] for name, row in zip(names, details["confusion"], strict=True)]
+        out.append(table(["true \\ answer", *names], counts, right=frozenset(range(1, len(names) + 1))))
+    bins = [
+        [f"{b['low']:.2f}–{b['high']:.2f}", f"{b['confidence']:.3f}", f"{b['accuracy']:.3f}", str(b["count"])]
+        for b in details["calibration"]["bins"]
+    ]
+    out.append(table(["said", "mean said", "right", "answers"], bins, right=frozenset(range(1, 4))))
+    return out

@@ -91,8 +91,10 @@ def train_(
             seconds=info["seconds"], resumed=outcome.resumed, metrics=outcome.metrics,
         )  # fmt: skip
         return 0
+    watched = {name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")}
     for name, value in outcome.metrics.items():
-        print(f"{name}\t{value:.4f}")
+        if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
+            print(f"{name}\t{value:.4f}")
     print(f"run\t{path}\nreport\t{path / 'report.html'}")
     return 0
 

@@ -13,7 +13,7 @@ import numpy as np
 from layerwise.data import embedded, folders, idx, named
 from layerwise.data.folders import OnBad, PictureSource
 from layerwise.data.reading import Header, Reading
-from layerwise.data.source import Array, ArraySource, Source, Splits
+from layerwise.data.source import Array, ArraySource, Described, Source, Splits, described
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError, nearest, unknown
 
@@ -67,6 +67,7 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()
     groups: Array | None = None
     times: Array | None = None
+    columns: tuple[Described, ...] = ()
 
 
 def open_data(options: Options, *, seed: int) -> Splits:
@@ -82,7 +83,8 @@ def open_data(options: Options, *, seed: int) -> Splits:
         parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
     check_usable(parts["train"], found.name)
     sources: dict[str, Source] = {**parts}
-    return split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
+    made = split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
+    return replace(made, columns=found.columns)
 
 
 def one_against_rest(source: Whole, positive: str) -> Whole:
@@ -150,7 +152,9 @@ def _named(options: Options) -> Parts:
     item = named.find(options.source)
     if item.embedded:
         _refuse(options, (*TABLE, *FILES), f"the data set {item.name}")
-        return Parts({"train": embedded.load(item.name)}, item.name)
+        source = embedded.load(item.name)
+        columns = described(source) if source.schema.kind == "row" else ()
+        return Parts({"train": source}, item.name, columns=columns)
     if item.columns:
         return _named_table(item, options)
     return _folder(named.folder_of(item.name), options, item.name, item.classes)
@@ -174,7 +178,7 @@ def reading_of(options: Options, *, names: tuple[str, ...] = ()) -> Reading:
 def _tables(found: Mapping[str, Table], name: str) -> Parts:
     """Return tables, one a part, as parts."""
     train = found["train"]
-    return Parts({part: table.source for part, table in found.items()}, name, train.notes, train.groups, train.times)
+    return Parts({part: table.source for part, table in found.items()}, name, train.notes, train.groups, train.times, train.described)
 
 
 def _path(options: Options) -> Parts:

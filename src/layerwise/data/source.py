@@ -18,6 +18,9 @@ Array = NDArray[Any]
 Kind = Literal["image", "row"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
+TASKS_FOR: dict[Target, tuple[str, ...]] = {
+    "class": ("classification",), "number": ("regression",), "either": ("classification", "regression"), "none": (),
+}  # fmt: skip
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -30,6 +33,17 @@ class Column(msgspec.Struct, frozen=True):
     kind: Literal["number", "category", "date"] = "number"
     values: tuple[str, ...] = ()
     gaps: bool = False
+
+
+class Described(NamedTuple):
+    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a value."""
+
+    name: str
+    role: str
+    kind: str
+    gaps: int
+    distinct: int
+    example: str
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -121,13 +135,14 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set, and what was noticed while reading it."""
+    """The parts of a data set, what was noticed while reading it, and of tables what is shown of the columns."""
 
     train: Source
     val: Source
     test: Source
     name: str
     notes: tuple[str, ...] = ()
+    columns: tuple[Described, ...] = ()
 
     def part(self, name: str) -> Source:
         """Return the part of this name: train, val or test."""
@@ -276,6 +291,22 @@ class Relabelled:
         """Return a digest of the source beneath and of the mapping."""
         text = f"{self.base.fingerprint()}{self.classes}{self.mapping.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def described(source: ArraySource) -> tuple[Described, ...]:
+    """Return what is shown of the columns of rows held as numbers, and of their target."""
+    out = []
+    for at, column in enumerate(source.schema.table):
+        cells = source.inputs[:, at]
+        known = cells[~np.isnan(cells)]
+        example = "" if not len(known) else column.values[int(known[0])] if column.values else f"{known[0]:g}"
+        out.append(Described(column.name, "feature", column.kind, len(cells) - len(known), len(np.unique(known)), example))
+    if source.targets is not None and len(source):
+        names, first = source.schema.classes, source.targets[0]
+        kind = "category" if source.schema.target == "class" else "number"
+        example = names[int(first)] if names else f"{first:g}"
+        out.append(Described(source.schema.target_name, "target", kind, 0, len(np.unique(source.targets)), example))
+    return tuple(out)
 
 
 def subset(source: Source, indices: Array) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerwise.data.source import Array, Source, Splits, labels, subset
+from layerwise.data.source import Array, Source, Splits, fetch, labels, subset
 from layerwise.errors import DataError
 from layerwise.runtime import draws
 
@@ -104,6 +104,34 @@ def split(
             do="add examples, or give train/, val/ and test/ parts yourself",
         )
     return Splits(parts["train"], parts["val"], parts["test"], name, notes)
+
+
+def repeated(parts: Splits) -> tuple[str, ...]:
+    """Return notes on rows of the validation and test parts that are in the training part too, target and all (F18)."""
+    if parts.train.schema.kind != "row":
+        return ()
+    known = row_keys(parts.train)
+    out = []
+    for name in ("val", "test"):
+        keys = row_keys(parts.part(name))
+        count = int(np.isin(keys, known).sum())
+        if count:
+            out.append(
+                f"{count} of {len(keys)} rows of the {name} part are in the training part too, target and all: "
+                "what is measured on them may be memory"
+            )
+    return tuple(out)
+
+
+def row_keys(source: Source) -> Array:
+    """Return a 64-bit digest of each row with its target, (N,): equal rows have equal digests, others by chance of 2⁻⁶⁴ a pair."""
+    found = fetch(source, np.arange(len(source)))
+    inputs = np.asarray(found.inputs, dtype=np.float64)
+    keys = np.zeros(len(inputs), dtype=np.uint64)
+    for column in (*inputs.T, *(() if found.targets is None else (found.targets.astype(np.float64),))):
+        cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for gaps, one for zero
+        keys = draws.mixed(keys * draws.GOLDEN + cells.view(np.uint64))
+    return keys
 
 
 def take(source: Source, count: int, seed: int) -> Source:

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from layerwise.data.reading import Reading
-from layerwise.data.source import SPLITS, ArraySource, Column
-from layerwise.data.tables import Table, read
+from layerwise.data.source import SPLITS, ArraySource, Column, described
+from layerwise.data.tables import Table, notes, read
 from layerwise.errors import DataError
 
 OTHER_NAMES = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
@@ -69,7 +69,7 @@ def joined(tables: Sequence[tuple[str, Table]], apart: str) -> Table:
     )
     rows = np.concatenate([[f"{name}:{row}" for row in _rows(t.source)] for name, t in tables])
     source = ArraySource(schema, np.concatenate(inputs), labels.astype(np.int64), first.origin.rsplit("/", 1)[0], rows)
-    return Table(source, tables[0][1].described)
+    return Table(source, described(source), notes=notes(described(source)))
 
 
 def _amounts(source: ArraySource) -> np.ndarray:

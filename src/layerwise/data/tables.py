@@ -17,24 +17,14 @@ import pyarrow.compute as pc
 from layerwise.data import columns as columns_
 from layerwise.data.columns import TEXT_GAPS, Cells
 from layerwise.data.reading import Reading
-from layerwise.data.source import Array, ArraySource, Column, Schema
+from layerwise.data.source import Array, ArraySource, Column, Described, Schema
 from layerwise.data.table_files import load
 from layerwise.errors import DataError, unknown
 
 NUMBERED = ("id", "index", "row", "no", "nr", "number")  # names under which rows are numbered
 DEFAULT = Reading()
 SHOWN = 6  # columns that a note names
-
-
-class Described(NamedTuple):
-    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a value."""
-
-    name: str
-    role: str
-    kind: str
-    gaps: int
-    distinct: int
-    example: str
+KINDS = {"number": ("number", "numbers"), "category": ("category", "categories"), "date": ("date", "dates")}
 
 
 class Table(NamedTuple):
@@ -82,8 +72,9 @@ def read(path: Path, reading: Reading = DEFAULT) -> Table:
     schema = Schema("row", (len(found),), kind_of_target, classes, features, target, described)
     inputs = np.stack([values for _, values in found], 1)
     source = ArraySource(schema, inputs, targets, str(path), _numbers(cells, reading, rows), _weights(cells, reading))
+    kinds[target] = "category" if kind_of_target == "class" else "number"
     shown = tuple(_described(cells[name], role, kinds.get(name, "")) for name, role in roles.items())
-    return Table(source, shown, _groups(cells, reading), _times(cells, reading), _notes(shown))
+    return Table(source, shown, _groups(cells, reading), _times(cells, reading), notes(shown))
 
 
 def _roles(reading: Reading, names: Sequence[str], path: Path) -> dict[str, str]:
@@ -129,21 +120,29 @@ def _described(column: Cells, role: str, kind: str) -> Described:
     return Described(column.name, role, kind or str(cells.type), cells.null_count, pc.count_distinct(cells).as_py(), example)
 
 
-def _notes(shown: tuple[Described, ...]) -> tuple[str, ...]:
-    """Return what is said of a table whose columns are not all numbers without gaps."""
+def notes(shown: tuple[Described, ...]) -> tuple[str, ...]:
+    """Return what is said of a table before it is used: its features' kinds, gaps, the target, what is left out."""
     used = [column for column in shown if column.role == "feature"]
-    out = []
     counts = {kind: [c for c in used if c.kind == kind] for kind in ("number", "category", "date")}
-    if len(counts["number"]) < len(used) or any(c.gaps for c in used):
-        parts = [f"{len(found)} {kind} column(s)" for kind, found in counts.items() if found]
-        out.append(f"features: {', '.join(parts)}")
+    parts = [f"{len(found)} {KINDS[kind][len(found) > 1]} ({_some(found)})" for kind, found in counts.items() if found]
+    target = next((f"; target: {c.name}, {c.distinct} different values" for c in shown if c.role == "target"), "")
+    out = [f"features: {', '.join(parts)}{target}"]
     gaps = [f"{c.name} {c.gaps}" for c in used if c.gaps]
     if gaps:
         out.append(f"gaps, which are marked for the network: {', '.join(gaps[:SHOWN])}{', …' if len(gaps) > SHOWN else ''}")
     left = [f"{c.name} ({c.role.removeprefix('left out: ')})" for c in shown if c.role.startswith("left out") and "asked" not in c.role]
     if left:
         out.append(f"columns left out: {', '.join(left)}")
+    kept = [f"{c.name} ({c.role})" for c in shown if c.role in ("id", "group", "time", "weight")]
+    if kept:
+        out.append(f"columns with a purpose of their own, not among the features: {', '.join(kept)}")
     return tuple(out)
+
+
+def _some(columns: Sequence[Described]) -> str:
+    """Return columns' names, of categories with how many values they have."""
+    names = [f"{c.name}: {c.distinct}" if c.kind == "category" else c.name for c in columns]
+    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _numbers(cells: dict[str, Cells], reading: Reading, rows: Array) -> Array:

@@ -24,6 +24,7 @@ VIEWS: dict[str, Entry] = {
     "summary": Entry("summary", "the layers: type, output shape, parameters, work", "各层的类型、输出形状、参数量与计算量", ""),
     "gradients": Entry("gradients", "backpropagation in four steps: z, a, δ, ∂W, ∂b", "反向传播四步：z、a、δ、∂W、∂b", "data"),
     "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
+    "columns": Entry("columns", "how much each column of a table matters", "表格中每一列的重要程度", "data"),
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry("augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"),

@@ -27,10 +27,12 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """Metrics over a part, and by example: outputs (N, …), losses (N,), targets (N, …) or None, ids (N,) in the source."""
+    """Metrics over a part with the tables beside them, and by example: outputs (N, …), losses (N,), targets (N, …) or None, ids (N,)
+    in the source."""
 
     metrics: dict[str, float]
     meter: Meter
+    details: dict[str, Any]
     outputs: Tensor
     losses: Tensor
     targets: Tensor | None
@@ -129,11 +131,11 @@ def batches_of(model: nn.Module, task: Task, source: Source) -> Lazily:
 def answers(model: nn.Module, task: Task, batches: Batches) -> Answers:
     """Run the model once over all batches, as `evaluate` does, and keep what it says. The model is left as it was."""
     noted = _Noted(batches)
-    found = evaluate(model, task, noted, World(device=place_of(model)[0]), keep=True)
+    found = evaluate(model, task, noted, World(device=place_of(model)[0]), full=True, keep=True)
     assert found.outputs is not None
     assert found.losses is not None
     targets = torch.cat(noted.targets) if noted.targets else None
-    return Answers(found.metrics, found.meter, found.outputs, found.losses, targets, torch.cat(noted.ids))
+    return Answers(found.metrics, found.meter, found.details, found.outputs, found.losses, targets, torch.cat(noted.ids))
 
 
 def wrong(task: Task, found: Answers) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MASK = (1 << 64) - 1
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ / φ
 
 
 def key(*parts: int | str) -> int:
@@ -46,11 +47,16 @@ def uniform(ids: Tensor, draws: int, seed: int, epoch: int) -> Tensor:
     first: NDArray[np.uint64] = ids.cpu().numpy().astype(np.uint64)[:, None] * np.uint64(draws)
     counter = np.add(first, np.arange(draws, dtype=np.uint64), dtype=np.uint64)
     with np.errstate(over="ignore"):
-        x = counter * np.uint64(0x9E3779B97F4A7C15) + base
+        top = mixed(counter * GOLDEN + base) >> np.uint64(11)  # 53 bits
+    return torch.from_numpy(top.astype(np.float64) * 2.0**-53)
+
+
+def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 64-bit numbers scrambled one to one (SplitMix64's finaliser)."""
+    with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        top = (x ^ (x >> np.uint64(31))) >> np.uint64(11)  # 53 bits
-    return torch.from_numpy(top.astype(np.float64) * 2.0**-53)
+    return x ^ (x >> np.uint64(31))
 
 
 @contextmanager

@@ -57,6 +57,41 @@ class Meter(Protocol):
         ...
 
 
+class Assessment(Meter, Protocol):
+    """A fuller meter, for what is said of finished weights: the meter's metrics and more, and tables beside them."""
+
+    def details(self) -> Json:
+        """Return what is no single number, as plain JSON; empty where there is no more to say."""
+        ...
+
+
+@dataclass
+class PlainAssessment:
+    """A task's own meter, where it says all there is."""
+
+    light: Meter
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in a batch's outputs."""
+        self.light.update(outputs, batch)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was gathered."""
+        return self.light.state()
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Take in what another gathered."""
+        self.light.merge(other)
+
+    def result(self) -> dict[str, float]:
+        """Return the metrics by name."""
+        return self.light.result()
+
+    def details(self) -> Json:
+        """Nothing more."""
+        return {}
+
+
 class Goal(NamedTuple):
     """The metric by which the best weights are chosen, and whether more is better."""
 
@@ -100,7 +135,15 @@ class Task(ABC):
 
     @abstractmethod
     def meter(self) -> Meter:
-        """Return a fresh meter of this task's metrics."""
+        """Return a fresh meter of this task's metrics, light enough for every epoch."""
+
+    def assessment(self) -> Assessment:
+        """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its meter says so here."""
+        return PlainAssessment(self.meter())
+
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """Return what a user should know of the training part's targets before training starts."""
+        return ()
 
     @abstractmethod
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import Examples, Relabelled, Source, labels
+from layerwise.data.source import Array, Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.tasks import encoding
+from layerwise.tasks.assessment import ClassAssessment
 from layerwise.tasks.base import Goal, Loss, Task, weighted
 from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
+
+UNEVEN = 2  # times the rarest class's examples; from there on the commonest is spoken of
+SHOWN = 6  # classes that a note names
 
 
 class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +52,26 @@ def no_classes(source: Source) -> DataError:
         expected="text, or few different whole numbers",
         received="fractions, or many different whole numbers",
         do="use --task regression, or choose another target with --set data.target=…",
+    )
+
+
+def counted(found: Array, classes: int) -> Array:
+    """Return how many of the labels (N,) are each class's, (K,)."""
+    return np.bincount(found.astype(np.int64), minlength=classes)
+
+
+def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
+    """Return a note on classes of which the rarest has less than half of the commonest's examples, the commonest first."""
+    order = [int(at) for at in np.argsort(-counts, kind="stable") if counts[at]]
+    if len(order) < 2 or UNEVEN * counts[order[-1]] >= counts[order[0]]:
+        return ()
+    shown = order if len(order) <= SHOWN else [*order[: SHOWN - 1], order[-1]]
+    parts = [f"'{classes[at]}' {counts[at]:,} ({counts[at] / counts.sum():.1%})" for at in shown]
+    if len(order) > SHOWN:
+        parts.insert(-1, "…")
+    return (
+        f"the classes are uneven in the training part: {', '.join(parts)}; accuracy alone misleads, so look at the recall of each class; "
+        "--set task.class_weights=balanced makes each class count the same",
     )
 
 
@@ -191,6 +215,15 @@ class Classification(Task):
     def meter(self) -> ClassMeter:
         """Return a meter of accuracy, loss and confusion."""
         return ClassMeter(len(self.classes), self.loss.bare, bool(self.loss.weights))
+
+    def assessment(self) -> ClassAssessment:
+        """Return a meter of all that: also by class, over all thresholds, and as probabilities."""
+        return ClassAssessment(self.meter(), self.loss, self.classes)
+
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """Return each class's share of the training part, if the rarest has less than half of the commonest's examples."""
+        found = labels(source)
+        return () if found is None else uneven(self.classes, counted(found, len(self.classes)))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the rest)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from layerwise.data.source import Schema
+from layerwise.data.source import TASKS_FOR, Schema
 from layerwise.errors import UsageError, unknown
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
@@ -36,8 +36,7 @@ def choose(schema: Schema, offered: Sequence[str], *, model: str, wanted: str = 
                 f"{model} cannot do {wanted}", expected=f"one of {', '.join(offered)}", received=f"--task {wanted}"
             )
         return wanted
-    fits = {"class": ["classification"], "number": ["regression"], "either": ["classification", "regression"], "none": []}
-    found = [task for task in offered if task in fits[schema.target]] or [t for t in offered if t == "reconstruction"]
+    found = [task for task in offered if task in TASKS_FOR[schema.target]] or [t for t in offered if t == "reconstruction"]
     if len(found) == 1:
         return found[0]
     if not found:

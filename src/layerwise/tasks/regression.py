@@ -49,8 +49,8 @@ class NumberMeter:
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Take in scaled outputs and targets (N, 1)."""
         assert batch.targets is not None
-        target = batch.targets.double() * self.spread + self.shift
-        error = (outputs.double() - batch.targets.double()) * self.spread
+        target = batch.targets.double()  # scaled, so that squares of large amounts do not drown their variance
+        error = (outputs.double() - target) * self.spread
         count = error.new_tensor(float(len(batch)))
         parts = (count, error.abs().sum(), error.square().sum(), target.sum(), target.square().sum())
         self.sums += torch.stack(parts).cpu()
@@ -67,7 +67,7 @@ class NumberMeter:
         """Return ``mae``, ``rmse``, ``r2`` = 1 − Σ(ŷ−y)² / Σ(y−ȳ)² and ``loss`` (the mean square of the scaled error)."""
         count, absolute, square, total, total2 = self.sums.tolist()
         count = max(1.0, count)
-        around = total2 - total * total / count
+        around = (total2 - total * total / count) * self.spread**2
         return {
             "mae": absolute / count,
             "rmse": math.sqrt(square / count),

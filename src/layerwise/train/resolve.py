@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,10 @@ def _resolved(
     task = _prepare(own, parts.train)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
-        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, (*parts.notes, *notes)
+        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, columns=parts.columns
     )
+    noticed = (*parts.notes, *notes, *splits.repeated(adopted), *task.notes(adopted.train))
+    adopted = dataclasses.replace(adopted, notes=noticed)
     builder = catalog.builder(card)
     given = {key: value for key, value in whole["model"].items() if key != "name"}
     args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")

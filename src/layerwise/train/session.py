@@ -88,7 +88,7 @@ class Session:
         metrics: dict[str, float] = {}
         for part in ("val", "test"):
             batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task.collate)
-            found = evaluate(self.model, self.plan.task, batches, self.world).metrics
+            found = evaluate(self.model, self.plan.task, batches, self.world, full=True).metrics
             metrics |= {f"{part}/{name}": value for name, value in found.items()}
         return metrics
 

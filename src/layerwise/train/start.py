@@ -134,6 +134,7 @@ def _facts(made: Plan, *, world: World) -> Json:
         "fingerprint": made.splits.fingerprint(),
         "examples": {part: len(made.splits.part(part)) for part in ("train", "val", "test")},
         "notes": list(made.splits.notes),
+        "columns": [column._asdict() for column in made.splits.columns],
         "model": {"name": made.card.name, "arguments": made.model_args},
         "world": world.size,
     }
