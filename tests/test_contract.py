@@ -11,10 +11,10 @@ import torch
 
 from layerwise import api, catalog, recipe
 from layerwise.errors import UsageError
+from layerwise.planning.resolve import Request
 from layerwise.rules import registry as rules
 from layerwise.tasks import registry as tasks
 from layerwise.train.loop import steps
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 
 CARDS = sorted(catalog.cards())

@@ -227,7 +227,7 @@ def test_data_page_has_every_key(ending: str) -> None:
 
 
 def test_example_recipe_resolves(tmp_path: Path) -> None:
-    from layerwise.train.resolve import Request, plan
+    from layerwise.planning.resolve import Request, plan
 
     found = re.search(r"<!-- example: small.toml -->\n```toml\n(.*?)```", text_of(ROOT / "docs" / "recipes.md"), re.DOTALL)
     assert found

@@ -11,9 +11,9 @@ from torch import nn
 
 from layerwise import catalog, recipe
 from layerwise.catalog import Card, find, models
+from layerwise.planning.resolve import Request
 from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
-from layerwise.train.resolve import Request
 from layerwise.train.start import train as train_
 from layerwise.weights import load as load_weights
 

@@ -17,7 +17,7 @@ from layerwise.bench.cases.rbm import reconstruction_error
 from layerwise.bench.figures import difference, interval
 from layerwise.bench.process import BenchError, Measure
 from layerwise.errors import UsageError
-from layerwise.train.resolve import Request, plan
+from layerwise.planning.resolve import Request, plan
 
 
 def a_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:

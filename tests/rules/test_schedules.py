@@ -41,6 +41,10 @@ PART = st.floats(0.01, 0.9)
         ("one-cycle", 1.0, {}, 0.0),
         ("one-cycle", 0.2, {"warmup": 0.2}, 1.0),
         ("one-cycle", 0.6, {"warmup": 0.2, "floor": 0.1}, 0.55),
+        ("exponential", 0.0, {"floor": 0.01}, 1.0),
+        ("exponential", 0.5, {"floor": 0.01}, 0.1),
+        ("exponential", 0.6, {"warmup": 0.2, "floor": 0.01}, 0.1),
+        ("exponential", 0.5, {"floor": 1e4}, 100.0),
     ],
 )
 def test_closed_forms(schedule: str, progress: float, keys: dict[str, float], value: float) -> None:
@@ -56,6 +60,16 @@ def test_rises_through_the_warmup_and_falls_after_it(a: float, b: float, warmup:
         assert one <= two + 1e-12
     if a >= warmup:
         assert one >= two - 1e-12
+
+
+def test_an_exponential_schedule_needs_somewhere_to_go() -> None:
+    from workshop import context, net
+
+    from layerwise.errors import UsageError
+    from layerwise.rules.backprop import Backprop, BackpropOptions
+
+    with pytest.raises(UsageError, match=r"rule\.floor above 0"):
+        Backprop(context(net(), batch=4), BackpropOptions(schedule="exponential"))
 
 
 @given(UNIT)

@@ -18,11 +18,11 @@ from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation import AugmentOptions
 from layerwise.inspect import look
+from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import Augmentation, Augmented, augmented
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 from test_contract import cut_short, weights_of
 

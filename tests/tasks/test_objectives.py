@@ -16,11 +16,11 @@ from layerwise import api
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.inspect.procedure import output_gradient
+from layerwise.planning.resolve import Request, plan
 from layerwise.tasks import registry
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.regression import Regression
-from layerwise.train.resolve import Request, plan
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
 ROWS = np.random.default_rng(0).normal(size=(9, 4))

@@ -26,8 +26,8 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.data.loader import refuse_small_shared_memory
 from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
+from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory, digest, sealed, unsealed
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 from layerwise.weights import load
 from processes import Child, assert_same, litter, rows, until, weights

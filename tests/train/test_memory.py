@@ -9,9 +9,9 @@ import torch
 
 from layerwise import api
 from layerwise.errors import TrainingError
+from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
 from layerwise.train.memory import ran_out
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 
 OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.accumulate": 2}

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from layerwise.models.boltzmann import dbn
+from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 
 

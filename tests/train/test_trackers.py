@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from layerwise import api
+from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
-from layerwise.train.resolve import Request
 from layerwise.train.start import train
 from layerwise.train.trackers import Guarded, TensorBoard
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from layerwise.data.loader import collated
 from layerwise.data.source import Source
-from layerwise.train.resolve import Plan, Request, plan
+from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.train.start import Outcome, train
 
 Floats = NDArray[Any]

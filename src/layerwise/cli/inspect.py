@@ -15,6 +15,9 @@ def inspect_(
     target: str,
     *,
     what: str = "summary",
+    data: str = "",
+    task: str = "",
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
     split: Literal["train", "val", "test", ""] = "",
     examples: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
@@ -27,17 +30,27 @@ def inspect_(
     Parameters
     ----------
     target
-        a run directory, or a name from `layerwise models`
+        a run directory, a name from `layerwise models`, or a recipe.toml
     what
-        summary, gradients, mistakes, columns, receptive-field, samples, augmentations or truth-table
+        summary, activations, weights, gradients, mistakes, columns, receptive-field, augmentations, samples, learning-rate, one-batch
+        or truth-table
+    data
+        for a model of the catalog: look at an untrained network for these data
+    task
+        what it is to learn, where the data leave it open
+    set
+        change any key of its recipe, as in training: --set rule.lr=0.01
     split
-        the part of the data that gradients, columns and mistakes look at (default: val, val and test)
+        the part of the data that activations, gradients, columns and mistakes look at (default: val, val, val and test)
     examples
-        how many examples gradients, columns and mistakes look at, samples draws (default: 0, the view's own number)
+        how many examples activations, gradients, columns and mistakes look at, samples draws, one-batch learns (default: 0, the
+        view's own number)
     """
     take_imports(imports)
     views.check_name(what)
-    found = views.look(what, target, out=out, split=split, examples=examples, lang=language(lang))
+    found = views.look(
+        what, target, data=data, task=task, settings=tuple(set or ()), out=out, split=split, examples=examples, lang=language(lang)
+    )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
         return 0

@@ -73,7 +73,7 @@ def train_(
     """
     take_imports(imports)
     _known(model)
-    from layerwise.train.resolve import Request
+    from layerwise.planning.resolve import Request
     from layerwise.train.start import train
 
     request = Request(

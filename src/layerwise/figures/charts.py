@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -32,11 +33,16 @@ NO_DATES: dict[str, None] = {"Date": None, "Creator": None, "Format": None, "Typ
 
 def drawn(draw: Callable[[Any], None], *, size: tuple[float, float] = SIZE) -> str:
     """Return the SVG text of what ``draw(axes)`` draws. The same drawing gives the same bytes."""
+    return composed(lambda figure: draw(figure.subplots()), size=size)
+
+
+def composed(draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE) -> str:
+    """Return the SVG text of what ``draw(figure)`` draws: of several axes. The same drawing gives the same bytes."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # only measuring is done with a font of ours; the reader's fonts have the glyphs
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=NO_DATES)
     text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, buffer.getvalue())
@@ -130,3 +136,14 @@ def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return drawn(draw, size=(max(6.0, 2.5 + 0.5 * len(layers)), 3.6))
+
+
+def bars(axes: Any, edges: Sequence[float], counts: Sequence[float], *, colors: Sequence[str]) -> None:
+    """Draw a histogram's bars, each in its colour, as shares of all, without a scale of their own: shapes are to be compared."""
+    total = max(1.0, float(sum(counts)))
+    widths = [b - a for a, b in pairwise(edges)]
+    axes.bar(edges[:-1], [c / total for c in counts], widths, align="edge", color=list(colors), linewidth=0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))

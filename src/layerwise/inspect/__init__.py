@@ -12,7 +12,11 @@ from layerwise.inspect.base import Lang, Target, View
 
 
 class Entry(NamedTuple):
-    """A view's module, one line about it in both languages, and its needs: ``run``, ``data`` (run and data) or none."""
+    """A view's module, one line about it in both languages, and its needs.
+
+    ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare card; ``plan``: how a network is to be
+    trained; or none.
+    """
 
     module: str
     summary: str
@@ -23,6 +27,10 @@ class Entry(NamedTuple):
 VIEWS: dict[str, Entry] = {
     "summary": Entry("summary", "the layers: type, output shape, parameters, work", "各层的类型、输出形状、参数量与计算量", ""),
     "gradients": Entry("gradients", "backpropagation in four steps: z, a, δ, ∂W, ∂b", "反向传播四步：z、a、δ、∂W、∂b", "data"),
+    "activations": Entry("activations", "what units give, which are saturated or dead", "各层单元的输出，哪些饱和、哪些死亡", "data?"),
+    "weights": Entry("weights", "weights in numbers, histograms and pictures", "各层权重的统计、直方图与图像", ""),
+    "learning-rate": Entry("learning_rate", "a range test: the loss as the rate rises", "范围测试：学习率升高时的损失", "plan"),
+    "one-batch": Entry("one_batch", "whether a fresh network learns one batch by heart", "新网络能否把一个批次背下来", "plan"),
     "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
     "columns": Entry("columns", "how much each column of a table matters", "表格中每一列的重要程度", "data"),
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
@@ -55,12 +63,25 @@ def inspect(name: str, target: Target, *, out: Path | None = None) -> View:
     return found
 
 
-def look(name: str, target: str, *, out: Path | None = None, split: str = "", examples: int = 0, lang: Lang = "en") -> View:
-    """Open a run directory or a card by name and return a view of it: `inspect` for the command line.
+def look(
+    name: str,
+    target: str,
+    *,
+    data: str = "",
+    task: str = "",
+    settings: tuple[str, ...] = (),
+    out: Path | None = None,
+    split: str = "",
+    examples: int = 0,
+    lang: Lang = "en",
+) -> View:
+    """Open a run directory, a card by name or a recipe file and return a view of it: `inspect` for the command line.
+
+    ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in training.
 
     Raises `UsageError` as `inspect` does, and for a name that is neither; `DamagedError` for a damaged run.
     """
     check_name(name)
     opening = importlib.import_module("layerwise.inspect.opening")
-    opened: Target = opening.opened(target, needs=VIEWS[name].needs, view=name)
+    opened: Target = opening.opened(target, needs=VIEWS[name].needs, view=name, data=data, task=task, settings=settings)
     return inspect(name, replace(opened, split=split, examples=examples, lang=lang), out=out)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from layerwise.catalog import Card
     from layerwise.data.source import Splits
+    from layerwise.planning.resolve import Plan
     from layerwise.recipe import Recipe
     from layerwise.run import RunDirectory
     from layerwise.tasks.base import Task
@@ -23,10 +24,11 @@ Lang = Literal["en", "zh"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is looked at: a bare card, or a run with its model, task and data.
+    """What is looked at: a bare card, a run with its model, task and data, or a card with data and an untrained model.
 
-    ``arguments`` are the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of the data,
-    empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``lang`` the language of the view's text.
+    ``plan`` is how such a network would be trained: for a card with data, and where a view trains one of its own. ``arguments`` are
+    the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of the data, empty for the view's own
+    choice; ``examples`` how many to show, 0 for the view's own; ``lang`` the language of the view's text.
     """
 
     card: Card
@@ -35,6 +37,7 @@ class Target:
     splits: Splits | None = None
     run: RunDirectory | None = None
     recipe: Recipe | None = None
+    plan: Plan | None = None
     arguments: Json = field(default_factory=dict)
     split: str = ""
     examples: int = 0
@@ -55,13 +58,14 @@ class View:
     figures: list[Path] = field(default_factory=list)
 
 
-def needs_run(view: str, card: Card) -> UsageError:
-    """Make the error for a view that wants trained weights and data where a bare card was given."""
+def needs_run(view: str, card: Card, *, untrained: bool = False) -> UsageError:
+    """Make the error for a view that wants a run, or data at least, where a bare card was given; ``untrained``: data are enough."""
+    train = f"train one: layerwise train {card.name} --data SOURCE, then layerwise inspect RUN --what {view}"
     return UsageError(
         f"the view '{view}' looks at a run, and {card.name} is a model of the catalog",
-        expected="a run directory",
+        expected="a run directory, or --data SOURCE for an untrained network" if untrained else "a run directory",
         received=card.name,
-        do=f"train one: layerwise train {card.name} --data SOURCE, then layerwise inspect RUN --what {view}",
+        do=f"layerwise inspect {card.name} --what {view} --data SOURCE; or {train}" if untrained else train,
     )
 
 

@@ -89,6 +89,11 @@ class Backprop:
                 received=f"rule.accumulate = {options.accumulate}",
                 do="use a smaller --batch, or set model.batch_norm=false",
             )
+        if options.schedule == "exponential" and options.floor <= 0:
+            raise UsageError(
+                "an exponential schedule goes to a part of the rate", expected="rule.floor above 0, 0.01 say",
+                received=f"rule.floor = {options.floor:g}",
+            )  # fmt: skip
         self.context, self.options = context, options
         self.parameters = list(context.parameters.values())
         self.tensors: list[Tensor] = [*self.parameters]

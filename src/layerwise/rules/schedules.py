@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Schedule = Literal["constant", "step", "cosine", "one-cycle"]
+Schedule = Literal["constant", "step", "cosine", "one-cycle", "exponential"]
 
 
 def factor(
@@ -24,6 +24,7 @@ def factor(
     - constant: 1
     - step: γ^(milestones passed), milestones in terms of p
     - cosine: floor + (1 − floor)·(1 + cos πq)/2 (Loshchilov & Hutter 2017)
+    - exponential: floor^q, evenly in the logarithm; a floor above 1 rises, as a range test does (Smith 2017)
     - one-cycle: rises by a half cosine from 1/25 to 1 over the first ``warmup`` part (0.3 if none is given) and falls
     to ``floor``
       (Smith & Topin 2018)
@@ -37,6 +38,8 @@ def factor(
         return progress / warmup
     if schedule == "step":
         return float(gamma ** sum(progress >= m for m in milestones))
+    if schedule == "exponential":
+        return float(floor ** ((progress - warmup) / (1 - warmup)))
     if schedule == "cosine":
         return _cosine((progress - warmup) / (1 - warmup), floor)
     return 1.0

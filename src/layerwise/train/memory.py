@@ -8,8 +8,8 @@ import msgspec
 import torch
 
 from layerwise.errors import TrainingError
+from layerwise.planning.resolve import Plan
 from layerwise.recipe import Recipe, Stage
-from layerwise.train.resolve import Plan
 
 REFUSED = ("can't allocate memory", "not enough memory", "out of memory")  # by torch's allocators: CPU, Windows, MPS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from dataclasses import asdict
 from functools import partial
@@ -12,24 +11,22 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise import catalog
 from layerwise.data.feed import Feed
 from layerwise.data.loader import Batch, Batches
-from layerwise.data.source import Source
-from layerwise.errors import Interrupted, TrainingError, UsageError, unknown
+from layerwise.errors import Interrupted, TrainingError, UsageError
 from layerwise.evaluate import evaluate
+from layerwise.planning import making
+from layerwise.planning.resolve import Plan
 from layerwise.recipe import Stage
-from layerwise.rules import registry as rules
-from layerwise.rules.base import Context, NonFiniteLoss, Rule, first_bad_layer
+from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
-from layerwise.runtime import draws, flags
+from layerwise.runtime import draws
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import augmented
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
 from layerwise.train.records import LAST, Best, Window, goal_of, monitored
-from layerwise.train.resolve import Plan
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import Guarded, TensorBoard
 
@@ -58,9 +55,7 @@ class Session:
 
     def _built(self) -> nn.Module:
         """Build the model with weights drawn from the run's seed, whatever was drawn before."""
-        with draws.seeded(draws.key(self.options.seed, "weights")):
-            model: nn.Module = catalog.builder(self.plan.card)(**self.plan.model_args)
-        model = model.to(self.device, flags.dtype(self.options.precision))
+        model = making.network(self.plan, self.device)
         if self.options.compile:
             model.compile()  # in place, so the keys of its weights stay its own
         return model
@@ -112,13 +107,13 @@ class Session:
         """Train one stage, then put its best weights into the model."""
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
         source = self.plan.training(stage)
-        part = self.model.part(stage.part) if stage.part else self.model  # type: ignore[operator]
+        part = making.part_of(self.model, stage)
         batches = self.feed.training(
             source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
         )
         batches = augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
         refuse_lonely_batch(part, batches, stage, self.world)
-        rule = self._rule(stage, part, task, source, number=number)
+        rule = making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
         if resumed is not None:
             self._take_up_state(resumed.state, rule)
         else:
@@ -142,22 +137,6 @@ class Session:
         rule.load_state_dict({n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")})
         self.window = Window.of(shared, self.device)
         draws.restore(shared, self.device)
-
-    def _rule(self, stage: Stage, part: nn.Module, task: Task, source: Source, *, number: int) -> Rule:
-        """Make the stage's rule over the parameters that its patterns choose; all others are held still."""
-        named = dict(part.named_parameters())
-        chosen = {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in stage.parameters)}
-        if not chosen:
-            raise unknown("parameter", ", ".join(stage.parameters), named, where=f"stage '{stage.name}'")
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in chosen.values():
-            parameter.requires_grad_(True)
-        seed = draws.key(self.options.seed, "rule", number)
-        context = Context(
-            part, task, chosen, self.world, seed, self.options.precision, min(stage.batch, len(source)), len(source)
-        )
-        return rules.make(stage.rule, context)
 
     def _after(
         self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task, batches: Batches

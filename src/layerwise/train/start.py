@@ -17,6 +17,7 @@ from layerwise import __version__, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.errors import UsageError
+from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import FORMAT, Checkpoint, RunDirectory
@@ -24,7 +25,6 @@ from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
 from layerwise.train.memory import out_of_memory, ran_out, rescaled
 from layerwise.train.progress import Display
-from layerwise.train.resolve import Plan, Request, plan
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
 from layerwise.weights import load

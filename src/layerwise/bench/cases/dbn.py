@@ -19,7 +19,7 @@ def plain(spec: Spec) -> Measure:
 def _dbn(spec: Spec, setting: str) -> Measure:
     """Train ``dbn`` with its own recipe but for a setting, and return its test accuracy."""
     from layerwise.bench.training import trained
-    from layerwise.train.resolve import Request
+    from layerwise.planning.resolve import Request
 
     tuning = (f"stages.fine-tune.examples={spec['examples']}", f"stages.fine-tune.epochs={spec['epochs']}")
     wanted = Request(model="dbn", data=spec["data"], seed=spec["seed"], settings=(setting, *tuning))
@@ -31,7 +31,7 @@ def _dbn(spec: Spec, setting: str) -> Measure:
 def mlp(spec: Spec) -> Measure:
     """Train ``mlp`` of the same shape on the same examples: sigmoid units from Xavier's first weights, the same last stage."""
     from layerwise.bench.training import trained
-    from layerwise.train.resolve import Request, plan
+    from layerwise.planning.resolve import Request, plan
 
     stage = plan(Request(model="dbn", data=spec["data"], seed=spec["seed"])).recipe.stages[-1]
     settings = (
@@ -57,8 +57,8 @@ def svm(spec: Spec) -> Measure:
     from sklearn.svm import SVC
 
     from layerwise.bench.training import arrays
+    from layerwise.planning.resolve import Request, plan
     from layerwise.runtime.machine import cores
-    from layerwise.train.resolve import Request, plan
 
     settings = (f"stages.fine-tune.examples={spec['examples']}",)
     made = plan(Request(model="dbn", data=spec["data"], seed=spec["seed"], settings=settings))

@@ -27,9 +27,9 @@ def bare(spec: Spec) -> Measure:
     from layerwise import catalog
     from layerwise.bench.training import request
     from layerwise.data.loader import collated
+    from layerwise.planning.resolve import plan
     from layerwise.rules.schedules import factor
     from layerwise.runtime import draws, flags
-    from layerwise.train.resolve import plan
 
     made = plan(request("lenet5", spec, SETTINGS))
     rule, size, epochs = made.recipe.stages[0].rule, made.recipe.stages[0].batch, spec["epochs"]

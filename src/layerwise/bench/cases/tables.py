@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from layerwise.bench.base import Case, Measure, Quality, Row, Side, Spec
 
 if TYPE_CHECKING:
-    from layerwise.train.resolve import Request
+    from layerwise.planning.resolve import Request
 
 SETS = ("wine-quality", "diabetes")
 
 
 def asked(data: str, spec: Spec) -> Request:
     """Return the request of our side: the card's own recipe, the run's seed for weights, order and split."""
-    from layerwise.train.resolve import Request
+    from layerwise.planning.resolve import Request
 
     return Request(model="mlp", data=data, task="regression", seed=spec["seed"], epochs=spec["epochs"] or None)
 
@@ -38,7 +38,7 @@ def fitted(peer: Any, data: str, spec: Spec) -> Measure:
 
     from layerwise.bench.training import arrays
     from layerwise.tasks.regression import Regression
-    from layerwise.train.resolve import plan
+    from layerwise.planning.resolve import plan
 
     made = plan(asked(data, spec))
     assert isinstance(made.task, Regression)

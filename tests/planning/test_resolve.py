@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from layerwise import catalog, recipe
-from layerwise.train import resolve
-from layerwise.train.resolve import Plan, Request, plan
+from layerwise.planning import resolve
+from layerwise.planning.resolve import Plan, Request, plan
 
 
 def stages(made: Plan) -> list[tuple[str, int, int, float]]:

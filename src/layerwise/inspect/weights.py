@@ -1,0 +1,140 @@
+"""The view ``weights``: every layer's weights in numbers and histograms, and what the first layer looks for in pictures.
+
+A bare card is built as training would begin with it, so that its weights are those of the initialisation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layerwise import catalog
+from layerwise.figures.charts import bars, composed
+from layerwise.figures.pictures import Floats, in_rows, sheet
+from layerwise.figures.svg import INK, SERIES
+from layerwise.inspect.base import Json, Target, View, save, table
+from layerwise.models.boltzmann import stack_of
+from layerwise.runtime import draws
+from layerwise.tasks.inputs import ImageInputs
+
+NEAR = 1e-3  # of a tensor's largest weight: what is nearly zero
+BINS, COLUMNS, MOST, PANELS = 41, 10, 60, 12
+
+
+def view(target: Target, *, out: Path | None) -> View:
+    """Return each weight tensor's statistics. Writes ``weights.svg``, and ``filters.svg`` where the first layer sees pictures.
+
+    Biases and normalisations' vectors are listed too; histograms are drawn of tensors with two axes or more.
+    """
+    model = target.model if target.model is not None else _untrained(target)
+    named = [(name, p.detach().to("cpu", torch.float64)) for name, p in model.named_parameters()]
+    layers = [{"name": name, **described(p)} for name, p in named]
+    pictures, total = first_pictures(target, model)
+    data = {"model": target.card.name, "trained": target.run is not None, "layers": layers, "filters": total}
+    figures = save(out, "weights.svg", figure(target, data)) if any(la["histogram"] for la in layers) else []
+    if pictures:
+        figures += save(out, "filters.svg", sheet(in_rows(pictures, COLUMNS)))
+    return View("weights", data, written(target, data, shown=len(pictures)), figures)
+
+
+def _untrained(target: Target) -> nn.Module:
+    """Build a bare card's network of full size, with weights drawn from seed 0 as for a run."""
+    with draws.seeded(draws.key(0, "weights")):
+        model: nn.Module = catalog.builder(target.card)(**(target.arguments or target.card.size))
+    return model
+
+
+def described(weight: Tensor) -> Json:
+    """Return a tensor's shape, mean, deviation, norm, largest magnitude, shares of exact and near zeros, and its histogram.
+
+    ``near_zeros``: magnitudes up to a thousandth of the largest, exact zeros included. The histogram (None for vectors)
+    has 0 in its middle bin.
+    """
+    size = weight.abs()
+    largest = float(size.max()) if weight.numel() else 0.0
+    histogram = None
+    if weight.ndim > 1 and largest:
+        edges = np.linspace(-largest, largest, BINS + 1)
+        counts, _ = np.histogram(weight.numpy(), edges)
+        histogram = {"edges": edges.tolist(), "counts": counts.tolist()}
+    return {
+        "shape": list(weight.shape), "mean": float(weight.mean()), "deviation": float(weight.std(correction=0)),
+        "norm": float(weight.norm()), "largest": largest, "zeros": float((weight == 0).double().mean()),
+        "near_zeros": float((size <= NEAR * largest).double().mean()), "histogram": histogram,
+    }  # fmt: skip
+
+
+def first_pictures(target: Target, model: nn.Module) -> tuple[list[Floats], int]:
+    """Return what the first layer looks for as pictures, those of largest norm first, at most 60; and how many units there are.
+
+    Kernels of a first convolution over 1 or 3 channels, or the rows of a first linear layer (or Boltzmann machine) over pictures. Each is
+    brought to [0, 1] by its own largest magnitude, 0 at mid-grey. None where the inputs are no pictures.
+    """
+    inputs = target.task.inputs if target.task is not None else None
+    found: Tensor | None = None
+    first: nn.Module | None = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+    if stack_of(model):
+        first = stack_of(model)[0]
+    weight = None if first is None else first.weight
+    if isinstance(weight, Tensor):
+        if weight.ndim == 4 and weight.shape[1] in (1, 3):
+            found = weight
+        elif isinstance(inputs, ImageInputs) and weight.ndim == 2 and weight.shape[1] == inputs.model_args()["features"]:
+            found = weight.view(-1, inputs.channels, *inputs.size)
+    if found is None:
+        return [], 0
+    rows = found.detach().to("cpu", torch.float64)
+    order = rows.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[:MOST]
+    chosen = rows[order]
+    shown = 0.5 + 0.5 * chosen / chosen.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    return list(shown.numpy()), len(rows)
+
+
+def figure(target: Target, data: Json) -> str:
+    """Draw the histograms of up to twelve weight tensors, the bin around 0 in another colour."""
+    listed = [la for la in data["layers"] if la["histogram"]]
+    picks = sorted({round(i * (len(listed) - 1) / max(1, min(PANELS, len(listed)) - 1)) for i in range(min(PANELS, len(listed)))})
+    columns = 2 if len(picks) > 1 else 1
+    rows = -(-len(picks) // columns)
+    colors = [SERIES[1] if i == BINS // 2 else SERIES[0] for i in range(BINS)]
+
+    def draw(fig: Any) -> None:
+        grid = fig.subplots(rows, columns, squeeze=False).flatten()
+        for axes, at in zip(grid, picks, strict=False):
+            la = listed[at]
+            bars(axes, la["histogram"]["edges"], la["histogram"]["counts"], colors=colors)
+            shape = "×".join(map(str, la["shape"]))
+            axes.set_title(f"{la['name']} · {shape}", loc="left", fontsize=13, color=INK, parse_math=False)
+        for axes in grid[len(picks) :]:
+            axes.axis("off")
+        fig.supxlabel(target.say("weight (orange: around 0)", "权重（橙色：0 附近）"), fontsize=13, color=INK)
+
+    return composed(draw, size=(3.9 * columns + 0.4, 0.8 + 1.5 * rows))
+
+
+def written(target: Target, data: Json, *, shown: int) -> str:
+    """Return the table for people."""
+    say = target.say
+    head = [say("weights", "权重"), say("shape", "形状"), say("mean", "均值"), say("deviation", "标准差"), say("norm", "范数"),
+            say("largest", "最大"), say("zeros", "零值"), say("near 0", "近零")]  # fmt: skip
+    rows = [
+        [la["name"], "×".join(map(str, la["shape"])) or "1", f"{la['mean']:.2g}", f"{la['deviation']:.3g}", f"{la['norm']:.4g}",
+         f"{la['largest']:.3g}", f"{la['zeros']:.1%}", f"{la['near_zeros']:.1%}"]
+        for la in data["layers"]
+    ]  # fmt: skip
+    state = "" if data["trained"] else say(", untrained", "（未训练）")
+    lines = [f"{data['model']}{state}", "", table(head, rows, right=frozenset(range(2, 8))), ""]
+    lines.append(say(
+        "largest: in magnitude. near 0: at most a thousandth of the largest, exact zeros included.",
+        "最大：按绝对值。近零：绝对值不超过最大值的千分之一，含恰为零者。",
+    ))  # fmt: skip
+    if shown:
+        lines.append(say(
+            f"filters.svg: what {shown} of the first layer's {data['filters']} units look for, strongest first; grey is 0, white positive",
+            f"filters.svg：首层 {data['filters']} 个单元中的 {shown} 个所寻找的图样，范数大者在前；灰色为 0，白色为正",
+        ))  # fmt: skip
+    return "\n".join(lines)
