@@ -10,13 +10,15 @@ from cyclopts import Parameter, validators
 from layerwise import inspect as views
 from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 
+NAMES = ", ".join(views.VIEWS)
+
 
 def inspect_(
     target: str,
     *,
-    what: str = "summary",
-    data: str = "",
-    task: str = "",
+    what: Annotated[str, Parameter(help=f"one of {NAMES}")] = "summary",
+    data: str | None = None,
+    task: str | None = None,
     set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
     split: Literal["train", "val", "test", ""] = "",
@@ -31,9 +33,6 @@ def inspect_(
     ----------
     target
         a run directory, a name from `layerwise models`, or a recipe.toml
-    what
-        summary, activations, weights, gradients, mistakes, columns, receptive-field, augmentations, samples, learning-rate, one-batch
-        or truth-table
     data
         for a model of the catalog: look at an untrained network for these data
     task
@@ -41,15 +40,15 @@ def inspect_(
     set
         change any key of its recipe, as in training: --set rule.lr=0.01
     split
-        the part of the data that activations, gradients, columns and mistakes look at (default: val, val, val and test)
+        the part of the data that a view looks at (default: the view's own choice)
     examples
-        how many examples activations, gradients, columns and mistakes look at, samples draws, one-batch learns (default: 0, the
-        view's own number)
+        how many examples a view looks at, draws or tries (default: 0, the view's own number)
     """
     take_imports(imports)
     views.check_name(what)
     found = views.look(
-        what, target, data=data, task=task, settings=tuple(set or ()), out=out, split=split, examples=examples, lang=language(lang)
+        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples,
+        lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])

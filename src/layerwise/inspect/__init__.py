@@ -36,6 +36,9 @@ VIEWS: dict[str, Entry] = {
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry("augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"),
+    "recall": Entry("recall", "what a Hopfield net stored, and what it recalls of it corrupted", "霍普菲尔德网络存入与回忆的图像", "data"),
+    "capacity": Entry("capacity", "how many patterns a Hopfield net holds, beside the theory", "霍普菲尔德网络的容量与理论值", ""),
+    "components": Entry("components", "weights of Hebb's rule beside the principal components", "赫布权重与主成分的对照", "data"),
     "truth-table": Entry("truth_table", "what a McCulloch–Pitts neuron computes", "麦卡洛克-皮茨神经元的真值表", ""),
 }
 
