@@ -18,6 +18,7 @@ from layerwise.predict import evaluating, load
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
+from layerwise.tasks.rows import RowInputs
 
 
 class Evaluation(NamedTuple):
@@ -85,7 +86,9 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
     found = load(path)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
-    splits = data_.open_data(options, seed=made.train.seed)
+    rows = found.task.inputs
+    like = rows.columns if data is not None and isinstance(rows, RowInputs) else ()
+    splits = data_.open_data(options, seed=made.train.seed, like=like)
     notes = list(splits.notes)
     if data is None and adopted(splits, found.task).fingerprint() != found.info["fingerprint"]:
         notes.append("these data have changed since the run was trained on them")

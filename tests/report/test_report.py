@@ -162,7 +162,7 @@ def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) 
     assert one.replace("/x/", "/y/") == two
     figures = [sorted((tmp_path / name / "run" / "figures").iterdir()) for name in "xy"]
     assert [p.read_bytes() for p in figures[0]] == [p.read_bytes() for p in figures[1]]
-    assert len(figures[0]) == 6  # two stages of two drawings, confusion, mistakes
+    assert len(figures[0]) == 7  # two stages of two drawings, confusion, calibration, mistakes
     for path in figures[0]:
         ET.fromstring(path.read_text("utf-8"))  # well-formed, names and all
         assert b"<dc:date>" not in path.read_bytes()

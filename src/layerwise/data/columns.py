@@ -75,6 +75,25 @@ def kind_of(column: Cells, *, category: bool = False) -> Kind:
     return "text" if pc.count_distinct(column.cells).as_py() > max(MANY, count // 2) else "category"
 
 
+def kind_as(column: Cells, kind: str) -> Kind:
+    """Return the kind that a tidy column has in another table. Raises `DataError` at a first cell that this kind cannot hold."""
+    cells = column.cells
+    if kind == "category" or cells.null_count == len(cells):
+        return "category" if kind == "category" else "date" if kind == "date" else "number"
+    dates = pa.types.is_date(cells.type) or pa.types.is_timestamp(cells.type)
+    if kind == "date" and dates:
+        return "date"
+    if kind == "number" and is_number(cells.type):
+        return "number"
+    if kind == "number" and is_text(cells.type):
+        _refuse_faulty_numbers(column)
+    at = int(np.flatnonzero(~cells.is_null().to_numpy())[0])
+    raise DataError(
+        f"{column.where(at)} does not hold what the training part has there", expected=f"a {kind}", received=f"{cells[at].as_py()!r}",
+        do="correct the column; --set data.missing and data.dates say how cells are read",
+    )  # fmt: skip
+
+
 def is_number(kind: pa.DataType) -> bool:
     """Tell whether cells are numbers or truth values."""
     return bool(

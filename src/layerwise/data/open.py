@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 from layerwise.data import embedded, folders, idx, named
 from layerwise.data.folders import OnBad, PictureSource
 from layerwise.data.reading import Header, Reading
-from layerwise.data.source import Array, ArraySource, Described, Source, Splits, described
+from layerwise.data.source import Array, ArraySource, Column, Described, Source, Splits, described
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError, nearest, unknown
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layerwise.data.tables import Table
 
 Whole = ArraySource | PictureSource
+Like = tuple[tuple[str, str], ...]
 LATER = {
     ".json": "JSON",
     ".wav": "audio",
@@ -70,14 +71,16 @@ class Parts(NamedTuple):
     columns: tuple[Described, ...] = ()
 
 
-def open_data(options: Options, *, seed: int) -> Splits:
+def open_data(options: Options, *, seed: int, like: Sequence[Column] = ()) -> Splits:
     """Open a source and complete it to training, validation and test parts.
 
-    Given parts are kept; what is missing is drawn with the seed (`splits.split`). Raises `UsageError` for
+    Given parts are kept; what is missing is drawn with the seed (`splits.split`). With ``like`` a table's columns are read as these
+    were, by name, and others are left out. Raises `UsageError` for
     unknown names and for options that the source has no use for, and `DataError` for data that cannot be
     used: damaged, empty, of one class only (F15).
     """
-    found = _named(options) if _is_name(options.source) else _path(options)
+    known = tuple((column.name, column.kind) for column in like)
+    found = _named(options, known) if _is_name(options.source) else _path(options, known)
     parts = dict(found.parts)
     if options.positive:
         parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
@@ -147,7 +150,7 @@ def _place(field: str) -> int:
     return Options.__struct_fields__.index(field)
 
 
-def _named(options: Options) -> Parts:
+def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
     if item.embedded:
@@ -156,23 +159,23 @@ def _named(options: Options) -> Parts:
         columns = described(source) if source.schema.kind == "row" else ()
         return Parts({"train": source}, item.name, columns=columns)
     if item.columns:
-        return _named_table(item, options)
-    return _folder(named.folder_of(item.name), options, item.name, item.classes)
+        return _named_table(item, options, like)
+    return _folder(named.folder_of(item.name), options, item.name, item.classes, like=like)
 
 
-def _named_table(item: named.NamedData, options: Options) -> Parts:
+def _named_table(item: named.NamedData, options: Options, like: Like) -> Parts:
     """Open a named data set of tables without a header."""
     from layerwise.data import table_parts  # pyarrow is slow to import
 
     _refuse(options, FILES, "tables")
     folder = named.folder_of(item.name)
-    reading = reading_of(options, names=item.columns)
+    reading = reading_of(options, names=item.columns, like=() if item.apart else like)
     return _tables(table_parts.read_named(folder, reading, apart=item.apart, trim=item.trim), item.name)
 
 
-def reading_of(options: Options, *, names: tuple[str, ...] = ()) -> Reading:
+def reading_of(options: Options, *, names: tuple[str, ...] = (), like: Like = ()) -> Reading:
     """Return the options of a table."""
-    return Reading(**{field: getattr(options, field) for field in TABLE}, names=names)
+    return Reading(**{field: getattr(options, field) for field in TABLE}, names=names, like=like)
 
 
 def _tables(found: Mapping[str, Table], name: str) -> Parts:
@@ -181,7 +184,7 @@ def _tables(found: Mapping[str, Table], name: str) -> Parts:
     return Parts({part: table.source for part, table in found.items()}, name, train.notes, train.groups, train.times, train.described)
 
 
-def _path(options: Options) -> Parts:
+def _path(options: Options, like: Like) -> Parts:
     """Open a path by its content."""
     try:
         path = Path(options.source).expanduser()
@@ -192,7 +195,9 @@ def _path(options: Options) -> Parts:
         raise _absent(options.source, path)
     name = path.stem.removesuffix(".tar") or path.resolve().name or str(path)
     try:
-        return _folder(path, options, path.resolve().name) if path.is_dir() else _file(path, options, name)
+        if path.is_dir():
+            return _folder(path, options, path.resolve().name, like=like)
+        return _file(path, options, name, like)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -212,25 +217,25 @@ def _absent(source: str, path: Path) -> UsageError:
     )
 
 
-def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = ()) -> Parts:
+def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = (), *, like: Like) -> Parts:
     """Open a folder: IDX files, class folders, or one archive or table in it."""
     if idx.is_idx(path):
         _refuse(options, (*TABLE, *FILES), "IDX files")
         return Parts(idx.read(path, classes), name)
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
     if len(visible) == 1 and visible[0].is_file():
-        return _file(visible[0], options, name)
+        return _file(visible[0], options, name, like)
     if visible and all(entry.suffix.lower() in TABLES for entry in visible):
         from layerwise.data import table_parts
 
         _refuse(options, FILES, "tables")
-        return _tables(table_parts.read_parts(visible, reading_of(options)), name)
+        return _tables(table_parts.read_parts(visible, reading_of(options, like=like)), name)
     _refuse(options, TABLE, "class folders")
     parts, notes = folders.open_folder(path, on_bad=options.on_bad)
     return Parts(parts, name, notes)
 
 
-def _file(path: Path, options: Options, name: str) -> Parts:
+def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
     """Open an archive or a table."""
     from layerwise.data import archives
 
@@ -244,7 +249,7 @@ def _file(path: Path, options: Options, name: str) -> Parts:
     _refuse_other(path)
     from layerwise.data import tables  # pyarrow is slow to import
 
-    return _tables({"train": tables.read(path, reading_of(options))}, name)
+    return _tables({"train": tables.read(path, reading_of(options, like=like))}, name)
 
 
 def _refuse_other(path: Path) -> None:

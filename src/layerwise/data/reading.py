@@ -18,7 +18,8 @@ class Reading(msgspec.Struct, frozen=True):
     leave out; ``categories`` columns whose values are names even if they look like numbers; ``missing`` further marks of a gap;
     ``dates`` the format of dates that are not ISO 8601, as in strptime. Kept out of the features too: ``id`` names the rows,
     ``group`` keeps the rows of one value in one part, ``time`` puts later rows into later parts, ``weight`` says how much a row
-    counts in training. ``names`` are the columns' names where the file has none.
+    counts in training. ``names`` are the columns' names where the file has none. ``like`` are the features of a table that was read
+    before, by name and kind, in order: other columns are left out, and nothing is told from content.
     """
 
     target: str = ""
@@ -33,6 +34,7 @@ class Reading(msgspec.Struct, frozen=True):
     time: str = ""
     weight: str = ""
     names: tuple[str, ...] = ()
+    like: tuple[tuple[str, str], ...] = ()
 
     def roles(self) -> dict[str, str]:
         """Return the columns that are named for a purpose, with the option that names them."""

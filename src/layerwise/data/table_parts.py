@@ -37,7 +37,10 @@ def read_parts(paths: Sequence[Path], reading: Reading) -> dict[str, Table]:
             received=", ".join(sorted(path.name for path in paths)),
             do="give one file, or rename them",
         )
-    return {part: read(found[0], reading) for part, found in parts.items()}
+    train = read(parts.pop("train")[0], reading)
+    like = tuple((column.name, column.kind) for column in train.source.schema.table)  # small parts do not tell kinds by themselves
+    others = msgspec.structs.replace(reading, like=reading.like or like)
+    return {"train": train, **{part: read(found[0], others) for part, found in parts.items()}}
 
 
 def read_named(folder: Path, reading: Reading, *, apart: str = "", trim: str = "") -> dict[str, Table]:

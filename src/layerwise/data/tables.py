@@ -55,13 +55,14 @@ def read(path: Path, reading: Reading = DEFAULT) -> Table:
     found: list[tuple[Column, Array]] = []
     for name, role in roles.items():
         if role == "feature":
-            kind = columns_.kind_of(cells[name], category=name in reading.categories)
+            kind, reason = _judged(cells[name], reading)
             kinds[name] = kind
-            reason = "free text" if kind == "text" else "empty" if kind == "empty" else _numbered(cells[name], kind)
             if reason:
                 roles[name] = f"left out: {reason}"
             else:
                 found.append(columns_.feature(cells[name], kind))
+    order = [name for name, _ in reading.like]
+    found.sort(key=lambda one: order.index(one[0].name) if order else 0)
     if not found:
         raise _no_features(path, roles)
     target = next(name for name, role in roles.items() if role == "target")
@@ -90,6 +91,15 @@ def _roles(reading: Reading, names: Sequence[str], path: Path) -> dict[str, str]
             raise _no_features(path, out)
         out[free[-1]] = "target"
     return out
+
+
+def _judged(column: Cells, reading: Reading) -> tuple[columns_.Kind, str]:
+    """Return a column's kind, and why it is left out if it is no feature: told from its cells, or as in the table read before."""
+    if reading.like:
+        known = dict(reading.like).get(column.name)
+        return ("empty", "not in the training part") if known is None else (columns_.kind_as(column, known), "")
+    kind = columns_.kind_of(column, category=column.name in reading.categories)
+    return kind, "free text" if kind == "text" else "empty" if kind == "empty" else _numbered(column, kind)
 
 
 def _no_features(path: Path, roles: dict[str, str]) -> DataError:

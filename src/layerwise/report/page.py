@@ -13,7 +13,7 @@ from layerwise.data.loader import Batches
 from layerwise.data.source import Source
 from layerwise.inspect.answers import Answers, answers
 from layerwise.models.boltzmann import stack_of
-from layerwise.report import sections
+from layerwise.report import columns, sections
 from layerwise.report.sections import Figures
 from layerwise.report.texts import Texts
 from layerwise.run import RunDirectory
@@ -56,6 +56,7 @@ def write_report(
         recipe=recipe,
         verdicts=[text.pick(pair) for pair in info.get("verdicts", []) if text.pick(pair)],
         notes=[str(note) for note in info.get("notes", [])],
+        table=columns.table(task, info.get("columns", []), text),
         facts=facts(info, model, text),
         commands=commands(directory, model, task, text),
         **task_sections(model, task, found, source=source, figures=figures, text=text),
@@ -77,8 +78,10 @@ def render(**values: Any) -> str:
 
 def task_sections(model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts) -> Json:
     """Return the sections that depend on the task; None where one does not apply."""
+    judged = isinstance(task, Classification)
     return {
         "confusion": sections.confusion(task, found, figures, text) if isinstance(task, Classification) else None,
+        "calibration": sections.calibration(found, figures, text) if judged and len(found.losses) else None,
         "mistakes": sections.mistakes(task, found, source, figures, text),
         "scatter": sections.scatter(task, found, figures, text) if isinstance(task, Regression) else None,
         "rebuilt": sections.reconstructions(task, found, source, figures) if isinstance(task, Reconstruction) else None,
@@ -102,6 +105,8 @@ def headline(task: Task, found: Answers, info: Json, text: Texts) -> Json:
         out["interval"] = text("interval", low=f"{low:.1%}", high=f"{high:.1%}")
         name, share = sections.baseline(task, found)
         out["baseline"] = text("baseline", name=name, value=f"{share:.1%}")
+    if isinstance(task, Regression) and count:
+        out["baseline"] = text("baseline number", value=f"{sections.mean_error(task, found):.4g}")
     return out
 
 
@@ -114,7 +119,7 @@ def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
 def shown(metric: str, value: float) -> str:
     """Return a metric's value as people read it."""
-    return f"{value:.1%}" if metric == "accuracy" else f"{value:.4g}"
+    return f"{value:.1%}" if metric in ("accuracy", "balanced-accuracy") else f"{value:.4g}"
 
 
 def metric_table(metrics: dict[str, float], task: Task, text: Texts) -> list[Json]:
@@ -173,6 +178,8 @@ def commands(directory: RunDirectory, model: nn.Module, task: Task, text: Texts)
         (f"layerwise inspect {run} --what gradients --out gradients", text("next gradients")),
         (f"layerwise doctor {run}", text("next doctor")),
     ]
+    if task.inputs.kind == "row" and task.name != "reconstruction":
+        follow.insert(3, (f"layerwise inspect {run} --what columns --out columns", text("next columns")))
     if stack_of(model):
         follow.insert(-1, (f"layerwise inspect {run} --what samples --out samples", text("next samples")))
     return {"repeat": f"layerwise train {shlex.quote(str(directory.path / 'recipe.toml'))}", "next": follow}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,16 @@ import numpy as np
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from layerwise.data.source import Source, fetch
+from layerwise.data.source import Column, Source, fetch
 from layerwise.figures import charts, pictures
+from layerwise.figures.bars import reliability
 from layerwise.figures.svg import inline
 from layerwise.inspect.answers import Answers, Case, inputs_shown, worst, wrong
 from layerwise.inspect.mistakes import picture_sheet
 from layerwise.inspect.samples import STEPS, as_pictures, samples
 from layerwise.models.boltzmann import stack_of
 from layerwise.report.texts import Texts
+from layerwise.tasks.assessment import BINS
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
@@ -121,8 +123,31 @@ def confusion(task: Classification, found: Answers, figures: Figures, text: Text
     readable = len(task.classes) <= READABLE
     return {
         "classes": task.classes, "long": max(map(len, task.classes)) > 3, "rows": rows if readable else [],
-        "drawing": "" if readable else drawing, "pairs": pairs,
+        "drawing": "" if readable else drawing, "pairs": pairs, "by_class": by_class(found),
     }  # fmt: skip
+
+
+def calibration(found: Answers, figures: Figures, text: Texts) -> Json:
+    """Return the reliability diagram and its note."""
+    table = found.details["calibration"]
+    said, right, counts = ([b[key] for b in table["bins"]] for key in ("confidence", "accuracy", "count"))
+    drawn = reliability(said, right, counts, width=1 / BINS, x=text("said"), y=text("right"))
+    return {"drawing": figures.add("calibration", drawn), "note": text("calibration note", error=f"{table['error']:.1%}")}
+
+
+def by_class(found: Answers) -> list[Json]:
+    """Return precision, recall, F1 and the area under the ROC curve of each class, as text."""
+    return [
+        {"name": one["name"], "support": one["support"]}
+        | {key: "–" if one[key] is None else f"{one[key]:.3f}" for key in ("precision", "recall", "f1", "roc_auc")}
+        for one in found.details["classes"]
+    ]
+
+
+def mean_error(task: Regression, found: Answers) -> float:
+    """Return the root mean square error of the training part's mean as every answer, in the target's own unit."""
+    assert found.targets is not None
+    return float(found.targets.double().square().mean().sqrt()) * task.spread
 
 
 def baseline(task: Classification, found: Answers) -> tuple[str, float]:
@@ -151,18 +176,27 @@ def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text:
     columns = () if shown else source.schema.features[:COLUMNS]
     return {
         "title": title, "note": note, "pictures": shown, "columns": columns,
-        "cases": [_case(case, len(columns)) for case in cases],
+        "cases": [_case(case, source.schema.table[: len(columns)]) for case in cases],
     }  # fmt: skip
 
 
-def _case(case: Case, columns: int) -> Json:
+def _case(case: Case, columns: Sequence[Column]) -> Json:
     """Return a case as the template shows it."""
     return {
         "name": case.name, "true": case.true, "predicted": case.predicted, "loss": f"{case.loss:.4g}",
         "score": "" if case.score is None else f"{case.score:.1%}",
         "picture": "" if case.picture is None else pictures.data_uri(pictures.png(case.picture)),
-        "row": [f"{value:.5g}" for value in case.row[:columns]],
+        "row": [cell(value, column) for value, column in zip(case.row, columns, strict=False)],
     }  # fmt: skip
+
+
+def cell(value: float, column: Column) -> str:
+    """Return a cell as the table had it: a number, a category's name, a date; a dash for a gap and a value never seen in training."""
+    if np.isnan(value) or (column.kind == "category" and value < 0):
+        return "–"
+    if column.kind == "category":
+        return column.values[int(value)]
+    return str(np.datetime64(round(value * 86_400), "s")).removesuffix("T00:00:00") if column.kind == "date" else f"{value:.5g}"
 
 
 # -- regression ----------------------------------------------------------------------------------------------------
