@@ -16,6 +16,7 @@ from layerwise.data.open import Options, open_data
 from layerwise.data.source import fetch, labels
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError
+from layerwise.predict import named_inputs
 
 COUNT = 24
 
@@ -179,6 +180,10 @@ def test_a_network_learns_a_number_from_pictures_and_answers_pictures(tmp_path: 
     assert run.metrics["test/mae"] < 30  # a guess without looking is off by about 60
     answers = run.predictor()(tmp_path / "pics/2.png", tmp_path / "pics/20.png")
     assert answers[0].value < answers[1].value - 80  # type: ignore[attr-defined]
+    predictor = run.predictor()
+    table = list(predictor.stream(named_inputs([str(path)], predictor.task)))
+    assert [answer.input for answer in table] == [f"pics/{number}.png" for number in range(COUNT)]
+    assert table[20].prediction == answers[1]  # type: ignore[union-attr]
 
 
 def test_classes_named_by_numbers_are_numbers_where_regression_is_asked_for() -> None:

@@ -15,8 +15,8 @@ def inspect_(
     target: str,
     *,
     what: str = "summary",
-    data: str = "",
-    task: str = "",
+    data: str | None = None,
+    task: str | None = None,
     set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
     split: Literal["train", "val", "test", ""] = "",
@@ -49,7 +49,7 @@ def inspect_(
     take_imports(imports)
     views.check_name(what)
     found = views.look(
-        what, target, data=data, task=task, settings=tuple(set or ()), out=out, split=split, examples=examples, lang=language(lang)
+        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples, lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
