@@ -49,7 +49,8 @@ def inspect_(
     take_imports(imports)
     views.check_name(what)
     found = views.look(
-        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples, lang=language(lang),
+        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples,
+        lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
