@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from layerwise import catalog, recipe
-from layerwise.data import table_files
+from layerwise.data import picture_tables, table_files
 from layerwise.data.folders import hidden
 from layerwise.data.loader import Batch
+from layerwise.data.open import TABLES
+from layerwise.data.reading import Reading
 from layerwise.data.source import Array
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.run import RunDirectory, damaged
@@ -212,7 +214,7 @@ def _tables(text: str) -> Iterator[Piece]:
 
 
 def _pictures(text: str) -> Iterator[tuple[str, object]]:
-    """Yield a picture file, all files of a folder, or the picture on standard input."""
+    """Yield a picture file, all files of a folder, the pictures that a table names, or the picture on standard input."""
     path = Path(text).expanduser()
     if text == "-":
         yield "-", sys.stdin.buffer.read()
@@ -221,10 +223,18 @@ def _pictures(text: str) -> Iterator[tuple[str, object]]:
         if not found:
             yield text, DataError(f"the folder {path} holds no files", expected="pictures")
         yield from ((str(p), p) for p in found)
+    elif path.is_file() and (column := _names_pictures(path)):
+        for rows in table_files.rows(path):
+            yield from ((str(row[column]), path.parent / str(row[column]).strip()) for row in rows)
     elif path.is_file():
         yield text, path
     else:
         yield text, DataError(f"there is no file or folder {path}", expected="a picture, a folder of pictures, or -")
+
+
+def _names_pictures(path: Path) -> str:
+    """Return the column of a table that names pictures, the empty text for other files."""
+    return picture_tables.column_in(path, Reading()) if path.suffix.lower() in TABLES else ""
 
 
 def _rows(text: str) -> Iterator[tuple[str, object]]:

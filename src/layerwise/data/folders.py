@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from layerwise.data import images
-from layerwise.data.source import Array, Example, Schema
+from layerwise.data.source import Array, Example, Examples, Schema, stacked
 from layerwise.errors import DataError
 from layerwise.runtime.machine import cores
 
@@ -109,7 +109,7 @@ def _unreadable(error: OSError) -> None:
 class PictureSource:
     """Pictures of a place, decoded when asked for.
 
-    ``targets`` are labels (N,); ``digest`` covers names and contents.
+    ``targets`` are labels or numbers (N,); ``digest`` covers names and contents; ``weights`` (N,): how much each counts in training.
     """
 
     schema: Schema
@@ -117,6 +117,7 @@ class PictureSource:
     names: tuple[str, ...]
     targets: Array
     digest: str
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -124,7 +125,14 @@ class PictureSource:
     def __getitem__(self, index: int) -> Example:
         name = self.names[index]
         pixels = images.decode(self.place.read(name), self.schema.shape[2], name=self.name_of(index))
-        return Example(pixels, int(self.targets[index]))
+        return Example(pixels, self.targets[index].item())
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order, with their weights."""
+        at = np.asarray(indices, dtype=np.int64)
+        found = [self[int(i)] for i in at]
+        weights = None if self.weights is None else self.weights[at]
+        return Examples(stacked([e.input for e in found]), self.targets[at], at, weights)
 
     def name_of(self, index: int) -> str:
         """Return the file's path."""
@@ -133,6 +141,8 @@ class PictureSource:
     def fingerprint(self) -> str:
         """Return a digest of classes, relative names and contents when opened; the place does not count."""
         text = f"{self.schema}{self.digest}{self.targets.tolist()}"
+        if self.weights is not None:
+            text += f"{self.weights.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -171,19 +181,24 @@ def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSour
     checks = check(place, names)
     bad = {name: found.error for name, found in checks.items() if found.error}
     if bad:
-        notes.append(_bad_files(place, bad, len(names), on_bad))
+        notes.append(bad_files(place, bad, len(names), on_bad))
         layout = {
             part: {label: [n for n in files if n not in bad] for label, files in classes.items()}
             for part, classes in layout.items()
         }
     classes = _classes(layout, place.origin, notes)
-    shapes = {checks[name].shape for name in names if name not in bad}
-    sizes = {shape[:2] for shape in shapes}
-    channels = 3 if any(shape[2] == 3 for shape in shapes) else 1
-    shape = (*(sizes.pop() if len(sizes) == 1 else (0, 0)), channels)
+    shape = shape_of(checks[name] for name in names if name not in bad)
     schema = Schema("image", shape, "class", classes)
     notes += _repeated(layout, checks)
     return {part: _source(place, schema, found, checks) for part, found in layout.items()}, tuple(notes)
+
+
+def shape_of(checks: Iterable[Checked]) -> tuple[int, int, int]:
+    """Return the shape (H, W, C) of several pictures: H and W are 0 where sizes differ, C is 1 if every one is grey, else 3."""
+    shapes = {found.shape for found in checks}
+    sizes = {shape[:2] for shape in shapes}
+    height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
+    return height, width, 3 if any(shape[2] == 3 for shape in shapes) else 1
 
 
 def _source(
@@ -277,7 +292,7 @@ def _grouped(cut: dict[tuple[str, ...], str], origin: str, notes: list[str]) -> 
     if loose:
         notes.append(f"{origin}: {loose} files outside class folders were left out")
     if empty:
-        notes.append(f"{origin}: no pictures in {_some(empty)}, which is not counted as a class here")
+        notes.append(f"{origin}: no pictures in {some(empty)}, which is not counted as a class here")
     return {label: files for label, files in classes.items() if files}
 
 
@@ -289,13 +304,13 @@ def _classes(layout: Layout, origin: str, notes: list[str]) -> tuple[str, ...]:
         strange = sorted(found - filled["train"])
         if strange:
             raise DataError(
-                f"{origin}: the {part} part has classes without a training example: {_some(strange)}",
-                expected=f"only classes of the training part: {_some(sorted(filled['train']))}",
+                f"{origin}: the {part} part has classes without a training example: {some(strange)}",
+                expected=f"only classes of the training part: {some(sorted(filled['train']))}",
                 do="add training examples of them, or take them out",
             )
         lacking = [label for label in union if label not in found]
         if lacking:
-            notes.append(f"{origin}: the {part} part has no examples of {_some(lacking)}")
+            notes.append(f"{origin}: the {part} part has no examples of {some(lacking)}")
     return tuple(union)
 
 
@@ -324,11 +339,11 @@ def check(place: Place, names: Sequence[str]) -> dict[str, Checked]:
     return dict(zip(names, found, strict=True))
 
 
-def _bad_files(place: Place, bad: dict[str, DataError], count: int, on_bad: OnBad) -> str:
+def bad_files(place: Place, bad: dict[str, DataError], count: int, on_bad: OnBad) -> str:
     """Stop because of bad files, or return the note that counts and names them."""
     names = sorted(bad)
     if on_bad == "skip" and len(bad) < count:
-        return f"{len(bad)} of {count} files could not be decoded and were left out: {_some(names)}"
+        return f"{len(bad)} of {count} files could not be decoded and were left out: {some(names)}"
     listed = "\n".join(f"    {bad[name].what}" for name in names[:LISTED])
     more = f"\n    … and {len(names) - LISTED} more" if len(names) > LISTED else ""
     raise DataError(
@@ -355,7 +370,7 @@ def _repeated(layout: Layout, checks: dict[str, Checked]) -> list[str]:
     ]
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
     """Return the first names for a message, and how many more there are."""
     every = [images.shown(name) for name in names]
     return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED} more" if len(every) > LISTED else "")

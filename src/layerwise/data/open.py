@@ -36,7 +36,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``source``: a named data set or a path. Picture files: ``on_bad`` stop or skip. Classes: ``positive`` sets one class against
     the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns, ``encoding`` of text,
     ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of dates, and columns with a purpose
-    of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`).
+    of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names pictures
+    (`picture_tables`).
     """
 
     source: str
@@ -53,11 +54,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group: str = ""
     time: str = ""
     weight: str = ""
+    image: str = ""
 
 
 TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates", "id", "group", "time", "weight")
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILES = ("on_bad",)
+NAMING = ("image",)  # tables of pictures
+NOT_NAMING = ("categories", "dates", "id")
 
 
 class Parts(NamedTuple):
@@ -154,7 +158,7 @@ def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
     if item.embedded:
-        _refuse(options, (*TABLE, *FILES), f"the data set {item.name}")
+        _refuse(options, (*TABLE, *FILES, *NAMING), f"the data set {item.name}")
         source = embedded.load(item.name)
         columns = described(source) if source.schema.kind == "row" else ()
         return Parts({"train": source}, item.name, columns=columns)
@@ -167,7 +171,7 @@ def _named_table(item: named.NamedData, options: Options, like: Like) -> Parts:
     """Open a named data set of tables without a header."""
     from layerwise.data import table_parts  # pyarrow is slow to import
 
-    _refuse(options, FILES, "tables")
+    _refuse(options, (*FILES, *NAMING), "tables")
     folder = named.folder_of(item.name)
     reading = reading_of(options, names=item.columns, like=() if item.apart else like)
     return _tables(table_parts.read_named(folder, reading, apart=item.apart, trim=item.trim), item.name)
@@ -220,17 +224,20 @@ def _absent(source: str, path: Path) -> UsageError:
 def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = (), *, like: Like) -> Parts:
     """Open a folder: IDX files, class folders, or one archive or table in it."""
     if idx.is_idx(path):
-        _refuse(options, (*TABLE, *FILES), "IDX files")
+        _refuse(options, (*TABLE, *FILES, *NAMING), "IDX files")
         return Parts(idx.read(path, classes), name)
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
     if len(visible) == 1 and visible[0].is_file():
         return _file(visible[0], options, name, like)
+    pictures = _picture_tables(visible, options, name)
+    if pictures is not None:
+        return pictures
     if visible and all(entry.suffix.lower() in TABLES for entry in visible):
         from layerwise.data import table_parts
 
         _refuse(options, FILES, "tables")
         return _tables(table_parts.read_parts(visible, reading_of(options, like=like)), name)
-    _refuse(options, TABLE, "class folders")
+    _refuse(options, (*TABLE, *NAMING), "class folders")
     parts, notes = folders.open_folder(path, on_bad=options.on_bad)
     return Parts(parts, name, notes)
 
@@ -242,14 +249,35 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder", expected="a table, an archive or a folder")
     if archives.is_archive(path):
-        _refuse(options, TABLE, "archives of class folders")
+        _refuse(options, (*TABLE, *NAMING), "archives of class folders")
         parts, notes = archives.open_archive(path, on_bad=options.on_bad)
         return Parts(parts, name, notes)
-    _refuse(options, FILES, "tables")
     _refuse_other(path)
+    pictures = _picture_tables([path], options, name)
+    if pictures is not None:
+        return pictures
+    _refuse(options, FILES, "tables")
     from layerwise.data import tables  # pyarrow is slow to import
 
     return _tables({"train": tables.read(path, reading_of(options, like=like))}, name)
+
+
+def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts | None:
+    """Open the tables among a folder's entries if they name pictures; None if they do not."""
+    if len(entries) > 1 and not any(entry.suffix.lower() in TABLES for entry in entries):
+        return None
+    from layerwise.data import picture_tables  # pyarrow is slow to import
+
+    paths = picture_tables.tables_in(entries, TABLES) if len(entries) > 1 else {"train": entries[0]}
+    if not paths or not paths["train"].is_file():
+        return None
+    reading = reading_of(options)
+    image = picture_tables.column_in(paths["train"], reading, options.image)
+    if not image:
+        return None
+    _refuse(options, NOT_NAMING, "tables of pictures")
+    found = picture_tables.read(paths, reading, image=image, on_bad=options.on_bad)
+    return Parts(found.parts, name, found.notes, found.groups, found.times)
 
 
 def _refuse_other(path: Path) -> None:

@@ -251,16 +251,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Another source with other class names and numbers: ``mapping[old label]`` is the new one."""
+    """Another source with other class names and numbers: ``mapping[old label]`` is the new one; ``kind`` of target, if another."""
 
     base: Source
     classes: tuple[str, ...]
     mapping: Array
+    kind: Target | None = None
 
     @property
     def schema(self) -> Schema:
         """What the examples are: as before, with the new classes."""
-        return msgspec.structs.replace(self.base.schema, classes=self.classes)
+        return msgspec.structs.replace(self.base.schema, classes=self.classes, target=self.kind or self.base.schema.target)
 
     @property
     def targets(self) -> Array:

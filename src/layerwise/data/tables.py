@@ -72,10 +72,10 @@ def read(path: Path, reading: Reading = DEFAULT) -> Table:
     described = () if plain else tuple(column for column, _ in found)
     schema = Schema("row", (len(found),), kind_of_target, classes, features, target, described)
     inputs = np.stack([values for _, values in found], 1)
-    source = ArraySource(schema, inputs, targets, str(path), _numbers(cells, reading, rows), _weights(cells, reading))
+    source = ArraySource(schema, inputs, targets, str(path), _numbers(cells, reading, rows), weights_of(cells, reading))
     kinds[target] = "category" if kind_of_target == "class" else "number"
     shown = tuple(_described(cells[name], role, kinds.get(name, "")) for name, role in roles.items())
-    return Table(source, shown, _groups(cells, reading), _times(cells, reading), notes(shown))
+    return Table(source, shown, groups_of(cells, reading), times_of(cells, reading), notes(shown))
 
 
 def _roles(reading: Reading, names: Sequence[str], path: Path) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _numbers(cells: dict[str, Cells], reading: Reading, rows: Array) -> Array:
     return np.array([f"{row}, {reading.id} {name}" for row, name in zip(rows, names, strict=True)])
 
 
-def _weights(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def weights_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
     """Return how much each row counts in training. Raises `DataError` for gaps, negative weights, and none above 0."""
     if not reading.weight:
         return None
@@ -184,7 +184,7 @@ def _weights(cells: dict[str, Cells], reading: Reading) -> Array | None:
     return weights
 
 
-def _groups(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def groups_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
     """Return the group of each row as a number; rows without one are groups of their own."""
     if not reading.group:
         return None
@@ -197,7 +197,7 @@ def _groups(cells: dict[str, Cells], reading: Reading) -> Array | None:
     return groups
 
 
-def _times(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def times_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
     """Return the time of each row, as a number that grows. Raises `DataError` for gaps and for text."""
     if not reading.time:
         return None

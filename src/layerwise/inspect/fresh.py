@@ -67,10 +67,10 @@ def made(bench: Bench, stage: Stage, task: Task) -> tuple[nn.Module, Rule]:
 
 
 def endless(batches: Batches) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other."""
+    """Yield the batches of one epoch after the other; a last batch of one, over which batch norm has no variance, is left out."""
     epoch = 0
     while True:
-        yield from batches.epoch(epoch)
+        yield from (batch for batch in batches.epoch(epoch) if len(batch) > 1 or batches.examples == 1)
         epoch += 1
 
 

@@ -116,8 +116,8 @@ def figure(target: Target, found: Test, data: Json) -> str:
     say = target.say
 
     def draw(axes: Any) -> None:
-        axes.plot(found.rates, found.losses, ".", color=MUTED, markersize=4, alpha=0.45)
-        axes.plot(found.rates, found.smooth, color=SERIES[0], label=say("loss, smoothed", "损失（平滑）"))
+        axes.plot(found.rates, found.losses, color=MUTED, linewidth=0.9, alpha=0.55, label=say("loss of each batch", "各批次的损失"))
+        axes.plot(found.rates, found.smooth, color=SERIES[0], label=say("smoothed", "平滑后"))
         marks = [(found.suggested, SERIES[2], "-", say("steepest", "下降最陡")), (data["own"], SERIES[3], "--", say("recipe", "配方")),
                  (found.diverges, SERIES[1], ":", say("diverges", "发散"))]  # fmt: skip
         for rate, color, style, name in marks:
@@ -128,7 +128,7 @@ def figure(target: Target, found: Test, data: Json) -> str:
             first, low = float(found.smooth[0]), float(found.smooth.min())
             axes.set_ylim(max(0.0, low - 0.25 * (first - low) - 0.02 * first), first + 0.8 * (first - low) + 0.1 * first)
         axes.set_xlabel(say("learning rate", "学习率"))
-        axes.set_ylabel(say("loss of a batch", "单个批次的损失"))
+        axes.set_ylabel(say("loss", "损失"))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return drawn(draw, size=(7.4, 3.4))

@@ -33,7 +33,7 @@ def opened(target: str, *, needs: str, view: str, data: str = "", task: str = ""
         DamagedError: for a damaged run.
     """
     path = Path(target)
-    if path.is_dir():
+    if path.is_dir() and not (data and target in catalog.cards()):  # data settle what a name means that is both
         if data or task or settings:
             raise UsageError(
                 f"{target} is a run, which has its own data and recipe", expected="--data, --task and --set for a model of the catalog",

@@ -77,20 +77,30 @@ class NumberMeter:
 
 
 def amounts(source: Source) -> Source:
-    """Return the source with numbers as targets: where these may be classes too, labels become the values they name.
+    """Return the source with numbers as targets: where these are or may be classes, labels become the values they name.
 
-    Raises `DataError` where the target is no number.
+    Raises `DataError` where the target is no number: classes with names that are none.
     """
     schema = source.schema
+    if schema.target == "class" and schema.classes and all(map(_is_number, schema.classes)):
+        return Relabelled(source, (), np.array([float(name) for name in schema.classes]), "either")
     if schema.target not in ("number", "either"):
         raise DataError(
             "these examples have no number to predict",
             expected="a numeric target",
-            received=f"a target of kind '{schema.target}'",
+            received=f"a target of kind '{schema.target}'" + (f": {', '.join(schema.classes[:5])}" if schema.classes else ""),
         )
     if schema.target == "either" and schema.classes:
         return Relabelled(source, (), np.array([float(name) for name in schema.classes]))
     return source
+
+
+def _is_number(name: str) -> bool:
+    """Whether a class is named by a finite number."""
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def refuse_delta(options: RegressionOptions) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from layerwise.bench.base import Case, Measure, Quality, Row, Side, Spec
+from layerwise.bench.base import Case, Quality, Row, Side, Spec
+from layerwise.bench.process import Measure
 
 if TYPE_CHECKING:
     from layerwise.planning.resolve import Request
