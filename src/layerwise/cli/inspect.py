@@ -29,11 +29,11 @@ def inspect_(
     target
         a run directory, or a name from `layerwise models`
     what
-        summary, gradients, mistakes, receptive-field, samples or truth-table
+        summary, gradients, function, mistakes, receptive-field, samples, augmentations or truth-table
     split
-        the part of the data that gradients and mistakes look at (default: val and test)
+        the part of the data that gradients and mistakes look at (default: val and test), or whose points function draws (all)
     examples
-        how many examples gradients and mistakes look at, samples draws (default: 0, the view's own number)
+        how many examples gradients and mistakes look at, samples and function draw (default: 0, the view's own number)
     """
     take_imports(imports)
     views.check_name(what)

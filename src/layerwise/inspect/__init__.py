@@ -23,6 +23,7 @@ class Entry(NamedTuple):
 VIEWS: dict[str, Entry] = {
     "summary": Entry("summary", "the layers: type, output shape, parameters, work", "各层的类型、输出形状、参数量与计算量", ""),
     "gradients": Entry("gradients", "backpropagation in four steps: z, a, δ, ∂W, ∂b", "反向传播四步：z、a、δ、∂W、∂b", "data"),
+    "function": Entry("function", "what is answered over one or two numbers, drawn", "一两个数值上的拟合函数或决策边界图", "data"),
     "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
