@@ -104,7 +104,7 @@ def function(model: nn.Module, task: Task, splits: Splits, figures: Figures, tex
     if not applies(task):
         return None
     found = fitted(model, task, splits)
-    drawn = figures.add("function", drawing(found, text.lang))
+    drawn = figures.add("function", drawing(found, "zh" if text.lang == "zh" else "en"))
     return {"title": text(found.kind), "note": text(f"{found.kind} note"), "drawing": drawn}
 
 
