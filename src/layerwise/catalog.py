@@ -29,8 +29,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``rule`` is None where nothing is learned. ``recipe`` holds the default tables (``model``, ``data``, ``task``,
     ``train``, ``stages``); its ``variants`` change them by kind of data (``row``, ``image``), by task, and for under
-    5,000 training examples (``small``). ``small`` are builder arguments of an instance of at most 100,000 parameters,
-    for tests.
+    5,000 training examples (``small``, ``row-small``, and ``points`` for rows of one or two numbers). ``small`` are builder
+    arguments of an instance of at most 100,000 parameters, for tests.
     ``parameters`` is the count of the full-size instance that ``size`` builds. ``why`` says why a card without a rule
     learns nothing.
     """

@@ -1,4 +1,4 @@
-"""S06: the procedure equals finite differences and autograd."""
+"""S06, E12: the procedure equals finite differences and autograd; E11: its step is one of gradient descent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backpropagation: gradients against finite differences, optimizers against their formulas in NumPy, penalties against autograd."""
+"""E11, E12, E08: gradients against finite differences, optimizers against their formulas in NumPy, penalties against autograd."""
 
 from __future__ import annotations
 

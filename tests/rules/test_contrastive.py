@@ -1,4 +1,4 @@
-"""Contrastive divergence against the plain computation with the same draws, and against exact likelihoods by enumeration."""
+"""E13: contrastive divergence against the plain computation with the same draws, and against exact likelihoods by enumeration."""
 
 from __future__ import annotations
 

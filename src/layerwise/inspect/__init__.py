@@ -31,6 +31,7 @@ VIEWS: dict[str, Entry] = {
     "weights": Entry("weights", "weights in numbers, histograms and pictures", "各层权重的统计、直方图与图像", ""),
     "learning-rate": Entry("learning_rate", "a range test: the loss as the rate rises", "范围测试：学习率升高时的损失", "plan"),
     "one-batch": Entry("one_batch", "whether a fresh network learns one batch by heart", "新网络能否把一个批次背下来", "plan"),
+    "function": Entry("function", "what is answered over one or two numbers, drawn", "一两个数值上的拟合函数或决策边界图", "data"),
     "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
     "columns": Entry("columns", "how much each column of a table matters", "表格中每一列的重要程度", "data"),
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),

@@ -129,7 +129,7 @@ def _adaptive(inputs: int, outputs: int) -> Window:
 
 
 def follow(model: nn.Module, shape: tuple[int, ...]) -> list[Seen]:
-    """Return every layer without children that was called, in the order of calls, with its units' field.
+    """Return every layer without children that was called, in the order of calls, with its units' field (E16).
 
     Args:
         model: any network over pictures; it is copied to the meta device and left as it was.

@@ -65,7 +65,8 @@ class Procedure(NamedTuple):
 def run(model: nn.Module, task: Task, batch: Batch, *, lr: float) -> Procedure:
     """Carry out the four steps in inference mode of dropout and batch norm (repeatable), without changing the model.
 
-    L is the mean of ``task.losses`` over the batch.
+    L is the mean of ``task.losses`` over the batch. In networks that `explains` knows the chain rule is written out (E12):
+    δ⁽ᴸ⁾ = ∂L/∂z⁽ᴸ⁾; δ⁽ˡ⁾ = (W⁽ˡ⁺¹⁾ᵀδ⁽ˡ⁺¹⁾) ⊙ f′(z⁽ˡ⁾); over a batch of rows ∂W = δᵀa, ∂b = Σₙδₙ. Then θ ← θ − η ∇L (E11).
     """
     with _as_function(model, batch.inputs.device):
         if explains(model):
@@ -127,7 +128,7 @@ class _Seen:
 
 @torch.no_grad()
 def _feed_forward(model: nn.Module, task: Task, batch: Batch) -> tuple[list[Layer], Tensor]:
-    """Steps 1 to 3, by hand: no autograd anywhere."""
+    """Steps 1 to 3, by hand (E12): no autograd anywhere."""
     seen = _forward(model, batch.inputs)
     outputs = seen[-1].a
     gradient = output_gradient(task, outputs, batch)  # ∂L/∂a of the last layer, (N, K)

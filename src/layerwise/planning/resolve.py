@@ -15,7 +15,7 @@ import torch
 from layerwise import catalog, recipe
 from layerwise.data import open as data_
 from layerwise.data import splits
-from layerwise.data.source import Source, Splits
+from layerwise.data.source import Schema, Source, Splits
 from layerwise.errors import UsageError
 from layerwise.nn.rbm import Staged
 from layerwise.recipe import Recipe, Stage, Table
@@ -27,7 +27,7 @@ from layerwise.tasks.base import Task
 from layerwise.tasks.encoding import InputOptions
 from layerwise.train.records import LAST
 
-SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count
+SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,10 +133,15 @@ def plan(request: Request) -> Plan:
     parts = data_.open_data(data_options, seed=seed)
     wanted = request.task or str(first["task"].get("name", ""))
     name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
-    kind = parts.train.schema.kind
-    small = ("small", f"{kind}-small") if len(parts.train) < SMALL else ()
-    whole = compose(card, table, request, kind, name, *small)
+    schema = parts.train.schema
+    small = ("small", f"{schema.kind}-small") if len(parts.train) < SMALL else ()
+    whole = compose(card, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ()))
     return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
+
+
+def few_numbers(schema: Schema) -> bool:
+    """Whether the inputs are rows of one or two numbers: a function that one can draw."""
+    return schema.kind == "row" and 1 <= len(schema.table) <= 2 and all(column.kind == "number" for column in schema.table)
 
 
 def _resolved(

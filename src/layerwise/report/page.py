@@ -10,8 +10,9 @@ import jinja2
 from torch import nn
 
 from layerwise.data.loader import Batches
-from layerwise.data.source import Source
+from layerwise.data.source import Source, Splits
 from layerwise.inspect.answers import Answers, answers
+from layerwise.inspect.function import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
 from layerwise.report.sections import Figures
@@ -26,8 +27,9 @@ Json = dict[str, Any]
 
 
 def write_report(
-    directory: RunDirectory, model: nn.Module, task: Task, *, batches: Batches, source: Source, lang: str = "en"
-) -> None:
+    directory: RunDirectory, model: nn.Module, task: Task, *, batches: Batches, source: Source, splits: Splits | None = None,
+    lang: str = "en",
+) -> None:  # fmt: skip
     """Evaluate once and write ``report.html`` and its drawings under ``figures/``.
 
     The page refers to nothing outside itself and runs no script; the same run gives the same bytes. The model and the random
@@ -37,6 +39,7 @@ def write_report(
         directory: a run whose run.json holds its history, metrics and facts.
         batches: the test part's batches in the source's order, on the model's device.
         source: the test part itself, for names and pictures.
+        splits: all parts, whose points are drawn with a function of one or two numbers; None leaves that drawing out.
         lang: ``en`` or ``zh``.
 
     Raises:
@@ -59,6 +62,7 @@ def write_report(
         table=columns.table(task, info.get("columns", []), text),
         facts=facts(info, model, text),
         commands=commands(directory, model, task, text),
+        function=None if splits is None else sections.function(model, task, splits, figures, text),
         **task_sections(model, task, found, source=source, figures=figures, text=text),
     )
     directory.write("report.html", page.encode("utf-8", "replace"))
@@ -180,6 +184,8 @@ def commands(directory: RunDirectory, model: nn.Module, task: Task, text: Texts)
     ]
     if task.inputs.kind == "row" and task.name != "reconstruction":
         follow.insert(3, (f"layerwise inspect {run} --what columns --out columns", text("next columns")))
+    if applies(task):
+        follow.insert(-1, (f"layerwise inspect {run} --what function --out function", text("next function")))
     if stack_of(model):
         follow.insert(-1, (f"layerwise inspect {run} --what samples --out samples", text("next samples")))
     return {"repeat": f"layerwise train {shlex.quote(str(directory.path / 'recipe.toml'))}", "next": follow}

@@ -14,11 +14,12 @@ import numpy as np
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from layerwise.data.source import Column, Source, fetch
+from layerwise.data.source import Column, Source, Splits, fetch
 from layerwise.figures import charts, pictures
 from layerwise.figures.bars import reliability
 from layerwise.figures.svg import inline
 from layerwise.inspect.answers import Answers, Case, inputs_shown, worst, wrong
+from layerwise.inspect.function import applies, drawing, fitted
 from layerwise.inspect.mistakes import picture_sheet
 from layerwise.inspect.samples import STEPS, as_pictures, samples
 from layerwise.models.boltzmann import stack_of
@@ -95,6 +96,18 @@ def goal_metric(rows: list[Json], task: Task) -> str:
 def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
     """Return (epoch, value) pairs of a column, without what is missing or no number."""
     return [(float(row["epoch"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+
+
+# -- functions of one or two numbers -------------------------------------------------------------------------------
+
+
+def function(model: nn.Module, task: Task, splits: Splits, figures: Figures, text: Texts) -> Json | None:
+    """Return the fitted function or the classes' regions, with the data; None for other inputs than one or two numbers."""
+    if not applies(task):
+        return None
+    found = fitted(model, task, splits)
+    drawn = figures.add("function", drawing(found, "zh" if text.lang == "zh" else "en"))
+    return {"title": text(found.kind), "note": text(f"{found.kind} note"), "drawing": drawn}
 
 
 # -- classification ------------------------------------------------------------------------------------------------

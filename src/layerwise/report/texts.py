@@ -30,6 +30,27 @@ TEXTS: dict[str, tuple[str, str]] = {
     "epoch": ("epoch", "轮次"),
     "best": ("best", "最佳"),
     "no curves": ("This run kept no history.", "本次训练没有历史记录。"),
+    "curve": ("The fitted function", "拟合的函数"),
+    "curve note": (
+        "The line is the network’s answer over the whole range; the points are the data.",
+        "曲线是网络在整个范围内的回答，点是数据。",
+    ),
+    "surface": ("The fitted function", "拟合的函数"),
+    "surface note": (
+        "Colour is the network’s answer; a line joins equal answers. A point has the colour of its true value: if it stands out, "
+        "it is an error.",
+        "颜色是网络的回答，等值线连接相同的回答。点的颜色是其真实值：与底色不同的点就是误差。",
+    ),
+    "probabilities": ("The classes over the input", "各类别随输入的变化"),
+    "probabilities note": (
+        "The lines are the probability of each class; dotted, where the answer changes. Beneath, the data by their true class.",
+        "曲线是每个类别的概率，虚线处回答改变。下方是数据，按真实类别分行。",
+    ),
+    "regions": ("The decision boundary", "决策边界"),
+    "regions note": (
+        "Shading is the network’s answer, and the dark line is where it changes. A point has the colour of its true class.",
+        "底色是网络的回答，深色线是回答改变之处。点的颜色是其真实类别。",
+    ),
     "confusion": ("Confusion matrix", "混淆矩阵"),
     "confusion note": (
         "Rows are the true class, columns the answer. Blue is right, orange is wrong; the deeper, the larger the row’s share.",
@@ -140,6 +161,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next mistakes": ("all mistakes, as a table and pictures", "查看全部错误（表格与图片）"),
     "next columns": ("which columns matter, and how much", "哪些列重要，有多重要"),
     "next gradients": ("watch backpropagation, layer by layer", "逐层观察反向传播"),
+    "next function": ("the drawing above, and its values as a table", "上面的函数图及其数值表"),
     "next samples": ("more samples, and the filters", "更多采样与滤波器"),
     "next doctor": ("check every file of the run", "检查本次训练的所有文件"),
     "more": ("show", "展开"),

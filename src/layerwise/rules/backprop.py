@@ -73,7 +73,7 @@ def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[
 
 
 class Backprop:
-    """The rule ``backprop``: gradients by reverse differentiation, weights by an optimizer."""
+    """The rule ``backprop``: gradients by reverse differentiation (E12), weights by an optimizer (E11)."""
 
     Options = BackpropOptions
 

@@ -31,7 +31,7 @@ SLOTS: dict[Method, tuple[str, ...]] = {
 
 
 class Optimizer:
-    """θ ← θ − η · d(∇L), where d is the method's direction.
+    """θ ← θ − η · d(∇L), where d is the method's direction: ∇L itself in gradient descent (E11).
 
     - ``sgd`` d = g; ``momentum`` d = v, v ← μv + g; ``nesterov`` d = g + μv (Sutskever et al. 2013);
     - ``adagrad`` d = g / (√Σg² + ε) (Duchi et al. 2011);

@@ -228,7 +228,9 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
         test = session.plan.splits.test
         alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
         batches = alone.evaluation(test, session.plan.task.collate)
-        write_report(directory, session.model, session.plan.task, batches=batches, source=test, lang=lang)
+        write_report(
+            directory, session.model, session.plan.task, batches=batches, source=test, splits=session.plan.splits, lang=lang
+        )
         pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
         info["status"] = "finished"
         directory.write_info(info, written=pages)

@@ -51,9 +51,9 @@ def by_hand(spec: Spec) -> Measure:
 
     from layerwise import catalog
     from layerwise.bench.training import given, request
+    from layerwise.planning.resolve import plan
     from layerwise.rules.optimizers import Optimizer
     from layerwise.runtime import draws, flags
-    from layerwise.planning.resolve import plan
 
     wanted = request("mlp", spec, SETTINGS)
     x, y, test_x, test_y = (torch.from_numpy(array) for array in given(wanted))

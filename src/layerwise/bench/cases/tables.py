@@ -38,8 +38,8 @@ def fitted(peer: Any, data: str, spec: Spec) -> Measure:
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     from layerwise.bench.training import arrays
-    from layerwise.tasks.regression import Regression
     from layerwise.planning.resolve import plan
+    from layerwise.tasks.regression import Regression
 
     made = plan(asked(data, spec))
     assert isinstance(made.task, Regression)
