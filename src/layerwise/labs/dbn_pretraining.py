@@ -230,9 +230,12 @@ def _table(found: Found, plan: Plan) -> Table:
 def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     """Draw the accuracies by number of labels, and the pre-trained net's two leads."""
     figure = Figure(figsize=SIZE)
+    passes = float(_ahead(found, "svm")[:, : plan.few].mean()) > 0
     headline(
         figure,
-        Text("Pre-training lifts the deep net, but not over the SVM", "预训练抬高了深度网络，却没有高过 SVM"),
+        Text("Pre-training lifts the deep net over the SVM", "预训练使深度网络高过了 SVM")
+        if passes
+        else Text("Pre-training lifts the deep net, but not over the SVM", "预训练抬高了深度网络，却没有高过 SVM"),
         Text(
             f"{len(plan.hidden)} sigmoid layers, {plan.data}, all pictures seen, few with labels; {plan.seeds} seeds.",
             f"{len(plan.hidden)} 个 sigmoid 隐藏层，{plan.data}，全部图像可见，少数有标签；{plan.seeds} 个种子。",
@@ -242,7 +245,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     left, right = figure.add_axes((0.09, 0.155, 0.40, 0.585)), figure.add_axes((0.60, 0.155, 0.375, 0.585))
     for line, name in enumerate(reversed([n for n in COLORS if n in plan.names])):
         left.plot(plan.labels, found[name].mean(0), "o-", color=COLORS[name], markersize=6)
-        left.text(0.97, 0.25 + 0.085 * line, NAMES[name].of(lang), color=COLORS[name], fontsize=13, fontweight="bold", ha="right",
+        left.text(0.97, 0.29 + 0.085 * line, NAMES[name].of(lang), color=COLORS[name], fontsize=13, fontweight="bold", ha="right",
                   transform=left.transAxes)  # fmt: skip
     left.set(ylim=(0, 1.02))
     left.yaxis.set_major_formatter(PercentFormatter(1))
@@ -250,6 +253,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     _leads(right, found, plan, lang)
     for axes in (left, right):
         axes.set(xscale="log", xticks=plan.labels, xticklabels=[f"{count:,d}" for count in plan.labels])
+        axes.set(xlim=(plan.labels[0] / 1.25, plan.labels[-1] * 1.25))
         axes.minorticks_off()
         axes.set_xlabel(Text("labels", "标签数").of(lang))
     return figure
@@ -257,7 +261,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
 
 def _leads(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
     """Draw by how many points the pre-trained net is ahead of the other starts and of the SVM, with intervals."""
-    shown = (("plain", BLUE, Text("of no pre-training", "相对无预训练")), ("svm", VERMILION, Text("of the SVM", "相对 SVM")))
+    shown = (("plain", BLUE, Text("over no pre-training", "领先无预训练")), ("svm", VERMILION, Text("over the SVM", "领先 SVM")))
     axes.axhline(0, color=INK, linewidth=1.2)
     for line, (rival, color, name) in enumerate(shown):
         spans = [mean_interval((100 * _ahead(found, rival)[:, place]).tolist()) for place in range(len(plan.labels))]
@@ -266,7 +270,7 @@ def _leads(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
         axes.errorbar(at, [s.mean for s in spans], reach, fmt="o-", color=color, markersize=7, capsize=4, linewidth=1.8)
         corner = (0.97, 0.93 - 0.09 * line)
         axes.text(*corner, name.of(lang), color=color, fontsize=13, fontweight="bold", ha="right", transform=axes.transAxes)
-    axes.set_title(Text("the pre-trained net's lead, in points", "预训练网络的领先（百分点）").of(lang), loc="left")
+    axes.set_title(Text("pre-trained: lead in points", "预训练网络的领先（百分点）").of(lang), loc="left")
 
 
 LAB = Lab(
