@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from layerwise.data.loader import Batch
 from layerwise.functional.hog import hog
 from layerwise.labs.base import Cell, Column, Interval, Lang, Table, Text, mean_interval, one_thread
+from layerwise.labs.figures import SIZE, headline
 from layerwise.labs.training import Parts, fit, parts
 from layerwise.models.convolutional import cnn
 from layerwise.rules.backprop import BackpropOptions
@@ -227,10 +228,16 @@ def draw(axes: Axes, course: Course, curves: Curves, colors: Mapping[str, str]) 
     axes.set(yticks=ticks, yticklabels=[f"{t:.1%}" if t < 0.01 else f"{t:.0%}" for t in ticks])
 
 
-def panels(
-    figure: Figure, found: Sequence[tuple[Course, Curves]], *, names: Mapping[str, Text], colors: Mapping[str, str], lang: Lang
-) -> None:
+def pictured(
+    found: Sequence[tuple[Course, Curves]], title: Text, *, names: Mapping[str, Text], colors: Mapping[str, str], lang: Lang
+) -> Figure:
     """Draw the curves of one or two courses side by side, with the learners' names where no falling curve comes."""
+    figure = Figure(figsize=SIZE)
+    subtitle = Text(
+        "Wrong answers on the test part, by the number of training examples. Bands: 95 %.",
+        "测试集错误率随训练样本数的变化。色带：95 % 区间。",
+    )
+    headline(figure, title, subtitle, lang=lang)
     for place, (course, result) in enumerate(found):
         axes = figure.add_axes((0.09 + 0.49 * place, 0.155, 0.395 if len(found) > 1 else 0.87, 0.59))
         draw(axes, course, result, colors)
@@ -240,3 +247,4 @@ def panels(
         for line, (name, color) in enumerate(list(colors.items())[::-1] if place == 0 else []):
             at = (0.04, 0.06 + 0.09 * line)
             axes.text(*at, names[name].of(lang), color=color, fontsize=13.5, fontweight="bold", transform=axes.transAxes)
+    return figure

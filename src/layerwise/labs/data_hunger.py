@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from layerwise.labs import curves
 from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, mean_interval
 from layerwise.labs.curves import Course, Curves, Learner, Plan, lead, points
-from layerwise.labs.figures import BLUE, ORANGE, SIZE, VERMILION, headline
+from layerwise.labs.figures import BLUE, ORANGE, VERMILION
 
 FEW, FIELD = 100, 12  # ten a class, where rivals must be ahead; the side of the field that digits are placed on
 LEARNERS: dict[str, Learner] = {"cnn": curves.network, "svm": curves.svm, "linear": curves.linear}
@@ -84,18 +84,8 @@ def _checks(found: list[tuple[Course, Curves]]) -> tuple[Check, ...]:
 
 def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
     """Draw the curves of each course."""
-    figure = Figure(figsize=SIZE)
-    headline(
-        figure,
-        Text("Hungry is what assumes the wrong thing, not what is deep", "“饿”的是先验不合的模型，而不是深的模型"),
-        Text(
-            "Wrong answers on the test part, by the number of training examples. Bands: 95 %.",
-            "测试集错误率随训练样本数的变化。色带：95 % 区间。",
-        ),
-        lang=lang,
-    )
-    curves.panels(figure, found, names=NAMES, colors=COLORS, lang=lang)
-    return figure
+    title = Text("Hungry is what assumes the wrong thing, not what is deep", "“饿”的是先验不合的模型，而不是深的模型")
+    return curves.pictured(found, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from layerwise.labs import curves
 from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, mean_interval
 from layerwise.labs.curves import Course, Curves, Learner, Plan, lead, points
-from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, headline
+from layerwise.labs.figures import BLUE, GREEN, ORANGE
 
 FIELD = 12
 LEARNERS: dict[str, Learner] = {"cnn": curves.network, "hog": curves.linear_on_edges, "pixels": curves.linear}
@@ -73,18 +73,8 @@ def _checks(course: Course, found: Curves) -> tuple[Check, ...]:
 
 def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
     """Draw the curves of each course."""
-    figure = Figure(figsize=SIZE)
-    headline(
-        figure,
-        Text("With few pictures design wins, with many learning does", "图像少时靠设计取胜，图像多时靠学习取胜"),
-        Text(
-            "Wrong answers on the test part, by the number of training examples. Bands: 95 %.",
-            "测试集错误率随训练样本数的变化。色带：95 % 区间。",
-        ),
-        lang=lang,
-    )
-    curves.panels(figure, found, names=NAMES, colors=COLORS, lang=lang)
-    return figure
+    title = Text("With few pictures design wins, with many learning does", "图像少时靠设计取胜，图像多时靠学习取胜")
+    return curves.pictured(found, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(
