@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint labs bench soak clean
+.PHONY: help demo test lint labs labs-page bench soak clean
 help:
 	@echo "make demo   train a network on real handwritten digits and look at it (a minute)"
 	@echo "make test   run the tests"
 	@echo "make lint   style and types"
-	@echo "make labs   check the field's claims"
+	@echo "make labs   check the field's claims in their full forms (long; fetches fashion-mnist)"
+	@echo "make labs-page  write what the labs print, and their figures, into docs/ (half an hour)"
 	@echo "make bench  time Layerwise beside its peers (long)"
 	@echo "make soak   kill and resume, fifty times a card (long)"
 
@@ -28,11 +29,15 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not soak and not cuda"
 
 lint: $(READY)
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests tools
 	$(BIN)/mypy
 
 labs: $(READY)
-	$(BIN)/layerwise lab --all
+	$(BIN)/layerwise data fashion-mnist --get
+	$(BIN)/layerwise lab --all --full
+
+labs-page: $(READY)
+	$(BIN)/python tools/labs_page.py
 
 bench: $(READY)
 	$(BIN)/layerwise bench --all --out bench-results/results.jsonl

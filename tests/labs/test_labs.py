@@ -23,7 +23,8 @@ from layerwise.labs.base import run as run_
 from layerwise.labs.describing import WIDTH, grid, width, wrapped
 from layerwise.labs.figures import save_svg
 
-REFUTED = {"relu-speed", "weight-sharing"}  # claims that did not hold as they stand; the labs' own tests say in which part
+# claims that did not hold as they stand; the labs' own tests say in which part
+REFUTED = {"data-hunger", "dbn-pretraining", "relu-speed", "weight-sharing"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 

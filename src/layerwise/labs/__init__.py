@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layerwise.labs.base import Result as Result
 
 FOLDER = Path(__file__).parent
-HELPERS = frozenset({"__init__", "base", "describing", "figures", "training", "trial"})
+HELPERS = frozenset({"__init__", "base", "curves", "describing", "figures", "training", "trial"})
 
 
 def names() -> list[str]:

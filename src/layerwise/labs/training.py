@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from layerwise.rules.base import Context
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
+from layerwise.tasks.coders import Scale
 from layerwise.train.loop import Cursor, Event, steps
 
 
@@ -29,15 +31,15 @@ class Parts:
     test: Batch
 
 
-def parts(name: str, *, seed: int, examples: int = 0) -> Parts:
+def parts(name: str, *, seed: int, examples: int = 0, scale: Scale = "standard") -> Parts:
     """Open a named data set for classification, split and drawn by the seed.
 
-    ``examples`` are taken of the training part, each class with its share; 0 takes all. Raises `DataError` where the set is not on this
-    machine.
+    ``examples`` are taken of the training part, each class with its share; 0 takes all. ``scale`` brings pixels to mean 0 and deviation
+    1, or to [0, 1] (``unit``). Raises `DataError` where the set is not on this machine.
     """
     splits = open_data(Options(name), seed=seed)
     train = take(splits.train, examples, seed)
-    task = Classification.prepare(train, Classification.Options())
+    task = Classification.prepare(train, Classification.Options(scale=scale))
     found = [collated(source, task.collate, 1) for source in (train, splits.val, splits.test)]
     return Parts(task, *found)
 
@@ -45,12 +47,33 @@ def parts(name: str, *, seed: int, examples: int = 0) -> Parts:
 def learn(net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, epochs: int, batch: int, seed: int) -> Iterator[Event]:
     """Train a network in place by backpropagation, batches drawn by the seed, and yield after each step.
 
+    Parameters that want no gradient stay as they are.
     Raises `NonFiniteLoss` if the loss is not finite; the weights are then those before that step.
     """
     size = min(batch, len(data))
-    context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=size, examples=len(data))
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    context = Context(net, task, trained, World(), seed, "fp32", batch=size, examples=len(data))
     order = Order(len(data), size, seed if size < len(data) else None)
     yield from steps(Backprop(context, options), MemoryBatches(data, order), epochs, Cursor())
+
+
+def fit(net: nn.Module, data: Parts, *, options: BackpropOptions, steps: int, batch: int, seed: int, looks: int = 20) -> float:
+    """Train for whole epochs of ``steps`` or more together, and put back the weights that did best on the validation part.
+
+    The validation part is looked at ``looks`` times, evenly spaced. Returns the accuracy on the test part.
+    """
+    per_epoch = math.ceil(len(data.train) / batch)
+    epochs = math.ceil(steps / per_epoch)
+    every = max(1, epochs * per_epoch // looks)
+    best, kept = -1.0, net.state_dict()
+    for taken, _ in enumerate(learn(net, data.task, data.train, options=options, epochs=epochs, batch=batch, seed=seed), start=1):
+        if taken % every:
+            continue
+        right = metrics(net, data.task, data.val)["accuracy"]
+        if right > best:
+            best, kept = right, {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(kept)
+    return metrics(net, data.task, data.test)["accuracy"]
 
 
 @torch.no_grad()
