@@ -69,6 +69,7 @@ def test_capacity_shows_the_theorys_collapse(tmp_path: Path) -> None:
     """Hebb's rule recalls below α = 0.138 and no more well above; at the same load the projection rule still does."""
     card = catalog.find("hopfield")
     view = inspect("capacity", base.Target(card=card, arguments={"features": 100}), out=tmp_path)
+    assert len(inspect("capacity", base.Target(card=card, arguments={"features": 4})).text.splitlines()) == 19  # loads that round alike
     overlap = {(row["rule"], round(row["load"], 2)): row["overlap"] for row in view.data["measured"]}
     assert view.data["critical"] == pytest.approx(0.138, abs=5e-4)
     assert overlap["hebb", 0.05] > 0.97

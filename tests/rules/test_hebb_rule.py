@@ -125,12 +125,18 @@ def training_pixels(run: api.Run) -> NDArray[np.float64]:
 def test_ojas_weight_is_the_first_principal_component(tmp_path: Path) -> None:
     """S02's figure, on the weights that the run keeps."""
     run = api.train("oja", data="digits", out=tmp_path / "oja")
+    assert run.info["epochs"] == run.recipe.stages[0].epochs  # the last weights, not those that validation liked best
     x = training_pixels(run)
     weight = run.model().weight.detach().double().numpy()[0]
     first = PCA(2).fit(x).components_[0]
     assert abs(weight @ first) / np.linalg.norm(weight) >= 0.999
     assert np.linalg.norm(weight) == pytest.approx(1, abs=1e-3)
     assert np.abs(run.model().mean.detach().numpy() - x.mean(0)).max() < 1e-5
+
+
+def test_the_last_weights_are_not_waited_for() -> None:
+    with pytest.raises(UsageError, match="patience waits for nothing"):
+        api.train("oja", data="digits", options={"patience": 3})
 
 
 def trials(net: nn.Module, stored: NDArray[np.bool_], *, seed: int, repeats: int) -> float:

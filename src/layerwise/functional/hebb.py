@@ -76,7 +76,7 @@ def recalled(states: Tensor, weights: Tensor) -> Tensor:
     """
     s = states.clone()
     h = s @ weights  # (N, D), kept up to date turn by turn
-    if not s.numel():
+    if not s.numel() or s.is_meta:  # no state, or one without values, whose shape alone is asked for
         return s
     # what rounding may leave of an input that is 0
     least = 4 * s.shape[1] * torch.finfo(s.dtype).eps * float(weights.abs().max())

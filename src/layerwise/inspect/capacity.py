@@ -99,12 +99,10 @@ def _written(target: Target, data: Json) -> str:
         f"在 {data['units']} 个单元的网络中存入随机模式，翻转 {data['flipped']} 个单元后回忆。"
         f"理论上赫布规则每单元至多 {data['critical']:.3f} 个模式",
     )
-    by_load: dict[float, list[Json]] = {}
-    for row in data["measured"]:
-        by_load.setdefault(row["load"], []).append(row)
+    measured_ = data["measured"]  # by turns of the two rules, a load after the other
     rows = [
-        [f"{load:.3f}", str(pair[0]["patterns"]), *(f"{row[key]:.2f}" for row in pair for key in ("overlap", "exact"))]
-        for load, pair in by_load.items()
+        [f"{pair[0]['load']:.3f}", str(pair[0]["patterns"]), *(f"{row[key]:.2f}" for row in pair for key in ("overlap", "exact"))]
+        for pair in zip(measured_[::2], measured_[1::2], strict=True)
     ]
     pairs = (("load", "负载"), ("patterns", "模式数"), ("Hebb: overlap", "赫布：重叠"), ("exact", "完全正确"),
              ("projection: overlap", "投影：重叠"), ("exact", "完全正确"))  # fmt: skip

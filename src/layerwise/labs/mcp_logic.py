@@ -205,8 +205,8 @@ def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 
         ),
         Check(
             Text(
-                f"the slope of its error is 0: {sloped} of {slopes} finite differences were not",
-                f"误差的斜率为零：{slopes} 个有限差分中只有 {sloped} 个不为零",
+                f"the slope of its error is 0: {sloped} of {slopes} finite differences are not",
+                f"误差的斜率为零：{slopes} 个有限差分中有 {sloped} 个不为零",
             ),
             sloped <= slopes // 100,
         ),
@@ -262,7 +262,8 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
     level = float(np.mean([t.mcp.path[-1] for t in trials]))
     label(axes, (PASSES, 0.88), Text("perceptron's rule", "感知机规则").of(lang), color=BLUE, align="right")
     label(axes, (PASSES, 0.80), Text("sigmoid, gradient descent", "sigmoid，梯度下降").of(lang), color=GREEN, align="right")
-    label(axes, (PASSES, level - 0.06), Text("McCulloch–Pitts, gradient descent", "麦卡洛克-皮茨，梯度下降").of(lang), color=VERMILION, align="right")
+    name = Text("McCulloch–Pitts, gradient descent", "麦卡洛克-皮茨，梯度下降")
+    label(axes, (PASSES, level - 0.06), name.of(lang), color=VERMILION, align="right")
     return figure
 
 
@@ -284,8 +285,8 @@ LAB = Lab(
     claim_id="C01",
     title=Text("an MCP neuron computes logic but cannot learn", "麦卡洛克-皮茨神经元能计算逻辑，却不能学习"),
     claim=Text(
-        "McCulloch–Pitts neurons compute every function of logic with weights and thresholds set by hand, and nothing in them says how to "
-        "change a weight.",
+        "McCulloch–Pitts neurons compute every function of logic with weights and thresholds set by hand, and nothing in them says "
+        "how to change a weight.",
         "麦卡洛克-皮茨神经元凭人设定的权重与阈值可以计算一切逻辑函数，但其中没有任何东西说明应如何改变权重。",
     ),
     formula=Text(
@@ -293,11 +294,11 @@ LAB = Lab(
         "若 Σ wᵢxᵢ ≥ θ 则 y = 1，否则 y = 0      只要 Σ wᵢxᵢ ≠ θ，就有 ∂y/∂w = 0",
     ),
     method=Text(
-        f"Logic: the catalog's gates against their truth tables, and a net of two layers (one neuron for each row with a 1, then OR) for "
-        f"every function of two and of three bits. Learning: a function of {INPUTS} inputs that one neuron can compute, and a start with at "
-        f"least a quarter of the table wrong, both drawn by the seed. {PASSES} passes of gradient descent on the squared error, its slope "
-        f"measured by central differences (±{NUDGE:g}, η = {RATE:g}), which need no formula and so give the step its chance; the same with a "
-        "sigmoid in the step's place; and Rosenblatt's rule (E09, η = 1) on the very same step.",
+        f"Logic: the catalog's gates against their truth tables, and a net of two layers (one neuron for each row with a 1, then OR) "
+        f"for every function of two and of three bits. Learning: a function of {INPUTS} inputs that one neuron can compute, and a start "
+        f"with at least a quarter of the table wrong, both drawn by the seed. {PASSES} passes of gradient descent on the squared error, "
+        f"its slope measured by central differences (±{NUDGE:g}, η = {RATE:g}), which need no formula and so give the step its chance; the "
+        "same with a sigmoid in the step's place; and Rosenblatt's rule (E09, η = 1) on the very same step.",
         f"逻辑：目录中的各个门逐行对照真值表；对两个和三个比特的每个函数，用两层网络（每个取 1 的行一个神经元，再取或）实现。"
         f"学习：由种子抽取一个单个神经元能算出的 {INPUTS} 输入函数，以及一个至少错四分之一的起点。在平方误差上做 {PASSES} 遍梯度下降，"
         f"斜率用中心差分测量（±{NUDGE:g}，η = {RATE:g}），不依赖公式，因而给阶跃函数公平的机会；再把阶跃换成 sigmoid 重做一遍；"
@@ -308,14 +309,15 @@ LAB = Lab(
         "感知机规则带来的正确率增量，减去梯度下降在麦卡洛克-皮茨神经元上带来的增量",
     ),
     held=Text(
-        "Its error is a staircase: flat where it stands, so that no slope says which way a weight should go. Two ways out were found: a rule "
-        "that needs no slope (the perceptron, 1958), and a smooth step (the sigmoid), on which gradients work. That the neuron itself has "
-        "no rule is history, not a theorem: the perceptron is the same neuron with one.",
+        "Its error is a staircase: flat where it stands, so that no slope says which way a weight should go. Two ways out were found: a "
+        "rule that needs no slope (the perceptron, 1958), and a smooth step (the sigmoid), on which gradients work. That the neuron itself "
+        "has no rule is history, not a theorem: the perceptron is the same neuron with one.",
         "它的误差是一级级台阶：所处之处是平的，没有斜率指示权重该往哪个方向变。后来有两条出路：不需要斜率的规则（1958 年的感知机），"
         "以及光滑的阶跃（sigmoid），使梯度可用。神经元本身没有学习规则是史实而非定理：感知机正是配上了规则的同一种神经元。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the neuron failed at logic, its error had a slope, or the rule beside it did not learn. See the checks.",
+        "Here the claim did not hold: the neuron failed at logic, its error had a slope, or the rule beside it did not learn. Look at the "
+        "checks.",
         "此处论断不成立：神经元算错了逻辑，或误差有了斜率，或对照的规则没有学会。请看各项检查。",
     ),
     experiment=measure,
