@@ -190,7 +190,7 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
         if task.inputs.kind == "image":
             yield from _in_pieces(_pictures(text))
         elif Path(text).expanduser().is_file():
-            yield from _tables(text)
+            yield from _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
         else:
             yield from _in_pieces(_rows(text))
 
@@ -202,11 +202,11 @@ def _in_pieces(items: Iterator[tuple[str, object]]) -> Iterator[Piece]:
         yield Piece(list(names), raw)
 
 
-def _tables(text: str) -> Iterator[Piece]:
+def _tables(text: str, encoding: str) -> Iterator[Piece]:
     """Yield the rows of a table file."""
     count = 0
     try:
-        for table in table_files.pieces(Path(text).expanduser(), size=ROWS):
+        for table in table_files.pieces(Path(text).expanduser(), encoding=encoding, size=ROWS):
             yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
             count += len(table)
     except LayerwiseError as error:

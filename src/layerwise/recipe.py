@@ -20,6 +20,7 @@ import tomli_w
 from layerwise.errors import DamagedError, UsageError, unknown
 
 FORMAT = 1
+LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
 Table = dict[str, Any]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 

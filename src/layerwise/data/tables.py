@@ -126,8 +126,9 @@ def _numbered(column: Cells, kind: str) -> str:
 def _described(column: Cells, role: str, kind: str) -> Described:
     """Return what is shown of a column."""
     cells = column.cells
-    example = next((str(cell.as_py()) for cell in cells if cell.is_valid), "")
-    return Described(column.name, role, kind or str(cells.type), cells.null_count, pc.count_distinct(cells).as_py(), example)
+    example = next((str(cell.as_py()) for cell in cells if cell.is_valid), "").removesuffix(" 00:00:00")
+    kind = kind or ("number" if columns_.is_number(cells.type) else "text" if columns_.is_text(cells.type) else "date")
+    return Described(column.name, role, kind, cells.null_count, pc.count_distinct(cells).as_py(), example)
 
 
 def notes(shown: tuple[Described, ...]) -> tuple[str, ...]:

@@ -18,14 +18,14 @@ from layerwise.data import splits
 from layerwise.data.source import Schema, Source, Splits
 from layerwise.errors import UsageError
 from layerwise.nn.rbm import Staged
-from layerwise.recipe import Recipe, Stage, Table
+from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.run import RunDirectory
 from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.encoding import InputOptions
-from layerwise.train.records import LAST
+from layerwise.tasks.rows import RowInputs
 
 SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
 
@@ -149,7 +149,7 @@ def _resolved(
 ) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
     own = _task_table(whole["task"], task_name)
-    task = _prepare(own, parts.train)
+    task = _prepare(own, parts.train, data_options)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
         task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, columns=parts.columns
@@ -171,7 +171,7 @@ def _resolved(
         stage_task, table = task, own
         if stage.task:
             table = _task_table({**_shared(own), **stage.task}, str(stage.task.get("name", task_name)))
-            stage_task = task if table == own else _prepare(table, parts.train)
+            stage_task = task if table == own else _prepare(table, parts.train, data_options)
         if stage.epochs < 0 or stage.batch < 1:
             raise UsageError(
                 f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch}",
@@ -230,11 +230,15 @@ def _shared(own: Table) -> Table:
     return {key: own[key] for key in InputOptions.__struct_fields__ if key in own}
 
 
-def _prepare(table: Table, train: Source) -> Task:
-    """Fit a task to the training part."""
+def _prepare(table: Table, train: Source, data_options: data_.Options) -> Task:
+    """Fit a task to the training part; how a table is written goes with it."""
     kind = tasks.find(table["name"])
     options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where="[task]")
-    return kind.prepare(train, options)
+    task = kind.prepare(train, options)
+    if isinstance(task.inputs, RowInputs):
+        o = data_options
+        task.inputs = dataclasses.replace(task.inputs, missing=o.missing, dates=o.dates, encoding=o.encoding)
+    return task
 
 
 def _chosen(builder: Callable[..., Any], args: Table, given: Table, task: Task) -> Table:

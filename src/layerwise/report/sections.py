@@ -209,7 +209,7 @@ def cell(value: float, column: Column) -> str:
         return "–"
     if column.kind == "category":
         return column.values[int(value)]
-    return str(np.datetime64(round(value * 86_400), "s")).removesuffix("T00:00:00") if column.kind == "date" else f"{value:.5g}"
+    return str(np.datetime64(round(value * 86_400), "s")).removesuffix("T00:00:00") if column.kind == "date" else f"{value:.6g}"
 
 
 # -- regression ----------------------------------------------------------------------------------------------------

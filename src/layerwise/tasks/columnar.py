@@ -24,7 +24,7 @@ def cells_of(inputs: RowInputs, table: pa.Table) -> Array | None:
     for coder in inputs.coders:
         if coder.name not in table.column_names:
             return None
-        found = _parsed(coder, table[coder.name])
+        found = _parsed(coder, table[coder.name], inputs)
         if found is None:
             return None
         columns.append(found)
@@ -46,9 +46,9 @@ def unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
     return out
 
 
-def _parsed(coder: Coder, cells: pa.ChunkedArray) -> Array | None:
+def _parsed(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | None:
     """Return a column (N,) as a source holds it, or None if some cell is faulty."""
-    cells = columns_.tidy(cells)
+    cells = columns_.tidy(cells, columns_.TEXT_GAPS | set(inputs.missing))
     if isinstance(coder, CategoryCoder):
         places = pc.index_in(columns_.as_text(cells), value_set=pa.array(coder.values, pa.string())).cast(pa.float64())
         gaps = cells.is_null().to_numpy()
@@ -57,6 +57,8 @@ def _parsed(coder: Coder, cells: pa.ChunkedArray) -> Array | None:
     if cells.null_count and not coder.gaps:
         return None
     try:
+        if inputs.dates and isinstance(coder, DateCoder) and columns_.is_text(cells.type):
+            cells = pc.strptime(cells, format=inputs.dates, unit="us")  # what is not so written is left to the cell's own reading
         kind = pa.timestamp("us") if isinstance(coder, DateCoder) else pa.float64()
         cells = cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells.cast(kind)
     except pa.ArrowException:

@@ -6,7 +6,9 @@ Shape letters: ``N`` rows, ``D`` columns, ``W`` numbers a row becomes, of which 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from layerwise.data.source import Array, ArraySource, Column, Relabelled, Source, Subset, fetch
 from layerwise.errors import DataError, unknown
 from layerwise.tasks import coders as coders_
-from layerwise.tasks.coders import CategoryCoder, Coder, NumberCoder, Scale, Unseen
+from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen
 from layerwise.tasks.inputs import Inputs
 
 SHOWN = 3  # values that a note names
@@ -26,10 +28,17 @@ SHOWN = 3  # values that a note names
 
 @dataclass(frozen=True)
 class RowInputs(Inputs):
-    """Rows of a table, each column by its own coder; embedded categories come last, in the order of the columns."""
+    """Rows of a table, each column by its own coder; embedded categories come last, in the order of the columns.
+
+    ``missing``, ``dates`` and ``encoding`` say, as in ``[data]``, how the training table was written: raw rows and files to be answered
+    are read in the same way.
+    """
 
     kind = "row"
     coders: tuple[Coder, ...]
+    missing: tuple[str, ...] = ()
+    dates: str = ""
+    encoding: str = "utf-8"
 
     @classmethod
     def fit(cls, source: Source, *, scale: Scale, embed: int = 0, unseen: Unseen = "unknown") -> Self:
@@ -43,11 +52,13 @@ class RowInputs(Inputs):
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
         """Make the inputs again from what `to_json` returned."""
-        return cls(tuple(coders_.from_json(column) for column in saved["columns"]))
+        coders = tuple(coders_.from_json(column) for column in saved["columns"])
+        return cls(coders, tuple(saved.get("missing", ())), saved.get("dates", ""), saved.get("encoding", "utf-8"))
 
     def to_json(self) -> dict[str, Any]:
         """Return every column's coder."""
-        return {"kind": self.kind, "columns": [coder.to_json() for coder in self.coders]}
+        written = {"missing": list(self.missing), "dates": self.dates, "encoding": self.encoding}
+        return {"kind": self.kind, "columns": [coder.to_json() for coder in self.coders], **written}
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -133,7 +144,18 @@ class RowInputs(Inputs):
     def cells(self, raw: object) -> Array:
         """Turn a raw row into what a source holds, (D,). Raises `DataError` naming the column that does not fit."""
         given = zip(self.coders, self.given(raw), strict=True)
-        return np.array([coder.checked(cell) for coder, cell in given])
+        return np.array([coder.checked(self._meant(coder, cell)) for coder, cell in given])
+
+    def _meant(self, coder: Coder, cell: object) -> object:
+        """Return a raw cell with the training table's own marks of a gap and its own way of writing dates understood."""
+        if not isinstance(cell, str):
+            return cell
+        if cell.strip() in self.missing:
+            return None
+        if self.dates and isinstance(coder, DateCoder):
+            with suppress(ValueError):
+                return datetime.strptime(cell.strip(), self.dates)
+        return cell
 
     def given(self, raw: object) -> Sequence[object]:
         """Return a raw row's cells in the order of the columns. Raises `DataError` or `UsageError` where they do not fit."""

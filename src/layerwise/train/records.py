@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import unknown
-from layerwise.recipe import Stage
+from layerwise.recipe import LAST, Stage
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Goal, Task
 from layerwise.train.loop import Event
-
-LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
 
 
 @dataclass
