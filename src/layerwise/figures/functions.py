@@ -144,8 +144,9 @@ def probabilities(
         signs, words = _of_classes(classes)
         if not signs and count <= KNOWN:
             words = list(classes)
-            styles = [STYLES[label // len(SERIES)] for label in range(count)]
-            signs = [Line2D([], [], linestyle=style, color=_colour(label), linewidth=2.4) for label, style in enumerate(styles)]
+            signs = [Line2D([], [], color=_colour(label), linewidth=2.4) for label in range(count)]
+            for label, sign in enumerate(signs):
+                sign.set(linestyle=STYLES[label // len(SERIES)])
         _legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
 
     return drawn(draw, size=(SIZE[0], 4.2))
