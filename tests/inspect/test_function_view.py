@@ -218,3 +218,13 @@ def test_constant_functions_and_columns_are_drawn(tmp_path: Path) -> None:
         ET.fromstring((tmp_path / str(outputs) / "function.svg").read_text("utf-8"))
         if classes:
             assert "a$^ 100.0%" in flat(view)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_more_classes_than_colours_are_named_where_they_lie(columns: int, tmp_path: Path) -> None:
+    names = tuple(f"类{number}" for number in range(8))
+    looked, _ = target(network(columns, 8), columns, names)
+    inspect("function", looked, out=tmp_path)
+    svg = (tmp_path / "function.svg").read_text("utf-8")
+    ET.fromstring(svg)
+    assert all(name in svg for name in names)

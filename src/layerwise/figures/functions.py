@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from layerwise.figures.charts import MARKS, SIZE, drawn
+from layerwise.figures.charts import MARKS, SIZE, STYLES, drawn
 from layerwise.figures.svg import INK, MUTED, SERIES, shortened, width_of
 
 Floats = NDArray[np.float64]
@@ -21,7 +21,7 @@ Lines = Sequence[Floats]
 SQUARE = (5.0, 4.9)  # inches: for two axes of equal rank, a colour bar, and a legend beneath
 NAME, ROW, LEGEND = 120.0, 345.0, 13.0  # room for a name in a legend, for a row of names, and their size
 LEVELS = 14
-KNOWN = 12  # classes up to which a legend names them
+KNOWN = 12  # classes up to which a legend names curves
 
 
 class Dots(NamedTuple):
@@ -108,6 +108,8 @@ def regions(
                 )  # fmt: skip
         _framed(axes, x, y, names)
         signs, words = _of_classes(classes)
+        if not signs:
+            _name_places(axes, classes, dots)
         _legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
 
     return drawn(draw, size=SQUARE)
@@ -130,7 +132,8 @@ def probabilities(
         for turn in turns:
             axes.axvline(turn, color=INK, linewidth=1.4, linestyle=(0, (2, 3)))
         for label in range(count):
-            axes.plot(x, shares[:, label], color=_colour(label), linewidth=2.4, gid=f"class-{label}")
+            style = STYLES[label // len(SERIES) % len(STYLES)]
+            axes.plot(x, shares[:, label], style, color=_colour(label), linewidth=2.4, gid=f"class-{label}")
             for at, part in enumerate(dots):
                 mine = part.inputs[part.targets == label, 0]
                 axes.plot(mine, np.full(len(mine), -step * (label + 1)), MARKS[at], color=_colour(label), markersize=4.5, alpha=0.5,
@@ -139,6 +142,11 @@ def probabilities(
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
         _named(axes, names)
         signs, words = _of_classes(classes)
+        if not signs and count <= KNOWN:
+            words = list(classes)
+            signs = [Line2D([], [], color=_colour(label), linewidth=2.4) for label in range(count)]
+            for label, sign in enumerate(signs):
+                sign.set(linestyle=STYLES[label // len(SERIES)])
         _legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
 
     return drawn(draw, size=(SIZE[0], 4.2))
@@ -150,10 +158,20 @@ def _colour(label: int) -> str:
 
 
 def _of_classes(classes: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Return a patch of colour and a name for each class, none for so many that a legend would be the figure."""
-    named = classes if len(classes) <= KNOWN else ()
+    """Return a patch of colour and a name for each class, none where there are more classes than colours."""
+    named = classes if len(classes) <= len(SERIES) else ()
     signs = [Line2D([], [], linestyle="", marker="s", color=_colour(label), markersize=9) for label in range(len(named))]
     return signs, list(named)
+
+
+def _name_places(axes: Any, classes: Sequence[str], dots: Sequence[Dots]) -> None:
+    """Write each class's name where its points lie, for classes that share a colour with others."""
+    inputs, targets = np.concatenate([part.inputs for part in dots]), np.concatenate([part.targets for part in dots])
+    for label in np.unique(targets):
+        x, y = np.median(inputs[targets == label], 0)
+        name = shortened(classes[int(label)], 80, 11).replace("$", r"\$")
+        box = {"facecolor": "#ffffff", "alpha": 0.8, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
+        axes.text(x, y, name, fontsize=11, ha="center", va="center", zorder=6, bbox=box, clip_on=True)
 
 
 def _marks(dots: Sequence[Dots]) -> list[Any]:
