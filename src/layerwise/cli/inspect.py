@@ -29,7 +29,7 @@ def inspect_(
     target
         a run directory, or a name from `layerwise models`
     what
-        summary, gradients, mistakes, receptive-field, samples or truth-table
+        summary, gradients, mistakes, receptive-field, samples, augmentations, tuning, filtered or truth-table
     split
         the part of the data that gradients and mistakes look at (default: val and test)
     examples

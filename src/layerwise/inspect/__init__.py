@@ -27,6 +27,8 @@ VIEWS: dict[str, Entry] = {
     "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry("augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"),
+    "tuning": Entry("tuning", "what orientation-selective cells answer by angle and phase", "方向选择性细胞按角度与相位的响应", ""),
+    "filtered": Entry("filtered", "photographs as orientation-selective cells see them", "方向选择性细胞眼中的照片", ""),
     "truth-table": Entry("truth_table", "what a McCulloch–Pitts neuron computes", "麦卡洛克-皮茨神经元的真值表", ""),
 }
 
