@@ -51,7 +51,7 @@ class Plan:
 
 PLANS: dict[Mode, Plan] = {
     "quick": Plan(3, 6, 90, 12, 60),
-    "normal": Plan(10, 12, 180, 24, 300),
+    "normal": Plan(10, 8, 90, 24, 150),
     "full": Plan(30, 24, 180, 24, 1000),
 }
 

@@ -58,7 +58,7 @@ def _series(first: int, last: int, each: int) -> tuple[float, ...]:
 
 PLANS: dict[Mode, Plan] = {
     "quick": Plan(3, 10, _series(-2, 2, 1), 500),
-    "normal": Plan(10, 20, _series(-6, 3, 3), 1000),
+    "normal": Plan(10, 20, _series(-4, 3, 2), 700),
     "full": Plan(30, 50, _series(-9, 3, 6), 2000),
 }
 
