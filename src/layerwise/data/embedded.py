@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,14 @@ def load(name: str) -> ArraySource:
         "row", rows.shape[1:], "class", tuple(str(c) for c in bunch.target_names), features, TARGETS[name]
     )
     return ArraySource(schema, rows, _labels(bunch), name)
+
+
+def photographs() -> dict[str, Array]:
+    """Return scikit-learn's two sample photographs by file name, each (427, 640, 3) uint8: ``china.jpg`` and ``flower.jpg``."""
+    from sklearn import datasets  # slow to import, and only needed here
+
+    bunch = datasets.load_sample_images()
+    return {Path(name).name: np.asarray(picture) for name, picture in zip(bunch.filenames, bunch.images, strict=True)}
 
 
 def _labels(bunch: Any) -> Array:

@@ -25,30 +25,49 @@ def png(picture: Floats, *, largest: int = LARGEST) -> bytes:
 
     Pictures with a side over ``largest`` are shrunk to it. Values outside [0, 1] and NaN are clipped.
     """
+    return _encoded(picture, "PNG", largest)
+
+
+def jpeg(picture: Floats, *, largest: int = 2 * LARGEST) -> bytes:
+    """Return a photograph as JPEG, much smaller than PNG; the rest is as in `png`."""
+    return _encoded(picture, "JPEG", largest)
+
+
+def _encoded(picture: Floats, kind: str, largest: int) -> bytes:
+    """Return a picture as the bytes of a file."""
     values = np.nan_to_num(np.asarray(picture, dtype=np.float64)).clip(0, 1)
     pixels = np.round(values * 255).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
     if max(image.size) > largest:
         image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format=kind, optimize=True)
     return buffer.getvalue()
 
 
-def data_uri(data: bytes) -> str:
-    """Return PNG bytes as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """Return the bytes of a picture's file, PNG unless ``kind`` says ``jpeg``, as a data URI."""
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-def sheet(rows: Sequence[Sequence[Floats]], *, captions: Sequence[Sequence[str]] = (), labels: Sequence[str] = ()) -> str:
+def sheet(
+    rows: Sequence[Sequence[Floats]],
+    *,
+    captions: Sequence[Sequence[str]] = (),
+    labels: Sequence[str] = (),
+    photos: tuple[float, float] | None = None,
+) -> str:
     """Draw rows of pictures as one SVG.
 
     Args:
         rows: pictures (C, H, W) in [0, 1], row by row.
         captions: a text under each picture, in the shape of ``rows``; empty for none. Lines are cut to the picture's width.
         labels: a text above each row; empty for none.
+        photos: width and height of a picture's place, for photographs: they are kept as JPEG and shown smooth. None shows every
+            pixel as a square.
     """
-    side, gap, size = SIDE, 8.0, CAPTION
+    gap, size = 8.0, CAPTION
+    side, high = photos or (SIDE, SIDE)
     lines = max((text.count("\n") + 1 for row in captions for text in row), default=0)
     body: list[str] = []
     top = gap
@@ -58,16 +77,17 @@ def sheet(rows: Sequence[Sequence[Floats]], *, captions: Sequence[Sequence[str]]
             top += size + 10
         for column, picture in enumerate(row):
             left = gap + column * (side + gap)
+            smooth = "auto" if photos else "pixelated"
+            uri = data_uri(jpeg(picture), "jpeg") if photos else data_uri(png(picture))
             body.append(
-                f'<image x="{left:g}" y="{top:g}" width="{side:g}" height="{side:g}" style="image-rendering: pixelated"'
-                f' href="{data_uri(png(picture))}"/>'
+                f'<image x="{left:g}" y="{top:g}" width="{side:g}" height="{high:g}" style="image-rendering: {smooth}" href="{uri}"/>'
             )
             texts = captions[at][column].split("\n") if captions else []
             for number, text in enumerate(texts):
-                y = top + side + (number + 1) * (size + 3)
+                y = top + high + (number + 1) * (size + 3)
                 colour = INK if number == 0 else MUTED
                 body.append(_text(shortened(text, side, size), left + side / 2, y, size=size, colour=colour, anchor="middle"))
-        top += side + lines * (size + 3) + gap
+        top += high + lines * (size + 3) + gap
     width = gap + max((len(row) for row in rows), default=0) * (side + gap)
     return document(body, max(width, 2 * gap), top)
 

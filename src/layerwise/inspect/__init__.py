@@ -40,6 +40,8 @@ VIEWS: dict[str, Entry] = {
     "recall": Entry("recall", "what a Hopfield net stored, and what it recalls of it corrupted", "霍普菲尔德网络存入与回忆的图像", "data"),
     "capacity": Entry("capacity", "how many patterns a Hopfield net holds, beside the theory", "霍普菲尔德网络的容量与理论值", ""),
     "components": Entry("components", "weights of Hebb's rule beside the principal components", "赫布权重与主成分的对照", "data"),
+    "tuning": Entry("tuning", "what orientation-selective cells answer by angle and phase", "方向选择性细胞按角度与相位的响应", ""),
+    "filtered": Entry("filtered", "photographs as orientation-selective cells see them", "方向选择性细胞眼中的照片", ""),
     "truth-table": Entry("truth_table", "what a McCulloch–Pitts neuron computes", "麦卡洛克-皮茨神经元的真值表", ""),
 }
 

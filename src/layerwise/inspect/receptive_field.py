@@ -17,7 +17,7 @@ from layerwise.inspect.fields import Seen, follow
 from layerwise.inspect.summary import input_shape
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("field", "感受野"), ("jump", "步距"), ("start", "起点"))
-SHOWN = ("Conv", "Pool", "Linear")  # what changes a field, by type
+SHOWN = ("Conv", "Pool", "Linear", "Cells")  # what changes a field, by type
 
 
 def view(target: Target, *, out: Path | None) -> View:
@@ -30,12 +30,12 @@ def view(target: Target, *, out: Path | None) -> View:
         arguments = dict(target.run.info()["model"]["arguments"])
     model = target.model if target.model is not None else _built(target, arguments)
     shape = input_shape(target, arguments)
-    if len(shape) != 3 or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+    rows = [row for row in follow(model, shape) if any(kind in row.type for kind in SHOWN)] if len(shape) == 3 else []
+    if not any(len(row.output) == 4 for row in rows):
         raise UsageError(
             f"{target.card.name} has no convolutions, so each of its units sees the whole input",
             expected="a convolutional network", received=target.card.name, do="try layerwise inspect lenet5 --what receptive-field",
         )  # fmt: skip
-    rows = [row for row in follow(model, shape) if any(kind in row.type for kind in SHOWN)]
     data = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
     return View("receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data)))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerwise import catalog
 from layerwise.inspect.answers import place_of
 from layerwise.inspect.base import Json, Target, View, table
+from layerwise.models.orientation import SimpleCells
 from layerwise.nn.rbm import RBM, Recognition
 from layerwise.predict import evaluating
 
@@ -123,6 +124,8 @@ def work(module: nn.Module, output: Tensor) -> int:
         return module.weight.numel() * int(output[0, 0].numel())
     if isinstance(module, nn.Linear):
         return module.weight.numel() * int(output[0].numel() // module.out_features)
+    if isinstance(module, SimpleCells):
+        return module.filters.numel() * int(output[0, 0].numel())
     if isinstance(module, Recognition):
         return module.weight.numel()
     if isinstance(module, RBM):  # up and down again

@@ -1,0 +1,360 @@
+"""C03: vision is layered: simple cells prefer an orientation, complex cells keep it and forget the phase.
+
+``K`` cells, ``A`` angles and ``P`` phases of gratings, ``M`` places of photographs, ``T`` moments of a drift, ``S`` a field's side. D. H.
+Hubel, T. N. Wiesel (1962); E. H. Adelson, J. R. Bergen, Spatiotemporal energy models, J. Opt. Soc. Am. A 2 (1985). The one idea: r₀² + r₉₀²
+of two cells a quarter of a wave apart is steady while a stripe passes, and as oriented as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from layerwise.functional.orientation import Gabor, energy, gabor, modulation, selectivity, turn_between
+from layerwise.inspect.filtered import grey_photographs
+from layerwise.inspect.tuning import Answers, answers
+from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.models.orientation import QUADRATURE, OrientationCells
+from layerwise.runtime import draws
+
+OFF, STEADY = 5.0, 0.05  # degrees that a peak may lie off; modulation of a cell that is called steady
+AHEAD = 0.5  # by how much more complex cells' answers must persist on photographs, in rank correlation
+FLAT = 0.1  # selectivity below which a cell is called blind to orientation
+MOMENTS = 16  # of a drift by one wavelength
+LAYERS = ("concentric", "simple", "complex")
+NAMES = {
+    "concentric": Text("concentric", "同心圆细胞"),
+    "simple": Text("simple", "简单细胞"),
+    "complex": Text("complex", "复杂细胞"),
+}
+COLORS = {"concentric": GREEN, "simple": VERMILION, "complex": BLUE}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do: seeds, cells drawn for each, angles and phases of gratings, places in each photograph."""
+
+    seeds: int
+    cells: int
+    angles: int
+    phases: int
+    places: int
+
+
+PLANS: dict[Mode, Plan] = {
+    "quick": Plan(3, 6, 90, 12, 60),
+    "normal": Plan(10, 8, 90, 24, 150),
+    "full": Plan(30, 24, 180, 24, 1000),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's cells: how far peaks lie off in degrees (K,), selectivity (K,), modulation by the best grating (K,).
+
+    ``persistence`` (T,) is `persistence`, the mean over cells. ``by_angle`` (K, A) are tuning curves from 90° before the built-in angle
+    on, ``by_phase`` (K, P) the answers to the best grating, both over their largest value.
+    """
+
+    off: Tensor
+    selectivity: Tensor
+    modulation: Tensor
+    persistence: Tensor
+    by_angle: Tensor
+    by_phase: Tensor
+
+    @property
+    def least(self) -> float:
+        """The least persistence during a drift of half a wavelength, in which each bright stripe gives way to a dark one."""
+        return float(self.persistence[: MOMENTS // 2 + 1].min())
+
+
+def concentric(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
+    """Return the field of a cell of the retina: a bright disk in a dark ring, a difference of Gaussians (Rodieck 1965) of integral 0.
+
+    It answers stripes of this wavelength most, those of amplitude 1 with 1.
+    """
+    ratio, wave = 1.6, 2 * math.pi / wavelength
+    inner = math.sqrt(2 * math.log(ratio**2) / (ratio**2 - 1)) / wave  # where the transform's derivative by the wave is 0
+    square = x.square() + y.square()
+    disks = [torch.exp(-square / (2 * s**2)) / (2 * math.pi * s**2) for s in (inner, ratio * inner)]
+    gain = math.exp(-0.5 * (inner * wave) ** 2) - math.exp(-0.5 * (ratio * inner * wave) ** 2)
+    return (disks[0] - disks[1]) / gain
+
+
+def drawn_cells(plan: Plan, phases: tuple[float, float], seed: int) -> list[Gabor]:
+    """Return 2K fields of drawn orientation, one wavelength and shape, the K of the first phase, then those of the second."""
+    generator = draws.numpy_generator("orientation", seed)
+    shape = dict(zip(("wavelength", "aspect", "bandwidth"), generator.uniform((4, 0.5, 0.8), (8, 1.0, 1.4)).tolist(), strict=True))
+    angles = generator.uniform(0, 180, plan.cells).tolist()
+    return [Gabor(orientation=angle, phase=phase, **shape) for phase in phases for angle in angles]
+
+
+def population(cells: list[Gabor], oriented: bool) -> OrientationCells:
+    """Return the network of these cells; not ``oriented``, each simple cell has a concentric field instead."""
+    model = OrientationCells(cells, channels=1, pool=1)
+    if not oriented:
+        x, y = places(model)
+        model.simple.filters.copy_(concentric(x, y, cells[0].wavelength))
+    return model
+
+
+def places(model: OrientationCells) -> tuple[Tensor, Tensor]:
+    """Return x (1, S) and y (S, 1) of the pixels of a field."""
+    reach = model.simple.filters.shape[-1] // 2
+    at = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    return at[None, :], -at[:, None]
+
+
+def drifting(cells: list[Gabor], model: OrientationCells, patches: Tensor, *, oriented: bool) -> Tensor:
+    """Return the linear answers (2K, M, T) to patches (M, S, S) that drift across the stripes by one wavelength.
+
+    What moves is the field, by parts of a pixel and in the formula, so that no picture is interpolated.
+    """
+    x, y = places(model)
+    found = []
+    for cell in cells:
+        angle = math.radians(cell.orientation)
+        steps = [cell.wavelength * t / MOMENTS for t in range(MOMENTS + 1)]
+        moved = [(x + s * math.sin(angle), y - s * math.cos(angle)) for s in steps]
+        fields = [gabor(a, b, cell) if oriented else concentric(a, b, cell.wavelength) for a, b in moved]
+        found.append(torch.einsum("mij,tij->mt", patches, torch.stack(fields)))
+    return torch.stack(found)
+
+
+def persistence(drift: Tensor) -> Tensor:
+    """Return Spearman's rank correlation over places between the answers at first and at each moment (T,), the mean over cells.
+
+    ``drift`` is (K, M, T). Ranks, because they are the same for an energy and its root. Ties get their mean rank.
+    """
+    values = drift.transpose(1, 2).contiguous()  # (K, T, M)
+    ordered = values.sort(-1).values
+    ranks = (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double()
+    ranks -= ranks.mean(-1, keepdim=True)
+    ranks /= ranks.norm(dim=-1, keepdim=True)
+    return (ranks * ranks[:, :1]).sum(-1).mean(0)
+
+
+def patches_of(side: int, count: int, seed: int) -> Tensor:
+    """Return ``count`` squares of each photograph, (2·count, side, side) float64, drawn by the seed."""
+    generator, found = draws.numpy_generator("orientation", "patches", seed), []
+    for picture in grey_photographs().values():
+        grey = picture[0, 0].double()
+        tops, lefts = (generator.integers(0, n - side + 1, count) for n in grey.shape)
+        found += [grey[t : t + side, a : a + side] for t, a in zip(tops, lefts, strict=True)]
+    return torch.stack(found)
+
+
+def layer(cells: list[Gabor], found: Answers, kind: Tensor, drift: Tensor) -> Layer:
+    """Sum up what a layer's K cells answered to gratings, ``kind`` (K, A, P), and to drifting photographs, ``drift`` (K, M, T) ≥ 0."""
+    built_in = torch.tensor([cell.orientation for cell in cells[: len(kind)]])
+    curves, at_peak = kind.amax(2), found.at_peak(kind)
+    starts = (built_in - 90).remainder(180).div(180 / len(found.angles)).round().long()
+    order = (starts[:, None] + torch.arange(len(found.angles))).remainder(len(found.angles))
+    return Layer(
+        turn_between(found.peaks(kind), built_in), selectivity(curves, found.angles), modulation(at_peak),
+        persistence(drift), (curves / curves.amax(1, keepdim=True)).gather(1, order), at_peak / at_peak.amax(),
+    )  # fmt: skip
+
+
+def look(plan: Plan, seed: int, *, phases: tuple[float, float], oriented: bool) -> dict[str, Layer]:
+    """Draw cells by the seed, show them gratings and photographs, and return what each layer answered."""
+    cells = drawn_cells(plan, phases, seed)
+    half, layers = len(cells) // 2, {}
+    for name, kind in (("concentric", False), ("cortex", oriented)):
+        model = population(cells, kind)
+        found = answers(model, cells[0].wavelength, angles=plan.angles, phases=plan.phases)
+        drift = drifting(cells, model, patches_of(model.simple.filters.shape[-1], plan.places, seed), oriented=kind)
+        rectified = torch.relu(drift[:half])
+        if name == "concentric":
+            layers[name] = layer(cells, found, found.simple, rectified)
+        else:
+            layers["simple"] = layer(cells, found, found.simple, rectified)
+            layers["complex"] = layer(cells, found, found.complex, energy(drift[:half], drift[half:]))
+    return layers
+
+
+Seen = dict[str, list[Layer]]
+
+
+def measure(mode: Mode, *, phases: tuple[float, float] = QUADRATURE, oriented: bool = True, plan: Plan | None = None) -> Findings:
+    """Look at the three layers, seed by seed.
+
+    Args:
+        mode: how many seeds, cells, gratings and places.
+        phases: of the two fields that a complex cell reads; equal ones are a counter-experiment.
+        oriented: whether simple cells have Gabor's fields; False gives them concentric ones, a counter-experiment.
+        plan: other numbers than the mode's.
+    """
+    plan = plan or PLANS[mode]
+    seen: Seen = {name: [] for name in LAYERS}
+    with one_thread():
+        for seed in range(plan.seeds):
+            for name, found in look(plan, seed, phases=phases, oriented=oriented).items():
+                seen[name].append(found)
+    margins = tuple(c.least - s.least for s, c in zip(seen["simple"], seen["complex"], strict=True))
+    return Findings(margins, AHEAD, _checks(seen), _table(seen), partial(_draw, seen))
+
+
+def _all(layers: list[Layer], what: str) -> Tensor:
+    """Return one quantity of all cells of all seeds."""
+    return torch.cat([getattr(found, what) for found in layers])
+
+
+def _checks(seen: Seen) -> tuple[Check, ...]:
+    """Return what must be so beside the margin, of every single cell."""
+    off = {name: float(_all(seen[name], "off").max()) for name in ("simple", "complex")}
+    steadiest, unsteadiest = float(_all(seen["simple"], "modulation").min()), float(_all(seen["complex"], "modulation").max())
+    least = min(float(_all(seen[name], "selectivity").min()) for name in ("simple", "complex"))
+    blind = float(_all(seen["concentric"], "selectivity").max())
+    return (
+        Check(
+            Text(
+                f"every cell peaks within {OFF:g}° of its angle: simple cells lie at most {off['simple']:.1f}° off, complex ones "
+                f"{off['complex']:.1f}°",
+                f"每个细胞的峰值距其角度不超过 {OFF:g}°：简单细胞最多偏 {off['simple']:.1f}°，复杂细胞最多偏 {off['complex']:.1f}°",
+            ),
+            max(off.values()) <= OFF,
+        ),
+        Check(
+            Text(
+                f"while its best grating drifts by, every complex cell is steady: modulation {unsteadiest:.2%} at most; no simple cell "
+                f"is: {steadiest:.0%} at least",
+                f"最佳光栅漂移时，每个复杂细胞都稳定：调制至多 {unsteadiest:.2%}；简单细胞无一稳定：至少 {steadiest:.0%}",
+            ),
+            unsteadiest < STEADY < steadiest,
+        ),
+        Check(
+            Text(
+                f"orientation comes with the simple cells and stays: selectivity {least:.2f} or more, concentric cells {blind:.2f} or less",
+                f"方向选择性始于简单细胞并得以保持：选择性至少 {least:.2f}，同心圆细胞至多 {blind:.2f}",
+            ),
+            least > 0.5 and blind < FLAT,
+        ),
+    )
+
+
+def _table(seen: Seen) -> Table:
+    """Return one row for each layer."""
+    columns = (
+        Column(Text("layer", "层")),
+        Column(Text("off, °", "偏差（°）"), ".1f"),
+        Column(Text("selectivity", "选择性"), ".2f"),
+        Column(Text("modulation", "调制"), ".1%"),
+        Column(Text("persistence", "持续性"), ".2f"),
+        Column(Text("±", "±"), ".2f"),
+    )
+    rows = []
+    for name in LAYERS:
+        span = mean_interval([found.least for found in seen[name]])
+        off = None if name == "concentric" else float(_all(seen[name], "off").mean())
+        means = (float(_all(seen[name], what).mean()) for what in ("selectivity", "modulation"))
+        row: tuple[Cell, ...] = (NAMES[name], off, *means, span.mean, span.high - span.mean)
+        rows.append(row)
+    return Table(columns, tuple(rows))
+
+
+def _draw(seen: Seen, lang: Lang) -> Figure:
+    """Draw the answers by angle and by phase, all cells in a band, and the fluctuation on photographs."""
+    figure = Figure(figsize=SIZE)
+    headline(
+        figure,
+        Text("Each layer keeps one thing and gives up another", "每一层保留一样，舍弃一样"),
+        Text(
+            f"{len(_all(seen['simple'], 'off'))} drawn cells in each layer; the bands hold them all. Right: real photographs.",
+            f"每层随机抽取 {len(_all(seen['simple'], 'off'))} 个细胞，色带包含全部；右图用真实照片。",
+        ),
+        lang=lang,
+    )
+    left, middle = figure.add_axes((0.065, 0.145, 0.275, 0.60)), figure.add_axes((0.405, 0.145, 0.275, 0.60))
+    for name in LAYERS:
+        by_angle, by_phase = _all(seen[name], "by_angle"), _all(seen[name], "by_phase")
+        angles = np.linspace(-90, 90, by_angle.shape[1], endpoint=False)
+        _band(left, angles, by_angle, name)
+        _band(middle, np.linspace(0, 360, by_phase.shape[1] + 1), torch.cat([by_phase, by_phase[:, :1]], 1), name)
+    left.set(xlim=(-90, 90), ylim=(0, 1.08), xticks=(-90, -45, 0, 45, 90))
+    middle.set(xlim=(0, 360), ylim=(0, 1.08), xticks=(0, 90, 180, 270, 360))
+    middle.tick_params(labelleft=False)
+    left.set_title(Text("by angle", "按角度").of(lang), loc="left")
+    middle.set_title(Text("by phase", "按相位").of(lang), loc="left")
+    left.set_xlabel(Text("degrees from the preferred", "与偏好角度之差（度）").of(lang))
+    middle.set_xlabel(Text("phase of the stripes, degrees", "条纹相位（度）").of(lang))
+    _drift(figure.add_axes((0.745, 0.145, 0.235, 0.60)), seen, lang)
+    return figure
+
+
+def _band(axes: Axes, at: np.ndarray[tuple[int, ...], np.dtype[np.float64]], curves: Tensor, name: str) -> None:
+    """Draw the mean of a layer's curves in the band from the least to the most; simple cells dashed, as they may lie over others."""
+    axes.fill_between(at, curves.amin(0), curves.amax(0), color=COLORS[name], alpha=0.2, linewidth=0)
+    axes.plot(at, curves.mean(0), color=COLORS[name], linestyle=(0, (3, 1.5)) if name == "simple" else "-")
+
+
+def _drift(axes: Axes, seen: Seen, lang: Lang) -> None:
+    """Draw each layer's persistence over the drift of a photograph, one curve for each seed in the band, and name the layers."""
+    at = np.linspace(0, 1, MOMENTS + 1)
+    for name in LAYERS:
+        _band(axes, at, torch.stack([found.persistence for found in seen[name]]), name)
+    for name, place in (("complex", (0.04, -0.54)), ("simple", (0.04, -0.69)), ("concentric", (0.04, -0.84))):
+        label(axes, place, NAMES[name].of(lang), color=COLORS[name])
+    axes.set(xlim=(0, 1), ylim=(-0.95, 1.04), xticks=(0, 0.5, 1), xticklabels=("0", "½", "1"), yticks=(-0.5, 0, 0.5, 1))
+    axes.set_yticklabels(("−0.5", "0", "0.5", "1"))
+    axes.set_title(Text("on photographs", "照片上的持续性").of(lang), loc="left")
+    axes.set_xlabel(Text("drift, in wavelengths", "漂移（波长）").of(lang))
+
+
+LAB = Lab(
+    name="orientation",
+    claim_id="C03",
+    title=Text(
+        "simple cells prefer an orientation; complex cells keep it and forget the phase",
+        "简单细胞偏好方向；复杂细胞保留方向而忽略相位",
+    ),
+    claim=Text(
+        "Vision is layered. Simple cells answer stripes of one orientation at one place of their field; complex cells, which read simple "
+        "cells, answer the same orientation wherever in the field the stripe lies.",
+        "视觉是分层的。简单细胞只对感受野中某一位置、某一方向的条纹响应；复杂细胞读取简单细胞，对同一方向响应，而不管条纹落在感受野何处。",
+    ),
+    formula=Text(
+        "g = γ/(πσ²) · exp(−(u² + γ²v²)/2σ²) · cos(2πu/λ + φ)\n"
+        "simple max(0, g·x)      complex (g₀·x)² + (g₉₀·x)²\n"
+        "modulation = (max − min)/(max + min)      selectivity = |Σ r(θ)e^{2iθ}| / Σ r(θ)",
+        "g = γ/(πσ²) · exp(−(u² + γ²v²)/2σ²) · cos(2πu/λ + φ)\n"
+        "简单 max(0, g·x)      复杂 (g₀·x)² + (g₉₀·x)²\n"
+        "调制 = (max − min)/(max + min)      选择性 = |Σ r(θ)e^{2iθ}| / Σ r(θ)",
+    ),
+    method=Text(
+        "Fields of drawn orientation, wavelength (4 to 8 pixels), shape and bandwidth; concentric fields of the retina, a bright disk in a "
+        "dark ring, stand beside them. First each cell is shown gratings of its wavelength, of all angles and phases: how far its peak "
+        "lies off, its selectivity, and its modulation while the best grating drifts by. Then patches of scikit-learn's two sample "
+        "photographs drift across its stripes. Persistence is the rank correlation, over the patches, of its answers before and "
+        "after, at its least during half a wavelength, in which a bright stripe gives way to a dark one. Nothing is learned: the fields "
+        "are built in.",
+        "随机抽取感受野的方向、波长（4 至 8 像素）、形状与带宽；旁边放上视网膜的同心圆感受野（亮盘外围暗环）作对照。"
+        "先给每个细胞看其波长的光栅，取遍角度与相位，测其峰值偏差、选择性，以及最佳光栅漂移时的调制；"
+        "再让 scikit-learn 两张示例照片的局部横越其条纹漂移。"
+        "持续性是漂移前后响应在各局部之间的秩相关，取漂移半个波长（亮条纹换成暗条纹）期间的最小值。"
+        "这里什么也没有学：感受野是设定好的。",
+    ),
+    margin=Text(
+        "by how much more the complex cells' answers to photographs persist than the simple cells', in rank correlation",
+        "对照片的响应，复杂细胞比简单细胞多出的持续性（秩相关之差）",
+    ),
+    held=Text(
+        "Each layer adds something and gives something up: orientation comes with the simple cells; the complex cells keep it and let go "
+        "of the phase, with gratings wholly, with photographs nearly so, as within a wavelength the content itself changes a little.",
+        "每一层都添上一样、舍弃一样：方向选择性始于简单细胞；复杂细胞保留方向而舍弃相位。对光栅完全如此，对照片近乎如此，因为一个波长之内内容本身也略有变化。",
+    ),
+    refuted=Text(
+        "The layers did not divide the work as claimed; see which check failed.",
+        "各层没有如论断那样分工；请看哪一项检查未通过。",
+    ),
+    experiment=measure,
+)
