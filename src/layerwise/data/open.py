@@ -76,13 +76,21 @@ def open_data(options: Options, *, seed: int) -> Splits:
     unknown names and for options that the source has no use for, and `DataError` for data that cannot be
     used: damaged, empty, of one class only (F15).
     """
-    found = _named(options) if _is_name(options.source) else _path(options)
-    parts = dict(found.parts)
-    if options.positive:
-        parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
-    check_usable(parts["train"], found.name)
-    sources: dict[str, Source] = {**parts}
+    found = open_parts(options)
+    check_usable(found.parts["train"], found.name)
+    sources: dict[str, Source] = {**found.parts}
     return split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
+
+
+def open_parts(options: Options) -> Parts:
+    """Open a source as it is, undivided where it has no parts of its own; few examples or one class will do, to measure on.
+
+    Raises `UsageError` and `DataError` as `open_data` does otherwise.
+    """
+    found = _named(options) if _is_name(options.source) else _path(options)
+    if options.positive:
+        return found._replace(parts={part: one_against_rest(source, options.positive) for part, source in found.parts.items()})
+    return found
 
 
 def one_against_rest(source: Whole, positive: str) -> Whole:

@@ -139,7 +139,11 @@ class Session:
         prefix = f"rank{self.world.rank}."
         mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         shared = {name: t for name, t in state.items() if not name.startswith("rank")} | mine
-        rule.load_state_dict({n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")})
+        saved = {n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")}
+        if {n: t.shape for n, t in saved.items()} == {n: t.shape for n, t in rule.state_dict().items()}:
+            rule.load_state_dict(saved)
+        else:  # an allowed change: another optimizer, say
+            self.display.say("the rule's own state does not fit the changed recipe and starts afresh")
         self.window = Window.of(shared, self.device)
         draws.restore(shared, self.device)
 
