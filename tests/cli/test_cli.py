@@ -217,13 +217,25 @@ def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) 
     assert found["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
 
 
+CARD = "from layerwise.catalog import register\n@register('x', family='f', tasks=('classification',), rule=None, year=2000, " \
+    "paper='2000', summary='s', summary_zh='s', parameters=0, small={}, why='w', why_zh='w')\ndef x():\n    pass\n"
+
+
+def test_ctrl_c_while_something_is_imported(command: Any, tmp_path: Path) -> None:
+    """Even where a library would turn the exception into another: the documented code, one line, no traceback."""
+    swallowing = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n" \
+        "except BaseException:\n    raise ValueError('odd') from None\n"
+    (tmp_path / "cards.py").write_text(CARD + swallowing)
+    done = command("models", "--import", tmp_path / "cards.py")
+    assert done.returncode == 130
+    assert done.stderr == "layerwise: interrupted\n"
+
+
 def test_files_of_cards_that_do_not_run_are_named(say: Any, tmp_path: Path) -> None:
-    good = "from layerwise.catalog import register\n@register('x', family='f', tasks=('classification',), rule=None, year=2000, " \
-        "paper='2000', summary='s', summary_zh='s', parameters=0, small={}, why='w', why_zh='w')\ndef x():\n    pass\n"
     for text, message in (
         ("def x(:\n", "cards.py is not Python: invalid syntax"),
         (b"\x89PNG\xff", "cards.py is not Python"),
-        (f"{good}import no_such_module\n", "cards.py, line 5: ModuleNotFoundError: No module named 'no_such_module'"),
+        (f"{CARD}import no_such_module\n", "cards.py, line 5: ModuleNotFoundError: No module named 'no_such_module'"),
         ("", "registers no network"),
     ):
         (tmp_path / "cards.py").write_bytes(text if isinstance(text, bytes) else text.encode())

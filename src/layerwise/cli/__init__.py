@@ -32,6 +32,7 @@ def make_app() -> App:
         help="The whole of deep learning in one package: one catalog, one loop, one run directory.",
         version=__version__,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for verb, help_text in VERBS.items():
         app.command(f"layerwise.cli.{verb}:{verb}_", name=verb, help=help_text)
