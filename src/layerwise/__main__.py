@@ -1,8 +1,31 @@
 """``python -m layerwise`` and the ``layerwise`` command."""
 
-import sys
+from __future__ import annotations
 
-from layerwise.cli import main
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """Answer Ctrl-C. Inside an import the process ends at once, as libraries turn the exception into others there and nothing of
+    the user's is open; elsewhere it is raised, for the command to clean up."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"layerwise: interrupted\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    signal.signal(signal.SIGINT, interrupted)
+    from layerwise.cli import main as command
+
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

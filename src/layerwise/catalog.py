@@ -10,15 +10,17 @@ import ast
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from layerwise.errors import UsageError, unknown
+from layerwise.errors import LayerwiseError, UsageError, unknown
 
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 FOLDER = Path(__file__).with_name("models")
@@ -100,7 +102,11 @@ def register(
 def read_cards(path: Path, module: str) -> list[Card]:
     """Read the cards of one source file without running it. Raises `UsageError` for a value that is not a literal."""
     cards = []
-    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register cards") from error
+    for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
             continue
         for call in node.decorator_list:
@@ -190,12 +196,18 @@ def import_file(path: Path) -> list[Card]:
     new = read_cards(path, module)
     if not new:
         raise UsageError(f"{path} registers no network", expected="a function under @register(...)")
-    spec = importlib.util.spec_from_file_location(module, path)
+    spec = importlib.util.spec_from_file_location(module, path, loader=SourceFileLoader(module, str(path)))
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[module] = loaded
-    spec.loader.exec_module(loaded)
+    try:
+        spec.loader.exec_module(loaded)
+    except LayerwiseError:
+        raise
+    except Exception as error:  # whatever a user's file raises is told with its line
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise UsageError(f"{path}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}", do="correct the file") from error
     _user_cards().update({card.name: card for card in new})
     cards.cache_clear()
     return new

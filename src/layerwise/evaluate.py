@@ -88,14 +88,19 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     rows = found.task.inputs
     like = rows.columns if data is not None and isinstance(rows, RowInputs) else ()
-    splits = data_.open_data(options, seed=made.train.seed, like=like)
-    notes = list(splits.notes)
-    if data is None and adopted(splits, found.task).fingerprint() != found.info["fingerprint"]:
-        notes.append("these data have changed since the run was trained on them")
     chosen = split or ("test" if data is None else "all")
-    parts = SPLITS if chosen == "all" else (chosen,)
-    notes += [note for part in parts for note in found.task.inputs.notes(splits.part(part))]
-    sources: list[Source] = [found.task.adopt(splits.part(part)) for part in parts]
+    if data is not None and chosen == "all":
+        whole = data_.open_parts(options, like=like)
+        parts: list[Source] = [*whole.parts.values()]
+        notes = list(whole.notes)
+    else:
+        splits = data_.open_data(options, seed=made.train.seed, like=like)
+        notes = list(splits.notes)
+        if data is None and adopted(splits, found.task).fingerprint() != found.info["fingerprint"]:
+            notes.append("these data have changed since the run was trained on them")
+        parts = [splits.part(part) for part in (SPLITS if chosen == "all" else (chosen,))]
+    notes += [note for part in parts for note in found.task.inputs.notes(part)]
+    sources = [found.task.adopt(part) for part in parts]
     dtype = flags.dtype(made.train.precision)
     streams = not all(fits(source, found.task.collate, made.train.memory_mib, dtype) for source in sources)
     device = flags.pick_device("cpu")

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
 
-from layerwise.errors import DamagedError, UsageError, unknown
+from layerwise.errors import DamagedError, UsageError, nearest, unknown
 
 FORMAT = 1
 LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
 Table = dict[str, Any]
+# The ranges of options, for structs and builders' signatures alike. NaN is in none of them.
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e37)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e37)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+OWNERS = ("model", "data", "task", "train")
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,11 +53,11 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: Table = msgspec.field(default_factory=dict)
     epochs: int = 10
     batch: int = 64
-    examples: int = 0
+    examples: Amount = 0
     part: str = ""
     parameters: tuple[str, ...] = ("*",)
     monitor: str = ""
-    patience: int = 0
+    patience: Amount = 0
     augment: Table = msgspec.field(default_factory=dict)
 
 
@@ -59,17 +70,17 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``tensorboard`` writes the log as event files too, into the run's folder of that name.
     """
 
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
     validate: bool = True
-    checkpoint_seconds: float = 60.0
-    log_every: int = 50
-    threads: int = 0
-    workers: int = 0
-    memory_mib: int = 0
-    timeout: float = 300.0
+    checkpoint_seconds: NotNegative = 60.0
+    log_every: Count = 50
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    workers: Annotated[int, msgspec.Meta(ge=-1, le=256)] = 0
+    memory_mib: Amount = 0
+    timeout: Positive = 300.0
     deterministic: bool = False
     tensorboard: bool = False
 
@@ -150,12 +161,39 @@ def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> Str
     try:
         return msgspec.convert(dict(table), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"a wrong value in {where}: {error}", do="correct it in the recipe or with --set") from error
+        raise _wrong_value(kind, table, str(error), where) from error
+
+
+WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list", "object": "a table"}
+
+
+def _wrong_value(kind: type[msgspec.Struct], table: Mapping[str, Any], error: str, where: str) -> UsageError:
+    """Put msgspec's word on a value (``Expected `float` >= 0.0, got … - at `$.lr``) into the house's: key, expected, received."""
+    what, _, place = error.partition(" - at `$")
+    place = place.strip("`.")
+    key = re.split(r"[.\[]", place)[0]
+    value = table.get(key)
+    expected = re.sub(r"`(\w+)`", lambda m: WORDS.get(m[1], m[1]), what.removeprefix("Expected ").split(", got")[0])
+    near = ""
+    if choices := _choices(next((f.type for f in msgspec.structs.fields(kind) if f.name == key), None)):
+        expected = f"one of {', '.join(choices)}"
+        near = nearest(str(value), choices)
+    return UsageError(
+        f"a wrong value in {where}: {place}",
+        expected=expected,
+        received=json.dumps(value, ensure_ascii=False, default=str),
+        do=f"did you mean '{near}'?" if near else "correct it in the recipe or with --set",
+    )
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return the names a type allows, empty for others than literals."""
+    return [str(name) for name in get_args(kind)] if get_origin(kind) is Literal else []
 
 
 def struct_of(builder: Callable[..., object]) -> type[msgspec.Struct]:
     """Return the frozen struct that a builder's keyword signature declares: the signature *is* the configuration."""
-    hints = get_type_hints(builder)
+    hints = get_type_hints(builder, include_extras=True)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(builder).parameters.items():
         if parameter.default is inspect.Parameter.empty:
@@ -226,10 +264,15 @@ def assign(table: Table, setting: str) -> None:
         if path[1] not in names:
             raise unknown("stage", path[1], names, where=f"--set {setting}")
         _put(table["stages"][names.index(path[1])], path[2:], value)
-    elif len(path) == 2 or path[0] == "task":  # a task's options may be tables: task.class_weights.cat
+    elif path[0] in OWNERS and (len(path) == 2 or path[0] == "task"):  # a task's options may be tables: task.class_weights.cat
         _put(table, path, value)
     else:
-        raise unknown("recipe key", key, ["model.…", "data.…", "task.…", "train.…", "rule.…", "augment.…", "stages.NAME.…"])
+        raise unknown("recipe key", key, [*(f"{owner}.…" for owner in OWNERS), "rule.…", "augment.…", "stages.NAME.…", *_stage_keys()])
+
+
+def _stage_keys() -> list[str]:
+    """Return the keys of a stage that are values."""
+    return [f.name for f in msgspec.structs.fields(Stage) if f.type is not Table]
 
 
 def only_stage(table: Table, setting: str) -> Table:

@@ -189,6 +189,62 @@ def test_predict_into_a_file(say: Any, place: Path, tmp_path: Path) -> None:
     assert all(line["label"] in ("setosa", "versicolor", "virginica") for line in lines)
 
 
+def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: Path) -> None:
+    """Whatever the system says of a place a user named is told in a line, for every verb that writes."""
+    (tmp_path / "file").write_text("")
+    for args, text in (
+        (("predict", place / "pictures", place / "inputs", "--out", "no/where.csv"), "no/where.csv: No such file"),
+        (("predict", place / "pictures", place / "inputs", "--out", tmp_path), "Is a directory"),
+        (("predict", place / "pictures", "a" * 300), "File name too long"),
+        (("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"), "Not a directory"),
+        (("train", "mlp", "--data", "iris", "--out", "file"), "Not a directory"),
+        (("train", "mlp", "--data", "a" * 300), "File name too long"),
+    ):
+        found = say(*args)
+        assert found.code == 2
+        assert found.err.startswith("layerwise: ")
+        assert text in found.err
+
+
+def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) -> None:
+    """Data to measure on need no parts of their own: one row, or one class, are enough; its metrics are the row's own."""
+    names = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm),species"
+    (tmp_path / "one.csv").write_text(f"{names}\n5.1,3.5,1.4,0.2,setosa\n")
+    answer = say("predict", place / "rows", "5.1,3.5,1.4,0.2", "--json").json["predictions"][0]
+    found = say("eval", place / "rows", "--data", "one.csv", "--json").json
+    assert found["split"] == "all"
+    assert found["metrics"]["accuracy"] == float(answer["label"] == "setosa")
+    assert found["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
+
+
+CARD = "from layerwise.catalog import register\n@register('x', family='f', tasks=('classification',), rule=None, year=2000, " \
+    "paper='2000', summary='s', summary_zh='s', parameters=0, small={}, why='w', why_zh='w')\ndef x():\n    pass\n"
+
+
+def test_ctrl_c_while_something_is_imported(command: Any, tmp_path: Path) -> None:
+    """Even where a library would turn the exception into another: the documented code, one line, no traceback."""
+    swallowing = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n" \
+        "except BaseException:\n    raise ValueError('odd') from None\n"
+    (tmp_path / "cards.py").write_text(CARD + swallowing)
+    done = command("models", "--import", tmp_path / "cards.py")
+    assert done.returncode == 130
+    assert done.stderr == "layerwise: interrupted\n"
+
+
+def test_files_of_cards_that_do_not_run_are_named(say: Any, tmp_path: Path) -> None:
+    for text, message in (
+        ("def x(:\n", "cards.py is not Python: invalid syntax"),
+        (b"\x89PNG\xff", "cards.py is not Python"),
+        (f"{CARD}import no_such_module\n", "cards.py, line 5: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("", "registers no network"),
+    ):
+        (tmp_path / "cards.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+        found = say("models", "--import", "cards.py")
+        assert found.code == 2
+        assert message in found.err
+        assert found.out == ""
+
+
 def test_lab_and_bench_json_are_empty_without_names_to_run(say: Any) -> None:
     """Their rows are tested where they are made; here: names without --all, unknown names."""
     assert "xor" in say("lab").out
@@ -226,7 +282,35 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--set", "nonsense"], "--set takes KEY=VALUE"),
     (["train", "mlp", "--data", "digits", "--set", "epoch=3"], "epoch"),
     (["train", "mlp", "--data", "digits", "--set", "rule.lr=high"], "wrong value"),
-    (["train", "mlp", "--data", "digits", "--set", "rule.optimizer=adamm"], "wrong value"),
+    (["train", "mlp", "--data", "digits", "--set", "rule.optimizer=adamm"], "did you mean 'adam'"),
+    *((["train", "mlp", "--data", "iris", "--set", setting], text) for setting, text in (
+        ("rule.lr=high", "rule of stage 'main': lr\n  expected: a number\n  received: \"high\""),
+        ("rule.lr=-1", "expected: a number >= 0"),
+        ("rule.lr=nan", "received: NaN"),
+        ("rule.lr=inf", "lr"),
+        ("rule.warmup=2", "expected: a number < 1"),
+        ("rule.clip=-1", "clip"),
+        ("rule.ema=1", "expected: a number < 1"),
+        ("rule.accumulate=0", "expected: a whole number >= 1"),
+        ("rule.betas=[0.9, 1.0]", "betas"),
+        ("rule.name=contrastive", "restricted Boltzmann machines"),
+        ("model.features=3", "decided by the data\n  expected: 4"),
+        ("model.outputs=7", "decided by the data\n  expected: 3"),
+        ("model.hidden=16", "expected: a list\n  received: 16"),
+        ("model.hidden=[-4]", "[model] of mlp: hidden[0]\n  expected: a whole number >= 1\n  received: [-4]"),
+        ("model.dropout=2", "expected: a number < 1"),
+        ("model.name=lenet5", "layerwise train lenet5"),
+        ("train.threads=-1", "expected: a whole number >= 0"),
+        ("train.threads=100000", "expected: a whole number <= 1024"),
+        ("train.log_every=0", "expected: a whole number >= 1"),
+        ("train.seed=99999999999999999999999", "seed"),
+        ("train.timeout=0", "timeout"),
+        ("examples=-1", "examples"),
+        ("patience=-1", "patience"),
+        ("part='x'", "not trained part by part"),
+        ("part='*'", "not trained part by part"),
+        ("nope.x=1", "there is no recipe key 'nope.x'"),
+    )),
     (["train", "mlp", "--data", "digits", "--set", "model.activation=rellu"], "relu"),
     (["train", "mlp", "--data", "digits", "--task", "clasification"], "classification"),
     (["train", "mlp", "--data", "digits", "--epochs", "-1"], "epochs"),
@@ -237,9 +321,11 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--device", "gpu"], "gpu"),
     (["train", "mlp", "--data", "digits", "--dat", "x"], "--dat"),
     (["train", "mlp", "--data", "digits", "--weights", "none.safetensors"], "none.safetensors"),
+    (["train", "lenet5", "--data", "iris"], "lenet5 looks at pictures, and these data are rows"),
     (["train", "none.toml"], "there is no recipe none.toml"),
     (["train", "dbn", "--data", "digits", "--set", "rule.lr=1"], "stages.NAME.rule.lr"),
     (["train", "dbn", "--data", "digits", "--set", "stages.fine-tun.epochs=1"], "did you mean 'fine-tune'"),
+    (["train", "dbn", "--data", "digits", "--set", "stages.pretrain.part='layer-9'"], "did you mean 'layer-2'"),
     (["eval", "nowhere"], "nowhere is not a run directory"),
     (["predict", "nowhere", "x.png"], "nowhere is not a run directory"),
     (["predict", "nowhere"], "nothing to answer"),
@@ -299,6 +385,15 @@ def test_data_that_cannot_be_used(say: Any, tmp_path: Path) -> None:
         assert found.code == 2, (name, found.err)
         assert name.split(".")[0] in found.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_names_and_places_in_any_script(say: Any, tmp_path: Path) -> None:
+    """A Chinese file name with spaces names the run."""
+    (tmp_path / "我的 数据").mkdir()
+    (tmp_path / "我的 数据/花 (1).csv").write_text("甲,乙,类\n" + "".join(f"{i},{i * i},{'好坏'[i % 2]}\n" for i in range(40)))
+    found = say("train", "mlp", "--data", "我的 数据/花 (1).csv", "--epochs", "1", "--json", *SMALL).json
+    assert found["run"] == "runs/mlp-花-1-1"
+    assert say("predict", found["run"], "3,9", "--json").json["predictions"][0]["label"] in ("好", "坏")
 
 
 def test_damaged_recipe_files(say: Any, tmp_path: Path) -> None:

@@ -191,5 +191,5 @@ def test_gzip_of_something_else(tmp_path) -> None:
 @pytest.mark.soak
 def test_cifar10() -> None:
     found = open_data(Options("cifar10"), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (42_500, 7_500, 10_000)
+    assert (len(found.train), len(found.val), len(found.test)) == (45_000, 5_000, 10_000)
     assert found.train.schema.shape == (32, 32, 3)

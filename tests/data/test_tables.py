@@ -160,6 +160,8 @@ def test_target_and_drop(tmp_path) -> None:
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("x,y\n", "has no rows"),
+        ("hello", "has no rows"),
+        ("x;y\n1,5;a\n0,25;b\n", r"(?s)row 2: column 'x' has a decimal comma \(2 of 2 rows\).*such as 1\.5"),
         ("x\n1\n2\n", "no column besides the target"),
         ("x,y\n1,2\n3\n", "row 3 does not have as many cells"),
         ("x,y\n\n1,2\n\n3,4,5\n", "row 5 does not have as many cells"),

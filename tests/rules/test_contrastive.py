@@ -16,6 +16,7 @@ from layerwise.errors import UsageError
 from layerwise.functional.boltzmann import contrastive_statistics
 from layerwise.kernels.bernoulli import bernoulli
 from layerwise.models.boltzmann import Machine
+from layerwise.rules import registry
 from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
 from layerwise.runtime import draws
 
@@ -196,5 +197,5 @@ def test_state_taken_up_goes_on_exactly(persistent: bool) -> None:
 def test_other_networks_and_no_steps_are_refused() -> None:
     with pytest.raises(UsageError, match="restricted Boltzmann machines"):
         Contrastive(context(torch.nn.Linear(3, 2), batch=2), ContrastiveOptions())
-    with pytest.raises(UsageError, match="counts Gibbs steps"):
-        rule(machine(), 2, k=0)
+    with pytest.raises(UsageError, match="expected: a whole number >= 1"):
+        registry.resolved({"name": "contrastive", "k": 0}, "a stage's rule")

@@ -251,6 +251,32 @@ def test_resume_with_another_recipe_is_refused_with_the_difference(run: api.Run)
     assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
 
 
+@pytest.mark.parametrize("change", ["model.hidden=[5]", "model.batch_norm=true"])
+def test_a_change_under_which_the_weights_do_not_fit_is_refused_though_allowed(change: str, run: api.Run) -> None:
+    """The keys are listed, and the run is as before: it opens and resumes."""
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    request = Request(model=str(run.path / "recipe.toml"), resume=True, allow_changes=True, epochs=3, settings=(change,))
+    with pytest.raises(UsageError, match=r"the checkpoint of .* does not fit this network: \d key\(s\) differ"):
+        train(request, quiet=True)
+    assert before == {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+
+
+def test_an_allowed_change_of_data_or_optimizer_is_carried_out(tmp_path: Path) -> None:
+    """Other numbers in the table: task.json has their statistics, as the weights now learn from them. Another optimizer begins afresh."""
+    table = tmp_path / "t.csv"
+    x = np.random.default_rng(0).normal(size=60)
+    table.write_text("a,c\n" + "".join(f"{v},{'yes' if v > 0 else 'no'}\n" for v in x))
+    fit(tmp_path / "run", data=str(table), epochs=1)
+    table.write_text("a,c\n" + "".join(f"{v + 100},{'yes' if v > 0 else 'no'}\n" for v in x))
+    settings = ("rule.optimizer=momentum", "rule.ema=0.5")
+    request = Request(model=str(tmp_path / "run/recipe.toml"), resume=True, allow_changes=True, epochs=30, lr=0.05, settings=settings)
+    done = train(request, quiet=True)
+    run = api.open(tmp_path / "run")
+    assert done.metrics["test/accuracy"] > 0.8
+    assert [a.label for a in run.predictor()([102.0], [98.0])] == ["yes", "no"]
+    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+
+
 def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     draw = np.random.default_rng(0)
@@ -385,6 +411,13 @@ def test_a_malicious_pickle_is_never_executed(form: str, ending: str, tmp_path: 
     assert str(path) in str(caught.value)
     pickle.loads(pickle.dumps(Evil(marker))).close()  # the same object does harm where it is unpickled
     assert marker.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x80", b"}", bytes(range(256)), b"PK\x03\x04"])
+def test_foreign_files_are_no_weights(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(data)
+    with pytest.raises(DamagedError, match=r"w\.pt"):
+        api.build("mlp", features=64, outputs=10, weights=tmp_path / "w.pt")
 
 
 def test_the_command_refuses_a_malicious_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +33,7 @@ def make_app() -> App:
         version=__version__,
         result_action="return_value",
         help_format="plaintext",  # markdown takes a fifth longer to load
+        suppress_keyboard_interrupt=False,
     )
     for verb, help_text in VERBS.items():
         app.command(f"layerwise.cli.{verb}:{verb}_", name=verb, help=help_text)
@@ -58,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        return _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a place that can be used so", 1 if full else 2)
     return int(code or 0)
 
 

@@ -7,6 +7,7 @@ that the file itself holds, is refused by row and column (F12).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -209,6 +210,14 @@ def _refuse_faulty_numbers(column: Cells) -> None:
     cells: list[Any] = column.cells.to_pylist()
     wrong = [at for at, cell in enumerate(cells) if cell is not None and not _reads_as_number(cell)]
     count = len(cells) - column.cells.null_count
+    commas = [at for at in wrong if re.fullmatch(r"[+-]?\d+,\d+", cells[at])]
+    if commas and len(wrong) - len(commas) <= count / 2 < len(commas) + count - len(wrong):
+        raise DataError(
+            f"{column.where(commas[0])} has a decimal comma ({len(commas)} of {len(cells)} rows)",
+            expected="numbers with a point, such as 1.5",
+            received=repr(cells[commas[0]]),
+            do=f"replace the commas in this column; if these are names: --set 'data.categories=[\"{column.name}\"]'",
+        )
     if len(wrong) > count / 2:
         return
     if not wrong:  # numbers that the reader left as text, such as a nan among gaps

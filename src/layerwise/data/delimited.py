@@ -104,7 +104,7 @@ def read(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = "") ->
     except pa.ArrowInvalid as error:
         if ragged:
             raise _ragged(dialect) from error
-        if "Empty CSV" in str(error):
+        if "Empty CSV" in str(error) or "Could not skip" in str(error):
             return pa.table({name: pa.nulls(0) for name in dialect.columns})
         raise DataError(f"{dialect.path} cannot be read as a table: {error}") from error
     if ragged:

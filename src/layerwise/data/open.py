@@ -83,15 +83,25 @@ def open_data(options: Options, *, seed: int, like: Sequence[Column] = ()) -> Sp
     unknown names and for options that the source has no use for, and `DataError` for data that cannot be
     used: damaged, empty, of one class only (F15).
     """
-    known = tuple((column.name, column.kind) for column in like)
-    found = _named(options, known) if _is_name(options.source) else _path(options, known)
-    parts = dict(found.parts)
-    if options.positive:
-        parts = {part: one_against_rest(source, options.positive) for part, source in parts.items()}
-    check_usable(parts["train"], found.name)
-    sources: dict[str, Source] = {**parts}
+    found = open_parts(options, like=like)
+    check_usable(found.parts["train"], found.name)
+    sources: dict[str, Source] = {**found.parts}
     made = split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
     return replace(made, columns=found.columns)
+
+
+def open_parts(options: Options, *, like: Sequence[Column] = ()) -> Parts:
+    """Open a source as it is, undivided where it has no parts of its own; few examples or one class will do, to measure on.
+
+    ``like`` as in `open_data`.
+
+    Raises `UsageError` and `DataError` as `open_data` does otherwise.
+    """
+    known = tuple((column.name, column.kind) for column in like)
+    found = _named(options, known) if _is_name(options.source) else _path(options, known)
+    if options.positive:
+        return found._replace(parts={part: one_against_rest(source, options.positive) for part, source in found.parts.items()})
+    return found
 
 
 def one_against_rest(source: Whole, positive: str) -> Whole:

@@ -100,7 +100,7 @@ def split(
         raise DataError(
             f"{name}: nothing is left for the {' and '.join(empty)} part",
             expected="at least 3 examples (of each class) to train, validate and test on",
-            received=f"{len(train)} examples",
+            received=_counted(train),
             do="add examples, or give train/, val/ and test/ parts yourself",
         )
     return Splits(parts["train"], parts["val"], parts["test"], name, notes)
@@ -132,6 +132,16 @@ def row_keys(source: Source) -> Array:
         cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for gaps, one for zero
         keys = draws.mixed(keys * draws.GOLDEN + cells.view(np.uint64))
     return keys
+
+
+def _counted(source: Source) -> str:
+    """Return how many examples there are, and of which class the fewest."""
+    found, count = classes_of(source), f"{len(source)} example{'s' * (len(source) != 1)}"
+    if found is None or not source.schema.classes:
+        return count
+    names, counts = np.unique(found, return_counts=True)
+    fewest = int(counts.argmin())
+    return f"{count}, {counts[fewest]} of class '{source.schema.classes[int(names[fewest])]}'"
 
 
 def take(source: Source, count: int, seed: int) -> Source:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layerwise.catalog import register
 from layerwise.errors import unknown
 from layerwise.nn.rbm import RBM, Recognition
+from layerwise.recipe import Count
 
 
 class Machine(RBM):
@@ -132,7 +133,7 @@ def stack_of(model: nn.Module) -> list[RBM]:
         "variants": {"small": {"stages": [{"epochs": 60, "batch": 16, "rule": {"lr": 0.1}}]}},
     },
 )
-def rbm(*, features: int, hidden: int = 256) -> nn.Module:
+def rbm(*, features: Count, hidden: Count = 256) -> nn.Module:
     """Build the machine: inputs (N, …) in [0, 1] to their reconstruction (N, features)."""
     return Machine(features, hidden)
 
@@ -167,6 +168,6 @@ def rbm(*, features: int, hidden: int = 256) -> nn.Module:
         },
     },
 )  # fmt: skip
-def dbn(*, features: int, classes: int, hidden: tuple[int, ...] = (500, 500, 500)) -> nn.Module:
+def dbn(*, features: Count, classes: Count, hidden: tuple[Count, ...] = (500, 500, 500)) -> nn.Module:
     """Build the network: inputs (N, …) in [0, 1] to logits (N, classes)."""
     return DeepBeliefNet(features, classes, hidden)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from layerwise.catalog import register
 from layerwise.errors import UsageError
 from layerwise.nn.activations import activation as activation_
+from layerwise.recipe import Count, Decay
 
 Pool = Literal["max", "average"]
 
@@ -70,9 +71,9 @@ def flat_size(features: nn.Module, channels: int, size: tuple[int, int], least: 
 )
 def lenet5(
     *,
-    outputs: int,
-    channels: int = 1,
-    size: tuple[int, int] = (28, 28),
+    outputs: Count,
+    channels: Count = 1,
+    size: tuple[Count, Count] = (28, 28),
     activation: str = "relu",
     pool: Pool = "max",
 ) -> nn.Module:
@@ -121,22 +122,22 @@ def lenet5(
 )
 def cnn(
     *,
-    outputs: int,
-    channels: int = 1,
-    size: tuple[int, int] = (28, 28),
-    widths: tuple[int, ...] = (32, 64),
-    kernel: int = 3,
-    dense: tuple[int, ...] = (128,),
+    outputs: Count,
+    channels: Count = 1,
+    size: tuple[Count, Count] = (28, 28),
+    widths: tuple[Count, ...] = (32, 64),
+    kernel: Count = 3,
+    dense: tuple[Count, ...] = (128,),
     activation: str = "relu",
     pool: Pool = "max",
     batch_norm: bool = False,
-    dropout: float = 0.0,
+    dropout: Decay = 0.0,
 ) -> nn.Module:
     """Build the network: per width a convolution of the same size, activation and 2×2 pooling, then dense layers.
 
     Pictures (N, C, H, W) to (N, outputs). Raises `UsageError` for an even kernel or pictures too small for the poolings.
     """
-    if kernel % 2 == 0 or kernel < 1:
+    if kernel % 2 == 0:
         raise UsageError("the kernel's side must be odd, to keep the picture's size", received=f"model.kernel={kernel}")
 
     def features() -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch import nn
 from layerwise.catalog import register
 from layerwise.nn.activations import activation as activation_
 from layerwise.nn.embedding import CategoryEmbedding
+from layerwise.recipe import Amount, Count, Decay
 
 
 @register(
@@ -27,7 +28,7 @@ from layerwise.nn.embedding import CategoryEmbedding
     small={"features": 8, "classes": 3},
     recipe={"stages": [{"epochs": 100, "batch": 1024}], "variants": {"image": {"stages": [{"epochs": 20}]}}},
 )
-def perceptron(*, features: int, classes: int) -> nn.Module:
+def perceptron(*, features: Count, classes: Count) -> nn.Module:
     """Build the threshold units: inputs (N, …) to scores z (N, 1) for two classes, (N, K) for K, one against the rest.
 
     The answer is the class of the largest score, or sign(z). Weights start at zero, as Novikoff's bound assumes.
@@ -68,13 +69,13 @@ def perceptron(*, features: int, classes: int) -> nn.Module:
 )
 def mlp(
     *,
-    features: int,
-    outputs: int,
-    hidden: tuple[int, ...] = (256,),
+    features: Amount,
+    outputs: Count,
+    hidden: tuple[Count, ...] = (256,),
     activation: str = "relu",
-    dropout: float = 0.0,
+    dropout: Decay = 0.0,
     batch_norm: bool = False,
-    embedded: tuple[int, ...] = (),
+    embedded: tuple[Count, ...] = (),
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 

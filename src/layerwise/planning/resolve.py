@@ -16,7 +16,7 @@ from layerwise import catalog, recipe
 from layerwise.data import open as data_
 from layerwise.data import splits
 from layerwise.data.source import Schema, Source, Splits
-from layerwise.errors import UsageError
+from layerwise.errors import UsageError, unknown
 from layerwise.nn.rbm import Staged
 from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
@@ -93,6 +93,8 @@ def compose(card: catalog.Card, table: Table, request: Request, *variants: str) 
     """Lay the card's defaults, their variants (rows, regression, small …), the recipe file and the options over one another."""
     defaults = copy.deepcopy(card.recipe)
     known = defaults.pop("variants", {})
+    for stage in defaults.get("stages", []):  # so that another rule's name starts its options afresh
+        stage["rule"] = {"name": card.rule, **stage.get("rule", {})}
     out: Table = {"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}
     for layer in (defaults, *(known.get(variant, {}) for variant in variants), table):
         out = recipe.merge(out, layer)
@@ -114,6 +116,11 @@ def compose(card: catalog.Card, table: Table, request: Request, *variants: str) 
         recipe.assign(out, f"rule.lr={request.lr!r}")
     for setting in request.settings:
         recipe.assign(out, setting)
+    if out["model"]["name"] != card.name:
+        raise UsageError(
+            f"model.name is the command's own word: {card.name}", received=f"model.name = '{out['model']['name']}'",
+            do=f"layerwise train {out['model']['name']} …",
+        )  # fmt: skip
     return out
 
 
@@ -158,6 +165,7 @@ def _resolved(
     adopted = dataclasses.replace(adopted, notes=noticed)
     builder = catalog.builder(card)
     given = {key: value for key, value in whole["model"].items() if key != "name"}
+    _refuse_contradiction(card, given, decided=task.model_args(), rows=parts.train.schema.kind == "row")
     args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
     _refuse_embedding(card, task, recipe.parameters_of(builder))
     stages, stage_tasks = [], []
@@ -196,6 +204,21 @@ def _resolved(
     return Plan(made, card, adopted, task, tuple(stage_tasks), args)
 
 
+def _refuse_contradiction(card: catalog.Card, given: Table, *, decided: Table, rows: bool) -> None:
+    """Refuse rows for a network of pictures, and arguments that say otherwise than the data do."""
+    if rows and "channels" in recipe.parameters_of(catalog.builder(card)):
+        raise UsageError(
+            f"{card.name} looks at pictures, and these data are rows", expected="class folders, IDX files or archives of pictures",
+            do="choose a network for rows, such as mlp (layerwise models)",
+        )  # fmt: skip
+    for name in given.keys() & decided.keys():
+        if msgspec.json.encode(decided[name]) != msgspec.json.encode(given[name]):
+            raise UsageError(
+                f"model.{name} is decided by the data", expected=f"{decided[name]}", received=f"model.{name} = {given[name]}",
+                do=f"leave model.{name} out",
+            )  # fmt: skip
+
+
 def _refuse_embedding(card: catalog.Card, task: Task, names: Iterable[str]) -> None:
     """Refuse categories as numbers to look up for a network that cannot."""
     if task.model_args().get("embedded") and "embedded" not in names:
@@ -209,11 +232,22 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
     out: list[Stage] = []
     for number, table in enumerate(raw):
         stage = recipe.checked(Stage, table, where=f"stage {number + 1}")
-        if stage.part != "*":
+        if not stage.part:
             out.append(stage)
             continue
         with torch.device("meta"):
-            parts = cast(Staged, builder(**args)).parts()
+            model = builder(**args)
+        if not hasattr(model, "parts"):
+            raise UsageError(
+                f"this network is not trained part by part (stage '{stage.name}')", received=f"part = '{stage.part}'",
+                do="leave part out; parameters=[…] chooses weights by their names",
+            )  # fmt: skip
+        parts = cast(Staged, model).parts()
+        if stage.part != "*" and stage.part not in parts:
+            raise unknown("part", stage.part, parts, where=f"stage '{stage.name}'")
+        if stage.part != "*":
+            out.append(stage)
+            continue
         out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
     return out
 

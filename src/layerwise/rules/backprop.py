@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.penalties import l1, l2, soft_threshold
+from layerwise.recipe import Count, Decay, NotNegative, Positive, Share
 from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
 from layerwise.rules.optimizers import Method, Optimizer
 from layerwise.rules.schedules import Schedule, factor
@@ -38,23 +39,23 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     optimizer: Method = "adam"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    alpha: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: NotNegative = 1e-3
+    momentum: Decay = 0.9
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    alpha: Decay = 0.99
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
     schedule: Schedule = "constant"
-    warmup: float = 0.0
-    floor: float = 0.0
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = 0.1
-    l2: float = 0.0
-    l1: float = 0.0
+    warmup: Decay = 0.0
+    floor: Share = 0.0
+    milestones: tuple[Share, ...] = (0.5, 0.75)
+    gamma: NotNegative = 0.1
+    l2: NotNegative = 0.0
+    l1: NotNegative = 0.0
     l1_proximal: bool = False
-    clip: float = 0.0
-    accumulate: int = 1
-    ema: float = 0.0
+    clip: NotNegative = 0.0
+    accumulate: Count = 1
+    ema: Decay = 0.0
 
 
 def make_optimizer(options: BackpropOptions, parameters: list[nn.Parameter]) -> Optimizer:
@@ -78,8 +79,6 @@ class Backprop:
     Options = BackpropOptions
 
     def __init__(self, context: Context, options: BackpropOptions) -> None:
-        if options.accumulate < 1:
-            raise UsageError("rule.accumulate must be 1 or more", received=str(options.accumulate))
         if options.accumulate > 1 and any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in context.model.modules()
         ):

@@ -19,6 +19,7 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels.bernoulli import bernoulli
 from layerwise.nn.rbm import RBM, Boltzmann
+from layerwise.recipe import Count, NotNegative, Share
 from layerwise.rules.base import Context, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 
@@ -27,11 +28,11 @@ class ContrastiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """``k`` Gibbs steps; ``persistent`` chains, else from the data; ``lr`` η; ``final`` the factor that the rate falls to, linearly;
     ``l2`` λ of E08 on W."""
 
-    lr: float = 0.05
-    k: int = 1
+    lr: NotNegative = 0.05
+    k: Count = 1
     persistent: bool = True
-    final: float = 0.1
-    l2: float = 0.0
+    final: Share = 0.1
+    l2: NotNegative = 0.0
 
 
 class Contrastive:
@@ -49,8 +50,6 @@ class Contrastive:
                 expected="rbm, or a greedy stage of dbn",
                 received=type(context.model).__name__,
             )
-        if options.k < 1:
-            raise UsageError("rule.k counts Gibbs steps", expected="1 or more", received=str(options.k))
         self.context, self.options = context, options
         self.model = cast(Boltzmann, context.model)
         self.rbm: RBM = self.model.machine()

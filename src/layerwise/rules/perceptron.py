@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import perceptron as kernel
+from layerwise.recipe import Positive
 from layerwise.rules.base import Context, Step, Verdict, as_it_is
 from layerwise.tasks.objectives import ClassLoss
 
@@ -23,7 +24,7 @@ from layerwise.tasks.objectives import ClassLoss
 class PerceptronOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``lr`` is η. From zero weights it scales the weights only and changes no decision."""
 
-    lr: float = 1.0
+    lr: Positive = 1.0
 
 
 class Perceptron:

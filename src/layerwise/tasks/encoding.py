@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from layerwise.data.source import Source
+from layerwise.recipe import Amount
 from layerwise.tasks.coders import Scale, Unseen
 from layerwise.tasks.inputs import ImageInputs, Inputs
 from layerwise.tasks.rows import RowInputs
@@ -18,9 +19,9 @@ class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ([0, 1]) or none. Rows: categories with more than ``embed`` values are looked up as vectors instead of one-hot, 0 for never;
     ``unseen``: what happens to values that training never had: taken as unknown, or refused."""
 
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     scale: Scale = "standard"
-    embed: int = 0
+    embed: Amount = 0
     unseen: Unseen = "unknown"
 
 

@@ -17,7 +17,7 @@ from layerwise.errors import Interrupted, TrainingError, UsageError
 from layerwise.evaluate import evaluate
 from layerwise.planning import making
 from layerwise.planning.resolve import Plan
-from layerwise.recipe import Stage
+from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
 from layerwise.runtime import draws
@@ -26,7 +26,7 @@ from layerwise.tasks.augmentation import augmented
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
-from layerwise.train.records import LAST, Best, Window, goal_of, monitored
+from layerwise.train.records import Best, Window, goal_of, monitored
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import Guarded, TensorBoard
 
@@ -134,7 +134,11 @@ class Session:
         prefix = f"rank{self.world.rank}."
         mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         shared = {name: t for name, t in state.items() if not name.startswith("rank")} | mine
-        rule.load_state_dict({n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")})
+        saved = {n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")}
+        if {n: t.shape for n, t in saved.items()} == {n: t.shape for n, t in rule.state_dict().items()}:
+            rule.load_state_dict(saved)
+        else:  # an allowed change: another optimizer, say
+            self.display.say("the rule's own state does not fit the changed recipe and starts afresh")
         self.window = Window.of(shared, self.device)
         draws.restore(shared, self.device)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from layerwise import __version__, recipe
+from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.errors import UsageError
@@ -27,7 +27,7 @@ from layerwise.train.memory import out_of_memory, ran_out, rescaled
 from layerwise.train.progress import Display
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
-from layerwise.weights import load
+from layerwise.weights import check, load
 
 Json = dict[str, Any]
 
@@ -82,7 +82,7 @@ def place(request: Request, made: Plan) -> Path:
     own = Path(request.model)
     if own.name == "recipe.toml" and request.resume:
         return own.parent
-    stem = f"{made.card.name}-{re.sub('[^A-Za-z0-9_-]+', '-', made.splits.name).strip('-')}"
+    stem = "-".join(filter(None, (made.card.name, re.sub(r"[^\w-]+", "-", made.splits.name).strip("-"))))
     numbers = [int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))]
     newest = max(numbers, default=0)
     return Path("runs") / f"{stem}-{max(newest, 1) if request.resume else newest + 1}"
@@ -115,10 +115,15 @@ def _opened(
     if world.first:
         directory = RunDirectory.create(path)
         directory.write("recipe.toml", recipe.to_toml(made.recipe).encode())
-        directory.write("task.json", msgspec.json.format(msgspec.json.encode({"format": FORMAT, **made.task.to_json()}), indent=1))
+        directory.write("task.json", _task_file(made))
         directory.write_info(_facts(made, world=world), written=("recipe.toml", "task.json"))
     world.barrier()
     return RunDirectory(path), None
+
+
+def _task_file(made: Plan) -> bytes:
+    """Return what task.json holds."""
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **made.task.to_json()}), indent=1)
 
 
 def _facts(made: Plan, *, world: World) -> Json:
@@ -144,7 +149,8 @@ def _refuse_changes(
     directory: RunDirectory, found: Checkpoint | None, made: Plan, *, world: World, allowed: bool
 ) -> None:
     """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
-    changes = recipe.differences(recipe.from_toml(directory.read("recipe.toml"), str(directory.path)), made.recipe)
+    before = recipe.from_toml(directory.read("recipe.toml"), str(directory.path))
+    changes = recipe.differences(before, made.recipe)
     info, _ = directory.info(), directory.task()
     if info["fingerprint"] != made.splits.fingerprint():
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
@@ -158,10 +164,28 @@ def _refuse_changes(
             received="; ".join(changes),
             do="start a new run with another --out" + ("" if ranks else ", or add --allow-changes to go on all the same"),
         )
+    if changes and found is not None:
+        _refuse_other_network(directory, found, made, stages=len(before.stages))
     if changes and world.first:
         directory.replace("recipe.toml", recipe.to_toml(made.recipe).encode())
+        directory.replace("task.json", _task_file(made))  # what the weights now learn from is what predictions go through
         again = {**directory.info(), **_facts(made, world=world), "started": info["started"]}
         directory.write_info({**again, "changes": [*info.get("changes", []), *changes]})
+
+
+def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan, *, stages: int) -> None:
+    """Refuse, whatever is allowed, changes under which the checkpoint's weights fit no more, or its place is another stage's."""
+    again = "start a new run with another --out"
+    if len(made.recipe.stages) != stages:
+        raise UsageError(
+            f"{directory.path} has {stages} stage(s), and this recipe {len(made.recipe.stages)}", expected="the same stages", do=again
+        )
+    with torch.device("meta"):
+        model = catalog.builder(made.card)(**made.model_args)
+    try:
+        check(model, found.model, f"the checkpoint of {directory.path}")
+    except UsageError as error:
+        raise UsageError(error.what, do=again) from error
 
 
 def _session(

@@ -50,8 +50,8 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
             expected="tensors by name (a state_dict saved by torch), or safetensors",
             do="convert it to safetensors on a machine you trust it on",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise damaged(path, f"torch cannot read it ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # of any kind: torch's reader stumbles over foreign bytes wherever they lead it
+        raise damaged(path, f"torch cannot read it ({type(error).__name__}: {' '.join(str(error).splitlines()[:1])})") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
