@@ -12,7 +12,6 @@ import pytest
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("formulas.md", "formulas.zh-CN.md")
 IDS = [f"E{number:02}" for number in range(1, 19)]
-COMING: set[str] = {"E10"}  # Hebb and Oja: their row comes with their code
 LINK = re.compile(r"\[`?([^]`]+)`?\]\(([^)]+)\)")
 
 
@@ -68,7 +67,7 @@ def faults(row: Row) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_formula_is_missing(page: str) -> None:
-    assert [row.number for row in rows(page)] == [number for number in IDS if number not in COMING]
+    assert [row.number for row in rows(page)] == IDS
 
 
 @pytest.mark.parametrize("row", rows(PAGES[0]), ids=lambda row: row.number)

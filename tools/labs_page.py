@@ -20,7 +20,7 @@ from layerwise.labs.figures import save_svg
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- labs: written by tools/labs_page.py -->", "<!-- labs: end -->"
-SECTION = re.compile(r"^## `([\w-]+)` · (C\d\d).*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+SECTION = re.compile(r"^## `([\w-]+)` · ([CS]\d\d).*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 IMAGE = re.compile(r"^!\[(.*)\]\(figures/", re.MULTILINE)
 ENDING: dict[Lang, str] = {"en": "", "zh": ".zh-CN"}
 

@@ -1,4 +1,4 @@
-"""Hebb's formulas against example-by-example loops, NumPy's pseudo-inverse, trying every state, and the numbers of the papers."""
+"""Hebb's formulas (E10) against example-by-example loops, NumPy's pseudo-inverse, trying every state, and the numbers of the papers."""
 
 from __future__ import annotations
 

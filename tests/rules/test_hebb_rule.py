@@ -1,4 +1,4 @@
-"""The rule ``hebb``: a step by hand, the principal components of real digits by NumPy, and recall by counting trials."""
+"""The rule ``hebb`` (E10): a step by hand, the principal components of real digits by NumPy, and recall by counting trials."""
 
 from __future__ import annotations
 

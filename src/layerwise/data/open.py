@@ -274,7 +274,7 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
 
 def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts | None:
     """Open the tables among a folder's entries if they name pictures; None if they do not."""
-    if len(entries) > 1 and not any(entry.suffix.lower() in TABLES for entry in entries):
+    if not entries or (len(entries) > 1 and not any(entry.suffix.lower() in TABLES for entry in entries)):
         return None
     from layerwise.data import picture_tables  # pyarrow is slow to import
 

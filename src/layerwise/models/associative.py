@@ -10,6 +10,7 @@ from torch import nn
 
 from layerwise.catalog import register
 from layerwise.nn.hebbian import Hopfield, LinearUnits
+from layerwise.recipe import Count
 
 
 @register(
@@ -30,7 +31,7 @@ from layerwise.nn.hebbian import Hopfield, LinearUnits
         "variants": {"small": {"stages": [{"epochs": 20, "batch": 64, "rule": {"lr": 0.1}}]}},
     },
 )
-def hebbian(*, features: int) -> nn.Module:
+def hebbian(*, features: Count) -> nn.Module:
     """Build the neuron: inputs (N, …) to their reconstruction along its weight's direction (N, features)."""
     return LinearUnits(features, 1, directions=True)
 
@@ -55,7 +56,7 @@ def hebbian(*, features: int) -> nn.Module:
         "variants": {"small": {"stages": [{"epochs": 60, "batch": 64, "rule": {"lr": 0.5}}]}},
     },
 )
-def oja(*, features: int, units: int = 1) -> nn.Module:
+def oja(*, features: Count, units: Count = 1) -> nn.Module:
     """Build the units: inputs (N, …) to their reconstruction Wᵀ W (x − m) + m, (N, features)."""
     return LinearUnits(features, units)
 
@@ -77,7 +78,7 @@ def oja(*, features: int, units: int = 1) -> nn.Module:
         "stages": [{"epochs": 1, "batch": 1, "examples": 10, "rule": {"variant": "projection"}}],
     },
 )
-def hopfield(*, features: int, threshold: float = 0.5) -> nn.Module:
+def hopfield(*, features: Count, threshold: float = 0.5) -> nn.Module:
     """Build the net: inputs (N, …) to what it recalls from them, in {0, 1}, (N, features).
 
     An input is on where it reaches the threshold.

@@ -47,7 +47,7 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: NotNegative = 0.0
     schedule: Schedule = "constant"
     warmup: Decay = 0.0
-    floor: Share = 0.0
+    floor: NotNegative = 0.0
     milestones: tuple[Share, ...] = (0.5, 0.75)
     gamma: NotNegative = 0.1
     l2: NotNegative = 0.0

@@ -18,6 +18,7 @@ from layerwise.data.loader import Batch
 from layerwise.errors import TrainingError, UsageError
 from layerwise.functional import hebb as formulas
 from layerwise.nn.hebbian import Hopfield, LinearUnits
+from layerwise.recipe import NotNegative
 from layerwise.rules.base import Context, Rule, Step, Verdict, as_it_is
 from layerwise.rules.schedules import factor
 
@@ -31,9 +32,9 @@ class HebbOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights and changes no recall."""
 
     variant: Variant = "hebb"
-    lr: float = 1.0
+    lr: NotNegative = 1.0
     schedule: Literal["constant", "cosine"] = "constant"
-    floor: float = 0.0
+    floor: NotNegative = 0.0
 
 
 def make(context: Context, options: HebbOptions) -> Rule:

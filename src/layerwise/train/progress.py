@@ -6,8 +6,12 @@ import sys
 from types import TracebackType
 from typing import Self, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+BAR, TAKEN = 16, 17  # cells of the bar; of percentage, time left and the spaces between
 
 
 class Display:
@@ -21,10 +25,10 @@ class Display:
         if self.console.is_terminal and not quiet:
             self.bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=BAR),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[live]}"),
+                TextColumn("{task.fields[live]}", markup=False),
                 console=self.console,
                 transient=True,
             )
@@ -51,9 +55,12 @@ class Display:
             self.bar.update(self.task, completed=done)
 
     def show(self, live: str) -> None:
-        """Show live metrics beside the bar."""
+        """Show live metrics beside the bar, as far as they fit: the bar and the time left come first."""
         if self.bar and self.task is not None:
-            self.bar.update(self.task, live=live)
+            name = self.bar.tasks[-1].description
+            text = Text(live)
+            text.truncate(max(0, self.console.width - cell_len(name) - BAR - TAKEN), overflow="ellipsis")
+            self.bar.update(self.task, live=text.plain)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
