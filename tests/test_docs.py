@@ -94,6 +94,12 @@ def test_twins_have_the_same_outline_and_the_same_code(page: Path) -> None:
         assert (english == chinese) if kind else (shown[0] == shown[1])
 
 
+def test_every_view_stands_on_its_page() -> None:
+    for page in ("inspect.md", "inspect.zh-CN.md"):
+        listed = re.findall(r"\[`([a-z-]+)`\]", text_of(ROOT / "docs" / page).split("\n## ")[0])
+        assert sorted(listed) == sorted(views.VIEWS)
+
+
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
