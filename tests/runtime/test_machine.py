@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 import torch
 
 from layerwise.errors import UsageError
 from layerwise.runtime import machine
+from layerwise.runtime.telling import told
 
 
 @pytest.fixture
@@ -174,3 +176,17 @@ def test_doctors_facts_are_json_and_true(cache: Path) -> None:
     assert facts["cpu"]["cores"] == machine.cores()
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0
     assert facts["matmul"]["measured"]["chosen"] in machine.ROUTES
+
+
+def test_facts_are_told_in_both_languages(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = machine.describe()
+    english, chinese = dict(told(facts, "en")), dict(told(facts, "zh"))
+    assert len(english) == len(chinese)
+    assert facts["cpu"]["model"] in english["processor"]
+    assert english["memory"].startswith(f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+    assert english["float32 products"].startswith(facts["matmul"]["route"])
+    assert "核" in chinese["处理器"]
+    assert not any("{" in text for text in (*english.values(), *chinese.values()))
+    other = {"highest": "medium", "medium": "highest"}[facts["matmul"]["measured"]["chosen"]]
+    monkeypatch.setenv("LAYERWISE_MATMUL", other)
+    assert "LAYERWISE_MATMUL decides" in dict(told(machine.describe(), "en"))["float32 products"]

@@ -18,12 +18,13 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
     chinese = language(lang) == "zh"
     if run is None:
         from layerwise.runtime import machine
+        from layerwise.runtime.telling import told
 
         facts = machine.describe()
         if json:
             put_json(machine=facts)
         else:
-            put_table(("项目", "情况") if chinese else ("what", "here"), list(facts.items()))
+            put_table(("项目", "情况") if chinese else ("what", "here"), told(facts, "zh" if chinese else "en"))
         return 0
     from layerwise.run import RunDirectory
 
