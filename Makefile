@@ -26,7 +26,7 @@ demo: $(READY)
 	echo "open $$run/report.html in a browser"
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not soak and not cuda"
+	$(BIN)/python -m pytest -m "not soak and not cuda" -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check src tests tools
