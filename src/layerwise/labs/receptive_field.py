@@ -326,7 +326,7 @@ def _sides(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
     names = {"plain": "3×3  ∝ √L", "dilated": Text("dilated", "膨胀").of(lang), "pooled": Text("pooled", "池化").of(lang)}
     for kind, text in names.items():
         depth = plan.depths(kind)[-1]
-        low = {"plain": 0.66, "dilated": 0.70, "pooled": 1.0}[kind]
+        low = {"plain": 0.5, "dilated": 0.70, "pooled": 1.0}[kind]
         align = "right" if kind == "plain" else "left"
         label(axes, (depth * (1.06 if kind == "plain" else 1.09), _mean(found, kind, depth) * low), text, color=COLORS[kind], align=align)
 
