@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from layerwise.errors import LayerwiseError, UsageError, unknown
 
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 FOLDER = Path(__file__).with_name("models")
+GROUP = "layerwise.cards"
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -136,14 +136,27 @@ def cards() -> dict[str, Card]:
     for path in sorted(FOLDER.glob("[!_]*.py")):
         for card in read_cards(path, f"layerwise.models.{path.stem}"):
             _enter(found, card)
-    for point in entry_points(group="layerwise.cards"):
-        spec = importlib.util.find_spec(point.value)
+    for module in _offered():
+        spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin:
-            for card in read_cards(Path(spec.origin), point.value):
+            for card in read_cards(Path(spec.origin), module):
                 _enter(found, card)
     for card in _user_cards().values():
         _enter(found, card)
     return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].name)))
+
+
+def _offered() -> list[str]:
+    """Return the modules in which installed packages offer cards.
+
+    Their files are looked through first: `importlib.metadata` takes 40 ms to load, which a typo in a name would pay for.
+    """
+    files = (path for place in sys.path for path in Path(place or ".").glob("*-info/entry_points.txt"))
+    if not any(GROUP.encode() in path.read_bytes() for path in files):
+        return []
+    from importlib.metadata import entry_points
+
+    return [point.value for point in entry_points(group=GROUP)]
 
 
 def _enter(found: dict[str, Card], card: Card) -> None:
