@@ -6,12 +6,15 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-
-from cyclopts import App, CycloptsError
+from typing import TYPE_CHECKING
 
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, nearest
 
+if TYPE_CHECKING:
+    from cyclopts import App
+
+ABOUT = "The whole of deep learning in one package: one catalog, one loop, one run directory."
 VERBS = {
     "models": "List every network of the catalog.",
     "data": "List the named data sets: what, licence, where.",
@@ -27,9 +30,11 @@ VERBS = {
 
 def make_app() -> App:
     """Return the command-line application; verbs are loaded when they are called."""
+    from cyclopts import App  # takes a tenth of a second: the overview and a typo do without it
+
     app = App(
         name="layerwise",
-        help="The whole of deep learning in one package: one catalog, one loop, one run directory.",
+        help=ABOUT,
         version=__version__,
         result_action="return_value",
         help_format="plaintext",  # markdown takes a fifth longer to load
@@ -43,19 +48,20 @@ def make_app() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given in (["--help"], ["-h"]):
+        print(overview())
+        return 0
     try:
-        if given and not given[0].startswith("-") and given[0] not in VERBS:
+        if not given[0].startswith("-") and given[0] not in VERBS:
             near = nearest(given[0], VERBS)
             return _refuse(
                 f"there is no command '{given[0]}'\n  expected: one of {', '.join(VERBS)}"
                 + (f"\n  do this:  did you mean '{near}'?" if near else ""),
                 2,
             )
-        code = make_app()(given, exit_on_error=False, print_error=False)
+        return _called(given)
     except LayerwiseError as error:
         return _refuse(str(error), error.exit_code)
-    except CycloptsError as error:
-        return _refuse(f"{error}\n  do this:  layerwise {given[0] if given else ''} --help", 2)
     except KeyboardInterrupt:
         return _refuse("interrupted", 130)
     except BrokenPipeError:
@@ -66,7 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         return _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a place that can be used so", 1 if full else 2)
-    return int(code or 0)
+
+
+def overview() -> str:
+    """Return what ``layerwise --help`` shows."""
+    verbs = "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    return (
+        f"Usage: layerwise COMMAND\n\n{ABOUT}\n\nCommands:\n{verbs}\n\n"
+        "layerwise COMMAND --help tells a command's options; layerwise --version the version."
+    )
+
+
+def _called(given: list[str]) -> int:
+    """Run a verb and return its exit code."""
+    from cyclopts import CycloptsError
+
+    try:
+        return int(make_app()(given, exit_on_error=False, print_error=False) or 0)
+    except CycloptsError as error:
+        return _refuse(f"{error}\n  do this:  layerwise {given[0]} --help", 2)
 
 
 def _refuse(message: str, code: int) -> int:
