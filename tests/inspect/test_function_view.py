@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +27,7 @@ from layerwise.tasks.regression import NumberPrediction, Regression
 CLASSES = ("a$^", "乙", "<c>")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small products on one thread: with more, a busy machine makes them a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def source(columns: int, classes: tuple[str, ...] = (), *, seed: int = 0, kinds: tuple[Column, ...] = ()) -> ArraySource:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,13 +29,7 @@ HOSTILE = "<script>alert('x')</script>\"onload=\"$x^$"
 CHINESE = ("猫", "狗", HOSTILE)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small products on one thread: with more, a busy machine makes them a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:

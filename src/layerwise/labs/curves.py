@@ -29,6 +29,7 @@ from layerwise.tasks.inputs import ImageInputs
 WIDTHS, BATCH = (16, 32), 32
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C of the linear model
 MARGINS, KERNELS = (1.0, 10.0), (0.25, 0.5, 1.0, 2.0)  # C and γ of the SVM, γ in units of 1 / (D · variance)
+PLAIN, PLACED = Text("as they are", "原样"), Text("placed at random", "随机摆放")
 CELLS = 7  # a side of a picture has about so many cells of HOG, two pixels each at least
 
 
@@ -196,7 +197,7 @@ def points(span: Interval) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def table(courses: Sequence[tuple[Text, Course, Curves]], names: Mapping[str, Text], behind: tuple[str, str]) -> Table:
+def table(found: Sequence[tuple[Course, Curves]], names: Mapping[str, Text], behind: tuple[str, str]) -> Table:
     """Return one row for each number of examples: mean accuracies, and by how many points ``behind[0]`` is ahead of ``behind[1]``."""
     first, second = (names[name] for name in behind)
     columns = (
@@ -206,10 +207,10 @@ def table(courses: Sequence[tuple[Text, Course, Curves]], names: Mapping[str, Te
         Column(Text(f"{first.en} − {second.en}", f"{first.zh} − {second.zh}"), ">"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for title, course, curves in courses:
+    for course, curves in found:
         for at, size in enumerate(course.sizes):
             ahead = points(mean_interval(lead(curves, *behind, at)))
-            rows.append((title, size, *(float(curves[name][:, at].mean()) for name in names), ahead))
+            rows.append((PLACED if course.field else PLAIN, size, *(float(curves[name][:, at].mean()) for name in names), ahead))
     return Table(columns, tuple(rows))
 
 

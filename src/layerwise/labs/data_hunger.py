@@ -21,7 +21,6 @@ LEARNERS: dict[str, Learner] = {"cnn": curves.network, "svm": curves.svm, "linea
 NAMES = {"cnn": Text("CNN", "CNN"), "svm": Text("SVM", "SVM"), "linear": Text("linear", "线性")}
 COLORS = {"cnn": BLUE, "svm": VERMILION, "linear": ORANGE}
 RIVALS = {"linear": Text("the linear model", "线性模型"), "svm": Text("the SVM", "SVM")}
-PLAIN, PLACED = Text("as they are", "原样"), Text("placed at random", "随机摆放")
 PLANS: dict[Mode, Plan] = {
     "quick": Plan((Course("digits", (FEW, 1259)),), 3, 180, 6),
     "normal": Plan((Course("digits", (10, 30, 100, 300, 1259)), Course("digits", (30, 100, 300, 1000), FIELD)), 5, 300, 12),
@@ -45,8 +44,7 @@ def judged(found: list[tuple[Course, Curves]]) -> Findings:
     """Return what the curves of pictures as they are, and perhaps of placed ones, say of the claim."""
     course, plain = found[0]
     margins = tuple(min(pair) for pair in zip(*(_crossing(course, plain, rival) for rival in RIVALS), strict=True))
-    rows = [(PLACED if c.field else PLAIN, c, result) for c, result in found]
-    return Findings(margins, 0.0, _checks(found), curves.table(rows, NAMES, ("cnn", "svm")), partial(_draw, found))
+    return Findings(margins, 0.0, _checks(found), curves.table(found, NAMES, ("cnn", "svm")), partial(_draw, found))
 
 
 def _crossing(course: Course, found: Curves, rival: str) -> list[float]:

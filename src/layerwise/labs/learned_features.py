@@ -24,7 +24,6 @@ NAMES = {
     "pixels": Text("pixels + linear", "像素 + 线性"),
 }
 COLORS = {"cnn": BLUE, "hog": GREEN, "pixels": ORANGE}
-PLAIN, PLACED = Text("as they are", "原样"), Text("placed at random", "随机摆放")
 PLACED_DIGITS = Course("digits", (30, 100, 300, 1000, 2500), FIELD)
 PLANS: dict[Mode, Plan] = {
     "quick": Plan((Course("digits", (30, 800), FIELD),), 4, 180, 12),
@@ -43,9 +42,8 @@ def measure(mode: Mode, *, learners: Mapping[str, Learner] = LEARNERS, plan: Pla
     """
     plan = plan or PLANS[mode]
     found = [(course, curves.sweep(course, learners, plan)) for course in plan.courses]
-    rows = [(PLACED if c.field else PLAIN, c, result) for c, result in found]
     margins = tuple(lead(found[0][1], "cnn", "hog", -1))
-    return Findings(margins, 0.0, _checks(*found[0]), curves.table(rows, NAMES, ("cnn", "hog")), partial(_draw, found))
+    return Findings(margins, 0.0, _checks(*found[0]), curves.table(found, NAMES, ("cnn", "hog")), partial(_draw, found))
 
 
 def _checks(course: Course, found: Curves) -> tuple[Check, ...]:

@@ -243,12 +243,12 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
                 do="leave part out; parameters=[…] chooses weights by their names",
             )  # fmt: skip
         parts = cast(Staged, model).parts()
-        if stage.part != "*" and stage.part not in parts:
-            raise unknown("part", stage.part, parts, where=f"stage '{stage.name}'")
-        if stage.part != "*":
+        if stage.part == "*":
+            out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
+        elif stage.part in parts:
             out.append(stage)
-            continue
-        out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
+        else:
+            raise unknown("part", stage.part, parts, where=f"stage '{stage.name}'")
     return out
 
 
