@@ -223,8 +223,9 @@ def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
         raise UsageError(f"a lab has no mode '{mode}'", expected=f"one of {', '.join(MODES)}", received=f"'{mode}'")
     if lang not in ("en", "zh"):
         raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
-    from layerwise.runtime import draws  # labs' names and texts are known without torch
+    from layerwise.runtime import draws, machine  # labs' names and texts are known without torch
 
+    machine.keep_large_buffers()
     began = time.perf_counter()
     with draws.untouched():
         findings = lab.experiment(mode)

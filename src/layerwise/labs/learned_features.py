@@ -26,7 +26,7 @@ NAMES = {
 COLORS = {"cnn": BLUE, "hog": GREEN, "pixels": ORANGE}
 PLACED_DIGITS = Course("digits", (30, 100, 300, 1000, 2500), FIELD)
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan((Course("digits", (30, 800), FIELD),), 4, 180, 12),
+    "quick": Plan((Course("digits", (30, 500), FIELD),), 4, 60, 16),
     "normal": Plan((PLACED_DIGITS, Course("digits", (10, 30, 100, 300, 1259))), 5, 300, 12),
     "full": Plan((Course("fashion-mnist", (30, 100, 1000, 10_000)), PLACED_DIGITS), 5, 400, 15),
 }

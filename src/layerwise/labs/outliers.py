@@ -74,7 +74,7 @@ class Plan:
 
 
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan(5, 150, (0.6,), everywhere=False),
+    "quick": Plan(4, 150, (0.6,), everywhere=False),
     "normal": Plan(10, 300, (0.02, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6)),
     "full": Plan(50, 600, (0.02, 0.05, 0.2, 0.3, 0.4, 0.5, 0.6)),
 }

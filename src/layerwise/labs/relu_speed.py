@@ -46,7 +46,7 @@ class Plan:
 
 
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan("digits", 3, (0.1, 0.3, 1.0), 0.1, 280, 5),
+    "quick": Plan("digits", 3, (0.1, 0.3, 1.0), 0.1, 280, 10),
     "normal": Plan("digits", 10, (0.01, 0.03, 0.1, 0.3, 1.0), 0.1, 800, 5),
     "full": Plan("fashion-mnist", 5, (0.01, 0.03, 0.1, 0.3, 1.0), 0.4, 8000, 50),
 }

@@ -7,6 +7,7 @@ recognition, Proc. IEEE 86 (1998). The one idea: the same small filters everywhe
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -39,16 +40,14 @@ class ConvNet(nn.Module):
         return logits
 
 
-def flat_size(features: nn.Module, channels: int, size: tuple[int, int], least: int) -> int:
-    """Return how many numbers the features give for one picture. Raises `UsageError` for pictures that are too small."""
+def large_enough(size: tuple[int, int], least: int) -> None:
+    """Raise `UsageError` for pictures (H, W) too small for the poolings."""
     if min(size) < least:
         raise UsageError(
             f"pictures of {size[0]}×{size[1]} are too small for this network",
             expected=f"at least {least}×{least} pixels",
             do=f"set task.size={least} or more to enlarge them, or use fewer layers",
         )
-    shapes = features.to("meta")(torch.empty(1, channels, *size, device="meta"))
-    return int(shapes.numel())
 
 
 @register(
@@ -82,28 +81,25 @@ def lenet5(
     28×28 pictures get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections between
     maps and radial output units are left out, as everywhere today.
     """
+    large_enough(size, 12)
     border = 2 if size[0] < 32 else 0
-
-    def features() -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(channels, 6, 5, padding=border),  # (N, 6, 28, 28)
-            activation_(activation),
-            pool_(pool),  # (N, 6, 14, 14)
-            nn.Conv2d(6, 16, 5),  # (N, 16, 10, 10)
-            activation_(activation),
-            pool_(pool),  # (N, 16, 5, 5)
-        )
-
-    with torch.device("meta"):
-        flat = flat_size(features(), channels, size, 12)
+    height, width = (((side + 2 * border - 4) // 2 - 4) // 2 for side in size)
     classifier = nn.Sequential(
-        nn.Linear(flat, 120),
+        nn.Linear(16 * height * width, 120),
         activation_(activation),
         nn.Linear(120, 84),
         activation_(activation),
         nn.Linear(84, outputs),
     )
-    return ConvNet(features(), classifier)
+    features = nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=border),  # (N, 6, 28, 28)
+        activation_(activation),
+        pool_(pool),  # (N, 6, 14, 14)
+        nn.Conv2d(6, 16, 5),  # (N, 16, 10, 10)
+        activation_(activation),
+        pool_(pool),  # (N, 16, 5, 5)
+    )
+    return ConvNet(features, classifier)
 
 
 @register(
@@ -139,22 +135,18 @@ def cnn(
     """
     if kernel % 2 == 0:
         raise UsageError("the kernel's side must be odd, to keep the picture's size", received=f"model.kernel={kernel}")
-
-    def features() -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for before, after in zip((channels, *widths), widths, strict=False):
-            layers.append(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=not batch_norm))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(after))
-            layers += [activation_(activation), pool_(pool)]
-        return nn.Sequential(*layers)
-
-    with torch.device("meta"):
-        width = flat_size(features(), channels, size, 2 ** len(widths))
+    large_enough(size, 2 ** len(widths))
     head: list[nn.Module] = []
+    width = math.prod(side >> len(widths) for side in size) * (widths[-1] if widths else channels)
     for units in dense:
         head += [nn.Linear(width, units), activation_(activation)]
         if dropout:
             head.append(nn.Dropout(dropout))
         width = units
-    return ConvNet(features(), nn.Sequential(*head, nn.Linear(width, outputs)))
+    features: list[nn.Module] = []
+    for before, after in zip((channels, *widths), widths, strict=False):
+        features.append(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=not batch_norm))
+        if batch_norm:
+            features.append(nn.BatchNorm2d(after))
+        features += [activation_(activation), pool_(pool)]
+    return ConvNet(nn.Sequential(*features), nn.Sequential(*head, nn.Linear(width, outputs)))

@@ -81,8 +81,8 @@ def applied(flags: Flags) -> Iterator[None]:
     finally:
         torch.set_num_threads(old[0])
         torch.set_float32_matmul_precision(old[1])
-        torch.use_deterministic_algorithms(old[2])
-        if flags.deterministic:
+        if flags.deterministic:  # asked for alone: the call itself loads torch's compiler, for a second and a half
+            torch.use_deterministic_algorithms(old[2])
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
             if old[3] is not None:
                 os.environ["CUBLAS_WORKSPACE_CONFIG"] = old[3]
