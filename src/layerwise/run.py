@@ -131,6 +131,11 @@ def _flush_folder(path: Path) -> None:
         os.close(handle)
 
 
+def _serial(found: tuple[Path, Checkpoint]) -> int:
+    """Return a checkpoint's number: later ones have larger ones."""
+    return int(found[1].info["serial"])
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run."""
@@ -313,21 +318,36 @@ class RunDirectory:
 
         A kill between the renames leaves it under another name. Raises `DamagedError` if none that is there is whole.
         """
-        place = self.path / "checkpoints" / which
-        whole, broken = [], []
+        found = self._complete(which)
+        return max(found, key=_serial)[1] if found else None  # an unfinished first save (.new alone) is no checkpoint yet
+
+    def _complete(self, which: str) -> list[tuple[Path, Checkpoint]]:
+        """Return the complete checkpoints of this name and their folders. Raises `DamagedError` if the one in place is not whole."""
+        place, whole = self.path / "checkpoints" / which, []
         for folder in (place, place.with_name(which + ".new"), place.with_name(which + ".old")):
             if not folder.is_dir():
                 continue
             try:
-                whole.append(read_checkpoint(folder))
-            except LayerwiseError as error:
+                whole.append((folder, read_checkpoint(folder)))
+            except LayerwiseError:
                 if folder == place:
                     raise
-                broken.append(error)
-        if whole:
-            return max(whole, key=lambda found: int(found.info["serial"]))
-        # an unfinished first save (.new alone) is no checkpoint yet
-        return None
+        return whole
+
+    def tidy(self) -> None:
+        """End what a kill broke off: the newest complete checkpoint takes its place, half-written files go. The lock must be held."""
+        checkpoints = self.path / "checkpoints"
+        for which in {p.name.removesuffix(".new").removesuffix(".old") for p in checkpoints.glob("*")}:
+            place, found = checkpoints / which, self._complete(which)
+            newest = max(found, key=_serial)[0] if found else place
+            if newest != place:
+                shutil.rmtree(place, ignore_errors=True)
+                newest.rename(place)
+                _flush_folder(checkpoints)
+            for beside in (place.with_name(which + ".new"), place.with_name(which + ".old")):
+                shutil.rmtree(beside, ignore_errors=True)
+        for half in self.path.rglob("*.*.new"):
+            half.unlink()
 
     # -- verify ----------------------------------------------------------------------------------------------------
 

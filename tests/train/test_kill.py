@@ -164,6 +164,11 @@ def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
         assert torch.equal(restored.state["m"], torch.full((70,), value))
         assert run.read("task.json") in (b"old", b"new")
         found.add((value, run.read("task.json")))
+        run.tidy()
+        assert litter(run.path) == []
+        tidied = run.restore("last")
+        assert tidied is not None
+        assert (tidied.info, torch.equal(tidied.model["w"], restored.model["w"])) == (restored.info, True)
         run.save("last", checkpoint(3.0, 3))
         restored = run.restore("last")
         assert restored is not None

@@ -100,7 +100,7 @@ def network(data: Parts, plan: Plan, seed: int, *, learned: bool = True) -> floa
     channels, height, width = data.train.inputs.shape[1:]
     with draws.seeded(draws.key("curves", seed)):
         net = cnn(outputs=len(data.task.classes), channels=channels, size=(height, width), widths=WIDTHS, dense=())
-    net.to(memory_format=torch.channels_last)  # half the time on CPU
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on CPU; torch's stubs leave it out
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(learned or name.startswith("classifier"))
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")

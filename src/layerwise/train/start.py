@@ -68,6 +68,7 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
             return _session(request, made, directory, found=found, world=world, display=display)
         try:
             with directory.locked():
+                directory.tidy()
                 return _session(request, made, directory, found=found, world=world, display=display)
         except UsageError:
             if not request.resume:
@@ -109,6 +110,7 @@ def _opened(
         _refuse_changes(directory, found, made, world=world, allowed=request.allow_changes)
         if found is None:
             display.say(f"{path} has no checkpoint yet: starting afresh")
+        world.barrier()  # every rank has read the checkpoint before the first one tidies up
         return directory, found
     if request.resume:
         display.say(f"{path} has no checkpoint: starting afresh")
