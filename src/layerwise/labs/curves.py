@@ -27,7 +27,7 @@ from layerwise.runtime import draws
 from layerwise.tasks.inputs import ImageInputs
 
 WIDTHS, BATCH = (16, 32), 32
-STRENGTHS = (0.03, 0.3, 3.0)  # C of the linear model
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C of the linear model
 MARGINS, KERNELS = (1.0, 10.0), (0.25, 0.5, 1.0, 2.0)  # C and γ of the SVM, γ in units of 1 / (D · variance)
 PLAIN, PLACED = Text("as they are", "原样"), Text("placed at random", "随机摆放")
 CELLS = 7  # a side of a picture has about so many cells of HOG, two pixels each at least
