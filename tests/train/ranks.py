@@ -1,8 +1,7 @@
-"""What each rank runs under torchrun: several trainings, one after the other, and afterwards a look at every rank's weights.
+"""What each of two ranks runs: several trainings, one after the other, and afterwards a look at every rank's weights.
 
-Usage: torchrun --nproc-per-node 2 ranks.py CASES.json, with {"name": [arguments of layerwise], …}. Each rank writes
-NAME.RANK.json: the command's exit code, and a digest of the weights that its own model held at the end of each stage. In a case
-whose name ends in ``cut`` rank 1 gets a SIGINT after 21 steps.
+Each rank writes NAME.RANK.json: the command's exit code, and a digest of the weights that its own model held at the end of each
+stage. In a case whose name ends in ``cut`` rank 1 gets a SIGINT after 21 steps.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +51,17 @@ def watched(stage: Any) -> Any:
     return close
 
 
-if __name__ == "__main__":
+def run(cases: dict[str, list[str]], folder: Path, rank: int, port: int) -> None:
+    """Be one of two ranks: run each case, and write what came of it to NAME.RANK.json in the folder."""
+    os.chdir(folder)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.dup2(os.open(f"stderr.{rank}", os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    torch.set_num_threads(1)
     Session._close = watched(Session._close)  # type: ignore[method-assign]
     Session._after = interrupted(Session._after)  # type: ignore[method-assign]
-    for name, arguments in json.loads(Path(sys.argv[1]).read_text()).items():
+    for name, arguments in cases.items():
         ENDED.clear()
         CUT[:] = [name] if name.endswith("cut") else []
         code = main(arguments)
-        rank = os.environ["RANK"]
         Path(f"{name}.{rank}.json").write_text(json.dumps({"code": code, "ended": ENDED}))

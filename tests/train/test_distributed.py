@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+import ranks
 import torch
 
 from layerwise.run import RunDirectory
-from processes import Child, assert_same, rows, until, weights
+from processes import CONTEXT, Child, assert_same, rows, until, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0"]  # fmt: skip
@@ -59,13 +61,21 @@ ENDED = {name: args for name, args in CASES.items() if not name.endswith("cut")}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every case on two ranks, under one torchrun."""
+    """Run every case on two ranks, which find each other by the variables that torchrun sets. (torchrun itself: see the killed rank.)"""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "cases.json").write_text(json.dumps(CASES))
-    script = Path(__file__).with_name("ranks.py")
-    done = subprocess.run([*TORCHRUN, script, "cases.json"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
-    (folder / "stderr").write_text(done.stderr)
-    assert done.returncode == 0, done.stderr[-6000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = [CONTEXT.Process(target=ranks.run, args=(CASES, folder, rank, port)) for rank in (0, 1)]
+    for rank in found:
+        rank.start()
+    try:
+        for number, rank in enumerate(found):
+            rank.join(60)
+            assert rank.exitcode == 0, (folder / f"stderr.{number}").read_text()[-6000:]
+    finally:
+        for rank in found:
+            rank.kill()
     return folder
 
 

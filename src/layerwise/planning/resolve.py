@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
-import torch
 
 from layerwise import catalog, recipe
 from layerwise.data import open as data_
@@ -21,6 +20,7 @@ from layerwise.nn.rbm import Staged
 from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.run import RunDirectory
+from layerwise.runtime import draws
 from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
@@ -235,7 +235,7 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
         if not stage.part:
             out.append(stage)
             continue
-        with torch.device("meta"):
+        with draws.untouched():  # for real: normal draws on the meta device load torch's compiler, for a second and a half
             model = builder(**args)
         if not hasattr(model, "parts"):
             raise UsageError(
