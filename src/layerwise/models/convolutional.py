@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerwise.catalog import register
 from layerwise.errors import UsageError
 from layerwise.nn.activations import activation as activation_
+from layerwise.nn.convolution import large_enough
 from layerwise.recipe import Count, Decay
 
 Pool = Literal["max", "average"]
@@ -38,16 +39,6 @@ class ConvNet(nn.Module):
         """Map pictures (N, C, H, W) to logits (N, K)."""
         logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
         return logits
-
-
-def large_enough(size: tuple[int, int], least: int) -> None:
-    """Raise `UsageError` for pictures (H, W) too small for the poolings."""
-    if min(size) < least:
-        raise UsageError(
-            f"pictures of {size[0]}×{size[1]} are too small for this network",
-            expected=f"at least {least}×{least} pixels",
-            do=f"set task.size={least} or more to enlarge them, or use fewer layers",
-        )
 
 
 @register(
