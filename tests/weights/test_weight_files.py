@@ -306,7 +306,9 @@ def test_a_new_head_is_told_and_recorded(tmp_path: Path, capsys: pytest.CaptureF
 def test_weights_that_do_not_fit_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(net().state_dict(), tmp_path / "w.pth")
     assert main(["train", "lenet5", "--data", "digits", "--epochs", "1", "--weights", "w.pth", "--out", "run"]) == 2
-    assert "w.pth does not fit this network" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "w.pth does not fit this network" in told
+    assert "choose the network that the weights belong to" in told
     assert not Path("run").exists()
 
 

@@ -56,7 +56,7 @@ def fit(model: nn.Module, weights: Weights, origin: str, *, head: Sequence[str] 
     kept = [name for name in wanted if name in given and name not in head]
     fresh = tuple(head) if head and kept and (new_head or wrong) and not others else ()
     if wrong and not fresh:
-        raise misfit(wrong, origin)
+        raise misfit(wrong, origin, same=len(given.keys() & wanted.keys()))
     assets = {**weights.assets, **({"prefix": weights.assets.get("prefix", "") + prefix} if prefix else {})}
     loaded = {name: given[name] for name in wanted if name in given and name not in fresh}
     return Fit(loaded, fresh, _told(origin, assets, loaded, fresh=fresh, wanted=wanted, given=given), origin, assets)
@@ -66,7 +66,7 @@ def check(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Raise `UsageError` listing every key that is missing, left over or of another shape."""
     wrong = differences(model.state_dict(), tensors)
     if wrong:
-        raise misfit(wrong, origin)
+        raise misfit(wrong, origin, same=len(tensors.keys() & model.state_dict().keys()))
 
 
 def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Difference]:
@@ -89,8 +89,11 @@ def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> di
     return {**missing, **over, **other}
 
 
-def misfit(wrong: Mapping[str, Difference], origin: str) -> UsageError:
-    """Make the error that lists every key that differs; of more than `LISTED`, the first of each kind and how many more there are."""
+def misfit(wrong: Mapping[str, Difference], origin: str, *, same: int) -> UsageError:
+    """Make the error that lists every key that differs; of more than `LISTED`, the first of each kind and how many more there are.
+
+    ``same`` is the number of names that the file and the network share.
+    """
     lines: dict[str, list[str]] = {}
     for name, one in wrong.items():
         lines.setdefault(one.kind, []).append(f"{name}: {one.text}")
@@ -101,7 +104,7 @@ def misfit(wrong: Mapping[str, Difference], origin: str) -> UsageError:
         }
     return UsageError(
         f"{origin} does not fit this network: {len(wrong)} key(s) differ\n    " + "\n    ".join(itertools.chain(*lines.values())),
-        do="build the network with the arguments the weights were trained with",
+        do="build the network with the arguments the weights were trained with" if same else "choose the network that the weights belong to",
     )
 
 
