@@ -52,7 +52,7 @@ class ConvNet(nn.Module):
     summary_zh="LeNet-5：两层卷积、两次池化、三层全连接；默认 ReLU 与最大池化，也可用 tanh 原版",
     parameters=61706,
     size={"outputs": 10},
-    small={"outputs": 3},
+    small={"outputs": 3, "size": [12, 12]},
     recipe={
         "task": {"size": 28},
         "stages": [{"epochs": 10, "batch": 64, "rule": {"lr": 0.002, "schedule": "one-cycle", "warmup": 0.2}}],
