@@ -102,10 +102,10 @@ def misfit(wrong: Mapping[str, Difference], origin: str, *, same: int) -> UsageE
             kind: found[:EACH] + ([f"… and {len(found) - EACH} more that are {kind}"] if len(found) > EACH else [])
             for kind, found in lines.items()
         }
-    return UsageError(
-        f"{origin} does not fit this network: {len(wrong)} key(s) differ\n    " + "\n    ".join(itertools.chain(*lines.values())),
-        do="build the network with the arguments the weights were trained with" if same else "choose the network that the weights belong to",
-    )
+    ours = "build the network with the arguments the weights were trained with"
+    advice = ours if same else "choose the network that the weights belong to"
+    told = "\n    ".join(itertools.chain(*lines.values()))
+    return UsageError(f"{origin} does not fit this network: {len(wrong)} key(s) differ\n    {told}", do=advice)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
