@@ -16,7 +16,7 @@ from layerwise.planning.making import network
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.predict import load
 from layerwise.run import RunDirectory
-from layerwise.weights import load as load_weights
+from layerwise.weights import planned, put
 
 
 def opened(target: str, *, needs: str, view: str, data: str = "", task: str = "", settings: tuple[str, ...] = ()) -> Target:
@@ -58,7 +58,7 @@ def fresh(made: Plan, device: torch.device) -> nn.Module:
     """Return a plan's network as training would begin with it: weights drawn from its seed, or those the recipe names."""
     model = network(made, device)
     if made.recipe.weights:
-        load_weights(model, Path(made.recipe.weights))
+        put(model, planned(made))
     return model
 
 
