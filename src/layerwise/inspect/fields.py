@@ -205,6 +205,35 @@ def outputs_kept(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
+def squared(output: Tensor, picture: Tensor, generator: torch.Generator, *, probes: int) -> Tensor:
+    """Return (∂ unit / ∂ pixel)² of one unit of every picture, summed over drawn sums of its maps, in the shape of ``picture``.
+
+    The sums have standard normal weights, so the expected square is the sum over maps of each one's square.
+
+    Args:
+        output: (N, C, 1, 1), the unit.
+        picture: (N, C, H, W), the network's input.
+        generator: of the weights, on the CPU.
+        probes: how many sums are drawn.
+    """
+    total = torch.zeros_like(picture)
+    for _ in range(probes):
+        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
+        (gradient,) = torch.autograd.grad(output, picture, weights, retain_graph=True)
+        total += gradient.square()
+    return total.detach()
+
+
+def effective(gradient: Tensor) -> float:
+    """Return √(1 + 12·variance) of a map (H, W) of weights ≥ 0, the variance being the mean of both axes': k for an even k×k."""
+    spreads = []
+    for axis in (0, 1):
+        share = gradient.sum(axis) / gradient.sum()
+        at = torch.arange(len(share), dtype=share.dtype)
+        spreads.append(float((share * at.square()).sum() - (share * at).sum() ** 2))
+    return math.sqrt(1 + 12 * sum(spreads) / 2)
+
+
 def support(output: Tensor, picture: Tensor, unit: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first and last row, and column, of the picture in which the gradient of an output's unit is not 0.
 
