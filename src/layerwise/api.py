@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from layerwise import catalog, recipe
 from layerwise.catalog import Card, find, models
+from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Request
 from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
@@ -54,17 +56,23 @@ class Run:
 def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
     """Build a network by its catalog name; ``arguments`` are those of its builder.
 
-    ``classes`` counts as ``outputs`` for builders that name their width so. Raises `UsageError` for unknown names and arguments,
-    and for weights that do not fit.
+    ``classes`` and ``outputs`` mean the same: the builder's own name for its width is found. ``weights`` is a run or a file
+    (``.safetensors``, ``.pth``, ``.pt``, ``.th``); where only the head is of another width, the rest is loaded, the head keeps its fresh
+    weights, and the logger ``layerwise`` warns of it. Raises `UsageError` for unknown names and arguments, and for weights that do not
+    fit: then nothing is loaded.
     """
     card = catalog.find(name)
     builder = catalog.builder(card)
     names = recipe.parameters_of(builder)
-    if "classes" in arguments and "classes" not in names and "outputs" in names:
-        arguments = {"outputs": arguments.pop("classes"), **arguments}
-    model: nn.Module = builder(**recipe.arguments(builder, arguments, {}, f"the builder of {card.name}"))
+    for given, own in (("classes", "outputs"), ("outputs", "classes")):
+        if given in arguments and given not in names and own in names:
+            arguments = {own: arguments.pop(given), **arguments}
+    resolved = recipe.arguments(builder, arguments, {}, f"the builder of {card.name}")
+    model: nn.Module = builder(**resolved)
     if weights is not None:
-        load_weights(model, Path(weights))
+        found = load_weights(model, Path(weights), head=head_of(builder, resolved))
+        if found.fresh:
+            logging.getLogger("layerwise").warning(found.note)
     return model
 
 
@@ -82,6 +90,7 @@ def train(
     precision: str | None = None,
     compile: bool | None = None,
     weights: str | Path | None = None,
+    transfer: bool = False,
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
     quiet: bool = True,
@@ -94,7 +103,7 @@ def train(
     request = Request(
         model=str(model), data=None if data is None else str(data), task=task, out=None if out is None else Path(out),
         epochs=epochs, batch=batch, lr=lr, seed=seed, device=device, precision=precision, compile=compile,
-        weights=None if weights is None else str(weights), resume=resume, settings=settings,
+        weights=None if weights is None else str(weights), transfer=transfer, resume=resume, settings=settings,
     )  # fmt: skip
     return Run(train_(request, quiet=quiet).directory.path)
 

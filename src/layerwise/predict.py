@@ -22,6 +22,7 @@ from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
 from layerwise.errors import DataError, LayerwiseError, UsageError
+from layerwise.nn.modes import in_evaluation
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws
 from layerwise.tasks import columnar
@@ -41,13 +42,8 @@ ROWS = 4096  # of a table at a time
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Switch to inference and back; random draws inside leave the training's state untouched."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), draws.untouched(device):
-            yield
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), torch.inference_mode(), draws.untouched(device):
+        yield
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ CASES = {
     "hopfield": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield", *KEYS],
     "hopfield by hebb": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield-by-hebb", *KEYS,
                          "--set", "rule.variant=hebb"],
+    # the head, then all at rates by depth, from the first case's weights
+    "transfer": mlp("fp64", "transfer", "--weights", "fp64", "--transfer", "--set", "stages.all.rule.l2=0.001",
+                    "--set", "stages.all.rule.clip=1", "--set", "stages.all.rule.ema=0.9"),
     # a signal to one rank after 21 steps stops both; the next case goes on
     "cut": mlp("fp32", "cut"),
     "cut resumed": [*mlp("fp32", "cut"), "--resume"],
@@ -91,8 +94,10 @@ def test_both_ranks_end_with_the_same_weights_and_one_run(name: str, place: Path
     assert [p.name for p in (place / "runs").iterdir()] == ["perceptron-iris-1"]
 
 
-@pytest.mark.parametrize(("name", "error"), [("fp64", 1e-10), ("every step", 1e-10), ("fp32", 1e-4), ("oja", 1e-10)])
+@pytest.mark.parametrize(("name", "error"), [("fp64", 1e-10), ("every step", 1e-10), ("fp32", 1e-4), ("oja", 1e-10), ("transfer", 1e-10)])
 def test_losses_are_those_of_one_process(name: str, error: float, place: Path, tmp_path: Path) -> None:
+    if name == "transfer":
+        shutil.copytree(place / "fp64", tmp_path / "fp64")
     child = Child(CASES[name], tmp_path)
     assert child.wait() == 0, child.stderr
     one, two = rows(tmp_path / path(name)), rows(place / path(name))

@@ -26,6 +26,7 @@ def train_(
     precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None,
     compile: Annotated[bool, Parameter(negative="")] = False,
     weights: Path | None = None,
+    transfer: Annotated[bool, Parameter(negative="")] = False,
     resume: Annotated[bool, Parameter(negative="")] = False,
     allow_changes: Annotated[bool, Parameter(negative="")] = False,
     on_bad: Literal["stop", "skip"] | None = None,
@@ -61,7 +62,9 @@ def train_(
     compile
         compile the network with torch.compile
     weights
-        begin with these weights: a run, .safetensors or .pt
+        begin with these weights: a run, .safetensors, .pth, .pt or .th; --epochs 0 only evaluates them
+    transfer
+        train the weights' new head first, then everything, with smaller rates below
     resume
         go on from the last checkpoint, exactly
     allow_changes
@@ -79,7 +82,7 @@ def train_(
     request = Request(
         model=model, data=data, task=task, out=out, epochs=epochs, batch=batch, lr=lr, seed=seed, device=device,
         precision=precision, compile=compile or None, weights=None if weights is None else str(weights),
-        on_bad=on_bad, lang=language(lang), resume=resume, allow_changes=allow_changes, settings=tuple(set or ()),
+        transfer=transfer, on_bad=on_bad, lang=language(lang), resume=resume, allow_changes=allow_changes, settings=tuple(set or ()),
     )  # fmt: skip
     outcome = train(request, quiet=False)
     if not outcome.first:

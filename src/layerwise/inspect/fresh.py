@@ -12,6 +12,7 @@ from layerwise.data.loader import Batch, Batches
 from layerwise.errors import UsageError
 from layerwise.inspect.base import Target, needs_run
 from layerwise.inspect.opening import fresh
+from layerwise.nn.modes import learning
 from layerwise.planning.making import part_of, rule_of
 from layerwise.planning.resolve import Plan
 from layerwise.recipe import Stage
@@ -62,7 +63,7 @@ def made(bench: Bench, stage: Stage, task: Task) -> tuple[nn.Module, Rule]:
     part = part_of(model, stage)
     source = bench.plan.training(stage)
     rule = rule_of(bench.plan, bench.number, model, part, stage=stage, task=task, source=source, world=bench.world)
-    part.train()
+    learning(part)
     return part, rule
 
 

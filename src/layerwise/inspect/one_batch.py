@@ -24,6 +24,7 @@ from layerwise.figures.charts import drawn
 from layerwise.figures.svg import MUTED, SERIES
 from layerwise.inspect.base import Json, Target, View, save
 from layerwise.inspect.fresh import Bench, bench, made, remark, state_of
+from layerwise.nn.modes import in_evaluation
 from layerwise.recipe import Stage
 from layerwise.rules.base import NonFiniteLoss, Rule
 from layerwise.runtime import draws, flags
@@ -128,10 +129,8 @@ def attempted(model: nn.Module, rule: Rule, task: Task, batch: Batch, *, steps: 
 
 def constant_loss(model: nn.Module, task: Task, batch: Batch) -> float:
     """Return the mean loss of the best answer that is the same for every example, found by L-BFGS over one row of outputs."""
-    training = model.training
-    with torch.no_grad():
-        shape = model.eval()(batch.inputs)[:1].shape
-    model.train(training)
+    with in_evaluation(model), torch.no_grad():
+        shape = model(batch.inputs)[:1].shape
     row = torch.zeros(shape, dtype=torch.float64, device=batch.inputs.device, requires_grad=True)
     wide = Batch(batch.inputs, batch.targets, batch.ids)
     search = torch.optim.LBFGS([row], max_iter=100, line_search_fn="strong_wolfe")

@@ -17,7 +17,7 @@ from layerwise.planning.making import network
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.predict import load
 from layerwise.run import RunDirectory
-from layerwise.weights import load as load_weights
+from layerwise.weights import planned, put
 
 
 def opened(
@@ -64,7 +64,7 @@ def fresh(made: Plan, device: torch.device) -> nn.Module:
     """Return a plan's network as training would begin with it: weights drawn from its seed, or those the recipe names."""
     model = network(made, device)
     if made.recipe.weights:
-        load_weights(model, Path(made.recipe.weights))
+        put(model, planned(made))
     return model
 
 

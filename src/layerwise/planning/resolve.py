@@ -18,6 +18,8 @@ from layerwise.data import splits
 from layerwise.data.source import Schema, Source, Splits
 from layerwise.errors import UsageError, unknown
 from layerwise.nn.rbm import Staged
+from layerwise.planning import transfer
+from layerwise.planning.head import HEAD, head_of
 from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.run import RunDirectory
@@ -33,6 +35,7 @@ SMALL = 5000  # training examples under which a recipe's variants "small" and "i
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
 
+    ``transfer`` turns the recipe's last stage into two, the head and then all (transfer.py).
     ``lang`` is the report's language; ``settings`` are KEY=VALUE overrides;
     ``allow_changes`` lets a resume go on although data, recipe or world differ.
     """
@@ -49,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     precision: str | None = None
     compile: bool | None = None
     weights: str | None = None
+    transfer: bool = False
     on_bad: str | None = None
     lang: Literal["en", "zh"] = "en"
     resume: bool = False
@@ -108,12 +112,15 @@ def compose(card: catalog.Card, table: Table, request: Request, *variants: str) 
     for key in ("seed", "device", "precision", "compile"):
         if getattr(request, key) is not None:
             out["train"][key] = getattr(request, key)
+    if request.lr is not None:
+        recipe.assign(out, f"rule.lr={request.lr!r}")
+    if request.transfer:
+        transfer.required(out.get("weights"))
+        out["stages"] = copy.deepcopy(transfer.two_stages(out["stages"], card.rule))
     for key in ("epochs", "batch"):
         if getattr(request, key) is not None:
             for stage in out["stages"]:
                 stage[key] = getattr(request, key)
-    if request.lr is not None:
-        recipe.assign(out, f"rule.lr={request.lr!r}")
     for setting in request.settings:
         recipe.assign(out, setting)
     if out["model"]["name"] != card.name:
@@ -155,7 +162,7 @@ def _resolved(
     card: catalog.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
 ) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
-    own = _task_table(whole["task"], task_name)
+    own = _task_table({**_scale_of_run(whole, parts.train.schema), **whole["task"]}, task_name)
     task = _prepare(own, parts.train, data_options)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
@@ -232,6 +239,8 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
     out: list[Stage] = []
     for number, table in enumerate(raw):
         stage = recipe.checked(Stage, table, where=f"stage {number + 1}")
+        if HEAD in stage.parameters:
+            stage = msgspec.structs.replace(stage, parameters=_with_head(stage, builder, args))
         if not stage.part:
             out.append(stage)
             continue
@@ -252,11 +261,32 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
     return out
 
 
+def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[str, ...]:
+    """Return a stage's patterns with the head's names in the place of ``@head``."""
+    head = head_of(builder, args)
+    if not head:
+        raise UsageError(
+            f"this network has no head (stage '{stage.name}')", expected="a network with a number of outputs", received=f"'{HEAD}'",
+            do="name the parameters themselves",
+        )  # fmt: skip
+    return tuple(name for pattern in stage.parameters for name in (head if pattern == HEAD else (pattern,)))
+
+
 def _task_table(table: Table, name: str) -> Table:
     """Return a task's table with every option spelled out."""
     kind = tasks.find(name)
     options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where=f"[task] {name}")
     return {"name": name, **msgspec.to_builtins(options)}
+
+
+def _scale_of_run(whole: Table, schema: Schema) -> Table:
+    """Return how the run scaled its pictures whose weights are begun with, unless the recipe says itself how these are to be scaled."""
+    path = Path(str(whole.get("weights") or ""))
+    if not (path / "run.json").is_file() or whole["task"].keys() & {"scale", "mean", "std"}:
+        return {}
+    inputs = RunDirectory.open(path).task()["inputs"]
+    alike = inputs["kind"] == schema.kind == "image" and inputs["channels"] == schema.shape[2]
+    return {"mean": inputs["mean"], "std": inputs["std"]} if alike else {}
 
 
 def _shared(own: Table) -> Table:

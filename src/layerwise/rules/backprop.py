@@ -7,7 +7,7 @@ window's weight, penalties, clipping, optimizer. So ranks and accumulation chang
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.penalties import l1, l2, soft_threshold
+from layerwise.nn.modes import NORMS, in_evaluation
 from layerwise.recipe import Count, Decay, NotNegative, Positive, Share
 from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
 from layerwise.rules.optimizers import Method, Optimizer
 from layerwise.rules.schedules import Schedule, factor
 from layerwise.runtime.flags import autocast
 from layerwise.tasks.base import Loss
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +33,8 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
     soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient. ``weight_decay`` is torch's: for
     adamw decoupled, for the others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into;
-    ``ema`` the decay of the averaged weights that are evaluated and kept (0: none). ``warmup``, ``floor``, ``milestones`` and
+    ``ema`` the decay of the averaged weights that are evaluated and kept (0: none). ``taper`` is the factor of the first layer's rate:
+    from the last layer, which has ``lr``, rates fall geometrically towards it. ``warmup``, ``floor``, ``milestones`` and
     ``gamma`` shape the schedule.
     """
 
@@ -56,15 +56,28 @@ class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: NotNegative = 0.0
     accumulate: Count = 1
     ema: Decay = 0.0
+    taper: Share = 1.0
 
 
-def make_optimizer(options: BackpropOptions, parameters: list[nn.Parameter]) -> Optimizer:
-    """Return the optimizer of these options."""
+def make_optimizer(options: BackpropOptions, parameters: Sequence[nn.Parameter], factors: Sequence[float]) -> Optimizer:
+    """Return the optimizer of these options; ``factors`` are the parameters' shares of the rate."""
     o = options
     return Optimizer(
         parameters, method=o.optimizer, lr=o.lr, momentum=o.momentum, betas=o.betas, alpha=o.alpha, eps=o.eps,
-        weight_decay=o.weight_decay,
+        weight_decay=o.weight_decay, factors=factors,
     )  # fmt: skip
+
+
+def tapered(model: nn.Module, parameters: Sequence[nn.Parameter], taper: float) -> list[float]:
+    """Return each parameter's share of the rate: taper^((D − 1 − d)/(D − 1)) in layer d = 0 … D − 1 of the model.
+
+    A layer is a module with parameters of its own, in the order in which the model holds them: discriminative fine-tuning (Howard and
+    Ruder 2018), spread over the depth so that one number does for networks of 8 and of 152 layers.
+    """
+    layers = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    depth = max(1, len(layers) - 1)
+    shares = {id(p): taper ** ((depth - d) / depth) for d, m in enumerate(layers) for p in m.parameters(recurse=False)}
+    return [1.0 if len(layers) == 1 else shares[id(p)] for p in parameters]
 
 
 def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
@@ -97,7 +110,7 @@ class Backprop:
         self.parameters = list(context.parameters.values())
         self.tensors: list[Tensor] = [*self.parameters]
         self.weights: list[Tensor] = [*penalised(context.model, context.parameters)]
-        self.optimizer = make_optimizer(options, self.parameters)
+        self.optimizer = make_optimizer(options, self.parameters, tapered(context.model, self.parameters, options.taper))
         self._for_scaler = cast(torch.optim.Optimizer, self.optimizer)  # it asks for `param_groups` and `step` only
         self.scaler = torch.amp.GradScaler(context.world.device.type, enabled=context.precision == "fp16")
         self.average = [p.detach().clone() for p in self.parameters] if options.ema else []
@@ -157,10 +170,8 @@ class Backprop:
     def _nothing(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Return the zeros of an empty share, by the names and in the type that the other ranks' sums have."""
         model = self.context.model
-        training = model.training
-        model.eval()  # a normalisation has no statistics of nothing
-        loss = self.context.task.objective(model, batch)
-        model.train(training)
+        with in_evaluation(model):  # a normalisation has no statistics of nothing
+            loss = self.context.task.objective(model, batch)
         return loss.total, 0.0, dict(loss.parts)
 
     def _refuse_non_finite(self, loss: Loss, batch: Batch) -> None:
@@ -204,12 +215,12 @@ class Backprop:
 
     @torch.no_grad()
     def _after(self) -> None:
-        """After the step: the proximal operator of L1, soft(w, ηλr) with the optimizer's reach r, and the running average."""
+        """After the step: the proximal operator of L1, soft(w, λr) with the optimizer's reach r, and the running average."""
         o = self.options
         if o.l1 and o.l1_proximal:
             place = {id(p): index for index, p in enumerate(self.parameters)}
             for w in self.weights:
-                w.copy_(soft_threshold(w, self.optimizer.lr * o.l1 * self.optimizer.reach(place[id(w)])))
+                w.copy_(soft_threshold(w, o.l1 * self.optimizer.reach(place[id(w)])))
         self.steps += 1
         if self.average:
             # a young average follows faster: min(decay, (1 + t) / (10 + t)), as in TensorFlow's moving averages

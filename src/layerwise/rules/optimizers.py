@@ -8,7 +8,7 @@ network's whole update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,31 +40,35 @@ class Optimizer:
     - ``adamw`` the same, with θ ← θ − ηλθ apart from the gradient (Loshchilov and Hutter 2019). Elsewhere ``weight_decay`` λ is
       added to the gradient as λθ.
 
-    ``param_groups`` has what `torch.amp.GradScaler` and the schedules look for: one group, with ``params`` and ``lr``.
+    ``factors`` are the parameters' shares of η, 1 for all if none are given. ``param_groups`` has what `torch.amp.GradScaler` looks for:
+    a group of ``params`` with an ``lr`` for each share.
     """
 
     def __init__(
         self, parameters: Sequence[Tensor], *, method: Method, lr: float, momentum: float, betas: tuple[float, float],
-        alpha: float, eps: float, weight_decay: float,
+        alpha: float, eps: float, weight_decay: float, factors: Sequence[float] = (),
     ) -> None:  # fmt: skip
         self.parameters, self.method = list(parameters), method
         self.momentum = 0.0 if method == "sgd" else momentum
         self.betas, self.alpha, self.eps, self.weight_decay = betas, alpha, eps, weight_decay
-        self.param_groups = [{"params": self.parameters, "lr": lr}]
+        self.factors = list(factors) or [1.0] * len(self.parameters)
+        self.places = {share: [i for i, other in enumerate(self.factors) if other == share] for share in self.factors}
+        self.param_groups: list[dict[str, Any]] = [{"params": [self.parameters[i] for i in at]} for at in self.places.values()]
+        self.lr = lr
         self.fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.slots = {name: [torch.zeros_like(p) for p in self.parameters] for name in SLOTS[method]}
         self.steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
 
     @property
     def lr(self) -> float:
-        """The learning rate η of the next step."""
-        rate = self.param_groups[0]["lr"]
-        assert isinstance(rate, float)
-        return rate
+        """The learning rate η of the next step, where the share is 1."""
+        return self._lr
 
     @lr.setter
     def lr(self, rate: float) -> None:
-        self.param_groups[0]["lr"] = rate
+        self._lr = rate
+        for group, share in zip(self.param_groups, self.places, strict=True):
+            group["lr"] = rate * share
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next ones are written and not added."""
@@ -74,45 +78,53 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters along their gradients; every one must have one."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        slots, decay, fused = self.slots, self.weight_decay, self.fused
+        for group, places in zip(self.param_groups, self.places.values(), strict=True):
+            slots = {name: [tensors[i] for i in places] for name, tensors in self.slots.items()}
+            self._step(group["params"], slots, [self.steps[i] for i in places], group["lr"])
+
+    def _step(self, parameters: list[Tensor], slots: Mapping[str, list[Tensor]], steps: list[Tensor], lr: float) -> None:
+        """Move the parameters of one group."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        decay, fused = self.weight_decay, self.fused
         match self.method:
             case "adam" | "adamw":
                 kernel = adam if self.method == "adam" else adamw
                 kernel(
-                    self.parameters, gradients, slots["exp_avg"], slots["exp_avg_sq"], [], self.steps, fused=fused, amsgrad=False,
-                    beta1=self.betas[0], beta2=self.betas[1], lr=self.lr, weight_decay=decay, eps=self.eps, maximize=False,
+                    parameters, gradients, slots["exp_avg"], slots["exp_avg_sq"], [], steps, fused=fused, amsgrad=False,
+                    beta1=self.betas[0], beta2=self.betas[1], lr=lr, weight_decay=decay, eps=self.eps, maximize=False,
                 )  # fmt: skip
             case "adagrad":
                 adagrad(
-                    self.parameters, gradients, slots["sum"], self.steps,
-                    lr=self.lr, weight_decay=decay, lr_decay=0.0, eps=self.eps, maximize=False,
+                    parameters, gradients, slots["sum"], steps,
+                    lr=lr, weight_decay=decay, lr_decay=0.0, eps=self.eps, maximize=False,
                 )  # fmt: skip
             case "rmsprop":
                 rmsprop(
-                    self.parameters, gradients, slots["square_avg"], [], [], self.steps,
-                    lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=decay, momentum=0.0, centered=False,
+                    parameters, gradients, slots["square_avg"], [], [], steps,
+                    lr=lr, alpha=self.alpha, eps=self.eps, weight_decay=decay, momentum=0.0, centered=False,
                 )  # fmt: skip
             case _:
                 sgd(
-                    self.parameters, gradients, [*slots.get("momentum_buffer", [None] * len(gradients))], fused=fused,
-                    weight_decay=decay, momentum=self.momentum, lr=self.lr, dampening=0.0, nesterov=self.method == "nesterov",
+                    parameters, gradients, [*slots.get("momentum_buffer", [None] * len(gradients))], fused=fused,
+                    weight_decay=decay, momentum=self.momentum, lr=lr, dampening=0.0, nesterov=self.method == "nesterov",
                     maximize=False,
                 )  # fmt: skip
 
     def reach(self, index: int) -> Tensor | float:
-        """Return r where a steady gradient g moves parameter ``index`` by η·r·g a step: the measure in which a proximal step is taken.
+        """Return r where a steady gradient g moves parameter ``index`` by r·g a step: the measure in which a proximal step is taken.
 
-        1 for ``sgd``; 1/(1 − μ) with momentum; 1/(√s + ε), by weight, where gradients are divided by √s (Adam's v̂ for s). A
-        proximal step of ηλr then has the minimum of L + λΣ|w| as its resting place, whatever the method (Yun et al. 2021).
+        With η the parameter's own rate, η for ``sgd``; η/(1 − μ) with momentum; η/(√s + ε), by weight, where gradients are divided by √s
+        (Adam's v̂ for s). A proximal step of λr then has the minimum of L + λΣ|w| as its resting place, whatever the method (Yun et al.
+        2021).
         """
+        lr = self.lr * self.factors[index]
         if self.method in ("sgd", "momentum", "nesterov"):
-            return 1 / (1 - self.momentum)
+            return lr / (1 - self.momentum)
         (square,) = (self.slots[slot][index] for slot in ("sum", "square_avg", "exp_avg_sq") if slot in self.slots)
         if self.method in ("adam", "adamw"):
             square = square / (1 - self.betas[1] ** self.steps[index].clamp_min(1))
         moved = self.steps[index] > 0  # not so where a scaler left out the first steps
-        return moved / (square.sqrt() + self.eps)
+        return lr * moved / (square.sqrt() + self.eps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the method's averages and step counts, named INDEX.SLOT as in torch's own state."""

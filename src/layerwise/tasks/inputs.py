@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 from layerwise.data.images import decode
 from layerwise.data.source import Array, Source, fetch
 from layerwise.errors import DataError
-from layerwise.tasks.coders import Scale
 
 SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
 LARGEST = 224  # side to which pictures of mixed sizes are brought unless task.size says otherwise
@@ -59,6 +58,13 @@ class Inputs(ABC):
         """Return what must travel with the weights."""
 
 
+class Statistics(NamedTuple):
+    """Each channel's mean and standard deviation, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class ImageInputs(Inputs):
     """Pictures: brought to one size (shorter side, then centre crop), scaled to [0, 1], then (x − mean) / std by channel."""
@@ -70,8 +76,8 @@ class ImageInputs(Inputs):
     std: tuple[float, ...]
 
     @classmethod
-    def fit(cls, source: Source, *, size: int, scale: Scale) -> Self:
-        """Take size, channels and, for ``standard``, each channel's statistics from the training part."""
+    def fit(cls, source: Source, *, size: int, scale: str, known: Statistics | None = None) -> Self:
+        """Take size, channels and, for ``standard``, each channel's statistics from the training part, unless they are known."""
         height, width, channels = source.schema.shape
         sampled = fetch(source, np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(np.int64)).inputs
         if size:
@@ -82,6 +88,8 @@ class ImageInputs(Inputs):
             median = int(np.median([min(a.shape[:2]) for a in sampled]))
             side = (min(median, LARGEST),) * 2
         plain = cls(side, channels, (0.0,) * channels, (1.0,) * channels)
+        if known is not None:
+            return cls(side, channels, *known)
         if scale != "standard":
             return plain
         total, square, pixels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0

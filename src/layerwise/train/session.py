@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from layerwise.data.feed import Feed
 from layerwise.data.loader import Batch, Batches
+from layerwise.data.source import Source
 from layerwise.errors import Interrupted, TrainingError, UsageError
 from layerwise.evaluate import evaluate
+from layerwise.nn.modes import learning
 from layerwise.planning import making
 from layerwise.planning.resolve import Plan
 from layerwise.recipe import LAST, Stage
@@ -108,12 +110,8 @@ class Session:
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
         source = self.plan.training(stage)
         part = making.part_of(self.model, stage)
-        batches = self.feed.training(
-            source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
-        )
-        batches = augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
-        refuse_lonely_batch(part, batches, stage, self.world)
         rule = making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
+        batches = self._batches(number, source, part) if stage.epochs else None  # without an epoch nothing is read
         if resumed is not None:
             self._take_up_state(resumed.state, rule)
         else:
@@ -121,13 +119,24 @@ class Session:
             torch.manual_seed(draws.key(self.options.seed, "stage", number, self.world.rank))
             if self.options.checkpoint_seconds:
                 self._save(start, rule)  # so that `best` may become this stage's: the last stage's is in the weights
-        self.display.stage(stage.name, stage.epochs * batches.per_epoch)
-        if resumed is None or not resumed.info["stage_over"]:
-            part.train()
-            for event in steps(rule, batches, stage.epochs, start):
-                if self._after(event, rule, stage, part=part, task=task, batches=batches):
-                    break
+        if batches is None:
+            if self.directory.restore("best") is None:  # the weights that a run begins with are what it is about
+                self._keep_best(start, rule)
+        else:
+            self.display.stage(stage.name, stage.epochs * batches.per_epoch)
+            if resumed is None or not resumed.info["stage_over"]:
+                learning(part)
+                for event in steps(rule, batches, stage.epochs, start):
+                    if self._after(event, rule, stage, part=part, task=task, batches=batches):
+                        break
         self._close(number)
+
+    def _batches(self, number: int, source: Source, part: nn.Module) -> Batches:
+        """Return a stage's training batches, its changes to pictures included."""
+        stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
+        batches = self.feed.training(source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number)
+        refuse_lonely_batch(part, batches, stage, self.world)
+        return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
 
     def _take_up_state(self, state: dict[str, Tensor], rule: Rule) -> None:
         """Take up a rule's state, the random states and the window of the log."""
@@ -197,7 +206,7 @@ class Session:
                 else:
                     self.best.waited += 1
             over = over or (stage.patience > 0 and self.best.waited >= stage.patience)
-        part.train()
+        learning(part)
         if verdict.note and (verdict.finished or event.cursor.epoch == stage.epochs):
             self.notes.append((verdict.note, verdict.note_zh))
             self.display.say(verdict.note)

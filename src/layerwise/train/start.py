@@ -27,7 +27,7 @@ from layerwise.train.memory import out_of_memory, ran_out, rescaled
 from layerwise.train.progress import Display
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
-from layerwise.weights import check, load
+from layerwise.weights import Fit, check, planned, put
 
 Json = dict[str, Any]
 
@@ -61,14 +61,17 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         for note in made.splits.notes:
             display.say(note)
         path = place(request, made)
+        weights = _weights(path, request, made)
+        for note in _told(weights, made):
+            display.say(note)
         made = _same_pieces(path, request, made, display=display)
         world.barrier()  # every rank has looked for a free name before the first one takes it
         directory, found = _opened(path, request, made, world=world, display=display)
         if not world.first:
-            return _session(request, made, directory, found=found, world=world, display=display)
+            return _session(request, made, directory, found=found, weights=weights, world=world, display=display)
         try:
             with directory.locked():
-                return _session(request, made, directory, found=found, world=world, display=display)
+                return _session(request, made, directory, found=found, weights=weights, world=world, display=display)
         except UsageError:
             if not request.resume:
                 directory.withdraw()
@@ -86,6 +89,35 @@ def place(request: Request, made: Plan) -> Path:
     numbers = [int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))]
     newest = max(numbers, default=0)
     return Path("runs") / f"{stem}-{max(newest, 1) if request.resume else newest + 1}"
+
+
+def _weights(path: Path, request: Request, made: Plan) -> Fit | None:
+    """Return the weights to begin with, which fit the network; none where a checkpoint goes on from them.
+
+    Raises `UsageError` or `DamagedError` before anything is written.
+    """
+    begun = request.resume and any((path / "checkpoints").glob("last*"))
+    return planned(made) if made.recipe.weights and not begun else None
+
+
+def _told(weights: Fit | None, made: Plan) -> list[str]:
+    """Return what a user should know of the weights a run begins with."""
+    if weights is None:
+        return []
+    advice = []
+    if weights.fresh and not any(stage.epochs for stage in made.recipe.stages):
+        advice.append("no stage trains the new head, so its answers are those of fresh weights")
+    elif weights.fresh and len(made.recipe.stages) == 1:
+        advice.append("--transfer trains the new head first, then everything with smaller rates below")
+    return [weights.note, *advice]
+
+
+def _record(directory: RunDirectory, weights: Fit, made: Plan, *, world: World) -> None:
+    """Write into run.json what the run began with."""
+    if world.first:
+        info = directory.info()
+        notes = dict.fromkeys([*info["notes"], *_told(weights, made)])  # once, though an attempt without a checkpoint said it before
+        directory.write_info({**info, "notes": list(notes), "weights": weights.report()})
 
 
 def _same_pieces(path: Path, request: Request, made: Plan, *, display: Display) -> Plan:
@@ -189,8 +221,9 @@ def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan
 
 
 def _session(
-    request: Request, made: Plan, directory: RunDirectory, *, found: Checkpoint | None, world: World, display: Display
-) -> Outcome:
+    request: Request, made: Plan, directory: RunDirectory, *, found: Checkpoint | None, weights: Fit | None, world: World,
+    display: Display,
+) -> Outcome:  # fmt: skip
     """Run the session under its flags, and finish the run."""
     options = made.recipe.train
     info = directory.info()
@@ -212,7 +245,9 @@ def _session(
         try:
             session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
             if made.recipe.weights and found is None:
-                load(session.model, Path(made.recipe.weights))
+                weights = weights or planned(made)  # a first checkpoint that a kill left unfinished is none
+                put(session.model, weights)
+                _record(directory, weights, made, world=world)
             metrics = session.run(found)
         except NonFiniteLoss as error:
             session.failed(error)

@@ -1,80 +1,47 @@
-"""Weights from files: safetensors, and foreign ``.pt`` files read without running anything in them."""
+"""Other people's weights: read from files (reading.py), matched to a network (fitting.py), put into it whole or not at all."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from layerwise.errors import DamagedError, UsageError
-from layerwise.run import RunDirectory, damaged, read_tensors
+from layerwise import catalog
+from layerwise.planning.head import head_of
+from layerwise.planning.resolve import Plan
+from layerwise.weights.fitting import Fit, check, fit
+from layerwise.weights.reading import Weights, read
 
-
-class Weights(NamedTuple):
-    """Tensors by name, and what came along with them (a run's task, say)."""
-
-    tensors: dict[str, Tensor]
-    assets: dict[str, Any]
+__all__ = ["Fit", "Weights", "check", "fit", "load", "planned", "put", "read"]
 
 
-def read(path: Path) -> Weights:
-    """Read weights from a run directory, a ``.safetensors`` file or a torch file. Nothing in a file is ever executed (F29).
+def load(model: nn.Module, path: Path, *, head: Sequence[str] = ()) -> Fit:
+    """Put a file's weights into a model, and return what went where.
 
-    Raises `UsageError` for a path that is not there and `DamagedError` for a file that is not weights.
+    ``head`` are the tensors that may have other rows than the file's, and then keep their own weights. Raises `UsageError` listing every
+    other key that differs; nothing is half-loaded (F31).
     """
-    if path.is_dir():
-        best = RunDirectory.open(path).restore("best")
-        if best is None:
-            raise UsageError(f"{path} has no weights yet", expected="a run that finished at least one epoch")
-        return Weights(best.model, {"run": str(path)})
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", expected="a run, a .safetensors or a .pt file")
-    if path.suffix == ".safetensors":
-        return Weights(read_tensors(path.read_bytes(), path), {})
-    return Weights(_torch_file(path), {})
+    found = fit(model, read(path), str(path), head=head)
+    put(model, found)
+    return found
 
 
-def _torch_file(path: Path) -> dict[str, Tensor]:
-    """Read a torch file with ``weights_only``: anything but plain tensors in plain containers is refused."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other pickle protocols: what cannot be read is an error below
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DamagedError(
-            f"{path} is not a plain weights file: it holds code or foreign objects, and was not opened",
-            expected="tensors by name (a state_dict saved by torch), or safetensors",
-            do="convert it to safetensors on a machine you trust it on",
-        ) from error
-    except Exception as error:  # of any kind: torch's reader stumbles over foreign bytes wherever they lead it
-        raise damaged(path, f"torch cannot read it ({type(error).__name__}: {' '.join(str(error).splitlines()[:1])})") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise DamagedError(f"{path} holds no tensors by name", expected="a state_dict")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+def put(model: nn.Module, found: Fit) -> None:
+    """Put tensors that were found to fit into a model. What a file may lack (the head, counters) stays as it is."""
+    model.load_state_dict(found.tensors, strict=False)
 
 
-def load(model: nn.Module, path: Path) -> None:
-    """Put a file's weights into a model. Raises `UsageError` listing every differing key; nothing is half-loaded (F31)."""
-    tensors = read(path).tensors
-    check(model, tensors, str(path))
-    model.load_state_dict(tensors)
+def planned(plan: Plan) -> Fit:
+    """Read the weights that a plan's recipe names and match them to its network, without building either in memory.
 
-
-def check(model: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Raise `UsageError` listing every key that is missing, left over or of another shape."""
-    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in tensors.items()}
-    wrong = [f"{n}: missing (expected {wanted[n]})" for n in wanted if n not in given]
-    wrong += [f"{n}: not in the model (received {given[n]})" for n in given if n not in wanted]
-    wrong += [f"{n}: expected {wanted[n]}, received {given[n]}" for n in wanted if n in given and wanted[n] != given[n]]
-    if wrong:
-        raise UsageError(
-            f"{origin} does not fit this network: {len(wrong)} key(s) differ\n    " + "\n    ".join(wrong),
-            do="build the network with the arguments the weights were trained with",
-        )
+    The head of a run that told other classes apart, or did another task, stays fresh, however many outputs it has.
+    """
+    path, builder = Path(plan.recipe.weights), catalog.builder(plan.card)
+    weights = read(path)
+    with torch.device("meta"):
+        model: nn.Module = builder(**plan.model_args)
+    told = weights.assets.get("task")
+    others = told is not None and (told["name"], tuple(told.get("classes", ()))) != (plan.task.name, getattr(plan.task, "classes", ()))
+    return fit(model, weights, str(path), head=head_of(builder, plan.model_args), new_head=others)
