@@ -27,7 +27,7 @@ from layerwise.inspect.embedding import kept, neighbours, pca
 from layerwise.inspect.features import scaled
 from layerwise.inspect.grad_cam import explained, two_best, upsampled
 from layerwise.inspect.maps import calls, named, stages
-from layerwise.models.convolutional import cnn, lenet5
+from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
 from layerwise.tasks.classification import Classification
 
@@ -346,7 +346,7 @@ def test_what_a_network_lacks_is_said(target: Target) -> None:
     for view in ("grad-cam", "embedding", "confusions"):
         with pytest.raises(UsageError, match="speaks of classes"):
             look(view, "lenet5", data="digits", task="regression")
-    with pytest.raises(UsageError, match="did you mean 'features.0'"):
+    with pytest.raises(UsageError, match=r"did you mean 'features\.0'"):
         inspect("grad-cam", replace(target, layer="feature.0"))
     with pytest.raises(UsageError, match="no class '四'"):
         inspect("grad-cam", replace(target, of_class="四"))
@@ -375,6 +375,6 @@ def test_every_family_of_convolutional_networks_has_every_view(name: str, tmp_pa
     task = Classification.prepare(source, Classification.Options())
     model = catalog.builder(card)(**arguments).eval()
     target = Target(card=card, model=model, task=task, splits=Splits(source, source, source, "p"), arguments=arguments)
-    for view in NEW:
+    for view in (*NEW, "receptive-field"):
         assert inspect(view, target, out=tmp_path).figures
         assert VIEWS[view].summary_zh

@@ -19,7 +19,7 @@ from layerwise.figures.svg import INK, SERIES
 from layerwise.inspect.base import Json, Target
 from layerwise.inspect.fields import effective, squared
 from layerwise.inspect.maps import calls, kept, named
-from layerwise.inspect.shown import Shown
+from layerwise.inspect.shown import Shown, evenly
 from layerwise.predict import evaluating
 from layerwise.runtime import draws
 
@@ -41,7 +41,7 @@ class Effective:
 
 def spaced(listed: list[Any], count: int) -> list[Any]:
     """Return up to ``count`` evenly spaced items of a list, the first and the last among them."""
-    return [listed[i] for i in sorted({round(i) for i in np.linspace(0, len(listed) - 1, min(len(listed), count))})]
+    return [listed[i] for i in evenly(len(listed), count)]
 
 
 def measured(model: nn.Module, inputs: Tensor, layers: list[str]) -> list[Effective]:

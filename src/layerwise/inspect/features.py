@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from layerwise.figures.pictures import Floats, enlarged, in_rows, sheet
 from layerwise.inspect.base import Json, Target, View, save, table
 from layerwise.inspect.maps import Maps, calls, kept, named, no_convolution, stages
-from layerwise.inspect.shown import Shown, network_of, pictures_of, told
+from layerwise.inspect.shown import Shown, evenly, network_of, pictures_of, told
 from layerwise.predict import evaluating
 
 COLUMNS, STAGES, MOST = 8, 8, 64  # maps in a row, layers in a figure, maps of one layer in a figure
@@ -54,7 +54,7 @@ def chosen_stages(target: Target, model: nn.Module, inputs: Tensor) -> list[Maps
     listed = stages(found)
     if not any(stage.convolution for stage in listed):
         raise no_convolution(target.card.name, "features")
-    return [listed[i] for i in sorted({round(i) for i in np.linspace(0, len(listed) - 1, min(len(listed), STAGES))})]
+    return [listed[i] for i in evenly(len(listed), STAGES)]
 
 
 def maps_of(model: nn.Module, inputs: Tensor, chosen: list[Maps]) -> dict[str, Tensor]:

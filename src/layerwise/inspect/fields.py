@@ -84,6 +84,8 @@ class Following(TorchDispatchMode):
         if operation is aten.constant_pad_nd:
             left, _, top, _ = (*args[1], 0, 0)[:4]
             return _through(before, 1, padding=(top, left))
+        if operation is aten.slice and given[0].ndim == 4 and len(args) > 1 and args[1] in (2, 3):
+            return _sliced(before, args[1] - 2, *args[2:])
         if out.ndim == 4 and all(t.ndim < 4 or t.shape[2:] == out.shape[2:] for t in given):
             return self._together(given)
         return self._whole(given)
@@ -119,6 +121,13 @@ def _through(before: Fields, size: Any, *, stride: Any = 1, padding: Any = 0, di
     """Return the field behind a window, along both axes."""
     layers = [Window(*w) for w in zip(*map(_pair, (size, stride, padding, dilation)), strict=True)]
     return through(before[0], layers[0]), through(before[1], layers[1])
+
+
+def _sliced(before: Fields, axis: int, start: int | None = None, _end: int | None = None, step: int = 1) -> Fields:
+    """Return the field behind every ``step``-th place of an axis, from ``start`` ≥ 0 on: a window of one place."""
+    found = list(before)
+    found[axis] = through(found[axis], Window(1, step, -(start or 0)))
+    return found[0], found[1]
 
 
 def _adaptive(inputs: int, outputs: int) -> Window:
