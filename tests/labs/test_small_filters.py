@@ -49,4 +49,4 @@ def test_exchanged_parts_turn_the_margin_and_unequal_cost_is_seen() -> None:
 def test_filters_have_hes_weights() -> None:
     net = lab.network(7, (16, 64), channels=16, classes=10, seed=0)
     assert isinstance(net[3], nn.Conv2d)
-    torch.testing.assert_close(float(net[3].weight.std()), (2 / (64 * 49)) ** 0.5, rtol=0.02, atol=0)
+    torch.testing.assert_close(float(net[3].weight.detach().std()), (2 / (64 * 49)) ** 0.5, rtol=0.02, atol=0)
