@@ -23,6 +23,8 @@ def inspect_(
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
     split: Literal["train", "val", "test", ""] = "",
     examples: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    layer: str = "",
+    of_class: Annotated[str, Parameter(name="--class")] = "",
     lang: LangOption = None,
     imports: Imports = None,
     json: Json = False,
@@ -34,7 +36,8 @@ def inspect_(
     target
         a run directory, a name from `layerwise models`, or a recipe.toml
     data
-        for a model of the catalog: look at an untrained network for these data
+        for a model of the catalog: look at an untrained network for these data; for a run: a picture or a folder of pictures, for
+        receptive-field, features and grad-cam
     task
         what it is to learn, where the data leave it open
     set
@@ -43,12 +46,16 @@ def inspect_(
         the part of the data that a view looks at (default: the view's own choice)
     examples
         how many examples a view looks at, draws or tries (default: 0, the view's own number)
+    layer
+        for features and grad-cam: the layer by name (default: the view's own choice)
+    of_class
+        for grad-cam: the class by name (default: the predicted one)
     """
     take_imports(imports)
     views.check_name(what)
     found = views.look(
         what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples,
-        lang=language(lang),
+        layer=layer, of_class=of_class, lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])

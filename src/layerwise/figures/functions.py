@@ -47,7 +47,7 @@ def curve(x: Floats, y: Floats, dots: Sequence[Dots], *, names: tuple[str, str],
         _named(axes, names)
         signs = [Line2D([], [], color=INK, linewidth=2.6)]
         signs += [Line2D([], [], linestyle="", marker=MARKS[at], color=SERIES[at], markersize=6) for at in range(len(dots))]
-        _legend(axes, signs, [label, *(part.name for part in dots)])
+        legend(axes, signs, [label, *(part.name for part in dots)])
 
     return drawn(draw, size=(SIZE[0], 3.7))
 
@@ -73,7 +73,7 @@ def surface(x: Floats, y: Floats, z: Floats, dots: Sequence[Dots], *, names: tup
         bar.outline.set_visible(False)
         bar.set_label(shortened(target, 220, 13), parse_math=False)
         _framed(axes, x, y, names)
-        _legend(axes, _marks(dots), [part.name for part in dots])
+        legend(axes, _marks(dots), [part.name for part in dots])
 
     return drawn(draw, size=SQUARE)
 
@@ -110,7 +110,7 @@ def regions(
         signs, words = _of_classes(classes)
         if not signs:
             _name_places(axes, classes, dots)
-        _legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
+        legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
 
     return drawn(draw, size=SQUARE)
 
@@ -147,7 +147,7 @@ def probabilities(
             signs = [Line2D([], [], color=_colour(label), linewidth=2.4) for label in range(count)]
             for label, sign in enumerate(signs):
                 sign.set(linestyle=STYLES[label // len(SERIES)])
-        _legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
+        legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
 
     return drawn(draw, size=(SIZE[0], 4.2))
 
@@ -193,13 +193,13 @@ def _framed(axes: Any, x: Floats, y: Floats, names: tuple[str, str]) -> None:
     _named(axes, names)
 
 
-def _legend(axes: Any, signs: Sequence[Any], words: Sequence[str]) -> None:
-    """Name the signs beneath the drawing, in rows as long as its width allows."""
+def legend(axes: Any, signs: Sequence[Any], words: Sequence[str], *, row: float = ROW) -> None:
+    """Name the signs beneath the drawing, in rows as long as its width, ``row`` in points, allows."""
     words = [shortened(word, NAME, LEGEND).replace("$", r"\$") for word in words]
     wide = [width_of(word, LEGEND) + 34 for word in words]
     # what is measured is a font of ours, in which East Asian characters are narrower than the reader's
     extra = max((width_of(w, LEGEND) - width_of("x" * len(w), LEGEND) for w in words), default=0.0) / LEGEND
-    columns = len(words) if sum(wide) <= ROW else max(1, int(ROW // max(wide)))
+    columns = len(words) if sum(wide) <= row else max(1, int(row // max(wide)))
     order = [at for column in range(columns) for at in range(column, len(words), columns)]  # columns are filled first, rows are read first
     axes.figure.legend(
         [signs[at] for at in order], [words[at] for at in order], loc="outside lower center", ncols=columns, handletextpad=0.4,

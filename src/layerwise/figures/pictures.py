@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,6 +19,9 @@ from layerwise.figures.svg import INK, MUTED, RIGHT, WRONG, document, escaped, s
 LARGEST = 160  # longest side of a picture in a sheet or page, in pixels of its own
 SIDE, CAPTION = 96.0, 12.0  # a picture's place in a sheet, and the size of the text under it
 Floats = NDArray[np.floating]
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2
+SMALL = 48  # the longer side up to which a picture's pixels are repeated
+HEAT = 0.6  # the share of a map in a picture that it is laid over
 
 
 def png(picture: Floats, *, largest: int = LARGEST) -> bytes:
@@ -62,7 +66,7 @@ def sheet(
     Args:
         rows: pictures (C, H, W) in [0, 1], row by row.
         captions: a text under each picture, in the shape of ``rows``; empty for none. Lines are cut to the picture's width.
-        labels: a text above each row; empty for none.
+        labels: a text above each row; empty for none, as is an empty text.
         photos: width and height of a picture's place, for photographs: they are kept as JPEG and shown smooth. None shows every
             pixel as a square.
     """
@@ -72,7 +76,7 @@ def sheet(
     body: list[str] = []
     top = gap
     for at, row in enumerate(rows):
-        if labels:
+        if labels and labels[at]:
             body.append(_text(labels[at], gap, top + size, size=size + 2, colour=MUTED, anchor="start"))
             top += size + 10
         for column, picture in enumerate(row):
@@ -90,6 +94,24 @@ def sheet(
         top += high + lines * (size + 3) + gap
     width = gap + max((len(row) for row in rows), default=0) * (side + gap)
     return document(body, max(width, 2 * gap), top)
+
+
+def heated(picture: Floats, heat: Floats) -> Floats:
+    """Return a picture (C, H, W) in grey beneath a map (H, W), both in [0, 1], as (3, H, W): dark where the map is 0, yellow where it is 1.
+
+    The scale is matplotlib's *inferno*, whose lightness rises evenly, so that it is read without colours too.
+    """
+    values = np.asarray(picture, dtype=np.float64)
+    grey = np.tensordot(LUMA, values, 1) if len(values) == 3 else values[0]
+    colours = mpl.colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1)
+    mixed: Floats = (1 - HEAT) * grey + HEAT * colours
+    return mixed
+
+
+def enlarged(picture: Floats, *, least: int = SMALL) -> Floats:
+    """Return a picture (C, H, W) with every pixel repeated until its longer side is at least ``least``, for viewers that smooth."""
+    factor = -(-least // max(picture.shape[1:]))
+    return picture.repeat(factor, 1).repeat(factor, 2) if factor > 1 else picture
 
 
 def in_rows(pictures: Sequence[Floats], columns: int) -> list[list[Floats]]:

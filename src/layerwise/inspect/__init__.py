@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from layerwise.errors import unknown
+from layerwise.errors import UsageError, unknown
 from layerwise.inspect.base import Lang, Target, View
 
 
 class Entry(NamedTuple):
-    """A view's module, one line about it in both languages, and its needs.
+    """A view's module, one line about it in both languages, its needs, and what it can be told.
 
     ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare card; ``plan``: how a network is to be
-    trained; or none.
+    trained; or none. ``takes``: ``pictures`` of the user's beside a run, a ``layer``, a ``class``.
     """
 
     module: str
     summary: str
     summary_zh: str
     needs: str
+    takes: tuple[str, ...] = ()
 
 
 VIEWS: dict[str, Entry] = {
@@ -34,7 +35,17 @@ VIEWS: dict[str, Entry] = {
     "function": Entry("function", "what is answered over one or two numbers, drawn", "一两个数值上的拟合函数或决策边界图", "data"),
     "mistakes": Entry("mistakes", "the worst mistakes of a part of the data", "数据某一部分上最严重的错误", "data"),
     "columns": Entry("columns", "how much each column of a table matters", "表格中每一列的重要程度", "data"),
-    "receptive-field": Entry("receptive_field", "the pixels that each layer's units can depend on", "各层单元所能依赖的像素范围", ""),
+    "receptive-field": Entry(
+        "receptive_field", "the pixels that each layer's units can depend on, and do", "各层单元所能依赖与实际依赖的像素范围", "data?",
+        ("pictures",),
+    ),
+    "filters": Entry("filters", "the first layer's kernels as pictures", "首层卷积核画成的图像", ""),
+    "features": Entry("features", "what each layer makes of a picture", "各层从一张图像得到的特征图", "data", ("pictures", "layer")),
+    "grad-cam": Entry(
+        "grad_cam", "where in a picture the evidence for a class lies", "图像中支持某个类别的区域", "data", ("pictures", "layer", "class")
+    ),
+    "embedding": Entry("embedding", "a 2-D map of what the last layer sees, by class", "倒数第二层的二维分布图，按类别着色", "data"),
+    "confusions": Entry("confusions", "the classes most often taken for each other, in pictures", "最常混淆的类别对及其图像", "data"),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry("augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"),
     "recall": Entry("recall", "what a Hopfield net stored, and what it recalls of it corrupted", "霍普菲尔德网络存入与回忆的图像", "data"),
@@ -79,15 +90,32 @@ def look(
     out: Path | None = None,
     split: str = "",
     examples: int = 0,
+    layer: str = "",
+    of_class: str = "",
     lang: Lang = "en",
 ) -> View:
     """Open a run directory, a card by name or a recipe file and return a view of it: `inspect` for the command line.
 
-    ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in training.
+    ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in training; beside a
+    run ``data`` is a picture or a folder of pictures, for views that look at such. ``layer`` and ``of_class`` are names, for views that
+    take them.
 
-    Raises `UsageError` as `inspect` does, and for a name that is neither; `DamagedError` for a damaged run.
+    Raises `UsageError` as `inspect` does, for a name that is neither, and for a layer or class that the view does not take;
+    `DamagedError` for a damaged run.
     """
     check_name(name)
+    check_told(name, layer=layer, of_class=of_class)
     opening = importlib.import_module("layerwise.inspect.opening")
-    opened: Target = opening.opened(target, needs=VIEWS[name].needs, view=name, data=data, task=task, settings=settings)
-    return inspect(name, replace(opened, split=split, examples=examples, lang=lang), out=out)
+    entry = VIEWS[name]
+    opened: Target = opening.opened(
+        target, needs=entry.needs, view=name, data=data, task=task, settings=settings, pictures="pictures" in entry.takes
+    )
+    return inspect(name, replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, lang=lang), out=out)
+
+
+def check_told(name: str, *, layer: str, of_class: str) -> None:
+    """Raise `UsageError` where a view is told a layer or a class that it does not take."""
+    for what, given in (("layer", layer), ("class", of_class)):
+        if given and what not in VIEWS[name].takes:
+            able = ", ".join(view for view, entry in VIEWS.items() if what in entry.takes)
+            raise UsageError(f"the view '{name}' takes no {what}", expected=f"--{what} with one of {able}", received=f"--{what} {given}")

@@ -28,7 +28,8 @@ class Target:
 
     ``plan`` is how such a network would be trained: for a card with data, and where a view trains one of its own. ``arguments`` are
     the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of the data, empty for the view's own
-    choice; ``examples`` how many to show, 0 for the view's own; ``lang`` the language of the view's text.
+    choice; ``examples`` how many to show, 0 for the view's own; ``pictures`` a picture or folder of the user's to look at in its place;
+    ``layer`` and ``of_class`` the layer and the class to look at; ``lang`` the language of the view's text.
     """
 
     card: Card
@@ -41,6 +42,9 @@ class Target:
     arguments: Json = field(default_factory=dict)
     split: str = ""
     examples: int = 0
+    pictures: str = ""
+    layer: str = ""
+    of_class: str = ""
     lang: Lang = "en"
 
     def say(self, english: str, chinese: str) -> str:

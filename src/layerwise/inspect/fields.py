@@ -84,10 +84,8 @@ class Following(TorchDispatchMode):
         if operation is aten.constant_pad_nd:
             left, _, top, _ = (*args[1], 0, 0)[:4]
             return _through(before, 1, padding=(top, left))
-        if operation is aten.slice and out.ndim == 4 and args[1] >= 2:  # every so many places, from a first one on
-            start, step = (args[2] or 0 if len(args) > 2 else 0), (args[4] if len(args) > 4 else 1)
-            down = args[1] == 2
-            return _through(before, 1, stride=(step, 1) if down else (1, step), padding=(-start, 0) if down else (0, -start))
+        if operation is aten.slice and given[0].ndim == 4 and len(args) > 1 and args[1] in (2, 3):
+            return _sliced(before, args[1] - 2, *args[2:])
         if out.ndim == 4 and all(t.ndim < 4 or t.shape[2:] == out.shape[2:] for t in given):
             return self._together(given)
         return self._whole(given)
@@ -123,6 +121,13 @@ def _through(before: Fields, size: Any, *, stride: Any = 1, padding: Any = 0, di
     """Return the field behind a window, along both axes."""
     layers = [Window(*w) for w in zip(*map(_pair, (size, stride, padding, dilation)), strict=True)]
     return through(before[0], layers[0]), through(before[1], layers[1])
+
+
+def _sliced(before: Fields, axis: int, start: int | None = None, _end: int | None = None, step: int = 1) -> Fields:
+    """Return the field behind every ``step``-th place of an axis, from ``start`` ≥ 0 on: a window of one place."""
+    found = list(before)
+    found[axis] = through(found[axis], Window(1, step, -(start or 0)))
+    return found[0], found[1]
 
 
 def _adaptive(inputs: int, outputs: int) -> Window:
@@ -207,6 +212,35 @@ def outputs_kept(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def squared(output: Tensor, picture: Tensor, generator: torch.Generator, *, probes: int) -> Tensor:
+    """Return (∂ unit / ∂ pixel)² of one unit of every picture, summed over drawn sums of its maps, in the shape of ``picture``.
+
+    The sums have standard normal weights, so the expected square is the sum over maps of each one's square.
+
+    Args:
+        output: (N, C, 1, 1), the unit.
+        picture: (N, C, H, W), the network's input.
+        generator: of the weights, on the CPU.
+        probes: how many sums are drawn.
+    """
+    total = torch.zeros_like(picture)
+    for _ in range(probes):
+        weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
+        (gradient,) = torch.autograd.grad(output, picture, weights, retain_graph=True)
+        total += gradient.square()
+    return total.detach()
+
+
+def effective(gradient: Tensor) -> float:
+    """Return √(1 + 12·variance) of a map (H, W) of weights ≥ 0, the variance being the mean of both axes': k for an even k×k."""
+    spreads = []
+    for axis in (0, 1):
+        share = gradient.sum(axis) / gradient.sum()
+        at = torch.arange(len(share), dtype=share.dtype)
+        spreads.append(float((share * at.square()).sum() - (share * at).sum() ** 2))
+    return math.sqrt(1 + 12 * sum(spreads) / 2)
 
 
 def support(output: Tensor, picture: Tensor, unit: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,14 +20,17 @@ from layerwise.run import RunDirectory
 from layerwise.weights import planned, put
 
 
-def opened(target: str, *, needs: str, view: str, data: str = "", task: str = "", settings: tuple[str, ...] = ()) -> Target:
+def opened(
+    target: str, *, needs: str, view: str, data: str = "", task: str = "", settings: tuple[str, ...] = (), pictures: bool = False
+) -> Target:
     """Return the run at a path, the card of a name, or an untrained network of a card or a recipe file with its data.
 
     Args:
         target: a run directory, a card's name or a recipe file.
         needs: as in `layerwise.inspect.Entry`.
         view: the view's name, for messages.
-        data, task, settings: for a card or recipe file, as in training.
+        data, task, settings: for a card or recipe file, as in training; ``data`` beside a run are pictures to look at.
+        pictures: whether the view can look at pictures of the user's.
 
     Raises:
         UsageError: for a card where more is needed, for a name that is neither, and for data beside a run.
@@ -34,6 +38,8 @@ def opened(target: str, *, needs: str, view: str, data: str = "", task: str = ""
     """
     path = Path(target)
     if path.is_dir() and not (data and target in catalog.cards()):  # data settle what a name means that is both
+        if pictures and data and not (task or settings):
+            return replace(_run(path, with_data=False), pictures=data)
         if data or task or settings:
             raise UsageError(
                 f"{target} is a run, which has its own data and recipe", expected="--data, --task and --set for a model of the catalog",

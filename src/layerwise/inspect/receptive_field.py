@@ -1,4 +1,7 @@
-"""The view ``receptive-field``: which pixels the units of each layer can depend on (S12, E16), in numbers and a figure."""
+"""The view ``receptive-field``: which pixels the units of each layer can depend on (S12, E16), in numbers and a figure.
+
+With pictures, those of a run's data or the user's, also which pixels they do depend on (`inspect.effective`), drawn on a picture.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,20 @@ from layerwise import catalog
 from layerwise.errors import UsageError
 from layerwise.figures.charts import drawn
 from layerwise.figures.svg import INK, MUTED, SERIES
+from layerwise.inspect import effective
 from layerwise.inspect.base import Json, Target, View, save, table
 from layerwise.inspect.fields import Seen, follow
+from layerwise.inspect.shown import pictures_of, told, where
 from layerwise.inspect.summary import input_shape
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("field", "感受野"), ("jump", "步距"), ("start", "起点"))
+PICTURES = 8
 SHOWN = ("Conv", "Pool", "Linear", "Cells")  # what changes a field, by type
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return each layer's receptive field, jump (stride in the picture) and start. Writes ``receptive-field.svg``.
+    """Return each layer's receptive field, jump (stride in the picture) and start; with pictures also the effective side of convolutions,
+    over eight pictures or ``target.examples``. Writes ``receptive-field.svg``.
 
     Raises `UsageError` for a network without convolutions, and for a transposed convolution.
     """
@@ -36,8 +43,29 @@ def view(target: Target, *, out: Path | None) -> View:
             f"{target.card.name} has no convolutions, so each of its units sees the whole input",
             expected="a convolutional network", received=target.card.name, do="try layerwise inspect lenet5 --what receptive-field",
         )  # fmt: skip
-    data = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
-    return View("receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data)))
+    data: Json = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
+    if target.model is None or (target.splits is None and not target.pictures):
+        return View("receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data)))
+    shown = pictures_of(target, "receptive-field", target.examples or PICTURES)
+    names = [row.name for row in rows if row.type == "Conv2d" and row.output[2] * row.output[3] > 1]
+    fields = effective.measured(model, shown.inputs, names)
+    sides = {field.layer: field.side for field in fields}
+    data["pictures"] = {"from": shown.where, "names": shown.names}
+    for layer in data["layers"]:
+        layer["effective"] = sides.get(layer["name"])
+    drawing = effective.figure(target, data, shown, fields)
+    text = _written(target, data) + "\n" + _of_pictures(target, len(shown.names), where(target, shown)) + told(target, shown)
+    return View("receptive-field", data, text, save(out, "receptive-field.svg", drawing))
+
+
+def _of_pictures(target: Target, count: int, source: str) -> str:
+    """Return what the effective side is, and over which pictures."""
+    return target.say(
+        f"effective: side in pixels of what counts for the middle unit, by the gradient; {count} pictures of {source}.\n"
+        "in the figure brightness is the gradient's magnitude, each layer by its own largest.",
+        f"有效：由梯度得出的、对中央单元真正起作用的区域的边长（像素），取 {source}的 {count} 张图像。\n"
+        "图中亮度为梯度大小，各层按自身最大值。",
+    )
 
 
 def _built(target: Target, arguments: Json) -> nn.Module:
@@ -72,6 +100,10 @@ def _written(target: Target, data: Json) -> str:
         for la in data["layers"]
     ]
     head = [say(*pair) for pair in HEADER]
+    if "pictures" in data:
+        head.append(say("effective", "有效"))
+        for row, la in zip(rows, data["layers"], strict=True):
+            row.append("–" if la["effective"] is None else f"{la['effective']:.1f}")
     return "\n".join(
         [
             say(
@@ -79,7 +111,7 @@ def _written(target: Target, data: Json) -> str:
                 f"{data['model']}：单个单元所能依赖的像素范围，图片为 {height}×{width}",
             ),
             "",
-            table(head, rows, right=frozenset({3, 4, 5})),
+            table(head, rows, right=frozenset({3, 4, 5, 6})),
             "",
             say(
                 "field: side in pixels, border included. jump: pixels between neighbouring units' fields (0: a dense layer).\n"

@@ -6,7 +6,7 @@ A bare card is built as training would begin with it, so that its weights are th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ def view(target: Target, *, out: Path | None) -> View:
 
     Biases and normalisations' vectors are listed too; histograms are drawn of tensors with two axes or more.
     """
-    model = target.model if target.model is not None else _untrained(target)
+    model = target.model if target.model is not None else untrained(target)
     named = [(name, p.detach().to("cpu", torch.float64)) for name, p in model.named_parameters()]
     layers = [{"name": name, **described(p)} for name, p in named]
     pictures, total = first_pictures(target, model)
@@ -41,7 +41,7 @@ def view(target: Target, *, out: Path | None) -> View:
     return View("weights", data, written(target, data, shown=len(pictures)), figures)
 
 
-def _untrained(target: Target) -> nn.Module:
+def untrained(target: Target) -> nn.Module:
     """Build a bare card's network of full size, with weights drawn from seed 0 as for a run."""
     with draws.seeded(draws.key(0, "weights")):
         model: nn.Module = catalog.builder(target.card)(**(target.arguments or target.card.size))
@@ -71,27 +71,52 @@ def described(weight: Tensor) -> Json:
 def first_pictures(target: Target, model: nn.Module) -> tuple[list[Floats], int]:
     """Return what the first layer looks for as pictures, those of largest norm first, at most 60; and how many units there are.
 
-    Kernels of a first convolution over 1 or 3 channels, or the rows of a first linear layer (or Boltzmann machine) over pictures. Each is
-    brought to [0, 1] by its own largest magnitude, 0 at mid-grey. None where the inputs are no pictures.
+    Each is brought to [0, 1] by its own largest magnitude, 0 at mid-grey. None where the inputs are no pictures.
     """
-    inputs = target.task.inputs if target.task is not None else None
-    found: Tensor | None = None
-    first: nn.Module | None = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
-    if stack_of(model):
-        first = stack_of(model)[0]
-    weight = None if first is None else first.weight
-    if isinstance(weight, Tensor):
-        if weight.ndim == 4 and weight.shape[1] in (1, 3):
-            found = weight
-        elif isinstance(inputs, ImageInputs) and weight.ndim == 2 and weight.shape[1] == inputs.model_args()["features"]:
-            found = weight.view(-1, inputs.channels, *inputs.size)
+    found = first_weights(target, model)
     if found is None:
         return [], 0
-    rows = found.detach().to("cpu", torch.float64)
-    order = rows.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[:MOST]
-    chosen = rows[order]
+    rows = found.weights
+    chosen = rows[strongest(rows)[:MOST]]
     shown = 0.5 + 0.5 * chosen / chosen.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1, 1)
     return list(shown.numpy()), len(rows)
+
+
+class First(NamedTuple):
+    """A first layer's weights (units, C, H, W), its name, and whether it is a convolution."""
+
+    weights: Tensor
+    name: str
+    convolution: bool
+
+
+def first_weights(target: Target, model: nn.Module) -> First | None:
+    """Return what the first layer's units look for in pictures of 1 or 3 channels; None where its inputs are no such pictures.
+
+    Kernels of a first convolution, or the rows of a first linear layer (or Boltzmann machine) over pictures.
+    """
+    inputs = target.task.inputs if target.task is not None else None
+    named: list[tuple[str, nn.Module]] = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    if stack_of(model):
+        named = [("", stack_of(model)[0])]
+    if not named:
+        return None
+    name, first = named[0]
+    weight = first.weight
+    if not isinstance(weight, Tensor):
+        return None
+    weight = weight.detach().to("cpu", torch.float64)
+    if weight.ndim == 4 and weight.shape[1] in (1, 3):
+        return First(weight, name, True)
+    if isinstance(inputs, ImageInputs) and weight.ndim == 2 and weight.shape[1] == inputs.model_args()["features"]:
+        return First(weight.view(-1, inputs.channels, *inputs.size), name, False)
+    return None
+
+
+def strongest(rows: Tensor) -> Tensor:
+    """Return the numbers of units (units, C, H, W), that of the largest norm first."""
+    norms: Tensor = rows.flatten(1).norm(dim=1)
+    return norms.argsort(descending=True, stable=True)
 
 
 def figure(target: Target, data: Json) -> str:

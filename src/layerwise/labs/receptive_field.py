@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from layerwise.figures.svg import INK
-from layerwise.inspect.fields import follow, support
+from layerwise.inspect.fields import effective, follow, squared, support
 from layerwise.inspect.filtered import grey_photographs
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
@@ -121,24 +121,10 @@ def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Te
     """
     x = patches.clone().requires_grad_()
     out = net(x)  # (N, C, 1, 1)
-    total = torch.zeros_like(x)
     generator = torch.Generator().manual_seed(draws.key("receptive-field", "maps", seed))
-    for _ in range(PROBES):
-        weights = torch.randn(out.shape, generator=generator, dtype=out.dtype)
-        (gradient,) = torch.autograd.grad(out, x, weights, retain_graph=True)
-        total += gradient.square()
+    total = squared(out, x, generator, probes=PROBES)
     (top, bottom), (left, right) = support(out[:1], x, (0, 0))
-    return total.detach().mean((0, 1)), (bottom - top + 1, right - left + 1)
-
-
-def effective(gradient: Tensor) -> float:
-    """Return √(1 + 12·variance) of a map (H, W) of weights ≥ 0, the variance being the mean of both axes': k for an even k×k."""
-    spreads = []
-    for axis in (0, 1):
-        share = gradient.sum(axis) / gradient.sum()
-        at = torch.arange(len(share), dtype=share.dtype)
-        spreads.append(float((share * at.square()).sum() - (share * at).sum() ** 2))
-    return math.sqrt(1 + 12 * sum(spreads) / 2)
+    return total.mean((0, 1)), (bottom - top + 1, right - left + 1)
 
 
 def patches_of(pictures: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
