@@ -140,7 +140,8 @@ def largest(found: Found, plan: Plan, norm: bool, seed: int) -> float:
 def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
     """Return what must be so beside the margin: neurons near (0, 1) with batch norm, fewer without; the plan's steps suffice."""
     plain, normed = (mean_interval([t.near for t in found[norm, USUAL]]) for norm in (False, True))
-    learned = [any(found[norm, rate][s].accuracy >= plan.learned for rate in plan.rates) for norm in (False, True) for s in range(plan.seeds)]
+    runs = ((norm, s) for norm in (False, True) for s in range(plan.seeds))
+    learned = [any(found[norm, rate][s].accuracy >= plan.learned for rate in plan.rates) for norm, s in runs]
     return (
         Check(
             Text(
@@ -245,7 +246,8 @@ LAB = Lab(
         f"fashion-mnist in the full form) by plain gradient descent, batches of {BATCH}, with and without "
         f"batch norm from the same weights. "
         f"A step size η trains if the training accuracy comes to 90% (80% on fashion-mnist). Neurons are "
-        f"looked at on test examples, with the running statistics and after γ and β, so as the activation receives them; near (0, 1): |mean| < {SHIFT:g}, deviation between "
+        f"looked at on test examples, with the running statistics and after γ and β, so "
+        f"as the activation receives them; near (0, 1): |mean| < {SHIFT:g}, deviation between "
         f"{1 / SPREAD:g} and {SPREAD:g}. Where a step did not train, the neurons are left out. Bounds were fixed before the first run, "
         "but for the 80%: three epochs bring no network to 90% there.",
         f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个 ReLU 单元，学习真实图像（scikit-learn 的 digits；完整形式用 "
