@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import msgspec
@@ -35,6 +35,25 @@ def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
         return losses.sum(), float(len(batch))
     weights = batch.weights.to(losses.dtype)
     return (losses * weights.view(-1, *[1] * (losses.ndim - 1))).sum(), float(batch.weights.sum())
+
+
+def summed(losses: Callable[[Tensor, Batch], Tensor], outputs: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    """Return the sum of a batch's losses, by ``losses(outputs, batch)`` (N, …) and weights, and the weight it covers.
+
+    Of mixed examples it is the convex combination λ·ℓ(z, y) + (1−λ)·ℓ(z, y′), each term with its own example's weight.
+    """
+    mix = batch.mix
+    if mix is None or mix.targets is None:
+        return weighted(losses(outputs, batch), batch)
+    other = replace(batch, targets=mix.targets, weights=mix.weights, mix=None)
+    rest = 1 - mix.share
+    if batch.weights is None or mix.weights is None:
+        own, others = (replace(part, weights=share) for part, share in ((batch, mix.share), (other, rest)))
+    else:
+        own = replace(batch, weights=batch.weights * mix.share)
+        others = replace(other, weights=mix.weights * rest)
+    (mine, covered), (theirs, more) = (weighted(losses(outputs, part), part) for part in (own, others))
+    return mine + theirs, float(len(batch)) if batch.weights is None else covered + more
 
 
 class Meter(Protocol):
