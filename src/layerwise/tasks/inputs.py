@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -18,8 +19,10 @@ from layerwise.data.images import decode
 from layerwise.data.sizing import fit, fitted
 from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
 from layerwise.errors import DataError
+from layerwise.runtime.machine import cores
 from layerwise.tasks.coders import Scale
 
+PIECE = 128  # of them at a time
 SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
 LARGEST = 224  # side to which pictures of mixed sizes are brought unless task.size says otherwise
 
@@ -79,11 +82,14 @@ class ImageInputs(Inputs):
             return plain
         shown = plain.adopt(source)
         total, square, pixels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
-        for at in np.array_split(_sampled(source), max(1, -(-min(len(source), SAMPLE) // 512))):
+
+        def sums(at: Array) -> tuple[Tensor, Tensor, int]:
             part = plain.tensor(fetch(shown, at).inputs).double()
-            total += part.sum((0, 2, 3))
-            square += part.square().sum((0, 2, 3))
-            pixels += part.shape[0] * part.shape[2] * part.shape[3]
+            return part.sum((0, 2, 3)), part.square().sum((0, 2, 3)), part.shape[0] * part.shape[2] * part.shape[3]
+
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
+            for more, squares, count in pool.map(sums, np.array_split(_sampled(source), -(-min(len(source), SAMPLE) // PIECE))):
+                total, square, pixels = total + more, square + squares, pixels + count
         mean = total / pixels
         std = (square / pixels - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6, std, torch.ones_like(std))
