@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
 from layerwise.data.source import Examples, Source
+from layerwise.errors import UsageError
 from layerwise.tasks.inputs import Inputs
 
 Json = dict[str, Any]
@@ -155,6 +156,13 @@ class Task(ABC):
     @abstractmethod
     def meter(self) -> Meter:
         """Return a fresh meter of this task's metrics, light enough for every epoch."""
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the outputs (N, …) that stand for the mean answer of several looks at the same examples.
+
+        Raises `UsageError` where answers have no mean.
+        """
+        raise UsageError(f"the answers of a {self.name} have no mean", do="leave --tta out")
 
     def assessment(self) -> Assessment:
         """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its meter says so here."""

@@ -212,6 +212,10 @@ class Classification(Task):
         assert batch.targets is not None
         return self.loss.by_example(outputs, batch.targets)
 
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return outputs whose probabilities are the mean."""
+        return self.loss.averaged(outputs)
+
     def meter(self) -> ClassMeter:
         """Return a meter of accuracy, loss and confusion."""
         return ClassMeter(len(self.classes), self.loss.bare, bool(self.loss.weights))

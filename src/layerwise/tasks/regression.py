@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -190,6 +190,10 @@ class Regression(Task):
         if self.loss == "huber":
             return huber(outputs, targets, delta=self.delta)
         return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the mean."""
+        return torch.stack([*outputs]).mean(0)
 
     def meter(self) -> NumberMeter:
         """Return a meter of MAE, RMSE and R²."""
