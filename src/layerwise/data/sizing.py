@@ -22,17 +22,23 @@ def grown(height: int, width: int, size: Size) -> Size:
 def fitted(x: Tensor, size: Size) -> Tensor:
     """Bring pictures (N, C, H, W) to ``size``: scale until both sides reach it (bilinear, antialiased), crop the centre.
 
-    Bytes stay bytes, rounded to whole levels.
+    Bytes stay bytes, rounded to whole levels, and are cut before they are scaled.
     """
     height, width = x.shape[2:]
     if (height, width) == size:
         return x
+    if not x.is_floating_point():  # cut first: fewer pixels to make, and none to copy
+        factor = max(size[0] / height, size[1] / width)
+        rows, columns = min(height, round(size[0] / factor)), min(width, round(size[1] / factor))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        x = x[:, :, top : top + rows, left : left + columns]
+        x = x.contiguous(memory_format=torch.channels_last)  # torch's fast way for bytes wants it
+        return x if (rows, columns) == size else F.interpolate(x, size, mode="bilinear", antialias=True)
     sides = grown(height, width, size)
     if sides != (height, width):
         x = F.interpolate(x, sides, mode="bilinear", antialias=True)
     top, left = (sides[0] - size[0]) // 2, (sides[1] - size[1]) // 2
-    x = x[:, :, top : top + size[0], left : left + size[1]]
-    return x.clamp_(0, 1) if x.is_floating_point() else x
+    return x[:, :, top : top + size[0], left : left + size[1]].clamp_(0, 1)
 
 
 def fit(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -168,12 +168,22 @@ def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
         x = cropped(x, box)
     for axis, column in ((3, 0), (2, 1)):
         if options.flip in ("both", ("horizontal", "vertical")[column]):
-            x = torch.where(change.mirrored[:, column].view(-1, 1, 1, 1), x.flip(axis), x)
+            x = mirrored(x, change.mirrored[:, column], axis)
     x = levels(x, u.dtype)
     if drawn is not None:
         x = trivial_augment.recoloured(x, drawn)
     x = coloured(x, change, options)
     return erased(x, u, options) if options.erase else x
+
+
+def mirrored(x: Tensor, which: Tensor, axis: int) -> Tensor:
+    """Return pictures (N, C, H, W) of which some, (N,) booleans, are mirrored along an axis."""
+    if x.device.type != "cpu":
+        return torch.where(which.view(-1, 1, 1, 1), x.flip(axis), x)
+    x = x.clone()
+    for n in torch.nonzero(which)[:, 0].tolist():  # half of the work of all, and the layout in memory stays
+        x[n] = x[n].flip(axis - 1)
+    return x
 
 
 def levels(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -189,7 +199,7 @@ def cropped(x: Tensor, box: Tensor) -> Tensor:
     size = (x.shape[2], x.shape[3])
     out = torch.empty_like(x)
     for at, (left, top, width, height) in enumerate(box.tolist()):
-        part = x[at : at + 1, :, top : top + height, left : left + width]
+        part = x[at : at + 1, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
         out[at : at + 1] = F.interpolate(part, size, mode="bilinear", align_corners=False)
     return out
 

@@ -141,8 +141,12 @@ class ImageInputs(Inputs):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by channel."""
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return x.sub_(mean).div_(std)
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std))
+        if x.is_contiguous(memory_format=torch.channels_last):  # whole rows at once: three channels are too few for vectors
+            rows = x.permute(0, 2, 3, 1).view(-1, x.shape[3] * x.shape[1])
+            rows.sub_(mean.repeat(x.shape[3])).div_(std.repeat(x.shape[3]))
+            return x
+        return x.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
 
     def encode(self, raw: object) -> Tensor:
         """Turn a path, bytes, PIL picture or uint8 array (H, W[, C]) into (C, h, w)."""
