@@ -1,4 +1,4 @@
-"""Reading a folder of JPEGs for training: decoded, cropped at random to 224×224, flipped, as batches. Beside torchvision's transforms v2."""
+"""Reading a folder of JPEGs for training: decoded, cropped at random, flipped, in batches; beside torchvision's transforms v2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.base import Bound, Case, Row, Spec
 from layerwise.bench.process import Measure
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,7 +135,7 @@ CASE = Case(
         Row("the same, transforms on tensors of bytes", "tensors", Bound(1.5)),
     ),
     quality=(),
-    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader worker each, nothing learned; "
-    "from the first batch to the last. Ours decodes to 224 first (of the JPEG's transform at half size) and crops from that, so small "
-    "crops are softer than the peer's, which crops from all 640×480; ours crops in the training process, the peers in the worker",
+    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader worker each, nothing "
+    "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half size) and crops from that, so "
+    "small crops are softer than the peer's, which crops from all of 640×480; ours crops in the training process, the peers in the worker",
 )
