@@ -71,7 +71,7 @@ def test_scaled_decoding_shows_the_same_picture(orientation: int, channels: int)
     picture = Image.fromarray(whole.squeeze()).resize((round(width * factor), round(height * factor)), Image.Resampling.BILINEAR)
     left, top = (picture.width - 120) // 2, (picture.height - 90) // 2
     want = np.asarray(picture.crop((left, top, left + 120, top + 90)), dtype=float).reshape(90, 120, channels)
-    assert np.abs(got - want).mean() < 4  # of 255: the codec's scaling is a little sharper
+    assert np.abs(got - want).mean() < 5  # of 255: the codec's scaling is a little sharper
     assert np.abs(got - np.roll(want, 2, axis=1)).mean() > 8
 
 
