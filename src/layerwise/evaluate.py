@@ -14,7 +14,7 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
-from layerwise.predict import evaluating, load
+from layerwise.predict import Looks, evaluating, load, looking
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
@@ -78,8 +78,10 @@ class Measured:
     notes: tuple[str, ...]
 
 
-def measure(path: Path, *, data: str | None = None, split: str | None = None) -> Measured:
+def measure(path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none") -> Measured:
     """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its own were.
+
+    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image.
 
     Raises `DataError` where other data do not fit the run's task: classes are matched by name.
     """
@@ -108,9 +110,10 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None) ->
         device="cpu", precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
     )
     feed = Feed(World(device=device), dtype, settings, streams, made.train.timeout)
+    model = looking(found.model, found.task, tta)
     meter = found.task.assessment()
     with flags.applied(settings):
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
-            meter.merge(evaluate(found.model, found.task, batches, feed.world, full=True).meter.state())
+            meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())
     return Measured(chosen, meter.result(), meter.details(), tuple(notes))

@@ -7,7 +7,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,7 +18,9 @@ SHOWN = 5  # unseen values that are named
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
-def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Imports = None, json: Json = False) -> int:
+def predict_(
+    run: Path, *inputs: Inputs, out: Path | None = None, tta: Literal["none", "flip"] = "none", imports: Imports = None, json: Json = False
+) -> int:
     """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
 
     Parameters
@@ -29,6 +31,8 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
         picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
         write the answers to this CSV file instead
+    tta
+        flip: the mean of the answers to each picture and its mirror image
     """
     if not inputs:
         raise UsageError("there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE")
@@ -38,10 +42,10 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
     take_imports(imports)
     import msgspec
 
-    from layerwise.predict import Answer, Failure, Predictor, load, named_inputs
+    from layerwise.predict import Answer, Failure, Predictor, load, looking, named_inputs
 
     found = load(run)
-    answers = Predictor(found.model, found.task).stream(named_inputs(inputs, found.task))
+    answers = Predictor(looking(found.model, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
@@ -67,7 +71,7 @@ def predict_(run: Path, *inputs: Inputs, out: Path | None = None, imports: Impor
         if out:
             target.close()
     if json:
-        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed])
+        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **({} if tta == "none" else {"tta": tta}))
     else:
         for failure in failed:
             print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)

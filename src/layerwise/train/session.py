@@ -25,7 +25,7 @@ from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
-from layerwise.tasks.augmentation import augmented
+from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
@@ -139,10 +139,12 @@ class Session:
     def _batches(self, number: int, source: Source, part: nn.Module) -> Batches:
         """Return a stage's training batches, its changes to pictures included."""
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
-        batches = self.feed.training(source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number)
+        batches = self.feed.training(
+            source, collating(task, stage.augment), batch=stage.batch, seed=self.options.seed, stage=number, paired=paired(stage.augment)
+        )
         example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
         refuse_lonely_batch(part, batches, stage, self.world, example=example)
-        return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
+        return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype)
 
     def _take_up_state(self, state: dict[str, Tensor], rule: Rule) -> None:
         """Take up a rule's state, the random states and the window of the log."""
