@@ -46,6 +46,15 @@ class Run:
         found = load(self.path)
         return Predictor(found.model, found.task)
 
+    def export(self, path: str | Path, *, fold: bool = False, overwrite: bool = False) -> dict[str, Any]:
+        """Write the best weights' network to an ``.onnx``, ``.pt2`` or ``.safetensors`` file and return what the JSON file beside it says.
+
+        Raises `UsageError` and `ExportError` as `layerwise.export.files.export` does.
+        """
+        from layerwise.export.files import export
+
+        return export(load(self.path).subject, Path(path), fold=fold, overwrite=overwrite).facts
+
     def model(self) -> nn.Module:
         """Return the network with the best weights, in evaluation mode."""
         return load(self.path).model

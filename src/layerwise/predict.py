@@ -22,6 +22,7 @@ from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
 from layerwise.errors import DataError, LayerwiseError, UsageError
+from layerwise.export.base import Subject
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws
 from layerwise.tasks import columnar
@@ -52,13 +53,19 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run's network with its best weights, and its task."""
+    """A run's network with its best weights, and its task. ``weights`` is the checksum of the file they lie in."""
 
     directory: RunDirectory
     card: catalog.Card
     model: nn.Module
     task: Task
     info: dict[str, Any]
+    weights: str
+
+    @property
+    def subject(self) -> Subject:
+        """What an export of this run is of."""
+        return Subject(self.card, self.info["model"]["arguments"], self.model, self.task, self.weights)
 
 
 def load(path: Path, device: torch.device | None = None) -> Loaded:
@@ -84,7 +91,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
         task = tasks.from_json(directory.task())
     except (KeyError, TypeError, msgspec.DecodeError) as error:
         raise damaged(path / "task.json", "it does not describe a task") from error
-    return Loaded(directory, card, model.to(device or torch.device("cpu")).eval(), task, info)
+    return Loaded(directory, card, model.to(device or torch.device("cpu")).eval(), task, info, best.info["files"]["model.safetensors"])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -35,6 +35,34 @@ def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
         return losses.sum(), float(len(batch))
     weights = batch.weights.to(losses.dtype)
     return (losses * weights.view(-1, *[1] * (losses.ndim - 1))).sum(), float(batch.weights.sum())
+
+
+class Answering(nn.Module):
+    """A network with its answer beside its own outputs: what leaves the house as a graph."""
+
+    def __init__(self, model: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map encoded inputs (N, …) to the network's outputs (N, …) and the answer to them."""
+        outputs: Tensor = self.model(x)
+        return outputs, self.answer(outputs, x)
+
+
+class Output(NamedTuple):
+    """An output of an exported graph: its name, and what it is."""
+
+    name: str
+    meaning: str
+
+
+class Export(NamedTuple):
+    """The module that is exported, and its outputs: the network's own first, then the answer."""
+
+    module: Answering
+    outputs: tuple[Output, Output]
 
 
 class Meter(Protocol):
@@ -148,6 +176,10 @@ class Task(ABC):
     @abstractmethod
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Turn outputs (N, …) for a batch of inputs into answers, one for each example."""
+
+    @abstractmethod
+    def export_module(self, model: nn.Module) -> Export:
+        """Return what is exported as a graph: inputs as `collate` encodes them to the model's own outputs and the answer (float)."""
 
     @abstractmethod
     def to_json(self) -> Json:
