@@ -38,7 +38,8 @@ def lively(model: nn.Module) -> nn.Module:
     draw = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor, low in ((module.running_mean, -0.5), (module.running_var, 0.5), (module.weight.data, 0.5), (module.bias.data, -0.5)):
+            of = ((module.running_mean, -0.5), (module.running_var, 0.5), (module.weight.data, 0.5), (module.bias.data, -0.5))
+            for tensor, low in of:
                 tensor.copy_(torch.rand(tensor.shape, generator=draw, dtype=torch.float64) + low)
     return model.eval()
 
@@ -249,7 +250,7 @@ def test_places_and_endings_that_will_not_do(tmp_path: Path) -> None:
         files.export(of, tmp_path / "net.safetensors", fold=True)
     files.export(of, tmp_path / "net.safetensors")
     before = (tmp_path / "net.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="is there already(?s:.*)--overwrite"):
+    with pytest.raises(UsageError, match=r"is there already(?s:.*)--overwrite"):
         files.export(of, tmp_path / "net.safetensors")
     files.export(subject("perceptron"), tmp_path / "net.safetensors", overwrite=True)
     assert (tmp_path / "net.safetensors").read_bytes() != before
