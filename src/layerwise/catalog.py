@@ -1,7 +1,8 @@
 """The catalog: every network by name. Names and facts are read without importing a model (nor torch).
 
-`@register` takes literal values only, so that the cards can be read from the source by ``ast``; the builder itself is imported
-when it is called for. Users' own cards come by the entry point group ``layerwise.cards`` or by ``--import FILE``.
+`@register` takes literal values only, so that the cards can be read from the source by ``ast``; what the cards of a family share may
+stand once, in a literal table at the top of the file, and come in as ``**TABLE``. The builder itself is imported when it is called
+for. Users' own cards come by the entry point group ``layerwise.cards`` or by ``--import FILE``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 
 from layerwise.errors import LayerwiseError, UsageError, unknown
 
+Table = dict[str, Any]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 FOLDER = Path(__file__).with_name("models")
 GROUP = "layerwise.cards"
@@ -101,24 +103,45 @@ def register(
 
 def read_cards(path: Path, module: str) -> list[Card]:
     """Read the cards of one source file without running it. Raises `UsageError` for a value that is not a literal."""
-    cards = []
+    cards: list[Card] = []
+    tables: dict[str, Table] = {}
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register cards") from error
     for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            tables |= _literal_table(node)
         if not isinstance(node, ast.FunctionDef):
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) == "register":
-                cards.append(_card(call, path, module=module, builder=node.name))
+                cards.append(_card(call, path, tables, module=module, builder=node.name))
     return cards
 
 
-def _card(call: ast.Call, path: Path, *, module: str, builder: str) -> Card:
-    """Turn one ``@register(...)`` into its card."""
+def _literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
+    """Return a literal table at the top of a file by its name; nothing for what is none."""
+    (target, *others) = node.targets if isinstance(node, ast.Assign) else [node.target]
+    if others or not isinstance(target, ast.Name) or not isinstance(node.value, ast.Dict):
+        return {}
     try:
-        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return {target.id: ast.literal_eval(node.value)}
+    except ValueError:
+        return {}
+
+
+def _card(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: str, builder: str) -> Card:
+    """Turn one ``@register(...)`` into its card; ``tables`` are those of the file that it may take up with ``**``."""
+    try:
+        values: Table = {}
+        for keyword in call.keywords:
+            if keyword.arg is not None:
+                values[keyword.arg] = ast.literal_eval(keyword.value)
+            elif isinstance(keyword.value, ast.Name) and keyword.value.id in tables:
+                values |= tables[keyword.value.id]
+            else:
+                raise ValueError(f"**{ast.unparse(keyword.value)} is no literal table at the top of this file")
         return msgspec.convert(
             {"name": ast.literal_eval(call.args[0]), **values, "module": module, "builder": builder}, Card
         )

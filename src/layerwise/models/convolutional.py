@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerwise.catalog import register
 from layerwise.errors import UsageError
 from layerwise.nn.activations import activation as activation_
+from layerwise.nn.convolution import large_enough
 from layerwise.recipe import Count, Decay
 
 Pool = Literal["max", "average"]
@@ -40,16 +41,6 @@ class ConvNet(nn.Module):
         return logits
 
 
-def large_enough(size: tuple[int, int], least: int) -> None:
-    """Raise `UsageError` for pictures (H, W) too small for the poolings."""
-    if min(size) < least:
-        raise UsageError(
-            f"pictures of {size[0]}×{size[1]} are too small for this network",
-            expected=f"at least {least}×{least} pixels",
-            do=f"set task.size={least} or more to enlarge them, or use fewer layers",
-        )
-
-
 @register(
     "lenet5",
     family="convolutional",
@@ -61,7 +52,7 @@ def large_enough(size: tuple[int, int], least: int) -> None:
     summary_zh="LeNet-5：两层卷积、两次池化、三层全连接；默认 ReLU 与最大池化，也可用 tanh 原版",
     parameters=61706,
     size={"outputs": 10},
-    small={"outputs": 3},
+    small={"outputs": 3, "size": [12, 12]},
     recipe={
         "task": {"size": 28},
         "stages": [{"epochs": 10, "batch": 64, "rule": {"lr": 0.002, "schedule": "one-cycle", "warmup": 0.2}}],
