@@ -21,6 +21,7 @@ from layerwise.data.loader import Batch
 from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
+from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
 from layerwise.run import RunDirectory, damaged
@@ -66,6 +67,16 @@ class Loaded:
     def subject(self) -> Subject:
         """What an export of this run is of."""
         return Subject(self.card, self.info["model"]["arguments"], self.model, self.task, self.weights)
+
+    def engine(self, name: str = "torch") -> Engine:
+        """Make the engine of this name (`layerwise.engines.base.NAMES`, or ``auto``), checked against the network.
+
+        Raises `UsageError` for an unknown name, a missing extra or a network that is no fixed graph, and `DamagedError` where an engine's
+        outputs are not the network's.
+        """
+        from layerwise.engines import choice
+
+        return choice.make(self.subject, name, self.directory.path)
 
 
 def load(path: Path, device: torch.device | None = None) -> Loaded:
@@ -122,8 +133,9 @@ class Predictor:
     """Answers raw inputs: paths, pictures, arrays, rows."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
+        """``model``: the network itself, or an engine that runs it."""
         self.model, self.task = model, task
-        first = next(model.parameters())
+        first = next(model.parameters(), torch.zeros(()))  # the runtimes have none: they take float32 on the CPU
         self.device, self.dtype = first.device, first.dtype
 
     def __call__(self, *raw: object) -> list[msgspec.Struct]:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.cli.common import EngineOption, Imports, Json, put_json, take_imports
 
 READABLE = 20  # classes up to which the confusion matrix is shown
 
@@ -16,6 +16,7 @@ def eval_(
     *,
     data: str | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
+    engine: EngineOption = "torch",
     imports: Imports = None,
     json: Json = False,
 ) -> int:
@@ -33,9 +34,9 @@ def eval_(
     take_imports(imports)
     from layerwise.evaluate import measure
 
-    found = measure(run, data=data, split=split)
+    found = measure(run, data=data, split=split, engine=engine)
     if json:
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details)
+        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), engine=found.engine, **found.details)
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)

@@ -51,7 +51,7 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
     refuse_wrong(check, path.name)
     facts = {**told, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
     facts["versions"] = {**facts["versions"], **extra}
-    _keep([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())])
+    keep([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())])
     return Exported(path, beside, len(data), facts)
 
 
@@ -87,8 +87,11 @@ def refuse(path: Path, beside: Path, *, fold: bool, overwrite: bool) -> None:
         raise UsageError(f"{' and '.join(there)} is there already", expected="a new file", do="choose another name, or add --overwrite")
 
 
-def _keep(files: Sequence[tuple[Path, bytes]]) -> None:
-    """Write all files beside their places, flushed, then rename them: none is ever half there, and a failure leaves no litter."""
+def keep(files: Sequence[tuple[Path, bytes]]) -> None:
+    """Write all files beside their places, flushed, then rename them: none is ever half there, and a failure leaves no litter.
+
+    Several processes may keep the same file at the same time. Raises `ExportError` for a full or read-only disk.
+    """
     ready = [(path.with_name(f".{path.name}.{os.getpid()}.new"), path) for path, _ in files]
     try:
         for (beside, _), (_, data) in zip(ready, files, strict=True):

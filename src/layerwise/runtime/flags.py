@@ -61,6 +61,11 @@ def resolve(
     return Flags(str(chosen), precision, threads, workers if streams else 0, route, deterministic, world)
 
 
+def answering() -> Flags:
+    """Return the flags for answering inputs on the CPU: all cores, the faster route of float32 products."""
+    return resolve(device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
+
+
 @contextmanager
 def applied(flags: Flags) -> Iterator[None]:
     """Set the flags for the length of a run and put the old ones back."""
