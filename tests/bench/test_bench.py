@@ -31,7 +31,9 @@ def measured(*values: float, accuracy: float = 0.5) -> list[Measure]:
 def test_names_come_without_torch() -> None:
     code = "import sys; from layerwise import bench; print(*bench.names()); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == "accuracy dbn loop mlp-sklearn mlp-torch perceptron rbm startup tables".split()
+    assert done.stdout.split() == (
+        "accuracy cuda dbn engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm startup tables training-step"
+    ).split()
 
 
 def test_every_case_imports_without_torch() -> None:
