@@ -59,7 +59,7 @@ CASE = Case(
     spec={"batch": 128},
     sides=SIDES,
     rows=tuple(Row(f"{way}: torchvision, float32 eager", f"{way}, torchvision", None, ours=f"{way}, ours") for way in WAYS),
-    note="resnet50, 224×224, the same weights; ours channels last, bfloat16 products, compiled, fused SGD; theirs as the documentation shows",
+    note="resnet50, 224×224, the same weights; ours channels last, bfloat16 products, compiled, fused SGD; theirs as documented",
     timeout=900,
     lacking=lacking,
 )
