@@ -44,7 +44,7 @@ class Run:
     def predictor(self, *, engine: str = "torch") -> Predictor:
         """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
 
-        ``engine``: torch, onnxruntime, openvino, or auto, the fastest of them here; raises what `Loaded.engine` does.
+        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here; raises what `Loaded.engine` does.
         """
         found = load(self.path)
         return Predictor(found.engine(engine), found.task)

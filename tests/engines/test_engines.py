@@ -54,6 +54,28 @@ def test_every_engine_gives_the_networks_outputs(name: str, found: Loaded) -> No
             torch.testing.assert_close(engine(x), found.model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.soak
+def test_the_translated_network_gives_the_networks_outputs(found: Loaded) -> None:
+    engine = found.engine("compiled")
+    for size in (1, 3, 256):
+        x = inputs(found, size)
+        with torch.inference_mode():
+            torch.testing.assert_close(engine(x), found.model(x), rtol=1e-4, atol=1e-4)
+    assert set(engine.programs) == {1, 256}  # type: ignore[arg-type]
+
+
+def test_without_a_compiler_nothing_is_translated(found: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match=r"--engine compiled needs a C\+\+ compiler"):
+        found.engine("compiled")
+
+
+def test_an_unknown_engine_is_refused_with_the_nearest(found: Loaded) -> None:
+    with pytest.raises(UsageError, match="did you mean 'onnxruntime'"):
+        found.engine("onnxrutime")
+
+
 def test_torchs_own_form_is_folded_and_leaves_the_network_alone(found: Loaded) -> None:
     before = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
     engine = Torch(found.model.double())

@@ -19,8 +19,8 @@ Imports = Annotated[
 ]
 
 EngineOption = Annotated[
-    Literal["torch", "onnxruntime", "openvino", "auto"],
-    Parameter(name="--engine", help="what runs the network: torch, onnxruntime, openvino, or auto, the fastest of them here"),
+    Literal["torch", "compiled", "onnxruntime", "openvino", "auto"],
+    Parameter(name="--engine", help="what runs the network; auto: the fastest here"),
 ]
 
 

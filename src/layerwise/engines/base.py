@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from layerwise.errors import DamagedError
 from layerwise.export.base import Subject, compare
 
-NAMES = ("torch", "onnxruntime", "openvino")
+NAMES = ("torch", "compiled", "onnxruntime", "openvino", "auto")
 PIECE = 16 * 3 * 224 * 224  # numbers: 16 pictures of ImageNet's size, beyond which nothing is gained and maps fill the memory
 MOST = 256  # examples: as many as `predict` gathers
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from layerwise.engines import graphs
-from layerwise.engines.base import Engine, piece_of, verify
-from layerwise.engines.native import Torch
+from layerwise.engines.base import NAMES, Engine, piece_of, verify
+from layerwise.engines.native import Compiled, Torch
 from layerwise.engines.runtimes import RUNTIMES
-from layerwise.errors import LayerwiseError
+from layerwise.errors import LayerwiseError, unknown
 from layerwise.export.base import Subject, dtype_of
 from layerwise.export.files import keep
 from layerwise.run import digest, sealed, unsealed
@@ -94,8 +94,11 @@ class Auto(Engine):
         known = read(place)
         if known is not None:
             return known
-        engines, out = {}, {}
-        for name in ("torch", *RUNTIMES):
+        engines: dict[str, Engine] = {}
+        out: dict[str, str] = {}
+        for name in ("torch", *RUNTIMES, "compiled"):
+            if name == "compiled" and len(engines) > 1:  # translating takes up to a minute in each process: only where no runtime is here
+                continue
             try:
                 engines[name] = self._engine(name)
             except LayerwiseError as error:
@@ -106,14 +109,18 @@ class Auto(Engine):
 
 
 def make(subject: Subject, name: str, run: Path) -> Engine:
-    """Make an engine and, unless it is torch itself, check it against the network.
+    """Make an engine and, unless torch runs it, check it against the network.
 
-    Raises `UsageError` for a missing extra or a network that is no fixed graph, `DamagedError` where the outputs differ.
+    Raises `UsageError` for an unknown name, a missing extra or a network that is no fixed graph, `DamagedError` where the outputs differ.
     """
     if name == "auto":
         return Auto(subject, run)
     if name == "torch":
         return Torch(subject.model)
+    if name == "compiled":
+        return Compiled(subject.model)
+    if name not in RUNTIMES:
+        raise unknown("engine", name, NAMES)
     engine = RUNTIMES[name](graphs.graph_of(subject, run))
     verify(engine, subject)
     return engine

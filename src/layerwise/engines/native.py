@@ -1,13 +1,18 @@
-"""The engine ``torch``: the network itself, in the form that is fastest and equal to rounding."""
+"""The engines ``torch`` and ``compiled``: the network itself in its fastest form that is equal to rounding, interpreted or compiled."""
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from layerwise.engines.base import Engine
+from layerwise.engines.base import Engine, piece_of
+from layerwise.errors import UsageError
+from layerwise.export.base import muted
 from layerwise.export.folding import NORMS, fold
 from layerwise.runtime import machine
 
@@ -37,4 +42,40 @@ class Torch(Engine):
         if self.pictures and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         outputs: Tensor = self.model(x)
+        return outputs
+
+
+def compiler() -> str:
+    """Return the C++ compiler that torch's inductor would call; empty where there is none."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), "")
+
+
+class Compiled(Torch):
+    """The network translated to C++ by torch's inductor, with its weights as constants, for the two sizes that matter: one example, and a
+    full piece. Translating takes from seconds to a minute in each process; what is left over at the end of a stream is interpreted."""
+
+    name = "compiled"
+
+    def __init__(self, model: nn.Module) -> None:
+        if not compiler():
+            raise UsageError(
+                "--engine compiled needs a C++ compiler, and none is here", expected="g++ or clang++, or one named by CXX",
+                do="install one, or use --engine auto",
+            )  # fmt: skip
+        super().__init__(model)
+        self.programs: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the translated network where there is one for this size."""
+        if len(x) not in (1, piece_of(tuple(x.shape[1:]))):
+            return super().run(x)
+        if len(x) not in self.programs:
+            self.programs[len(x)] = torch.compile(self.model, dynamic=False)
+        if self.pictures and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        import torch._inductor.config as inductor
+
+        with inductor.patch(freezing=True), torch.no_grad(), muted("torch._inductor"):
+            outputs: Tensor = self.programs[len(x)](x)
         return outputs
