@@ -80,7 +80,9 @@ def test_every_page_exists_in_both_languages() -> None:
         assert re.search(r"[\u4e00-\u9fff]", prose(twin))
 
 
-TOPICS = "README history feed-forward boltzmann convolutional data your-table formulas recipes regularisation inspect runs machine".split()
+TOPICS = (
+    "README history feed-forward boltzmann convolutional data your-table formulas recipes regularisation inspect runs machine export"
+).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
+from statistics import median
 from typing import Any
 
 import torch
@@ -37,14 +39,20 @@ def theirs(spec: Spec) -> nn.Module:
 
 def torchvision_models() -> Any:
     """Import torchvision's networks. Beside a torch without its compiled operators the package imports only if these have a name."""
+    _operators()
+    import torchvision.models
+
+    return torchvision.models
+
+
+@cache
+def _operators() -> torch.library.Library:
+    """Name the operators that torchvision asks for. They live as long as what is returned."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    import torchvision.models
-
-    torchvision_models.__dict__["library"] = library  # the operators live as long as the library does
-    return torchvision.models
+    return library
 
 
 def subject(spec: Spec) -> Subject:
@@ -62,8 +70,6 @@ def pictures(spec: Spec) -> Tensor:
 
 def timed(run: Callable[[], Any], spec: Spec, *, wait: Callable[[], None] | None = None) -> float:
     """Return pictures a second: the batch over the median time of a run. ``wait`` is for devices that work on by themselves."""
-    from statistics import median
-
     taken: list[float] = []
     for _ in range(WARM):
         run()
