@@ -139,7 +139,7 @@ def measured(engines: Mapping[str, Engine], subject: Subject, size: int, out: di
                 break
             for name, engine in list(engines.items())[:: 1 if turn % 2 == 0 else -1]:
                 taken[name].append(_seconds(engine, x))
-    speeds = {name: float(f"{size / median(times):.4g}") for name, times in taken.items()}
+    speeds = {name: float(f"{size / median(times):.6g}") for name, times in taken.items()}
     return Choice(size, best(speeds), speeds, out, torch.get_num_threads())
 
 
