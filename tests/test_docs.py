@@ -22,7 +22,7 @@ from layerwise.data import named
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PHOTOS = "photos"  # the folder of pictures that the pages make up
+PHOTOS = ("photos", "cells")  # the folders of pictures that the pages make up
 OWN = {"square-net"}  # the network that CONTRIBUTING.md makes up
 
 
@@ -157,7 +157,7 @@ def check_names(verb: str, given: dict[str, object]) -> None:
     if verb == "train" and not (model.endswith(".toml") or placeholder(model) or model in OWN):
         check_settings(catalog.find(model), given.get("set") or [])  # type: ignore[arg-type]
     data = str(given.get("data") or "")
-    if data and "." not in data and "/" not in data and not placeholder(data) and data != PHOTOS:
+    if data and "." not in data and "/" not in data and not placeholder(data) and data not in PHOTOS:
         named.find(data)
     if verb == "inspect":
         target = str(given["target"])

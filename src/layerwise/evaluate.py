@@ -15,7 +15,7 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
-from layerwise.predict import evaluating, load
+from layerwise.predict import Looks, evaluating, load, looking
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
@@ -80,8 +80,12 @@ class Measured:
     engine: Mapping[str, Any]
 
 
-def measure(path: Path, *, data: str | None = None, split: str | None = None, engine: str = "torch") -> Measured:
+def measure(
+    path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none", engine: str = "torch"
+) -> Measured:
     """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its own were.
+
+    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image. ``engine``: what runs the network.
 
     Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `Loaded.engine` does.
     """
@@ -113,7 +117,8 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None, en
     meter = found.task.assessment()
     with flags.applied(settings):
         runner = found.engine(engine)
+        model = looking(runner, found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
-            meter.merge(evaluate(runner, found.task, batches, feed.world, full=True).meter.state())
+            meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())
     return Measured(chosen, meter.result(), meter.details(), (*notes, *runner.notes()), runner.told())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws
+from layerwise.runtime.machine import cores
 from layerwise.tasks import columnar
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 256
+PICTURES = 64  # at a time: two such pieces are held, one in the network and one that is decoded
 ROWS = 4096  # of a table at a time
 
 
@@ -50,6 +53,34 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+Looks = Literal["none", "flip"]
+
+
+class Mirrored(nn.Module):
+    """A network that looks at each picture and at its mirror image, left to right: the mean of both answers."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map pictures (N, C, H, W) to the outputs of the mean answer."""
+        return self.task.averaged([self.model(x), self.model(x.flip(3))])
+
+
+def looking(model: nn.Module, task: Task, tta: Looks) -> nn.Module:
+    """Return the network as it looks at examples (test-time augmentation): once, or at their mirror images too.
+
+    Raises `UsageError` for examples that are no pictures, and for tasks whose answers have no mean.
+    """
+    if tta == "none":
+        return model
+    if task.inputs.kind != "image":
+        raise UsageError(f"{task.inputs.kind}s have no mirror image", expected="a run on pictures", received=f"--tta {tta}")
+    task.averaged([torch.zeros(1, 1)])  # refuses at once
+    return Mirrored(model, task)
 
 
 @dataclass(frozen=True)
@@ -147,6 +178,9 @@ class Predictor:
 
     def stream(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
         """Yield an answer or a failure for each named input, in order; a bad item fails alone. Memory stays bounded."""
+        if self.task.inputs.kind == "image":
+            yield from self._pictures(pieces)
+            return
         for piece in pieces:
             raw = piece.raw
             if not isinstance(raw, Sequence):
@@ -168,16 +202,35 @@ class Predictor:
             found = (f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange.get(at, ()))
             yield Answer(name, answer, tuple(found))
 
+    def _pictures(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
+        """Answer pictures, decoded on threads; the next piece is decoded while the network looks at one."""
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
+            waiting: tuple[Piece, list[Future[torch.Tensor | Failure]]] | None = None
+            for piece in chain(pieces, (None,)):
+                begun = None if piece is None else (piece, [pool.submit(self._encoded, *pair) for pair in zip(*piece, strict=True)])
+                if waiting is not None:
+                    (names, raw), futures = waiting
+                    assert isinstance(raw, Sequence)
+                    yield from self._answered(names, raw, [future.result() for future in futures])
+                waiting = begun
+
+    def _encoded(self, name: str, item: object) -> torch.Tensor | Failure:
+        """Encode one input, or say why that cannot be done."""
+        try:
+            if isinstance(item, LayerwiseError):
+                raise item
+            return self.task.encode(item)
+        except LayerwiseError as error:
+            return Failure(name, str(error))
+
     def _each(self, names: list[str], raw: Sequence[object]) -> Iterator[Answer | Failure]:
         """Answer inputs that are encoded one by one."""
-        encoded: list[torch.Tensor | Failure] = []
-        for name, item in zip(names, raw, strict=True):
-            try:
-                if isinstance(item, LayerwiseError):
-                    raise item
-                encoded.append(self.task.encode(item))
-            except LayerwiseError as error:
-                encoded.append(Failure(name, str(error)))
+        return self._answered(names, raw, [self._encoded(name, item) for name, item in zip(names, raw, strict=True)])
+
+    def _answered(
+        self, names: list[str], raw: Sequence[object], encoded: list[torch.Tensor | Failure]
+    ) -> Iterator[Answer | Failure]:
+        """Answer encoded inputs together."""
         good = [item for item in encoded if not isinstance(item, Failure)]
         answers = iter(self._answer(torch.stack(good)) if good else [])
         for name, item, given in zip(names, encoded, raw, strict=True):
@@ -207,16 +260,16 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
     """
     for text in given:
         if task.inputs.kind == "image":
-            yield from _in_pieces(_pictures(text))
+            yield from _in_pieces(_pictures(text), PICTURES)
         elif Path(text).expanduser().is_file():
             yield from _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
         else:
             yield from _in_pieces(_rows(text))
 
 
-def _in_pieces(items: Iterator[tuple[str, object]]) -> Iterator[Piece]:
+def _in_pieces(items: Iterator[tuple[str, object]], size: int = BATCH) -> Iterator[Piece]:
     """Gather named inputs into pieces."""
-    while chunk := list(islice(items, BATCH)):
+    while chunk := list(islice(items, size)):
         names, raw = zip(*chunk, strict=True)
         yield Piece(list(names), raw)
 

@@ -21,7 +21,7 @@ from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, plan
 
 NAMES = (
-    "accuracy cuda dbn engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm startup tables "
+    "accuracy cuda dbn decoding engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm startup tables "
     "training-step"
 ).split()
 

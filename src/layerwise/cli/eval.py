@@ -17,6 +17,7 @@ def eval_(
     data: str | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
     engine: EngineOption = "torch",
+    tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
 ) -> int:
@@ -30,13 +31,18 @@ def eval_(
         other data than the run was trained on
     split
         which part: test (the default), val, train, or all (the default with --data)
+    tta
+        flip: the mean of the answers to each picture and its mirror image
     """
     take_imports(imports)
     from layerwise.evaluate import measure
 
-    found = measure(run, data=data, split=split, engine=engine)
+    found = measure(run, data=data, split=split, tta=tta, engine=engine)
     if json:
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), engine=found.engine, **found.details)
+        looks = {} if tta == "none" else {"tta": tta}
+        put_json(
+            run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), engine=found.engine, **found.details, **looks
+        )
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)

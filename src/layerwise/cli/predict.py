@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ def predict_(
     *inputs: Inputs,
     out: Path | None = None,
     engine: EngineOption = "torch",
+    tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
 ) -> int:
@@ -37,6 +38,8 @@ def predict_(
         picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
         write the answers to this CSV file instead
+    tta
+        flip: the mean of the answers to each picture and its mirror image
     """
     if not inputs:
         raise UsageError("there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE")
@@ -46,14 +49,14 @@ def predict_(
     take_imports(imports)
     import msgspec
 
-    from layerwise.predict import Answer, Failure, Predictor, load, named_inputs
+    from layerwise.predict import Answer, Failure, Predictor, load, looking, named_inputs
     from layerwise.runtime import flags
 
     found = load(run)
     flagged = ExitStack()
     flagged.enter_context(flags.applied(flags.answering()))
     runner = found.engine(engine)
-    answers = Predictor(runner, found.task).stream(named_inputs(inputs, found.task))
+    answers = Predictor(looking(runner, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
@@ -80,7 +83,8 @@ def predict_(
         if out:
             target.close()
     if json:
-        put_json(predictions=kept, engine=runner.told(), failed=[{"input": f.input, "error": f.error} for f in failed])
+        looks = {} if tta == "none" else {"tta": tta}
+        put_json(predictions=kept, engine=runner.told(), failed=[{"input": f.input, "error": f.error} for f in failed], **looks)
     else:
         for failure in failed:
             print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)

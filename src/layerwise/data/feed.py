@@ -35,9 +35,9 @@ class Feed:
     timeout: float
     kept: list[tuple[Source, Collate, Batch]] = field(default_factory=list)
 
-    def training(self, source: Source, collate: Collate, *, batch: int, seed: int, stage: int) -> Batches:
-        """Return the shuffled batches of a stage (its number)."""
-        return self._batches(source, collate, Order(len(source), batch, seed, stage, self.world))
+    def training(self, source: Source, collate: Collate, *, batch: int, seed: int, stage: int, paired: bool = False) -> Batches:
+        """Return the shuffled batches of a stage (its number); ``paired``: pairs of neighbours stay with one rank."""
+        return self._batches(source, collate, Order(len(source), batch, seed, stage, self.world, paired))
 
     def evaluation(self, source: Source, collate: Collate) -> Batches:
         """Return the batches of a part in the source's order."""

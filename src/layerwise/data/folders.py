@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,7 @@ class PictureSource:
     """Pictures of a place, decoded when asked for.
 
     ``targets`` are labels or numbers (N,); ``digest`` covers names and contents; ``weights`` (N,): how much each counts in training.
+    ``sides`` (N,) are their shorter sides; ``size`` (H, W) is what they are brought to while decoding, None: as they are.
     """
 
     schema: Schema
@@ -118,13 +119,15 @@ class PictureSource:
     targets: Array
     digest: str
     weights: Array | None = None
+    sides: Array | None = None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
         name = self.names[index]
-        pixels = images.decode(self.place.read(name), self.schema.shape[2], name=self.name_of(index))
+        pixels = images.decode(self.place.read(name), self.schema.shape[2], name=self.name_of(index), size=self.size)
         return Example(pixels, self.targets[index].item())
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
@@ -210,7 +213,13 @@ def _source(
     for name, _ in pairs:
         digest.update(os.fsencode(name) + b"\0" + checks[name].digest)
     labels = np.array([label for _, label in pairs], dtype=np.int64)
-    return PictureSource(schema, place, tuple(name for name, _ in pairs), labels, digest.hexdigest())
+    names = tuple(name for name, _ in pairs)
+    return PictureSource(schema, place, names, labels, digest.hexdigest(), sides=sides_of(names, checks))
+
+
+def sides_of(names: Sequence[str], checks: Mapping[str, Checked]) -> Array:
+    """Return the shorter sides of pictures, (N,)."""
+    return np.array([min(checks[name].shape[:2]) for name in names], dtype=np.int64)
 
 
 def arrange(names: Sequence[str], origin: str) -> tuple[Layout, list[str]]:

@@ -11,6 +11,9 @@ Shape letters: ``H W`` pixels, ``C`` channels (1 grey, 3 RGB). Everything become
   RGB repeats.
 
 Sizes are checked in the header, before anything is decoded (F02). No global state of Pillow is read or set.
+
+A picture that is wanted smaller is brought to that size here (`sizing.fitted`), and of a JPEG only as much detail is decoded as that
+takes: the codec leaves out the higher frequencies of each 8×8 block and gives ½, ¼ or ⅛ of its sides (Pillow's draft mode).
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ TURNS = {
 Pixels = NDArray[np.uint8]
 
 
-def decode(raw: object, channels: int, *, name: str = "") -> Pixels:
+def decode(raw: object, channels: int, *, name: str = "", size: tuple[int, int] | None = None) -> Pixels:
     """Return a picture as uint8 pixels (H, W, channels).
 
     Args:
@@ -52,6 +55,7 @@ def decode(raw: object, channels: int, *, name: str = "") -> Pixels:
             (RGBA).
         channels: 1 for grey, 3 for RGB.
         name: what messages call the picture, where ``raw`` is not a path.
+        size: (height, width) to which it is brought, keeping its proportions and cropping the centre; None leaves its own.
 
     Raises:
         DataError: for what is no picture, is damaged, too large, or of a kind not converted; names the file.
@@ -63,9 +67,32 @@ def decode(raw: object, channels: int, *, name: str = "") -> Pixels:
         )
     called = _called(raw, name)
     if isinstance(raw, np.ndarray):
-        return _from_array(raw, channels, called)
+        return _sized(_from_array(raw, channels, called), size)
     with _opened(raw, called) as picture, _explained(called):
-        return _pixels(_upright(picture), channels, called)
+        if size is not None:
+            _draft(picture, size)
+        return _sized(_pixels(_upright(picture), channels, called), size)
+
+
+def _sized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """Bring pixels to a size, if there is one."""
+    if size is None:
+        return pixels
+    from layerwise.data.sizing import fit  # torch, for those that resize only
+
+    return fit(pixels, size)
+
+
+def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Let the codec leave out detail that a picture of this size does not show, if it can."""
+    from layerwise.data.sizing import least
+
+    if picture.format not in ("JPEG", "MPO"):
+        return
+    width, height = picture.size
+    lying = _orientation(picture) >= 5  # the file's rows are the picture's columns
+    rows, columns = least(height, width, size[::-1] if lying else size)
+    picture.draft(None, (columns, rows))
 
 
 def inspect(raw: object, *, name: str = "") -> tuple[int, int, int]:
@@ -75,11 +102,21 @@ def inspect(raw: object, *, name: str = "") -> tuple[int, int, int]:
     """
     called = _called(raw, name)
     with _opened(raw, called) as picture, _explained(called):
+        width, height = picture.size
+        if picture.format in ("JPEG", "MPO"):
+            picture.draft(None, (1, 1))  # reads every byte all the same, and is done sooner
+            picture.load()
+            lying = _orientation(picture) >= 5
+            return (width, height, _channels(picture)) if lying else (height, width, _channels(picture))
         upright = _upright(picture)
-        channels = 1 if upright.mode in GREY else 3
         if upright.mode in ("I", "F"):  # the kinds whose values decide whether they can be converted
-            _pixels(upright, channels, called)
-        return upright.height, upright.width, channels
+            _pixels(upright, _channels(upright), called)
+        return upright.height, upright.width, _channels(upright)
+
+
+def _channels(picture: Image.Image) -> int:
+    """Return 1 for grey pictures, 3 for others."""
+    return 1 if picture.mode in GREY else 3
 
 
 def probe(raw: object, *, name: str = "") -> tuple[int, int, int]:
@@ -94,7 +131,7 @@ def probe(raw: object, *, name: str = "") -> tuple[int, int, int]:
         late = picture.format == "PNG" and "exif" not in picture.info  # PNG may carry EXIF behind its pixels
         if picture.format != "TIFF" and not late and _orientation(picture) >= 5:
             width, height = height, width
-        return height, width, 1 if picture.mode in GREY else 3
+        return height, width, _channels(picture)
 
 
 def shown(name: str) -> str:

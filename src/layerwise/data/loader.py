@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,15 +28,28 @@ SHARED = Path("/dev/shm")
 Collate = Callable[[Examples], "Batch"]
 
 
+class Mix(NamedTuple):
+    """What was mixed into the examples of a batch: ``share`` (N,) that remains of their own, ``targets`` and ``weights`` of the others."""
+
+    share: Tensor
+    targets: Tensor | None
+    weights: Tensor | None
+
+    def at(self, index: Tensor | slice) -> Mix:
+        """Return what belongs to these positions."""
+        return Mix(*(None if tensor is None else tensor[index] for tensor in self))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their source,
-    ``weights`` (N,) how much each counts in training, or None: all the same."""
+    ``weights`` (N,) how much each counts in training, or None: all the same. ``mix``: what else is in the inputs (MixUp, CutMix)."""
 
     inputs: Tensor
     targets: Tensor | None
     ids: Tensor
     weights: Tensor | None = None
+    mix: Mix | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +68,8 @@ class Batch:
         """Return the examples of these positions (an index tensor on the batch's device)."""
         targets = None if self.targets is None else self.targets.index_select(0, index)
         weights = None if self.weights is None else self.weights.index_select(0, index)
-        return Batch(gathered(self.inputs, index), targets, self.ids[index.to(self.ids.device)], weights)
+        mix = None if self.mix is None else self.mix.at(index)
+        return Batch(gathered(self.inputs, index), targets, self.ids[index.to(self.ids.device)], weights, mix)
 
     def chunks(self, count: int) -> list[Batch]:
         """Return up to ``count`` nearly equal consecutive parts."""
@@ -65,7 +79,7 @@ class Batch:
     def span(self, part: slice) -> Batch:
         """Return consecutive examples, as views."""
         targets, weights = (None if tensor is None else tensor[part] for tensor in (self.targets, self.weights))
-        return Batch(self.inputs[part], targets, self.ids[part], weights)
+        return Batch(self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.at(part))
 
 
 def weights_of(examples: Examples) -> Tensor | None:
@@ -95,7 +109,8 @@ class Batches(Protocol):
 class Order:
     """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
 
-    Each global batch of ``batch`` examples is cut into one contiguous share per rank. Unshuffled without a ``seed``.
+    Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of neighbours only.
+    Unshuffled without a ``seed``.
     """
 
     examples: int
@@ -103,6 +118,7 @@ class Order:
     seed: int | None = None
     stage: int = 0
     world: World = World()
+    paired: bool = False
 
     @property
     def per_epoch(self) -> int:
@@ -120,7 +136,14 @@ class Order:
         order = self.indices(epoch)
         for begin in range(start * self.batch, self.examples, self.batch):
             whole = order[begin : begin + self.batch]
-            yield whole[self.world.share(len(whole))]
+            yield whole[self.share(len(whole))]
+
+    def share(self, count: int) -> slice:
+        """Return this rank's part of a global batch of ``count`` examples."""
+        if not self.paired:
+            return self.world.share(count)
+        pairs = self.world.share(-(-count // 2))
+        return slice(2 * pairs.start, min(2 * pairs.stop, count))
 
 
 def gathered(tensor: Tensor, index: Tensor) -> Tensor:

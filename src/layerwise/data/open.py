@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,8 +33,9 @@ LATER = {
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is read, and how.
 
-    ``source``: a named data set or a path. Picture files: ``on_bad`` stop or skip. Classes: ``positive`` sets one class against
-    the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns, ``encoding`` of text,
+    ``source``: a named data set or a path. Picture files: ``on_bad`` stop or skip; ``cache`` auto, off or a folder: where decoded pictures
+    are kept that do not fit in memory, at most ``cache_gib`` GiB of them in all (`picture_cache`). Classes: ``positive`` sets one class
+    against the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns, ``encoding`` of text,
     ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of dates, and columns with a purpose
     of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names pictures
     (`picture_tables`).
@@ -55,11 +56,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time: str = ""
     weight: str = ""
     image: str = ""
+    cache: str = "auto"
+    cache_gib: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 10.0
 
 
 TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates", "id", "group", "time", "weight")
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
-FILES = ("on_bad",)
+FILES = ("on_bad", "cache", "cache_gib")
 NAMING = ("image",)  # tables of pictures
 NOT_NAMING = ("categories", "dates", "id")
 

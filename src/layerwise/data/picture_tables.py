@@ -148,7 +148,8 @@ def _source(
         digest.update(os.fsencode(name) + b"\0" + checks[name].digest)
     weights = tables.weights_of(table.cells, reading)
     schema = Schema("image", shape, table.kind, table.classes, target_name=table.target)
-    return PictureSource(schema, place, names, table.targets[keep], digest.hexdigest(), None if weights is None else weights[keep])
+    return PictureSource(schema, place, names, table.targets[keep], digest.hexdigest(), None if weights is None else weights[keep],
+                         folders.sides_of(names, checks))  # fmt: skip
 
 
 def _bad(place: FolderPlace, bad: dict[str, DataError], count: int, on_bad: OnBad) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -319,6 +319,34 @@ def subset(source: Source, indices: Array) -> Source:
         weights = None if source.weights is None else source.weights[at]
         return replace(source, inputs=source.inputs[at], targets=targets, rows=rows, weights=weights)
     return Subset(source, at)
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A source of pictures that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if known."""
+
+    sides: Array | None
+    size: tuple[int, int] | None
+
+
+def sized(source: Source, size: tuple[int, int]) -> Source:
+    """Return a source whose pictures come in this size (H, W), if it decodes them; others are returned as they are."""
+    if isinstance(source, Subset | Relabelled):
+        base = sized(source.base, size)
+        return source if base is source.base else replace(source, base=base)
+    if not isinstance(source, Resizable) or source.size == size:
+        return source
+    return cast(Source, replace(cast(Any, source), size=size))
+
+
+def shorter_sides(source: Source) -> Array | None:
+    """Return the shorter sides of a source's pictures (N,), if it knows them without decoding."""
+    if isinstance(source, Subset):
+        base = shorter_sides(source.base)
+        return None if base is None else base[source.indices]
+    if isinstance(source, Relabelled):
+        return shorter_sides(source.base)
+    return source.sides if isinstance(source, Resizable) else None
 
 
 def labels(source: Source) -> Array | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 from layerwise.data import splits as splits_
-from layerwise.data.loader import Batch
+from layerwise.data.loader import Batch, Mix, Order
 from layerwise.data.source import SPLITS, Source, fetch
 from layerwise.errors import UsageError, unknown
 from layerwise.figures.pictures import sheet
-from layerwise.functional.augmentation import AugmentOptions, changes
+from layerwise.functional import trivial_augment
+from layerwise.functional.augmentation import ERASE, LEVEL, POLICY, SIGN, AugmentOptions, boxes, changes
 from layerwise.inspect.base import Target, View, needs_run, save, table, trained
 from layerwise.tasks.augmentation import Augmentation
 from layerwise.tasks.base import Task
@@ -25,10 +28,12 @@ NAMES = {
     "angle": ("rotated by", "旋转"), "factor": ("scaled by", "缩放"), "right": ("shifted right", "右移"), "down": ("shifted down", "下移"),
     "mirrored": ("mirrored", "左右翻转"), "upside_down": ("upside down", "上下翻转"), "brightness": ("brightness", "亮度"),
     "contrast": ("contrast", "对比度"), "saturation": ("saturation", "饱和度"), "hue": ("hue", "色调"),
+    "area": ("part of the area", "所取面积"), "operation": ("operation", "操作"), "erased": ("erased", "擦除"),
+    "with": ("mixed with", "混入"), "share": ("own share", "自身占比"),
 }  # fmt: skip
 OF = {
     "rotate": ("angle",), "scale": ("factor",), "crop": ("right", "down"), "brightness": ("brightness",), "contrast": ("contrast",),
-    "saturation": ("saturation",), "hue": ("hue",),
+    "saturation": ("saturation",), "hue": ("hue",), "cuts": ("area",), "erase": ("erased",), "mixes": ("with", "share"),
 }  # fmt: skip
 FLIPS = {"none": (), "horizontal": ("mirrored",), "vertical": ("upside_down",), "both": ("mirrored", "upside_down")}
 
@@ -42,11 +47,16 @@ def view(target: Target, *, out: Path | None) -> View:
     Raises `UsageError` for a bare card, and for a run without augmentation.
     """
     _, task, _ = trained(target, "augmentations")
-    change, source = of_run(target, task)
+    change, source, order = of_run(target, task)
     count = min(target.examples or COUNT, len(source))
     batch = task.collate(fetch(source, np.linspace(0, len(source) - 1, count).astype(np.int64)))
-    seen = [change(batch, epoch) for epoch in range(EPOCHS)]
-    listed = [parameters(change, batch, epoch) for epoch in range(EPOCHS)]
+    pairs = [neighbours(order, batch.ids, epoch) if change.options.mixes else batch.ids for epoch in range(EPOCHS)]
+    paired = [task.collate(fetch(source, _interleaved(batch.ids, pair).numpy())) for pair in pairs]
+    seen = [change(both, epoch).span(slice(0, None, 2)) for epoch, both in enumerate(paired)]
+    listed = [
+        parameters(change, batch, epoch, mix=one.mix, partners=[source.name_of(int(i)) for i in pairs[epoch]])
+        for epoch, one in enumerate(seen)
+    ]
     names = [source.name_of(int(i)) for i in batch.ids]
     data = {
         "split": target.split or "train", "stage": change.stage, "options": msgspec.to_builtins(change.options),
@@ -63,8 +73,23 @@ def view(target: Target, *, out: Path | None) -> View:
     return View("augmentations", data, _written(target, data), figures)
 
 
-def of_run(target: Target, task: Task) -> tuple[Augmentation, Source]:
-    """Return a run's augmentation, of its first stage that has one, and the pictures it is shown on."""
+def neighbours(order: Order, ids: Tensor, epoch: int) -> Tensor:
+    """Return with whom examples are mixed in an epoch, (N,): their neighbours in its batches."""
+    index = order.indices(epoch)
+    places = torch.argsort(index)[ids]
+    begin = places - places % order.batch
+    size = (order.examples - begin).clamp_max(order.batch)  # of the batch it lies in
+    other = (places - begin) ^ 1
+    return index[torch.where(other < size, begin + other, places)]
+
+
+def _interleaved(a: Tensor, b: Tensor) -> Tensor:
+    """Return a₀ b₀ a₁ b₁ …"""
+    return torch.stack([a, b], 1).flatten()
+
+
+def of_run(target: Target, task: Task) -> tuple[Augmentation, Source, Order]:
+    """Return a run's augmentation, of its first stage that has one, the pictures it is shown on, and their order in training."""
     if target.recipe is None or target.splits is None:
         raise needs_run("augmentations", target.card)
     number = next((n for n, stage in enumerate(target.recipe.stages) if stage.augment), None)
@@ -79,21 +104,30 @@ def of_run(target: Target, task: Task) -> tuple[Augmentation, Source]:
     source = task.adopt(target.splits.part(target.split or "train"))
     if target.split in ("", "train"):
         source = splits_.take(source, stage.examples, seed)
-    return Augmentation(task.inputs, msgspec.convert(stage.augment, AugmentOptions), seed, number), source
+    change = Augmentation(task.inputs, msgspec.convert(stage.augment, AugmentOptions), seed, number)
+    return change, source, Order(len(source), stage.batch, seed, number)
 
 
-def parameters(change: Augmentation, batch: Batch, epoch: int) -> list[dict[str, Any]]:
+def parameters(change: Augmentation, batch: Batch, epoch: int, *, mix: Mix | None, partners: Sequence[str]) -> list[dict[str, Any]]:
     """Return what happens to each picture of a batch in an epoch, by name: only what the options allow."""
     o = change.options
-    found = changes(change.draws(batch, epoch), o)
-    columns = {
+    u = change.draws(batch, epoch)
+    found, size = changes(u, o), (batch.inputs.shape[2], batch.inputs.shape[3])
+    policy = trivial_augment.chosen(u[:, [POLICY, LEVEL, SIGN]]).operation
+    columns: dict[str, Sequence[str] | Tensor] = {
+        "area": boxes(u, o, size)[:, 2:].prod(1).double() / (size[0] * size[1]),
         "angle": found.angle, "factor": found.factor, "right": found.shift[:, 0].long(), "down": found.shift[:, 1].long(),
         "mirrored": found.mirrored[:, 0], "upside_down": found.mirrored[:, 1], "brightness": found.brightness,
         "contrast": found.contrast, "saturation": found.saturation, "hue": found.hue,
+        "operation": [trivial_augment.OPERATIONS[int(n)] for n in policy], "erased": u[:, ERASE] < o.erase,
+        "with": partners, "share": torch.ones(len(u)) if mix is None else mix.share,
     }  # fmt: skip
     kept = [name for key, names in OF.items() if getattr(o, key) for name in names] + [*FLIPS[o.flip]]
+    kept += ["operation"] * (o.policy != "none")
 
-    def plain(value: torch.Tensor) -> float | int | bool:
+    def plain(value: str | Tensor) -> str | float | int | bool:
+        if isinstance(value, str):
+            return value
         return round(float(value), 4) if value.is_floating_point() else value.item()
 
     return [{name: plain(columns[name][at]) for name in columns if name in kept} for at in range(len(batch))]
@@ -112,9 +146,13 @@ def _written(target: Target, data: dict[str, Any]) -> str:
     header = [target.say("epoch", "轮"), *(target.say(*NAMES[key]) for key in keys)]
     yes, no = target.say("yes", "是"), target.say("no", "否")
 
-    def cell(key: str, value: float | int | bool) -> str:
+    def cell(key: str, value: str | float | int | bool) -> str:
+        if isinstance(value, str):
+            return Path(value).name
         if isinstance(value, bool):
             return yes if value else no
+        if key in ("area", "share"):
+            return f"{value:.0%}"
         if isinstance(value, int):
             return f"{value:+d} px"
         return f"{value:+.1f}°" if key == "angle" else f"{value:+.3f}" if key == "hue" else f"× {value:.3f}"

@@ -19,7 +19,7 @@ from layerwise.rules import registry as rules
 from layerwise.rules.base import Context, Rule
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
-from layerwise.tasks.augmentation import augmented
+from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
 
 
@@ -60,6 +60,7 @@ def batches_of(plan: Plan, number: int, *, world: World) -> Batches:
     """Return a stage's training batches, those of its run, read as they are asked for: for a few steps, not for epochs."""
     stage, task, options = plan.recipe.stages[number], plan.stage_tasks[number], plan.recipe.train
     source = plan.training(stage)
-    order = Order(len(source), stage.batch, options.seed, number, world)
-    streamed = StreamedBatches(source, task.collate, order, world.device, flags.dtype(options.precision), workers=0)
-    return augmented(streamed, task.inputs, stage.augment, seed=options.seed, stage=number)
+    order = Order(len(source), stage.batch, options.seed, number, world, paired(stage.augment))
+    dtype = flags.dtype(options.precision)
+    streamed = StreamedBatches(source, collating(task, stage.augment), order, world.device, dtype, workers=0)
+    return augmented(streamed, task.inputs, stage.augment, seed=options.seed, stage=number, dtype=dtype)

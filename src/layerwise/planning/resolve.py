@@ -190,7 +190,7 @@ def _resolved(
                 f"stage '{stage.name}' keeps its last weights, so no epoch is better than another and patience waits for nothing",
                 expected="stage.patience = 0 where monitor is last", received=f"patience {stage.patience}",
             )  # fmt: skip
-        changes = augmentation.resolved(stage.augment, stage_task.inputs, f"stage '{stage.name}'")
+        changes = augmentation.resolved(stage.augment, stage_task.inputs, f"stage '{stage.name}'", rule=str(rule["name"]))
         stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)
     made = Recipe(

@@ -2,6 +2,9 @@
 
 So the batch it lies in, the number of workers and ranks, a resume and the loading path change nothing. Batches are changed where
 they are used, on the device, after both loading paths; what is evaluated, predicted and exported never is.
+
+Mixing takes a second picture: the neighbour in the epoch's shuffled order, so the pair is a function of (seed, stage, epoch, position),
+and its shares of (seed, stage, epoch, id). Ranks cut a global batch between pairs.
 """
 
 from __future__ import annotations
@@ -15,33 +18,70 @@ import torch
 from torch import Tensor
 
 from layerwise import recipe
-from layerwise.data.loader import Batch, Batches
+from layerwise.data.loader import Batch, Batches, Collate, Mix
 from layerwise.errors import UsageError
-from layerwise.functional.augmentation import DRAWS, AugmentOptions, augment
+from layerwise.functional import mixing
+from layerwise.functional.augmentation import BOX_X, BOX_Y, DRAWS, FIRST, KIND, MIXED, SHARE, AugmentOptions, augment
 from layerwise.runtime import draws
+from layerwise.tasks.base import Task
 from layerwise.tasks.inputs import ImageInputs, Inputs
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes a stage's training pictures. ``seed`` is the run's."""
+    """Changes a stage's training pictures. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for pictures that come as
+    bytes; ``plain``: pictures come as `collating` leaves them, in bytes or in [0, 1]."""
 
     inputs: ImageInputs
     options: AugmentOptions
     seed: int
     stage: int = 0
+    dtype: torch.dtype = torch.float32
+    plain: bool = False
 
     def draws(self, batch: Batch, epoch: int) -> Tensor:
-        """Return the draws of a batch's examples in an epoch, (N, 10) in [0, 1), where and in the type that the pictures are."""
-        found = draws.uniform(batch.ids, DRAWS, draws.key(self.seed, "augment", self.stage), epoch)
-        return found.to(batch.inputs.device, batch.inputs.dtype, non_blocking=True)
+        """Return the draws of a batch's examples in an epoch, (N, 28) float64 in [0, 1)."""
+        return torch.cat(
+            [
+                draws.uniform(batch.ids, count, draws.key(self.seed, name, self.stage), epoch)
+                for name, count in (("augment", FIRST), ("augment-more", DRAWS - FIRST))
+            ],
+            1,
+        )
 
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch with its pictures changed as this epoch has it, in the same layout in memory."""
-        x = self.inputs.scaled(augment(self.inputs.raw(batch.inputs), self.draws(batch, epoch), self.options))
+        u = self.draws(batch, epoch)
+        given = batch.inputs.dtype
+        x = batch.inputs.clone() if self.plain and given != torch.uint8 else batch.inputs
+        x = augment(
+            x if self.plain else self.inputs.raw(x), u.to(x.device, self.dtype if given == torch.uint8 else given), self.options
+        )
+        x = self.inputs.scaled(x)
         last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)
-        return replace(batch, inputs=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
+        changed = replace(batch, inputs=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
+        return self.mixed(changed, u) if self.options.mixes and len(batch) else changed
+
+    def shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what draws u (N, 28) leave of each picture, λ (N,) float64, 1 for those not mixed, and which are cut (CutMix), (N,)."""
+        o = self.options
+        half = 0.5 if o.mixup and o.cutmix else float(bool(o.cutmix))
+        cuts = u[:, KIND] < half
+        share = torch.ones(len(u), dtype=torch.float64)
+        for alpha, chosen in ((o.mixup, ~cuts), (o.cutmix, cuts)):
+            if alpha:
+                share = torch.where(chosen & (u[:, MIXED] < o.mix), mixing.shares(u[:, SHARE], alpha), share)
+        return share, cuts
+
+    def mixed(self, batch: Batch, u: Tensor) -> Batch:
+        """Return a batch of neighbours mixed two by two, by draws u (N, 28)."""
+        share, cuts = self.shares(u)
+        box = mixing.pasted(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
+        x, kept = mixing.mixed(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
+        other = mixing.partners(len(batch)).to(batch.inputs.device)
+        targets, weights = (None if tensor is None else tensor[other] for tensor in (batch.targets, batch.weights))
+        return replace(batch, inputs=x, mix=Mix(kept, targets, weights))
 
 
 @dataclass(frozen=True)
@@ -67,18 +107,35 @@ class Augmented:
             yield self.change(batch, epoch)
 
 
-def augmented(batches: Batches, inputs: Inputs, table: Mapping[str, Any], *, seed: int, stage: int) -> Batches:
-    """Return a stage's batches, augmented if its table (resolved) says so."""
+def collating(task: Task, table: Mapping[str, Any]) -> Collate:
+    """Return how a stage's training examples are gathered: pictures that are to be changed stay bytes until then."""
+    if not table:
+        return task.collate
+    assert isinstance(task.inputs, ImageInputs)
+    return replace(task, inputs=replace(task.inputs, plain=True)).collate
+
+
+def paired(table: Mapping[str, Any]) -> bool:
+    """Whether a stage's table (resolved) mixes pictures."""
+    return bool(table) and msgspec.convert(dict(table), AugmentOptions).mixes
+
+
+def augmented(
+    batches: Batches, inputs: Inputs, table: Mapping[str, Any], *, seed: int, stage: int, dtype: torch.dtype = torch.float32
+) -> Batches:
+    """Return a stage's batches, gathered as `collating` says, augmented if its table (resolved) says so."""
     if not table:
         return batches
     assert isinstance(inputs, ImageInputs)
-    return Augmented(batches, Augmentation(inputs, msgspec.convert(dict(table), AugmentOptions), seed, stage))
+    options = msgspec.convert(dict(table), AugmentOptions)
+    return Augmented(batches, Augmentation(inputs, options, seed, stage, dtype, plain=True))
 
 
-def resolved(table: Mapping[str, Any], inputs: Inputs, where: str) -> dict[str, Any]:
+def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str = "backprop") -> dict[str, Any]:
     """Return a stage's ``augment`` table with every option spelled out, or the empty one.
 
-    Raises `UsageError` for unknown keys and values out of range, for inputs that are no pictures, and for colours of grey ones.
+    Raises `UsageError` for unknown keys and values out of range, for inputs that are no pictures, for colours of grey ones, and for mixed
+    pictures where another rule than backprop learns.
     """
     if not table:
         return {}
@@ -92,5 +149,17 @@ def resolved(table: Mapping[str, Any], inputs: Inputs, where: str) -> dict[str, 
         raise UsageError(
             f"{where} cannot change the saturation or hue of these pictures", expected="three channels: red, green, blue",
             received=f"{inputs.channels} channel(s)", do="leave augment.saturation and augment.hue out; brightness and contrast work",
+        )  # fmt: skip
+    for key in ("area", "aspect", "erase_area", "erase_aspect"):
+        low, high = getattr(options, key)
+        if low > high:
+            raise UsageError(
+                f"augment.{key} of {where} ends before it begins", expected="the smaller number first", received=f"{[low, high]}",
+                do=f"--set 'augment.{key}=[{high:g}, {low:g}]'",
+            )  # fmt: skip
+    if options.mixes and rule != "backprop":
+        raise UsageError(
+            f"{where} cannot mix pictures: the rule {rule} learns one class from each", expected="the rule backprop",
+            received="augment.mixup or augment.cutmix above 0", do="leave augment.mixup and augment.cutmix out",
         )  # fmt: skip
     return dict(msgspec.to_builtins(options))

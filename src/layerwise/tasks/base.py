@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import msgspec
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
 from layerwise.data.source import Examples, Source
+from layerwise.errors import UsageError
 from layerwise.tasks.inputs import Inputs
 
 Json = dict[str, Any]
@@ -63,6 +64,25 @@ class Export(NamedTuple):
 
     module: Answering
     outputs: tuple[Output, Output]
+
+
+def summed(losses: Callable[[Tensor, Batch], Tensor], outputs: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    """Return the sum of a batch's losses, by ``losses(outputs, batch)`` (N, …) and weights, and the weight it covers.
+
+    Of mixed examples it is the convex combination λ·ℓ(z, y) + (1−λ)·ℓ(z, y′), each term with its own example's weight.
+    """
+    mix = batch.mix
+    if mix is None or mix.targets is None:
+        return weighted(losses(outputs, batch), batch)
+    other = replace(batch, targets=mix.targets, weights=mix.weights, mix=None)
+    rest = 1 - mix.share
+    if batch.weights is None or mix.weights is None:
+        own, others = (replace(part, weights=share) for part, share in ((batch, mix.share), (other, rest)))
+    else:
+        own = replace(batch, weights=batch.weights * mix.share)
+        others = replace(other, weights=mix.weights * rest)
+    (mine, covered), (theirs, more) = (weighted(losses(outputs, part), part) for part in (own, others))
+    return mine + theirs, float(len(batch)) if batch.weights is None else covered + more
 
 
 class Meter(Protocol):
@@ -164,6 +184,13 @@ class Task(ABC):
     @abstractmethod
     def meter(self) -> Meter:
         """Return a fresh meter of this task's metrics, light enough for every epoch."""
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the outputs (N, …) that stand for the mean answer of several looks at the same examples.
+
+        Raises `UsageError` where answers have no mean.
+        """
+        raise UsageError(f"the answers of a {self.name} have no mean", do="leave --tta out")
 
     def assessment(self) -> Assessment:
         """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its meter says so here."""

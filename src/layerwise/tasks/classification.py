@@ -16,7 +16,7 @@ from layerwise.data.source import Array, Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.tasks import encoding
 from layerwise.tasks.assessment import ClassAssessment
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, weighted
+from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
 
 UNEVEN = 2  # times the rarest class's examples; from there on the commonest is spoken of
@@ -204,13 +204,17 @@ class Classification(Task):
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all the same."""
         outputs = model(batch.inputs)
-        total, weight = weighted(self.losses(outputs, batch), batch)
+        total, weight = summed(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss.kind: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's loss, (N,), as it is trained on."""
         assert batch.targets is not None
         return self.loss.by_example(outputs, batch.targets)
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return outputs whose probabilities are the mean."""
+        return self.loss.averaged(outputs)
 
     def meter(self) -> ClassMeter:
         """Return a meter of accuracy, loss and confusion."""

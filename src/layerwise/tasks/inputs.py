@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from layerwise.data.images import decode
-from layerwise.data.source import Array, Source, fetch
+from layerwise.data.sizing import fit, fitted
+from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
 from layerwise.errors import DataError
+from layerwise.runtime.machine import cores
 from layerwise.tasks.coders import Scale
 
+PIECE = 128  # of them at a time
 SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
 LARGEST = 224  # side to which pictures of mixed sizes are brought unless task.size says otherwise
 
@@ -72,32 +75,29 @@ class ImageInputs(Inputs):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    plain: bool = False  # `tensor` leaves pictures unscaled: bytes where they have the size, else in [0, 1]
 
     @classmethod
     def fit(cls, source: Source, *, size: int, scale: Scale) -> Self:
         """Take size, channels and, for ``standard``, each channel's statistics from the training part."""
-        height, width, channels = source.schema.shape
-        sampled = fetch(source, np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(np.int64)).inputs
-        if size:
-            side = (size, size)
-        elif height and width:
-            side = (height, width)
-        else:
-            median = int(np.median([min(a.shape[:2]) for a in sampled]))
-            side = (min(median, LARGEST),) * 2
-        plain = cls(side, channels, (0.0,) * channels, (1.0,) * channels)
+        channels = source.schema.shape[2]
+        plain = cls(_side(source, size), channels, (0.0,) * channels, (1.0,) * channels)
         if scale != "standard":
             return plain
+        shown = plain.adopt(source)
         total, square, pixels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
-        for start in range(0, len(sampled), 512):
-            part = plain.tensor(sampled[start : start + 512]).double()
-            total += part.sum((0, 2, 3))
-            square += part.square().sum((0, 2, 3))
-            pixels += part.shape[0] * part.shape[2] * part.shape[3]
+
+        def sums(at: Array) -> tuple[Tensor, Tensor, int]:
+            part = plain.tensor(fetch(shown, at).inputs).double()
+            return part.sum((0, 2, 3)), part.square().sum((0, 2, 3)), part.shape[0] * part.shape[2] * part.shape[3]
+
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
+            for more, squares, count in pool.map(sums, np.array_split(_sampled(source), -(-min(len(source), SAMPLE) // PIECE))):
+                total, square, pixels = total + more, square + squares, pixels + count
         mean = total / pixels
         std = (square / pixels - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6, std, torch.ones_like(std))
-        return cls(side, channels, tuple(mean.tolist()), tuple(std.tolist()))
+        return cls(plain.size, channels, tuple(mean.tolist()), tuple(std.tolist()))
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
@@ -119,7 +119,7 @@ class ImageInputs(Inputs):
         return {"channels": self.channels, "size": self.size, "features": self.channels * self.size[0] * self.size[1]}
 
     def adopt(self, source: Source) -> Source:
-        """Return the source. Raises `DataError` unless it holds pictures of as many channels."""
+        """Return the source, its pictures in this size if it decodes them. Raises `DataError` unless they have as many channels."""
         schema = source.schema
         if schema.kind != "image" or schema.shape[2] != self.channels:
             raise DataError(
@@ -127,7 +127,7 @@ class ImageInputs(Inputs):
                 expected=f"pictures with {self.channels} channel(s)",
                 received=f"{schema.kind}s of shape {schema.shape}",
             )
-        return source
+        return sized(source, self.size)
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return nothing: any picture can be encoded."""
@@ -136,18 +136,26 @@ class ImageInputs(Inputs):
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
         """Turn pictures (N, H, W, C) uint8, or a list of such, into (N, C, h, w) float32."""
         if isinstance(inputs, list):
-            return torch.cat([self.tensor(picture[None]) for picture in inputs])
-        x = torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2).float().div_(255)  # (N, C, H, W)
-        return self.scaled(fitted(x, self.size)).contiguous()
+            return torch.cat([self.tensor(fit(picture, self.size)[None]) for picture in inputs])
+        x = torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2)  # (N, C, H, W)
+        if self.plain and x.shape[2:] == self.size:
+            return x
+        x = fitted(x.float().div_(255), self.size)
+        return x if self.plain else self.scaled(x).contiguous()
 
     def scaled(self, x: Tensor) -> Tensor:
         """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by channel."""
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return x.sub_(mean).div_(std)
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std))
+        if x.is_contiguous(memory_format=torch.channels_last):  # whole rows at once: three channels are too few for vectors
+            rows = x.permute(0, 2, 3, 1).view(-1, x.shape[3] * x.shape[1])
+            rows.sub_(mean.repeat(x.shape[3])).div_(std.repeat(x.shape[3]))
+            return x
+        return x.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
 
     def encode(self, raw: object) -> Tensor:
         """Turn a path, bytes, PIL picture or uint8 array (H, W[, C]) into (C, h, w)."""
-        return self.tensor(decode(raw, self.channels)[None])[0]
+        size = None if isinstance(raw, np.ndarray) else self.size  # arrays are brought to size as those of a source are
+        return self.tensor(decode(raw, self.channels, size=size)[None])[0]
 
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw pictures of noise, (count, C, h, w), scaled."""
@@ -159,13 +167,19 @@ class ImageInputs(Inputs):
         return (tensor * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
 
-def fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring pictures (N, C, H, W) to ``size``: scale until both sides reach it (bilinear, antialiased), crop the centre."""
-    height, width = x.shape[2:]
-    if (height, width) == size:
-        return x
-    factor = max(size[0] / height, size[1] / width)
-    grown = (max(size[0], round(height * factor)), max(size[1], round(width * factor)))
-    x = F.interpolate(x, grown, mode="bilinear", antialias=True)
-    top, left = (grown[0] - size[0]) // 2, (grown[1] - size[1]) // 2
-    return x[:, :, top : top + size[0], left : left + size[1]].clamp_(0, 1)
+def _sampled(source: Source) -> Array:
+    """Return the numbers of the examples that statistics are taken from."""
+    return np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(np.int64)
+
+
+def _side(source: Source, size: int) -> tuple[int, int]:
+    """Return the size of pictures: the one asked for, their own, or of mixed ones the median of the shorter sides, at most 224."""
+    height, width, _ = source.schema.shape
+    if size:
+        return size, size
+    if height and width:
+        return height, width
+    sides, at = shorter_sides(source), _sampled(source)
+    if sides is None:
+        sides = np.array([min(source[int(i)].input.shape[:2]) for i in range(len(source))])
+    return (min(int(np.median(sides[at])), LARGEST),) * 2

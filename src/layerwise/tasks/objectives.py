@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from layerwise.data.source import Array
@@ -85,6 +87,16 @@ class ClassLoss:
         if self.kind == "binary-cross-entropy" and outputs.shape[1] > 1:
             return outputs.sigmoid()
         return class_logits(outputs).softmax(1)
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return outputs whose `probabilities` are the mean of those of several outputs of one shape, (N, K) or (N, 1).
+
+        log p̄ = logsumexp(log p) − log n, so that they are finite wherever the outputs are; of sigmoids log p̄ − log(1 − p̄).
+        """
+        z = torch.stack([*outputs])
+        if z.shape[2] == 1 or self.kind == "binary-cross-entropy":
+            return F.logsigmoid(z).logsumexp(0) - F.logsigmoid(-z).logsumexp(0)
+        return z.log_softmax(2).logsumexp(0) - math.log(len(z))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON."""

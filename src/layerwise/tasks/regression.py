@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,7 +17,7 @@ from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, weighted
+from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 
 DELTA = 1.0  # deviations of the target
 
@@ -180,7 +180,7 @@ class Regression(Task):
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed error of the model on a batch."""
         outputs = model(batch.inputs)
-        total, weight = weighted(self.losses(outputs, batch), batch)
+        total, weight = summed(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -190,6 +190,10 @@ class Regression(Task):
         if self.loss == "huber":
             return huber(outputs, targets, delta=self.delta)
         return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the mean."""
+        return torch.stack([*outputs]).mean(0)
 
     def meter(self) -> NumberMeter:
         """Return a meter of MAE, RMSE and R²."""

@@ -22,7 +22,7 @@ from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
 from layerwise.runtime import draws
 from layerwise.runtime.distributed import World
-from layerwise.tasks.augmentation import augmented
+from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
@@ -109,9 +109,11 @@ class Session:
         source = self.plan.training(stage)
         part = making.part_of(self.model, stage)
         batches = self.feed.training(
-            source, task.collate, batch=stage.batch, seed=self.options.seed, stage=number
+            source, collating(task, stage.augment), batch=stage.batch, seed=self.options.seed, stage=number, paired=paired(stage.augment)
         )
-        batches = augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number)
+        batches = augmented(
+            batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype
+        )
         refuse_lonely_batch(part, batches, stage, self.world)
         rule = making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
         if resumed is not None:

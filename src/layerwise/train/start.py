@@ -23,6 +23,7 @@ from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import FORMAT, Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
+from layerwise.train import pictures
 from layerwise.train.memory import out_of_memory, ran_out, rescaled
 from layerwise.train.progress import Display
 from layerwise.train.session import Session
@@ -201,9 +202,13 @@ def _session(
         fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in
         ("train", "val")
     )
+    cached = False
+    if streams:
+        made, cached = pictures.kept(made, world=world, display=display)
     set_flags = flags.resolve(
         device=str(world.device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),
-        streams=streams and options.workers >= 0, deterministic=options.deterministic, world=world.size,
+        streams=streams and options.workers >= 0 and not (cached and options.workers == 0), deterministic=options.deterministic,
+        world=world.size,
     )  # fmt: skip
     if found is not None:
         set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # exact only with the same threads and routes

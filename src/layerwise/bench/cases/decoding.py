@@ -1,0 +1,141 @@
+"""Reading a folder of JPEGs for training: decoded, cropped at random, flipped, in batches; beside torchvision's transforms v2."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from layerwise.bench.base import Bound, Case, Row, Spec
+from layerwise.bench.process import Measure
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@contextmanager
+def folder(spec: Spec) -> Iterator[Path]:
+    """Make class folders of JPEGs 640×480: parts of scikit-learn's two photographs, enlarged."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        for label, pixels in zip(("temple", "flower"), load_sample_images().images, strict=True):
+            (Path(name) / label).mkdir()
+            for n in range(spec["pictures"] // 2):
+                left, top, share = rng.uniform(0, 100), rng.uniform(0, 60), rng.uniform(0.6, 0.84)
+                box = (left, top, left + 640 * share, top + 427 * share)
+                picture = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC, box=box)
+                picture.save(Path(name) / label / f"{n:04d}.jpg", quality=spec["quality"])
+        yield Path(name)
+
+
+def timed(batches: Iterable[Any], spec: Spec) -> Measure:
+    """Return pictures a second, from the first batch that comes to the last, so that starting the workers does not count."""
+    began, count = 0.0, 0
+    for number, batch in enumerate(batches):
+        if number == 0:
+            began = time.perf_counter()
+        else:
+            count += len(batch)
+    rate = count / (time.perf_counter() - began)
+    spent = os.times()  # of this process and, now that they are gone, its workers
+    cpu = spent.user + spent.system + spent.children_user + spent.children_system
+    return Measure(rate, {}, {"counted": count, "cpu_seconds_in_all": cpu})
+
+
+def ours(spec: Spec) -> Measure:
+    """Read by the streaming path of a training."""
+    from layerwise.data import open as data_
+    from layerwise.data.loader import Order, StreamedBatches
+    from layerwise.runtime import flags
+    from layerwise.runtime.distributed import World
+    from layerwise.tasks import augmentation
+    from layerwise.tasks.classification import Classification
+
+    with folder(spec) as path:
+        source = data_.open_parts(data_.Options(source=str(path))).parts["train"]
+        task = Classification.prepare(source, Classification.Options(size=spec["size"]))
+        table = augmentation.resolved({"area": spec["area"], "flip": "horizontal"}, task.inputs, "the benchmark")
+        world = World()
+        settings = flags.resolve(
+            device="cpu", precision="fp32", threads=0, workers=spec["workers"], streams=True, deterministic=False, world=1
+        )
+        with flags.applied(settings):
+            order = Order(len(source), spec["batch"], spec["seed"])
+            streamed = StreamedBatches(
+                task.adopt(source), augmentation.collating(task, table), order, world.device, flags.dtype("fp32"), settings.workers
+            )
+            batches = augmentation.augmented(streamed, task.inputs, table, seed=spec["seed"], stage=0)
+            return timed((batch for batch in batches.epoch(0)), spec)
+
+
+def torchvision_v2() -> Any:
+    """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are declared, none is used."""
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision.transforms.v2 as v2
+
+    torchvision_v2.kept = library  # type: ignore[attr-defined]
+    return v2
+
+
+class Opened:
+    """A data set as torchvision's ``ImageFolder`` is one: PIL opens a file, RGB, then the transforms."""
+
+    def __init__(self, path: Path, transform: Any) -> None:
+        self.files = sorted(path.rglob("*.jpg"))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        with self.files[index].open("rb") as stream:
+            picture = Image.open(stream).convert("RGB")
+        return self.transform(picture), int(self.files[index].parent.name == "temple")
+
+
+def theirs(spec: Spec, *, tensors: bool) -> Measure:
+    """Read by ``DataLoader``: PIL, then transforms v2 on PIL's pictures or, as its pages advise, on tensors of bytes."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    v2 = torchvision_v2()
+    steps = [v2.RandomResizedCrop(spec["size"], scale=spec["area"], antialias=True), v2.RandomHorizontalFlip()]
+    steps.insert(0 if tensors else len(steps), v2.ToImage())
+    transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    torch.manual_seed(spec["seed"])
+    with folder(spec) as path:
+        data: Any = Opened(path, transform)
+        return timed((x for x, _ in DataLoader(data, spec["batch"], shuffle=True, num_workers=spec["workers"])), spec)
+
+
+CASE = Case(
+    name="decoding",
+    unit="pictures/s",
+    spec={"pictures": 768, "quality": 90, "batch": 32, "workers": 1, "size": 224, "area": [0.08, 1.0]},
+    sides={
+        "ours": ours,
+        "pil": lambda spec: theirs(spec, tensors=False),
+        "tensors": lambda spec: theirs(spec, tensors=True),
+    },
+    rows=(
+        Row("DataLoader, PIL, torchvision transforms v2", "pil", Bound(1.5)),
+        Row("the same, transforms on tensors of bytes", "tensors", Bound(1.5)),
+    ),
+    quality=(),
+    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader worker each, nothing "
+    "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half size) and crops from that, so "
+    "small crops are softer than the peer's, which crops from all of 640×480; ours crops in the training process, the peers in the worker",
+)

@@ -1,0 +1,240 @@
+"""Decoded pictures kept on disk, memory-mapped, so that later epochs and later runs need not decode them again.
+
+A cache is a folder: ``pixels.npy`` (N, H, W, C) uint8, ``sums.npy`` (N,) the CRC-32 of each picture, and ``index.json``. Its name is a
+hash of what decides the pixels: names and contents of the files, size, channels, and the versions of what decodes. So it never has to
+be told that it is out of date: other files have another name. It is built beside its place and renamed when it is whole; each picture
+is checked when it is read, and one that is damaged is decoded from its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import psutil
+import torch
+
+from layerwise.data.folders import PictureSource
+from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
+from layerwise.runtime.machine import cores
+
+FORMAT = 1
+CHUNK = 256  # pictures decoded between two writes
+SPARE = 0.1  # share of the disk that is left free
+PIXELS, SUMS, INDEX, PART = "pixels.npy", "sums.npy", "index.json", ".part"
+GIB = 1 << 30
+Told = Callable[[int, int], None]  # done, of how many
+
+
+@dataclass(frozen=True)
+class CachedPictures:
+    """Pictures of another source, read from a cache folder."""
+
+    base: PictureSource
+    folder: str
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are."""
+        return self.base.schema
+
+    @property
+    def targets(self) -> Array:
+        """All labels or numbers, (N,)."""
+        return self.base.targets
+
+    @cached_property
+    def _kept(self) -> tuple[Array, Array]:
+        """The pictures, mapped, and their sums."""
+        return np.load(Path(self.folder, PIXELS), mmap_mode="r"), np.load(Path(self.folder, SUMS))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the map out: a worker opens its own."""
+        return {"base": self.base, "folder": self.folder}
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Example:
+        found = self.fetch([index])
+        return Example(np.asarray(found.inputs[0]), self.targets[index].item())
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order, with their weights."""
+        at = np.asarray(indices, dtype=np.int64)
+        pixels, sums = self._kept
+        out = pixels[at]
+        for place, index in enumerate(at):
+            if zlib.crc32(out[place].data) != sums[index]:
+                out[place] = self.base[int(index)].input
+                with suppress(OSError):
+                    Path(self.folder, INDEX).unlink()  # the next run builds it anew
+        weights = None if self.base.weights is None else self.base.weights[at]
+        return Examples(out, self.targets[at], at, weights)
+
+    def name_of(self, index: int) -> str:
+        """Return the file's path."""
+        return self.base.name_of(index)
+
+    def fingerprint(self) -> str:
+        """Return the files' own."""
+        return self.base.fingerprint()
+
+
+def beneath(source: Source) -> PictureSource | None:
+    """Return the files under subsets and other labels, if there are any that are brought to a size."""
+    while isinstance(source, Subset | Relabelled):
+        source = source.base
+    return source if isinstance(source, PictureSource) and source.size is not None else None
+
+
+def served(source: Source, folder: Path) -> Source:
+    """Return the source with its files read from a cache."""
+    if isinstance(source, Subset | Relabelled):
+        return replace(source, base=served(source.base, folder))
+    assert isinstance(source, PictureSource)
+    return CachedPictures(source, str(folder))
+
+
+def name_for(files: PictureSource) -> str:
+    """Return the name of the cache of these files."""
+    size, channels = files.size, files.schema.shape[2]
+    parts = (FORMAT, files.digest, len(files), size, channels, PIL.__version__, torch.__version__)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def bytes_of(files: PictureSource) -> int:
+    """Return how many bytes the pictures take."""
+    assert files.size is not None
+    return len(files) * files.size[0] * files.size[1] * files.schema.shape[2]
+
+
+def place_of(cache: str) -> Path:
+    """Return the folder that holds caches: the one named, or the user's cache folder."""
+    if cache not in ("", "auto"):
+        return Path(cache).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("layerwise")) / "pictures"
+
+
+def whole(folder: Path, files: PictureSource) -> bool:
+    """Whether a folder holds the cache of these files, by its index and its sizes."""
+    assert files.size is not None
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        pixels = np.load(folder / PIXELS, mmap_mode="r")
+        sums = np.load(folder / SUMS)
+    except (OSError, ValueError, EOFError):
+        return False
+    shape = (len(files), *files.size, files.schema.shape[2])
+    return bool(index.get("format") == FORMAT and pixels.shape == shape and pixels.dtype == np.uint8 and sums.shape == shape[:1])
+
+
+def refused(place: Path, files: Sequence[PictureSource], limit: int) -> str:
+    """Return why these files are not cached, the empty text if they may be. ``limit`` bytes is the most all caches take together."""
+    needed = sum(bytes_of(one) for one in files)
+    if needed > limit:
+        return f"they would take {needed / GIB:.1f} GiB, and data.cache_gib allows {limit / GIB:g}"
+    existing = next((folder for folder in (place, *place.parents) if folder.is_dir()), None)
+    if existing is None:
+        return f"there is no folder {place}"
+    disk = shutil.disk_usage(existing)
+    if disk.free - needed < SPARE * disk.total:
+        return f"the disk of {place} would have less than {SPARE:.0%} free"
+    return ""
+
+
+def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path | str:
+    """Return the folder of the cache of these files, built if it is not there or not whole; or the reason why there is none.
+
+    Args:
+        place: the folder that holds caches.
+        files: pictures that are brought to a size.
+        limit: bytes; the least recently used caches beyond it are removed first.
+        told: called with how many pictures are decoded, of how many.
+
+    Raises `DataError` for a file that can no longer be decoded.
+    """
+    folder = place / name_for(files)
+    if whole(folder, files):
+        with suppress(OSError):
+            os.utime(folder / INDEX)
+        return folder
+    if reason := refused(place, [files], limit):
+        return reason
+    try:
+        tidy(place, limit - bytes_of(files))
+        with _beside(folder) as part:
+            _write(part, files, told)
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror or error}"
+    return folder
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, renamed to ``folder`` at the end; removed if anything goes wrong."""
+    part = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)  # one that was not whole
+        try:
+            part.rename(folder)
+        except OSError:
+            if not (folder / INDEX).is_file():  # else another run was done first, with the same pixels
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(part: Path, files: PictureSource, told: Told) -> None:
+    """Decode all pictures on threads, and write them one after the other: a full disk is an error so, not a killed process."""
+    assert files.size is not None
+    shape = (len(files), *files.size, files.schema.shape[2])
+    sums = np.empty(len(files), dtype=np.uint32)
+    with (part / PIXELS).open("wb") as stream, ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, len(files), CHUNK):
+            numbers = range(start, min(start + CHUNK, len(files)))
+            for number, example in zip(numbers, pool.map(files.__getitem__, numbers), strict=True):
+                sums[number] = zlib.crc32(example.input.data)
+                stream.write(example.input.data)
+            told(numbers.stop, len(files))
+    np.save(part / SUMS, sums)
+    about = {"format": FORMAT, "origin": files.place.origin, "shape": shape, "pillow": PIL.__version__, "torch": torch.__version__}
+    (part / INDEX).write_text(json.dumps(about), encoding="utf-8")
+
+
+def tidy(place: Path, limit: int) -> None:
+    """Remove what killed processes left, then the least recently used caches until the rest takes at most ``limit`` bytes."""
+    kept: list[tuple[float, int, Path]] = []
+    for folder in sorted(place.iterdir()) if place.is_dir() else []:
+        if folder.name.endswith(PART):
+            process = folder.name.split(".")[-2]
+            if not (process.isdigit() and psutil.pid_exists(int(process))):
+                shutil.rmtree(folder, ignore_errors=True)
+        elif (folder / PIXELS).is_file():  # nothing else is ours
+            index = folder / INDEX
+            used = index.stat().st_mtime if index.is_file() else 0.0
+            kept.append((used, (folder / PIXELS).stat().st_size, folder))
+    total = sum(size for _, size, _ in kept)
+    for _, size, folder in sorted(kept):
+        if total <= limit:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= size
