@@ -24,7 +24,8 @@ CARDS = sorted(catalog.cards())
 LEARNING = [name for name in CARDS if catalog.find(name).rule]
 REPORTED = {catalog.find(name).module: name for name in LEARNING}.values()  # one card a file: figures cost more than the training
 BATCH = {"hopfield": 2}  # of the ten patterns that it stores; the others learn from many examples
-PICTURES = 48  # to learn from, where a small form says their size: every network of pictures is trained five times here
+# where a small form says the pictures' size: few of them, saved by the epoch, since each of many networks is trained five times here
+PICTURES = {"examples": 48, "train.checkpoint_seconds": 60.0}
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
 
 
@@ -44,7 +45,7 @@ def fit(name: str, out: Path, **more: object) -> api.Run:
     given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size")}
     options = {**TINY, **{f"model.{k}": v for k, v in given.items()}}
     if "size" in card.small:
-        options |= {"task.size": card.small["size"][0], "examples": PICTURES}
+        options |= {"task.size": card.small["size"][0], **PICTURES}
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
     keys = {"epochs": 2, "batch": BATCH.get(name, 16), "seed": 3, **more}
     return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]

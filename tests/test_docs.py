@@ -81,7 +81,8 @@ def test_every_page_exists_in_both_languages() -> None:
 
 
 TOPICS = (
-    "README history feed-forward boltzmann convolutional data your-table formulas recipes regularisation inspect runs machine export"
+    "README history feed-forward boltzmann convolutional residual data your-table formulas recipes regularisation inspect runs machine "
+    "export"
 ).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
 

@@ -26,7 +26,7 @@ from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
 from layerwise.run import RunDirectory, damaged
-from layerwise.runtime import draws
+from layerwise.runtime import draws, flags
 from layerwise.runtime.machine import cores
 from layerwise.tasks import columnar
 from layerwise.tasks import registry as tasks
@@ -126,14 +126,16 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
             f"{path} has no weights yet", expected="a run that finished an epoch", do="let it train, or --resume it"
         )
     check(model, best.model, str(path))
-    if any(t.dtype == torch.float64 for t in best.model.values()):
-        model = model.double()
+    precision = "fp64" if any(t.dtype == torch.float64 for t in best.model.values()) else "fp32"
+    model = model.to(flags.dtype(precision))
     model.load_state_dict(best.model)
     try:
         task = tasks.from_json(directory.task())
     except (KeyError, TypeError, msgspec.DecodeError) as error:
         raise damaged(path / "task.json", "it does not describe a task") from error
-    return Loaded(directory, card, model.to(device or torch.device("cpu")).eval(), task, info, best.info["files"]["model.safetensors"])
+    model = model.to(device or torch.device("cpu")).eval()
+    flags.lay_out(model, flags.layout_of(model, precision))
+    return Loaded(directory, card, model, task, info, best.info["files"]["model.safetensors"])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from layerwise.inspect import inspect, look
 from layerwise.inspect.base import Target
 from layerwise.inspect.fields import follow, linearised, outputs_kept, support
 from layerwise.models.convolutional import cnn, lenet5
+from layerwise.models.resnet_cifar import resnet20
 
 
 class Branches(nn.Module):
@@ -43,6 +44,7 @@ CASES = {
     "cnn": (lambda: cnn(outputs=3, widths=(2, 3, 2), kernel=5, batch_norm=True, size=(24, 24)), (1, 24, 24)),
     "cnn, mean": (lambda: cnn(outputs=3, widths=(2, 3), pool="average", activation="prelu", dropout=0.2), (1, 28, 28)),
     "branches": (Branches, (1, 41, 37)),
+    "every second place": (lambda: resnet20(outputs=3, blocks=1, width=2), (3, 19, 16)),
 }
 
 

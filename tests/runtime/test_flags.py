@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
+from layerwise import api
 from layerwise.errors import UsageError
 from layerwise.runtime import flags, machine
 
@@ -112,3 +115,33 @@ def test_autocast_rounds_products_and_fp32_does_not() -> None:
         assert (a @ b).dtype == torch.float32
     assert flags.dtype("fp64") == torch.float64
     assert flags.dtype("bf16") == torch.float32
+
+
+@pytest.mark.parametrize(("name", "precision", "layout"), [
+    ("lenet5", "fp32", flags.CHANNELS_LAST), ("lenet5", "bf16", flags.CHANNELS_LAST), ("lenet5", "fp64", flags.CONTIGUOUS),
+    ("mlp", "fp32", flags.CONTIGUOUS),
+])  # fmt: skip
+def test_convolutions_lie_channels_last_where_that_gains(name: str, precision: str, layout: str) -> None:
+    model = api.build(name, outputs=3, **({"features": 4} if name == "mlp" else {}))
+    assert flags.layout_of(model, precision) == layout
+
+
+def test_laying_out_moves_weights_and_changes_no_number() -> None:
+    model = api.build("resnet20", outputs=3, blocks=1).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    out = model(x)
+    flags.lay_out(model, flags.CHANNELS_LAST)
+    weight = model.get_parameter("layer2.0.conv1.weight")
+    assert weight.stride() == (144, 1, 48, 16)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.get_submodule("layer1")(torch.randn(2, 16, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x), out, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_records_its_layout_and_an_older_one_goes_on_as_it_was(tmp_path: Path) -> None:
+    options = {"model.widths": [4], "model.dense": [4], "examples": 32, "train.threads": 1}
+    whole = api.train("cnn", data="digits", out=tmp_path / "new", epochs=1, batch=16, options=options)
+    assert whole.info["flags"]["layout"] == flags.CHANNELS_LAST
+    old = {name: value for name, value in whole.info["flags"].items() if name != "layout"}
+    assert msgspec.convert(old, flags.Flags).layout == flags.CONTIGUOUS

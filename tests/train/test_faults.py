@@ -105,6 +105,14 @@ def test_last_batch_of_one_under_batch_norm_is_refused_clearly(tmp_path: Path) -
     assert fit(tmp_path / "other", batch=advised, epochs=1, options={"model.batch_norm": True}).metrics
 
 
+def test_a_last_batch_of_one_is_refused_where_maps_have_one_place() -> None:
+    """F21: at 32×32 a ResNet's last maps are 1×1, so one picture has one value a channel; of larger ones it has more, and trains."""
+    options = {"task.size": 32, "model.width": 4, "model.blocks": [1, 1, 1, 1], "examples": 33}
+    with pytest.raises(UsageError, match=r"the last batch of 33 examples has one example(?s:.*)or larger pictures with task\.size"):
+        api.train("resnet18", data="digits", epochs=1, batch=16, options=options)
+    assert api.train("resnet18", data="digits", epochs=1, batch=16, options={**options, "task.size": 40}).metrics
+
+
 def test_batches_of_one_under_batch_norm_are_refused_clearly(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch normalisation"):
         fit(tmp_path / "run", batch=1, options={"model.batch_norm": True})

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from layerwise.engines.base import Engine, piece_of
 from layerwise.errors import UsageError
-from layerwise.export.base import muted
+from layerwise.export.base import dtype_of, muted
 from layerwise.export.folding import NORMS, fold
-from layerwise.runtime import machine
+from layerwise.runtime import flags, machine
 
 
 class Torch(Engine):
@@ -28,18 +28,15 @@ class Torch(Engine):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         machine.keep_large_buffers()
-        self.pictures = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        layout = flags.layout_of(model, "fp64" if dtype_of(model) == torch.float64 else "fp32")
+        self.last = layout == flags.CHANNELS_LAST
         normed = any(isinstance(module, NORMS) for module in model.modules())
-        self.model = fold(model).model if normed else copy.deepcopy(model) if self.pictures else model
-        self.model.eval()
-        if self.pictures:
-            for parameter in self.model.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.model = fold(model).model if normed else copy.deepcopy(model) if self.last else model
+        flags.lay_out(self.model.eval(), layout)
 
     def run(self, x: Tensor) -> Tensor:
         """Run the network."""
-        if self.pictures and x.ndim == 4:
+        if self.last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         outputs: Tensor = self.model(x)
         return outputs
@@ -72,7 +69,7 @@ class Compiled(Torch):
             return super().run(x)
         if len(x) not in self.programs:
             self.programs[len(x)] = torch.compile(self.model, dynamic=False)
-        if self.pictures and x.ndim == 4:
+        if self.last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         import torch._inductor.config as inductor
 

@@ -84,6 +84,10 @@ class Following(TorchDispatchMode):
         if operation is aten.constant_pad_nd:
             left, _, top, _ = (*args[1], 0, 0)[:4]
             return _through(before, 1, padding=(top, left))
+        if operation is aten.slice and out.ndim == 4 and args[1] >= 2:  # every so many places, from a first one on
+            start, step = (args[2] or 0 if len(args) > 2 else 0), (args[4] if len(args) > 4 else 1)
+            down = args[1] == 2
+            return _through(before, 1, stride=(step, 1) if down else (1, step), padding=(-start, 0) if down else (0, -start))
         if out.ndim == 4 and all(t.ndim < 4 or t.shape[2:] == out.shape[2:] for t in given):
             return self._together(given)
         return self._whole(given)

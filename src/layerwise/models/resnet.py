@@ -43,9 +43,7 @@ class BasicBlock(nn.Module):
         """Map (N, inputs, H, W) to (N, width, H/stride, W/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if self.downsample is not None:
-            out += self.downsample(x)
-        y: Tensor = self.relu(out)
+        y: Tensor = self.relu(out if self.downsample is None else self.downsample(x) + out)
         return y
 
 
@@ -72,8 +70,7 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        out += self.downsample(x)
-        y: Tensor = self.relu(out)
+        y: Tensor = self.relu(self.downsample(x) + out)
         return y
 
 

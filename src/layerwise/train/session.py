@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from layerwise.data.feed import Feed
 from layerwise.data.loader import Batch, Batches
+from layerwise.data.source import fetch
 from layerwise.errors import Interrupted, TrainingError, UsageError
 from layerwise.evaluate import evaluate
 from layerwise.planning import making
 from layerwise.planning.resolve import Plan
+from layerwise.predict import evaluating
 from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
-from layerwise.runtime import draws
+from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
@@ -54,8 +56,12 @@ class Session:
         self.began = self.saved_at = time.monotonic()
 
     def _built(self) -> nn.Module:
-        """Build the model with weights drawn from the run's seed, whatever was drawn before."""
+        """Build the model with weights drawn from the run's seed, whatever was drawn before, in the layout of the run's flags."""
         model = making.network(self.plan, self.device)
+        settings = self.feed.flags
+        layout = settings.layout or flags.layout_of(model, settings.precision)
+        flags.lay_out(model, layout)
+        self.feed.flags = msgspec.structs.replace(settings, layout=layout)
         if self.options.compile:
             model.compile()  # in place, so the keys of its weights stay its own
         return model
@@ -114,7 +120,8 @@ class Session:
         batches = augmented(
             batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype
         )
-        refuse_lonely_batch(part, batches, stage, self.world)
+        example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
+        refuse_lonely_batch(part, batches, stage, self.world, example=example)
         rule = making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
         if resumed is not None:
             self._take_up_state(resumed.state, rule)
@@ -351,19 +358,37 @@ def _plain(value: Any) -> Any:
     return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
 
 
-def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world: World) -> None:
-    """Refuse batches of one example (a rank's share of one) under batch norm over rows, which has no variance there (F21)."""
+def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world: World, *, example: Batch) -> None:
+    """Refuse batches of one example (a rank's share of one) under a batch norm that has no variance there (F21)."""
     last = batches.examples % stage.batch
     sizes = {min(stage.batch, batches.examples), last} - {0}
     lonely = any((rank + 1) * size // world.size - rank * size // world.size == 1 for size in sizes for rank in range(world.size))
-    if lonely and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+    if lonely and has_single_values(model, example):
         shared = f", shared by {world.size} processes," if world.size > 1 else ""
+        rows = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
         raise UsageError(
             f"in batches of {stage.batch}{shared} the last batch of {batches.examples} examples has one example, "
             "over which batch normalisation has no variance",
             expected="at least two examples in every batch",
-            do=f"use --batch {next_batch(batches.examples, stage.batch, world.size)}, or set model.batch_norm=false",
+            do=f"use --batch {next_batch(batches.examples, stage.batch, world.size)}"
+            + (", or set model.batch_norm=false" if rows else ", or larger pictures with task.size"),
         )
+
+
+def has_single_values(model: nn.Module, example: Batch) -> bool:
+    """Whether one example gives some batch norm a single value for each unit: a row, or maps of one place."""
+    single: list[bool] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _m, given: single.append(given[0][0].numel() == given[0].shape[1]))
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    if handles:
+        with evaluating(model, example.inputs.device):
+            model(example.inputs)
+    for handle in handles:
+        handle.remove()
+    return any(single)
 
 
 def next_batch(examples: int, batch: int, ranks: int) -> int:
