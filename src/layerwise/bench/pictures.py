@@ -24,7 +24,7 @@ Spec = Mapping[str, Any]
 
 
 def ours(spec: Spec) -> nn.Module:
-    """Build the spec's network; the weights are drawn from the seed, so that every process has the same."""
+    """Build the spec's network, with its ``arguments`` if there are any; drawn from the seed, the weights are every process's."""
     with draws.seeded(draws.key(spec["seed"], "bench")):
         model: nn.Module = catalog.builder(catalog.find(spec["model"]))(outputs=CLASSES, **spec.get("arguments", {}))
     return model.eval()
@@ -32,7 +32,7 @@ def ours(spec: Spec) -> nn.Module:
 
 def theirs(spec: Spec) -> nn.Module:
     """Build torchvision's network with the same weights; its names of parameters are ours."""
-    model: nn.Module = getattr(torchvision_models(), spec["model"])(num_classes=CLASSES, **spec.get("arguments", {}))
+    model: nn.Module = getattr(torchvision_models(), spec["model"])(num_classes=CLASSES)
     model.load_state_dict(ours(spec).state_dict())
     return model.eval()
 
@@ -60,7 +60,8 @@ def subject(spec: Spec) -> Subject:
     inputs = ImageInputs((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     task = Classification(inputs, tuple(str(i) for i in range(CLASSES)))
     card = catalog.find(spec["model"])
-    return Subject(card, {"outputs": CLASSES}, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
+    arguments = {"outputs": CLASSES, **spec.get("arguments", {})}
+    return Subject(card, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
 
 
 def pictures(spec: Spec) -> Tensor:
