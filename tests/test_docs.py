@@ -81,8 +81,8 @@ def test_every_page_exists_in_both_languages() -> None:
 
 
 TOPICS = (
-    "README history feed-forward boltzmann convolutional residual data your-table formulas recipes regularisation inspect runs weights "
-    "machine"
+    "README history feed-forward boltzmann convolutional residual data your-table your-pictures formulas recipes regularisation inspect "
+    "runs weights export machine"
 ).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
 

@@ -43,10 +43,22 @@ class Run:
         """The resolved recipe."""
         return recipe.from_toml(RunDirectory(self.path).read("recipe.toml"), str(self.path / "recipe.toml"))
 
-    def predictor(self) -> Predictor:
-        """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights."""
+    def predictor(self, *, engine: str = "torch") -> Predictor:
+        """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
+
+        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here; raises what `Loaded.engine` does.
+        """
         found = load(self.path)
-        return Predictor(found.model, found.task)
+        return Predictor(found.engine(engine), found.task)
+
+    def export(self, path: str | Path, *, fold: bool = False, overwrite: bool = False) -> dict[str, Any]:
+        """Write the best weights' network to an ``.onnx``, ``.pt2`` or ``.safetensors`` file and return what the JSON file beside it says.
+
+        Raises `UsageError` and `ExportError` as `layerwise.export.files.export` does.
+        """
+        from layerwise.export.files import export
+
+        return export(load(self.path).subject, Path(path), fold=fold, overwrite=overwrite).facts
 
     def model(self) -> nn.Module:
         """Return the network with the best weights, in evaluation mode."""

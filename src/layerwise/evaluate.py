@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,20 +71,23 @@ def adopted(splits: Splits, task: Task) -> Splits:
 
 @dataclass(frozen=True)
 class Measured:
-    """A part's name and metrics, the tables beside them (by class, confusion, calibration), and what was noticed on the way."""
+    """A part's name and metrics, the tables beside them (by class, confusion, calibration), what was noticed on the way, and the engine."""
 
     split: str
     metrics: dict[str, float]
     details: dict[str, Any]
     notes: tuple[str, ...]
+    engine: Mapping[str, Any]
 
 
-def measure(path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none") -> Measured:
+def measure(
+    path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none", engine: str = "torch"
+) -> Measured:
     """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its own were.
 
-    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image.
+    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image. ``engine``: what runs the network.
 
-    Raises `DataError` where other data do not fit the run's task: classes are matched by name.
+    Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `Loaded.engine` does.
     """
     found = load(path)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
@@ -110,10 +114,11 @@ def measure(path: Path, *, data: str | None = None, split: str | None = None, tt
         device="cpu", precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
     )
     feed = Feed(World(device=device), dtype, settings, streams, made.train.timeout)
-    model = looking(found.model, found.task, tta)
     meter = found.task.assessment()
     with flags.applied(settings):
+        runner = found.engine(engine)
+        model = looking(runner, found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
             meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())
-    return Measured(chosen, meter.result(), meter.details(), tuple(notes))
+    return Measured(chosen, meter.result(), meter.details(), (*notes, *runner.notes()), runner.told())

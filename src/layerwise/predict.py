@@ -22,7 +22,9 @@ from layerwise.data.loader import Batch
 from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
+from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
+from layerwise.export.base import Subject
 from layerwise.nn.modes import in_evaluation
 from layerwise.run import RunDirectory, damaged
 from layerwise.runtime import draws, flags
@@ -79,13 +81,29 @@ def looking(model: nn.Module, task: Task, tta: Looks) -> nn.Module:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run's network with its best weights, and its task."""
+    """A run's network with its best weights, and its task. ``weights`` is the checksum of the file they lie in."""
 
     directory: RunDirectory
     card: catalog.Card
     model: nn.Module
     task: Task
     info: dict[str, Any]
+    weights: str
+
+    @property
+    def subject(self) -> Subject:
+        """What an export of this run is of."""
+        return Subject(self.card, self.info["model"]["arguments"], self.model, self.task, self.weights)
+
+    def engine(self, name: str = "torch") -> Engine:
+        """Make the engine of this name (`layerwise.engines.base.NAMES`, or ``auto``), checked against the network.
+
+        Raises `UsageError` for an unknown name, a missing extra or a network that is no fixed graph, and `DamagedError` where an engine's
+        outputs are not the network's.
+        """
+        from layerwise.engines import choice
+
+        return choice.make(self.subject, name, self.directory.path)
 
 
 def load(path: Path, device: torch.device | None = None) -> Loaded:
@@ -113,7 +131,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
         raise damaged(path / "task.json", "it does not describe a task") from error
     model = model.to(device or torch.device("cpu")).eval()
     flags.lay_out(model, flags.layout_of(model, precision))
-    return Loaded(directory, card, model, task, info)
+    return Loaded(directory, card, model, task, info, best.info["files"]["model.safetensors"])
 
 
 @dataclass(frozen=True)
@@ -144,8 +162,9 @@ class Predictor:
     """Answers raw inputs: paths, pictures, arrays, rows."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
+        """``model``: the network itself, or an engine that runs it."""
         self.model, self.task = model, task
-        first = next(model.parameters())
+        first = next(model.parameters(), torch.zeros(()))  # the runtimes have none: they take float32 on the CPU
         self.device, self.dtype = first.device, first.dtype
 
     def __call__(self, *raw: object) -> list[msgspec.Struct]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from layerwise.bench.process import BenchError, Measure
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, plan
 
+NAMES = (
+    "accuracy cuda dbn decoding engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm startup tables "
+    "training-step"
+).split()
+
 
 def a_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:
     return Case(name="made-up", unit="examples/s", spec={}, sides={}, rows=rows, note="none", quality=quality)
@@ -31,7 +37,7 @@ def measured(*values: float, accuracy: float = 0.5) -> list[Measure]:
 def test_names_come_without_torch() -> None:
     code = "import sys; from layerwise import bench; print(*bench.names()); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == "accuracy dbn decoding loop mlp-sklearn mlp-torch perceptron rbm startup tables".split()
+    assert done.stdout.split() == NAMES
 
 
 def test_every_case_imports_without_torch() -> None:
@@ -44,6 +50,15 @@ def test_an_unknown_case_is_refused_with_the_nearest_name() -> None:
         bench.run("mlp-skleran", runs=1)
     assert "there is no benchmark 'mlp-skleran'" in str(caught.value)
     assert "did you mean 'mlp-sklearn'?" in str(caught.value)
+
+
+def test_a_case_that_this_machine_cannot_run_says_why() -> None:
+    case = replace(a_case(Row("peer", "theirs", Bound(2.0))), lacking=lambda: "there is no such device here")
+    (result,) = base.run(case, runs=3)
+    told = result.to_json()
+    assert told["skipped"] == "there is no such device here"
+    assert (told["ours"], told["theirs"], told["ratio"], told["met"], told["runs"]) == (None, None, None, None, 0)
+    assert told["target"] == 2.0
 
 
 def test_no_runs_are_refused() -> None:

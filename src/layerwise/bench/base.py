@@ -65,7 +65,7 @@ class Case:
 
     ``spec`` is told to every side, with the turn's ``seed``; ``least`` is the fewest turns that make sense; ``timeout`` the seconds
     after which a side has failed; ``note`` what a reader of the numbers must know. ``paired``: in each turn all sides have the same
-    split, so that differences are taken turn by turn.
+    split, so that differences are taken turn by turn. ``lacking`` says what this machine lacks to run the case; empty: nothing.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Case:
     least: int = 1
     timeout: float = 3600.0
     paired: bool = False
+    lacking: Callable[[], str] = lambda: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +88,15 @@ class Result:
 
     ``met`` says whether ratio and quality keep to the target, None where there is no target. ``ours_all`` and ``theirs_all`` are
     the single measurements, in the order made; ``quality`` has both sides' metrics with 95 % t-intervals of their means.
+    ``skipped`` says why nothing was measured, where this machine lacks what the case needs; the figures are then None.
     """
 
     case: str
     peer: str
-    ours: float
-    theirs: float
+    ours: float | None
+    theirs: float | None
     unit: str
-    ratio: float
+    ratio: float | None
     runs: int
     average: str
     target: float | None
@@ -107,6 +109,7 @@ class Result:
     note: str
     facts: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    skipped: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them; numbers with six significant digits."""
@@ -133,6 +136,9 @@ def run(case: Case, *, runs: int, changes: Mapping[str, Any] | None = None, leas
         raise UsageError(f"{case.name} has no {sorted(unasked)} in its spec", expected=f"some of {sorted(case.spec)}")
     turns = max(runs, case.least if least is None else least)
     spec: Spec = {**case.spec, **(changes or {})}
+    if reason := case.lacking():
+        print(f"{case.name}  skipped: {reason}", file=sys.stderr)
+        return [skipped(case, row, reason, spec=spec) for row in case.rows]
     before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     found: Measured = {side: [] for side in case.sides}
     for turn in range(turns):
@@ -146,6 +152,16 @@ def run(case: Case, *, runs: int, changes: Mapping[str, Any] | None = None, leas
             print(f"{case.name}  {turn + 1}/{turns}  {side}  {one.value:.5g} {case.unit}{learned}  ({took:.1f} s)", file=sys.stderr)
     machine = {**versions(), "load_before": before}
     return [result_of(case, row, found, spec=spec, machine=machine) for row in case.rows]
+
+
+def skipped(case: Case, row: Row, reason: str, *, spec: Spec) -> Result:
+    """Return the result of a row that this machine cannot measure."""
+    bound = row.bound
+    return Result(
+        case=case.name, peer=row.peer, ours=None, theirs=None, unit=case.unit, ratio=None, runs=0, average=case.average,
+        target=None if bound is None else bound.value, bound=None if bound is None else bound.kind, met=None, ours_all=[], theirs_all=[],
+        quality={}, spec=spec, note=case.note, machine=versions(), skipped=reason,
+    )  # fmt: skip
 
 
 def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dict[str, Any]) -> Result:

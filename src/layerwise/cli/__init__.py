@@ -22,6 +22,7 @@ VERBS = {
     "eval": "Measure a run on a part of its data, or on other data.",
     "predict": "Answer files, folders, rows or standard input.",
     "inspect": "Look inside a run or a network.",
+    "export": "Write a run's network to an .onnx, .pt2 or .safetensors file.",
     "lab": "Run small experiments that check the field's claims.",
     "bench": "Time Layerwise beside its peers.",
     "doctor": "Show what this machine can do, or check a run's files.",

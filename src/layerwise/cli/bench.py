@@ -44,5 +44,10 @@ def bench_(
         put_json(results=[result.to_json() for result in results])
         return 0
     columns = ("case", "peer", "ours", "theirs", "unit", "ratio", "runs")
-    put_table(columns, [[result.to_json()[c] for c in columns] for result in results])
+    put_table(columns, [[_cell(result.to_json()[c]) for c in columns] for result in results])
     return 0
+
+
+def _cell(value: object) -> object:
+    """Return what a table shows of a value; – where nothing was measured."""
+    return "–" if value is None else value

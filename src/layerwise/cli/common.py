@@ -18,6 +18,11 @@ Imports = Annotated[
     list[Path] | None, Parameter(name="--import", negative="", help="a Python file with your own @register cards")
 ]
 
+EngineOption = Annotated[
+    Literal["torch", "compiled", "onnxruntime", "openvino", "auto"],
+    Parameter(name="--engine", help="what runs the network; auto: the fastest here"),
+]
+
 
 def language(wanted: Lang | None) -> Lang:
     """Return ``en`` or ``zh``: the one asked for, else the locale's."""

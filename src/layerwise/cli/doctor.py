@@ -26,13 +26,18 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
         else:
             put_table(("项目", "情况") if chinese else ("what", "here"), told(facts, "zh" if chinese else "en"))
         return 0
+    from layerwise.engines.telling import engines_of
     from layerwise.run import RunDirectory
 
-    found = RunDirectory.open(run).verify()
+    directory = RunDirectory.open(run)
+    found = directory.verify()
     bad = {name: problem for name, problem in found.items() if problem}
+    engines = [] if bad else engines_of(directory)
     if json:
-        put_json(run=str(run), whole=not bad, files=found)
+        put_json(run=str(run), whole=not bad, files=found, engines=[choice.to_json() for choice in engines])
     else:
         whole, columns = ("完好", ("文件", "状态")) if chinese else ("whole", ("file", "state"))
         put_table(columns, [(name, problem or whole) for name, problem in found.items()])
+        for choice in engines:
+            print(choice.line("zh" if chinese else "en"))
     return 1 if bad else 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.cli.common import EngineOption, Imports, Json, put_json, take_imports
 
 READABLE = 20  # classes up to which the confusion matrix is shown
 
@@ -16,6 +16,7 @@ def eval_(
     *,
     data: str | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
+    engine: EngineOption = "torch",
     tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
@@ -36,10 +37,12 @@ def eval_(
     take_imports(imports)
     from layerwise.evaluate import measure
 
-    found = measure(run, data=data, split=split, tta=tta)
+    found = measure(run, data=data, split=split, tta=tta, engine=engine)
     if json:
         looks = {} if tta == "none" else {"tta": tta}
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **looks)
+        put_json(
+            run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), engine=found.engine, **found.details, **looks
+        )
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)

@@ -6,12 +6,13 @@ import csv
 import re
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import Imports, Json, put_json, take_imports
+from layerwise.cli.common import EngineOption, Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
 
 SHOWN = 5  # unseen values that are named
@@ -19,7 +20,13 @@ Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
 def predict_(
-    run: Path, *inputs: Inputs, out: Path | None = None, tta: Literal["none", "flip"] = "none", imports: Imports = None, json: Json = False
+    run: Path,
+    *inputs: Inputs,
+    out: Path | None = None,
+    engine: EngineOption = "torch",
+    tta: Literal["none", "flip"] = "none",
+    imports: Imports = None,
+    json: Json = False,
 ) -> int:
     """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
 
@@ -43,9 +50,13 @@ def predict_(
     import msgspec
 
     from layerwise.predict import Answer, Failure, Predictor, load, looking, named_inputs
+    from layerwise.runtime import flags
 
     found = load(run)
-    answers = Predictor(looking(found.model, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
+    flagged = ExitStack()
+    flagged.enter_context(flags.applied(flags.answering()))
+    runner = found.engine(engine)
+    answers = Predictor(looking(runner, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
@@ -68,13 +79,17 @@ def predict_(
                 writer.writerow(flat)
             writer.writerow(flat.values())
     finally:
+        flagged.close()
         if out:
             target.close()
     if json:
-        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **({} if tta == "none" else {"tta": tta}))
+        looks = {} if tta == "none" else {"tta": tta}
+        put_json(predictions=kept, engine=runner.told(), failed=[{"input": f.input, "error": f.error} for f in failed], **looks)
     else:
         for failure in failed:
             print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
+    for note in runner.notes():
+        print(f"layerwise: {note}", file=sys.stderr)
     if strange:
         said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
         print(f"layerwise: never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}", file=sys.stderr)

@@ -43,3 +43,27 @@ def running(old: Moments, x: Tensor, *, momentum: float = 0.1) -> Moments:
     """Return the running statistics after a training batch: (1−m)·old + m·new, the new variance unbiased, as in torch (E18)."""
     new = batch_moments(x, unbiased=True)
     return Moments(*((1 - momentum) * before + momentum * now for before, now in zip(old, new, strict=True)))
+
+
+class Affine(NamedTuple):
+    """The weight (K, …) and bias (K,) of a convolution or dense layer of K outputs."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def folded(layer: Affine, moments: Moments, *, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Affine:
+    """Return the layer that does at inference what it and the batch norm behind it do together (E18).
+
+    γ(Wx + b − μ)/√(σ²+ε) + β = W′x + b′ with s = γ/√(σ²+ε), W′ = sW by output and b′ = s(b − μ) + β.
+
+    Args:
+        layer: W (K, …) and b (K,) of the layer before the norm.
+        moments: the running μ and σ² (K,).
+        weight: γ (K,).
+        bias: β (K,).
+        eps: ε.
+    """
+    scale = weight / (moments.variance + eps).sqrt()
+    along = (-1,) + (1,) * (layer.weight.ndim - 1)
+    return Affine(layer.weight * scale.view(along), (layer.bias - moments.mean) * scale + bias)

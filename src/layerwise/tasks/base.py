@@ -38,6 +38,34 @@ def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
     return (losses * weights.view(-1, *[1] * (losses.ndim - 1))).sum(), float(batch.weights.sum())
 
 
+class Answering(nn.Module):
+    """A network with its answer beside its own outputs: what leaves the house as a graph."""
+
+    def __init__(self, model: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map encoded inputs (N, …) to the network's outputs (N, …) and the answer to them."""
+        outputs: Tensor = self.model(x)
+        return outputs, self.answer(outputs, x)
+
+
+class Output(NamedTuple):
+    """An output of an exported graph: its name, and what it is."""
+
+    name: str
+    meaning: str
+
+
+class Export(NamedTuple):
+    """The module that is exported, and its outputs: the network's own first, then the answer."""
+
+    module: Answering
+    outputs: tuple[Output, Output]
+
+
 def summed(losses: Callable[[Tensor, Batch], Tensor], outputs: Tensor, batch: Batch) -> tuple[Tensor, float]:
     """Return the sum of a batch's losses, by ``losses(outputs, batch)`` (N, …) and weights, and the weight it covers.
 
@@ -175,6 +203,10 @@ class Task(ABC):
     @abstractmethod
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Turn outputs (N, …) for a batch of inputs into answers, one for each example."""
+
+    @abstractmethod
+    def export_module(self, model: nn.Module) -> Export:
+        """Return what is exported as a graph: inputs as `collate` encodes them to the model's own outputs and the answer (float)."""
 
     @abstractmethod
     def to_json(self) -> Json:

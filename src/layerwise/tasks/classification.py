@@ -16,7 +16,7 @@ from layerwise.data.source import Array, Examples, Relabelled, Source, labels
 from layerwise.errors import DataError
 from layerwise.tasks import encoding
 from layerwise.tasks.assessment import ClassAssessment
-from layerwise.tasks.base import Goal, Loss, Task, summed
+from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
 
 UNEVEN = 2  # times the rarest class's examples; from there on the commonest is spoken of
@@ -238,6 +238,14 @@ class Classification(Task):
             scores = {name: round(p, 6) for name, p in zip(self.classes, row, strict=True)}
             answers.append(ClassPrediction(self.classes[best], round(row[best], 6), scores))
         return answers
+
+    def export_module(self, model: nn.Module) -> Export:
+        """Return the network with each class's probability, (N, K), in the order of ``classes``."""
+        outputs = (
+            Output("logits", "the network's own outputs, before softmax or sigmoid"),
+            Output("probabilities", "of each class, in the order of the labels"),
+        )
+        return Export(Answering(model, lambda logits, _: self.loss.probabilities(logits)), outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the task's name, classes, inputs and loss."""

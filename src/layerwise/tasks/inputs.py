@@ -53,6 +53,10 @@ class Inputs(ABC):
         """Return what is to be said of a source that is to be adopted: values that training never had."""
 
     @abstractmethod
+    def probe(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw made-up inputs (count, …) such as `tensor` gives, to compare two forms of a network on."""
+
+    @abstractmethod
     def raw(self, tensor: Tensor) -> Tensor:
         """Undo the scaling: inputs (N, …) in the units of the data, for figures."""
 
@@ -161,6 +165,10 @@ class ImageInputs(Inputs):
         """Turn a path, bytes, PIL picture or uint8 array (H, W[, C]) into (C, h, w)."""
         size = None if isinstance(raw, np.ndarray) else self.size  # arrays are brought to size as those of a source are
         return self.tensor(decode(raw, self.channels, size=size)[None])[0]
+
+    def probe(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw pictures of noise, (count, C, h, w), scaled."""
+        return self.scaled(torch.rand(count, self.channels, *self.size, generator=generator))
 
     def raw(self, tensor: Tensor) -> Tensor:
         """Return pictures (N, C, h, w) in [0, 1]."""

@@ -14,7 +14,7 @@ from layerwise.data.loader import Batch, weights_of
 from layerwise.data.source import Examples, Source
 from layerwise.functional.losses import squared_error
 from layerwise.tasks import encoding
-from layerwise.tasks.base import Goal, Loss, Task
+from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
 from layerwise.tasks.coders import Scale
 
 
@@ -100,6 +100,11 @@ class Reconstruction(Task):
         """Return each input's mean squared reconstruction error per feature."""
         errors = self.losses(outputs, batch).double() / batch.inputs[0].numel()
         return [ReconstructionPrediction(error) for error in errors.tolist()]
+
+    def export_module(self, model: nn.Module) -> Export:
+        """Return the network with each input's mean squared error of reconstruction per feature, (N,)."""
+        outputs = (Output("reconstruction", "the input as the network says it again"), Output("error", "mean squared error per feature"))
+        return Export(Answering(model, lambda said, x: (said.flatten(1) - x.flatten(1)).square().mean(1)), outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the inputs."""

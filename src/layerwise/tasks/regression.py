@@ -17,7 +17,7 @@ from layerwise.data.source import Examples, Relabelled, Source, labels
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
-from layerwise.tasks.base import Goal, Loss, Task, summed
+from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 
 DELTA = 1.0  # deviations of the target
 
@@ -202,6 +202,14 @@ class Regression(Task):
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return each example's number in the target's own unit."""
         return [NumberPrediction(v) for v in (outputs.double()[:, 0] * self.spread + self.shift).tolist()]
+
+    def export_module(self, model: nn.Module) -> Export:
+        """Return the network with its number in the target's own unit, (N, 1)."""
+        outputs = (
+            Output("standardised", "the network's own output: (value − mean) / deviation"),
+            Output("value", f"'{self.target}' in its own unit"),
+        )
+        return Export(Answering(model, lambda scaled, _: scaled * self.spread + self.shift), outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the target's statistics and the inputs."""

@@ -178,6 +178,12 @@ class RowInputs(Inputs):
             )
         return raw
 
+    def probe(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw rows (count, W): normal numbers, and numbers of categories where these are embedded."""
+        numbers = torch.randn(count, self.model_args()["features"], generator=generator)
+        categories = [torch.randint(rows, (count, 1), generator=generator).float() for rows in self.embedded]
+        return torch.cat([numbers, *categories], 1)
+
     def raw(self, tensor: Tensor) -> Tensor:
         """Return encoded rows (N, W) with the numbers (N, W) of columns of numbers in their own units, the others as encoded."""
         out = tensor.clone()

@@ -1,0 +1,78 @@
+"""The engines ``torch`` and ``compiled``: the network itself in its fastest form that is equal to rounding, interpreted or compiled."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.engines.base import Engine, piece_of
+from layerwise.errors import UsageError
+from layerwise.export.base import dtype_of, muted
+from layerwise.export.folding import NORMS, fold
+from layerwise.runtime import flags, machine
+
+
+class Torch(Engine):
+    """The network in evaluation mode: batch norms folded into the layers before them, pictures with their channels last in memory.
+
+    The network that was given stays as it is.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        machine.keep_large_buffers()
+        layout = flags.layout_of(model, "fp64" if dtype_of(model) == torch.float64 else "fp32")
+        self.last = layout == flags.CHANNELS_LAST
+        normed = any(isinstance(module, NORMS) for module in model.modules())
+        self.model = fold(model).model if normed else copy.deepcopy(model) if self.last else model
+        flags.lay_out(self.model.eval(), layout)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the network."""
+        if self.last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        outputs: Tensor = self.model(x)
+        return outputs
+
+
+def compiler() -> str:
+    """Return the C++ compiler that torch's inductor would call; empty where there is none."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), "")
+
+
+class Compiled(Torch):
+    """The network translated to C++ by torch's inductor, with its weights as constants, for the two sizes that matter: one example, and a
+    full piece. Translating takes from seconds to a minute in each process; what is left over at the end of a stream is interpreted."""
+
+    name = "compiled"
+
+    def __init__(self, model: nn.Module) -> None:
+        if not compiler():
+            raise UsageError(
+                "--engine compiled needs a C++ compiler, and none is here", expected="g++ or clang++, or one named by CXX",
+                do="install one, or use --engine auto",
+            )  # fmt: skip
+        super().__init__(model)
+        self.programs: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the translated network where there is one for this size."""
+        if len(x) not in (1, piece_of(tuple(x.shape[1:]))):
+            return super().run(x)
+        if len(x) not in self.programs:
+            self.programs[len(x)] = torch.compile(self.model, dynamic=False)
+        if self.last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        import torch._inductor.config as inductor
+
+        with inductor.patch(freezing=True), torch.no_grad(), muted("torch._inductor"):
+            outputs: Tensor = self.programs[len(x)](x)
+        return outputs

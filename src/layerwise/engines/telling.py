@@ -1,0 +1,24 @@
+"""What is known of a run's engines on this machine, for ``doctor``: nothing is loaded, exported or measured for it."""
+
+from __future__ import annotations
+
+import torch
+
+from layerwise.engines import graphs
+from layerwise.engines.base import piece_of
+from layerwise.engines.choice import Choice, known
+from layerwise.run import RunDirectory, unsealed
+from layerwise.tasks import registry
+
+
+def engines_of(directory: RunDirectory) -> list[Choice]:
+    """Return the choices that ``--engine auto`` made for a run's best weights; none where it was never asked for."""
+    state = directory.path / "checkpoints" / "best" / "state.json"
+    if not state.is_file():
+        return []
+    model = directory.info()["model"]
+    task = registry.from_json(directory.task())
+    weights = unsealed(state.read_bytes(), state)["files"]["model.safetensors"]
+    graph = graphs.key_of(card=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights)
+    shape = task.inputs.probe(1, torch.Generator()).shape[1:]
+    return known(graph, sorted({1, piece_of(tuple(shape))}))
