@@ -39,10 +39,8 @@ def eval_(
 
     found = measure(run, data=data, split=split, tta=tta, engine=engine)
     if json:
-        looks = {} if tta == "none" else {"tta": tta}
-        put_json(
-            run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), engine=found.engine, **found.details, **looks
-        )
+        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": found.engine})
+        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **asked)
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)

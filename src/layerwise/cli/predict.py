@@ -83,8 +83,8 @@ def predict_(
         if out:
             target.close()
     if json:
-        looks = {} if tta == "none" else {"tta": tta}
-        put_json(predictions=kept, engine=runner.told(), failed=[{"input": f.input, "error": f.error} for f in failed], **looks)
+        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": runner.told()})
+        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
     else:
         for failure in failed:
             print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
