@@ -24,7 +24,7 @@ from layerwise.labs.describing import WIDTH, grid, width, wrapped
 from layerwise.labs.figures import save_svg
 
 # claims that did not hold as they stand; the labs' own tests say in which part
-REFUTED = {"data-hunger", "dbn-pretraining", "relu-speed", "weight-sharing"}
+REFUTED = {"data-hunger", "dbn-pretraining", "relu-speed", "weight-sharing", "residual-depth", "residual-gradient", "small-filters"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 

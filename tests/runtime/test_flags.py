@@ -135,7 +135,7 @@ def test_laying_out_moves_weights_and_changes_no_number() -> None:
     weight = model.get_parameter("layer2.0.conv1.weight")
     assert weight.stride() == (144, 1, 48, 16)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert model.get_submodule("layer1")(torch.randn(2, 16, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    assert model.get_submodule("conv1")(torch.randn(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(model(x), out, rtol=1e-5, atol=1e-5)
 
 

@@ -168,4 +168,4 @@ def test_keys_reach_the_run() -> None:
     seen = [row["val/balanced-accuracy"] for row in rows if "val/balanced-accuracy" in row]
     assert run.metrics["val/balanced-accuracy"] == max(seen)
     typed = plan(Request(model="mlp", data="wine", settings=keys))
-    assert typed.recipe.task == {**run.recipe.task, "label_smoothing": 0.05}
+    assert json.loads(json.dumps(typed.recipe.task)) == {**run.recipe.task, "label_smoothing": 0.05}

@@ -244,8 +244,10 @@ LAB = Lab(
         "在深的普通网络中，梯度每往回传一层就乘一个因子，或消失或爆炸。若每块都把输入加到输出上，梯度到达第一块时与离开最后一块时大小相近。",
     ),
     formula=Text(
-        "plain xᵇ⁺¹ = F(xᵇ)      residual xᵇ⁺¹ = xᵇ + F(xᵇ)      ∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   (E32, ReLU after the sum)",
-        "普通 xᵇ⁺¹ = F(xᵇ)      残差 xᵇ⁺¹ = xᵇ + F(xᵇ)      ∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   （E32，相加后 ReLU）",
+        "plain xᵇ⁺¹ = F(xᵇ)      residual xᵇ⁺¹ = xᵇ + F(xᵇ)\n"
+        "∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   (E32, ReLU after the sum)",
+        "普通 xᵇ⁺¹ = F(xᵇ)      残差 xᵇ⁺¹ = xᵇ + F(xᵇ)\n"
+        "∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   （E32，相加后 ReLU）",
     ),
     method=Text(
         "The networks of He et al. for small pictures, 6n + 2 layers in three stages, and the same without the sums, untrained, on a batch "
