@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.catalog import register
-from layerwise.nn.convolution import he_fan_out_, large_enough
+from layerwise.nn.convolution import he_fan_out_, large_enough, pointwise
 from layerwise.recipe import Count
 
 Blocks = tuple[Count, Count, Count, Count]
@@ -78,7 +78,7 @@ def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     """Return the way of x to the sum (option B): x itself where the shapes agree, else a 1×1 convolution with batch norm."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):

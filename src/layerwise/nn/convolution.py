@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from layerwise.errors import UsageError
 
@@ -15,6 +16,28 @@ def large_enough(size: tuple[int, int], least: int) -> None:
             expected=f"at least {least}×{least} pixels",
             do=f"set task.size={least} or more to enlarge them, or use fewer layers",
         )
+
+
+SAFE = 16  # maps: a whole vector of the widest processors
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1×1 convolution with a stride: every s-th place is taken, and the 1×1 convolution goes over these. E14 with k = 1, term for term.
+
+    torch 2.13's own kernel of this case, on a CPU, channels last and with fewer maps than a vector has places (1 < C < 8 with AVX2),
+    writes beyond its memory on the way back: trainings died at random. Parameters and their names are those of `nn.Conv2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, ⌈H/s⌉, ⌈W/s⌉)."""
+        down, right = self.stride
+        return F.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
+
+
+def pointwise(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    """Return a 1×1 convolution without a bias: torch's own, and where that is not safe, one that computes the same."""
+    kind = StridedPointwise if stride > 1 and inputs < SAFE else nn.Conv2d
+    return kind(inputs, outputs, 1, stride=stride, bias=False)
 
 
 def he_fan_out_(model: nn.Module) -> None:
