@@ -337,7 +337,8 @@ class RunDirectory:
     def tidy(self) -> None:
         """End what a kill broke off: the newest complete checkpoint takes its place, half-written files go. The lock must be held."""
         checkpoints = self.path / "checkpoints"
-        for which in {p.name.removesuffix(".new").removesuffix(".old") for p in checkpoints.glob("*")}:
+        left = [*checkpoints.glob("*.new"), *checkpoints.glob("*.old")]  # after a save that ended there is none, and nothing is read
+        for which in {p.stem for p in left}:
             place, found = checkpoints / which, self._complete(which)
             newest = max(found, key=_serial)[0] if found else place
             if newest != place:

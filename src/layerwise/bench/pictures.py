@@ -39,15 +39,15 @@ def theirs(spec: Spec) -> nn.Module:
 
 def torchvision_models() -> Any:
     """Import torchvision's networks. Beside a torch without its compiled operators the package imports only if these have a name."""
-    _operators()
+    torchvision_operators()
     import torchvision.models
 
     return torchvision.models
 
 
 @cache
-def _operators() -> torch.library.Library:
-    """Name the operators that torchvision asks for. They live as long as what is returned."""
+def torchvision_operators() -> torch.library.Library:
+    """Name the operators that torchvision asks for before it lets itself be imported. They live as long as what is returned."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):

@@ -36,10 +36,12 @@ class Torch(Engine):
 
     def run(self, x: Tensor) -> Tensor:
         """Run the network."""
-        if self.last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        outputs: Tensor = self.model(x)
+        outputs: Tensor = self.model(self.laid(x))
         return outputs
+
+    def laid(self, x: Tensor) -> Tensor:
+        """Return inputs in the layout of the weights."""
+        return x.contiguous(memory_format=torch.channels_last) if self.last and x.ndim == 4 else x
 
 
 def compiler() -> str:
@@ -69,10 +71,8 @@ class Compiled(Torch):
             return super().run(x)
         if len(x) not in self.programs:
             self.programs[len(x)] = torch.compile(self.model, dynamic=False)
-        if self.last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
         import torch._inductor.config as inductor
 
         with inductor.patch(freezing=True), torch.no_grad(), muted("torch._inductor"):
-            outputs: Tensor = self.programs[len(x)](x)
+            outputs: Tensor = self.programs[len(x)](self.laid(x))
         return outputs

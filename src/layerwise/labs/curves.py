@@ -23,7 +23,7 @@ from layerwise.labs.figures import SIZE, headline
 from layerwise.labs.training import Parts, fit, parts
 from layerwise.models.convolutional import cnn
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import draws, flags
 from layerwise.tasks.inputs import ImageInputs
 
 WIDTHS, BATCH = (16, 32), 32
@@ -100,7 +100,7 @@ def network(data: Parts, plan: Plan, seed: int, *, learned: bool = True) -> floa
     channels, height, width = data.train.inputs.shape[1:]
     with draws.seeded(draws.key("curves", seed)):
         net = cnn(outputs=len(data.task.classes), channels=channels, size=(height, width), widths=WIDTHS, dense=())
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on CPU; torch's stubs leave it out
+    flags.lay_out(net, flags.CHANNELS_LAST)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(learned or name.startswith("classifier"))
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")

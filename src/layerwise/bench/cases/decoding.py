@@ -82,15 +82,10 @@ def ours(spec: Spec) -> Measure:
 
 def torchvision_v2() -> Any:
     """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are declared, none is used."""
-    import torch
+    from layerwise.bench.pictures import torchvision_operators
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    v2 = importlib.import_module("torchvision.transforms.v2")  # it has no types
-
-    torchvision_v2.kept = library  # type: ignore[attr-defined]
-    return v2
+    torchvision_operators()
+    return importlib.import_module("torchvision.transforms.v2")  # it has no types
 
 
 class Opened:
