@@ -78,6 +78,10 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
             if not request.resume:
                 directory.withdraw()
             raise
+        except RuntimeError as error:  # torch tells of a further worker's death from a signal handler, while the first one's is cleared up
+            if worker_lost(error):
+                raise lost_worker(error) from error
+            raise
 
 
 def place(request: Request, made: Plan) -> Path:
