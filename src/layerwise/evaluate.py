@@ -49,7 +49,7 @@ def evaluate(
         for batch in batches.epoch(0):
             if not len(batch):
                 continue
-            out = model(batch.inputs)
+            out = task.outputs(model, batch)
             out = out if out.dtype == torch.float64 else out.float()
             meter.update(out, batch)
             if keep:
