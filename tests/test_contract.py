@@ -40,15 +40,27 @@ def count(model: torch.nn.Module) -> int:
 
 
 def fit(name: str, out: Path, **more: object) -> api.Run:
-    """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size) or iris."""
+    """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size), iris or a text."""
     card = catalog.find(name)
-    given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size")}
+    given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size", "words")}
     options = {**TINY, **{f"model.{k}": v for k, v in given.items()}}
     if "size" in card.small:
         options |= {"task.size": card.small["size"][0], **PICTURES}
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
+    if card.family == "word-vectors":
+        data = written(out.parent / "animals.txt")
+        options |= {"data.block": 64, "task.min_count": 1}
     keys = {"epochs": 2, "batch": BATCH.get(name, 16), "seed": 3, **more}
     return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]
+
+
+def written(path: Path) -> str:
+    """Write a text in which three groups of ten words keep to themselves, and return its path."""
+    draw = np.random.default_rng(0)
+    groups = [[f"{letter}{number}" for number in range(10)] for letter in "abc"]
+    lines = (" ".join(draw.choice(groups[n % 3], size=12)) for n in range(400))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
 
 
 def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:

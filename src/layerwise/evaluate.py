@@ -15,7 +15,9 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
-from layerwise.predict import Looks, evaluating, load, looking
+from layerwise.engines.base import Engine
+from layerwise.errors import UsageError
+from layerwise.predict import Loaded, Looks, evaluating, load, looking
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
@@ -69,6 +71,18 @@ def adopted(splits: Splits, task: Task) -> Splits:
     return replace(splits, train=task.adopt(splits.train), val=task.adopt(splits.val), test=task.adopt(splits.test))
 
 
+def measured_by(runner: Engine, found: Loaded, engine: str) -> nn.Module:
+    """Return what is measured: the engine, or the network itself where questions to it are another thing than its examples.
+
+    Raises `UsageError` for another engine than torch there: it runs the graph that answers questions.
+    """
+    if found.task.answering(found.model) is found.model:
+        return runner
+    if engine != "torch":
+        raise UsageError(f"{found.card.name} is measured by torch: other engines run the graph of its answers", received=f"--engine {engine}")
+    return found.model
+
+
 @dataclass(frozen=True)
 class Measured:
     """A part's name and metrics, the tables beside them (by class, confusion, calibration), what was noticed on the way, and the engine."""
@@ -117,7 +131,7 @@ def measure(
     meter = found.task.assessment()
     with flags.applied(settings):
         runner = found.engine(engine)
-        model = looking(runner, found.task, tta)
+        model = looking(measured_by(runner, found, engine), found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
             meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())
