@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.kernels.perceptron import _compiled
+from layerwise.kernels.compiling import compiled as _compiled
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]

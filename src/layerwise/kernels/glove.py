@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
-from layerwise.kernels.perceptron import _compiled
+from layerwise.kernels.compiling import compiled as _compiled
 
 Floats = NDArray[np.float32]
 CLIP = 100.0  # the most that a gradient may be, as in the authors' program

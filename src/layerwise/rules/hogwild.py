@@ -131,3 +131,61 @@ class Predicting:
     def state(self) -> dict[str, Tensor]:
         """Nothing is kept beside the tables."""
         return {}
+
+
+class Fitting:
+    """GloVe's loop over records of co-occurrences, with AdaGrad's sums beside the tables."""
+
+    def __init__(self, task: CoOccurrence, model: GlobalVectors) -> None:
+        self.options = task.options
+        self.threads = torch.get_num_threads()
+        self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self.squares = {f"squares.{name}": torch.ones(p.shape) for name, p in model.named_parameters()}
+
+    def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
+        """Go through blocks of records (N, L, 3): those with a count."""
+        records = inputs.reshape(-1, 3)
+        records = records if records[:, 2].all() else np.ascontiguousarray(records[records[:, 2] > 0])
+        squares = [tensor.numpy() for tensor in self.squares.values()]
+        found = glove.update(
+            records, _four(tables), _four(squares), x_max=self.options.x_max, alpha=self.options.alpha, lr=rate, threads=self.threads,
+            pool=self.pool,
+        )  # fmt: skip
+        loss = torch.tensor(found, dtype=torch.float64)
+        return Step(loss, float(len(records)), {"weighted squared error": loss})
+
+    def state(self) -> dict[str, Tensor]:
+        """Return AdaGrad's sums of squares."""
+        return self.squares
+
+
+def _four(tables: list[Floats]) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return W, W̃, b and b̃ from the model's order of parameters: biases first."""
+    by_rank = [t for t in tables if t.ndim == 2] + [t for t in tables if t.ndim == 1]
+    w, v, b, c = by_rank
+    return w, v, b, c
+
+
+def make(context: Context, options: HogwildOptions) -> Rule:
+    """Return the rule for the model and task of a context. Raises `UsageError` for others than word vectors, and for other precisions."""
+    model, task = context.model, context.task
+    if isinstance(model, WordVectors) and context.precision != "fp32":
+        raise UsageError("the rule hogwild computes in float32", expected="--precision fp32", received=context.precision)
+    if isinstance(model, Predictive) and isinstance(task, Words):
+        return Hogwild(context, options, Predicting(context, task, model))
+    if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
+        return Hogwild(context, options, Fitting(task, model))
+    raise UsageError(
+        "the rule hogwild learns word vectors from text", expected="skipgram or cbow with the task words, glove with co-occurrence",
+        received=f"{type(model).__name__} with {task.name}", do="use rule.name=backprop",
+    )  # fmt: skip
+
+
+def _refuse_parts(context: Context, names: list[str]) -> None:
+    """Raise `UsageError` where only some of the tables are to be trained."""
+    missing = [name for name in names if name not in context.parameters]
+    if missing:
+        raise UsageError(
+            "the rule hogwild changes all tables of word vectors at once", expected="parameters = ['*']",
+            received=f"without {', '.join(missing)}", do="leave stage.parameters out",
+        )  # fmt: skip

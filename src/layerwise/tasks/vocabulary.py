@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data.corpus import Recoded, corpus_of, counted
+from layerwise.data.corpus import Corpus, Recoded, corpus_of, counted
 from layerwise.data.source import Array, Source
 from layerwise.errors import DataError, UsageError, nearest
 from layerwise.kernels.tokens import GAP
@@ -80,12 +80,11 @@ def _signed(words: Sequence[str], text: str) -> tuple[tuple[str, float], ...]:
 
 @dataclass(frozen=True)
 class WordInputs(Inputs):
-    """A vocabulary: ``words`` by falling count in the training part, and their ``counts``. ``lower``: questions are lower-cased as the text was."""
+    """A vocabulary: ``words`` by falling count in the training part, and their ``counts``."""
 
     kind = "text"
     words: tuple[str, ...]
     counts: tuple[int, ...]
-    lower: bool = True
     numbers: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,17 +96,17 @@ class WordInputs(Inputs):
 
         Raises `DataError` where fewer than two are left.
         """
-        corpus, counts = corpus_of(source), counted(source)
+        corpus, counts = text_of(source), counted(source)
         order = np.argsort(-counts, kind="stable")
         kept = order[counts[order] >= min_count]
         kept = kept[:largest] if largest else kept
         if len(kept) < 2:
             most = int(counts.max(initial=0))
             raise DataError(
-                f"{corpus.name} has too few words for vectors", expected=f"two words at least that occur {min_count} times",
+                f"{corpus.index.origin} has too few words for vectors", expected=f"two words at least that occur {min_count} times",
                 received=f"{len(counts)} different words, the most frequent {most} times", do="lower task.min_count, or give more text",
             )  # fmt: skip
-        return cls(tuple(corpus.words[int(i)] for i in kept), tuple(counts[kept].tolist()), corpus.lower)
+        return cls(tuple(corpus.words[int(i)] for i in kept), tuple(counts[kept].tolist()))
 
     @cached_property
     def frequencies(self) -> Array:
@@ -120,17 +119,12 @@ class WordInputs(Inputs):
 
     def adopt(self, source: Source) -> Source:
         """Return the corpus with its words by this vocabulary's numbers. Raises `DataError` for what is no text."""
-        if source.schema.kind != "text":
-            raise DataError(
-                f"{source.name_of(0)} is no text", expected="a text, a folder of texts, or - for standard input",
-                received=f"{source.schema.kind}s of shape {source.schema.shape}",
-            )  # fmt: skip
-        return Recoded(source, self.mapping(corpus_of(source).words))
+        return Recoded(source, self.mapping(text_of(source).words))
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Say how much of a text lies outside the vocabulary, where it is much."""
         counts = counted(source)
-        outside = int(counts[self.mapping(corpus_of(source).words) < 0].sum())
+        outside = int(counts[self.mapping(text_of(source).words) < 0].sum())
         share = outside / max(1, int(counts.sum()))
         return (f"{share:.1%} of the words are outside the vocabulary",) if share > 0.2 else ()
 
@@ -140,7 +134,7 @@ class WordInputs(Inputs):
         return torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.int32))
 
     def encode(self, raw: object) -> Tensor:
-        """Turn a question (`parsed`) into (T, 2) float32: a head, then numbers of words and their weights in the sum, then the listed words.
+        """Turn a question (`parsed`) into (T, 2) float32: a head, then words by number with their weights in the sum, then the listed ones.
 
         Raises `UsageError` for text that is no question, and `DataError` for a word outside the vocabulary.
         """
@@ -158,7 +152,7 @@ class WordInputs(Inputs):
 
     def number(self, word: str) -> int:
         """Return a word's number. Raises `DataError` with the nearest if it is not in the vocabulary."""
-        known = word if word in self.numbers else word.lower() if self.lower else word
+        known = word if word in self.numbers else word.lower()
         if known not in self.numbers:
             hint = nearest(known, self.words)
             raise DataError(
@@ -186,11 +180,22 @@ class WordInputs(Inputs):
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary."""
-        return {"kind": self.kind, "words": list(self.words), "counts": list(self.counts), "lower": self.lower}
+        return {"kind": self.kind, "words": list(self.words), "counts": list(self.counts)}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
         """Make the inputs again from what `to_json` returned."""
-        return cls(tuple(saved["words"]), tuple(saved["counts"]), saved["lower"])
+        return cls(tuple(saved["words"]), tuple(saved["counts"]))
 
 
+
+
+def text_of(source: Source) -> Corpus:
+    """Return the text that a source is of. Raises `DataError` for what is no text."""
+    found = corpus_of(source)
+    if found is None:
+        raise DataError(
+            f"{source.name_of(0)} is no text", expected="a text, a folder of texts, or - for standard input",
+            received=f"{source.schema.kind}s of shape {source.schema.shape}",
+        )  # fmt: skip
+    return found

@@ -223,4 +223,6 @@ def predictive(model: nn.Module) -> Predictive:
     """Return a network that predicts words from their neighbours. Raises `UsageError` for others."""
     if isinstance(model, Predictive):
         return model
-    raise UsageError("this network does not predict words from their neighbours", expected="skipgram or cbow", received=type(model).__name__)
+    raise UsageError(
+        "this network does not predict words from their neighbours", expected="skipgram or cbow", received=type(model).__name__
+    )
