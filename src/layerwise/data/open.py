@@ -170,6 +170,8 @@ def _place(field: str) -> int:
 def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
+    if item.benchmark:
+        raise UsageError(f"{item.name} is a benchmark: there is nothing in it to learn from", do=item.benchmark)
     if item.embedded:
         _refuse(options, (*TABLE, *FILES, *NAMING), f"the data set {item.name}")
         source = embedded.load(item.name)
