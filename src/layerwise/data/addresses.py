@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+GENSIM = "https://raw.githubusercontent.com/piskvorky/gensim/develop/gensim/test/test_data/"
 UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 
 
@@ -101,6 +102,23 @@ FILES: dict[str, tuple[File, ...]] = {
                 Form(264426, "76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836"),
                 Form(264255, "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"),
             ),
+        ),
+    ),
+    "word-eval": (
+        File(
+            "questions-words.txt",
+            GENSIM + "questions-words.txt",
+            (Form(603955, "8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36"),),
+        ),
+        File(
+            "simlex999.txt",
+            GENSIM + "simlex999.txt",
+            (Form(18126, "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d"),),
+        ),
+        File(
+            "wordsim353.tsv",
+            GENSIM + "wordsim353.tsv",
+            (Form(7186, "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"),),
         ),
     ),
 }

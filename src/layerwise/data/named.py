@@ -31,7 +31,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
     names where the files have none, ``by_hand`` how to get the files where they have no address. Of tables: ``columns`` are
     their names where the files have none, ``apart`` the category that tells several files of one part apart, ``trim``
-    characters at the end of some files' classes.
+    characters at the end of some files' classes. ``benchmark`` is the command that measures by it, of sets on which nothing is trained.
     """
 
     name: str
@@ -46,6 +46,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...] = ()
     apart: str = ""
     trim: str = ""
+    benchmark: str = ""
 
 
 CATALOGUE = (
@@ -132,6 +133,16 @@ CATALOGUE = (
             "total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality",
         ),
         apart="colour",
+    ),
+    NamedData(
+        name="word-eval",
+        tasks=("words",),
+        examples=20_896,
+        licence="Apache 2.0 (questions-words); as published by their authors (WordSim-353, SimLex-999)",
+        origin="benchmarks for word vectors: WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015), questions-words "
+        "(Mikolov et al. 2013)",
+        folder="word-eval",
+        benchmark="layerwise eval RUN --data word-eval",
     ),
 )
 

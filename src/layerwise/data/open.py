@@ -188,6 +188,8 @@ def _default(field: str) -> Any:
 def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
+    if item.benchmark:
+        raise UsageError(f"{item.name} is a benchmark: there is nothing in it to learn from", do=item.benchmark)
     if item.embedded:
         _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), f"the data set {item.name}")
         source = embedded.load(item.name)
