@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from layerwise import api
-from layerwise.data import folders, images, picture_cache
+from layerwise.data import cache_folders, folders, images, picture_cache
 from layerwise.data.folders import PictureSource
 from layerwise.data.picture_cache import CachedPictures, opened
 from layerwise.data.source import Subset, sized
@@ -222,7 +222,7 @@ def test_old_caches_make_room_and_too_much_is_refused(photographs: Path, tmp_pat
         time.sleep(0.02)  # their times tell which was used last
     assert [isinstance(one, Path) and one.exists() for one in made] == [False, False, True]
     (tmp_path / "notes").mkdir()
-    picture_cache.tidy(tmp_path, 0)
+    cache_folders.tidy(tmp_path, 0, large=picture_cache.PIXELS)
     assert [p.name for p in tmp_path.iterdir()] == ["notes"]
     assert "data.cache_gib allows" in str(opened(tmp_path, source(photographs), limit=1000, told=lambda *_: None))
 

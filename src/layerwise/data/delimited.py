@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from layerwise.data import encodings
 from layerwise.data.reading import Header
 from layerwise.data.source import Array
 from layerwise.errors import DataError, UsageError
@@ -36,7 +37,6 @@ GAPS = (
 DELIMITERS = (",", "\t", ";", "|")
 LOOK = 20  # lines that the delimiter is told from
 HEAD = 1 << 20  # bytes that the delimiter and header are told from
-BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class Dialect(NamedTuple):
@@ -199,7 +199,7 @@ def _check_encoding(path: Path, stream: Any, encoding: str) -> None:
     decoder = codecs.getincrementaldecoder(encoding)()
     head = stream.read(HEAD)
     block = head
-    bom = next((name for mark, name in BOMS.items() if head.startswith(mark)), "")
+    bom = encodings.marked(head)
     try:
         while block:
             text = decoder.decode(block)
@@ -210,27 +210,13 @@ def _check_encoding(path: Path, stream: Any, encoding: str) -> None:
             block = stream.read(HEAD)
         decoder.decode(b"", True)
     except UnicodeDecodeError as error:
-        guess = bom or ("gbk" if encoding != "gbk" and _looks_double(block or head) else "cp1252")
+        guess = bom or encodings.guess(block or head, encoding)
         raise DataError(
             f"{path} is not written in {encoding}",
             expected=f"text in {encoding}",
             received=f"the byte 0x{error.object[error.start]:02x}; it is probably {guess}",
             do=f"--set data.encoding={guess}, or convert the file to utf-8",
         ) from error
-
-
-def _looks_double(data: bytes) -> bool:
-    """Tell whether bytes past ASCII come in pairs, as in GBK, instead of alone, as accented letters do."""
-    try:
-        data[: len(data) - 1].decode("gbk", "strict" if len(data) < HEAD else "ignore")
-    except UnicodeDecodeError as error:
-        if error.start < len(data) - 3:
-            return False
-    high = np.frombuffer(data, dtype=np.uint8) >= 0x80
-    neighbours = np.zeros_like(high)
-    neighbours[1:] |= high[:-1]
-    neighbours[:-1] |= high[1:]
-    return bool(high.any() and (neighbours & high).sum() > 0.8 * high.sum())
 
 
 def _delimiter(lines: list[str], path: Path) -> str:

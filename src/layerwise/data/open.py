@@ -1,26 +1,28 @@
-"""One source, told apart by content: a named data set, class folders, IDX files, an archive or a table."""
+"""One source, told apart by content: a named data set, class folders, IDX files, an archive, a table or running text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
 import msgspec
 import numpy as np
 
-from layerwise.data import embedded, folders, idx, named
+from layerwise.data import embedded, folders, idx, named, texts
+from layerwise.data.cache_folders import GIB
 from layerwise.data.folders import OnBad, PictureSource
-from layerwise.data.reading import Header, Reading
+from layerwise.data.reading import Header, Reading, Tokens
 from layerwise.data.source import Array, ArraySource, Column, Described, Source, Splits, described
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError, nearest, unknown
 
 if TYPE_CHECKING:
+    from layerwise.data.corpus import Corpus
     from layerwise.data.tables import Table
 
-Whole = ArraySource | PictureSource
+Whole = Union[ArraySource, PictureSource, "Corpus"]
 Like = tuple[tuple[str, str], ...]
 LATER = {
     ".json": "JSON",
@@ -38,7 +40,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     against the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns, ``encoding`` of text,
     ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of dates, and columns with a purpose
     of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names pictures
-    (`picture_tables`).
+    (`picture_tables`). Text: ``tokens`` what a token is, ``lower`` whether capitals become small (`alphabet`), ``files`` which of a
+    folder's files are read (a pattern as in a shell); ``encoding``, ``cache`` and ``cache_gib`` hold for it too (`corpus_build`).
     """
 
     source: str
@@ -58,12 +61,17 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: str = ""
     cache: str = "auto"
     cache_gib: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 10.0
+    tokens: Tokens = "words"
+    lower: bool = True
+    files: str = ""
 
 
 TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates", "id", "group", "time", "weight")
+TABLE_ONLY = tuple(field for field in TABLE if field != "encoding")
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILES = ("on_bad", "cache", "cache_gib")
 NAMING = ("image",)  # tables of pictures
+TEXT = ("tokens", "lower", "files")
 NOT_NAMING = ("categories", "dates", "id")
 
 
@@ -87,7 +95,8 @@ def open_data(options: Options, *, seed: int, like: Sequence[Column] = ()) -> Sp
     used: damaged, empty, of one class only (F15).
     """
     found = open_parts(options, like=like)
-    check_usable(found.parts["train"], found.name)
+    if "train" in found.parts:
+        check_usable(found.parts["train"], found.name)
     sources: dict[str, Source] = {**found.parts}
     made = split(sources, name=found.name, seed=seed, notes=found.notes, groups=found.groups, times=found.times)
     return replace(made, columns=found.columns)
@@ -101,7 +110,10 @@ def open_parts(options: Options, *, like: Sequence[Column] = ()) -> Parts:
     Raises `UsageError` and `DataError` as `open_data` does otherwise.
     """
     known = tuple((column.name, column.kind) for column in like)
-    found = _named(options, known) if _is_name(options.source) else _path(options, known)
+    if options.source == texts.STANDARD_INPUT:
+        found = _text({"train": texts.standard_input(options.encoding)}, options, "stdin")
+    else:
+        found = _named(options, known) if _is_name(options.source) else _path(options, known)
     if options.positive:
         return found._replace(parts={part: one_against_rest(source, options.positive) for part, source in found.parts.items()})
     return found
@@ -155,7 +167,7 @@ def _is_name(source: str) -> bool:
 def _refuse(options: Options, fields: tuple[str, ...], what: str) -> None:
     """Refuse options that this kind of source has no use for."""
     for field in fields:
-        if getattr(options, field) != msgspec.structs.fields(Options)[_place(field)].default:
+        if _given(options, (field,)):
             raise UsageError(
                 f"data.{field} has no meaning for {what}",
                 received=f"{field} = {getattr(options, field)!r}",
@@ -163,15 +175,21 @@ def _refuse(options: Options, fields: tuple[str, ...], what: str) -> None:
             )
 
 
-def _place(field: str) -> int:
-    return Options.__struct_fields__.index(field)
+def _given(options: Options, fields: tuple[str, ...]) -> bool:
+    """Whether one of these options says something."""
+    return any(getattr(options, field) != _default(field) for field in fields)
+
+
+def _default(field: str) -> Any:
+    """Return the default of an option."""
+    return msgspec.structs.fields(Options)[Options.__struct_fields__.index(field)].default
 
 
 def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
     if item.embedded:
-        _refuse(options, (*TABLE, *FILES, *NAMING), f"the data set {item.name}")
+        _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), f"the data set {item.name}")
         source = embedded.load(item.name)
         columns = described(source) if source.schema.kind == "row" else ()
         return Parts({"train": source}, item.name, columns=columns)
@@ -184,7 +202,7 @@ def _named_table(item: named.NamedData, options: Options, like: Like) -> Parts:
     """Open a named data set of tables without a header."""
     from layerwise.data import table_parts  # pyarrow is slow to import
 
-    _refuse(options, (*FILES, *NAMING), "tables")
+    _refuse(options, (*FILES, *NAMING, *TEXT), "tables")
     folder = named.folder_of(item.name)
     reading = reading_of(options, names=item.columns, like=() if item.apart else like)
     return _tables(table_parts.read_named(folder, reading, apart=item.apart, trim=item.trim), item.name)
@@ -237,7 +255,7 @@ def _absent(source: str, path: Path) -> UsageError:
 def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = (), *, like: Like) -> Parts:
     """Open a folder: IDX files, class folders, or one archive or table in it."""
     if idx.is_idx(path):
-        _refuse(options, (*TABLE, *FILES, *NAMING), "IDX files")
+        _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), "IDX files")
         return Parts(idx.read(path, classes), name)
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
     if len(visible) == 1 and visible[0].is_file():
@@ -248,9 +266,12 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
     if visible and all(entry.suffix.lower() in TABLES for entry in visible):
         from layerwise.data import table_parts
 
-        _refuse(options, FILES, "tables")
+        _refuse(options, (*FILES, *TEXT), "tables")
         return _tables(table_parts.read_parts(visible, reading_of(options, like=like)), name)
-    _refuse(options, (*TABLE, *NAMING), "class folders")
+    running = texts.parts_of(path, lambda file: _is_running(file, options), encoding=options.encoding, files=options.files)
+    if running:
+        return _text(running, options, name)
+    _refuse(options, (*TABLE, *NAMING, *TEXT), "class folders")
     parts, notes = folders.open_folder(path, on_bad=options.on_bad)
     return Parts(parts, name, notes)
 
@@ -261,15 +282,17 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
 
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder", expected="a table, an archive or a folder")
+    if _is_running(path, options):
+        return _text({"train": texts.Texts(str(path), (str(path),), options.encoding)}, options, name)
     if archives.is_archive(path):
-        _refuse(options, (*TABLE, *NAMING), "archives of class folders")
+        _refuse(options, (*TABLE, *NAMING, *TEXT), "archives of class folders")
         parts, notes = archives.open_archive(path, on_bad=options.on_bad)
         return Parts(parts, name, notes)
     _refuse_other(path)
     pictures = _picture_tables([path], options, name)
     if pictures is not None:
         return pictures
-    _refuse(options, FILES, "tables")
+    _refuse(options, (*FILES, *TEXT), "tables")
     from layerwise.data import tables  # pyarrow is slow to import
 
     return _tables({"train": tables.read(path, reading_of(options, like=like))}, name)
@@ -288,9 +311,29 @@ def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts |
     image = picture_tables.column_in(paths["train"], reading, options.image)
     if not image:
         return None
-    _refuse(options, NOT_NAMING, "tables of pictures")
+    _refuse(options, (*NOT_NAMING, *TEXT), "tables of pictures")
     found = picture_tables.read(paths, reading, image=image, on_bad=options.on_bad)
     return Parts(found.parts, name, found.notes, found.groups, found.times)
+
+
+def _is_running(path: Path, options: Options) -> bool:
+    """Tell by content, unless the options tell, whether a file is running text."""
+    if path.suffix.lower() in (*TABLES, *LATER) or _given(options, (*TABLE_ONLY, *NAMING)):
+        return False
+    return texts.is_text(path, options.encoding) and (_given(options, TEXT) or not texts.is_table(path, options.encoding))
+
+
+def _text(found: Mapping[str, texts.Texts], options: Options, name: str) -> Parts:
+    """Open the parts of a text."""
+    from layerwise.data import text_parts  # numba is slow to import
+
+    _refuse(options, (*TABLE_ONLY, *NAMING, "on_bad", "positive"), "text")
+    if options.cache == "off":
+        raise UsageError(
+            "text is read from its tokens on disk", received="data.cache = 'off'", do="name a folder, or leave data.cache out"
+        )
+    parts = text_parts.read(found, options.tokens, lower=options.lower, cache=options.cache, limit=int(options.cache_gib * GIB))
+    return Parts(parts, name, tuple(note for corpus in parts.values() for note in corpus.index.notes))
 
 
 def _refuse_other(path: Path) -> None:

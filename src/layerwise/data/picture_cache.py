@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +22,17 @@ from typing import Any
 
 import numpy as np
 import PIL
-import psutil
 import torch
 
+from layerwise.data import cache_folders
+from layerwise.data.cache_folders import INDEX, beside, no_room, tidy
 from layerwise.data.folders import PictureSource
 from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
 from layerwise.runtime.machine import cores
 
 FORMAT = 1
 CHUNK = 256  # pictures decoded between two writes
-SPARE = 0.1  # share of the disk that is left free
-PIXELS, SUMS, INDEX, PART = "pixels.npy", "sums.npy", "index.json", ".part"
-GIB = 1 << 30
+PIXELS, SUMS = "pixels.npy", "sums.npy"
 Told = Callable[[int, int], None]  # done, of how many
 
 
@@ -123,11 +121,7 @@ def bytes_of(files: PictureSource) -> int:
 
 def place_of(cache: str) -> Path:
     """Return the folder that holds caches: the one named, or the user's cache folder."""
-    if cache not in ("", "auto"):
-        return Path(cache).expanduser()
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("layerwise")) / "pictures"
+    return cache_folders.place_of(cache, "pictures")
 
 
 def whole(folder: Path, files: PictureSource) -> bool:
@@ -146,15 +140,7 @@ def whole(folder: Path, files: PictureSource) -> bool:
 def refused(place: Path, files: Sequence[PictureSource], limit: int) -> str:
     """Return why these files are not cached, the empty text if they may be. ``limit`` bytes is the most all caches take together."""
     needed = sum(bytes_of(one) for one in files)
-    if needed > limit:
-        return f"they would take {needed / GIB:.1f} GiB, and data.cache_gib allows {limit / GIB:g}"
-    existing = next((folder for folder in (place, *place.parents) if folder.is_dir()), None)
-    if existing is None:
-        return f"there is no folder {place}"
-    disk = shutil.disk_usage(existing)
-    if disk.free - needed < SPARE * disk.total:
-        return f"the disk of {place} would have less than {SPARE:.0%} free"
-    return ""
+    return no_room(place, needed, limit)
 
 
 def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path | str:
@@ -176,29 +162,12 @@ def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path
     if reason := refused(place, [files], limit):
         return reason
     try:
-        tidy(place, limit - bytes_of(files))
-        with _beside(folder) as part:
+        tidy(place, limit - bytes_of(files), large=PIXELS)
+        with beside(folder) as part:
             _write(part, files, told)
     except OSError as error:
         return f"{folder} cannot be written: {error.strerror or error}"
     return folder
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, renamed to ``folder`` at the end; removed if anything goes wrong."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
-    part.mkdir(parents=True)
-    try:
-        yield part
-        shutil.rmtree(folder, ignore_errors=True)  # one that was not whole
-        try:
-            part.rename(folder)
-        except OSError:
-            if not (folder / INDEX).is_file():  # else another run was done first, with the same pixels
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(part: Path, files: PictureSource, told: Told) -> None:
@@ -218,23 +187,3 @@ def _write(part: Path, files: PictureSource, told: Told) -> None:
     np.save(part / SUMS, sums)
     about = {"format": FORMAT, "origin": files.place.origin, "shape": shape, "pillow": PIL.__version__, "torch": torch.__version__}
     (part / INDEX).write_text(json.dumps(about), encoding="utf-8")
-
-
-def tidy(place: Path, limit: int) -> None:
-    """Remove what killed processes left, then the least recently used caches until the rest takes at most ``limit`` bytes."""
-    kept: list[tuple[float, int, Path]] = []
-    for folder in sorted(place.iterdir()) if place.is_dir() else []:
-        if folder.name.endswith(PART):
-            process = folder.name.split(".")[-2]
-            if not (process.isdigit() and psutil.pid_exists(int(process))):
-                shutil.rmtree(folder, ignore_errors=True)
-        elif (folder / PIXELS).is_file():  # nothing else is ours
-            index = folder / INDEX
-            used = index.stat().st_mtime if index.is_file() else 0.0
-            kept.append((used, (folder / PIXELS).stat().st_size, folder))
-    total = sum(size for _, size, _ in kept)
-    for _, size, folder in sorted(kept):
-        if total <= limit:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size

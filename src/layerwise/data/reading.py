@@ -1,4 +1,4 @@
-"""How a table is to be read."""
+"""How a table is to be read, and into what text is cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from layerwise.errors import UsageError
 
 Header = Literal["auto", "yes", "no"]
+Tokens = Literal["words", "whitespace", "characters", "jieba"]
 
 
 class Reading(msgspec.Struct, frozen=True):

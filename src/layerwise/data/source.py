@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Kind = Literal["image", "row"]
+Kind = Literal["image", "row", "text"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
 TASKS_FOR: dict[Target, tuple[str, ...]] = {
@@ -49,7 +49,8 @@ class Described(NamedTuple):
 class Schema(msgspec.Struct, frozen=True):
     """What the examples are.
 
-    ``kind``: pictures or rows. ``shape``: of one decoded input, ``(H, W, C)`` or ``(D,)``; 0 where sizes differ.
+    ``kind``: pictures, rows or text. ``shape``: of one decoded input, ``(H, W, C)``, ``(D,)`` or, of text, tokens in a block; 0 where
+    sizes differ.
     ``features``: column names of rows; ``columns`` says more of them, if not all are numbers. ``target``: a class, a number,
     either (whole numbers in a table: the task must be named) or none. ``classes``: their names, in the order of the labels.
     """
@@ -351,6 +352,8 @@ def shorter_sides(source: Source) -> Array | None:
 
 def labels(source: Source) -> Array | None:
     """Return all targets of a source ``(N,)`` without decoding inputs where the source allows it."""
+    if source.schema.target == "none":
+        return None
     if isinstance(source, ArraySource):
         return source.targets
     if isinstance(source, Subset):

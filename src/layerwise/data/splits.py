@@ -1,4 +1,7 @@
-"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are classes."""
+"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are classes.
+
+Of text the blocks are drawn, 98/1/1.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from layerwise.runtime import draws
 
 VAL, TEST = 0.15, 0.15
 VAL_OF_TRAINING = 0.1
+OF_TEXT = 0.01  # of the blocks
 OFF = 0.05  # how far a drawn subset's size may be off by rounding within classes
 
 
@@ -79,12 +83,18 @@ def split(
     """Complete the given parts to training, validation and test.
 
     ``{"train": all}`` is drawn 70/15/15, by class where there are classes, or by ``groups`` or ``times`` (N,) of the training part
-    if they are given. Where a test part is given, a missing validation part is a tenth of training.
+    if they are given. Where a test part is given, a missing validation part is a tenth of training. Of text a missing part is a
+    hundredth of the blocks.
     Raises `DataError` where a part would be empty.
     """
+    if "train" not in parts:
+        raise DataError(f"{name} has no training part", expected="train, val and test", received=" and ".join(parts))
     train = parts["train"]
+    text = train.schema.kind == "text"
     missing = [p for p in ("val", "test") if p not in parts]
     fractions = {"val": VAL if "test" in missing else VAL_OF_TRAINING, "test": TEST}
+    if text:
+        fractions = dict.fromkeys(fractions, OF_TEXT)
     if missing:
         shares = tuple(fractions[p] for p in missing)
         if times is not None:
@@ -99,9 +109,9 @@ def split(
     if empty:
         raise DataError(
             f"{name}: nothing is left for the {' and '.join(empty)} part",
-            expected="at least 3 examples (of each class) to train, validate and test on",
+            expected=f"at least 3 {_called(train)} to train, validate and test on",
             received=_counted(train),
-            do="add examples, or give train/, val/ and test/ parts yourself",
+            do=f"add {'text' if text else 'examples'}, or give train/, val/ and test/ parts yourself",
         )
     return Splits(parts["train"], parts["val"], parts["test"], name, notes)
 
@@ -134,9 +144,15 @@ def row_keys(source: Source) -> Array:
     return keys
 
 
+def _called(source: Source) -> str:
+    """Return what the examples are called."""
+    return f"blocks of {source.schema.shape[0]} tokens" if source.schema.kind == "text" else "examples (of each class)"
+
+
 def _counted(source: Source) -> str:
     """Return how many examples there are, and of which class the fewest."""
-    found, count = classes_of(source), f"{len(source)} example{'s' * (len(source) != 1)}"
+    what = "block" if source.schema.kind == "text" else "example"
+    found, count = classes_of(source), f"{len(source)} {what}{'s' * (len(source) != 1)}"
     if found is None or not source.schema.classes:
         return count
     names, counts = np.unique(found, return_counts=True)

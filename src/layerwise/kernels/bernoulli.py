@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from layerwise.kernels.compiling import compiled
 
 Floats = NDArray[np.floating[Any]]
 MASK = (1 << 64) - 1
@@ -35,15 +36,7 @@ def _hash_draws(p: Floats, out: Floats, first: np.uint32, second: np.uint32) -> 
         out[i] = one if u < p[i] else zero
 
 
-def _compiled() -> Any:
-    """Compile without the GIL, kept on disk; in memory where package and user's cache cannot be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(_hash_draws)
-    except RuntimeError:  # numba: "no locator available"
-        return numba.njit(nogil=True)(_hash_draws)
-
-
-_run = _compiled()
+_run = compiled(_hash_draws, fastmath=False)
 
 
 def mixed(seed: int, call: int) -> int:

@@ -9,18 +9,16 @@ Source: F. Rosenblatt, The perceptron (1958).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
+from layerwise.kernels.compiling import compiled
 
 Floats = NDArray[np.float32]
 Signs = NDArray[np.float32] | NDArray[np.int8]
@@ -28,18 +26,8 @@ Counts = NDArray[np.int64]
 GROUP = (
     5  # classes whose dot products are taken together; threads get whole groups, so that sums stay the same
 )
-# Only what a vectorised dot product needs: sums in any order, fused multiply-add. NaN stays NaN.
-REORDER = {"reassoc", "contract"}
 # Another thread costs some tenths of a millisecond; below so many multiply-adds it did not pay.
 WORTH_SPLITTING = 1 << 26
-
-
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compile without the GIL, kept on disk; in memory where package and user's cache cannot be written."""
-    try:
-        return numba.njit(nogil=True, cache=True, fastmath=REORDER)(function)
-    except RuntimeError:  # numba: "no locator available", a read-only install and a read-only home
-        return numba.njit(nogil=True, fastmath=REORDER)(function)
 
 
 def _rosenblatt(
@@ -81,7 +69,7 @@ def _rosenblatt(
                     mistakes[k] += 1
 
 
-_run = _compiled(_rosenblatt)
+_run = compiled(_rosenblatt)
 
 
 def update(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from layerwise import recipe
 from layerwise.data import picture_cache
+from layerwise.data.cache_folders import GIB
 from layerwise.data.folders import PictureSource
 from layerwise.data.open import Options
-from layerwise.data.picture_cache import GIB
 from layerwise.data.source import SPLITS
 from layerwise.planning.resolve import Plan
 from layerwise.runtime.distributed import World

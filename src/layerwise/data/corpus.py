@@ -1,0 +1,209 @@
+"""Text as a source: blocks of word numbers from a file that is mapped into memory.
+
+A corpus is one stream of int32 (`kernels.tokens`): `END` closes a sentence, which is a line; numbers from 0 on are words, all that the
+text has, in order of first occurrence. Example i is the tokens ``[i·block, (i+1)·block)``. Which of the words are learned is decided
+later, on the training part (`Recoded`). The file is made once, from the text (`corpus_build`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
+from layerwise.errors import DamagedError
+from layerwise.kernels.tokenize import recode, tally
+
+FORMAT = 1
+CHUNK = 256  # blocks that are counted at once
+TOKENS, SUMS, WORDS, STARTS, COUNTS, INDEX = "tokens.bin", "sums.npy", "words.bin", "starts.npy", "counts.npy", "index.json"
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What a folder with a corpus holds.
+
+    ``origin`` is what messages call the text; ``tokens`` counts sentence ends too, without the padding; ``digest`` is of the text and of
+    how it was cut; ``notes`` say what was noticed.
+    """
+
+    format: int
+    origin: str
+    block: int
+    tokens: int
+    words: int
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Words(Sequence[str]):
+    """Words by number, read where they are asked for: ``starts`` (V + 1,) are their places in ``arena``, bytes of UTF-8."""
+
+    arena: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        return self.arena[self.starts[at] : self.starts[at + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), 1 << 16):
+            starts = self.starts[first : first + (1 << 16) + 1].tolist()
+            held = self.arena[starts[0] : starts[-1]].tobytes()
+            for begin, end in itertools.pairwise(starts):
+                yield held[begin - starts[0] : end - starts[0]].decode()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The blocks of a corpus in a folder. ``sums`` of the blocks are checked as they are read."""
+
+    folder: str
+    index: Index
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are: blocks of tokens, nothing to predict."""
+        return Schema("text", (self.index.block,), "none")
+
+    @property
+    def targets(self) -> None:
+        """Nothing is to be predicted."""
+        return None
+
+    @cached_property
+    def _tokens(self) -> tuple[Array, Array]:
+        """The blocks, mapped, and their sums."""
+        tokens = np.memmap(Path(self.folder, TOKENS), dtype=np.int32, mode="r").reshape(-1, self.index.block)
+        return tokens, np.load(Path(self.folder, SUMS))
+
+    @cached_property
+    def words(self) -> Words:
+        """The different words, by their numbers."""
+        arena = np.memmap(Path(self.folder, WORDS), dtype=np.uint8, mode="r")
+        return Words(arena, np.load(Path(self.folder, STARTS), mmap_mode="r"))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each word comes, (V,); read-only."""
+        counts: NDArray[np.int64] = np.load(Path(self.folder, COUNTS), mmap_mode="r")
+        return counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the maps out: a worker opens its own."""
+        return {"folder": self.folder, "index": self.index}
+
+    def __len__(self) -> int:
+        return -(-self.index.tokens // self.index.block)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.fetch([range(len(self))[index]]).inputs[0], None)
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order: ``inputs`` are (N, block) int32.
+
+        Raises `DamagedError` for a block that is not what was written.
+        """
+        at = np.asarray(indices, dtype=np.int64)
+        tokens, sums = self._tokens
+        out = tokens[at]
+        for place, index in enumerate(at):
+            if zlib.crc32(out[place]) != sums[index]:
+                raise self._damaged()
+        return Examples(out, None, at)
+
+    def _damaged(self) -> DamagedError:
+        """Make the error for a block that is not what was written, and let the next run build the corpus anew."""
+        with suppress(OSError):
+            Path(self.folder, INDEX).unlink()
+        return DamagedError(
+            f"{self.folder}/{TOKENS} is not what was written",
+            expected=f"the tokens of {self.index.origin}",
+            do="start again: it is built anew",
+        )
+
+    def name_of(self, index: int) -> str:
+        """Return the text and the tokens of the block, counted from 0."""
+        first = index * self.index.block
+        return f"{self.index.origin}, tokens {first} to {min(first + self.index.block, self.index.tokens) - 1}"
+
+    def fingerprint(self) -> str:
+        """Return a digest of the text and of how it was cut; where it lies does not count."""
+        return hashlib.sha256(f"{self.index.digest} {self.index.block}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Recoded:
+    """A corpus with its words sent through a mapping: ``mapping[number]`` (V,) int32 is the new number, or `GAP` for a word left out."""
+
+    base: Source
+    mapping: NDArray[np.int32]
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are: as before."""
+        return self.base.schema
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.fetch([range(len(self))[index]]).inputs[0], None)
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order."""
+        found = fetch(self.base, indices)
+        tokens = np.asarray(found.inputs)  # its own copy: `Corpus.fetch` makes one
+        recode(tokens, self.mapping)
+        return found._replace(inputs=tokens)
+
+    def name_of(self, index: int) -> str:
+        """Return the name the example has in the source beneath."""
+        return self.base.name_of(index)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the source beneath and of the mapping."""
+        digest = hashlib.sha256(self.base.fingerprint().encode())
+        digest.update(np.ascontiguousarray(self.mapping).data)
+        return digest.hexdigest()[:32]
+
+
+def corpus_of(source: Source) -> Corpus | None:
+    """Return the corpus under subsets, if there is one."""
+    while isinstance(source, Subset):
+        source = source.base
+    return source if isinstance(source, Corpus) else None
+
+
+def counted(source: Source) -> NDArray[np.int64]:
+    """Return how often each word of the corpus comes in the blocks of a corpus or of a part of one, (V,)."""
+    if isinstance(source, Corpus):
+        return np.array(source.counts)
+    whole = corpus_of(source)
+    assert whole is not None  # only texts are counted
+    counts = np.zeros(len(whole.words), dtype=np.int64)
+    for first in range(0, len(source), CHUNK):
+        tally(np.asarray(fetch(source, np.arange(first, min(first + CHUNK, len(source)))).inputs), counts)
+    return counts

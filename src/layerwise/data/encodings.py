@@ -1,0 +1,34 @@
+"""Which encoding a text is probably in, told from its first bytes."""
+
+from __future__ import annotations
+
+import codecs
+
+import numpy as np
+
+MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+LOOK = 1 << 20  # bytes that are looked at: what is shorter is whole
+
+
+def marked(head: bytes) -> str:
+    """Return the encoding that a mark at the beginning names, or the empty text."""
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "")
+
+
+def guess(data: bytes, encoding: str) -> str:
+    """Return what a text, of which these bytes are no valid ``encoding``, is probably written in."""
+    return "gbk" if encoding != "gbk" and _looks_double(data) else "cp1252"
+
+
+def _looks_double(data: bytes) -> bool:
+    """Tell whether bytes past ASCII come in pairs, as in GBK, instead of alone, as accented letters do."""
+    try:
+        data[: len(data) - 1].decode("gbk", "strict" if len(data) < LOOK else "ignore")
+    except UnicodeDecodeError as error:
+        if error.start < len(data) - 3:
+            return False
+    high = np.frombuffer(data, dtype=np.uint8) >= 0x80
+    neighbours = np.zeros_like(high)
+    neighbours[1:] |= high[:-1]
+    neighbours[:-1] |= high[1:]
+    return bool(high.any() and (neighbours & high).sum() > 0.8 * high.sum())

@@ -1,0 +1,286 @@
+"""Rows of a table against one vector, in registers of eight float32: what the kernels of word vectors are made of.
+
+Numba vectorises a loop over one row; a loop over six rows that may overlap in memory it does not, and cannot: the order of stores
+could matter. These intrinsics are written for LLVM with its vector types instead, so each vector is loaded once for all rows, and
+LLVM makes of them what the processor has (AVX2, NEON, …). A call takes addresses (int64) and checks nothing.
+
+A tile is at most `TILE` rows; ``width`` is the length of a row in float32, any number: eight at a time, then four, then singly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic as numba_intrinsic
+
+TILE = 8
+LANES = 8
+FLOAT, WORD, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR, WORDS, QUAD = ir.VectorType(FLOAT, LANES), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, 4)
+# 2^f = Σ (f log 2)^k / k!, |f| ≤ ½: eight terms leave less than float32 can hold
+POWERS = [math.log(2.0) ** k / math.factorial(k) for k in range(8)]
+Value = Any  # a value of llvmlite's, which has no types
+intrinsic: Any = numba_intrinsic
+
+
+def _splat(builder: Value, value: Value) -> Value:
+    """Return the vector with this float in every lane."""
+    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, WORD(0))
+    return builder.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
+
+
+def _constant(value: float) -> Value:
+    """Return the constant vector with this float in every lane."""
+    return ir.Constant(VECTOR, [value] * LANES)
+
+
+def _whole(value: int) -> Value:
+    """Return the constant vector with this int32 in every lane."""
+    return ir.Constant(WORDS, [value] * LANES)
+
+
+def _pointer(builder: Value, address: Value, kind: Value) -> Value:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _load(builder: Value, address: Value, lanes: int = LANES) -> Value:
+    """Load the first ``lanes`` (8, 4 or 1) of a vector; zeros in the others."""
+    kind = {8: VECTOR, 4: QUAD, 1: FLOAT}[lanes]
+    found = builder.load(_pointer(builder, address, kind))
+    found.align = 4
+    if lanes == 1:
+        return builder.insert_element(_constant(0.0), found, WORD(0))
+    if lanes == 4:
+        return builder.shuffle_vector(found, ir.Constant(QUAD, [0.0] * 4), ir.Constant(WORDS, list(range(LANES))))
+    return found
+
+
+def _store(builder: Value, value: Value, address: Value, lanes: int = LANES) -> None:
+    """Store the first ``lanes`` (8, 4 or 1) of a vector."""
+    if lanes == 1:
+        value = builder.extract_element(value, WORD(0))
+    elif lanes == 4:
+        value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(WORD, 4), [0, 1, 2, 3]))
+    builder.store(value, _pointer(builder, address, value.type)).align = 4
+
+
+def _call(builder: Value, name: str, *arguments: Value) -> Value:
+    """Call LLVM's intrinsic of this name over vectors."""
+    kind = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), arguments)
+
+
+def _chunks(builder: Value, width: Value, body: Callable[[Value, int], None]) -> None:
+    """Run ``body(byte offset, lanes)`` over a row: eights, at most one four, then ones."""
+    eights = builder.lshr(width, LONG(3))
+    with cgutils.for_range(builder, eights, intp=LONG) as loop:
+        body(builder.shl(loop.index, LONG(5)), 8)
+    done = builder.shl(eights, LONG(3))
+    with builder.if_then(builder.icmp_signed("!=", builder.and_(width, LONG(4)), LONG(0)), likely=True):
+        body(builder.shl(done, LONG(2)), 4)
+    rest = builder.and_(width, LONG(3))
+    with cgutils.for_range(builder, rest, intp=LONG) as loop:
+        body(builder.shl(builder.add(builder.sub(width, rest), loop.index), LONG(2)), 1)
+
+
+def _addresses(builder: Value, table: Value, stride: Value, rows: Value, tile: int) -> list[Value]:
+    """Return the addresses of the rows whose int32 numbers lie at ``rows``."""
+    found = []
+    for r in range(tile):
+        row = builder.load(_pointer(builder, builder.add(rows, LONG(4 * r)), WORD))
+        found.append(builder.add(table, builder.mul(builder.sext(row, LONG), stride)))
+    return found
+
+
+def _pairs(builder: Value, first: Value, second: Value) -> Value:
+    """Add neighbours: (first₀+first₁, first₂+first₃, second₀+second₁, …) in each half, as AVX's ``vhaddps``."""
+    even = builder.shuffle_vector(first, second, ir.Constant(WORDS, [0, 2, 8, 10, 4, 6, 12, 14]))
+    odd = builder.shuffle_vector(first, second, ir.Constant(WORDS, [1, 3, 9, 11, 5, 7, 13, 15]))
+    return builder.fadd(even, odd)
+
+
+def _sums(builder: Value, vectors: list[Value]) -> Value:
+    """Return the sums over the lanes of at most eight vectors, as one vector."""
+    full = vectors + [_constant(0.0)] * (LANES - len(vectors))
+    a, b, c, d = (_pairs(builder, full[k], full[k + 1]) for k in range(0, LANES, 2))
+    low, high = _pairs(builder, a, b), _pairs(builder, c, d)
+    left = builder.shuffle_vector(low, high, ir.Constant(WORDS, [0, 1, 2, 3, 8, 9, 10, 11]))
+    right = builder.shuffle_vector(low, high, ir.Constant(WORDS, [4, 5, 6, 7, 12, 13, 14, 15]))
+    return builder.fadd(left, right)
+
+
+def _products(tile: int) -> Any:
+    """Return products(table, stride, rows, x, width, out): out[r] = table[rows[r]] · x for r < tile, zeros up to eight."""
+
+    @intrinsic
+    def products(context: Value, table: Value, stride: Value, rows: Value, x: Value, width: Value, out: Value) -> Value:
+        def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+            table, stride, rows, x, width, out = arguments
+            places = _addresses(builder, table, stride, rows, tile)
+            sums = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in places]
+
+            def body(offset: Value, lanes: int) -> None:
+                part = _load(builder, builder.add(x, offset), lanes)
+                for place, total in zip(places, sums, strict=True):
+                    row = _load(builder, builder.add(place, offset), lanes)
+                    builder.store(_call(builder, "fmuladd", row, part, builder.load(total)), total)
+
+            _chunks(builder, width, body)
+            _store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
+            return target.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return products
+
+
+def _updates(tile: int) -> Any:
+    """Return updates(table, stride, rows, x, steps, out, width), row after row in the tile.
+
+    out += steps[r] · table[rows[r]]; table[rows[r]] += steps[r] · x. ``out`` may be ``x`` itself: x is read before.
+    """
+
+    @intrinsic
+    def updates(context: Value, table: Value, stride: Value, rows: Value, x: Value, steps: Value, out: Value, width: Value) -> Value:
+        def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+            table, stride, rows, x, steps, out, width = arguments
+            places = _addresses(builder, table, stride, rows, tile)
+            given = [builder.load(_pointer(builder, builder.add(steps, LONG(4 * r)), FLOAT)) for r in range(tile)]
+            factors = [_splat(builder, step) for step in given]
+
+            def body(offset: Value, lanes: int) -> None:
+                part = _load(builder, builder.add(x, offset), lanes)
+                total = _load(builder, builder.add(out, offset), lanes)
+                for place, factor in zip(places, factors, strict=True):
+                    here = builder.add(place, offset)
+                    row = _load(builder, here, lanes)
+                    total = _call(builder, "fmuladd", factor, row, total)
+                    _store(builder, _call(builder, "fmuladd", factor, part, row), here, lanes)
+                _store(builder, total, builder.add(out, offset), lanes)
+
+            _chunks(builder, width, body)
+            return target.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return updates
+
+
+products1, products2, products3, products4, products5, products6, products7, products8 = (_products(r) for r in range(1, TILE + 1))
+updates1, updates2, updates3, updates4, updates5, updates6, updates7, updates8 = (_updates(r) for r in range(1, TILE + 1))
+
+
+@intrinsic
+def add(context: Value, out: Value, x: Value, factor: Value, width: Value) -> Value:
+    """Return the code of out += factor · x over a row."""
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        out, x, factor, width = arguments
+        scale = _splat(builder, factor)
+
+        def body(offset: Value, lanes: int) -> None:
+            here = builder.add(out, offset)
+            _store(
+                builder,
+                _call(builder, "fmuladd", scale, _load(builder, builder.add(x, offset), lanes), _load(builder, here, lanes)),
+                here,
+                lanes,
+            )
+
+        _chunks(builder, width, body)
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32, types.int64), generate
+
+
+@intrinsic
+def put(context: Value, out: Value, x: Value, factor: Value, width: Value) -> Value:
+    """Return the code of out = factor · x over a row."""
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        out, x, factor, width = arguments
+        scale = _splat(builder, factor)
+
+        def body(offset: Value, lanes: int) -> None:
+            part = _load(builder, builder.add(x, offset), lanes)
+            _store(builder, builder.fmul(scale, part), builder.add(out, offset), lanes)
+
+        _chunks(builder, width, body)
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32, types.int64), generate
+
+
+@intrinsic
+def fetch(context: Value, address: Value, width: Value) -> Value:
+    """Return the code that asks for a row's cache lines before it is used."""
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        address, width = arguments
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        lines = builder.lshr(builder.add(width, LONG(30)), LONG(4))  # of 16 float32; one more where a row straddles
+        with cgutils.for_range(builder, lines, intp=LONG) as loop:
+            place = builder.inttoptr(builder.add(address, builder.shl(loop.index, LONG(6))), byte)
+            builder.call(function, [place, WORD(0), WORD(3), WORD(1)])
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def slopes(context: Value, scores: Value, labels: Value, count: Value, rate: Value, losses: Value) -> Value:
+    """Return the code of: scores[r] ← rate · (label − σ(score)) for r < count ≤ 8, the loss −log σ(±score) added to ``losses``.
+
+    With t = e^−|z|: σ(|z|) = 1/(1 + t), and −log σ(s) = max(−s, 0) + log(1 + t), so nothing overflows. Of the logarithms only
+    the product of (1 + t) is kept, its mantissa in eight floats and its exponent in eight int32: exact, and no log is taken here.
+    ``losses``: 8 float32 of mantissas, 8 int32 of exponents, 8 float32 of max(−s, 0).
+    """
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        scores, labels, count, rate, losses = arguments
+        z, label = _load(builder, scores), _load(builder, labels)
+        zero, one = _constant(0.0), _constant(1.0)
+        lane = builder.trunc(count, WORD)
+        wanted = builder.icmp_signed("<", ir.Constant(WORDS, list(range(LANES))), _splat_word(builder, lane))
+        power = builder.fmul(_call(builder, "fabs", z), _constant(-1.0 / math.log(2.0)))
+        power = _call(builder, "maxnum", power, _constant(-126.0))
+        nearest = _call(builder, "rint", power)
+        part = builder.fsub(power, nearest)
+        t = _constant(POWERS[-1])
+        for factor in reversed(POWERS[:-1]):
+            t = _call(builder, "fmuladd", t, part, _constant(factor))
+        shift = builder.shl(builder.add(builder.fptosi(nearest, WORDS), _whole(127)), _whole(23))
+        t = builder.fmul(t, builder.bitcast(shift, VECTOR))
+        more = builder.fadd(one, t)
+        large = builder.fdiv(one, more)  # σ(|z|)
+        sigma = builder.select(builder.fcmp_ordered(">=", z, zero), large, builder.fmul(t, large))
+        slope = builder.fmul(builder.fsub(label, sigma), _splat(builder, rate))
+        _store(builder, builder.select(wanted, slope, zero), scores)
+        against = builder.select(builder.fcmp_ordered(">", label, zero), builder.fneg(z), z)
+        linear = builder.add(losses, LONG(64))
+        exponents = builder.add(losses, LONG(32))
+        lost = builder.select(wanted, _call(builder, "maxnum", against, zero), zero)
+        _store(builder, builder.fadd(_load(builder, linear), lost), linear)
+        grown = builder.fmul(_load(builder, losses), builder.select(wanted, more, one))
+        bits = builder.bitcast(grown, WORDS)
+        exponent = builder.sub(builder.lshr(bits, _whole(23)), _whole(127))
+        mantissa = builder.or_(builder.and_(bits, _whole(0x7FFFFF)), _whole(0x3F800000))
+        kept = builder.load(_pointer(builder, exponents, WORDS))
+        kept.align = 4
+        builder.store(builder.add(kept, exponent), _pointer(builder, exponents, WORDS)).align = 4
+        _store(builder, builder.bitcast(mantissa, VECTOR), losses)
+        return target.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.float32, types.int64), generate
+
+
+def _splat_word(builder: Value, value: Value) -> Value:
+    """Return the vector with this int32 in every lane."""
+    one = builder.insert_element(ir.Constant(WORDS, ir.Undefined), value, WORD(0))
+    return builder.shuffle_vector(one, ir.Constant(WORDS, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
