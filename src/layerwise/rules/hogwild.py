@@ -21,8 +21,8 @@ from torch import Tensor
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import glove, huffman, sampling, word2vec
-from layerwise.nn.word_vectors import GlobalVectors, Predictive, WordVectors
-from layerwise.recipe import Positive, Share
+from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
+from layerwise.recipe import Count, Positive, Share
 from layerwise.rules.base import Context, Rule, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 from layerwise.tasks.cooccurrence import CoOccurrence
@@ -32,11 +32,13 @@ Floats = NDArray[np.float32]
 
 
 class HogwildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant."""
+    """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant. ``share``: so many contexts
+    of a window have the same negatives (skip-gram; 1: each its own, as word2vec has it)."""
 
     lr: Positive = 0.025
     schedule: Literal["linear", "constant"] = "linear"
     floor: Share = 1e-4
+    share: Count = 1
 
 
 class Loop(Protocol):
@@ -106,14 +108,18 @@ class Hogwild:
 class Predicting:
     """word2vec's loops over blocks of tokens."""
 
-    def __init__(self, context: Context, task: Words, model: Predictive) -> None:
+    def __init__(self, context: Context, task: Words, model: Predictive, *, share: int) -> None:
         options, counts = task.options, task.inputs.frequencies
-        self.seed, self.pooled, self.window, self.negative = context.seed, model.pooled, options.window, options.negative
+        self.seed, self.pooled, self.window = context.seed, model.pooled, options.window
         self.keep = sampling.keep_probabilities(counts, options.sample)
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        self.tree = huffman.tree(counts) if options.loss == "hierarchical" else None
-        self.alias = sampling.alias_table(counts.astype(np.float64) ** options.power)
+        self.against: word2vec.Noise | huffman.Tree
+        if options.loss == "hierarchical":
+            self.against = huffman.huffman(counts)
+        else:
+            alias = sampling.alias_table(counts.astype(np.float64) ** options.power)
+            self.against = word2vec.Noise(alias=alias, negatives=options.negative, share=share)
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
         """Go through blocks (N, L) int32."""
@@ -122,11 +128,11 @@ class Predicting:
             states = draws.mixed(ids.numpy().astype(np.uint64) * draws.GOLDEN + key)
         run = word2vec.cbow if self.pooled else word2vec.skipgram
         found = run(
-            inputs, tables[0], tables[1], keep=self.keep, alias=self.alias, states=states, rates=(rate, rate), window=self.window,
-            negatives=self.negative, threads=self.threads, pool=self.pool,
+            inputs, tables[0], tables[1], against=self.against, keep=self.keep, states=states, rates=(rate, rate), window=self.window,
+            threads=self.threads, pool=self.pool,
         )  # fmt: skip
         loss = torch.tensor(found.loss, dtype=torch.float64)
-        return Step(loss, float(found.pairs), {"negative log-likelihood": loss}, words=found.words)
+        return Step(loss, float(found.pairs), {"negative log-likelihood": loss}, words=found.tokens)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing is kept beside the tables."""
@@ -171,8 +177,13 @@ def make(context: Context, options: HogwildOptions) -> Rule:
     model, task = context.model, context.task
     if isinstance(model, WordVectors) and context.precision != "fp32":
         raise UsageError("the rule hogwild computes in float32", expected="--precision fp32", received=context.precision)
+    if options.share > 1 and (not isinstance(model, SkipGram) or not isinstance(task, Words) or task.options.loss != "negative"):
+        raise UsageError(
+            "only skip-gram with negative sampling has negatives that contexts can share", expected="rule.share = 1",
+            received=f"{options.share}",
+        )  # fmt: skip
     if isinstance(model, Predictive) and isinstance(task, Words):
-        return Hogwild(context, options, Predicting(context, task, model))
+        return Hogwild(context, options, Predicting(context, task, model, share=options.share))
     if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
         return Hogwild(context, options, Fitting(task, model))
     raise UsageError(

@@ -96,7 +96,7 @@ class WordTask(Task):
 
     def answering(self, model: nn.Module) -> nn.Module:
         """Return the table as it answers questions. Raises `UsageError` for a network without vectors for words."""
-        return Nearest(vectors_of(model))
+        return Nearest(word_network(model))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Turn cosines with every word and the asked-for sum, (N, V + D), into answers."""
@@ -176,8 +176,7 @@ class Words(WordTask):
         """Return the score of a vector and the word it is to predict."""
         outputs = words.context.weight
         if self.options.loss == "hierarchical":
-            tree = huffman.tree(self.inputs.frequencies)
-            nodes, signs = (torch.from_numpy(array).to(outputs.device) for array in tree.padded())
+            nodes, signs = (torch.from_numpy(array).to(outputs.device) for array in paths(self.inputs.frequencies))
             return windows.hierarchical(outputs, nodes, signs)
         return windows.sampled(outputs, torch.from_numpy(self.noise()).to(outputs.device), count=self.options.negative)
 
@@ -209,7 +208,16 @@ class Words(WordTask):
         return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], WordsOptions))
 
 
-def vectors_of(model: nn.Module) -> WordVectors:
+def paths(counts: Array) -> tuple[Array, Array]:
+    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there, 0 beyond its end."""
+    tree = huffman.huffman(counts)
+    step = np.arange(tree.lengths.max())
+    inside = step < tree.lengths[:, None]
+    at = np.where(inside, tree.starts[:, None] + step, 0)
+    return np.where(inside, tree.nodes[at], 0).astype(np.int64), np.where(inside, 2 * tree.signs[at] - 1, 0).astype(np.float32)
+
+
+def word_network(model: nn.Module) -> WordVectors:
     """Return a network that holds word vectors. Raises `UsageError` for others."""
     if isinstance(model, WordVectors):
         return model
