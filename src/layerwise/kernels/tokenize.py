@@ -183,7 +183,7 @@ def read_on(
         if at >= len(data):
             break
         at += size
-    state[AT] = begun if kind != BLANK else at
+    state[AT] = begun if kind != BLANK and status != INVALID else at
     state[MADE], state[WORDS], state[USED], state[OPEN], state[STATUS] = made, words, used, opened, status
 
 
