@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, get_args
@@ -357,10 +357,18 @@ def _write_binary(table: VectorTable, path: Path) -> None:
 def _write_safetensors(table: VectorTable, path: Path) -> None:
     """Write our own form."""
     data, ends = packed(table.words)
-    tensors = {"vectors": np.ascontiguousarray(table.matrix), "words": data, "ends": ends}
+    tensors = {"vectors": table.matrix, "words": data, "ends": ends}
     if table.counts is not None:
         tensors["counts"] = table.counts
-    safetensors.numpy.save_file(tensors, path, metadata={"format": str(FORMAT), "kind": "word vectors"})
+    save_arrays(tensors, path, {"format": str(FORMAT), "kind": "word vectors"})
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write arrays as safetensors without a copy of them in memory, readable by whom this process lets read its files."""
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+    path.chmod(mode)  # the library's own is for the owner alone
 
 
 READERS: dict[Kind, Callable[[Path], Read]] = {
