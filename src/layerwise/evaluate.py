@@ -22,6 +22,9 @@ from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
 from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.words import WordTask, word_network
+from layerwise.vectors import benchmarks
+from layerwise.vectors.sources import table_of
 
 
 class Evaluation(NamedTuple):
@@ -83,6 +86,13 @@ def measured_by(runner: Engine, found: Loaded, engine: str) -> nn.Module:
     return found.model
 
 
+def asked_words(found: Loaded, data: str) -> Measured:
+    """Return what benchmarks for words say of a run's vectors; a metric that could not be asked is NaN."""
+    assert isinstance(found.task, WordTask)
+    said = benchmarks.evaluate_words(table_of(word_network(found.model), found.task.inputs), data)
+    return Measured(Path(data).name, said.metrics, {"sections": said.to_json()["sections"]}, (), {"name": "torch"})
+
+
 @dataclass(frozen=True)
 class Measured:
     """A part's name and metrics, the tables beside them (by class, confusion, calibration), what was noticed on the way, and the engine."""
@@ -104,6 +114,8 @@ def measure(
     Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `Loaded.engine` does.
     """
     found = load(path)
+    if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
+        return asked_words(found, data)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     rows = found.task.inputs

@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from layerwise.errors import UsageError
+from layerwise.nn.word_vectors import WordVectors
+from layerwise.tasks.vocabulary import WordInputs
 from layerwise.weights.reading import read
 from layerwise.weights.vector_files import read_vectors
 from layerwise.weights.vectors import VectorTable
+
+
+def table_of(model: WordVectors, inputs: WordInputs) -> VectorTable:
+    """Return the vectors of a network by its vocabulary, as a table."""
+    matrix = np.ascontiguousarray(model.table().detach().cpu().float().numpy())
+    return VectorTable(list(inputs.words), matrix, np.array(inputs.counts, dtype=np.int64))
 
 
 def vectors_of(place: str | Path) -> VectorTable:
