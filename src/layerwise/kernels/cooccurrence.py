@@ -1,8 +1,8 @@
 """Counting which words stand near each other, each pair weighted by 1/distance (E31).
 
-Shapes: ``T`` tokens, ``V`` words. The idea: word by word, so that all sums of one word lie in one row that the cache holds. The places of
-each word are found by a counting sort; a place's neighbours on both sides are added to the row, and the row is then complete: rows
-depend on no other and on no thread.
+Shapes: ``T`` tokens, ``V`` words, ``window`` W. The idea: word by word. The places of each word are found by a counting sort; the
+neighbours of all places of a word are added to one row (V,), which the cache holds, and what is not zero in it is the word's counts.
+No pair is looked up or sorted, and a row depends on no other, so that any split over threads gives the same bits.
 
 Source: J. Pennington, R. Socher, C. Manning, GloVe: Global Vectors for Word Representation (2014).
 """
@@ -12,17 +12,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.kernels.compiling import compiled as _compiled
+from layerwise.kernels.compiling import compiled
+from layerwise.kernels.tokens import END
+from layerwise.kernels.windows import GOLDEN, _mix
 
-Ints = NDArray[np.int32]
+Ids = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-END, GAP = -1, -2
 
 
-def _compact(tokens: Ints, out: Ints, at: int) -> int:
-    """Append the tokens to ``out[:at]`` without GAP and repeated END; return the new length. ``out`` begins with END."""
+@compiled
+def compact(tokens: Ids, out: Ids, at: int) -> int:
+    """Write the tokens to ``out`` from place ``at`` ≥ 1 on, without GAP and without END after END; return where they end."""
     for token in tokens:
         if token >= 0 or (token == END and out[at - 1] != END):
             out[at] = token
@@ -30,14 +32,18 @@ def _compact(tokens: Ints, out: Ints, at: int) -> int:
     return at
 
 
-def _places(tokens: Ints, starts: Longs, places: Ints) -> None:
-    """Sort the places of words by word: those of w become ``places[starts[w]:starts[w + 1]]``, rising. ``starts`` (V + 1,) are zeros before."""
-    for token in tokens:
-        if token >= 0:
-            starts[token + 1] += 1
+@compiled
+def index(tokens: Ids, first: int, last: int, starts: Longs, places: Ids) -> None:
+    """Sort the places first ≤ p < last by word: those of w become ``places[starts[w]:starts[w + 1]]``, rising.
+
+    ``starts`` (V + 1,) are zeros before; ``places`` holds at least ``last − first``.
+    """
+    for p in range(first, last):
+        if tokens[p] >= 0:
+            starts[tokens[p] + 1] += 1
     for w in range(1, len(starts)):
         starts[w] += starts[w - 1]
-    for p in range(len(tokens)):
+    for p in range(first, last):
         token = tokens[p]
         if token >= 0:
             places[starts[token]] = p
@@ -47,58 +53,96 @@ def _places(tokens: Ints, starts: Longs, places: Ints) -> None:
     starts[0] = 0
 
 
-def _rows(
-    tokens: Ints, starts: Longs, places: Ints, first: int, last: int, window: int, row: Doubles, columns: Ints, counts: Floats, ends: Longs
-) -> int:
+@compiled
+def _take(row: Doubles, token: int, columns: Ids, counts: Floats, found: int) -> int:
+    """Move a count out of the row, if there is one; return how many were found."""
+    if row[token] != 0.0:
+        columns[found], counts[found] = token, row[token]
+        row[token] = 0.0
+        found += 1
+    return found
+
+
+@compiled
+def count(
+    tokens: Ids, starts: Longs, places: Ids, first: int, last: int, weights: Doubles,
+    row: Doubles, columns: Ids, counts: Floats, ends: Longs,
+) -> int:  # fmt: skip
     """Count the rows of the words first ≤ w < last; return how many counts there are.
 
-    ``tokens`` begins and ends with END. Row w becomes ``columns`` and ``counts`` from the last row's end to ``ends[w - first]``.
-    ``row`` (V,) float64 is zero before and after.
+    Row w becomes ``columns`` and ``counts`` from where the last one ends to ``ends[w - first]``. ``row`` (V,) is zero before and after.
+    ``weights`` (W + 1,) are what a pair at this distance counts. ``tokens`` are compact, and before and after the places they have END
+    or at least W more.
     """
-    found = 0
-    weights = np.empty(window + 1)
-    for distance in range(1, window + 1):
-        weights[distance] = 1.0 / distance
+    found, window = 0, len(weights) - 1
     for w in range(first, last):
-        for at in range(starts[w], starts[w + 1]):
-            p = places[at]
+        for p in places[starts[w] : starts[w + 1]]:
             for distance in range(1, window + 1):
-                token = tokens[p - distance]
-                if token < 0:
+                if tokens[p - distance] < 0:
                     break
-                row[token] += weights[distance]
+                row[tokens[p - distance]] += weights[distance]
             for distance in range(1, window + 1):
-                token = tokens[p + distance]
-                if token < 0:
+                if tokens[p + distance] < 0:
                     break
-                row[token] += weights[distance]
-        for token in range(len(row)):
-            if row[token] != 0.0:
-                columns[found] = token
-                counts[found] = row[token]
-                found += 1
-                row[token] = 0.0
+                row[tokens[p + distance]] += weights[distance]
+        if 8 * window * (starts[w + 1] - starts[w]) < len(row):  # a rare word: its neighbours again, rather than all words
+            for p in places[starts[w] : starts[w + 1]]:
+                for distance in range(1, window + 1):
+                    if tokens[p - distance] < 0:
+                        break
+                    found = _take(row, tokens[p - distance], columns, counts, found)
+                for distance in range(1, window + 1):
+                    if tokens[p + distance] < 0:
+                        break
+                    found = _take(row, tokens[p + distance], columns, counts, found)
+        else:
+            for token in range(len(row)):
+                found = _take(row, token, columns, counts, found)
         ends[w - first] = found
     return found
 
 
-compact, places_of, rows_of = _compiled(_compact), _compiled(_places), _compiled(_rows)
+@compiled
+def merge(
+    edges: Longs, many_columns: Ids, many_counts: Floats, row: Doubles, columns: Ids, counts: Floats, ends: Longs
+) -> int:
+    """Add the rows of several counts of the same words; return how many counts there are.
 
-
-def count(tokens: Ints, vocabulary: int, *, window: int = 15) -> Floats:
-    """Return the co-occurrences of a stream of tokens (T,) as records (N, 3) float32: i, j, Σ 1/distance; by word, not shuffled.
-
-    Symmetric: (j, i) has the same count. END (−1) ends a sentence, GAP (−2) is left out and the window closes over it.
+    ``edges`` (words, runs, 2) say where the rows begin and end in ``many_columns`` and ``many_counts``; the rest is as in `count`.
     """
-    kept = np.full(len(tokens) + 2, END, dtype=np.int32)
-    length = compact(tokens, kept, 1)
-    kept[length] = END
-    kept = kept[: length + 1]
-    starts, places = np.zeros(vocabulary + 1, dtype=np.int64), np.empty(length, dtype=np.int32)
-    places_of(kept, starts, places)
-    most = min(2 * window * length, vocabulary * vocabulary)
-    columns, counts = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.float32)
-    ends = np.empty(vocabulary, dtype=np.int64)
-    found = rows_of(kept, starts, places, 0, vocabulary, window, np.zeros(vocabulary), columns, counts, ends)
-    words = np.repeat(np.arange(vocabulary), np.diff(ends, prepend=0))
-    return np.column_stack([words, columns[:found], counts[:found]]).astype(np.float32)
+    found = 0
+    for w in range(edges.shape[0]):
+        for run in range(edges.shape[1]):
+            for k in range(edges[w, run, 0], edges[w, run, 1]):
+                row[many_columns[k]] += np.float64(many_counts[k])
+        for run in range(edges.shape[1]):
+            for k in range(edges[w, run, 0], edges[w, run, 1]):
+                found = _take(row, many_columns[k], columns, counts, found)
+        ends[w] = found
+    return found
+
+
+@compiled
+def deal(
+    starts: Longs, columns: Ids, counts: Floats, first: int, last: int, order: Ids, state: NDArray[np.uint64], out: Floats
+) -> None:
+    """Deal the records of the rows first ≤ w < last out over blocks, a round at a time, each round in a new random order.
+
+    ``out`` (B, R, 3) gets (w, column, count): round r is place r of each block. So each block is a sample of all records, as evenly
+    drawn as can be, in the order of the rows. ``order`` (B,) is the round's, ``state`` (2,) the generator's and the number dealt.
+    """
+    blocks = len(order)
+    z, done = state[0], np.int64(state[1])
+    for w in range(first, last):
+        for k in range(starts[w], starts[w + 1]):
+            place = done % blocks
+            if place == 0:
+                for block in range(blocks):
+                    order[block] = block
+            z += GOLDEN
+            other = place + np.int64((_mix(z) >> np.uint64(32)) * np.uint64(blocks - place) >> np.uint64(32))
+            order[place], order[other] = order[other], order[place]
+            record = out[order[place], done // blocks]
+            record[0], record[1], record[2] = w, columns[k], counts[k]
+            done += 1
+    state[0], state[1] = z, np.uint64(done)

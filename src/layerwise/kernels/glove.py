@@ -41,6 +41,15 @@ class Tables(NamedTuple):
     context_bias: Floats
 
 
+@compiled
+def _outside(records: Floats, words: int) -> int:
+    """Return the number of the first record of words that are not there or of a count below 0, or that is none; −1 if there is none."""
+    for n in range(len(records)):
+        if not (0 <= records[n, 0] < words and 0 <= records[n, 1] < words and records[n, 2] >= 0):
+            return n
+    return -1
+
+
 def _steps(
     records: Floats, logs: Floats, shares: Floats,
     W: Floats, C: Floats, b: Floats, c: Floats, W2: Floats, C2: Floats, b2: Floats, c2: Floats,
@@ -56,6 +65,8 @@ def _steps(
         rows.fetch(at_c + j * stride, width)
         rows.fetch(at_w2 + i * stride, width)
         rows.fetch(at_c2 + j * stride, width)
+        if records[n, 2] == 0:
+            continue
         i, j = np.int64(records[n, 0]), np.int64(records[n, 1])
         w, v, w2, v2 = W[i], C[j], W2[i], C2[j]
         product = np.float32(0.0)
@@ -101,7 +112,7 @@ def update(
     Several each take a run of the records and write without locks (Recht et al. 2011), so that results differ a little between runs.
 
     Args:
-        records: (N, 3) float32: i, j and X > 0. C-contiguous like all arrays here.
+        records: (N, 3) float32: i, j and X; one with X = 0 is passed over (it fills a block up). C-contiguous like all arrays here.
         parameters: changed in place.
         squares: s, changed in place; ones at the start.
         x_max: from this count on f is 1.
@@ -115,13 +126,14 @@ def update(
         the steps diverged.
 
     Raises:
-        UsageError: for arrays of another shape or type, for words that the tables do not have, and for counts that are not above 0.
+        UsageError: for arrays of another shape or type, for words that the tables do not have, and for counts below 0.
     """
     _check(records, parameters, squares)
 
     def run(first: int, last: int) -> float:
         part = records[first:last]
-        logs = np.log(part[:, 2])
+        with np.errstate(divide="ignore"):  # X = 0
+            logs = np.log(part[:, 2])
         shares = np.exp(np.float32(alpha) * np.minimum(logs - np.float32(np.log(x_max)), np.float32(0.0)))
         return float(_run(part, logs, shares, *parameters, *squares, np.float32(lr), np.float32(CLIP)))
 
@@ -144,12 +156,14 @@ def _check(records: Floats, parameters: Tables, squares: Tables) -> None:
                 expected=f"a C-contiguous array {shape} of float32",
                 received=f"a {layout} array {array.shape} of {array.dtype}",
             )
-    if len(records):
-        low, high = float(records[:, :2].min()), float(records[:, :2].max())
-        if not (low >= 0 and high < words):
-            raise UsageError("a co-occurrence of words that are not there", expected=f"0 to {words - 1}", received=f"{low:g} to {high:g}")
-        if not (records[:, 2] > 0).all():
-            raise UsageError("a co-occurrence without a count", expected="counts above 0", received=f"{records[:, 2].min():g}")
+    at = _outside(records, words)
+    if at >= 0:
+        i, j, count = records[at].tolist()
+        raise UsageError(
+            f"co-occurrence {at} is none",
+            expected=f"words from 0 to {words - 1} and a count of at least 0",
+            received=f"words {i:g} and {j:g}, count {count:g}",
+        )
 
 
 def _wanted(
