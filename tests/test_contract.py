@@ -24,7 +24,7 @@ CARDS = sorted(catalog.cards())
 LEARNING = [name for name in CARDS if catalog.find(name).rule]
 ANSWERING = [name for name in LEARNING if catalog.find(name).family != "word-vectors"]  # answers about words: tests/tasks/test_words.py
 REPORTED = {catalog.find(name).module: name for name in LEARNING}.values()  # one card a file: figures cost more than the training
-BATCH = {"hopfield": 2}  # of the ten patterns that it stores; the others learn from many examples
+BATCH = {"hopfield": 2, "glove": 1}  # of the ten patterns that it stores; the others learn from many examples
 # where a small form says the pictures' size: few of them, saved by the epoch, since each of many networks is trained five times here
 PICTURES = {"examples": 48, "train.checkpoint_seconds": 60.0}
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
@@ -56,10 +56,10 @@ def fit(name: str, out: Path, **more: object) -> api.Run:
 
 
 def written(path: Path) -> str:
-    """Write a text in which three groups of ten words keep to themselves, and return its path."""
+    """Write a text in which three groups of three hundred words keep to themselves, and return its path."""
     draw = np.random.default_rng(0)
-    groups = [[f"{letter}{number}" for number in range(10)] for letter in "abc"]
-    lines = (" ".join(draw.choice(groups[n % 3], size=12)) for n in range(4000))
+    groups = [[f"{letter}{number}" for number in range(300)] for letter in "abc"]
+    lines = (" ".join(draw.choice(groups[n % 3], size=20)) for n in range(4000))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
