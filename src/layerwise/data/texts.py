@@ -64,8 +64,8 @@ class Texts:
         return sum(size for _, size, _ in self.marks())
 
 
-def parts_of(folder: Path, is_running: Callable[[Path], bool], *, encoding: str, files: str) -> dict[str, Texts]:
-    """Return the texts of a folder by part, if all of its files are running text; none if they are not.
+def parts_of(folder: Path, may_run: Callable[[Path], bool], *, encoding: str, files: str) -> dict[str, Texts]:
+    """Return the texts of a folder by part, if all of its files may be running text; none if they are not.
 
     Files are read sorted, at any depth; ``files`` picks those whose names match this pattern. Where every file is named for a part
     (``train.txt``, ``val/one.txt``) they are kept apart; else all of them are one text.
@@ -75,7 +75,7 @@ def parts_of(folder: Path, is_running: Callable[[Path], bool], *, encoding: str,
     if files and not picked:
         raise UsageError(f"no file in {folder} matches data.files", expected=f"one of {some(names)}", received=files)
     paths = {name: folder / name for name in picked}
-    if not paths or not all(is_running(path) or (path.is_file() and not path.stat().st_size) for path in paths.values()):
+    if not paths or not all(map(may_run, paths.values())):
         return {}
     by_part: dict[str, list[str]] = {}
     for name, path in paths.items():
