@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,9 @@ LINE_ENDS = "\n\r\u2028\u2029"
 APOSTROPHES = "'\u2019"
 JOINERS = "\u200c\u200d"  # inside words of Persian and of Indic scripts
 SOFT_HYPHEN = "\u00ad"
+MARKS = dict.fromkeys(("Mn", "Mc", "Me"), MARK)
+WORDS = dict.fromkeys(("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No"), LETTER) | MARKS
+CHARACTERS = dict.fromkeys(("Zs", "Zl", "Zp", "Cc", "Cf", "Cs"), BLANK) | MARKS
 PLANES = (0, 1, 2, 3, 14)  # planes with assigned characters; the others are for private use or empty
 ALONE = (  # written without blanks between words: each letter is a token
     (0x3005, 0x3007),  # iteration mark, ideographic zero
@@ -35,37 +39,25 @@ ALONE = (  # written without blanks between words: each letter is a token
 
 @lru_cache(maxsize=4)
 def classes(tokens: Tokens) -> NDArray[np.uint8]:
-    """Return the class of every code point (`kernels.tokenize`) for a way to cut: ``words``, ``whitespace`` or ``characters``.
+    """Return the class of every code point (`kernels.tokenize`) for a way to cut.
 
     ``words``: letters, marks and numbers make words, with an apostrophe or a joiner between two letters; ideographs and kana are one
-    token each; everything else stands between. ``whitespace``: everything but blanks makes words. ``characters``: each character is a
-    token, with the marks on it; blanks and controls stand between.
+    token each; everything else stands between. ``whitespace``: everything but blanks makes words (and so of jieba's words).
+    ``characters``: each character is a token, with the marks on it; blanks and controls stand between.
     """
-    rest = {"words": BLANK, "characters": SINGLE}.get(tokens, LETTER)
-    table = np.full(POINTS, rest, dtype=np.uint8)
-    for plane in PLANES:
-        for point in range(plane << 16, (plane + 1) << 16):
-            table[point] = _class(chr(point), tokens)
-    if tokens == "words":
+    if tokens == "characters":
+        table = _table(SINGLE, lambda c: CHARACTERS.get(unicodedata.category(c), SINGLE))
+    elif tokens == "words":
+        table = _table(BLANK, lambda c: WORDS.get(unicodedata.category(c), BLANK))
         for first, last in ALONE:
             span = table[first : last + 1]
             span[span == LETTER] = SINGLE
-    table[[ord(c) for c in LINE_ENDS]] = BREAK
+        table[_points(APOSTROPHES + JOINERS)] = INNER
+        table[_points(SOFT_HYPHEN)] = HIDDEN
+    else:
+        table = _table(LETTER, lambda c: BLANK if c.isspace() else LETTER)
+    table[_points(LINE_ENDS)] = BREAK
     return table
-
-
-def _class(character: str, tokens: Tokens) -> int:
-    """Return the class of a code point."""
-    if tokens in ("whitespace", "jieba"):
-        return BLANK if character.isspace() else LETTER
-    category = unicodedata.category(character)
-    if tokens == "characters":
-        return BLANK if character.isspace() or category in ("Cc", "Cf", "Cs") else MARK if category[0] == "M" else SINGLE
-    if character == SOFT_HYPHEN:
-        return HIDDEN
-    if character in APOSTROPHES or character in JOINERS:
-        return INNER
-    return {"L": LETTER, "N": LETTER, "M": MARK}.get(category[0], BLANK)
 
 
 @lru_cache(maxsize=4)
@@ -74,10 +66,22 @@ def folds(tokens: Tokens, lower: bool) -> NDArray[np.int32]:
     table = np.arange(POINTS, dtype=np.int32)
     if lower:
         for plane in PLANES:
-            for point in range(plane << 16, (plane + 1) << 16):
-                small = chr(point).lower()
-                if small[0] != chr(point):
-                    table[point] = ord(small[0])  # of İ alone the full form is longer; its simple one is i
+            characters = list(map(chr, range(plane << 16, (plane + 1) << 16)))
+            small = map(str.lower, characters)
+            # of İ alone the full form is longer than one; its simple form is i
+            table[plane << 16 : (plane + 1) << 16] = [ord(s[0]) for s in small]
     if tokens == "words":
-        table[[ord(c) for c in APOSTROPHES]] = ord("'")
+        table[_points(APOSTROPHES)] = ord("'")
+    return table
+
+
+def _points(characters: str) -> list[int]:
+    return list(map(ord, characters))
+
+
+def _table(rest: int, class_of: Callable[[str], int]) -> NDArray[np.uint8]:
+    """Return the class of every code point, ``rest`` in the planes that have no characters."""
+    table = np.full(POINTS, rest, dtype=np.uint8)
+    for plane in PLANES:
+        table[plane << 16 : (plane + 1) << 16] = [class_of(chr(point)) for point in range(plane << 16, (plane + 1) << 16)]
     return table

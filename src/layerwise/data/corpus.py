@@ -21,13 +21,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise.data.cache_folders import INDEX
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
 from layerwise.errors import DamagedError
 from layerwise.kernels.tokenize import recode, tally
 
 FORMAT = 1
 CHUNK = 256  # blocks that are counted at once
-TOKENS, SUMS, WORDS, STARTS, COUNTS, INDEX = "tokens.bin", "sums.npy", "words.bin", "starts.npy", "counts.npy", "index.json"
+TOKENS, SUMS, WORDS, STARTS, COUNTS, PHRASES = "tokens.bin", "sums.npy", "words.bin", "starts.npy", "counts.npy", "phrases.json"
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -110,6 +111,12 @@ class Corpus:
         """How often each word comes, (V,); read-only."""
         counts: NDArray[np.int64] = np.load(Path(self.folder, COUNTS), mmap_mode="r")
         return counts
+
+    @property
+    def phrases(self) -> list[list[tuple[str, str]]]:
+        """The pairs of words that were written as one, pass by pass; none if none were looked for."""
+        path = Path(self.folder, PHRASES)
+        return msgspec.json.decode(path.read_bytes(), type=list[list[tuple[str, str]]]) if path.is_file() else []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps out: a worker opens its own."""

@@ -1,43 +1,61 @@
 """Text to a corpus: tokenised once into a folder, which is found again while the text and how it is cut stay the same.
 
 The text is read in pieces and the tokens are written as they are made, so that neither is ever in memory; what is, is the table of
-words (`kernels.tokenize.Tokenizer`). Folders are bounded together (`cache_folders`).
+words (`kernels.tokenizer.WordTable`), and of pairs where phrases are looked for. Folders are bounded together (`cache_folders`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import numpy as np
 
-from layerwise.data import alphabet, cache_folders, texts
-from layerwise.data.corpus import COUNTS, FORMAT, INDEX, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
+from layerwise.data import alphabet, cache_folders, phrases, segments, texts
+from layerwise.data.cache_folders import INDEX
+from layerwise.data.corpus import COUNTS, FORMAT, PHRASES, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
+from layerwise.data.phrases import Passes
 from layerwise.data.reading import Tokens
-from layerwise.data.texts import HEAD, PIECE, Texts
+from layerwise.data.texts import HEAD, Texts
+from layerwise.data.token_file import TokenFile
 from layerwise.errors import DataError
-from layerwise.kernels.tokenize import MOST, Ids, NotUtf8, Tokenizer, recode
-from layerwise.kernels.tokens import END
+from layerwise.kernels.pairs import SLOTS, Pairs
+from layerwise.kernels.tokenizer import MOST, NotUtf8, Tokenizer, WordTable
 
 BLOCK = 1024  # tokens of an example
 Told = Callable[[int, int], None]  # bytes read, of how many (0: not known)
 
 
 class Cutting(msgspec.Struct, frozen=True):
-    """How text becomes tokens: what a token is (`alphabet`), and whether capitals become small letters."""
+    """How text becomes tokens.
+
+    ``tokens`` says what one is (`alphabet`), ``lower`` whether capitals become small letters. ``phrases`` passes join words
+    (`data.phrases`), by ``threshold`` and ``discount``. At most ``most`` different words and ``slots`` slots for pairs are held.
+    """
 
     tokens: Tokens = "words"
     lower: bool = True
+    phrases: int = 0
+    threshold: float = 100.0
+    discount: float = 5.0
+    most: int = MOST
+    slots: int = SLOTS
+
+    def decides(self) -> str:
+        """Return all that decides what becomes of a text."""
+        found = f"{self} unicode {unicodedata.unidata_version}"
+        return f"{found} jieba {segments.version()}" if self.tokens == "jieba" else found
 
 
-def opened(place: Path, source: Texts, cutting: Cutting, *, limit: int, told: Told = lambda *_: None, most: int = MOST) -> Corpus:
+def opened(
+    place: Path, source: Texts, cutting: Cutting, *, limit: int, told: Told = lambda *_: None, joined: Passes | None = None
+) -> Corpus:
     """Return the corpus of these texts, built if it is not there or not whole.
 
     Args:
@@ -46,29 +64,26 @@ def opened(place: Path, source: Texts, cutting: Cutting, *, limit: int, told: To
         cutting: how it is cut.
         limit: bytes; the least recently used corpora beyond it are removed first.
         told: called with how many bytes are read, of how many.
-        most: different words that are kept (`Tokenizer`).
+        joined: phrases of another text that are joined here, pass by pass, instead of looking for some.
 
     Raises `DataError` for a text that cannot be read, has no words, or has no room.
     """
-    if not source.piped:
-        found = place / _name(source, cutting, most)
-        corpus = whole(found)
-        if corpus is not None:
-            with suppress(OSError):
-                os.utime(found / INDEX)
-            return corpus
-    folder = place / (_name(source, cutting, most) if not source.piped else f"pipe-{os.getpid()}")
-    size = 0 if source.piped else source.size()
+    key = "" if joined is None else hashlib.sha256(repr(joined).encode()).hexdigest()
+    folder = place / (f"pipe-{os.getpid()}" if source.piped else _name(source, cutting, key))
+    corpus = None if source.piped else whole(folder)
+    if corpus is not None:
+        with suppress(OSError):
+            os.utime(folder / INDEX)
+        return corpus
     try:
-        cache_folders.tidy(place, limit - size, large=TOKENS)
+        cache_folders.tidy(place, limit - source.size(), large=TOKENS)
         with cache_folders.unfinished(folder) as part:
-            index = _write(part, source, cutting, told=told, most=most)
+            index = _write(part, source, cutting, told=told, joined=joined, key=key)
             if reason := cache_folders.no_room(place, (part / TOKENS).stat().st_size, limit):
                 raise DataError(
                     f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
                 )
-            if source.piped:
-                folder = place / index.digest
+            folder = place / index.digest if source.piped else folder
             cache_folders.settle(part, folder)
     except OSError as error:
         raise DataError(
@@ -77,15 +92,10 @@ def opened(place: Path, source: Texts, cutting: Cutting, *, limit: int, told: To
     return Corpus(str(folder), index)
 
 
-def _name(source: Texts, cutting: Cutting, most: int) -> str:
+def _name(source: Texts, cutting: Cutting, key: str) -> str:
     """Return the name of the folder for these texts as they are now."""
-    parts = (FORMAT, BLOCK, source.marks(), source.encoding, _of(cutting), most)
+    parts = (FORMAT, BLOCK, source.marks(), source.encoding, cutting.decides(), key)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _of(cutting: Cutting) -> str:
-    """Return what decides how text is cut."""
-    return f"{cutting} unicode {unicodedata.unidata_version}"
 
 
 def whole(folder: Path) -> Corpus | None:
@@ -105,92 +115,83 @@ def whole(folder: Path) -> Corpus | None:
     return Corpus(str(folder), index) if good else None
 
 
-class _TokenFile:
-    """A file of tokens that is being written."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.tokens = 0
-
-    def write(self, tokens: Ids) -> None:
-        """Add tokens."""
-        self.stream.write(tokens.data)
-        self.tokens += len(tokens)
-
-    def renumber(self, mapping: Ids) -> None:
-        """Send all ids through a mapping, piece by piece."""
-        self.stream.seek(0)
-        while len(tokens := np.frombuffer(self.stream.read(PIECE), dtype=np.int32)):
-            tokens = tokens.copy()
-            recode(tokens, mapping)
-            self.stream.seek(-tokens.nbytes, os.SEEK_CUR)
-            self.stream.write(tokens.data)
-        self.stream.seek(0, os.SEEK_END)
-
-
-def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, most: int) -> Index:
+def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, joined: Passes | None, key: str) -> Index:
     """Tokenise into a new folder."""
-    digest = hashlib.blake2b(_of(cutting).encode(), digest_size=16)
+    table = WordTable(most=cutting.most)
     with (part / TOKENS).open("w+b") as stream:
-        file = _TokenFile(stream)
-        tokenizer = Tokenizer(alphabet.classes(cutting.tokens), alphabet.folds(cutting.tokens, cutting.lower), file, most=most)
-        done, size = 0, 0 if source.piped else source.size()
-        for path in source.paths or ("",):
-            head, read = b"", 0
-            try:
-                for piece in texts.pieces(path, source.encoding):
-                    head = head or piece.data[:HEAD]
-                    digest.update(piece.data)
-                    tokenizer.feed(piece.data)
-                    read = piece.read
-                    told(done + read, size)
-                tokenizer.feed(b"", last=True)
-            except NotUtf8 as error:
-                raise texts.not_text(path, error.at, error.byte, head) from error
-            digest.update(b"\0end of file\0")
-            done += read
-        if not len(tokenizer.counts):
-            raise DataError(f"{source.origin} has no words", expected="text", received=f"{done} bytes")
-        _pad(stream, file.tokens)
-        np.save(part / SUMS, _sums(stream))
-    np.save(part / STARTS, tokenizer.starts)
-    np.save(part / COUNTS, tokenizer.counts)
-    (part / WORDS).write_bytes(tokenizer.arena.data)
-    notes = () if not tokenizer.forgotten else (_forgot(source.origin, tokenizer, most),)
-    index = Index(FORMAT, source.origin, BLOCK, file.tokens, len(tokenizer.counts), digest.hexdigest(), notes)
+        file = TokenFile(stream)
+        digest = _read(source, cutting, table, file, told)
+        if not len(table):
+            raise DataError(f"{source.origin} has no words", expected="text")
+        notes = [_forgot(source.origin, table.forgotten, cutting.most, "words")] if table.forgotten else []
+        if cutting.phrases:
+            found, more = _joined(file, table, cutting, joined, source.origin)
+            notes += more
+            (part / PHRASES).write_bytes(msgspec.json.encode(found))
+        np.save(part / SUMS, file.finish(BLOCK))
+    np.save(part / STARTS, table.starts)
+    np.save(part / COUNTS, table.counts)
+    (part / WORDS).write_bytes(table.arena.data)
+    digest = hashlib.sha256(f"{digest} {key}".encode()).hexdigest()[:32]
+    index = Index(FORMAT, source.origin, BLOCK, file.tokens, len(table), digest, tuple(notes))
     (part / INDEX).write_bytes(msgspec.json.encode(index))
     return index
 
 
-def _forgot(origin: str, tokenizer: Tokenizer, most: int) -> str:
-    """Return the note on words that were forgotten."""
+def _read(source: Texts, cutting: Cutting, table: WordTable, file: TokenFile, told: Told) -> str:
+    """Tokenise all texts into a file; return a digest of them and of how they were cut."""
+    digest = hashlib.blake2b(cutting.decides().encode(), digest_size=16)
+    tokenizer = Tokenizer(alphabet.classes(cutting.tokens), alphabet.folds(cutting.tokens, cutting.lower), table, file)
+    done, size = 0, source.size()
+    for path in source.paths or ("",):
+        head, read = b"", 0
+        found = texts.pieces(path, source.encoding)
+        try:
+            for piece in segments.segmented(found) if cutting.tokens == "jieba" else found:
+                head = head or piece.data[:HEAD]
+                digest.update(piece.data)
+                tokenizer.feed(piece.data)
+                read = piece.read
+                told(done + read, size)
+            tokenizer.feed(b"", last=True)
+        except NotUtf8 as error:
+            raise texts.not_text(path, error.at, error.byte, head) from error
+        digest.update(b"\0end of file\0")
+        done += read
+    return digest.hexdigest()
+
+
+def _joined(
+    file: TokenFile, table: WordTable, cutting: Cutting, joined: Passes | None, origin: str
+) -> tuple[Passes, list[str]]:
+    """Join phrases, those given or those found; return them, and notes."""
+    passes, notes = [], []
+    for number in range(cutting.phrases if joined is None else len(joined)):
+        if joined is None:
+            pairs = Pairs(slots=cutting.slots)
+            found = phrases.find(file, table, pairs, threshold=cutting.threshold, discount=cutting.discount)
+            if pairs.forgotten:
+                notes.append(_forgot(origin, pairs.forgotten, pairs.most, "pairs of words"))
+        else:
+            found = [*joined[number]]
+        phrases.write(file, table, found)
+        passes.append(found)
+    phrases.drop_unused(file, table)
+    return passes, notes
+
+
+def _forgot(origin: str, limit: int, most: int, what: str) -> str:
+    """Return the note on words or pairs that were forgotten."""
     return (
-        f"{origin} has more than {most:,} different words: the rarest were left out on the way, "
-        f"those with at most {tokenizer.forgotten} occurrences by then"
+        f"{origin} has more than {most:,} different {what}: the rarest were left out on the way, "
+        f"those with at most {limit} occurrences by then"
     )
 
 
-def _pad(stream: BinaryIO, tokens: int) -> None:
-    """Fill the last block with sentence ends."""
-    stream.write(np.full(-tokens % BLOCK, END, dtype=np.int32).data)
-
-
-def _sums(stream: BinaryIO) -> np.ndarray:
-    """Return the CRC-32 of each block, (blocks,) uint32."""
-    stream.seek(0)
-    out = []
-    while data := stream.read(256 * BLOCK * 4):
-        view = memoryview(data)
-        out += [zlib.crc32(view[at : at + BLOCK * 4]) for at in range(0, len(view), BLOCK * 4)]
-    return np.array(out, dtype=np.uint32)
-
-
 @contextmanager
-def shown(name: str, *, quiet: bool = False) -> Iterator[Told]:
+def shown(name: str) -> Iterator[Told]:
     """Show a bar on standard error if that is a terminal; give what moves it."""
-    import sys
-
-    if quiet or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield lambda _done, _size: None
         return
     from rich.console import Console

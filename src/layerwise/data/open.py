@@ -41,7 +41,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of dates, and columns with a purpose
     of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names pictures
     (`picture_tables`). Text: ``tokens`` what a token is, ``lower`` whether capitals become small (`alphabet`), ``files`` which of a
-    folder's files are read (a pattern as in a shell); ``encoding``, ``cache`` and ``cache_gib`` hold for it too (`corpus_build`).
+    folder's files are read (a pattern as in a shell), ``phrases`` how many passes join words, by ``phrase_threshold`` and
+    ``phrase_discount`` (`data.phrases`); ``encoding``, ``cache`` and ``cache_gib`` hold for it too (`corpus_build`).
     """
 
     source: str
@@ -64,6 +65,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: Tokens = "words"
     lower: bool = True
     files: str = ""
+    phrases: Annotated[int, msgspec.Meta(ge=0, le=10)] = 0
+    phrase_threshold: Annotated[float, msgspec.Meta(ge=0)] = 100.0
+    phrase_discount: Annotated[float, msgspec.Meta(ge=0)] = 5.0
 
 
 TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates", "id", "group", "time", "weight")
@@ -71,7 +75,8 @@ TABLE_ONLY = tuple(field for field in TABLE if field != "encoding")
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILES = ("on_bad", "cache", "cache_gib")
 NAMING = ("image",)  # tables of pictures
-TEXT = ("tokens", "lower", "files")
+CORPUS = "tokens.bin"  # `corpus.TOKENS`
+TEXT = ("tokens", "lower", "phrases", "phrase_threshold", "phrase_discount", "files")
 NOT_NAMING = ("categories", "dates", "id")
 
 
@@ -255,7 +260,9 @@ def _absent(source: str, path: Path) -> UsageError:
 
 
 def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = (), *, like: Like) -> Parts:
-    """Open a folder: IDX files, class folders, or one archive or table in it."""
+    """Open a folder: IDX files, class folders, texts, a corpus that was made before, or one archive or table in it."""
+    if (path / CORPUS).is_file():
+        return _corpus(path, options, name)
     if idx.is_idx(path):
         _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), "IDX files")
         return Parts(idx.read(path, classes), name)
@@ -328,14 +335,28 @@ def _is_running(path: Path, options: Options) -> bool:
 def _text(found: Mapping[str, texts.Texts], options: Options, name: str) -> Parts:
     """Open the parts of a text."""
     from layerwise.data import text_parts  # numba is slow to import
+    from layerwise.data.corpus_build import Cutting
 
     _refuse(options, (*TABLE_ONLY, *NAMING, "on_bad", "positive"), "text")
     if options.cache == "off":
         raise UsageError(
             "text is read from its tokens on disk", received="data.cache = 'off'", do="name a folder, or leave data.cache out"
         )
-    parts = text_parts.read(found, options.tokens, lower=options.lower, cache=options.cache, limit=int(options.cache_gib * GIB))
-    return Parts(parts, name, tuple(note for corpus in parts.values() for note in corpus.index.notes))
+    cutting = Cutting(options.tokens, options.lower, options.phrases, options.phrase_threshold, options.phrase_discount)
+    parts = text_parts.read(found, cutting, cache=options.cache, limit=int(options.cache_gib * GIB))
+    notes = [note for corpus in parts.values() for note in corpus.index.notes]
+    if options.source == texts.STANDARD_INPUT:
+        notes.append(f"standard input is kept as {parts['train'].folder}: --data with that folder reads it again")
+    return Parts(parts, name, tuple(notes))
+
+
+def _corpus(path: Path, options: Options, name: str) -> Parts:
+    """Open a folder with a corpus."""
+    from layerwise.data import text_parts
+
+    _refuse(options, (*TABLE, *NAMING, *TEXT, *FILES, "positive"), "a corpus that was made before")
+    corpus = text_parts.built(path)
+    return Parts({"train": corpus}, name[:8], corpus.index.notes)
 
 
 def _refuse_other(path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Kind = Literal["image", "row", "text"]
+Kind = Literal["image", "row", "text", "counts"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
 TASKS_FOR: dict[Target, tuple[str, ...]] = {

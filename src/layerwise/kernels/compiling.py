@@ -11,9 +11,13 @@ import numba
 REORDER = {"reassoc", "contract"}
 
 
-def compiled(function: Callable[..., Any], *, fastmath: set[str] | bool = REORDER) -> Any:
-    """Compile without the GIL, kept on disk; in memory where package and user's cache cannot be written."""
+def compiled(function: Callable[..., Any], *, fastmath: set[str] | bool = REORDER, inline: bool = False) -> Any:
+    """Compile without the GIL, kept on disk; in memory where package and user's cache cannot be written.
+
+    ``inline``: the function is a part of others and is written into them.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "inline": "always" if inline else "never"}
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba: "no locator available", a read-only install and a read-only home
-        return numba.njit(nogil=True, fastmath=fastmath)(function)
+        return numba.njit(**options)(function)

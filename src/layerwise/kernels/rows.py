@@ -216,6 +216,30 @@ def put(context: Value, out: Value, x: Value, factor: Value, width: Value) -> Va
 
 
 @intrinsic
+def gather(context: Value, table: Value, stride: Value, rows: Value, count: Value, factor: Value, out: Value, width: Value) -> Value:
+    """Return the code of out = factor · Σ table[rows[r]] over r < count."""
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        table, stride, rows, count, factor, out, width = arguments
+        scale = _splat(builder, factor)
+        total = cgutils.alloca_once(builder, VECTOR)
+
+        def body(offset: Value, lanes: int) -> None:
+            builder.store(_constant(0.0), total)
+            with cgutils.for_range(builder, count, intp=LONG) as loop:
+                row = builder.load(_pointer(builder, builder.add(rows, builder.shl(loop.index, LONG(2))), WORD))
+                place = builder.add(table, builder.mul(builder.sext(row, LONG), stride))
+                part = _load(builder, builder.add(place, offset), lanes)
+                builder.store(builder.fadd(builder.load(total), part), total)
+            _store(builder, builder.fmul(scale, builder.load(total)), builder.add(out, offset), lanes)
+
+        _chunks(builder, width, body)
+        return target.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, types.float32, types.int64, types.int64), generate
+
+
+@intrinsic
 def fetch(context: Value, address: Value, width: Value) -> Value:
     """Return the code that asks for a row's cache lines before it is used."""
 
@@ -234,8 +258,10 @@ def fetch(context: Value, address: Value, width: Value) -> Value:
 
 
 @intrinsic
-def slopes(context: Value, scores: Value, labels: Value, count: Value, rate: Value, losses: Value) -> Value:
-    """Return the code of: scores[r] ← rate · (label − σ(score)) for r < count ≤ 8, the loss −log σ(±score) added to ``losses``.
+def slopes(context: Value, scores: Value, labels: Value, rate: Value, losses: Value) -> Value:
+    """Return the code of: scores[r] ← rate · (label − σ(score)) for r < 8, the loss −log σ(±score) added to ``losses``.
+
+    A label is 1 or 0; below 0 the row does not count: its score becomes 0 and it has no loss.
 
     With t = e^−|z|: σ(|z|) = 1/(1 + t), and −log σ(s) = max(−s, 0) + log(1 + t), so nothing overflows. Of the logarithms only
     the product of (1 + t) is kept, its mantissa in eight floats and its exponent in eight int32: exact, and no log is taken here.
@@ -243,11 +269,10 @@ def slopes(context: Value, scores: Value, labels: Value, count: Value, rate: Val
     """
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
-        scores, labels, count, rate, losses = arguments
+        scores, labels, rate, losses = arguments
         z, label = _load(builder, scores), _load(builder, labels)
         zero, one = _constant(0.0), _constant(1.0)
-        lane = builder.trunc(count, WORD)
-        wanted = builder.icmp_signed("<", ir.Constant(WORDS, list(range(LANES))), _splat_word(builder, lane))
+        wanted = builder.fcmp_ordered(">=", label, zero)
         power = builder.fmul(_call(builder, "fabs", z), _constant(-1.0 / math.log(2.0)))
         power = _call(builder, "maxnum", power, _constant(-126.0))
         nearest = _call(builder, "rint", power)
@@ -277,10 +302,4 @@ def slopes(context: Value, scores: Value, labels: Value, count: Value, rate: Val
         _store(builder, builder.bitcast(mantissa, VECTOR), losses)
         return target.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, types.float32, types.int64), generate
-
-
-def _splat_word(builder: Value, value: Value) -> Value:
-    """Return the vector with this int32 in every lane."""
-    one = builder.insert_element(ir.Constant(WORDS, ir.Undefined), value, WORD(0))
-    return builder.shuffle_vector(one, ir.Constant(WORDS, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
+    return types.void(types.int64, types.int64, types.float32, types.int64), generate

@@ -15,13 +15,13 @@ with `HIDDEN` code points left out wherever they are within a token, and `END` w
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.kernels.compiling import compiled
-from layerwise.kernels.tokens import END, GAP
+from layerwise.kernels.tokens import END
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int32]
@@ -34,32 +34,9 @@ LONGEST = 1000  # bytes of a token; what is longer is cut there
 ROOM = 4 * LONGEST  # bytes that the arena must have left: folding can lengthen a code point
 AT, MADE, WORDS, USED, OPEN, STATUS = range(6)  # places of the state
 DONE, FULL, INVALID = range(3)  # its statuses
-FIRST = 1 << 12  # words that there is room for at the beginning
-MOST = 1 << 22  # words kept at most; beyond it the rarest are forgotten
-KEPT = 0.5  # share of the words that is kept at most when the rarest are forgotten
 SEED, FACTOR = np.uint64(0x243F6A8885A308D3), np.uint64(0x9E3779B97F4A7C15)  # digits of π; 2⁶⁴ / φ
 HALF, LOW, ONE = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
 EMPTY = np.uint64(0)
-
-
-class NotUtf8(ValueError):
-    """Bytes that are no UTF-8. ``at`` counts from the first byte that was fed."""
-
-    def __init__(self, at: int, byte: int) -> None:
-        self.at, self.byte = at, byte
-        super().__init__(f"byte {at} (0x{byte:02x}) is no UTF-8")
-
-
-class Sink(Protocol):
-    """Where tokens go."""
-
-    def write(self, tokens: Ids) -> None:
-        """Take further tokens; the array is used again afterwards."""
-        ...
-
-    def renumber(self, mapping: Ids) -> None:
-        """Send all ids taken so far through the mapping (of the old words; `GAP` for those that are forgotten)."""
-        ...
 
 
 @compiled
@@ -138,7 +115,7 @@ def _intern(tag: Any, end: int, slots: Slots, starts: Longs, arena: Bytes, words
 
 
 @compiled
-def _tokenize(
+def read_on(
     data: Bytes, last: bool, classes: Bytes, fold: Ids, slots: Slots, starts: Longs, arena: Bytes, counts: Longs, out: Ids, state: Longs
 ) -> None:
     """Read on from ``state[AT]`` until the data end, a table is full or a byte is wrong. A word that the data end within is left for
@@ -206,12 +183,12 @@ def _tokenize(
         if at >= len(data):
             break
         at += size
-    state[AT] = begun if kind != BLANK else at
+    state[AT] = begun if kind != BLANK and status != INVALID else at
     state[MADE], state[WORDS], state[USED], state[OPEN], state[STATUS] = made, words, used, opened, status
 
 
 @compiled
-def _rehash(slots: Slots, mapping: Ids, new: Slots) -> None:
+def rehash(slots: Slots, mapping: Ids, new: Slots) -> None:
     """Enter the words of a table in another one under other numbers; those that the mapping sends below 0 are left out."""
     mask = np.uint64(len(new) - 1)
     for slot in slots:
@@ -228,7 +205,7 @@ def _rehash(slots: Slots, mapping: Ids, new: Slots) -> None:
 
 
 @compiled
-def _close_up(mapping: Ids, starts: Longs, arena: Bytes, counts: Longs, words: int) -> int:
+def close_up(mapping: Ids, starts: Longs, arena: Bytes, counts: Longs, words: int) -> int:
     """Move the words that are kept together, in order; return how many bytes they take."""
     used = 0
     for number in range(words):
@@ -242,117 +219,6 @@ def _close_up(mapping: Ids, starts: Longs, arena: Bytes, counts: Longs, words: i
         starts[new] = used  # new ≤ number, and what lies there has been read
         used += end - begin
     return used
-
-
-class Tokenizer:
-    """Reads UTF-8 in pieces of any size and gives ids of words, counted from 0 in order of first occurrence.
-
-    Args:
-        classes: the class of each code point, (`POINTS`,) uint8.
-        fold: the code point that each is written as, (`POINTS`,) int32.
-        sink: where the tokens go.
-        most: how many different words are kept: when there are more, the rarest are forgotten until half of them are left (as
-            word2vec's ReduceVocab does), and are `GAP` in what was written. A word that comes again is counted from 0.
-    """
-
-    def __init__(self, classes: Bytes, fold: Ids, sink: Sink, *, most: int = MOST) -> None:
-        self.classes, self.fold, self.sink, self.most = classes, fold, sink, most
-        room = min(FIRST, most)
-        self._slots = np.zeros(_slots_for(room), dtype=np.uint64)
-        self._starts = np.zeros(room + 1, dtype=np.int64)
-        self._counts = np.zeros(room, dtype=np.int64)
-        self._arena = np.empty(2 * ROOM, dtype=np.uint8)
-        self._state = np.zeros(6, dtype=np.int64)
-        self._out = np.empty(0, dtype=np.int32)
-        self._tail = b""
-        self._fed = 0
-        self.forgotten = 0  # words with so few occurrences, or fewer, were forgotten
-
-    def feed(self, data: bytes, *, last: bool = False) -> None:
-        """Read on. ``last``: the text ends here, and with it its last word and sentence; another may follow.
-
-        Raises `NotUtf8`.
-        """
-        piece = np.frombuffer(self._tail + data, dtype=np.uint8)
-        if len(self._out) < len(piece) + 2:
-            self._out = np.empty(len(piece) + 2, dtype=np.int32)
-        state = self._state
-        state[AT] = 0
-        while True:
-            state[MADE] = 0
-            tables = (self._slots, self._starts, self._arena, self._counts)
-            _tokenize(piece, last, self.classes, self.fold, *tables, self._out, state)
-            self.sink.write(self._out[: state[MADE]])
-            if state[STATUS] != FULL:
-                break
-            self._make_room()
-        at = int(state[AT])
-        if state[STATUS] == INVALID:
-            raise NotUtf8(self._fed - len(self._tail) + at, int(piece[at]))
-        self._fed = 0 if last else self._fed + len(data)
-        self._tail = b"" if last else piece[at:].tobytes()
-
-    def _make_room(self) -> None:
-        """Enlarge what is full, or forget the rarest words."""
-        words, used = int(self._state[WORDS]), int(self._state[USED])
-        if len(self._arena) - used < ROOM:
-            self._arena = _longer(self._arena, 2 * len(self._arena), used)
-        if words < len(self._counts):
-            return
-        if words >= self.most:
-            self._forget()
-            return
-        room = min(2 * words, self.most)
-        self._starts = _longer(self._starts, room + 1, words + 1)
-        self._counts = _longer(self._counts, room, words)
-        slots = np.zeros(_slots_for(room), dtype=np.uint64)
-        _rehash(self._slots, np.arange(words, dtype=np.int32), slots)
-        self._slots = slots
-
-    def _forget(self) -> None:
-        """Forget the rarest words until at most half of them are left."""
-        words = int(self._state[WORDS])
-        counts = self._counts[:words]
-        limit = int(np.partition(counts, int(words * (1 - KEPT)))[int(words * (1 - KEPT))])
-        limit = max(limit, self.forgotten + 1)
-        kept = counts > limit
-        mapping = np.where(kept, np.cumsum(kept) - 1, GAP).astype(np.int32)
-        self.forgotten = limit
-        slots = np.zeros(len(self._slots), dtype=np.uint64)
-        _rehash(self._slots, mapping, slots)
-        self._slots = slots
-        left = int(kept.sum())
-        self._state[USED] = _close_up(mapping, self._starts, self._arena, self._counts, words)
-        self._starts[left] = self._state[USED]
-        self._state[WORDS] = left
-        self.sink.renumber(mapping)
-
-    @property
-    def counts(self) -> Longs:
-        """How often each word came, (V,) int64."""
-        return self._counts[: self._state[WORDS]]
-
-    @property
-    def starts(self) -> Longs:
-        """Where each word begins in `arena`, and where the last one ends, (V + 1,) int64."""
-        return self._starts[: self._state[WORDS] + 1]
-
-    @property
-    def arena(self) -> Bytes:
-        """The words' bytes, one after the other."""
-        return self._arena[: self._state[USED]]
-
-
-def _slots_for(words: int) -> int:
-    """Return how many slots a table of so many words has: a power of two, at most half of them taken."""
-    return 1 << max(4, (2 * words - 1).bit_length())
-
-
-def _longer(array: NDArray[Any], length: int, used: int) -> NDArray[Any]:
-    """Return a longer array with the same beginning."""
-    out = np.empty(length, dtype=array.dtype)
-    out[:used] = array[:used]
-    return out
 
 
 @compiled

@@ -1,15 +1,16 @@
-"""word2vec over blocks of tokens, as compiled loops that change the tables in place (E30).
+"""word2vec over blocks of tokens: skip-gram and CBOW, each with negative sampling or hierarchical softmax, in place (E30).
 
-Shapes: ``N`` blocks of ``L`` tokens, ``V`` words, ``D`` dimensions, ``K`` negatives. The idea: a pair's scores are taken in one
-pass over its rows and all its rows are changed in a second one (`rows`), so the arithmetic runs at the speed of the processor's
-loads and stores; a draw costs a hash and one look into an alias table.
+Shapes: ``N`` blocks of ``L`` tokens, ``V`` words, ``D`` dimensions, ``K`` negatives. Rows of the batch are split over Python threads
+(the loops release the GIL), which change the tables without locks: with one thread the result depends on nothing but the arguments,
+with several also on their timing where they meet in a row. The draws depend on the blocks' states alone.
 
 Sources: Mikolov et al., Efficient estimation of word representations in vector space, and Distributed representations of words and
-phrases and their compositionality (both 2013); Walker's alias method (1977); SplitMix64 (Steele, Lea, Flood 2014).
+phrases and their compositionality (both 2013); Niu et al., Hogwild! (2011).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,171 +19,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from layerwise.kernels import rows
-from layerwise.kernels.compiling import compiled
-from layerwise.kernels.tokens import END
+from layerwise.errors import UsageError
+from layerwise.kernels.huffman import Tree
+from layerwise.kernels.windows import Alias, Floats, States, Tokens, run_cbow, run_skipgram
 
-Tokens = NDArray[np.int32]
-Floats = NDArray[np.float32]
-States = NDArray[np.uint64]
-MOST = 1 << 10  # negatives of a pair at most
+WITHOUT = Tree(*(np.zeros(1, dtype=kind) for kind in (np.int32, np.float32, np.int64, np.int64)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Negative sampling: ``negatives`` words drawn from an alias table (V, 2) of `sampling.alias_table`.
+
+    ``share`` contexts of a window have the same negatives: 1 draws for every pair, as word2vec does; CBOW has one pair a window.
+    """
+
+    alias: Alias
+    negatives: int = 5
+    share: int = 1
 
 
 @dataclass(frozen=True)
 class Covered:
-    """What a call went through: the summed loss −log σ, the pairs (or windows) it is of, words of the text, words kept."""
+    """What a call went through: the summed −log likelihood, of how many pairs (CBOW: windows), tokens of text, words kept of them."""
 
     loss: float
     pairs: int
+    tokens: int
     words: int
-    kept: int
-
-
-def _mixed(z: np.uint64) -> np.uint64:
-    """Return SplitMix64's output for a state."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-mix = compiled(_mixed)
-
-
-def _drawn(bits: np.uint64, alias: NDArray[np.uint32]) -> np.int64:
-    """Return a word ∝ the alias table's weights: the high half chooses the column, the low half the column's word or its alias."""
-    place = (bits >> np.uint64(32)) * np.uint64(alias.shape[0]) >> np.uint64(32)
-    low = np.uint32(bits & np.uint64(0xFFFFFFFF))
-    return np.int64(place) if low < alias[place, 0] else np.int64(alias[place, 1])
-
-
-drawn = compiled(_drawn)
-
-
-def _sentence(block: Tokens, start: int, keep: Floats, state: np.uint64, out: Tokens) -> tuple[int, int, int, np.uint64]:
-    """Take one sentence's words that subsampling keeps. Returns (how many, where the next begins, words seen, state)."""
-    count, seen, place = 0, 0, start
-    while place < block.shape[0] and block[place] != END:
-        word = block[place]
-        place += 1
-        seen += 1
-        if word >= 0:
-            state += GOLDEN
-            u = np.float32(np.int64(mix(state) >> np.uint64(40))) * np.float32(2.0**-24)
-            if u < keep[word]:
-                out[count] = word
-                count += 1
-    return count, place + 1, seen, state
-
-
-sentence = compiled(_sentence)
-
-
-def _scores(table: int, stride: int, numbers: int, count: int, x: int, width: int, out: int) -> None:
-    """out[r] = table[numbers[r]] · x for r < count, in tiles."""
-    for done in range(0, count, 8):
-        n, at, to = count - done, numbers + 4 * done, out + 4 * done
-        if n >= 8:
-            rows.products8(table, stride, at, x, width, to)
-        elif n == 6:
-            rows.products6(table, stride, at, x, width, to)
-        elif n == 5:
-            rows.products5(table, stride, at, x, width, to)
-        elif n == 4:
-            rows.products4(table, stride, at, x, width, to)
-        elif n == 3:
-            rows.products3(table, stride, at, x, width, to)
-        elif n == 2:
-            rows.products2(table, stride, at, x, width, to)
-        elif n == 1:
-            rows.products1(table, stride, at, x, width, to)
-        else:
-            rows.products7(table, stride, at, x, width, to)
-
-
-def _changes(table: int, stride: int, numbers: int, count: int, x: int, steps: int, out: int, width: int) -> None:
-    """out += Σ steps[r] table[numbers[r]] and table[numbers[r]] += steps[r] x for r < count, in tiles."""
-    for done in range(0, count, 8):
-        n, at, by = count - done, numbers + 4 * done, steps + 4 * done
-        if n >= 8:
-            rows.updates8(table, stride, at, x, by, out, width)
-        elif n == 6:
-            rows.updates6(table, stride, at, x, by, out, width)
-        elif n == 5:
-            rows.updates5(table, stride, at, x, by, out, width)
-        elif n == 4:
-            rows.updates4(table, stride, at, x, by, out, width)
-        elif n == 3:
-            rows.updates3(table, stride, at, x, by, out, width)
-        elif n == 2:
-            rows.updates2(table, stride, at, x, by, out, width)
-        elif n == 1:
-            rows.updates1(table, stride, at, x, by, out, width)
-        else:
-            rows.updates7(table, stride, at, x, by, out, width)
-
-
-scores, changes = compiled(_scores), compiled(_changes)
-
-
-def _skipgram(
-    blocks: Tokens, first: int, last: int, vectors: Floats, context: Floats, keep: Floats, alias: NDArray[np.uint32], states: States,
-    rate: float, slope: float, window: int, negatives: int, found: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Skip-gram with negative sampling over blocks first ≤ n < last; ``found``: loss, pairs, words, words kept."""
-    length, width = blocks.shape[1], vectors.shape[1]
-    kept = np.empty(length, dtype=np.int32)
-    numbers = np.zeros(negatives + 9, dtype=np.int32)
-    values = np.zeros(2 * (negatives + 16) + width + 16, dtype=np.float32)
-    losses = np.zeros(24, dtype=np.float32)
-    losses[:8] = 1.0
-    exponents = losses[8:16].view(np.int32)
-    places, z, lost = numbers.ctypes.data, values.ctypes.data, losses.ctypes.data
-    labels = z + 4 * (negatives + 16)
-    x = labels + 4 * (negatives + 16)
-    values[negatives + 16] = 1.0
-    base, stride = vectors.ctypes.data, vectors.strides[0]
-    table, step = context.ctypes.data, context.strides[0]
-    loss, pairs, words, used = 0.0, 0, 0, 0
-    for n in range(first, last):
-        state, place = states[n], 0
-        while place < length:
-            alpha = np.float32(rate + slope * (n * length + place))
-            count, place, seen, state = sentence(blocks[n], place, keep, state, kept)
-            words += seen
-            used += count
-            for i in range(count):
-                state += GOLDEN
-                reach = 1 + np.int64((mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32))
-                word = kept[i]
-                for j in range(max(0, int(i - reach)), min(count, int(i + reach + 1))):
-                    if j == i:
-                        continue
-                    numbers[0], total = word, 1
-                    for _ in range(negatives):
-                        state += GOLDEN
-                        other = drawn(mix(state), alias)
-                        numbers[total] = other
-                        total += other != word
-                    row = base + np.int64(kept[j]) * stride
-                    scores(table, step, places, total, row, width, z)
-                    for done in range(0, total, 8):
-                        rows.slopes(z + 4 * done, labels + 4 * done, total - done, alpha, lost)
-                    if total <= 8:
-                        changes(table, step, places, total, row, z, row, width)
-                    else:
-                        rows.put(x, row, np.float32(1.0), width)
-                        changes(table, step, places, total, x, z, row, width)
-                    pairs += 1
-            for k in range(8):
-                loss += np.log(np.float64(losses[k])) + exponents[k] * np.log(2.0) + losses[16 + k]
-                losses[k], exponents[k], losses[16 + k] = 1.0, 0, 0.0
-    found[0], found[1], found[2], found[3] = loss, pairs, words, used
-
-
-_run_skipgram = compiled(_skipgram)
 
 
 def skipgram(
@@ -190,31 +54,116 @@ def skipgram(
     vectors: Floats,
     context: Floats,
     *,
+    against: Noise | Tree,
     keep: Floats,
-    alias: NDArray[np.uint32],
     states: States,
     rates: tuple[float, float],
     window: int = 5,
-    negatives: int = 5,
     threads: int | None = None,
     pool: Executor | None = None,
 ) -> Covered:
-    """Train skip-gram with negative sampling on blocks of tokens, in place (E30)."""
-    size = len(blocks) * blocks.shape[1]
-    slope = (rates[1] - rates[0]) / max(1, size)
+    """Learn each centre word from each word around it, in place: the context word's vector scores the centre's rows (E30).
+
+    The scores of a window are taken before it changes anything. The radius of each window is drawn from 1 … ``window``.
+
+    Args:
+        blocks: tokens (N, L) int32, C-contiguous: words ≥ 0, END closes a sentence, windows close over GAP.
+        vectors: (V, D) float32, changed in place; rows may be further apart than D.
+        context: (V, D) float32, changed in place; with a tree (V − 1, D), a row for each inner node.
+        against: what a word is told apart from: `Noise`, or a Huffman `Tree` for hierarchical softmax.
+        keep: the chance of an occurrence to stay (V,) float32, of `sampling.keep_probabilities`.
+        states: the random state of each block (N,) uint64.
+        rates: η at the batch's first and behind its last token, linear in between.
+        window: the largest radius.
+        threads: into how many parts the blocks are split; torch's number of threads when not given.
+        pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too); made for the call when not given.
+
+    Raises:
+        UsageError: for arrays that the compiled loop would read wrongly.
+    """
+    share = against.share if isinstance(against, Noise) else 1
+    return _run(run_skipgram, blocks, vectors, context, against, share, keep, states, rates, window, threads, pool)
+
+
+def cbow(
+    blocks: Tokens,
+    vectors: Floats,
+    context: Floats,
+    *,
+    against: Noise | Tree,
+    keep: Floats,
+    states: States,
+    rates: tuple[float, float],
+    window: int = 5,
+    divided: bool = False,
+    threads: int | None = None,
+    pool: Executor | None = None,
+) -> Covered:
+    """Learn each centre word from the mean of the vectors around it, in place (E30). Arguments as of `skipgram`.
+
+    Args:
+        divided: each context word gets 1/n of the gradient at the mean of n words, as calculus has it. word2vec's programs give the
+            whole of it to each (a step n times as long), and so does this by default. See Irsoy, Benton, Stratos (2021).
+    """
+    return _run(run_cbow, blocks, vectors, context, against, divided, keep, states, rates, window, threads, pool)
+
+
+def _run(
+    loop: Callable[..., None], blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, option: int | bool, keep: Floats,
+    states: States, rates: tuple[float, float], window: int, threads: int | None, pool: Executor | None,
+) -> Covered:  # fmt: skip
+    """Run a loop over contiguous parts of the batch, each on a thread."""
+    noise, tree = (against, WITHOUT) if isinstance(against, Noise) else (Noise(alias=np.zeros((1, 2), np.uint32), negatives=0), against)
+    _check(blocks, vectors, context, against, option, keep, states, window)
+    slope = (rates[1] - rates[0]) / max(1, blocks.size)
     wanted = torch.get_num_threads() if threads is None else threads
     parts = max(1, min(wanted, len(blocks)))
     edges = [len(blocks) * part // parts for part in range(parts + 1)]
     found = np.zeros((parts, 4))
     calls: list[tuple[Any, ...]] = [
-        (blocks, lo, hi, vectors, context, keep, alias, states, rates[0], slope, window, negatives, found[p])
-        for p, (lo, hi) in enumerate(pairwise(edges))
-    ]
+        (
+            blocks, first, last, vectors, context, keep, noise.alias, tree.nodes, tree.signs, tree.starts, tree.lengths,
+            states,
+            float(rates[0]), float(slope), window, noise.negatives, option, sums,
+        )
+        for (first, last), sums in zip(pairwise(edges), found, strict=True)
+    ]  # fmt: skip
     with ExitStack() as stack:
         if parts > 1:
             hands = pool or stack.enter_context(ThreadPoolExecutor(parts - 1))
             for call in calls[1:]:
-                stack.callback(hands.submit(_run_skipgram, *call).result)
-        _run_skipgram(*calls[0])
-    loss, pairs, words, kept = found.sum(0)
-    return Covered(float(loss), int(pairs), int(words), int(kept))
+                stack.callback(hands.submit(loop, *call).result)
+        loop(*calls[0])
+    loss, pairs, tokens, words = found.sum(0)
+    return Covered(float(loss), int(pairs), int(tokens), int(words))
+
+
+def _check(
+    blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, option: int | bool, keep: Floats, states: States, window: int
+) -> None:
+    """Refuse what the compiled loop would read wrongly: it checks no bounds."""
+    words, width = vectors.shape if vectors.ndim == 2 else (-1, -1)
+    rows = words if isinstance(against, Noise) else words - 1
+    want: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+        "vectors": (vectors, "float32", (words, width)),
+        "context": (context, "float32", (rows, width)),
+        "keep": (keep, "float32", (words,)),
+        "states": (states, "uint64", (len(blocks),)),
+        "blocks": (blocks, "int32", (len(blocks), blocks.shape[-1])),
+    }
+    if isinstance(against, Noise):
+        want["the alias table"] = (against.alias, "uint32", (words, 2))
+    else:
+        want["the tree"] = (against.starts, "int64", (words,))
+    for name, (array, kind, shape) in want.items():
+        dense = array.strides[-1] == array.itemsize and (name in ("vectors", "context") or array.flags.c_contiguous)
+        if array.shape != shape or str(array.dtype) != kind or not dense:
+            raise UsageError(
+                f"word2vec's kernel cannot take {name}",
+                expected=f"a dense array {shape} of {kind}",
+                received=f"an array {array.shape} of {array.dtype}, strides {array.strides}",
+            )
+    if window < 1 or (isinstance(against, Noise) and (against.negatives < 1 or option < (not isinstance(option, bool)))):
+        raise UsageError("word2vec needs a window, and negatives to tell a word from", expected="each at least 1", received="0 or less")
+    if blocks.size and int(blocks.max()) >= words:
+        raise UsageError("a block has a word without a vector", expected=f"words below {words}", received=str(int(blocks.max())))

@@ -125,6 +125,23 @@ def evaluate_words(table: VectorTable, place: str | Path = "word-eval", *, metho
     return WordEvaluation(tuple(sections))
 
 
+def recognised(place: str | Path) -> bool:
+    """Whether a place holds benchmarks for words: by its name, or by how its files begin."""
+    if any(item.name == str(place) and item.benchmark for item in named.catalogue()):
+        return True
+    path = Path(place).expanduser()
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
+    return bool(files) and all(_begins_as_one(file) for file in files)
+
+
+def _begins_as_one(path: Path) -> bool:
+    """Whether a file's first line is a section's name, or two words and a number."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip() and not line.startswith("#")), "")
+    cells = first.rstrip("\n").split("\t") if "\t" in first else first.split()
+    return first.startswith(":") or (len(cells) == 3 and cells[2].replace(".", "", 1).isdigit())
+
+
 def _files(place: str | Path) -> list[Path]:
     """Return the files of benchmarks in order."""
     path = Path(place).expanduser()

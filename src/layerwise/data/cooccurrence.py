@@ -1,0 +1,115 @@
+"""Counts of which words stand near each other, as a source: blocks of records from a file that is mapped into memory.
+
+A record is (i, j, X) float32: words and Σ 1/distance over all places where j is near i. It is symmetric: (j, i) has the same X. Each
+block is an even sample of all records, in the order of i (`kernels.cooccurrence.deal`). The file is made once, from a text in numbers
+(`cooccurrence_build`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from layerwise.data.source import Array, Example, Examples, Schema
+from layerwise.errors import DamagedError
+
+FORMAT = 1
+MOST = 1 << 24  # words: float32 holds their numbers exactly up to here
+RECORDS, SUMS, INDEX = "records.bin", "sums.npy", "index.json"
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What a folder with counts holds.
+
+    ``origin`` is what messages call the text; ``blocks`` of ``block`` records each; ``records`` are those with a count: the others fill
+    blocks up, as (0, 0, 0), at most one each. ``digest`` is of the text and of how it was counted.
+    """
+
+    format: int
+    origin: str
+    words: int
+    window: int
+    block: int
+    blocks: int
+    records: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Cooccurrences:
+    """The blocks of counts in a folder. ``sums`` of the blocks are checked as they are read."""
+
+    folder: str
+    index: Index
+
+    @property
+    def schema(self) -> Schema:
+        """What the examples are: blocks of records, nothing to predict."""
+        return Schema("counts", (self.index.block, 3), "none")
+
+    @property
+    def targets(self) -> None:
+        """Nothing is to be predicted."""
+        return None
+
+    @cached_property
+    def _records(self) -> tuple[Array, Array]:
+        """The blocks, mapped, and their sums."""
+        shape = (self.index.blocks, self.index.block, 3)
+        return np.memmap(Path(self.folder, RECORDS), dtype=np.float32, mode="r", shape=shape), np.load(Path(self.folder, SUMS))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the maps out: a worker opens its own."""
+        return {"folder": self.folder, "index": self.index}
+
+    def __len__(self) -> int:
+        return self.index.blocks
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.fetch([range(len(self))[index]]).inputs[0], None)
+
+    def fetch(self, indices: Sequence[int] | Array) -> Examples:
+        """Return the examples of these indices, in this order: ``inputs`` are (N, block, 3) float32.
+
+        Raises `DamagedError` for a block that is not what was written.
+        """
+        at = np.asarray(indices, dtype=np.int64)
+        records, sums = self._records
+        out = records[at]
+        for place, index in enumerate(at):
+            if zlib.crc32(out[place]) != sums[index]:
+                with suppress(OSError):
+                    Path(self.folder, INDEX).unlink()  # the next run builds it anew
+                raise DamagedError(
+                    f"{self.folder}/{RECORDS} is not what was written",
+                    expected=f"the co-occurrences of {self.index.origin}",
+                    do="start again: it is built anew",
+                )
+        return Examples(out, None, at)
+
+    def name_of(self, index: int) -> str:
+        """Return the text and the number of the block."""
+        return f"{self.index.origin}, co-occurrences, block {index} of {self.index.blocks}"
+
+    def fingerprint(self) -> str:
+        """Return a digest of the text and of how it was counted; where it lies does not count."""
+        return self.index.digest
+
+
+def whole(folder: Path) -> Cooccurrences | None:
+    """Return the counts in a folder, by its index and the sizes of its files; None if there are none, or not all of them."""
+    try:
+        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=Index)
+        size = (folder / RECORDS).stat().st_size
+        good = index.format == FORMAT and size == index.blocks * index.block * 12 and len(np.load(folder / SUMS)) == index.blocks
+    except (OSError, ValueError, EOFError, msgspec.DecodeError):
+        return None
+    return Cooccurrences(str(folder), index) if good else None
