@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from torch import nn
 
+from layerwise import catalog
 from layerwise.errors import UsageError
 from layerwise.nn.word_vectors import WordVectors
+from layerwise.run import RunDirectory, damaged
+from layerwise.tasks import registry as tasks
 from layerwise.tasks.vocabulary import WordInputs
+from layerwise.weights import Fit, check, put
 from layerwise.weights.reading import read
 from layerwise.weights.vector_files import read_vectors
 from layerwise.weights.vectors import VectorTable
@@ -30,13 +36,20 @@ def vectors_of(place: str | Path) -> VectorTable:
         raise UsageError(f"there is no file or run {path}", expected="a run of word vectors, or a file of them")
     if not path.is_dir():
         return read_vectors(path)
-    found = read(path)
-    inputs = found.assets["task"].get("inputs", {})
-    words, counts = (inputs.get(name) for name in ("words", "counts")) if isinstance(inputs, dict) else (None, None)
-    if "vectors.weight" not in found.tensors or not isinstance(words, list):
-        raise UsageError(f"{path} has no word vectors", expected="a run of a card that learns them, or a file of word vectors",
-                         do="layerwise models --family word-vectors")  # fmt: skip
-    matrix = found.tensors["vectors.weight"].float()
-    if "context_bias" in found.tensors:  # GloVe's are W + W̃ (E31)
-        matrix = matrix + found.tensors["context.weight"].float()
-    return VectorTable(words, matrix.numpy(), None if counts is None else np.array(counts, dtype=np.int64))
+    return _of_run(path)
+
+
+def _of_run(path: Path) -> VectorTable:
+    """Return the word vectors of a run's best weights."""
+    found, info = read(path), RunDirectory.open(path).info()
+    card = catalog.find(str(info["model"]["name"]))
+    model: nn.Module = catalog.builder(card)(**info["model"]["arguments"])
+    check(model, found.tensors, str(path))
+    put(model, Fit(found.tensors, (), "", str(path), found.assets))
+    try:
+        inputs = tasks.from_json(found.assets["task"]).inputs
+    except (KeyError, TypeError, msgspec.DecodeError) as error:
+        raise damaged(path / "task.json", "it does not describe a task") from error
+    if not isinstance(model, WordVectors) or not isinstance(inputs, WordInputs):
+        raise UsageError(f"{path} has no word vectors: it is a run of {card.name}", expected="a run of skipgram, cbow or glove, or a file")
+    return table_of(model, inputs)
