@@ -92,9 +92,20 @@ def _called(given: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        return int(make_app()(given, exit_on_error=False, print_error=False) or 0)
+        return int(make_app()(_with_hyphens(given), exit_on_error=False, print_error=False) or 0)
     except CycloptsError as error:
         return _refuse(f"{error}\n  do this:  layerwise {given[0]} --help", 2)
+
+
+def _with_hyphens(given: list[str]) -> list[str]:
+    """Write ``--data -`` as ``--data=-``: the parser takes every word that begins with a hyphen for an option."""
+    out: list[str] = []
+    for word in given:
+        if word == "-" and out and out[-1].startswith("--") and "=" not in out[-1]:
+            out[-1] += "=-"
+        else:
+            out.append(word)
+    return out
 
 
 def _refuse(message: str, code: int) -> int:
