@@ -30,6 +30,15 @@ def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave out the page at a run's end, whose figures cost more than a small training, but in modules that say ``REPORTS = True``."""
+    from processes import report_written  # imports torch, which must not count the cores before `pytest_configure` has given them out
+
+    with report_written(getattr(request.module, "REPORTS", False)):
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small products on one thread: with more, a busy machine makes them a hundred times slower."""

@@ -11,10 +11,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from layerwise.run import RunDirectory
@@ -29,11 +31,17 @@ WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "ope
 
 
 class Child:
-    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th file operation there."""
+    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th file operation there.
 
-    def __init__(self, args: Sequence[object], folder: Path, *, kill_at: int = 0, file_limit: int = 0) -> None:
+    The page at a run's end is written where ``report`` says so, or where file operations are counted.
+    """
+
+    def __init__(
+        self, args: Sequence[object], folder: Path, *, kill_at: int = 0, file_limit: int = 0, report: bool = False
+    ) -> None:
         self.folder = folder
-        self.process = CONTEXT.Process(target=_layerwise, args=([str(a) for a in args], folder, kill_at, file_limit))
+        told = ([str(a) for a in args], folder, kill_at, file_limit, report or kill_at > 0)
+        self.process = CONTEXT.Process(target=_layerwise, args=told)
         self.process.start()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -66,7 +74,18 @@ def until(condition: Callable[[], bool], child: Child | None = None, *, timeout:
         time.sleep(0.002)
 
 
-def _layerwise(args: list[str], folder: Path, kill_at: int, file_limit: int) -> None:
+@contextmanager
+def report_written(written: bool) -> Iterator[None]:
+    """Write the page at a run's end, or leave it out: its figures cost more than a small training."""
+    from layerwise.report.page import write_report
+    from layerwise.train import start
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "write_report", write_report if written else lambda *_, **__: None)
+        yield
+
+
+def _layerwise(args: list[str], folder: Path, kill_at: int, file_limit: int, report: bool) -> None:
     """Run the command with its output in files."""
     _redirect(folder)
     if file_limit:
@@ -75,7 +94,8 @@ def _layerwise(args: list[str], folder: Path, kill_at: int, file_limit: int) -> 
         die_at(kill_at, str(folder / "run"))
     from layerwise.cli import main
 
-    sys.exit(main(args))
+    with report_written(report):
+        sys.exit(main(args))
 
 
 def _redirect(folder: Path) -> None:

@@ -13,7 +13,7 @@ import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
 ROOMS = (
-    "errors recipe runtime functional kernels nn data tasks rules catalog models run planning weights export engines predict "
+    "errors recipe runtime functional kernels nn data tasks rules catalog models run planning weights vectors export engines predict "
     "evaluate figures inspect report train bench labs api cli"
 ).split()
 LONGEST = 450

@@ -1,6 +1,6 @@
 """Layerwise: the whole of deep learning in one package.
 
-``lw.train``, ``lw.open``, ``lw.build``, ``lw.find`` and ``lw.models`` are loaded when first asked for, so that
+``lw.train``, ``lw.open``, ``lw.build``, ``lw.find``, ``lw.models`` and what handles word vectors are loaded when first asked for, so that
 importing the package costs
 nothing.
 """
@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from layerwise.errors import LayerwiseError
 
 if TYPE_CHECKING:
-    from layerwise.api import Card, Run, build, find, models, open, train
+    from layerwise.api import Card, Run, VectorTable, build, embedding, find, models, open, read_vectors, train, write_vectors
 
 __version__ = "0.1.0"
-__all__ = ["Card", "LayerwiseError", "Run", "build", "find", "models", "open", "train"]
+__all__ = [
+    "Card", "LayerwiseError", "Run", "VectorTable", "build", "embedding", "find", "models", "open", "read_vectors", "train",
+    "write_vectors",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

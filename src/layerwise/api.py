@@ -1,4 +1,4 @@
-"""The Python side of the contract: build, train, open, and `Run` with ``predictor()``."""
+"""The Python side of the contract: build, train, open, `Run` with ``predictor()``; word vectors as files and layers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
 from layerwise.train.start import train as train_
 from layerwise.weights import load as load_weights
+from layerwise.weights.embeddings import embedding
+from layerwise.weights.vector_files import read_vectors, write_vectors
+from layerwise.weights.vectors import VectorTable
 
-__all__ = ["Card", "Run", "build", "find", "models", "open", "train"]
+__all__ = ["Card", "Run", "VectorTable", "build", "embedding", "find", "models", "open", "read_vectors", "train", "write_vectors"]
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,16 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
-from layerwise.predict import Looks, evaluating, load, looking
+from layerwise.engines.base import Engine
+from layerwise.errors import UsageError
+from layerwise.predict import Loaded, Looks, evaluating, load, looking
 from layerwise.runtime import flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
 from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.words import WordTask, word_network
+from layerwise.vectors import benchmarks
+from layerwise.vectors.sources import table_of
 
 
 class Evaluation(NamedTuple):
@@ -49,7 +54,7 @@ def evaluate(
         for batch in batches.epoch(0):
             if not len(batch):
                 continue
-            out = model(batch.inputs)
+            out = task.outputs(model, batch)
             out = out if out.dtype == torch.float64 else out.float()
             meter.update(out, batch)
             if keep:
@@ -67,6 +72,25 @@ def evaluate(
 def adopted(splits: Splits, task: Task) -> Splits:
     """Return the parts in the task's terms, as a run fingerprints them."""
     return replace(splits, train=task.adopt(splits.train), val=task.adopt(splits.val), test=task.adopt(splits.test))
+
+
+def measured_by(runner: Engine, found: Loaded, engine: str) -> nn.Module:
+    """Return what is measured: the engine, or the network itself where questions to it are another thing than its examples.
+
+    Raises `UsageError` for another engine than torch there: it runs the graph that answers questions.
+    """
+    if found.task.answering(found.model) is found.model:
+        return runner
+    if engine != "torch":
+        raise UsageError(f"{found.card.name} is measured by torch: other engines run the graph of its answers", received=f"--engine {engine}")
+    return found.model
+
+
+def asked_words(found: Loaded, data: str) -> Measured:
+    """Return what benchmarks for words say of a run's vectors; a metric that could not be asked is NaN."""
+    assert isinstance(found.task, WordTask)
+    said = benchmarks.evaluate_words(table_of(word_network(found.model), found.task.inputs), data)
+    return Measured(Path(data).name, said.metrics, {"sections": said.to_json()["sections"]}, (), {"name": "torch"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,8 @@ def measure(
     Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `Loaded.engine` does.
     """
     found = load(path)
+    if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
+        return asked_words(found, data)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     rows = found.task.inputs
@@ -117,7 +143,7 @@ def measure(
     meter = found.task.assessment()
     with flags.applied(settings):
         runner = found.engine(engine)
-        model = looking(runner, found.task, tta)
+        model = looking(measured_by(runner, found, engine), found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
             meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())

@@ -259,6 +259,8 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
     for text in given:
         if task.inputs.kind == "image":
             yield from _in_pieces(_pictures(text), PICTURES)
+        elif task.inputs.kind == "text":
+            yield from _in_pieces(_questions(text))
         elif Path(text).expanduser().is_file():
             yield from _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
         else:
@@ -314,6 +316,21 @@ def _rows(text: str) -> Iterator[tuple[str, object]]:
         yield from ((f"-[{n}]", line.strip()) for n, line in enumerate(sys.stdin, start=1) if line.strip())
     elif path.suffix and "," not in text:
         yield text, DataError(f"there is no file {path}", expected="a table, a row like 5.1,3.5,1.4,0.2, or -")
+    else:
+        yield text, text
+
+
+def _questions(text: str) -> Iterator[tuple[str, object]]:
+    """Yield the lines of standard input or of a text file, or the one question that was typed."""
+    path = Path(text).expanduser()
+    if text == "-":
+        yield from ((line.strip(), line.strip()) for line in sys.stdin if line.strip())
+    elif path.suffix and path.is_file():
+        try:
+            with path.open(encoding="utf-8") as file:
+                yield from ((line.strip(), line.strip()) for line in file if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            yield text, DataError(f"{path} cannot be read as text: {error}", expected="a question a line, in UTF-8")
     else:
         yield text, text
 

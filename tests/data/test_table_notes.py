@@ -15,6 +15,7 @@ from layerwise.data.open import Options, open_data
 from layerwise.data.source import ArraySource, Column, Schema, Splits, described
 from layerwise.data.splits import repeated, row_keys
 from layerwise.tasks.classification import uneven
+from processes import report_written
 
 
 def rows_of(inputs: list[list[float]], targets: list[float]) -> ArraySource:
@@ -80,7 +81,9 @@ def test_training_says_it_before_it_starts(tmp_path: Path, capfd: pytest.Capture
     lines = (folder / "train.csv").read_text().splitlines()
     same = [re.sub("text [0-9]+", "text", line) for line in lines]
     (folder / "test.csv").write_text("\n".join([*same, same[2].replace(",B,", ",Z,")]) + "\n")
-    run = api.train("mlp", data=folder, out=tmp_path / "run", epochs=1, options={"data.group": "who", "data.weight": "w"}, quiet=False)
+    options = {"data.group": "who", "data.weight": "w"}
+    with report_written(True):
+        run = api.train("mlp", data=folder, out=tmp_path / "run", epochs=1, options=options, quiet=False)
     said = capfd.readouterr().err
     trained = run.info["examples"]["train"]
     assert said.index(f"{trained} of 61 rows of the test part are in the training part too") < said.index("epoch 1/1")

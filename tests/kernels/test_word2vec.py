@@ -90,7 +90,7 @@ def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, agai
           states: np.ndarray, rates: tuple[float, float], window: int, divided: bool = False) -> Covered:  # fmt: skip
     """Skip-gram or CBOW word by word, in float64."""
     loss, pairs, tokens, kept = 0.0, 0, 0, 0
-    share = against.share if isinstance(against, Noise) else 10**9
+    share = against.share if isinstance(against, Noise) else 1
     for n, block in enumerate(blocks):
         draws = Draws(int(states[n]))
         for begins, words in sentences(block):
@@ -99,14 +99,15 @@ def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, agai
             tokens, kept = tokens + len(words), kept + len(stay)
             for centre, around in windows(stay, window, draws):
                 if method == "skipgram":
-                    groups = [rows_of(centre, against, draws) for _ in range(0, len(around), share)]
-                    found = [learnt(v[w], groups[c // share], u) for c, w in enumerate(around)]
-                    for c, w in enumerate(around):
-                        x = v[w].copy()
-                        for (row, _), slope in zip(groups[c // share], found[c][0], strict=True):
-                            v[w] += eta * slope * u[row]
-                            u[row] += eta * slope * x
-                    loss, pairs = loss + sum(one for _, one in found), pairs + len(around)
+                    for begin in range(0, len(around), share):
+                        group, together = rows_of(centre, against, draws), around[begin : begin + share]
+                        found = [learnt(v[w], group, u) for w in together]
+                        for w, (slopes, one) in zip(together, found, strict=True):
+                            x, loss = v[w].copy(), loss + one
+                            for (row, _), slope in zip(group, slopes, strict=True):
+                                v[w] += eta * slope * u[row]
+                                u[row] += eta * slope * x
+                    pairs += len(around)
                 else:
                     group = rows_of(centre, against, draws)
                     if not around:
@@ -238,21 +239,21 @@ def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int)
 
 
 def test_threads_on_words_of_their_own_are_one_thread() -> None:
-    """Two blocks that share no word, and negatives from neither: nothing they change meets."""
+    """Two blocks that share no word, with a step so small that the negatives both draw matter to neither: each block is learnt once."""
     half, D = 10, 12
-    weights = np.r_[np.zeros(2 * half), 1.0, 1.0]
-    blocks = np.stack([text(half, (1, 60))[0], np.where((other := text(half, (1, 60), seed=3)[0]) >= 0, other + half, other)]).astype(np.int32)
-    tree_free = Noise(alias=alias_table(np.maximum(weights, 1e-12)), negatives=3)
+    first, second = text(half, (1, 60)), text(half, (1, 60), seed=3)
+    blocks = np.concatenate([first, np.where(second >= 0, second + half, second)]).astype(np.int32)
+    against = Noise(alias=alias_table(np.r_[np.full(2 * half, 1e-12), 1.0, 1.0]), negatives=3)
     found = []
     for threads in (1, 2):
         v, u = tables(22, D, 22)
-        u[20:] = 0  # rows that every block draws: with zero vectors at rest they are the only ones to differ
-        got = word2vec.skipgram(
-            blocks, v, u, against=tree_free, keep=np.ones(22, np.float32), states=states(2), rates=(1e-3, 1e-3), window=2, threads=threads
-        )
-        found.append((v, u[:20], got))
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
+        before = (v.copy(), u[:20].copy())
+        call = {"keep": np.ones(22, np.float32), "states": states(2), "rates": (1e-4, 1e-4), "window": 2}
+        got = word2vec.skipgram(blocks, v, u, against=against, threads=threads, **call)
+        found.append((v - before[0], u[:20] - before[1], got))
+    for one, two in zip(found[0][:2], found[1][:2], strict=True):
+        assert np.abs(one).max() > 1e-4
+        np.testing.assert_allclose(one, two, atol=1e-6)
     assert found[0][2].pairs == found[1][2].pairs
     assert found[0][2].loss == pytest.approx(found[1][2].loss, rel=1e-4)
 

@@ -17,6 +17,7 @@ import torch
 
 from layerwise.cli import main
 from layerwise.train.session import Session
+from processes import report_written
 
 ENDED: list[str] = []
 CUT: list[str] = []
@@ -60,8 +61,9 @@ def run(cases: dict[str, list[str]], folder: Path, rank: int, port: int) -> None
     torch.set_num_threads(1)
     Session._close = watched(Session._close)  # type: ignore[method-assign]
     Session._after = interrupted(Session._after)  # type: ignore[method-assign]
-    for name, arguments in cases.items():
+    for number, (name, arguments) in enumerate(cases.items()):
         ENDED.clear()
         CUT[:] = [name] if name.endswith("cut") else []
-        code = main(arguments)
+        with report_written(number == 0):
+            code = main(arguments)
         Path(f"{name}.{rank}.json").write_text(json.dumps({"code": code, "ended": ENDED}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,6 +50,10 @@ CASES = {
     "hopfield": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield", *KEYS],
     "hopfield by hebb": ["train", "hopfield", "--data", "digits", "--batch", "3", "--out", "hopfield-by-hebb", *KEYS,
                          "--set", "rule.variant=hebb"],
+    # 67 blocks of text in batches of 8 leave a last one of three
+    "skipgram": ["train", "skipgram", "--data", "story.txt", "--epochs", "2", "--batch", "8", "--out", "skipgram", *KEYS,
+                 "--set", "model.dim=8"],
+    "glove": ["train", "glove", "--data", "story.txt", "--epochs", "2", "--batch", "1", "--out", "glove", *KEYS, "--set", "model.dim=8"],
     # the head, then all at rates by depth, from the first case's weights
     "transfer": mlp("fp64", "transfer", "--weights", "fp64", "--transfer", "--set", "stages.all.rule.l2=0.001",
                     "--set", "stages.all.rule.clip=1", "--set", "stages.all.rule.ema=0.9"),
@@ -66,6 +71,8 @@ ENDED = {name: args for name, args in CASES.items() if not name.endswith("cut")}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run every case on two ranks, which find each other by the variables that torchrun sets. (torchrun itself: see the killed rank.)"""
     folder = tmp_path_factory.mktemp("ranks")
+    draw = random.Random(0)
+    (folder / "story.txt").write_text("".join(" ".join(draw.choices("abcdefghijklmnop", k=16)) + "\n" for _ in range(4100)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -30,7 +30,7 @@ from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory, digest, sealed, unsealed
 from layerwise.train.start import train
 from layerwise.weights import load
-from processes import Child, assert_same, litter, rows, until, weights
+from processes import Child, assert_same, litter, report_written, rows, until, weights
 
 ONE_THREAD = {"train.threads": 1}
 SMALL = {**ONE_THREAD, "model.hidden": [16], "model.dropout": 0}
@@ -46,7 +46,8 @@ def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A finished run that tests copy before they spoil it."""
-    return fit(tmp_path_factory.mktemp("faults") / "run")
+    with report_written(True):
+        return fit(tmp_path_factory.mktemp("faults") / "run")
 
 
 @pytest.fixture

@@ -40,9 +40,9 @@ def trained(args: list[object], folder: Path) -> float:
     return time.monotonic() - began
 
 
-def resumed(args: list[object], folder: Path) -> None:
+def resumed(args: list[object], folder: Path, *, report: bool = False) -> None:
     """Go on to the end."""
-    child = Child([*args, "--resume"], folder)
+    child = Child([*args, "--resume"], folder, report=report)
     assert child.wait() == 0, child.stderr
 
 
@@ -106,11 +106,11 @@ def test_a_kill_without_any_checkpoint_begins_afresh(tmp_path: Path) -> None:
 def test_a_kill_while_the_report_is_written(tmp_path: Path) -> None:
     """The run is finished when its report is there: a resume completes it."""
     args = command("mlp", "--epochs", 1, "--batch", 256)
-    child = Child(args, tmp_path)
+    child = Child(args, tmp_path, report=True)
     until(lambda: any((tmp_path / "run").glob("figures/*")) or (tmp_path / "run/report.html").exists(), child)
     child.kill()
     assert child.wait() == -9, "it was finished before the kill"
-    resumed(args, tmp_path)
+    resumed(args, tmp_path, report=True)
     run = RunDirectory(tmp_path / "run")
     assert (run.path / "report.html").is_file()
     assert run.info()["status"] == "finished"

@@ -24,6 +24,7 @@ from layerwise.errors import DamagedError, UsageError
 from layerwise.nn.modes import in_evaluation, learning
 from layerwise.planning.head import head_of
 from layerwise.weights import load, read
+from processes import report_written
 
 State = dict[str, Tensor]
 SHAPE: dict[str, Any] = {"channels": 1, "size": [8, 8], "width": 4, "blocks": 1}
@@ -260,7 +261,8 @@ def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
     model = net()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     options = {**DIGITS, "task.mean": [0.25], "task.std": [0.5]}
-    run = api.train("resnet20", data="digits", weights="w.pth", epochs=0, out="run", options=options)
+    with report_written(True):
+        run = api.train("resnet20", data="digits", weights="w.pth", epochs=0, out="run", options=options)
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in run.model().state_dict().items())
     pictures = np.rint(load_digits().images[:50] * 255 / 16).astype(np.uint8)
     answers = run.predictor()(*pictures)

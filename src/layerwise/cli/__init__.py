@@ -22,6 +22,9 @@ VERBS = {
     "eval": "Measure a run on a part of its data, or on other data.",
     "predict": "Answer files, folders, rows or standard input.",
     "inspect": "Look inside a run or a network.",
+    "index": "Make a folder of texts, a text file or a table's column searchable by vectors.",
+    "search": "Find the passages of an index that are nearest to a question.",
+    "map": "Map one language's word vectors to another's, and measure the translation of words.",
     "export": "Write a run's network to an .onnx, .pt2 or .safetensors file.",
     "lab": "Run small experiments that check the field's claims.",
     "bench": "Time Layerwise beside its peers.",
@@ -89,9 +92,20 @@ def _called(given: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        return int(make_app()(given, exit_on_error=False, print_error=False) or 0)
+        return int(make_app()(_with_hyphens(given), exit_on_error=False, print_error=False) or 0)
     except CycloptsError as error:
         return _refuse(f"{error}\n  do this:  layerwise {given[0]} --help", 2)
+
+
+def _with_hyphens(given: list[str]) -> list[str]:
+    """Write ``--data -`` as ``--data=-``: the parser takes every word that begins with a hyphen for an option."""
+    out: list[str] = []
+    for word in given:
+        if word == "-" and out and out[-1].startswith("--") and "=" not in out[-1]:
+            out[-1] += "=-"
+        else:
+            out.append(word)
+    return out
 
 
 def _refuse(message: str, code: int) -> int:

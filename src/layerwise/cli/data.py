@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layerwise.data.source import Splits
 
 CLASSES = 20  # that are named
+OFTEN = 10  # words that are shown
 
 
 def data_(
@@ -91,24 +92,52 @@ def _show(source: str, settings: list[str], *, json: bool) -> int:
         recipe.assign(table, setting)
     found = open_data(recipe.checked(Options, table["data"], where="[data]"), seed=0)
     schema, parts = found.train.schema, {part: len(found.part(part)) for part in SPLITS}
-    tasks, notes = list(TASKS_FOR[schema.target]), [*found.notes, *_noticed(found)]
+    tasks = ["words"] if schema.kind == "text" else list(TASKS_FOR[schema.target])
+    notes = [*found.notes, *_noticed(found)]
     columns = [column._asdict() for column in found.columns]
+    text = _text(found) if schema.kind == "text" else {}
     if json:
         one = {
             "name": found.name, "tasks": tasks, "examples": sum(parts.values()), "licence": "", "present": True,
             "path": source,
         }  # fmt: skip
-        put_json(data=[one], parts=parts, classes=list(schema.classes), columns=columns, notes=notes)
+        put_json(data=[one], parts=parts, classes=list(schema.classes), columns=columns, notes=notes, **({"text": text} if text else {}))
         return 0
     for note in notes:
         print(f"layerwise: {note}", file=sys.stderr)
     if columns:
         put_table(tuple(columns[0]), [tuple(column.values()) for column in columns])
-    print(f"parts\t{', '.join(f'{part} {count:,}' for part, count in parts.items())}")
+    of = f" (blocks of {schema.shape[0]:,} tokens)" if text else ""
+    print(f"parts\t{', '.join(f'{part} {count:,}' for part, count in parts.items())}{of}")
     print(f"tasks\t{', '.join(tasks)}")
+    if text:
+        print(f"words\t{text['words']:,} in the training part, {text['different']:,} different")
+        print(f"often\t{', '.join(f'{word} {count:,}' for word, count in text['often'])}")
+    if text.get("phrases"):
+        print(f"phrases\t{', '.join(f'{word} {count:,}' for word, count in text['phrases'])}")
     if schema.classes:
         print(f"classes\t{', '.join(schema.classes[:CLASSES])}{', …' if len(schema.classes) > CLASSES else ''}")
     return 0
+
+
+def _text(found: Splits) -> dict[str, Any]:
+    """Return what the training part of a text has: how many words, how many different ones, the commonest, and the commonest phrases."""
+    import numpy as np
+
+    from layerwise.data.corpus import corpus_of, counted
+
+    corpus, counts = corpus_of(found.train), counted(found.train)
+    assert corpus is not None
+    order = np.argsort(-counts, kind="stable")
+
+    def first(numbers: Any) -> list[tuple[str, int]]:
+        return [(corpus.words[int(k)], int(counts[k])) for k in numbers[:OFTEN]]
+
+    about = {"words": int(counts.sum()), "different": int((counts > 0).sum()), "often": first(order)}
+    joined = {"_".join(phrase) for found in corpus.phrases for phrase in found}
+    if joined:
+        about["phrases"] = first([k for k in order if counts[k] and corpus.words[int(k)] in joined])
+    return about
 
 
 def _noticed(found: Splits) -> tuple[str, ...]:

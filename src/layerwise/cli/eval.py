@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ def eval_(
     run
         a run directory
     data
-        other data than the run was trained on
+        other data than the run was trained on; of word vectors also benchmarks: word-eval
     split
         which part: test (the default), val, train, or all (the default with --data)
     tta
@@ -40,12 +41,13 @@ def eval_(
     found = measure(run, data=data, split=split, tta=tta, engine=engine)
     if json:
         asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": found.engine})
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **asked)
+        metrics = {name: None if isnan(value) else value for name, value in found.metrics.items()}
+        put_json(run=str(run), split=found.split, metrics=metrics, notes=list(found.notes), **found.details, **asked)
         return 0
     for note in found.notes:
         print(f"layerwise: {note}", file=sys.stderr)
     for name, value in found.metrics.items():
-        print(f"{found.split}/{name}\t{value:.4f}")
+        print(f"{found.split}/{name}\t{'–' if isnan(value) else f'{value:.4f}'}")
     for part in tables(found.details):
         print(f"\n{part}")
     return 0
@@ -57,6 +59,8 @@ def tables(details: dict[str, Any]) -> list[str]:
 
     if not details:
         return []
+    if "sections" in details:
+        return [_sections(details["sections"])]
     classes = details["classes"]
     columns = ("precision", "recall", "f1", "roc_auc")
     by_class = [
@@ -73,3 +77,14 @@ def tables(details: dict[str, Any]) -> list[str]:
     ]
     out.append(table(["said", "mean said", "right", "answers"], bins, right=frozenset(range(1, 4))))
     return out
+
+
+def _sections(found: list[dict[str, Any]]) -> str:
+    """Return the sections of benchmarks for words as a table."""
+    from layerwise.inspect.base import table
+
+    rows = [
+        [one["benchmark"], one["name"], f"{one['asked']:,} of {one['total']:,}", one["kind"], "–" if one["score"] is None else f"{one['score']:.3f}"]
+        for one in found
+    ]  # fmt: skip
+    return table(["benchmark", "section", "asked", "measure", "score"], rows, right=frozenset((2, 4)))

@@ -27,7 +27,8 @@ def export_(
     run
         a run directory
     file
-        where to: the ending says what: .onnx, .pt2 or .safetensors; FILE.json beside it holds the check's figures
+        where to: the ending says what: .onnx, .pt2, .safetensors, and for word vectors .vec, .bin (word2vec) or .txt (GloVe); FILE.json
+        beside it holds the check's figures
     fold
         fold batch norms into the layers before them (.onnx and .pt2)
     overwrite

@@ -42,7 +42,7 @@ def train_(
     model
         a name from `layerwise models`, or a recipe.toml
     data
-        a named data set (`layerwise data`) or a path: class folders, IDX, a table, an archive
+        a named data set (`layerwise data`) or a path: class folders, IDX, a table, an archive, text; - for text from standard input
     task
         what to learn, where the data leave it open: classification, regression, reconstruction
     out

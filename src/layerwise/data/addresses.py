@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+GITHUB = "https://raw.githubusercontent.com/"
+GENSIM = GITHUB + "piskvorky/gensim/develop/gensim/test/test_data/"
+FASHION = GITHUB + "zalandoresearch/fashion-mnist/master/data/fashion/"
 UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 
 
@@ -34,6 +36,10 @@ class File(msgspec.Struct, frozen=True):
 
 def _fashion(name: str, *forms: Form) -> File:
     return File(name, FASHION + name, forms)
+
+
+def _multi30k(name: str, form: Form) -> File:
+    return File(name, GITHUB + "multi30k/dataset/master/data/task1/raw/" + name, (form,))
 
 
 FILES: dict[str, tuple[File, ...]] = {
@@ -102,6 +108,48 @@ FILES: dict[str, tuple[File, ...]] = {
                 Form(264255, "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"),
             ),
         ),
+    ),
+    "word-eval": (
+        File(
+            "questions-words.txt",
+            GENSIM + "questions-words.txt",
+            (Form(603955, "8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36"),),
+        ),
+        File(
+            "simlex999.txt",
+            GENSIM + "simlex999.txt",
+            (Form(18126, "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d"),),
+        ),
+        File(
+            "wordsim353.tsv",
+            GENSIM + "wordsim353.tsv",
+            (Form(7186, "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"),),
+        ),
+    ),
+    "kjv": (
+        File("kjv.txt", "", (Form(4137850, "b5c4940bcfeee072c0935b5200d0f9d88a00a0199cb0961d16133458fcdfae5d"),)),
+    ),
+    "tiny-shakespeare": (
+        File(
+            "input.txt",
+            GITHUB + "karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            (Form(1115394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
+        ),
+    ),
+    "ptb": (
+        File("ptb.valid.txt", "", (Form(399782, "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),)),
+        File("ptb.test.txt", "", (Form(449945, "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),)),
+    ),
+    "multi30k": (
+        _multi30k("train.en.gz", Form(568929, "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f")),
+        _multi30k("train.de.gz", Form(637044, "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6")),
+        _multi30k("train.fr.gz", Form(604242, "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c")),
+        _multi30k("val.en.gz", Form(21650, "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28")),
+        _multi30k("val.de.gz", Form(24681, "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a")),
+        _multi30k("val.fr.gz", Form(23001, "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9")),
+        _multi30k("test_2016_flickr.en.gz", Form(21077, "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9")),
+        _multi30k("test_2016_flickr.de.gz", Form(22890, "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8")),
+        _multi30k("test_2016_flickr.fr.gz", Form(22310, "6d326e188d259fb1d04ac19eae3af956559b3a0b93d7635e56c90987c40c8b90")),
     ),
 }
 

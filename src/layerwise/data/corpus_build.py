@@ -78,11 +78,15 @@ def opened(
     try:
         cache_folders.tidy(place, limit - source.size(), large=TOKENS)
         with cache_folders.unfinished(folder) as part:
-            index = _write(part, source, cutting, told=told, joined=joined, key=key)
-            if reason := cache_folders.no_room(place, (part / TOKENS).stat().st_size, limit):
-                raise DataError(
-                    f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
-                )
+
+            def told_with_room(done: int, size: int) -> None:
+                if reason := cache_folders.no_room(place, (part / TOKENS).stat().st_size, limit):
+                    raise DataError(
+                        f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
+                    )
+                told(done, size)
+
+            index = _write(part, source, cutting, told=told_with_room, joined=joined, key=key)
             folder = place / index.digest if source.piped else folder
             cache_folders.settle(part, folder)
     except OSError as error:

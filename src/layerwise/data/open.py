@@ -116,6 +116,7 @@ def open_parts(options: Options, *, like: Sequence[Column] = ()) -> Parts:
     """
     known = tuple((column.name, column.kind) for column in like)
     if options.source == texts.STANDARD_INPUT:
+        _refuse(options, ("files",), "standard input")
         found = _text({"train": texts.standard_input(options.encoding)}, options, "stdin")
     else:
         found = _named(options, known) if _is_name(options.source) else _path(options, known)
@@ -193,11 +194,19 @@ def _default(field: str) -> Any:
 def _named(options: Options, like: Like) -> Parts:
     """Open a named data set."""
     item = named.find(options.source)
+    if item.benchmark:
+        raise UsageError(f"{item.name} is a benchmark: there is nothing in it to learn from", do=item.benchmark)
     if item.embedded:
         _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), f"the data set {item.name}")
         source = embedded.load(item.name)
         columns = described(source) if source.schema.kind == "row" else ()
         return Parts({"train": source}, item.name, columns=columns)
+    if item.choices and not options.files:
+        raise UsageError(
+            f"{item.name} has the same text several times, and one is needed",
+            expected=f"data.files with one of {', '.join(item.choices)}",
+            do=f"--set 'data.files={item.choices[0]}'",
+        )
     if item.columns:
         return _named_table(item, options, like)
     return _folder(named.folder_of(item.name), options, item.name, item.classes, like=like)
@@ -265,7 +274,7 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
         _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), "IDX files")
         return Parts(idx.read(path, classes), name)
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
-    if len(visible) == 1 and visible[0].is_file():
+    if len(visible) == 1 and visible[0].is_file() and not options.files:
         return _file(visible[0], options, name, like)
     pictures = _picture_tables(visible, options, name)
     if pictures is not None:
@@ -275,7 +284,7 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
 
         _refuse(options, (*FILES, *TEXT), "tables")
         return _tables(table_parts.read_parts(visible, reading_of(options, like=like)), name)
-    running = texts.parts_of(path, lambda file: _is_running(file, options), encoding=options.encoding, files=options.files)
+    running = texts.parts_of(path, lambda file: _may_run(file, options), encoding=options.encoding, files=options.files)
     if running:
         return _text(running, options, name)
     _refuse(options, (*TABLE, *NAMING, *TEXT), "class folders")
@@ -290,6 +299,7 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
     if not path.is_file():
         raise DataError(f"{path} is neither a file nor a folder", expected="a table, an archive or a folder")
     if _is_running(path, options):
+        _refuse(options, ("files",), "a single file")
         return _text({"train": texts.Texts(str(path), (str(path),), options.encoding)}, options, name)
     if archives.is_archive(path):
         _refuse(options, (*TABLE, *NAMING, *TEXT), "archives of class folders")
@@ -324,10 +334,15 @@ def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts |
 
 
 def _is_running(path: Path, options: Options) -> bool:
-    """Tell by content, unless the options tell, whether a file is running text."""
-    if path.suffix.lower() in (*TABLES, *LATER) or _given(options, (*TABLE_ONLY, *NAMING)):
+    """Tell by content, unless the options tell, whether a file is running text and no table."""
+    if _given(options, (*TABLE_ONLY, *NAMING)):
         return False
-    return texts.is_text(path, options.encoding) and (_given(options, TEXT) or not texts.is_table(path, options.encoding))
+    return _may_run(path, options) and (_given(options, TEXT) or not texts.is_table(path, options.encoding))
+
+
+def _may_run(path: Path, options: Options) -> bool:
+    """Tell by content whether a file is text that may be running text."""
+    return path.suffix.lower() not in (*TABLES, *LATER) and texts.is_text(path, options.encoding)
 
 
 def _text(found: Mapping[str, texts.Texts], options: Options, name: str) -> Parts:

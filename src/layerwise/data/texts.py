@@ -64,8 +64,8 @@ class Texts:
         return sum(size for _, size, _ in self.marks())
 
 
-def parts_of(folder: Path, is_running: Callable[[Path], bool], *, encoding: str, files: str) -> dict[str, Texts]:
-    """Return the texts of a folder by part, if all of its files are running text; none if they are not.
+def parts_of(folder: Path, may_run: Callable[[Path], bool], *, encoding: str, files: str) -> dict[str, Texts]:
+    """Return the texts of a folder by part, if all of its files may be running text; none if they are not.
 
     Files are read sorted, at any depth; ``files`` picks those whose names match this pattern. Where every file is named for a part
     (``train.txt``, ``val/one.txt``) they are kept apart; else all of them are one text.
@@ -75,7 +75,7 @@ def parts_of(folder: Path, is_running: Callable[[Path], bool], *, encoding: str,
     if files and not picked:
         raise UsageError(f"no file in {folder} matches data.files", expected=f"one of {some(names)}", received=files)
     paths = {name: folder / name for name in picked}
-    if not paths or not all(is_running(path) or (path.is_file() and not path.stat().st_size) for path in paths.values()):
+    if not paths or not all(map(may_run, paths.values())):
         return {}
     by_part: dict[str, list[str]] = {}
     for name, path in paths.items():
@@ -120,16 +120,16 @@ def pieces(path: str, encoding: str = "utf-8") -> Iterator[Piece]:
         raise DataError(f"{shown(path) or 'standard input'} cannot be read: {error.strerror or error}") from error
 
 
-def _unpacked(stream: Readable, path: str) -> Iterator[Piece]:
-    """Yield the bytes of a stream, unpacked if it is gzip or zstd, without a byte-order mark."""
-    head = stream.read(PIECE)
+def _unpacked(stream: Readable, path: str, size: int = PIECE) -> Iterator[Piece]:
+    """Yield the bytes of a stream, up to ``size`` at a time, unpacked if it is gzip or zstd, without a byte-order mark."""
+    head = stream.read(size)
     packing = next((kind for mark, kind in MARKS.items() if head.startswith(mark)), "")
     if packing:
-        yield from _inflated(_Joined(head, stream), packing, path)
+        yield from _inflated(_Joined(head, stream), packing, path, size)
         return
     read = len(head)
     yield Piece(head.removeprefix(BOM), read)
-    while data := stream.read(PIECE):
+    while data := stream.read(size):
         read += len(data)
         yield Piece(data, read)
 
@@ -166,14 +166,14 @@ class _Joined:
         self.closed = True
 
 
-def _inflated(stream: _Joined, packing: str, path: str) -> Iterator[Piece]:
+def _inflated(stream: _Joined, packing: str, path: str, size: int) -> Iterator[Piece]:
     """Yield the unpacked bytes of a stream."""
     import pyarrow as pa  # slow to import
 
     first = True
     try:
         with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), packing) as unpacked:
-            while data := unpacked.read(PIECE):
+            while data := unpacked.read(size):
                 yield Piece(data.removeprefix(BOM) if first else data, stream.tell())
                 first = False
     except (OSError, pa.ArrowException) as error:
@@ -249,19 +249,11 @@ def _is_number(cell: str) -> bool:
 
 
 def head_of(path: Path) -> bytes:
-    """Return the first bytes of a file, unpacked; none if it cannot be unpacked."""
-    try:
-        with open(path, "rb") as stream:
-            return next(_unpacked(_Short(stream), str(path)), Piece(b"", 0)).data[:HEAD]
-    except DataError:
-        return b"\0"
-
-
-class _Short:
-    """A stream of which little is read at once."""
-
-    def __init__(self, stream: Readable) -> None:
-        self.stream = stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self.stream.read(min(size, HEAD))
+    """Return the first bytes of a file, unpacked (few where it breaks off early); NUL if it cannot be unpacked."""
+    for size in (HEAD, HEAD >> 8):
+        try:
+            with open(path, "rb") as stream:
+                return next(_unpacked(stream, str(path), size), Piece(b"", 0)).data
+        except DataError:
+            continue
+    return b"\0"

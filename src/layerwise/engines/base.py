@@ -52,7 +52,7 @@ class Engine(nn.Module, ABC):
 
 def verify(engine: Engine, subject: Subject) -> None:
     """Compare an engine with the network on made-up inputs. Raises `DamagedError` where they differ by more than rounding."""
-    check = compare(lambda x: [engine.run(x)], subject, by=engine.name, sizes=(1, 3), reference=subject.model)
+    check = compare(lambda x: [engine.run(x)], subject, by=engine.name, sizes=(1, 3), reference=subject.answering)
     if not check.passed:
         worst = max(one.relative for one in check.differences)
         raise DamagedError(

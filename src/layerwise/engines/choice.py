@@ -116,9 +116,9 @@ def make(subject: Subject, name: str, run: Path) -> Engine:
     if name == "auto":
         return Auto(subject, run)
     if name == "torch":
-        return Torch(subject.model)
+        return Torch(subject.answering)
     if name == "compiled":
-        return Compiled(subject.model)
+        return Compiled(subject.answering)
     if name not in RUNTIMES:
         raise unknown("engine", name, NAMES)
     engine = RUNTIMES[name](graphs.graph_of(subject, run))

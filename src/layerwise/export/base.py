@@ -42,6 +42,11 @@ class Subject:
     task: Task
     weights: str
 
+    @property
+    def answering(self) -> nn.Module:
+        """The network that maps encoded raw inputs to what the task decodes."""
+        return self.task.answering(self.model)
+
 
 class Difference(msgspec.Struct, frozen=True):
     """Over a batch of this size: the largest difference, and that relative to the largest value of the network's output."""

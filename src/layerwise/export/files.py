@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from layerwise.errors import UsageError
-from layerwise.export import graph, onnx, tensors
+from layerwise.export import graph, onnx, tensors, words
 from layerwise.export.base import Check, ExportError, Json, Subject, passport, refuse_wrong
 from layerwise.export.folding import Folded
 from layerwise.export.folding import fold as fold_
@@ -21,6 +21,9 @@ ENDINGS = {
     ".onnx": "the graph, for other runtimes",
     ".pt2": "the graph, for torch (torch.export)",
     ".safetensors": "the weights alone, by name",
+    ".vec": "word vectors as word2vec's text",
+    ".bin": "word vectors in word2vec's binary form",
+    ".txt": "word vectors as GloVe's text",
 }
 
 
@@ -57,6 +60,9 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
 
 def _made(kind: str, subject: Subject, told: Json, *, fold: Folded | None) -> tuple[bytes, Check, Json]:
     """Return a file's bytes, its check, and the versions it depends on."""
+    if kind in words.KINDS:
+        data = words.written(subject, kind)
+        return data, words.check(data, kind, subject), {}
     if kind == ".safetensors":
         data = tensors.written(subject.model, told)
         return data, tensors.check(data, subject), {}
@@ -75,9 +81,9 @@ def refuse(path: Path, beside: Path, *, fold: bool, overwrite: bool) -> None:
     if kind not in ENDINGS:
         known = "; ".join(f"{name}: {what}" for name, what in ENDINGS.items())
         raise UsageError(f"{path} has no ending that says what to write", expected=known, received=f"'{path.suffix}'")
-    if fold and kind == ".safetensors":
+    if fold and kind not in (".onnx", ".pt2"):
         raise UsageError(
-            "--fold takes batch norms out of a graph; a .safetensors file has the network's own names, batch norms among them",
+            f"--fold takes batch norms out of a graph; a {kind} file has the network's own names, batch norms among them",
             do="leave --fold out, or export .onnx or .pt2",
         )
     if not path.parent.is_dir():

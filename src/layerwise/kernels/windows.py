@@ -1,9 +1,9 @@
 """The compiled loops of word2vec: sentences, their windows, and the rows each window learns against (E30).
 
 Shapes: ``L`` tokens of a block, ``D`` dimensions, ``K`` negatives. Every context of a window has a *group* of rows: the centre word
-and K negatives, of which the labels say 1 and 0; or, with hierarchical softmax, the inner nodes on the word's path. Scores of the
-whole window come first, then the slopes, then the changes, so that nothing waits for one pair's sigmoid. The next window's negatives
-are drawn, and their rows sent for, before this window is learnt: most of the time lost on a large vocabulary is spent on waiting.
+and K negatives, of which the labels say 1 and 0; or, with hierarchical softmax, the inner nodes on the word's path. Contexts that
+share a group are scored together before any of them changes a row. The next window's negatives are drawn, and their rows sent for,
+before this window is learnt: on a large vocabulary most of the time goes by in waiting for rows.
 
 Sources: Mikolov et al. 2013 (both papers of `word2vec`); Ji et al., Parallelizing word2vec in shared and distributed memory (2016):
 negatives shared by a window's contexts; SplitMix64 (Steele, Lea, Flood 2014).
@@ -162,7 +162,7 @@ def _skipgram(
     labels[:, ::tile] = np.float32(1.0)
     longest = tile
     if negatives == 0:
-        share, tile = most, 0
+        share, tile = 1, 0
         longest = (lengths.max() + TILE - 1) // TILE * TILE
     scores, copy = np.zeros((most, longest), dtype=np.float32), np.zeros(width + 8, dtype=np.float32)
     losses = np.zeros(24, dtype=np.float32)
@@ -200,22 +200,23 @@ def _skipgram(
                 else:
                     at, total = starts[kept[i]], lengths[kept[i]]
                     places, marks = nodes[at:].ctypes.data, signs[at:].ctypes.data
-                for c in range(around):
-                    j = lo + c + (lo + c >= i)
-                    group = 4 * tile * (c // share)
-                    _score(table, step, places + group, total, base + np.int64(kept[j]) * stride, z + 4 * longest * c, width)
-                for c in range(around):
-                    for done in range(0, total, TILE):
-                        rows.slopes(z + 4 * (longest * c + done), marks + 4 * (tile * (c // share) + done), alpha, lost)
-                for c in range(around):
-                    j = lo + c + (lo + c >= i)
-                    group = 4 * tile * (c // share)
-                    row = base + np.int64(kept[j]) * stride
-                    if total <= TILE:
-                        _change(table, step, places + group, total, row, z + 4 * longest * c, row, width)
-                    else:  # in several tiles: all of them with the row as it was
-                        rows.put(x, row, np.float32(1.0), width)
-                        _change(table, step, places + group, total, x, z + 4 * longest * c, row, width)
+                for begin in range(0, around, share):
+                    end = min(begin + share, around)
+                    for c in range(begin, end):
+                        row = base + np.int64(kept[lo + c + (lo + c >= i)]) * stride
+                        _score(table, step, places, total, row, z + 4 * longest * (c - begin), width)
+                    for c in range(end - begin):
+                        for done in range(0, total, TILE):
+                            rows.slopes(z + 4 * (longest * c + done), marks + 4 * done, alpha, lost)
+                    for c in range(begin, end):
+                        row, by = base + np.int64(kept[lo + c + (lo + c >= i)]) * stride, z + 4 * longest * (c - begin)
+                        if total <= TILE:
+                            _change(table, step, places, total, row, by, row, width)
+                        else:  # in several tiles: all of them with the row as it was
+                            rows.put(x, row, np.float32(1.0), width)
+                            _change(table, step, places, total, x, by, row, width)
+                    places += 4 * tile
+                    marks += 4 * tile
                 pairs += around
             loss += _loss(losses)
     found[0], found[1], found[2], found[3] = loss, pairs, tokens, words

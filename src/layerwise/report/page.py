@@ -15,6 +15,7 @@ from layerwise.inspect.answers import Answers, answers
 from layerwise.inspect.function import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
+from layerwise.report.neighbours import neighbours
 from layerwise.report.sections import Figures
 from layerwise.report.texts import Texts
 from layerwise.run import RunDirectory
@@ -86,7 +87,8 @@ def task_sections(model: nn.Module, task: Task, found: Answers, *, source: Sourc
     return {
         "confusion": sections.confusion(task, found, figures, text) if isinstance(task, Classification) else None,
         "calibration": sections.calibration(found, figures, text) if judged and len(found.losses) else None,
-        "mistakes": sections.mistakes(task, found, source, figures, text),
+        "mistakes": sections.mistakes(task, found, source, figures, text) if task.inputs.kind != "text" else None,
+        "neighbours": neighbours(model, task),
         "scatter": sections.scatter(task, found, figures, text) if isinstance(task, Regression) else None,
         "rebuilt": sections.reconstructions(task, found, source, figures) if isinstance(task, Reconstruction) else None,
         "samples": sections.drawn(model, task, figures, text),
@@ -174,7 +176,7 @@ def facts(info: Json, model: nn.Module, text: Texts) -> list[tuple[str, str]]:
 def commands(directory: RunDirectory, model: nn.Module, task: Task, text: Texts) -> Json:
     """Return the command that repeats the run, and those that go on from it, each with what it does."""
     run = shlex.quote(str(directory.path))
-    sample = {"image": "picture.png", "row": "rows.csv"}.get(task.inputs.kind, "INPUT")
+    sample = {"image": "picture.png", "row": "rows.csv", "text": "'king - man + woman'"}.get(task.inputs.kind, "INPUT")
     follow = [
         (f"layerwise predict {run} {sample}", text("next predict")),
         (f"layerwise eval {run} --data SOURCE", text("next eval")),
@@ -182,6 +184,8 @@ def commands(directory: RunDirectory, model: nn.Module, task: Task, text: Texts)
         (f"layerwise inspect {run} --what gradients --out gradients", text("next gradients")),
         (f"layerwise doctor {run}", text("next doctor")),
     ]
+    if task.inputs.kind == "text":
+        follow[2:4] = [(f"layerwise inspect {run} --what map --out map", text("next map"))]
     if task.inputs.kind == "row" and task.name != "reconstruction":
         follow.insert(3, (f"layerwise inspect {run} --what columns --out columns", text("next columns")))
     if applies(task):

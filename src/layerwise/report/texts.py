@@ -75,6 +75,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "predicted": ("answer", "回答"),
     "confused": ("Most often confused", "最常混淆"),
     "times": ("times", "次数"),
+    "neighbours": ("Nearest words", "最近的词"),
+    "neighbours note": (
+        "Some words of the vocabulary and the words whose vectors make the smallest angle with theirs; the number is the cosine.",
+        "词表中的若干词，以及与其向量夹角最小的词；数字为余弦相似度。",
+    ),
+    "word": ("word", "词"),
+    "count": ("count", "次数"),
+    "nearest": ("nearest", "最近的词"),
+    "next map": ("the words as a map in two dimensions", "把词画成二维分布图"),
     "mistakes": ("Worst mistakes", "最严重的错误"),
     "mistakes note": (
         "{shown} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure the network was.",

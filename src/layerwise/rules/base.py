@@ -21,12 +21,14 @@ Metrics = Mapping[str, Tensor | float]
 class Step(NamedTuple):
     """What a step did: sums over the examples it covered. Tensors stay tensors until someone reads them.
 
-    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums).
+    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums). ``words`` of running text that
+    were gone through, for the progress of what learns from text.
     """
 
     total: Tensor
     weight: float
     parts: Mapping[str, Tensor]
+    words: int = 0
 
 
 class Verdict(NamedTuple):

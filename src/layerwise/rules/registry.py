@@ -9,7 +9,7 @@ import msgspec
 
 from layerwise.errors import unknown
 from layerwise.recipe import Table, checked
-from layerwise.rules import hebb
+from layerwise.rules import hebb, hogwild
 from layerwise.rules.backprop import Backprop
 from layerwise.rules.base import Context, Rule
 from layerwise.rules.contrastive import Contrastive
@@ -28,6 +28,7 @@ RULES: dict[str, Entry] = {
     "perceptron": Entry(Perceptron, Perceptron.Options),
     "contrastive": Entry(Contrastive, Contrastive.Options),
     "hebb": Entry(hebb.make, hebb.HebbOptions),
+    "hogwild": Entry(hogwild.make, hogwild.HogwildOptions),
 }
 
 

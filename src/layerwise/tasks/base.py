@@ -177,6 +177,15 @@ class Task(ABC):
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Run the model on a batch and return how wrong it is, as a sum."""
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Run the model on a batch to measure it: what `losses` and `meter` take, (N, …)."""
+        found: Tensor = model(batch.inputs)
+        return found
+
+    def answering(self, model: nn.Module) -> nn.Module:
+        """Return the network that maps encoded raw inputs to what `decode` takes; the model itself where examples and questions are alike."""
+        return model
+
     @abstractmethod
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's loss, (N,)."""

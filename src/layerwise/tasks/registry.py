@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from layerwise.data.source import TASKS_FOR, Schema
+from layerwise.data.source import TASKS_FOR, Kind, Schema
 from layerwise.errors import UsageError, unknown
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
+from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
+from layerwise.tasks.words import Words
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression, Reconstruction)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression, Reconstruction, Words, CoOccurrence)}
+OF_KIND: dict[Kind, tuple[str, ...]] = {"text": ("words", "co-occurrence")}  # what is done with text; with pictures and rows all others
+WANTS: dict[Kind, str] = {"text": "text", "counts": "counts of pairs of words", "image": "pictures or rows of a table", "row": "rows of a table"}
 
 
 def find(name: str) -> type[Task]:
@@ -36,7 +40,14 @@ def choose(schema: Schema, offered: Sequence[str], *, model: str, wanted: str = 
                 f"{model} cannot do {wanted}", expected=f"one of {', '.join(offered)}", received=f"--task {wanted}"
             )
         return wanted
-    found = [task for task in offered if task in TASKS_FOR[schema.target]] or [t for t in offered if t == "reconstruction"]
+    able = OF_KIND.get(schema.kind, tuple(name for name in TASKS if not any(name in names for names in OF_KIND.values())))
+    if not set(offered) & set(able):
+        raise UsageError(
+            f"{model} does not learn from these data", expected=WANTS["text" if set(offered) & set(OF_KIND["text"]) else "image"],
+            received=WANTS[schema.kind], do="choose another model (layerwise models) or other data",
+        )  # fmt: skip
+    aimed = (*TASKS_FOR[schema.target], *OF_KIND.get(schema.kind, ()))
+    found = [task for task in offered if task in aimed] or [t for t in offered if t == "reconstruction"]
     if len(found) == 1:
         return found[0]
     if not found:

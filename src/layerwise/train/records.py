@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +39,8 @@ class Window:
     weight: float = 0.0
     parts: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
+    words: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     def add(self, event: Event) -> None:
         """Take in a step."""
@@ -48,6 +51,11 @@ class Window:
             old = self.parts.get(name)
             self.parts[name] = part if old is None else old + part
         self.count += 1
+        self.words += step.words
+
+    def speed(self) -> str:
+        """Return how fast text is gone through, as `Display` shows it; the empty text where none is."""
+        return f"  {self.words / max(1e-9, time.monotonic() - self.began):,.0f} words/s" if self.words else ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the sums for a checkpoint."""

@@ -255,11 +255,12 @@ class Session:
             **train,
             **metrics,
         }
+        speed = self.window.speed()
         self.window = Window()
-        self.display.show(numbers({**train, **metrics}))
+        self.display.show(numbers({**train, **metrics}) + speed)
         if epoch_over:
             self.history.append({"stage": stage.name, "epoch": cursor.epoch, **train, **metrics})
-            self.display.say(f"{stage.name}  epoch {cursor.epoch}/{stage.epochs}  {numbers({**train, **metrics})}")
+            self.display.say(f"{stage.name}  epoch {cursor.epoch}/{stage.epochs}  {numbers({**train, **metrics})}{speed}")
         if self.world.first:
             self.directory.append_metrics(row)
             for tracker in self.trackers:

@@ -16,6 +16,7 @@ import torch
 from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
+from layerwise.data.source import MAPPED
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.report.page import write_report
@@ -241,8 +242,8 @@ def _session(
         fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in
         ("train", "val")
     )
-    cached = False
-    if streams:
+    cached = made.splits.train.schema.kind in MAPPED
+    if streams and not cached:
         made, cached = pictures.kept(made, world=world, display=display)
     set_flags = flags.resolve(
         device=str(world.device), precision=options.precision, threads=options.threads, workers=max(0, options.workers),

@@ -1,0 +1,67 @@
+"""``layerwise index``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from layerwise.cli.common import Json, put_json
+
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def index_(
+    source: str,
+    *,
+    using: Annotated[str, Parameter(name="--with", help="a run of word vectors, or a file of them")],
+    out: Path,
+    by: Literal["line", "paragraph", "file", ""] = "",
+    column: str = "",
+    id: str = "",
+    encoding: str = "utf-8",
+    smoothing: Annotated[float, Parameter(help="a of SIF's weights a/(a + p(w)): the smaller, the less frequent words count")] = 1e-3,
+    overwrite: Flag = False,
+    json: Json = False,
+) -> int:
+    """Make texts searchable: each passage becomes the mean of its words' vectors, weighted by SIF.
+
+    Parameters
+    ----------
+    source
+        a text file, a folder of them, or a table with --column
+    out
+        the index, a folder
+    by
+        what is one passage: line (the default for a file), paragraph, or file (the default for a folder)
+    column
+        the column of a table that holds the texts
+    id
+        the column of a table that names the passages (default: the rows are numbered)
+    encoding
+        of text files
+    overwrite
+        replace an index that is there
+    """
+    from layerwise.vectors.embedders import WordEmbedder
+    from layerwise.vectors.index import build
+    from layerwise.vectors.passages import Passages
+    from layerwise.vectors.sources import vectors_of
+
+    began = time.perf_counter()
+    passages = Passages(source, by, column, id, encoding)
+    found = build(passages, WordEmbedder(vectors_of(using), a=smoothing, origin=using), out, overwrite=overwrite)
+    about, seconds = found.about, time.perf_counter() - began
+    if json:
+        put_json(
+            index=str(out), source=source, passages=about["passages"], left_out=about["left_out"], dimensions=about["dimensions"],
+            embedder=about["embedder"], seconds=round(seconds, 3),
+        )  # fmt: skip
+        return 0
+    without = f", {about['left_out']:,} without a known word left out" if about["left_out"] else ""
+    print(f"passages\t{about['passages']:,}{without}")
+    print(f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF")
+    print(f"index\t{out}\t{seconds:.1f} s")
+    return 0

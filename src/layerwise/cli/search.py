@@ -1,0 +1,85 @@
+"""``layerwise search``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from layerwise.cli.common import Json, put_json
+from layerwise.errors import LayerwiseError, UsageError
+
+if TYPE_CHECKING:
+    from layerwise.vectors.index import Hit, Index
+
+DEPTHS = (1, 5, 10)
+
+
+def search_(
+    index: Path,
+    *questions: str,
+    k: Annotated[int, Parameter(name="-k", help="how many passages answer a question")] = 5,
+    labelled: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Find the passages nearest to each question. Exit code 2 if nothing is known of one; the others are answered all the same.
+
+    Parameters
+    ----------
+    index
+        a folder that `layerwise index` made
+    questions
+        texts; - for a question a line on standard input
+    labelled
+        measure the index instead: a table of two columns, a question and the name of a passage that answers it
+    """
+    if bool(questions) == bool(labelled):
+        raise UsageError("a search needs questions, or a file of them with their answers", expected="QUESTION… or --labelled FILE")
+    from layerwise.vectors.index import Index
+
+    opened = Index.open(index)
+    if labelled:
+        return _measured(opened, labelled, json=json)
+    asked = [text for given in questions for text in (sys.stdin.read().splitlines() if given == "-" else [given]) if text.strip()]
+    found = opened.search(asked, k=k)
+    failed = [(text, one) for text, one in zip(asked, found, strict=True) if isinstance(one, LayerwiseError)]
+    answered = [(text, one) for text, one in zip(asked, found, strict=True) if not isinstance(one, LayerwiseError)]
+    if json:
+        put_json(
+            results=[{"question": text, "hits": [hit._asdict() for hit in hits]} for text, hits in answered],
+            failed=[{"question": text, "error": str(error)} for text, error in failed],
+        )
+    else:
+        _show(answered, several=len(asked) > 1)
+        for _, error in failed:
+            print(f"layerwise: {error}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _show(answered: Sequence[tuple[str, Sequence[Hit]]], *, several: bool) -> None:
+    """Print what was found, one passage a line."""
+    for number, (text, hits) in enumerate(answered):
+        if several:
+            print(("\n" if number else "") + text)
+        for hit in hits:
+            print(f"{hit.score:.3f}\t{hit.id}\t{hit.text}")
+
+
+def _measured(opened: Index, labelled: Path, *, json: bool) -> int:
+    """Measure an index by questions whose answers are known."""
+    from layerwise.functional.ranking import mean_reciprocal_rank, recall_at
+    from layerwise.vectors.labelled import read
+
+    questions, wanted = read(labelled)
+    ranks = opened.ranks(questions, wanted)
+    metrics = {**{f"recall@{k}": recall_at(ranks, k) for k in DEPTHS}, "mrr": mean_reciprocal_rank(ranks)}
+    if json:
+        put_json(index=str(opened.path), labelled=str(labelled), questions=len(questions), passages=len(opened), metrics=metrics)
+        return 0
+    print(f"questions\t{len(questions):,}\npassages\t{len(opened):,}")
+    for name, value in metrics.items():
+        print(f"{name}\t{value:.4f}")
+    return 0

@@ -1,0 +1,105 @@
+"""Word vectors as modules: two tables, a vector that is looked up and one that the word has as another's context.
+
+``V`` words, ``D`` dimensions. T. Mikolov et al., Distributed representations of words and phrases and their compositionality, NeurIPS
+2013; J. Pennington, R. Socher, C. Manning, GloVe, EMNLP 2014. The tables change in place, by the rule ``hogwild``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class WordVectors(nn.Module, ABC):
+    """Vectors for words by their numbers. Subclasses are final."""
+
+    vectors: nn.Embedding
+    context: nn.Embedding
+
+    @abstractmethod
+    def table(self) -> Tensor:
+        """Return the vectors (V, D) that are looked up and compared."""
+
+
+class Predictive(WordVectors):
+    """What word2vec learns: ``vectors`` (V, D), drawn from ±1/(2D), and ``context`` (O, D), zero at first.
+
+    ``outputs``: O = V with negative sampling, the tree's inner nodes V − 1 with hierarchical softmax. ``pooled``: whether the mean of a
+    window's vectors predicts its middle (CBOW), or each of them does (skip-gram).
+    """
+
+    pooled: ClassVar[bool]
+
+    def __init__(self, words: int, outputs: int, dim: int) -> None:
+        super().__init__()
+        self.vectors = small_uniform_(nn.Embedding(words, dim))
+        self.context = nn.Embedding(outputs, dim)
+        nn.init.zeros_(self.context.weight)
+
+    def table(self) -> Tensor:
+        """Return ``vectors``."""
+        return self.vectors.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up words (N, …), giving (N, …, D)."""
+        out: Tensor = self.vectors(ids)
+        return out
+
+
+class SkipGram(Predictive):
+    """Each word of a window predicts its middle."""
+
+    pooled = False
+
+
+class ContinuousBagOfWords(Predictive):
+    """The mean of a window's vectors predicts its middle."""
+
+    pooled = True
+
+
+class GlobalVectors(WordVectors):
+    """What GloVe learns: W (``vectors``) and W̃ (``context``), each (V, D), with a bias for each row; the vectors are W + W̃ (E31)."""
+
+    def __init__(self, words: int, dim: int) -> None:
+        super().__init__()
+        self.vectors, self.context = small_uniform_(nn.Embedding(words, dim)), small_uniform_(nn.Embedding(words, dim))
+        bound = 0.5 / dim
+        self.bias = nn.Parameter(torch.empty(words).uniform_(-bound, bound))
+        self.context_bias = nn.Parameter(torch.empty(words).uniform_(-bound, bound))
+
+    def table(self) -> Tensor:
+        """Return W + W̃."""
+        return self.vectors.weight + self.context.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up words (N, …), giving (N, …, D)."""
+        out: Tensor = self.vectors(ids) + self.context(ids)
+        return out
+
+
+def small_uniform_(table: nn.Embedding) -> nn.Embedding:
+    """Draw a table from the uniform distribution on ±1/(2D), as word2vec does."""
+    bound = 0.5 / table.embedding_dim
+    nn.init.uniform_(table.weight, -bound, bound)
+    return table
+
+
+class Nearest(nn.Module):
+    """How close every word is to what is asked: the cosine with a weighted sum of unit vectors."""
+
+    def __init__(self, words: WordVectors) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, asked: Tensor) -> Tensor:
+        """Map questions (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V + D)."""
+        table = normalize(self.words.table(), dim=1)
+        ids, weights = asked[..., 0].long(), asked[..., 1:]
+        terms = table[ids.clamp_min(0)] * weights * (ids >= 0).unsqueeze(-1)
+        total = terms.sum(1)  # (N, D)
+        return torch.cat([normalize(total, dim=1) @ table.T, total], 1)

@@ -1,0 +1,98 @@
+"""Word vectors as a table: words, a row of numbers for each, and how often each word was seen.
+
+``V`` words, ``D`` dimensions. Files: `layerwise.weights.vector_files`; layers: `layerwise.weights.embeddings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerwise.errors import DataError, UsageError, nearest
+from layerwise.functional.similarity import normalised
+
+Floats = NDArray[np.float32]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class VectorTable:
+    """Word vectors.
+
+    Args:
+        words: the words, each once.
+        matrix: their vectors, float32 (V, D), finite.
+        counts: how often each was seen in training, (V,); None where a file does not say.
+
+    Raises `DataError` for words that come twice, other shapes, and numbers that are not finite.
+    """
+
+    words: list[str]
+    matrix: Floats
+    counts: Counts | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.matrix.shape
+        if len(shape) != 2 or shape[0] != len(self.words) or not all(shape) or self.matrix.dtype != np.float32:
+            raise DataError(
+                "these are no word vectors", expected=f"float32 ({len(self.words)}, D), a row for each word, one word or more",
+                received=f"{self.matrix.dtype} {shape}",
+            )  # fmt: skip
+        if self.counts is not None and (self.counts.shape != shape[:1] or int(self.counts.min()) < 0):
+            raise DataError("the counts do not fit the words", expected=f"{shape[0]} numbers that are not negative",
+                            received=f"shape {self.counts.shape}")  # fmt: skip
+        if len(self.index) < len(self.words):
+            at = next(n for n, word in enumerate(self.words) if self.index[word] != n)
+            raise DataError(f"the word '{self.words[at]}' comes twice: rows {at + 1} and {self.index[self.words[at]] + 1}",
+                            expected="each word once")  # fmt: skip
+        for start in range(0, shape[0], 65536):  # in pieces: a mask of the whole would take memory
+            rows = np.flatnonzero(~np.isfinite(self.matrix[start : start + 65536]).all(1))
+            if len(rows):
+                at = start + int(rows[0])
+                raise DataError(f"the vector of '{self.words[at]}' (row {at + 1}) has a number that is not finite",
+                                expected="finite numbers")  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.index
+
+    @property
+    def dimensions(self) -> int:
+        """The vectors' length D."""
+        return int(self.matrix.shape[1])
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Each word's row."""
+        return {word: at for at, word in enumerate(self.words)}
+
+    @cached_property
+    def unit(self) -> Floats:
+        """The vectors at length one, (V, D); those of length zero stay."""
+        return normalised(self.matrix)
+
+    def row(self, word: str) -> int:
+        """Return a word's row. Raises `UsageError`, with the nearest word, if it has none."""
+        found = self.index.get(word)
+        if found is None:
+            near = nearest(word, self.words[:50_000])
+            raise UsageError(
+                f"there is no vector of '{word}'", expected=f"one of {len(self.words):,} words", received=f"'{word}'",
+                do=f"did you mean '{near}'?" if near else "",
+            )  # fmt: skip
+        return found
+
+    def rows(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of words, (N,), −1 for those without a vector."""
+        return np.array([self.index.get(word, -1) for word in words], dtype=np.int64)
+
+    def vector(self, word: str) -> Floats:
+        """Return a word's vector (D,). Raises `UsageError` as `row` does."""
+        found: Floats = self.matrix[self.row(word)]
+        return found
