@@ -71,7 +71,8 @@ def cbow(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
     size={"words": 1000},
     small={"words": 50, "dim": 16},
     recipe={
-        "stages": [{"epochs": 25, "batch": 64, "monitor": "last", "rule": {"lr": 0.05}}],
+        "stages": [{"epochs": 25, "batch": 64, "monitor": "last", "rule": {"lr": 0.05, "schedule": "constant"}}],
+        "variants": {"small": {"task": {"x_max": 10.0}, "stages": [{"epochs": 50}]}},
     },
 )
 def glove(*, words: Count, dim: Count = 100) -> nn.Module:

@@ -146,30 +146,25 @@ class Fitting:
         self.options = task.options
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        self.squares = {f"squares.{name}": torch.ones(p.shape) for name, p in model.named_parameters()}
+        named = {name: p.shape for name, p in model.named_parameters()}
+        self.names = [name.removesuffix(".weight") for name in named]
+        self.squares = {f"squares.{name}": torch.ones(shape) for name, shape in named.items()}
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
         """Go through blocks of records (N, L, 3): those with a count."""
         records = inputs.reshape(-1, 3)
-        records = records if records[:, 2].all() else np.ascontiguousarray(records[records[:, 2] > 0])
-        squares = [tensor.numpy() for tensor in self.squares.values()]
+        parameters = glove.Tables(**dict(zip(self.names, tables, strict=True)))
+        squares = glove.Tables(**{name: tensor.numpy() for name, tensor in zip(self.names, self.squares.values(), strict=True)})
         found = glove.update(
-            records, _four(tables), _four(squares), x_max=self.options.x_max, alpha=self.options.alpha, lr=rate, threads=self.threads,
+            records, parameters, squares, x_max=self.options.x_max, alpha=self.options.alpha, lr=rate, threads=self.threads,
             pool=self.pool,
         )  # fmt: skip
         loss = torch.tensor(found, dtype=torch.float64)
-        return Step(loss, float(len(records)), {"weighted squared error": loss})
+        return Step(loss, float((records[:, 2] > 0).sum()), {"weighted squared error": loss})
 
     def state(self) -> dict[str, Tensor]:
         """Return AdaGrad's sums of squares."""
         return self.squares
-
-
-def _four(tables: list[Floats]) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return W, W̃, b and b̃ from the model's order of parameters: biases first."""
-    by_rank = [t for t in tables if t.ndim == 2] + [t for t in tables if t.ndim == 1]
-    w, v, b, c = by_rank
-    return w, v, b, c
 
 
 def make(context: Context, options: HogwildOptions) -> Rule:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.cooccurrence import counted_pairs
-from layerwise.data.corpus import counted
+from layerwise.data.cooccurrence_build import opened
 from layerwise.data.loader import Batch
 from layerwise.data.source import Examples, Source
 from layerwise.errors import UsageError
-from layerwise.functional.glove import errors
+from layerwise.functional.glove import weight
 from layerwise.nn.word_vectors import GlobalVectors
 from layerwise.recipe import Count, Positive, Share
 from layerwise.tasks.base import Goal, Loss
-from layerwise.tasks.vocabulary import WordInputs
-from layerwise.tasks.words import LikelihoodMeter, VocabularyOptions, WordTask
+from layerwise.tasks.vocabulary import WordInputs, text_of
+from layerwise.tasks.words import VocabularyOptions, WordTask
+
+
+LIMIT = 10 * 2**30  # bytes of counts that are kept on disk
 
 
 class CoOccurrenceOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
@@ -31,15 +36,48 @@ class CoOccurrenceOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=
 
 
 @dataclass
-class CoOccurrence(WordTask):
-    """L = Σ f(X)(wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ − log X)² over the pairs that occur (E31), mean over them.
+class FitMeter:
+    """How well products of vectors fit logarithms of counts, up to one constant: seven sums over the pairs.
 
-    A held-out part is smaller than the training part, and so are its counts: they are raised by the ratio of the words in both.
+    With ẑ = wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, y = log X and weights f: their number, Σf, Σfẑ, Σfy, Σfẑ², Σfy², Σfẑy.
     """
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(7, dtype=torch.float64))
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Take in each pair's ẑ, y and f, (N, L, 3); f is 0 where there is no pair."""
+        z, y, f = outputs.double().unbind(-1)
+        found = [(f > 0).double(), f, f * z, f * y, f * z * z, f * y * y, f * z * y]
+        self.sums += torch.stack([part.sum() for part in found]).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums."""
+        return {"sums": self.sums}
+
+    def merge(self, other: Mapping[str, Tensor]) -> None:
+        """Add another meter's sums."""
+        self.sums = self.sums + other["sums"]
+
+    def result(self) -> dict[str, float]:
+        """Return ``loss``, the mean of f(ẑ − y − c)² with the best c, and ``correlation``, Pearson's of ẑ and y, weighted by f.
+
+        c stands for the size of the text: a part of a hundredth of it has counts a hundredth as large.
+        """
+        pairs, f, z, y, zz, yy, zy = self.sums.tolist()
+        if not f:
+            return {"loss": 0.0, "correlation": 0.0}
+        total = zz - 2 * zy + yy - (z - y) ** 2 / f
+        spread = (zz - z * z / f) * (yy - y * y / f)
+        return {"loss": max(0.0, total) / pairs, "correlation": (zy - z * y / f) / math.sqrt(spread) if spread > 0 else 0.0}
+
+
+@dataclass
+class CoOccurrence(WordTask):
+    """L = Σ f(X)(wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ − log X)² over the pairs that occur (E31), mean over them."""
 
     name = "co-occurrence"
     Options = CoOccurrenceOptions
-    goal: ClassVar[Goal] = Goal("loss", False)
+    goal: ClassVar[Goal] = Goal("correlation", True)
     options: CoOccurrenceOptions
 
     @classmethod
@@ -51,39 +89,39 @@ class CoOccurrence(WordTask):
         return cls(WordInputs.fit(source, min_count=options.min_count, largest=options.max_words), options)
 
     def adopt(self, source: Source) -> Source:
-        """Count the pairs of a text's words, on disk, in random order."""
-        coded = self.inputs.adopt(source)
-        mapping = self.inputs.mapping
-        kept = counted(source)
-        del mapping, kept
-        return counted_pairs(coded, len(self.inputs.words), window=self.options.window)
+        """Count the pairs of a text's words; the counts lie on disk beside the text's tokens, in random order."""
+        corpus = text_of(source)
+        return opened(
+            Path(corpus.folder).parent / "co-occurrences", self.inputs.adopt(source), len(self.inputs.words), origin=corpus.index.origin,
+            limit=LIMIT, window=self.options.window,
+        )  # fmt: skip
 
     def collate(self, examples: Examples) -> Batch:
         """Turn blocks of records into (N, L, 3) float32: i, j, X; X is 0 where a block is not full."""
+        assert not isinstance(examples.inputs, list)
         return Batch(torch.from_numpy(examples.inputs), None, torch.from_numpy(examples.ids))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return each block's weighted squared error and how many pairs it covers, (N, 2) float64."""
-        words = global_vectors(model)
-        records = batch.inputs
-        found = errors(
-            words.vectors.weight, words.context.weight, words.bias, words.context_bias, records, x_max=self.options.x_max,
-            alpha=self.options.alpha,
-        )  # fmt: skip
-        return torch.stack([found.double().sum(1), (records[..., 2] > 0).double().sum(1)], 1)
+        """Return each pair's wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, log X and f(X), (N, L, 3); zeros where there is no pair."""
+        words, x = global_vectors(model), batch.inputs[..., 2]
+        i, j = batch.inputs[..., 0].long(), batch.inputs[..., 1].long()
+        z = (words.vectors(i) * words.context(j)).sum(-1) + words.bias[i] + words.context_bias[j]
+        found = torch.stack([z, x.log(), weight(x, x_max=self.options.x_max, alpha=self.options.alpha)], -1)
+        return torch.where((x > 0).unsqueeze(-1), found, torch.zeros_like(found))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the weighted squared error of a batch's pairs (E31), summed."""
         found = self.outputs(model, batch)
-        return Loss(found[:, 0].sum(), float(found[:, 1].sum()), {"weighted squared error": found[:, 0].sum()}, found)
+        total = squared(found).sum()
+        return Loss(total, float((found[..., 2] > 0).sum()), {"weighted squared error": total}, found)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each block's mean error, (N,)."""
-        return outputs[:, 0] / outputs[:, 1].clamp_min(1)
+        return squared(outputs).sum(1) / (outputs[..., 2] > 0).sum(1).clamp_min(1)
 
-    def meter(self) -> LikelihoodMeter:
-        """Return a meter of the mean error."""
-        return LikelihoodMeter()
+    def meter(self) -> FitMeter:
+        """Return a meter of the fit."""
+        return FitMeter()
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary and the options."""
@@ -93,6 +131,11 @@ class CoOccurrence(WordTask):
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
         return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], CoOccurrenceOptions))
+
+
+def squared(found: Tensor) -> Tensor:
+    """Return f·(ẑ − y)² of pairs (N, L, 3)."""
+    return found[..., 2] * (found[..., 0] - found[..., 1]).square()
 
 
 def global_vectors(model: nn.Module) -> GlobalVectors:
