@@ -22,7 +22,7 @@ from layerwise.planning.resolve import Request, plan
 
 NAMES = (
     "accuracy cuda dbn decoding engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm startup tables "
-    "training-step"
+    "training-step vocabulary"
 ).split()
 
 
