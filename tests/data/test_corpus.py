@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import pty
 import re
 import sys
 import time
@@ -187,6 +188,23 @@ def test_bytes_that_are_no_utf8_are_named() -> None:
     with pytest.raises(DataError, match=r"wrong\.txt is not written in utf-8") as caught:
         opened("wrong.txt")
     assert "the byte 0xe9 at 350003; it is probably cp1252" in str(caught.value)
+
+
+def test_a_folder_in_another_encoding_says_so() -> None:
+    Path("folder").mkdir()
+    for name in ("a.txt", "b.txt"):
+        Path("folder", name).write_bytes("我来到北京清华大学。\n".encode("gbk") * 500)
+    with pytest.raises(DataError, match=r"a\.txt is not written in utf-8") as caught:
+        opened("folder")
+    assert "it is probably gbk" in str(caught.value)
+
+
+def test_a_terminal_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, follower = pty.openpty()
+    with open(leader, "rb"), open(follower, encoding="utf-8") as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        with pytest.raises(UsageError, match="nothing is piped in"):
+            opened("-")
 
 
 def test_a_packed_file_that_breaks_off_is_refused(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -114,9 +115,13 @@ def opened(
             rows: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
             for _ in range(count):
                 rows.put(np.zeros(words))
-            run = _counted(part, source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
+            runs = part / "runs"
+            runs.mkdir()
+            run = _counted(runs, source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
             size = _dealt(part, run, words, block, place=place, limit=limit, origin=origin)
             index = Index(FORMAT, origin, words, window, size[1], size[0], int(run.ends[-1]), digest)
+            del run
+            shutil.rmtree(runs)
             (part / INDEX).write_bytes(msgspec.json.encode(index))
             cache_folders.settle(part, folder)
     except OSError as error:
@@ -126,10 +131,10 @@ def opened(
     return Cooccurrences(str(folder), index)
 
 
-def _counted(part: Path, source: Source, words: int, window: int, room: int, hands: Hands, told: Told) -> Rows:
-    """Return all rows, mapped from files in ``part``: counted stretch by stretch, and merged if there are several."""
+def _counted(runs: Path, source: Source, words: int, window: int, room: int, hands: Hands, told: Told) -> Rows:
+    """Return all rows, mapped from files in ``runs``: counted stretch by stretch, and merged if there are several."""
     weights = np.concatenate([[0.0], 1.0 / np.arange(1, window + 1)])
-    runs: list[Rows] = []
+    found: list[Rows] = []
     for tokens, last in _stretches(source, words, window, room, told):
         starts, places = np.zeros(words + 1, dtype=np.int64), np.empty(last - window, dtype=np.int32)
         kernel.index(tokens, window, last, starts, places)
@@ -137,8 +142,8 @@ def _counted(part: Path, source: Source, words: int, window: int, room: int, han
         groups = _groups(np.maximum(most / GROUP, 2 * window * np.diff(starts) / PAIRS))
 
         rows_of = partial(_rows, (tokens, starts, places), most, weights, hands)
-        runs.append(_written(part / f"run-{len(runs)}", _in_order(hands, rows_of, groups)))
-    return runs[0] if len(runs) == 1 else _merged(part, runs, hands)
+        found.append(_written(runs / f"run-{len(found)}", _in_order(hands, rows_of, groups)))
+    return found[0] if len(found) == 1 else _merged(runs / "merged", found, hands)
 
 
 def _rows(
@@ -152,8 +157,8 @@ def _rows(
     return Rows(out.columns[:size], out.counts[:size], out.ends)
 
 
-def _merged(part: Path, runs: Sequence[Rows], hands: Hands) -> Rows:
-    """Return the sum of runs, mapped from files in ``part``; theirs are removed."""
+def _merged(name: Path, runs: Sequence[Rows], hands: Hands) -> Rows:
+    """Return the sum of runs, mapped from files of this name."""
     begins = np.stack([np.concatenate([[0], run.ends[:-1]]) for run in runs], axis=1)  # (V, runs)
     ends = np.stack([run.ends for run in runs], axis=1)
     sizes = (ends - begins).sum(1)
@@ -170,12 +175,7 @@ def _merged(part: Path, runs: Sequence[Rows], hands: Hands) -> Rows:
         hands.rows.put(row)
         return Rows(out.columns[:size], out.counts[:size], out.ends)
 
-    merged = _written(part / "merged", _in_order(hands, rows_of, _groups(sizes / GROUP)))
-    for number in range(len(runs)):
-        for file in part.glob(f"run-{number}.*"):
-            with suppress(OSError):  # Windows: still mapped; the folder's removal follows
-                file.unlink()
-    return merged
+    return _written(name, _in_order(hands, rows_of, _groups(sizes / GROUP)))
 
 
 def _stretches(source: Source, words: int, window: int, room: int, told: Told) -> Iterator[tuple[NDArray[np.int32], int]]:
@@ -266,9 +266,6 @@ def _dealt(part: Path, run: Rows, words: int, block: int, *, place: Path, limit:
     kernel.deal(starts, run.columns, run.counts, 0, words, order, state, out)
     out.flush()
     np.save(part / SUMS, np.array([zlib.crc32(one) for one in out], dtype=np.uint32))
-    for file in part.glob("*.c*"):
-        with suppress(OSError):
-            file.unlink()
     return blocks, size
 
 

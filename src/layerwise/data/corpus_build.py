@@ -11,11 +11,12 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from filelock import FileLock
 
 from layerwise.data import alphabet, cache_folders, phrases, segments, texts
 from layerwise.data.cache_folders import INDEX
@@ -70,30 +71,40 @@ def opened(
     """
     key = "" if joined is None else hashlib.sha256(repr(joined).encode()).hexdigest()
     folder = place / (f"pipe-{os.getpid()}" if source.piped else _name(source, cutting, key))
-    corpus = None if source.piped else whole(folder)
-    if corpus is not None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        # another process that builds the same is waited for
+        with nullcontext() if source.piped else FileLock(folder.with_name(f"{folder.name}.lock")):
+            corpus = None if source.piped else whole(folder)
+            if corpus is None:
+                return _built(folder, source, cutting, limit=limit, told=told, joined=joined, key=key)
         with suppress(OSError):
             os.utime(folder / INDEX)
         return corpus
-    try:
-        cache_folders.tidy(place, limit - source.size(), large=TOKENS)
-        with cache_folders.unfinished(folder) as part:
-
-            def told_with_room(done: int, size: int) -> None:
-                if reason := cache_folders.no_room(place, (part / TOKENS).stat().st_size, limit):
-                    raise DataError(
-                        f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
-                    )
-                told(done, size)
-
-            index = _write(part, source, cutting, told=told_with_room, joined=joined, key=key)
-            folder = place / index.digest if source.piped else folder
-            cache_folders.settle(part, folder)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written: {error.strerror or error}", do="make room, or set data.cache to a folder that can be written"
         ) from error
-    return Corpus(str(folder), index)
+
+
+def _built(
+    folder: Path, source: Texts, cutting: Cutting, *, limit: int, told: Told, joined: Passes | None, key: str
+) -> Corpus:
+    """Build a corpus into a folder, or, of standard input, into one beside it that is named by the text."""
+    cache_folders.tidy(folder.parent, limit - source.size(), large=TOKENS)
+    with cache_folders.unfinished(folder) as part:
+
+        def told_with_room(done: int, size: int) -> None:
+            if reason := cache_folders.no_room(folder.parent, (part / TOKENS).stat().st_size, limit):
+                raise DataError(
+                    f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
+                )
+            told(done, size)
+
+        index = _write(part, source, cutting, told=told_with_room, joined=joined, key=key)
+        kept = folder.with_name(index.digest) if source.piped else folder
+        cache_folders.settle(part, kept)
+    return Corpus(str(kept), index)
 
 
 def _name(source: Texts, cutting: Cutting, key: str) -> str:

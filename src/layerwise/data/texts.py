@@ -22,6 +22,7 @@ PIECE = 1 << 20  # bytes read at once
 HEAD = 1 << 16  # bytes that are looked at to tell what a file is
 LINES = 20  # lines that tell a table from running text
 MARKS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+ENDINGS = (".txt", ".text")  # of files that are text whatever is in them: one in another encoding is an error by name
 BOM = codecs.BOM_UTF8
 PART_NAMES = PARTS | {"dev": "val", "testing": "test"}
 
@@ -75,7 +76,7 @@ def parts_of(folder: Path, may_run: Callable[[Path], bool], *, encoding: str, fi
     if files and not picked:
         raise UsageError(f"no file in {folder} matches data.files", expected=f"one of {some(names)}", received=files)
     paths = {name: folder / name for name in picked}
-    if not paths or not all(map(may_run, paths.values())):
+    if not paths or not all(path.suffix.lower() in ENDINGS or may_run(path) for path in paths.values()):
         return {}
     by_part: dict[str, list[str]] = {}
     for name, path in paths.items():

@@ -54,12 +54,14 @@ def index(tokens: Ids, first: int, last: int, starts: Longs, places: Ids) -> Non
 
 
 @compiled
-def _take(row: Doubles, token: int, columns: Ids, counts: Floats, found: int) -> int:
-    """Move a count out of the row, if there is one; return how many were found."""
-    if row[token] != 0.0:
-        columns[found], counts[found] = token, row[token]
-        row[token] = 0.0
-        found += 1
+def _take(row: Doubles, among: Ids, columns: Ids, counts: Floats, found: int) -> int:
+    """Move what is not zero in a row out of it, asking for the columns ``among``; return how many counts there are."""
+    for column in among:
+        if row[column] != 0.0:
+            columns[found] = column
+            counts[found] = row[column]
+            row[column] = 0.0
+            found += 1
     return found
 
 
@@ -75,37 +77,34 @@ def count(
     or at least W more.
     """
     found, window = 0, len(weights) - 1
+    words = np.arange(len(row), dtype=np.int32)
+    near = np.empty(len(row) + 1, dtype=np.int32)
     for w in range(first, last):
-        for p in places[starts[w] : starts[w + 1]]:
+        rare = 8 * window * (starts[w + 1] - starts[w]) < len(row)  # then its neighbours are noted, and not all words looked at
+        step, size = 1 if rare else 0, 0
+        for at in range(starts[w], starts[w + 1]):
+            p = places[at]
             for distance in range(1, window + 1):
-                if tokens[p - distance] < 0:
+                token = tokens[p - distance]
+                if token < 0:
                     break
-                row[tokens[p - distance]] += weights[distance]
+                row[token] += weights[distance]
+                near[size] = token
+                size += step
             for distance in range(1, window + 1):
-                if tokens[p + distance] < 0:
+                token = tokens[p + distance]
+                if token < 0:
                     break
-                row[tokens[p + distance]] += weights[distance]
-        if 8 * window * (starts[w + 1] - starts[w]) < len(row):  # a rare word: its neighbours again, rather than all words
-            for p in places[starts[w] : starts[w + 1]]:
-                for distance in range(1, window + 1):
-                    if tokens[p - distance] < 0:
-                        break
-                    found = _take(row, tokens[p - distance], columns, counts, found)
-                for distance in range(1, window + 1):
-                    if tokens[p + distance] < 0:
-                        break
-                    found = _take(row, tokens[p + distance], columns, counts, found)
-        else:
-            for token in range(len(row)):
-                found = _take(row, token, columns, counts, found)
+                row[token] += weights[distance]
+                near[size] = token
+                size += step
+        found = _take(row, near[:size] if rare else words, columns, counts, found)
         ends[w - first] = found
     return found
 
 
 @compiled
-def merge(
-    edges: Longs, many_columns: Ids, many_counts: Floats, row: Doubles, columns: Ids, counts: Floats, ends: Longs
-) -> int:
+def merge(edges: Longs, many_columns: Ids, many_counts: Floats, row: Doubles, columns: Ids, counts: Floats, ends: Longs) -> int:
     """Add the rows of several counts of the same words; return how many counts there are.
 
     ``edges`` (words, runs, 2) say where the rows begin and end in ``many_columns`` and ``many_counts``; the rest is as in `count`.
@@ -116,8 +115,7 @@ def merge(
             for k in range(edges[w, run, 0], edges[w, run, 1]):
                 row[many_columns[k]] += np.float64(many_counts[k])
         for run in range(edges.shape[1]):
-            for k in range(edges[w, run, 0], edges[w, run, 1]):
-                found = _take(row, many_columns[k], columns, counts, found)
+            found = _take(row, many_columns[edges[w, run, 0] : edges[w, run, 1]], columns, counts, found)
         ends[w] = found
     return found
 

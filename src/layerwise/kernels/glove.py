@@ -54,7 +54,7 @@ def _steps(
     records: Floats, logs: Floats, shares: Floats,
     W: Floats, C: Floats, b: Floats, c: Floats, W2: Floats, C2: Floats, b2: Floats, c2: Floats,
     lr: np.float32, clip: np.float32,
-) -> np.float64:  # fmt: skip
+) -> float:  # fmt: skip
     """Learn from the records in order; return the sum of f(X)·diff², each before its step."""
     loss, last, width, stride = 0.0, len(records) - 1, W.shape[1], W.strides[0]
     at_w, at_c, at_w2, at_c2 = W.ctypes.data, C.ctypes.data, W2.ctypes.data, C2.ctypes.data
@@ -74,7 +74,7 @@ def _steps(
             product += w[d] * v[d]
         diff = product + b[i] + c[j] - logs[n]
         slope = shares[n] * diff
-        loss += np.float64(slope) * np.float64(diff)
+        loss += float(slope) * float(diff)
         for d in range(width):
             x, y, s, t = w[d], v[d], w2[d], v2[d]
             g = min(max(slope * y, -clip), clip) * lr
