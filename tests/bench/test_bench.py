@@ -21,8 +21,8 @@ from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, plan
 
 NAMES = (
-    "accuracy cbow cuda dbn decoding engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm skipgram startup "
-    "tables training-step zipf"
+    "accuracy cbow cuda dbn decoding engines inference inference-bf16 inference-one loop mlp-sklearn mlp-torch perceptron rbm skipgram "
+    "startup tables training-step zipf"
 ).split()
 
 

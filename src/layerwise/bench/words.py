@@ -1,7 +1,9 @@
 """What the cases of word vectors share: the text, the peer, and how good vectors are.
 
-The text is the King James Bible in lower case, letters only, without every 20th line, repeated. The lines left out tell how likely their
-windows are; and over the most frequent words the cosines of a side are ranked beside those of one more run of the peer.
+The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another order each time:
+our side goes through the blocks of a text in random order and the peer does not, and with books one after the other what comes last
+would count for more. The lines left out tell how likely their windows are; and over the most frequent words the cosines of a side are
+ranked beside those of one more run of the peer.
 """
 
 from __future__ import annotations
@@ -89,16 +91,16 @@ def zipf(words: int, tokens: int) -> Iterator[Texts]:
 
 @contextmanager
 def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int) -> Iterator[Texts]:
-    """Write the parts as files of lines."""
+    """Write the parts as files of lines, in another order each time."""
     counts = Counter(word for line in train for word in line)
+    draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as name:
         folder = Path(name) / "text"
         for part, lines, times in (("train", train, repeats), ("val", held_out, 1), ("test", held_out, 1)):
             (folder / part).mkdir(parents=True)
-            text = "".join(" ".join(line) + "\n" for line in lines)
             with (folder / part / "text.txt").open("w", encoding="utf-8") as file:
                 for _ in range(times):
-                    file.write(text)
+                    file.writelines(" ".join(lines[k]) + "\n" for k in draw.permutation(len(lines)))
         yield Texts(folder, {word: repeats * count for word, count in counts.items()}, held_out)
 
 
@@ -120,9 +122,10 @@ def _words(line: str) -> list[str]:
 
 def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
     """Train as ``layerwise train`` does."""
-    from safetensors.numpy import load_file
-
     from layerwise.bench.training import request, trained
+    from layerwise.nn.word_vectors import Predictive
+    from layerwise.predict import load
+    from layerwise.tasks.words import Words
 
     settings = (
         f"model.dim={spec['dim']}",
@@ -131,15 +134,17 @@ def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
         f"task.sample={spec['sample']}",
         f"task.min_count={spec['min_count']}",
         f"rule.lr={spec['lr']}",
+        f"rule.share={spec['share'] if spec['model'] == 'skipgram' else 1}",
         "train.validate=false",
     )
     asked = request(spec["model"], {**spec, "data": str(texts.folder)}, settings)
     with trained(asked) as done:
         blocks = done.outcome.info["examples"]["train"]
-        run = done.outcome.directory
-        tables = load_file(run.weights)
-        words = json.loads(run.task.read_text())["inputs"]["words"]
-        found = Vectors(words, tables["vectors.weight"], tables["context.weight"])
+        run = load(done.outcome.directory.path)
+        assert isinstance(run.model, Predictive)
+        assert isinstance(run.task, Words)
+        tables = [p.detach().numpy() for p in (run.model.vectors.weight, run.model.context.weight)]
+        found = Vectors(run.task.inputs.words, *tables)
         return Measure(done.examples_per_second * texts.total / blocks, facts=done.facts), found
 
 
@@ -240,5 +245,3 @@ def side(train: Any, spec: Spec) -> Measure:
     """Measure a side on the King James Bible, with quality."""
     with bible(spec["repeats"]) as texts:
         return judged(spec, texts, *train(spec, texts))
-
-
