@@ -1,4 +1,4 @@
-"""word2vec's kernels against a slow, plain form with the same draws, and against autograd of E30; their draws against what they should be."""
+"""word2vec's kernels against a slow, plain form with the same draws, and against autograd of E30; their draws against theory."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What the cases of word vectors share: the text, the peer, and how good vectors are.
 
-The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another order each time:
-our side goes through the blocks of a text in random order and the peer does not, and with books one after the other what comes last
-would count for more. The lines left out tell how likely their windows are; and over the most frequent words the cosines of a side are
-ranked beside those of one more run of the peer.
+The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another order each time.
+Each seed has orders of its own: our side goes through the blocks of a text in random order, the peer from front to back, and vectors
+learned over one and the same order are more alike than others. The lines left out tell how likely their windows are; and over the most
+frequent words the cosines of a side are ranked beside those of one more run of the peer.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def lacking() -> str:
 
 
 @contextmanager
-def bible(repeats: int) -> Iterator[Texts]:
+def bible(repeats: int, seed: int) -> Iterator[Texts]:
     """Write the text of the cases, gone afterwards. Raises `DataError` where the King James Bible is nowhere."""
     lines = [line for line in map(_words, _bible().read_text(encoding="utf-8").splitlines()) if line]
-    with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats) as texts:
+    with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats, seed=seed) as texts:
         yield texts
 
 
@@ -85,15 +85,15 @@ def zipf(words: int, tokens: int) -> Iterator[Texts]:
     draw.shuffle(numbers)
     names = np.array([f"w{k}" for k in range(words)])
     lines = [names[part].tolist() for part in np.array_split(numbers, len(numbers) // 20)]
-    with written(lines, lines[:HELD_OUT], repeats=1) as texts:
+    with written(lines, lines[:HELD_OUT], repeats=1, seed=0) as texts:
         yield texts
 
 
 @contextmanager
-def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int) -> Iterator[Texts]:
+def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int, seed: int) -> Iterator[Texts]:
     """Write the parts as files of lines, in another order each time."""
     counts = Counter(word for line in train for word in line)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as name:
         folder = Path(name) / "text"
         for part, lines, times in (("train", train, repeats), ("val", held_out, 1), ("test", held_out, 1)):
@@ -148,14 +148,14 @@ def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
         return Measure(done.examples_per_second * texts.total / blocks, facts=done.facts), found
 
 
-def gensim(spec: Spec, texts: Texts, *, seed: int | None = None) -> tuple[Measure, Vectors]:
+def gensim(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
     """Train gensim's ``Word2Vec`` from the file, which releases the GIL; its time is that of training alone, without the vocabulary."""
     import gensim as package
     from gensim.models import Word2Vec
 
     model = Word2Vec(
         vector_size=spec["dim"], window=spec["window"], negative=spec["negative"], sample=spec["sample"], min_count=spec["min_count"],
-        alpha=spec["lr"], sg=int(spec["model"] == "skipgram"), workers=spec["threads"], seed=spec["seed"] if seed is None else seed,
+        alpha=spec["lr"], sg=int(spec["model"] == "skipgram"), workers=spec["threads"], seed=spec["seed"],
     )  # fmt: skip
     model.build_vocab(corpus_file=str(texts.train))
     began = time.perf_counter()
@@ -171,7 +171,7 @@ def judged(spec: Spec, texts: Texts, measure: Measure, found: Vectors) -> Measur
     """Return a measurement with the quality of what was learned."""
     common = sorted((w for w, count in texts.counts.items() if count >= spec["min_count"]), key=lambda w: (-texts.counts[w], w))
     mine = aligned(found, common)
-    other = another(spec, texts, common)
+    other = another(spec, common)
     quality = {
         LIKELIHOOD: log_likelihood(spec, texts, mine),
         AGREEMENT: spearman(cosines(mine.vectors), cosines(other)),
@@ -186,13 +186,14 @@ def aligned(found: Vectors, words: Sequence[str]) -> Vectors:
     return Vectors(words, found.vectors[rows], found.context[rows])
 
 
-def another(spec: Spec, texts: Texts, common: Sequence[str]) -> Floats:
+def another(spec: Spec, common: Sequence[str]) -> Floats:
     """Return the vectors of one more run of the peer; made once for a spec, kept among the temporary files."""
     told = {name: value for name, value in spec.items() if name != "seed"}
-    key = hashlib.sha256(json.dumps([told, len(common), texts.total], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([told, len(common)], sort_keys=True).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"layerwise-bench-gensim-{key}.npy"
     if not path.is_file():
-        vectors = aligned(gensim(spec, texts, seed=ANOTHER)[1], common).vectors
+        with bible(spec["repeats"], ANOTHER) as texts:
+            vectors = aligned(gensim({**spec, "seed": ANOTHER}, texts)[1], common).vectors
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
             np.save(file, vectors)
         Path(file.name).replace(path)
@@ -243,5 +244,5 @@ def spearman(one: Floats, two: Floats) -> float:
 
 def side(train: Any, spec: Spec) -> Measure:
     """Measure a side on the King James Bible, with quality."""
-    with bible(spec["repeats"]) as texts:
+    with bible(spec["repeats"], spec["seed"]) as texts:
         return judged(spec, texts, *train(spec, texts))

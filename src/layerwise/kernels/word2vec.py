@@ -10,6 +10,7 @@ phrases and their compositionality (both 2013); Niu et al., Hogwild! (2011).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,9 +22,8 @@ import torch
 
 from layerwise.errors import UsageError
 from layerwise.kernels.huffman import Tree
-from layerwise.kernels.windows import Alias, Floats, Method, States, Tables, Targets, Text, Tokens, run, scratch
+from layerwise.kernels.windows import Alias, Floats, States, Tokens, run_cbow, run_skipgram
 
-ALONE = np.zeros((1, 2), dtype=np.uint32)
 WITHOUT = Tree(np.zeros(1, np.int32), np.zeros(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
@@ -81,7 +81,8 @@ def skipgram(
     Raises:
         UsageError: for arrays that the compiled loop would read wrongly.
     """
-    return _run(blocks, vectors, context, against, keep, states, rates, window, False, False, threads, pool)
+    share = min(against.share, 2 * window) if isinstance(against, Noise) else 1
+    return _run(run_skipgram, blocks, vectors, context, against, share, keep, states, rates, window, threads, pool)
 
 
 def cbow(
@@ -104,41 +105,42 @@ def cbow(
         divided: each context word gets 1/n of the gradient at the mean of n words, as calculus has it. word2vec's programs give the
             whole of it to each (a step n times as long), and so does this by default. See Irsoy, Benton, Stratos (2021).
     """
-    return _run(blocks, vectors, context, against, keep, states, rates, window, True, divided, threads, pool)
+    return _run(run_cbow, blocks, vectors, context, against, divided, keep, states, rates, window, threads, pool)
 
 
 def _run(
-    blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, keep: Floats, states: States, rates: tuple[float, float],
-    window: int, pooled: bool, divided: bool, threads: int | None, pool: Executor | None,
+    loop: Callable[..., None], blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, option: int | bool, keep: Floats,
+    states: States, rates: tuple[float, float], window: int, threads: int | None, pool: Executor | None,
 ) -> Covered:  # fmt: skip
-    """Learn contiguous parts of the batch, each on a thread."""
-    _check(blocks, vectors, context, against, keep, states, window)
-    noise, tree = (against, WITHOUT) if isinstance(against, Noise) else (Noise(alias=ALONE, negatives=0), against)
-    share = min(noise.share, 2 * window)
-    method = Method(float(rates[0]), (rates[1] - rates[0]) / max(1, blocks.size), window, noise.negatives, share, pooled, divided)
-    text = Text(*(np.require(array, requirements="W") for array in (blocks, states, keep)))
-    tables = Tables(vectors.ctypes.data, vectors.strides[0], context.ctypes.data, context.strides[0], vectors.shape[1])
-    targets = Targets(np.require(noise.alias, requirements="W"), *tree)
-    longest = max(noise.negatives + 1, int(tree.lengths.max()))
+    """Run a loop over contiguous parts of the batch, each on a thread."""
+    noise, tree = (against, WITHOUT) if isinstance(against, Noise) else (Noise(alias=np.zeros((1, 2), np.uint32), negatives=0), against)
+    _check(blocks, vectors, context, against, option, keep, states, window)
+    slope = (rates[1] - rates[0]) / max(1, blocks.size)
     wanted = torch.get_num_threads() if threads is None else threads
     parts = max(1, min(wanted, len(blocks)))
     edges = [len(blocks) * part // parts for part in range(parts + 1)]
     found = np.zeros((parts, 4))
-    calls = [
-        (text, first, last, tables, targets, method, scratch(blocks.shape[1], vectors.shape[1], method, longest), sums)
+    calls: list[tuple[Any, ...]] = [
+        (
+            blocks, first, last, vectors, context, keep, noise.alias, tree.nodes, tree.signs, tree.starts, tree.lengths,
+            states,
+            float(rates[0]), float(slope), window, noise.negatives, option, sums,
+        )
         for (first, last), sums in zip(pairwise(edges), found, strict=True)
-    ]
+    ]  # fmt: skip
     with ExitStack() as stack:
         if parts > 1:
             hands = pool or stack.enter_context(ThreadPoolExecutor(parts - 1))
             for call in calls[1:]:
-                stack.callback(hands.submit(run, *call).result)
-        run(*calls[0])
+                stack.callback(hands.submit(loop, *call).result)
+        loop(*calls[0])
     loss, pairs, tokens, words = found.sum(0)
     return Covered(float(loss), int(pairs), int(tokens), int(words))
 
 
-def _check(blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, keep: Floats, states: States, window: int) -> None:
+def _check(
+    blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, option: int | bool, keep: Floats, states: States, window: int
+) -> None:
     """Refuse what the compiled loop would read wrongly: it checks no bounds."""
     words, width = vectors.shape if vectors.ndim == 2 else (-1, -1)
     rows = words if isinstance(against, Noise) else words - 1
@@ -161,7 +163,7 @@ def _check(blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tr
                 expected=f"a dense array {shape} of {kind}",
                 received=f"an array {array.shape} of {array.dtype}, strides {array.strides}",
             )
-    if window < 1 or (isinstance(against, Noise) and min(against.negatives, against.share) < 1):
+    if window < 1 or (isinstance(against, Noise) and (against.negatives < 1 or option < (not isinstance(option, bool)))):
         raise UsageError("word2vec needs a window, and negatives to tell a word from", expected="each at least 1", received="0 or less")
     if blocks.size and int(blocks.max()) >= words:
         raise UsageError("a block has a word without a vector", expected=f"words below {words}", received=str(int(blocks.max())))

@@ -12,12 +12,12 @@ SPEC = {
 }  # fmt: skip
 QUALITY = (Quality(words.LIKELIHOOD), Quality(words.AGREEMENT))
 NOTE = (
-    "the King James Bible in lower case, without every 20th line, seven times over, lines in random order: about 5 million words. Raw words of training a second, "
-    "the vocabulary's counting excluded on both sides; ours has logging and a checkpoint each epoch in its time. Both 2 threads, "
-    "dimension 100, window 5, 5 negatives, sample 1e-3, least count 5, 5 epochs, rate 0.025 falling linearly; skip-gram's negatives: ours new for every three pairs of a window, "
-    "gensim's for every pair. Quality: E30 of the lines "
-    "left out, in nats, with the same draws for both sides; Spearman of the cosines among the 2,000 most frequent words with those of one "
-    "more run of gensim"
+    "the King James Bible in lower case, without every 20th line, seven times over, its lines in an order of their own each time and for "
+    "each seed: about 5 million words. Raw words of training a second, the vocabulary's counting excluded on both sides; ours has logging "
+    "and a checkpoint each epoch in its time. Both 2 threads, dimension 100, window 5, 5 negatives, sample 1e-3, least count 5, 5 epochs, "
+    "rate 0.025 falling linearly; skip-gram's negatives are new for every three pairs of a window in ours, for every pair in gensim's. "
+    "Quality: E30 of the lines left out, in nats, with the same draws for both sides; Spearman of the cosines among the 2,000 most "
+    "frequent words with those of one more run of gensim"
 )
 
 
