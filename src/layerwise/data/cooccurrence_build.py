@@ -34,7 +34,7 @@ from layerwise.kernels import cooccurrence as kernel
 from layerwise.kernels.tokens import END
 
 BLOCK = 1 << 16  # records of an example, or a little less
-MEMORY = 1 << 27  # bytes of a stretch: eight for each token
+MEMORY = 1 << 26  # bytes of a stretch: eight for each token
 BLOCKS = 256  # blocks of the text that are read at once
 GROUP = 1 << 20  # counts that a group of rows has room for, unless one row alone needs more
 PAIRS = 1 << 22  # pairs that are counted for a group, unless one row alone has more
