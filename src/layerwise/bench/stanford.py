@@ -86,7 +86,7 @@ class Programs:
             "threads": spec["threads"], "iter": spec["epochs"], "eta": spec["lr"], "x-max": spec["x_max"], "alpha": spec["alpha"],
             "seed": spec["seed"] + 1,
         }  # fmt: skip
-        command = [place / "glove", *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
+        command = [str(place / "glove"), *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
         times, losses = [], []
         with subprocess.Popen(command, cwd=self.work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
             assert running.stderr is not None
