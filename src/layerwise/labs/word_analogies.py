@@ -267,7 +267,9 @@ def _table(scores: Mapping[str, Sequence[Score]]) -> Table:
         Column(Text("coverage", "覆盖率"), ".0%"),
     )
     keys = ("analogies", "chance", "alike", "alike_chance", "coverage")
-    rows: list[tuple[Cell, ...]] = [(NAMES[name], *(float(np.mean([getattr(one, key) for one in mine])) for key in keys)) for name, mine in scores.items()]
+    rows: list[tuple[Cell, ...]] = [
+        (NAMES[name], *(float(np.mean([getattr(one, key) for one in mine])) for key in keys)) for name, mine in scores.items()
+    ]
     return Table(columns, tuple(rows))
 
 
