@@ -82,7 +82,7 @@ def test_every_page_exists_in_both_languages() -> None:
 
 TOPICS = (
     "README history feed-forward boltzmann convolutional residual data your-table your-pictures formulas recipes regularisation inspect "
-    "runs weights vectors export machine"
+    "runs weights vectors word-vectors export machine"
 ).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
 

@@ -11,7 +11,7 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("formulas.md", "formulas.zh-CN.md")
-IDS = [f"E{number:02}" for number in (*range(1, 19), 32)]
+IDS = [f"E{number:02}" for number in (*range(1, 19), 30, 31, 32)]
 LINK = re.compile(r"\[`?([^]`]+)`?\]\(([^)]+)\)")
 
 

@@ -82,7 +82,9 @@ def measured_by(runner: Engine, found: Loaded, engine: str) -> nn.Module:
     if found.task.answering(found.model) is found.model:
         return runner
     if engine != "torch":
-        raise UsageError(f"{found.card.name} is measured by torch: other engines run the graph of its answers", received=f"--engine {engine}")
+        raise UsageError(
+            f"{found.card.name} is measured by torch: other engines run the graph of its answers", received=f"--engine {engine}"
+        )
     return found.model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 import pty
 import re
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from layerwise.cli import main
 from layerwise.data import corpus_build
 from layerwise.data.corpus import Recoded, corpus_of, counted
 from layerwise.data.corpus_build import Cutting
@@ -181,6 +183,26 @@ def test_corpora_are_bounded_together(path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no room for the tokens of text\.txt") as caught:
         opened(path, cache_gib=1e-5)
     assert "data.cache_gib allows" in str(caught.value)
+    Path("parts").mkdir()
+    for name in ("train", "val", "test"):
+        Path("parts", f"{name}.txt").write_text("\n".join([name, *LINES]), encoding="utf-8")
+    with pytest.raises(DataError, match="no room for the tokens of all parts"):
+        opened("parts", cache_gib=size / 2**30)
+
+
+def test_data_and_standard_input_from_the_command_line(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["data", "text.txt", "--set", "data.cache=cache", "--json"]) == 0
+    text = json.loads(capsys.readouterr().out)["text"]
+    counts = counted(opened(path).train)
+    assert (text["words"], text["different"]) == (counts.sum(), (counts > 0).sum())
+    assert [count for _, count in text["often"]] == sorted(counts, reverse=True)[:10]
+    assert main(["data", "text.txt", "--set", "data.cache=cache"]) == 0
+    assert "parts\ttrain 6, val 1, test 1 (blocks of 1,024 tokens)" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"... ---")))
+    assert main(["train", "mlp", "--data", "-", "--set", "data.cache=cache"]) == 2
+    assert "standard input has no words" in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_utf8_are_named() -> None:

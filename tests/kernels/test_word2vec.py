@@ -1,4 +1,4 @@
-"""word2vec's kernels against a slow, plain form with the same draws, against autograd of E30, and their draws against what they should be."""
+"""word2vec's kernels against a slow, plain form with the same draws, and against autograd of E30; their draws against theory."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_subsampling_keeps_what_the_formula_says() -> None:
     counts = np.array([500_000, 30_000, 4_000, 40])
     keep = keep_probabilities(counts, 1e-3)
     f = counts / counts.sum()
-    np.testing.assert_allclose(keep, np.minimum(1, np.sqrt(1e-3 / f) + 1e-3 / f), rtol=1e-6)  # √(s/f) + s/f, the paper's and the program's sum
+    np.testing.assert_allclose(keep, np.minimum(1, np.sqrt(1e-3 / f) + 1e-3 / f), rtol=1e-6)
     assert (keep_probabilities(counts, 0) == 1).all()
     blocks = np.tile(np.array([0, END, 1, END], dtype=np.int32), (50, 200))
     v, u = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
@@ -307,7 +307,8 @@ def test_subsampling_keeps_what_the_formula_says() -> None:
 def test_what_it_cannot_read_is_refused(name: str, change: dict[str, object]) -> None:
     call: dict[str, object] = {
         "blocks": np.zeros((1, 4), np.int32), "vectors": np.zeros((4, 3), np.float32), "context": np.zeros((4, 3), np.float32),
-        "against": Noise(alias=alias_table(np.ones(4))), "keep": np.ones(4, np.float32), "states": np.zeros(1, np.uint64), "rates": (0.1, 0.1),
+        "against": Noise(alias=alias_table(np.ones(4))), "keep": np.ones(4, np.float32), "states": np.zeros(1, np.uint64),
+        "rates": (0.1, 0.1),
     }  # fmt: skip
     call |= change
     blocks, vectors, context = (call.pop(n) for n in ("blocks", "vectors", "context"))

@@ -98,10 +98,11 @@ def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
         i, j = int(i_), int(j_)
         w, c = p["vectors.weight"][i].copy(), p["context.weight"][j].copy()
         pull = min(1.0, x / 10) ** 0.75 * (w @ c + p["bias"][i] + p["context_bias"][j] - np.log(x))
-        for name, at_, gradient in (("vectors.weight", i, pull * c), ("context.weight", j, pull * w), ("bias", i, pull), ("context_bias", j, pull)):
+        gradients = {"vectors.weight": (i, pull * c), "context.weight": (j, pull * w), "bias": (i, pull), "context_bias": (j, pull)}
+        for name, (row, gradient) in gradients.items():
             step = 0.05 * gradient
-            p[name][at_] -= step / np.sqrt(s[name][at_])
-            s[name][at_] += step**2
+            p[name][row] -= step / np.sqrt(s[name][row])
+            s[name][row] += step**2
     found = trained(at, {"lr": 0.05, "schedule": "constant"}, [Batch(torch.from_numpy(records)[None], None, torch.tensor([0]))])
     for name, wanted in p.items():
         np.testing.assert_allclose(found[name].numpy(), wanted, atol=1e-5)

@@ -1,7 +1,9 @@
 """What the cases of word vectors share: the text, the peer, and how good vectors are.
 
-The text is the King James Bible in lower case, letters only, without every 20th line, repeated. The lines left out tell how likely their
-windows are; and over the most frequent words the cosines of a side are ranked beside those of one more run of the peer.
+The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another order each time.
+Each seed has orders of its own: our side goes through the blocks of a text in random order, the peer from front to back, and vectors
+learned over one and the same order are more alike than others. The lines left out tell how likely their windows are; and over the most
+frequent words the cosines of a side are ranked beside those of one more run of the peer.
 """
 
 from __future__ import annotations
@@ -67,10 +69,10 @@ def lacking() -> str:
 
 
 @contextmanager
-def bible(repeats: int) -> Iterator[Texts]:
+def bible(repeats: int, seed: int) -> Iterator[Texts]:
     """Write the text of the cases, gone afterwards. Raises `DataError` where the King James Bible is nowhere."""
     lines = [line for line in map(_words, _bible().read_text(encoding="utf-8").splitlines()) if line]
-    with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats) as texts:
+    with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats, seed=seed) as texts:
         yield texts
 
 
@@ -83,22 +85,22 @@ def zipf(words: int, tokens: int) -> Iterator[Texts]:
     draw.shuffle(numbers)
     names = np.array([f"w{k}" for k in range(words)])
     lines = [names[part].tolist() for part in np.array_split(numbers, len(numbers) // 20)]
-    with written(lines, lines[:HELD_OUT], repeats=1) as texts:
+    with written(lines, lines[:HELD_OUT], repeats=1, seed=0) as texts:
         yield texts
 
 
 @contextmanager
-def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int) -> Iterator[Texts]:
-    """Write the parts as files of lines."""
+def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int, seed: int) -> Iterator[Texts]:
+    """Write the parts as files of lines, in another order each time."""
     counts = Counter(word for line in train for word in line)
+    draw = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as name:
         folder = Path(name) / "text"
         for part, lines, times in (("train", train, repeats), ("val", held_out, 1), ("test", held_out, 1)):
             (folder / part).mkdir(parents=True)
-            text = "".join(" ".join(line) + "\n" for line in lines)
             with (folder / part / "text.txt").open("w", encoding="utf-8") as file:
                 for _ in range(times):
-                    file.write(text)
+                    file.writelines(" ".join(lines[k]) + "\n" for k in draw.permutation(len(lines)))
         yield Texts(folder, {word: repeats * count for word, count in counts.items()}, held_out)
 
 
@@ -120,9 +122,10 @@ def _words(line: str) -> list[str]:
 
 def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
     """Train as ``layerwise train`` does."""
-    from safetensors.numpy import load_file
-
     from layerwise.bench.training import request, trained
+    from layerwise.nn.word_vectors import Predictive
+    from layerwise.predict import load
+    from layerwise.tasks.words import Words
 
     settings = (
         f"model.dim={spec['dim']}",
@@ -131,26 +134,28 @@ def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
         f"task.sample={spec['sample']}",
         f"task.min_count={spec['min_count']}",
         f"rule.lr={spec['lr']}",
+        f"rule.share={spec['share'] if spec['model'] == 'skipgram' else 1}",
         "train.validate=false",
     )
     asked = request(spec["model"], {**spec, "data": str(texts.folder)}, settings)
     with trained(asked) as done:
         blocks = done.outcome.info["examples"]["train"]
-        run = done.outcome.directory
-        tables = load_file(run.weights)
-        words = json.loads(run.task.read_text())["inputs"]["words"]
-        found = Vectors(words, tables["vectors.weight"], tables["context.weight"])
+        run = load(done.outcome.directory.path)
+        assert isinstance(run.model, Predictive)
+        assert isinstance(run.task, Words)
+        tables = [p.detach().numpy() for p in (run.model.vectors.weight, run.model.context.weight)]
+        found = Vectors(run.task.inputs.words, *tables)
         return Measure(done.examples_per_second * texts.total / blocks, facts=done.facts), found
 
 
-def gensim(spec: Spec, texts: Texts, *, seed: int | None = None) -> tuple[Measure, Vectors]:
+def gensim(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
     """Train gensim's ``Word2Vec`` from the file, which releases the GIL; its time is that of training alone, without the vocabulary."""
     import gensim as package
     from gensim.models import Word2Vec
 
     model = Word2Vec(
         vector_size=spec["dim"], window=spec["window"], negative=spec["negative"], sample=spec["sample"], min_count=spec["min_count"],
-        alpha=spec["lr"], sg=int(spec["model"] == "skipgram"), workers=spec["threads"], seed=spec["seed"] if seed is None else seed,
+        alpha=spec["lr"], sg=int(spec["model"] == "skipgram"), workers=spec["threads"], seed=spec["seed"],
     )  # fmt: skip
     model.build_vocab(corpus_file=str(texts.train))
     began = time.perf_counter()
@@ -166,7 +171,7 @@ def judged(spec: Spec, texts: Texts, measure: Measure, found: Vectors) -> Measur
     """Return a measurement with the quality of what was learned."""
     common = sorted((w for w, count in texts.counts.items() if count >= spec["min_count"]), key=lambda w: (-texts.counts[w], w))
     mine = aligned(found, common)
-    other = another(spec, texts, common)
+    other = another(spec, common)
     quality = {
         LIKELIHOOD: log_likelihood(spec, texts, mine),
         AGREEMENT: spearman(cosines(mine.vectors), cosines(other)),
@@ -181,13 +186,14 @@ def aligned(found: Vectors, words: Sequence[str]) -> Vectors:
     return Vectors(words, found.vectors[rows], found.context[rows])
 
 
-def another(spec: Spec, texts: Texts, common: Sequence[str]) -> Floats:
+def another(spec: Spec, common: Sequence[str]) -> Floats:
     """Return the vectors of one more run of the peer; made once for a spec, kept among the temporary files."""
     told = {name: value for name, value in spec.items() if name != "seed"}
-    key = hashlib.sha256(json.dumps([told, len(common), texts.total], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([told, len(common)], sort_keys=True).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"layerwise-bench-gensim-{key}.npy"
     if not path.is_file():
-        vectors = aligned(gensim(spec, texts, seed=ANOTHER)[1], common).vectors
+        with bible(spec["repeats"], ANOTHER) as texts:
+            vectors = aligned(gensim({**spec, "seed": ANOTHER}, texts)[1], common).vectors
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
             np.save(file, vectors)
         Path(file.name).replace(path)
@@ -238,7 +244,5 @@ def spearman(one: Floats, two: Floats) -> float:
 
 def side(train: Any, spec: Spec) -> Measure:
     """Measure a side on the King James Bible, with quality."""
-    with bible(spec["repeats"]) as texts:
+    with bible(spec["repeats"], spec["seed"]) as texts:
         return judged(spec, texts, *train(spec, texts))
-
-

@@ -83,8 +83,8 @@ def _sections(found: list[dict[str, Any]]) -> str:
     """Return the sections of benchmarks for words as a table."""
     from layerwise.inspect.base import table
 
-    rows = [
-        [one["benchmark"], one["name"], f"{one['asked']:,} of {one['total']:,}", one["kind"], "–" if one["score"] is None else f"{one['score']:.3f}"]
-        for one in found
-    ]  # fmt: skip
+    rows = []
+    for one in found:
+        score = "–" if one["score"] is None else f"{one['score']:.3f}"
+        rows.append([one["benchmark"], one["name"], f"{one['asked']:,} of {one['total']:,}", one["kind"], score])
     return table(["benchmark", "section", "asked", "measure", "score"], rows, right=frozenset((2, 4)))

@@ -25,6 +25,7 @@ def inspect_(
     examples: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     layer: str = "",
     of_class: Annotated[str, Parameter(name="--class")] = "",
+    words: str = "",
     lang: LangOption = None,
     imports: Imports = None,
     json: Json = False,
@@ -50,12 +51,14 @@ def inspect_(
         for features and grad-cam: the layer by name (default: the view's own choice)
     of_class
         for grad-cam: the class by name (default: the predicted one)
+    words
+        for neighbours and map: the words to look at, between blanks (default: the view's own choice)
     """
     take_imports(imports)
     views.check_name(what)
     found = views.look(
         what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples,
-        layer=layer, of_class=of_class, lang=language(lang),
+        layer=layer, of_class=of_class, words=tuple(words.split()), lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])

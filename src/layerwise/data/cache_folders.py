@@ -24,15 +24,18 @@ def place_of(cache: str, kind: str) -> Path:
     return Path(user_cache_dir("layerwise")) / kind
 
 
-def no_room(place: Path, needed: int, limit: int) -> str:
-    """Return why so many bytes are not kept there, the empty text if they may be. ``limit`` bytes is the most all caches take together."""
+def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
+    """Return why so many bytes, of which some are ``written`` already, are not kept there; the empty text if they may be.
+
+    ``limit`` bytes is the most all caches take together.
+    """
     if needed > limit:
         return f"they would take {needed / GIB:.1f} GiB, and data.cache_gib allows {limit / GIB:g}"
     existing = next((folder for folder in (place, *place.parents) if folder.is_dir()), None)
     if existing is None:
         return f"there is no folder {place}"
     disk = shutil.disk_usage(existing)
-    if disk.free - needed < SPARE * disk.total:
+    if disk.free - (needed - written) < SPARE * disk.total:
         return f"the disk of {place} would have less than {SPARE:.0%} free"
     return ""
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from layerwise.data import cache_folders
@@ -34,7 +35,7 @@ from layerwise.kernels import cooccurrence as kernel
 from layerwise.kernels.tokens import END
 
 BLOCK = 1 << 16  # records of an example, or a little less
-MEMORY = 1 << 27  # bytes of a stretch: eight for each token
+MEMORY = 1 << 26  # bytes of a stretch: eight for each token
 BLOCKS = 256  # blocks of the text that are read at once
 GROUP = 1 << 20  # counts that a group of rows has room for, unless one row alone needs more
 PAIRS = 1 << 22  # pairs that are counted for a group, unless one row alone has more
@@ -75,7 +76,7 @@ def opened(
     """Return the co-occurrences of a text, counted if they are not there or not whole (E31).
 
     Each word is counted with those at most ``window`` before and after it, by 1/distance. A sentence's end is a wall; words left out
-    (GAP) are as if they were not there. Neither threads nor memory change the result by more than float32's rounding.
+    (GAP) are as if they were not there.
 
     Args:
         place: the folder that holds counts.
@@ -85,8 +86,8 @@ def opened(
         limit: bytes; the least recently used counts beyond it are removed first.
         window: the largest distance.
         block: the most records of an example.
-        memory: bytes for a stretch of the text; less makes more runs on disk.
-        threads: that count; torch's number when not given. They do not change the result.
+        memory: bytes for a stretch of the text; less makes more runs on disk, and changes counts by float32's rounding at most.
+        threads: that count; torch's number when not given. The result has the same bits for any number.
         told: called with how many tokens are counted, of how many.
 
     Raises:
@@ -105,25 +106,26 @@ def opened(
     parts = (FORMAT, source.fingerprint(), words, window, block)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     folder = place / digest
-    if (found := whole(folder)) is not None:
-        with suppress(OSError):
-            os.utime(folder / INDEX)
-        return found
-    count = max(1, torch.get_num_threads() if threads is None else threads)
     try:
-        with cache_folders.unfinished(folder) as part, ThreadPoolExecutor(count) as pool:
-            rows: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
-            for _ in range(count):
-                rows.put(np.zeros(words))
-            runs = part / "runs"
-            runs.mkdir()
-            run = _counted(runs, source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
-            size = _dealt(part, run, words, block, place=place, limit=limit, origin=origin)
-            index = Index(FORMAT, origin, words, window, size[1], size[0], int(run.ends[-1]), digest)
-            del run
-            shutil.rmtree(runs)
-            (part / INDEX).write_bytes(msgspec.json.encode(index))
-            cache_folders.settle(part, folder)
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{digest}.lock")):  # another process that counts the same is waited for
+            if (found := whole(folder)) is not None:
+                with suppress(OSError):
+                    os.utime(folder / INDEX)
+                return found
+            count = max(1, torch.get_num_threads() if threads is None else threads)
+            with cache_folders.unfinished(folder) as part, ThreadPoolExecutor(count) as pool:
+                rows: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
+                for _ in range(count):
+                    rows.put(np.zeros(words))
+                (part / "runs").mkdir()
+                run = _counted(part / "runs", source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
+                blocks, size = _dealt(part, run, words, block, place=place, limit=limit, origin=origin)
+                index = Index(FORMAT, origin, words, window, size, blocks, int(run.ends[-1]), digest)
+                del run  # Windows removes no file that is mapped
+                shutil.rmtree(part / "runs")
+                (part / INDEX).write_bytes(msgspec.json.encode(index))
+                cache_folders.settle(part, folder)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written: {error.strerror or error}", do="make room, or set data.cache to a folder that can be written"

@@ -95,7 +95,8 @@ def _built(
     with cache_folders.unfinished(folder) as part:
 
         def told_with_room(done: int, size: int) -> None:
-            if reason := cache_folders.no_room(folder.parent, (part / TOKENS).stat().st_size, limit):
+            taken = (part / TOKENS).stat().st_size
+            if reason := cache_folders.no_room(folder.parent, taken, limit, written=taken):
                 raise DataError(
                     f"there is no room for the tokens of {source.origin}: {reason}", do="make room, or set data.cache to another folder"
                 )

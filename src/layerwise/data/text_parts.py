@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerwise.data import cache_folders
+from layerwise.data.cache_folders import GIB, INDEX
 from layerwise.data.corpus import Corpus
 from layerwise.data.corpus_build import Cutting, opened, shown, whole
 from layerwise.data.source import SPLITS
 from layerwise.data.texts import Texts
-from layerwise.errors import DamagedError
+from layerwise.errors import DamagedError, DataError
 
 KIND = "corpora"
 
@@ -27,6 +28,12 @@ def read(found: Mapping[str, Texts], cutting: Cutting, *, cache: str, limit: int
         with shown(text.origin) as told:
             joined = train.phrases if train is not None and cutting.phrases else None
             parts[part] = opened(place, text, cutting, limit=limit, told=told, joined=joined)
+    if not all(Path(corpus.folder, INDEX).is_file() for corpus in parts.values()):  # one made room for another
+        raise DataError(
+            f"there is no room for the tokens of all parts: {', '.join(parts)}",
+            received=f"data.cache_gib = {limit / GIB:g}",
+            do="raise data.cache_gib",
+        )
     return parts
 
 

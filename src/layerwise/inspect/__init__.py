@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """A view's module, one line about it in both languages, its needs, and what it can be told.
 
     ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare card; ``plan``: how a network is to be
-    trained; or none. ``takes``: ``pictures`` of the user's beside a run, a ``layer``, a ``class``.
+    trained; or none. ``takes``: ``pictures`` of the user's beside a run, a ``layer``, a ``class``, ``words``.
     """
 
     module: str
@@ -46,6 +46,9 @@ VIEWS: dict[str, Entry] = {
     ),
     "embedding": Entry("embedding", "a 2-D map of what the last layer sees, by class", "倒数第二层的二维分布图，按类别着色", "data"),
     "confusions": Entry("confusions", "the classes most often taken for each other, in pictures", "最常混淆的类别对及其图像", "data"),
+    "neighbours": Entry("word_neighbours", "the words nearest to some", "若干词的近邻", "run", ("words",)),
+    "map": Entry("word_map", "words as a map in two dimensions", "把词画成二维分布图", "run", ("words",)),
+    "norms": Entry("word_norms", "how long word vectors are, by frequency", "词向量长度与词频", "run"),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry("augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"),
     "recall": Entry("recall", "what a Hopfield net stored, and what it recalls of it corrupted", "霍普菲尔德网络存入与回忆的图像", "data"),
@@ -92,30 +95,31 @@ def look(
     examples: int = 0,
     layer: str = "",
     of_class: str = "",
+    words: tuple[str, ...] = (),
     lang: Lang = "en",
 ) -> View:
     """Open a run directory, a card by name or a recipe file and return a view of it: `inspect` for the command line.
 
     ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in training; beside a
-    run ``data`` is a picture or a folder of pictures, for views that look at such. ``layer`` and ``of_class`` are names, for views that
-    take them.
+    run ``data`` is a picture or a folder of pictures, for views that look at such. ``layer``, ``of_class`` and
+    ``words`` are names, for views that take them.
 
     Raises `UsageError` as `inspect` does, for a name that is neither, and for a layer or class that the view does not take;
     `DamagedError` for a damaged run.
     """
     check_name(name)
-    check_told(name, layer=layer, of_class=of_class)
+    check_told(name, layer=layer, of_class=of_class, words=" ".join(words))
     opening = importlib.import_module("layerwise.inspect.opening")
     entry = VIEWS[name]
     opened: Target = opening.opened(
         target, needs=entry.needs, view=name, data=data, task=task, settings=settings, pictures="pictures" in entry.takes
     )
-    return inspect(name, replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, lang=lang), out=out)
+    return inspect(name, replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, words=words, lang=lang), out=out)
 
 
-def check_told(name: str, *, layer: str, of_class: str) -> None:
-    """Raise `UsageError` where a view is told a layer or a class that it does not take."""
-    for what, given in (("layer", layer), ("class", of_class)):
+def check_told(name: str, *, layer: str, of_class: str, words: str = "") -> None:
+    """Raise `UsageError` where a view is told a layer, a class or words that it does not take."""
+    for what, given in (("layer", layer), ("class", of_class), ("words", words)):
         if given and what not in VIEWS[name].takes:
             able = ", ".join(view for view, entry in VIEWS.items() if what in entry.takes)
             raise UsageError(f"the view '{name}' takes no {what}", expected=f"--{what} with one of {able}", received=f"--{what} {given}")

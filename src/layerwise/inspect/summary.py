@@ -18,6 +18,7 @@ from layerwise.inspect.answers import place_of
 from layerwise.inspect.base import Json, Target, View, table
 from layerwise.models.orientation import SimpleCells
 from layerwise.nn.rbm import RBM, Recognition
+from layerwise.nn.word_vectors import WordVectors
 from layerwise.predict import evaluating
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("parameters", "参数"), ("multiply-adds", "乘加"))
@@ -75,6 +76,8 @@ def input_shape(target: Target, arguments: Json) -> tuple[int, ...]:
         known |= target.task.inputs.model_args()
     if "size" in known and "channels" in known:
         return (int(known["channels"]), *(int(side) for side in known["size"]))
+    if "words" in known:  # one word, by its number
+        return ()
     return (int(known["features"] if "features" in known else known["inputs"]),)
 
 
@@ -103,9 +106,10 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Row]:
         if name in rows
     ]
     device, dtype = place_of(model)
+    kind = torch.long if isinstance(model, WordVectors) else dtype
     try:
         with evaluating(model, device):
-            model(torch.zeros(1, *shape, device=device, dtype=dtype))
+            model(torch.zeros(1, *shape, device=device, dtype=kind))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.errors import DataError, UsageError
-from layerwise.inspect.base import Json, Lang, View, save, table
+from layerwise.inspect.base import Json, Lang, Target, View, needs_run, save, table
 from layerwise.inspect.embedding import kept, neighbours, pca, tsne
+from layerwise.tasks.vocabulary import WordInputs
+from layerwise.tasks.words import word_network
 from layerwise.vectors.queries import Neighbour, nearest_words
+from layerwise.vectors.sources import table_of
 from layerwise.weights.vectors import VectorTable
 
 WORDS, NEAR = 12, 6  # of the neighbours' table: words and neighbours of each
@@ -25,6 +28,17 @@ AROUND = 10  # neighbours of each word that is named for a map
 BANDS = 12  # of frequency, for norms
 EXTREME = 5
 Ids = NDArray[np.int64]
+
+
+def of_target(target: Target, view: str) -> tuple[VectorTable, str]:
+    """Return a run's word vectors and the name they are called by. Raises `UsageError` for a bare card, and a run without word vectors."""
+    if target.model is None or target.task is None:
+        raise needs_run(view, target.card)
+    if not isinstance(target.task.inputs, WordInputs):
+        raise UsageError(
+            f"{target.card.name} has no word vectors", expected="a run of skipgram, cbow or glove", received=f"a run of {target.card.name}"
+        )
+    return table_of(word_network(target.model), target.task.inputs), target.card.name
 
 
 def _say(lang: Lang) -> Callable[[str, str], str]:

@@ -69,20 +69,32 @@ def _steps(
             continue
         i, j = np.int64(records[n, 0]), np.int64(records[n, 1])
         w, v, w2, v2 = W[i], C[j], W2[i], C2[j]
-        product = np.float32(0.0)
+        product = squares_w = squares_v = np.float32(0.0)
         for d in range(width):
             product += w[d] * v[d]
+            squares_w += w[d] * w[d]
+            squares_v += v[d] * v[d]
         diff = product + b[i] + c[j] - logs[n]
         slope = shares[n] * diff
         loss += float(slope) * float(diff)
-        for d in range(width):
-            x, y, s, t = w[d], v[d], w2[d], v2[d]
-            g = min(max(slope * y, -clip), clip) * lr
-            h = min(max(slope * x, -clip), clip) * lr
-            w[d] = x - np.divide(g, np.sqrt(s))
-            v[d] = y - np.divide(h, np.sqrt(t))
-            w2[d] = s + g * g
-            v2[d] = t + h * h
+        if slope * slope * max(squares_w, squares_v) <= clip * clip:  # no number of the gradient is beyond: the common case
+            step = slope * lr
+            for d in range(width):
+                x, y, s, t = w[d], v[d], w2[d], v2[d]
+                g, h = step * y, step * x
+                w[d] = x - np.divide(g, np.sqrt(s))
+                v[d] = y - np.divide(h, np.sqrt(t))
+                w2[d] = s + g * g
+                v2[d] = t + h * h
+        else:
+            for d in range(width):
+                x, y, s, t = w[d], v[d], w2[d], v2[d]
+                g = min(max(slope * y, -clip), clip) * lr
+                h = min(max(slope * x, -clip), clip) * lr
+                w[d] = x - np.divide(g, np.sqrt(s))
+                v[d] = y - np.divide(h, np.sqrt(t))
+                w2[d] = s + g * g
+                v2[d] = t + h * h
         g = min(max(slope, -clip), clip) * lr
         b[i] -= np.divide(g, np.sqrt(b2[i]))
         c[j] -= np.divide(g, np.sqrt(c2[j]))

@@ -142,8 +142,9 @@ class Pairs:
         size = len(self._keys)
         if size >= self.slots:
             middle = len(counts) // 2
-            self.forgotten = max(int(np.partition(counts, middle)[middle]), self.forgotten + 1)
-            kept = counts > self.forgotten
+            rare = int(np.partition(counts, middle)[middle])
+            self.forgotten = max(self.forgotten, rare)
+            kept = counts > rare
             keys, counts = keys[kept], counts[kept]
             self._keys[:] = 0
         else:

@@ -105,8 +105,9 @@ class WordTable:
             return None
         if len(self) >= self.most:
             middle = len(self) // 2
-            self.forgotten = max(int(np.partition(self.counts, middle)[middle]), self.forgotten + 1)
-            return self.keep(self.counts > self.forgotten)
+            rare = int(np.partition(self.counts, middle)[middle])
+            self.forgotten = max(self.forgotten, rare)
+            return self.keep(self.counts > rare)
         self.grow(2 * len(self))
         return None
 

@@ -182,7 +182,7 @@ def _skipgram(
             for ahead in range(count + 1):
                 if ahead < count:
                     state += GOLDEN
-                    reach = 1 + np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32))
+                    reach = 1 + int(np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
                     lo, hi = max(0, ahead - reach), min(count, ahead + reach + 1)
                     los[ahead & 1], his[ahead & 1] = lo, hi
                     if negatives > 0:
@@ -258,7 +258,7 @@ def _cbow(
             for ahead in range(count + 1):
                 if ahead < count:
                     state += GOLDEN
-                    reach = 1 + np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32))
+                    reach = 1 + int(np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
                     los[ahead & 1], his[ahead & 1] = max(0, ahead - reach), min(count, ahead + reach + 1)
                     if negatives > 0:
                         state = _negatives(kept[ahead], 1, negatives, tile, alias, state, numbers[ahead & 1], labels[ahead & 1])

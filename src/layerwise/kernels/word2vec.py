@@ -24,7 +24,7 @@ from layerwise.errors import UsageError
 from layerwise.kernels.huffman import Tree
 from layerwise.kernels.windows import Alias, Floats, States, Tokens, run_cbow, run_skipgram
 
-WITHOUT = Tree(*(np.zeros(1, dtype=kind) for kind in (np.int32, np.float32, np.int64, np.int64)))
+WITHOUT = Tree(np.zeros(1, np.int32), np.zeros(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def skipgram(
     Raises:
         UsageError: for arrays that the compiled loop would read wrongly.
     """
-    share = against.share if isinstance(against, Noise) else 1
+    share = min(against.share, 2 * window) if isinstance(against, Noise) else 1
     return _run(run_skipgram, blocks, vectors, context, against, share, keep, states, rates, window, threads, pool)
 
 

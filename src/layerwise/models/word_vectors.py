@@ -36,6 +36,7 @@ WORD2VEC: dict[str, Any] = {
     summary_zh="word2vec 的跳字模型（skip-gram）：用词向量预测其上下文中的词",
     recipe={
         "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.025}}],
+        "variants": {"small": {"stages": [{"epochs": 15}]}},
     },
 )
 def skipgram(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
@@ -51,6 +52,7 @@ def skipgram(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
     summary_zh="word2vec 的连续词袋模型（CBOW）：用上下文词向量的均值预测中心词",
     recipe={
         "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.05}}],
+        "variants": {"small": {"stages": [{"epochs": 15}]}},
     },
 )
 def cbow(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:

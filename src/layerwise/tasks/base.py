@@ -183,7 +183,7 @@ class Task(ABC):
         return found
 
     def answering(self, model: nn.Module) -> nn.Module:
-        """Return the network that maps encoded raw inputs to what `decode` takes; the model itself where examples and questions are alike."""
+        """Return what maps encoded raw inputs to what `decode` takes: the model itself, where questions are like the examples."""
         return model
 
     @abstractmethod

@@ -23,7 +23,6 @@ from layerwise.tasks.base import Goal, Loss
 from layerwise.tasks.vocabulary import WordInputs, text_of
 from layerwise.tasks.words import VocabularyOptions, WordTask
 
-
 LIMIT = 10 * 2**30  # bytes of counts that are kept on disk
 
 

@@ -16,7 +16,9 @@ from layerwise.tasks.words import Words
 
 TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression, Reconstruction, Words, CoOccurrence)}
 OF_KIND: dict[Kind, tuple[str, ...]] = {"text": ("words", "co-occurrence")}  # what is done with text; with pictures and rows all others
-WANTS: dict[Kind, str] = {"text": "text", "counts": "counts of pairs of words", "image": "pictures or rows of a table", "row": "rows of a table"}
+WANTS: dict[Kind, str] = {
+    "text": "text", "counts": "counts of pairs of words", "image": "pictures or rows of a table", "row": "rows of a table",
+}  # fmt: skip
 
 
 def find(name: str) -> type[Task]:

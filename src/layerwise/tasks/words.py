@@ -209,7 +209,7 @@ class Words(WordTask):
 
 
 def paths(counts: Array) -> tuple[Array, Array]:
-    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there, 0 beyond its end."""
+    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there, 0 beyond."""
     tree = huffman.huffman(counts)
     step = np.arange(tree.lengths.max())
     inside = step < tree.lengths[:, None]
