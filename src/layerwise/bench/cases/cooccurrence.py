@@ -16,9 +16,9 @@ def ours(spec: Spec) -> Measure:
     from layerwise.bench import words
 
     torch.set_num_threads(spec["threads"])
-    with words.written([["warm", "up", "warm", "up"]], [], repeats=spec["min_count"]) as small:
+    with words.written([["warm", "up", "warm", "up"]], [], repeats=spec["min_count"], seed=0) as small:
         _counted(spec, small)
-    with words.bible(spec["repeats"]) as texts:
+    with words.bible(spec["repeats"], spec["seed"]) as texts:
         began = time.perf_counter()
         pairs, total = _counted(spec, texts)
         return Measure(texts.total / (time.perf_counter() - began), facts={"pairs": pairs, "sum": total})
@@ -51,7 +51,7 @@ def theirs(spec: Spec, *, counting_alone: bool) -> Measure:
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
 
-    with words.bible(spec["repeats"]) as texts, tempfile.TemporaryDirectory() as work:
+    with words.bible(spec["repeats"], spec["seed"]) as texts, tempfile.TemporaryDirectory() as work:
         programs = Programs(texts.train, Path(work), spec)
         first, seconds = programs.vocabulary(), programs.count()
         if not counting_alone:

@@ -27,7 +27,7 @@ def ours(spec: Spec) -> Measure:
         f"rule.lr={spec['lr']}",
         "train.validate=false",
     )
-    with words.bible(spec["repeats"]) as texts:
+    with words.bible(spec["repeats"], spec["seed"]) as texts:
         asked = request("glove", {**spec, "data": str(texts.folder)}, settings)
         counts = plan(asked).splits.train
         assert isinstance(counts, Cooccurrences)
@@ -46,7 +46,7 @@ def theirs(spec: Spec) -> Measure:
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
 
-    with words.bible(spec["repeats"]) as texts, tempfile.TemporaryDirectory() as work:
+    with words.bible(spec["repeats"], spec["seed"]) as texts, tempfile.TemporaryDirectory() as work:
         programs = Programs(texts.train, Path(work), spec)
         for step in (programs.vocabulary, programs.count, programs.shuffle):
             step()
