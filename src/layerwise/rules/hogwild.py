@@ -22,23 +22,25 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import glove, huffman, sampling, word2vec
 from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
-from layerwise.recipe import Count, Positive, Share
+from layerwise.recipe import Amount, Positive, Share
 from layerwise.rules.base import Context, Rule, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.words import Words
 
 Floats = NDArray[np.float32]
+SHARED = 3  # contexts of a window with the same negatives, where the recipe does not say
 
 
 class HogwildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant. ``share``: so many contexts
-    of a window have the same negatives (skip-gram; 1: each its own, as word2vec has it)."""
+    of a window have the same negatives (skip-gram with negative sampling; 1: each its own, as word2vec has it; 0: three, which costs no
+    quality and is faster)."""
 
     lr: Positive = 0.025
     schedule: Literal["linear", "constant"] = "linear"
     floor: Share = 1e-4
-    share: Count = 1
+    share: Amount = 0
 
 
 class Loop(Protocol):
@@ -178,7 +180,7 @@ def make(context: Context, options: HogwildOptions) -> Rule:
             received=f"{options.share}",
         )  # fmt: skip
     if isinstance(model, Predictive) and isinstance(task, Words):
-        return Hogwild(context, options, Predicting(context, task, model, share=options.share))
+        return Hogwild(context, options, Predicting(context, task, model, share=options.share or SHARED))
     if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
         return Hogwild(context, options, Fitting(task, model))
     raise UsageError(
