@@ -327,7 +327,8 @@ def test_given_parts_have_the_phrases_of_training() -> None:
 
 
 def test_words_of_chinese_text_are_found_by_jieba(monkeypatch: pytest.MonkeyPatch) -> None:
-    jieba = pytest.importorskip("jieba")
+    import jieba
+
     Path("small.txt").write_text("来到 9 v\n北京 9 ns\n清华 3 nz\n大学 3 n\n清华大学 9 nt\n", encoding="utf-8")
     monkeypatch.setattr(jieba.dt, "dictionary", str(Path("small.txt").resolve()))  # its own takes seconds to read
     monkeypatch.setattr(jieba.dt, "initialized", False)

@@ -25,10 +25,13 @@ from layerwise.models.convolutional import cnn
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.coders import NumberCoder
+from layerwise.tasks.cooccurrence import CoOccurrence, CoOccurrenceOptions
 from layerwise.tasks.inputs import ImageInputs, Inputs
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
 from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.vocabulary import WordInputs
+from layerwise.tasks.words import Words, WordsOptions
 
 CARDS = sorted(name for name, card in catalog.cards().items() if card.rule)
 NO_GRAPH = {"hopfield"}  # recalls until it rests: how often, the values decide
@@ -62,8 +65,12 @@ def subject(name: str, **changes: object) -> Subject:
 
 
 def task_of(card: catalog.Card, arguments: dict[str, object]) -> Task:
-    """Return the first task of a card, over pictures where its builder asks for their size."""
+    """Return the first task of a card, over pictures where its builder asks for their size, over words where for their number."""
     inputs: Inputs
+    if "words" in arguments:
+        count = int(arguments["words"])  # type: ignore[call-overload]
+        vocabulary = WordInputs(tuple(f"w{n}" for n in range(count)), tuple(range(count, 0, -1)))
+        return Words(vocabulary, WordsOptions()) if card.tasks[0] == "words" else CoOccurrence(vocabulary, CoOccurrenceOptions())
     defaults = {name: p.default for name, p in signature(catalog.builder(card)).parameters.items()}
     if "channels" in defaults:
         side = tuple({**defaults, **arguments}.get("size", (32, 32)))
