@@ -125,7 +125,7 @@ def test_nowhere_to_cache_still_works(tmp_path: Path) -> None:
     source = Path(perceptron.__file__)
     for name in ("__init__.py", "errors.py"):
         shutil.copy(source.parents[1] / name, package / name)
-    for path in (source, *(source.parent / name for name in ("__init__.py", "compiling.py"))):
+    for path in (source, *(source.parent / name for name in ("__init__.py", "compiling.py", "threads.py"))):
         shutil.copy(path, package / "kernels" / path.name)
     (package / "kernels" / "__pycache__").touch()
     (tmp_path / "home").touch()

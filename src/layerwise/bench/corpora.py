@@ -23,12 +23,12 @@ def written(folder: Path, name: str, words: int) -> tuple[Path, int]:
     return path, once * times
 
 
-def lacking(name: str, package: str) -> str:
-    """Say what is missing of a named text and a peer's package."""
+def lacking(package: str, name: str = "") -> str:
+    """Say what is missing of a peer's package and a named text."""
     from importlib.util import find_spec
 
     from layerwise.data import named
 
-    if not named.present(name):
+    if name and not named.present(name):
         return f"the text {name} is not here"
     return "" if find_spec(package) else f"the package {package} is not installed"

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from layerwise.bench.base import Spec
 from layerwise.bench.process import Measure
-from layerwise.errors import DataError
+from layerwise.functional.ranking import spearman
 
 Floats = NDArray[np.floating[Any]]
 HELD_OUT = 20  # every so manyth line
@@ -63,15 +62,13 @@ class Texts:
         return sum(self.counts.values())
 
 
-def lacking() -> str:
-    """Say what is missing to compare with gensim."""
-    return "" if find_spec("gensim") else "gensim is not installed"
-
-
 @contextmanager
 def bible(repeats: int, seed: int) -> Iterator[Texts]:
     """Write the text of the cases, gone afterwards. Raises `DataError` where the King James Bible is nowhere."""
-    lines = [line for line in map(_words, _bible().read_text(encoding="utf-8").splitlines()) if line]
+    from layerwise.data import named
+
+    text = (named.folder_of("kjv") / "kjv.txt").read_text(encoding="utf-8")
+    lines = [line for line in map(_words, text.splitlines()) if line]
     with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats, seed=seed) as texts:
         yield texts
 
@@ -102,17 +99,6 @@ def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *
                 for _ in range(times):
                     file.writelines(" ".join(lines[k]) + "\n" for k in draw.permutation(len(lines)))
         yield Texts(folder, {word: repeats * count for word, count in counts.items()}, held_out)
-
-
-def _bible() -> Path:
-    """Return the file of the King James Bible."""
-    from layerwise.data.named import places
-
-    looked = [place / "kjv" / "kjv.txt" for place in places()]
-    for path in looked:
-        if path.is_file():
-            return path
-    raise DataError("the King James Bible is nowhere", expected=" or ".join(map(str, looked)), received="no such file")
 
 
 def _words(line: str) -> list[str]:
@@ -233,13 +219,6 @@ def cosines(vectors: Floats) -> Floats:
     top = vectors[:COMPARED] / np.linalg.norm(vectors[:COMPARED], axis=1, keepdims=True)
     found: Floats = (top @ top.T)[np.triu_indices(len(top), 1)]
     return found
-
-
-def spearman(one: Floats, two: Floats) -> float:
-    """Return the correlation of ranks."""
-    from scipy.stats import rankdata
-
-    return float(np.corrcoef(rankdata(one), rankdata(two))[0, 1])
 
 
 def side(train: Any, spec: Spec) -> Measure:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from layerwise.data.source import Array
+from layerwise.errors import DamagedError
 
 SPARE = 0.1  # share of the disk that is left free
 INDEX, PART = "index.json", ".part"  # the file that says what a folder holds; the end of an unfinished folder's name
@@ -67,6 +71,20 @@ def settle(part: Path, folder: Path) -> None:
     except OSError:
         if not (folder / INDEX).is_file():
             raise
+
+
+def damaged(folder: str, found: Array, sums: Array) -> list[int]:
+    """Return which of some examples (N, …) that were read differ from their CRC-32 (N,); if any, the next run builds the folder anew."""
+    wrong = [place for place, one in enumerate(found) if zlib.crc32(one) != sums[place]]
+    if wrong:
+        with suppress(OSError):
+            Path(folder, INDEX).unlink()
+    return wrong
+
+
+def not_as_written(folder: str, name: str, what: str) -> DamagedError:
+    """Make the error for a file that was damaged and cannot be mended on the way; ``what`` it should hold."""
+    return DamagedError(f"{folder}/{name} is not what was written", expected=what, do="start again: it is built anew")
 
 
 def tidy(place: Path, limit: int, *, large: str) -> None:

@@ -7,9 +7,7 @@ block is an even sample of all records, in the order of i (`kernels.cooccurrence
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +16,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from layerwise.data.cache_folders import INDEX, damaged, not_as_written
 from layerwise.data.source import Array, Example, Examples, Schema
-from layerwise.errors import DamagedError
 
 FORMAT = 1
 MOST = 1 << 24  # words: float32 holds their numbers exactly up to here
-RECORDS, SUMS, INDEX = "records.bin", "sums.npy", "index.json"
+RECORDS, SUMS = "records.bin", "sums.npy"
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -84,15 +82,8 @@ class Cooccurrences:
         at = np.asarray(indices, dtype=np.int64)
         records, sums = self._records
         out = records[at]
-        for place, index in enumerate(at):
-            if zlib.crc32(out[place]) != sums[index]:
-                with suppress(OSError):
-                    Path(self.folder, INDEX).unlink()  # the next run builds it anew
-                raise DamagedError(
-                    f"{self.folder}/{RECORDS} is not what was written",
-                    expected=f"the co-occurrences of {self.index.origin}",
-                    do="start again: it is built anew",
-                )
+        if damaged(self.folder, out, sums[at]):
+            raise not_as_written(self.folder, RECORDS, f"the co-occurrences of {self.index.origin}")
         return Examples(out, None, at)
 
     def name_of(self, index: int) -> str:

@@ -28,7 +28,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from layerwise.data import cache_folders
-from layerwise.data.cooccurrence import FORMAT, INDEX, MOST, RECORDS, SUMS, Cooccurrences, Index, whole
+from layerwise.data.cache_folders import INDEX
+from layerwise.data.cooccurrence import FORMAT, MOST, RECORDS, SUMS, Cooccurrences, Index, whole
 from layerwise.data.source import Array, Source, fetch
 from layerwise.errors import DataError, UsageError
 from layerwise.kernels import cooccurrence as kernel

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.data.cache_folders import INDEX
+from layerwise.data.cache_folders import damaged, not_as_written
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
-from layerwise.errors import DamagedError
 from layerwise.kernels.tokenize import recode, tally
 
 FORMAT = 1
@@ -136,20 +133,9 @@ class Corpus:
         at = np.asarray(indices, dtype=np.int64)
         tokens, sums = self._tokens
         out = tokens[at]
-        for place, index in enumerate(at):
-            if zlib.crc32(out[place]) != sums[index]:
-                raise self._damaged()
+        if damaged(self.folder, out, sums[at]):
+            raise not_as_written(self.folder, TOKENS, f"the tokens of {self.index.origin}")
         return Examples(out, None, at)
-
-    def _damaged(self) -> DamagedError:
-        """Make the error for a block that is not what was written, and let the next run build the corpus anew."""
-        with suppress(OSError):
-            Path(self.folder, INDEX).unlink()
-        return DamagedError(
-            f"{self.folder}/{TOKENS} is not what was written",
-            expected=f"the tokens of {self.index.origin}",
-            do="start again: it is built anew",
-        )
 
     def name_of(self, index: int) -> str:
         """Return the text and the tokens of the block, counted from 0."""

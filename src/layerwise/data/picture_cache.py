@@ -25,7 +25,7 @@ import PIL
 import torch
 
 from layerwise.data import cache_folders
-from layerwise.data.cache_folders import INDEX, beside, no_room, tidy
+from layerwise.data.cache_folders import INDEX, beside, damaged, no_room, tidy
 from layerwise.data.folders import PictureSource
 from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
 from layerwise.runtime.machine import cores
@@ -74,11 +74,8 @@ class CachedPictures:
         at = np.asarray(indices, dtype=np.int64)
         pixels, sums = self._kept
         out = pixels[at]
-        for place, index in enumerate(at):
-            if zlib.crc32(out[place].data) != sums[index]:
-                out[place] = self.base[int(index)].input
-                with suppress(OSError):
-                    Path(self.folder, INDEX).unlink()  # the next run builds it anew
+        for place in damaged(self.folder, out, sums[at]):
+            out[place] = self.base[int(at[place])].input
         weights = None if self.base.weights is None else self.base.weights[at]
         return Examples(out, self.targets[at], at, weights)
 

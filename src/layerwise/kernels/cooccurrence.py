@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.kernels.compiling import compiled
+from layerwise.kernels.splitmix import GOLDEN, mix
 from layerwise.kernels.tokens import END
-from layerwise.kernels.windows import GOLDEN, _mix
 
 Ids = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -138,7 +138,7 @@ def deal(
                 for block in range(blocks):
                     order[block] = block
             z += GOLDEN
-            other = place + np.int64((_mix(z) >> np.uint64(32)) * np.uint64(blocks - place) >> np.uint64(32))
+            other = place + np.int64((mix(z) >> np.uint64(32)) * np.uint64(blocks - place) >> np.uint64(32))
             order[place], order[other] = order[other], order[place]
             record = out[order[place], done // blocks]
             record[0], record[1], record[2] = w, columns[k], counts[k]

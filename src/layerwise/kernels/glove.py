@@ -11,9 +11,7 @@ squares start at 1 and are of steps η g, not of gradients; gradients are clippe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
-from itertools import pairwise
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from layerwise.errors import UsageError
 from layerwise.kernels import rows
 from layerwise.kernels.compiling import REORDER, compiled
+from layerwise.kernels.threads import edges_of, over_parts
 
 Floats = NDArray[np.float32]
 CLIP = 100.0  # a gradient's largest absolute value
@@ -150,11 +149,7 @@ def update(
         return float(_run(part, logs, shares, *parameters, *squares, np.float32(lr), np.float32(CLIP)))
 
     parts = max(1, torch.get_num_threads() if threads is None else threads)
-    edges = [len(records) * part // parts for part in range(parts + 1)]
-    with ExitStack() as stack:
-        hands = pool or (stack.enter_context(ThreadPoolExecutor(parts - 1)) if parts > 1 else None)
-        others = [hands.submit(run, *edge) for edge in pairwise(edges[1:])] if hands else []
-        return run(edges[0], edges[1]) + sum(other.result() for other in others)
+    return sum(over_parts(run, edges_of(len(records), parts), pool))
 
 
 def _check(records: Floats, parameters: Tables, squares: Tables) -> None:

@@ -9,9 +9,7 @@ Source: F. Rosenblatt, The perceptron (1958).
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
-from itertools import pairwise
+from concurrent.futures import Executor
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
 from layerwise.kernels.compiling import compiled
+from layerwise.kernels.threads import over_parts
 
 Floats = NDArray[np.float32]
 Signs = NDArray[np.float32] | NDArray[np.int8]
@@ -109,12 +108,7 @@ def update(
     groups = -(-classes // GROUP)
     parts = max(1, min(wanted, groups)) if X.size * classes >= WORTH_SPLITTING else 1
     edges = [min(classes, groups * part // parts * GROUP) for part in range(parts + 1)]
-    with ExitStack() as stack:
-        if parts > 1:
-            hands = pool or stack.enter_context(ThreadPoolExecutor(parts - 1))
-            for first, last in pairwise(edges[1:]):
-                stack.callback(hands.submit(_run, X, Y, W, b, rate, first, last, counts).result)
-        _run(X, Y, W, b, rate, edges[0], edges[1], counts)
+    over_parts(lambda first, last: _run(X, Y, W, b, rate, first, last, counts), edges, pool)
     return counts
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from layerwise.kernels import rows
 from layerwise.kernels.compiling import compiled
+from layerwise.kernels.splitmix import GOLDEN, mix
 from layerwise.kernels.tokens import END
 
 Tokens = NDArray[np.int32]
@@ -24,18 +25,7 @@ Alias = NDArray[np.uint32]
 States = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
 Sums = NDArray[np.float64]
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 TILE = rows.TILE
-
-
-def _mixed(z: np.uint64) -> np.uint64:
-    """Return SplitMix64's output for a state."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-_mix = compiled(_mixed, inline=True)
 
 
 def _drawn(bits: np.uint64, alias: Alias) -> np.int32:
@@ -56,7 +46,7 @@ def _sentence(block: Tokens, start: int, keep: Floats, state: np.uint64, out: To
         place += 1
         if word >= 0:
             state += GOLDEN
-            u = np.float32(np.int64(_mix(state) >> np.uint64(40))) * np.float32(2.0**-24)
+            u = np.float32(np.int64(mix(state) >> np.uint64(40))) * np.float32(2.0**-24)
             if u < keep[word]:
                 out[count] = word
                 count += 1
@@ -75,7 +65,7 @@ def _noise(
         numbers[at] = word
         for k in range(1, negatives + 1, 2):
             state += GOLDEN
-            bits = _mix(state)
+            bits = mix(state)
             one = _draw(bits >> np.uint64(32), alias)
             two = _draw(bits & np.uint64(0xFFFFFFFF), alias)
             numbers[at + k] = one
@@ -182,7 +172,7 @@ def _skipgram(
             for ahead in range(count + 1):
                 if ahead < count:
                     state += GOLDEN
-                    reach = 1 + int(np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
+                    reach = 1 + int(np.int64((mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
                     lo, hi = max(0, ahead - reach), min(count, ahead + reach + 1)
                     los[ahead & 1], his[ahead & 1] = lo, hi
                     if negatives > 0:
@@ -258,7 +248,7 @@ def _cbow(
             for ahead in range(count + 1):
                 if ahead < count:
                     state += GOLDEN
-                    reach = 1 + int(np.int64((_mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
+                    reach = 1 + int(np.int64((mix(state) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)))
                     los[ahead & 1], his[ahead & 1] = max(0, ahead - reach), min(count, ahead + reach + 1)
                     if negatives > 0:
                         state = _negatives(kept[ahead], 1, negatives, tile, alias, state, numbers[ahead & 1], labels[ahead & 1])

@@ -11,17 +11,17 @@ phrases and their compositionality (both 2013); Niu et al., Hogwild! (2011).
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
 from layerwise.kernels.huffman import Tree
+from layerwise.kernels.threads import edges_of, over_parts
 from layerwise.kernels.windows import Alias, Floats, States, Tokens, run_cbow, run_skipgram
 
 WITHOUT = Tree(np.zeros(1, np.int32), np.zeros(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
@@ -118,23 +118,16 @@ def _run(
     slope = (rates[1] - rates[0]) / max(1, blocks.size)
     wanted = torch.get_num_threads() if threads is None else threads
     parts = max(1, min(wanted, len(blocks)))
-    edges = [len(blocks) * part // parts for part in range(parts + 1)]
-    found = np.zeros((parts, 4))
-    calls: list[tuple[Any, ...]] = [
-        (
-            blocks, first, last, vectors, context, keep, noise.alias, tree.nodes, tree.signs, tree.starts, tree.lengths,
-            states,
+
+    def run(first: int, last: int) -> NDArray[np.float64]:
+        sums = np.zeros(4)
+        loop(
+            blocks, first, last, vectors, context, keep, noise.alias, tree.nodes, tree.signs, tree.starts, tree.lengths, states,
             float(rates[0]), float(slope), window, noise.negatives, option, sums,
-        )
-        for (first, last), sums in zip(pairwise(edges), found, strict=True)
-    ]  # fmt: skip
-    with ExitStack() as stack:
-        if parts > 1:
-            hands = pool or stack.enter_context(ThreadPoolExecutor(parts - 1))
-            for call in calls[1:]:
-                stack.callback(hands.submit(loop, *call).result)
-        loop(*calls[0])
-    loss, pairs, tokens, words = found.sum(0)
+        )  # fmt: skip
+        return sums
+
+    loss, pairs, tokens, words = np.sum(over_parts(run, edges_of(len(blocks), parts), pool), axis=0)
     return Covered(float(loss), int(pairs), int(tokens), int(words))
 
 

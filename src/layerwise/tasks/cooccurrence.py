@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from layerwise.functional.glove import weight
 from layerwise.nn.word_vectors import GlobalVectors
 from layerwise.recipe import Count, Positive, Share
 from layerwise.tasks.base import Goal, Loss
-from layerwise.tasks.vocabulary import WordInputs, text_of
+from layerwise.tasks.vocabulary import text_of
 from layerwise.tasks.words import VocabularyOptions, WordTask
 
 LIMIT = 10 * 2**30  # bytes of counts that are kept on disk
@@ -79,13 +78,9 @@ class CoOccurrence(WordTask):
     goal: ClassVar[Goal] = Goal("correlation", True)
     options: CoOccurrenceOptions
 
-    @classmethod
-    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
-        """Make the vocabulary of the training part."""
-        assert isinstance(options, CoOccurrenceOptions)
-        if given:
-            return cls.from_json(given)
-        return cls(WordInputs.fit(source, min_count=options.min_count, largest=options.max_words), options)
+    def model_args(self) -> dict[str, Any]:
+        """Return ``words``, and ``outputs``: as many contexts."""
+        return {**self.inputs.model_args(), "outputs": len(self.inputs.words)}
 
     def adopt(self, source: Source) -> Source:
         """Count the pairs of a text's words; the counts lie on disk beside the text's tokens, in random order."""
@@ -121,15 +116,6 @@ class CoOccurrence(WordTask):
     def meter(self) -> FitMeter:
         """Return a meter of the fit."""
         return FitMeter()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the vocabulary and the options."""
-        return {"name": self.name, "inputs": self.inputs.to_json(), "options": msgspec.to_builtins(self.options)}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
-        return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], CoOccurrenceOptions))
 
 
 def squared(found: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
@@ -86,13 +87,28 @@ class LikelihoodMeter:
 
 @dataclass
 class WordTask(Task):
-    """What tasks about words share: a vocabulary and answers to questions."""
+    """What tasks about words share: a vocabulary, options of their own, and answers to questions."""
 
+    Options: ClassVar[type[VocabularyOptions]]
     inputs: WordInputs
+    options: VocabularyOptions
 
-    def model_args(self) -> dict[str, Any]:
-        """Return ``words``, and ``outputs``: the rows of the output table."""
-        return {**self.inputs.model_args(), "outputs": len(self.inputs.words)}
+    @classmethod
+    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
+        """Make the vocabulary of the training part."""
+        assert isinstance(options, cls.Options)
+        if given:
+            return cls.from_json(given)
+        return cls(WordInputs.fit(source, min_count=options.min_count, largest=options.max_words), options)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary and the options."""
+        return {"name": self.name, "inputs": self.inputs.to_json(), "options": msgspec.to_builtins(self.options)}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Self:
+        """Make the task again from what `to_json` returned."""
+        return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], cls.Options))
 
     def answering(self, model: nn.Module) -> nn.Module:
         """Return the table as it answers questions. Raises `UsageError` for a network without vectors for words."""
@@ -143,14 +159,6 @@ class Words(WordTask):
     goal: ClassVar[Goal] = Goal("loss", False)
     options: WordsOptions
 
-    @classmethod
-    def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
-        """Make the vocabulary of the training part."""
-        assert isinstance(options, WordsOptions)
-        if given:
-            return cls.from_json(given)
-        return cls(WordInputs.fit(source, min_count=options.min_count, largest=options.max_words), options)
-
     def model_args(self) -> dict[str, Any]:
         """Return ``words``, and ``outputs``: as many, or one less with a tree."""
         words = len(self.inputs.words)
@@ -176,9 +184,14 @@ class Words(WordTask):
         """Return the score of a vector and the word it is to predict."""
         outputs = words.context.weight
         if self.options.loss == "hierarchical":
-            nodes, signs = (torch.from_numpy(array).to(outputs.device) for array in paths(self.inputs.frequencies))
+            nodes, signs = (torch.from_numpy(array).to(outputs.device) for array in self._paths)
             return windows.hierarchical(outputs, nodes, signs)
         return windows.sampled(outputs, torch.from_numpy(self.noise()).to(outputs.device), count=self.options.negative)
+
+    @cached_property
+    def _paths(self) -> tuple[Array, Array]:
+        """Each word's way down the tree, made once: every batch of an evaluation asks for it."""
+        return paths(self.inputs.frequencies)
 
     def noise(self) -> Array:
         """Return the negatives that held-out windows are measured with, (S,) int64, evenly spread over P ∝ count^power."""
@@ -197,15 +210,6 @@ class Words(WordTask):
     def meter(self) -> LikelihoodMeter:
         """Return a meter of the mean log-likelihood."""
         return LikelihoodMeter()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the vocabulary and the options."""
-        return {"name": self.name, "inputs": self.inputs.to_json(), "options": msgspec.to_builtins(self.options)}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
-        return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], WordsOptions))
 
 
 def paths(counts: Array) -> tuple[Array, Array]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from layerwise.bench import words
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
+from layerwise.bench.corpora import lacking
 from layerwise.bench.process import Measure
 
 SPEC = {
@@ -40,5 +43,5 @@ CASE = Case(
     quality=QUALITY,
     least=3,
     note=NOTE,
-    lacking=words.lacking,
+    lacking=partial(lacking, "gensim", "kjv"),
 )

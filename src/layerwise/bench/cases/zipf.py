@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from layerwise.bench import words
 from layerwise.bench.base import Case, Row, Spec
 from layerwise.bench.cases.skipgram import SPEC
+from layerwise.bench.corpora import lacking
 from layerwise.bench.process import Measure
 
 
@@ -29,5 +32,5 @@ CASE = Case(
     least=3,
     note="2 million words drawn ∝ 1/rank from 200,000, in sentences of 20; each occurs. Two tables of 80 MB. Otherwise as the case of "
     "skip-gram, with 2 epochs; no quality, as such text has nothing to learn",
-    lacking=words.lacking,
+    lacking=partial(lacking, "gensim"),
 )
