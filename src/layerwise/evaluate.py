@@ -15,7 +15,6 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
-from layerwise.engines.base import Engine
 from layerwise.errors import UsageError
 from layerwise.predict import Loaded, Looks, evaluating, load, looking
 from layerwise.runtime import flags
@@ -74,18 +73,17 @@ def adopted(splits: Splits, task: Task) -> Splits:
     return replace(splits, train=task.adopt(splits.train), val=task.adopt(splits.val), test=task.adopt(splits.test))
 
 
-def measured_by(runner: Engine, found: Loaded, engine: str) -> nn.Module:
-    """Return what is measured: the engine, or the network itself where questions to it are another thing than its examples.
+def answers_apart(found: Loaded, engine: str) -> bool:
+    """Whether questions to a run's network are another thing than its examples, so that the network itself is measured, by torch.
 
-    Raises `UsageError` for another engine than torch there: it runs the graph that answers questions.
+    Raises `UsageError` for another engine there: it runs the graph that answers questions.
     """
-    if found.task.answering(found.model) is found.model:
-        return runner
-    if engine != "torch":
+    apart = found.task.answering(found.model) is not found.model
+    if apart and engine != "torch":
         raise UsageError(
             f"{found.card.name} is measured by torch: other engines run the graph of its answers", received=f"--engine {engine}"
         )
-    return found.model
+    return apart
 
 
 def asked_words(found: Loaded, data: str) -> Measured:
@@ -118,6 +116,7 @@ def measure(
     found = load(path)
     if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
         return asked_words(found, data)
+    apart = answers_apart(found, engine)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
     options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
     rows = found.task.inputs
@@ -145,7 +144,7 @@ def measure(
     meter = found.task.assessment()
     with flags.applied(settings):
         runner = found.engine(engine)
-        model = looking(measured_by(runner, found, engine), found.task, tta)
+        model = looking(found.model if apart else runner, found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
             meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())

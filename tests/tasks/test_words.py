@@ -19,6 +19,7 @@ from layerwise.functional import windows
 from layerwise.kernels.tokens import END, GAP
 from layerwise.nn.word_vectors import ContinuousBagOfWords, SkipGram
 from layerwise.predict import Predictor
+from layerwise.tasks.cooccurrence import FitMeter
 from layerwise.tasks.vocabulary import Question, WordInputs, parsed
 from layerwise.tasks.words import Words, WordsOptions
 
@@ -171,3 +172,25 @@ def test_other_data_are_refused() -> None:
     digits = data_.open_data(data_.Options(source="digits"), seed=0)
     with pytest.raises(DataError, match="is no text"):
         task().adopt(digits.train)
+
+
+def test_fit_of_counts_leaves_one_constant_free() -> None:
+    """Weighted least squares and Pearson's correlation by NumPy; the meter of two halves is that of the whole."""
+    draw = np.random.default_rng(0)
+    z, y, f = draw.normal(size=60), draw.normal(size=60), draw.uniform(0.1, 1, size=60)
+    y[:30] += z[:30]
+    f[-5:] = 0  # no pairs
+    outputs = torch.from_numpy(np.stack([z, y, f], -1)).view(4, 15, 3)
+    batch = Batch(torch.zeros(4, 15, 3), None, torch.arange(4))
+    whole, half = FitMeter(), FitMeter()
+    whole.update(outputs, batch)
+    half.update(outputs[:1], batch.span(slice(0, 1)))
+    rest = FitMeter()
+    rest.update(outputs[1:], batch.span(slice(1, 4)))
+    half.merge(rest.state())
+    c = np.average(z - y, weights=f)
+    covariance = np.cov(z, y, aweights=f)
+    wanted = {"loss": (f * (z - y - c) ** 2).sum() / 55, "correlation": covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1])}
+    assert whole.result() == pytest.approx(wanted, rel=1e-10)
+    assert half.result() == pytest.approx(wanted, rel=1e-10)
+    assert FitMeter().result() == {"loss": 0.0, "correlation": 0.0}
