@@ -260,6 +260,22 @@ def test_resume_with_another_recipe_is_refused_with_the_difference(run: api.Run)
     assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
 
 
+def test_a_run_begun_before_an_option_came_resumes_with_its_default(run: api.Run) -> None:
+    """An option of each owner is taken out of the kept recipe, as an earlier version would have kept it; only another value is a change."""
+    kept = RunDirectory.open(run.path)
+    text = kept.read("recipe.toml").decode()
+    later = ("phrases", "label_smoothing", "clip", "batch_norm")
+    older = "\n".join(line for line in text.splitlines() if line.partition(" =")[0] not in later)
+    assert text.count("\n") - older.count("\n") >= 1 + len(later)  # label_smoothing stands in the stage too
+    kept.replace("recipe.toml", older.encode())
+    recipe = str(run.path / "recipe.toml")
+    for setting in ("rule.clip=1.0", "task.label_smoothing=0.1", "model.batch_norm=true"):
+        with pytest.raises(UsageError, match=rf"{setting.partition('=')[0].split('.')[1]}: (0\.0|False) → "):
+            train(Request(model=recipe, resume=True, settings=(setting,)), quiet=True)
+    assert train(Request(model=recipe, resume=True), quiet=True).resumed
+    assert "changes" not in run.info
+
+
 @pytest.mark.parametrize("change", ["model.hidden=[5]", "model.batch_norm=true"])
 def test_a_change_under_which_the_weights_do_not_fit_is_refused_though_allowed(change: str, run: api.Run) -> None:
     """The keys are listed, and the run is as before: it opens and resumes."""

@@ -18,6 +18,7 @@ from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.data.source import MAPPED
 from layerwise.errors import UsageError
+from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
@@ -190,7 +191,7 @@ def _refuse_changes(
 ) -> None:
     """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
     before = recipe.from_toml(directory.read("recipe.toml"), str(directory.path))
-    changes = recipe.differences(before, made.recipe)
+    changes = recipe.differences(completed(before, made.recipe, made.card), made.recipe)
     info, _ = directory.info(), directory.task()
     if info["fingerprint"] != made.splits.fingerprint():
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
