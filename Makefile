@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# the demo and the tests start many processes: Python keeps what it compiled, also where the surroundings say otherwise
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test lint labs labs-page bench soak clean
 help:

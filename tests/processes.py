@@ -20,6 +20,8 @@ import pytest
 import torch
 
 from layerwise.run import RunDirectory
+from layerwise.train import start
+from layerwise.train.start import write_page
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -77,11 +79,8 @@ def until(condition: Callable[[], bool], child: Child | None = None, *, timeout:
 @contextmanager
 def report_written(written: bool) -> Iterator[None]:
     """Write the page at a run's end, or leave it out: its figures cost more than a small training."""
-    from layerwise.report.page import write_report
-    from layerwise.train import start
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "write_report", write_report if written else lambda *_, **__: None)
+        patch.setattr(start, "write_page", write_page if written else lambda *_, **__: None)
         yield
 
 

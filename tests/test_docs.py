@@ -203,10 +203,10 @@ def test_family_page_states_the_builders_signature(card: catalog.Card) -> None:
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
 def test_recipe_page_has_every_key(ending: str) -> None:
-    from layerwise.rules.registry import RULES
+    from layerwise.rules import registry
 
     page = text_of(ROOT / "docs" / f"recipes.{ending}")
-    owners = [recipe.Stage, recipe.Train, *(entry.options for entry in RULES.values())]
+    owners = [recipe.Stage, recipe.Train, *(registry.find(name).options for name in registry.RULES)]
     keys = {key for owner in owners for key in owner.__struct_fields__} - {"rule"}
     assert not {key for key in keys if f"`{key}`" not in page and f"`{key} =" not in page}
 

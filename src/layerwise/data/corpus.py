@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from layerwise.data.cache_folders import damaged, not_as_written
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
-from layerwise.kernels.tokenize import recode, tally
 
 FORMAT = 1
 CHUNK = 256  # blocks that are counted at once
@@ -167,6 +166,8 @@ class Recoded:
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
+        from layerwise.kernels.tokenize import recode  # numba is slow to import, and not everyone who looks for texts has one
+
         found = fetch(self.base, indices)
         tokens = np.asarray(found.inputs)  # its own copy: `Corpus.fetch` makes one
         recode(tokens, self.mapping)
@@ -192,6 +193,8 @@ def corpus_of(source: Source) -> Corpus | None:
 
 def counted(source: Source) -> NDArray[np.int64]:
     """Return how often each word of the corpus comes in the blocks of a corpus or of a part of one, (V,)."""
+    from layerwise.kernels.tokenize import tally  # numba is slow to import
+
     if isinstance(source, Corpus):
         return np.array(source.counts)
     whole = corpus_of(source)

@@ -20,7 +20,7 @@ from layerwise.errors import UsageError
 from layerwise.functional.penalties import l1, l2, soft_threshold
 from layerwise.nn.modes import NORMS, in_evaluation
 from layerwise.recipe import Count, Decay, NotNegative, Positive, Share
-from layerwise.rules.base import Context, NonFiniteLoss, Step, Verdict, first_bad_layer
+from layerwise.rules.base import Context, Entry, NonFiniteLoss, Step, Verdict, first_bad_layer
 from layerwise.rules.optimizers import Method, Optimizer
 from layerwise.rules.schedules import Schedule, factor
 from layerwise.runtime.flags import autocast
@@ -268,3 +268,6 @@ class Backprop:
             saved = {name.removeprefix("scaler."): float(v) for name, v in state.items() if name.startswith("scaler.")}
             whole = {key: int(saved[key]) for key in ("growth_interval", "_growth_tracker")}
             self.scaler.load_state_dict({**saved, **whole})
+
+
+RULE = Entry(Backprop, Backprop.Options)

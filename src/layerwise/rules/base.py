@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +76,13 @@ class Rule(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up the state that `state_dict` returned."""
         ...
+
+
+class Entry(NamedTuple):
+    """What a rule's module offers the registry as ``RULE``: what makes it, and the struct of its options."""
+
+    make: Callable[[Context, Any], Rule]
+    options: type[msgspec.Struct]
 
 
 class NonFiniteLoss(TrainingError):

@@ -20,7 +20,7 @@ from layerwise.errors import UsageError
 from layerwise.kernels.bernoulli import bernoulli
 from layerwise.nn.rbm import RBM, Boltzmann
 from layerwise.recipe import Count, NotNegative, Share
-from layerwise.rules.base import Context, Step, Verdict, as_it_is
+from layerwise.rules.base import Context, Entry, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 
 
@@ -135,3 +135,6 @@ class Contrastive:
         self.chains.copy_(state["chains"])
         self.random.set_state(state["random"].cpu())
         self.calls = int(state["calls"])
+
+
+RULE = Entry(Contrastive, Contrastive.Options)

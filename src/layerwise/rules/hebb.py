@@ -19,7 +19,7 @@ from layerwise.errors import TrainingError, UsageError
 from layerwise.functional import hebb as formulas
 from layerwise.nn.hebbian import Hopfield, LinearUnits
 from layerwise.recipe import NotNegative
-from layerwise.rules.base import Context, Rule, Step, Verdict, as_it_is
+from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
 from layerwise.rules.schedules import factor
 
 Variant = Literal["hebb", "oja", "projection"]
@@ -211,3 +211,6 @@ class Memory:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up the projection and the count."""
         self.stored, self.projection = state["stored"].clone(), state["projection"].cpu().clone()
+
+
+RULE = Entry(make, HebbOptions)

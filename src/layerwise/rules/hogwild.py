@@ -23,7 +23,7 @@ from layerwise.errors import UsageError
 from layerwise.kernels import glove, huffman, sampling, word2vec
 from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
 from layerwise.recipe import Amount, Positive, Share
-from layerwise.rules.base import Context, Rule, Step, Verdict, as_it_is
+from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.words import Words
@@ -197,3 +197,6 @@ def _refuse_parts(context: Context, names: list[str]) -> None:
             "the rule hogwild changes all tables of word vectors at once", expected="parameters = ['*']",
             received=f"without {', '.join(missing)}", do="leave stage.parameters out",
         )  # fmt: skip
+
+
+RULE = Entry(make, HogwildOptions)

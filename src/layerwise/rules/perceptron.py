@@ -17,7 +17,7 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import perceptron as kernel
 from layerwise.recipe import Positive
-from layerwise.rules.base import Context, Step, Verdict, as_it_is
+from layerwise.rules.base import Context, Entry, Step, Verdict, as_it_is
 from layerwise.tasks.objectives import ClassLoss
 
 
@@ -128,3 +128,6 @@ def refuse_losses(task: object) -> None:
             received=f"{loss.kind}, smoothing {loss.smoothing:g}, {'weighted' if loss.weights else 'unweighted'} classes",
             do="leave them out, or use rule.name=backprop",
         )
+
+
+RULE = Entry(Perceptron, Perceptron.Options)

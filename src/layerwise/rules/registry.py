@@ -1,42 +1,26 @@
-"""The learning rules by name, and how a stage's table becomes one."""
+"""The learning rules by name, and how a stage's table becomes one. A rule is imported when it is used: some compile their loops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from layerwise.errors import unknown
 from layerwise.recipe import Table, checked
-from layerwise.rules import hebb, hogwild
-from layerwise.rules.backprop import Backprop
-from layerwise.rules.base import Context, Rule
-from layerwise.rules.contrastive import Contrastive
-from layerwise.rules.perceptron import Perceptron
+from layerwise.rules.base import Context, Entry, Rule
 
-
-class Entry(NamedTuple):
-    """A rule's class and the struct of its options."""
-
-    make: Callable[[Context, Any], Rule]
-    options: type[msgspec.Struct]
-
-
-RULES: dict[str, Entry] = {
-    "backprop": Entry(Backprop, Backprop.Options),
-    "perceptron": Entry(Perceptron, Perceptron.Options),
-    "contrastive": Entry(Contrastive, Contrastive.Options),
-    "hebb": Entry(hebb.make, hebb.HebbOptions),
-    "hogwild": Entry(hogwild.make, hogwild.HogwildOptions),
-}
+RULES = ("backprop", "perceptron", "contrastive", "hebb", "hogwild")  # each a module of this room, loaded where it is used
 
 
 def find(name: str) -> Entry:
     """Return the rule of this name, or raise `UsageError` with the nearest."""
     if name not in RULES:
         raise unknown("rule", name, RULES)
-    return RULES[name]
+    entry: Entry = importlib.import_module(f"layerwise.rules.{name}").RULE
+    return entry
 
 
 def resolved(table: Mapping[str, Any], where: str) -> Table:

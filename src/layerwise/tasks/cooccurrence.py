@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.cooccurrence_build import opened
 from layerwise.data.loader import Batch
 from layerwise.data.source import Examples, Source
 from layerwise.errors import UsageError
@@ -84,6 +83,8 @@ class CoOccurrence(WordTask):
 
     def adopt(self, source: Source) -> Source:
         """Count the pairs of a text's words; the counts lie on disk beside the text's tokens, in random order."""
+        from layerwise.data.cooccurrence_build import opened  # numba is slow to import
+
         corpus = text_of(source)
         return opened(
             Path(corpus.folder).parent / "co-occurrences", self.inputs.adopt(source), len(self.inputs.words), origin=corpus.index.origin,

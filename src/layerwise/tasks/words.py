@@ -16,7 +16,6 @@ from layerwise.data.loader import Batch
 from layerwise.data.source import Array, Examples, Source
 from layerwise.errors import UsageError
 from layerwise.functional import windows
-from layerwise.kernels import huffman
 from layerwise.kernels.tokens import END
 from layerwise.nn.word_vectors import Nearest, Predictive, WordVectors
 from layerwise.recipe import Amount, Count, Share
@@ -214,6 +213,8 @@ class Words(WordTask):
 
 def paths(counts: Array) -> tuple[Array, Array]:
     """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there, 0 beyond."""
+    from layerwise.kernels import huffman  # numba is slow to import
+
     tree = huffman.huffman(counts)
     step = np.arange(tree.lengths.max())
     inside = step < tree.lengths[:, None]

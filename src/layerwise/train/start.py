@@ -20,7 +20,6 @@ from layerwise.data.source import MAPPED
 from layerwise.errors import UsageError
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
-from layerwise.report.page import write_report
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import FORMAT, Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
@@ -297,14 +296,21 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
     }
     if session.world.first:
         directory.write_info(info)
-        test = session.plan.splits.test
-        alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
-        batches = alone.evaluation(test, session.plan.task.collate)
-        write_report(
-            directory, session.model, session.plan.task, batches=batches, source=test, splits=session.plan.splits, lang=lang
-        )
+        write_page(session, lang=lang)
         pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
         info["status"] = "finished"
         directory.write_info(info, written=pages)
     session.world.barrier()
     return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)
+
+
+def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
+    """Write report.html of a run that has ended, from the test part."""
+    from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
+
+    plan = session.plan
+    alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
+    batches = alone.evaluation(plan.splits.test, plan.task.collate)
+    write_report(
+        session.directory, session.model, plan.task, batches=batches, source=plan.splits.test, splits=plan.splits, lang=lang
+    )
