@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
 from layerwise.kernels import rows
-from layerwise.kernels.compiling import REORDER, compiled
+from layerwise.kernels.compiling import compiled
 from layerwise.kernels.threads import edges_of, over_parts
 
 Floats = NDArray[np.float32]
@@ -49,7 +49,21 @@ def _outside(records: Floats, words: int) -> int:
     return -1
 
 
-def _steps(
+@compiled
+def _clipped(w: Floats, v: Floats, w2: Floats, v2: Floats, slope: np.float32, lr: np.float32, clip: np.float32) -> None:
+    """Take the step of two rows (D,) with each number of the gradient within ±clip."""
+    for d in range(len(w)):
+        x, y, s, t = w[d], v[d], w2[d], v2[d]
+        g = min(max(slope * y, -clip), clip) * lr
+        h = min(max(slope * x, -clip), clip) * lr
+        w[d] = x - g / np.sqrt(s)
+        v[d] = y - h / np.sqrt(t)
+        w2[d] = s + g * g
+        v2[d] = t + h * h
+
+
+@compiled
+def _run(
     records: Floats, logs: Floats, shares: Floats,
     W: Floats, C: Floats, b: Floats, c: Floats, W2: Floats, C2: Floats, b2: Floats, c2: Floats,
     lr: np.float32, clip: np.float32,
@@ -57,53 +71,35 @@ def _steps(
     """Learn from the records in order; return the sum of f(X)·diff², each before its step."""
     loss, last, width, stride = 0.0, len(records) - 1, W.shape[1], W.strides[0]
     at_w, at_c, at_w2, at_c2 = W.ctypes.data, C.ctypes.data, W2.ctypes.data, C2.ctypes.data
+    sums = np.empty(rows.LANES, dtype=np.float32)
+    asked = np.int64(-1)
     for n in range(len(records)):
         ahead = min(n + AHEAD, last)
         i, j = np.int64(records[ahead, 0]), np.int64(records[ahead, 1])
-        rows.fetch(at_w + i * stride, width)
+        if i != asked:  # records come in the order of i
+            rows.fetch(at_w + i * stride, width)
+            rows.fetch(at_w2 + i * stride, width)
+            asked = i
         rows.fetch(at_c + j * stride, width)
-        rows.fetch(at_w2 + i * stride, width)
         rows.fetch(at_c2 + j * stride, width)
         if records[n, 2] == 0:
             continue
         i, j = np.int64(records[n, 0]), np.int64(records[n, 1])
-        w, v, w2, v2 = W[i], C[j], W2[i], C2[j]
-        product = squares_w = squares_v = np.float32(0.0)
-        for d in range(width):
-            product += w[d] * v[d]
-            squares_w += w[d] * w[d]
-            squares_v += v[d] * v[d]
-        diff = product + b[i] + c[j] - logs[n]
+        w, v, w2, v2 = at_w + i * stride, at_c + j * stride, at_w2 + i * stride, at_c2 + j * stride
+        rows.moments(w, v, width, sums.ctypes.data)
+        diff = sums[0] + b[i] + c[j] - logs[n]
         slope = shares[n] * diff
         loss += float(slope) * float(diff)
-        if slope * slope * max(squares_w, squares_v) <= clip * clip:  # no number of the gradient is beyond: the common case
-            step = slope * lr
-            for d in range(width):
-                x, y, s, t = w[d], v[d], w2[d], v2[d]
-                g, h = step * y, step * x
-                w[d] = x - np.divide(g, np.sqrt(s))
-                v[d] = y - np.divide(h, np.sqrt(t))
-                w2[d] = s + g * g
-                v2[d] = t + h * h
+        if slope * slope * max(sums[1], sums[2]) <= clip * clip:  # no number of the gradient is beyond: the common case
+            rows.adagrad(w, v, w2, v2, slope * lr, width)
         else:
-            for d in range(width):
-                x, y, s, t = w[d], v[d], w2[d], v2[d]
-                g = min(max(slope * y, -clip), clip) * lr
-                h = min(max(slope * x, -clip), clip) * lr
-                w[d] = x - np.divide(g, np.sqrt(s))
-                v[d] = y - np.divide(h, np.sqrt(t))
-                w2[d] = s + g * g
-                v2[d] = t + h * h
+            _clipped(W[i], C[j], W2[i], C2[j], slope, lr, clip)
         g = min(max(slope, -clip), clip) * lr
-        b[i] -= np.divide(g, np.sqrt(b2[i]))
-        c[j] -= np.divide(g, np.sqrt(c2[j]))
+        b[i] -= g / np.sqrt(b2[i])
+        c[j] -= g / np.sqrt(c2[j])
         b2[i] += g * g
         c2[j] += g * g
     return loss
-
-
-# 1/√s by the processor's estimate and a Newton step: as exact as float32 but for the last bit or two
-_run = compiled(_steps, fastmath=REORDER | {"arcp", "afn"})
 
 
 def update(

@@ -23,6 +23,7 @@ FLOAT, WORD, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, WORDS, QUAD = ir.VectorType(FLOAT, LANES), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, 4)
 # 2^f = Σ (f log 2)^k / k!, |f| ≤ ½: eight terms leave less than float32 can hold
 POWERS = [math.log(2.0) ** k / math.factorial(k) for k in range(8)]
+ESTIMATED = ("arcp", "afn", "reassoc", "contract")  # let 1/√ be estimated and corrected
 Value = Any  # a value of llvmlite's, which has no types
 intrinsic: Any = numba_intrinsic
 
@@ -68,10 +69,10 @@ def _store(builder: Value, value: Value, address: Value, lanes: int = LANES) -> 
     builder.store(value, _pointer(builder, address, value.type)).align = 4
 
 
-def _call(builder: Value, name: str, *arguments: Value) -> Value:
+def _call(builder: Value, name: str, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
     """Call LLVM's intrinsic of this name over vectors."""
     kind = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), arguments)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), arguments, fastmath=fastmath)
 
 
 def _chunks(builder: Value, width: Value, body: Callable[[Value, int], None]) -> None:
@@ -237,6 +238,54 @@ def gather(context: Value, table: Value, stride: Value, rows: Value, count: Valu
         return target.get_dummy_value()
 
     return types.void(*[types.int64] * 4, types.float32, types.int64, types.int64), generate
+
+
+@intrinsic
+def moments(context: Value, x: Value, y: Value, width: Value, out: Value) -> Value:
+    """Return the code of out = (x · y, x · x, y · y, 0, 0, 0, 0, 0)."""
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        x, y, width, out = arguments
+        sums = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in range(3)]
+
+        def body(offset: Value, lanes: int) -> None:
+            a, b = (_load(builder, builder.add(row, offset), lanes) for row in (x, y))
+            for total, (left, right) in zip(sums, ((a, b), (a, a), (b, b)), strict=True):
+                builder.store(_call(builder, "fmuladd", left, right, builder.load(total)), total)
+
+        _chunks(builder, width, body)
+        _store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
+        return target.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def adagrad(context: Value, x: Value, y: Value, squares_x: Value, squares_y: Value, step: Value, width: Value) -> Value:
+    """Return the code of AdaGrad's step for two rows whose gradients are step · the other: g = step · y, h = step · x,
+    x −= g/√squares_x, y −= h/√squares_y, squares_x += g², squares_y += h².
+
+    1/√ is the processor's estimate and a Newton step where it has one: as exact as float32 but for the last bit or two.
+    """
+
+    def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        x, y, squares_x, squares_y, step, width = arguments
+        factor = _splat(builder, step)
+
+        def body(offset: Value, lanes: int) -> None:
+            places = [builder.add(row, offset) for row in (x, y, squares_x, squares_y)]
+            rows = [_load(builder, place, lanes) for place in places]
+            for own, other in ((0, 1), (1, 0)):
+                move = builder.fmul(factor, rows[other])
+                root = _call(builder, "sqrt", rows[2 + own], fastmath=ESTIMATED)
+                moved = builder.fsub(rows[own], builder.fdiv(move, root, flags=ESTIMATED))
+                _store(builder, moved, places[own], lanes)
+                _store(builder, _call(builder, "fmuladd", move, move, rows[2 + own]), places[2 + own], lanes)
+
+        _chunks(builder, width, body)
+        return target.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, types.float32, types.int64), generate
 
 
 @intrinsic
