@@ -24,9 +24,8 @@ def test_with_a_slope_everywhere_no_unit_dies(activation: str) -> None:
     assert found.margins == (0, 0, 0)
 
 
-def test_with_small_steps_no_unit_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab, "LARGE", 0.01)
-    found = lab.measure("quick", plan=replace(SMALL, rates=(0.01, lab.USUAL, lab.HUGE)))
+def test_with_small_steps_no_unit_dies() -> None:
+    found = lab.measure("quick", plan=replace(SMALL, rates=(0.01, lab.USUAL, lab.HUGE), large=0.01))
     assert not base.verdict(found)
     assert max(found.margins) < lab.FEW
 
