@@ -79,15 +79,17 @@ def rows_of(centre: int, against: Noise | Tree, draws: Draws) -> list[tuple[int,
     return [(int(against.nodes[first + j]), 1 - bit) for j, bit in enumerate(against.code(centre))]
 
 
-def learnt(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray) -> tuple[np.ndarray, float]:
-    """The slopes label − σ(uᵀx) of a group, and its loss."""
+def learnt(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, settled: float) -> tuple[np.ndarray, float]:
+    """The slopes label − σ(uᵀx) of a group, none where the score is right by more than ``settled``, and its loss."""
     z = np.array([u[row] @ x for row, _ in group])
     labels = np.array([label for _, label in group])
-    return labels - 1 / (1 + np.exp(-z)), float(np.logaddexp(0, np.where(labels == 1, -z, z)).sum())
+    right = np.where(labels == 1, z, -z)
+    return np.where(right > settled, 0, labels - 1 / (1 + np.exp(-z))), float(np.logaddexp(0, np.where(labels == 1, -z, z)).sum())
 
 
 def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, against: Noise | Tree, keep: np.ndarray,
-          states: np.ndarray, rates: tuple[float, float], window: int, divided: bool = False) -> Covered:  # fmt: skip
+          states: np.ndarray, rates: tuple[float, float], window: int, divided: bool = False,
+          settled: float = math.inf) -> Covered:  # fmt: skip
     """Skip-gram or CBOW word by word, in float64."""
     loss, pairs, tokens, kept = 0.0, 0, 0, 0
     share = against.share if isinstance(against, Noise) else 1
@@ -101,7 +103,7 @@ def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, agai
                 if method == "skipgram":
                     for begin in range(0, len(around), share):
                         group, together = rows_of(centre, against, draws), around[begin : begin + share]
-                        found = [learnt(v[w], group, u) for w in together]
+                        found = [learnt(v[w], group, u, settled) for w in together]
                         for w, (slopes, one) in zip(together, found, strict=True):
                             x, loss = v[w].copy(), loss + one
                             for (row, _), slope in zip(group, slopes, strict=True):
@@ -113,7 +115,7 @@ def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, agai
                     if not around:
                         continue
                     mean = v[around].mean(0)
-                    slopes, one = learnt(mean, group, u)
+                    slopes, one = learnt(mean, group, u, settled)
                     work = np.zeros_like(mean)
                     for (row, _), slope in zip(group, slopes, strict=True):
                         work += eta * slope * u[row]
@@ -166,6 +168,24 @@ def test_it_is_the_plain_form(method: str, against: Noise | Tree, divided: bool)
     assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
     np.testing.assert_allclose(v, wanted_v, atol=1e-5)
     np.testing.assert_allclose(u, wanted_u, atol=1e-5)
+
+
+@pytest.mark.parametrize("against", [AGAINST["shared"], AGAINST["tree"]], ids=["noise", "tree"])
+@pytest.mark.parametrize("method", ["skipgram", "cbow"])
+def test_scores_that_are_right_enough_are_left_alone(method: str, against: Noise | Tree) -> None:
+    """By the plain form again; half of the scores lie beyond ½, on either side."""
+    blocks, options = text(V, (3, 40)), {"against": against, "keep": KEEP, "states": states(3), "rates": (0.1, 0.1), "window": 3}
+    found = {}
+    for settled in (0.5, math.inf):
+        v, u = tables(V, WIDE, V if isinstance(against, Noise) else V - 1)
+        wanted_v, wanted_u = v.astype(np.float64), u.astype(np.float64)
+        got = getattr(word2vec, method)(blocks, v, u, threads=1, settled=settled, **options)
+        wanted = plain(method, blocks, wanted_v, wanted_u, settled=settled, **options)
+        assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
+        np.testing.assert_allclose(v, wanted_v, atol=1e-5)
+        np.testing.assert_allclose(u, wanted_u, atol=1e-5)
+        found[settled] = v
+    assert np.abs(found[0.5] - found[math.inf]).max() > 1e-2
 
 
 @pytest.mark.parametrize("against", [AGAINST["own"], AGAINST["tree"]], ids=["noise", "tree"])

@@ -85,6 +85,19 @@ def test_learning_lowers_the_held_out_loss() -> None:
     assert after[:, 1].sum() == before[:, 1].sum()
 
 
+@pytest.mark.parametrize("kind", [SkipGram, ContinuousBagOfWords])
+@pytest.mark.parametrize("settled", [0.0, 9.0])
+def test_pairs_that_are_right_by_more_than_six_take_no_step(kind: type, settled: float) -> None:
+    """All scores are −8: right for the words drawn against, wrong for the two words that stand together."""
+    at = context(kind, words(negative=20))
+    at.model.vectors.weight.data.fill_(1.0)  # type: ignore[union-attr]
+    at.model.context.weight.data.fill_(-1.0)  # type: ignore[union-attr]
+    block = torch.tensor([[3, 7, -1]]).int()
+    found = trained(at, {"settled": settled}, [Batch(block, None, torch.tensor([0]))])
+    moved = set((found["context.weight"] != -1).any(1).nonzero().flatten().tolist())
+    assert moved == {3, 7} if settled == 0 else moved > {3, 7}
+
+
 def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
     """E31's update, record by record, written out."""
     task = CoOccurrence(INPUTS, CoOccurrenceOptions(x_max=10.0))
@@ -119,6 +132,8 @@ def test_what_the_rule_refuses() -> None:
         rules.make(table, replace(one, parameters={"vectors.weight": one.parameters["vectors.weight"]}))
     with pytest.raises(UsageError, match="negatives that contexts can share"):
         rules.make({**table, "share": 2}, context(ContinuousBagOfWords, words()))
+    with pytest.raises(UsageError, match="only word2vec's networks have scores that settle"):
+        rules.make({**table, "settled": 6.0}, context(GlobalVectors, CoOccurrence(INPUTS, CoOccurrenceOptions())))
 
 
 def test_pictures_are_refused_by_name(tmp_path: Path) -> None:

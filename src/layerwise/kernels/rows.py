@@ -307,10 +307,11 @@ def fetch(context: Value, address: Value, width: Value) -> Value:
 
 
 @intrinsic
-def slopes(context: Value, scores: Value, labels: Value, rate: Value, losses: Value) -> Value:
+def slopes(context: Value, scores: Value, labels: Value, rate: Value, settled: Value, losses: Value) -> Value:
     """Return the code of: scores[r] ← rate · (label − σ(score)) for r < 8, the loss −log σ(±score) added to ``losses``.
 
-    A label is 1 or 0; below 0 the row does not count: its score becomes 0 and it has no loss.
+    A label is 1 or 0; below 0 the row does not count: its score becomes 0 and it has no loss. A row whose score is on its label's side
+    by more than ``settled`` takes no step: its score becomes 0.
 
     With t = e^−|z|: σ(|z|) = 1/(1 + t), and −log σ(s) = max(−s, 0) + log(1 + t), so nothing overflows. Of the logarithms only
     the product of (1 + t) is kept, its mantissa in eight floats and its exponent in eight int32: exact, and no log is taken here.
@@ -318,7 +319,7 @@ def slopes(context: Value, scores: Value, labels: Value, rate: Value, losses: Va
     """
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
-        scores, labels, rate, losses = arguments
+        scores, labels, rate, settled, losses = arguments
         z, label = _load(builder, scores), _load(builder, labels)
         zero, one = _constant(0.0), _constant(1.0)
         wanted = builder.fcmp_ordered(">=", label, zero)
@@ -335,8 +336,9 @@ def slopes(context: Value, scores: Value, labels: Value, rate: Value, losses: Va
         large = builder.fdiv(one, more)  # σ(|z|)
         sigma = builder.select(builder.fcmp_ordered(">=", z, zero), large, builder.fmul(t, large))
         slope = builder.fmul(builder.fsub(label, sigma), _splat(builder, rate))
-        _store(builder, builder.select(wanted, slope, zero), scores)
         against = builder.select(builder.fcmp_ordered(">", label, zero), builder.fneg(z), z)
+        open_ = builder.fcmp_unordered(">=", builder.fadd(against, _splat(builder, settled)), zero)  # NaN too, which is to be seen
+        _store(builder, builder.select(builder.and_(wanted, open_), slope, zero), scores)
         linear = builder.add(losses, LONG(64))
         exponents = builder.add(losses, LONG(32))
         lost = builder.select(wanted, _call(builder, "maxnum", against, zero), zero)
@@ -351,4 +353,4 @@ def slopes(context: Value, scores: Value, labels: Value, rate: Value, losses: Va
         _store(builder, builder.bitcast(mantissa, VECTOR), losses)
         return target.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.float32, types.int64), generate
+    return types.void(types.int64, types.int64, types.float32, types.float32, types.int64), generate

@@ -140,7 +140,8 @@ _loss = compiled(_logs)
 
 def _skipgram(
     blocks: Tokens, first: int, last: int, vectors: Floats, context: Floats, keep: Floats, alias: Alias, nodes: Tokens, signs: Floats,
-    starts: Numbers, lengths: Numbers, states: States, rate: float, slope: float, window: int, negatives: int, share: int, found: Sums,
+    starts: Numbers, lengths: Numbers, states: States, rate: float, slope: float, window: int, negatives: int, share: int,
+    settled: np.float32, found: Sums,
 ) -> None:  # fmt: skip
     """Skip-gram over blocks first ≤ n < last. ``negatives`` = 0: hierarchical softmax. ``found``: loss, pairs, tokens, words kept."""
     length, width = blocks.shape[1], vectors.shape[1]
@@ -197,7 +198,7 @@ def _skipgram(
                         _score(table, step, places, total, row, z + 4 * longest * (c - begin), width)
                     for c in range(end - begin):
                         for done in range(0, total, TILE):
-                            rows.slopes(z + 4 * (longest * c + done), marks + 4 * done, alpha, lost)
+                            rows.slopes(z + 4 * (longest * c + done), marks + 4 * done, alpha, settled, lost)
                     for c in range(begin, end):
                         row, by = base + np.int64(kept[lo + c + (lo + c >= i)]) * stride, z + 4 * longest * (c - begin)
                         if total <= TILE:
@@ -217,7 +218,8 @@ run_skipgram = compiled(_skipgram)
 
 def _cbow(
     blocks: Tokens, first: int, last: int, vectors: Floats, context: Floats, keep: Floats, alias: Alias, nodes: Tokens, signs: Floats,
-    starts: Numbers, lengths: Numbers, states: States, rate: float, slope: float, window: int, negatives: int, divided: bool, found: Sums,
+    starts: Numbers, lengths: Numbers, states: States, rate: float, slope: float, window: int, negatives: int, divided: bool,
+    settled: np.float32, found: Sums,
 ) -> None:  # fmt: skip
     """CBOW over blocks first ≤ n < last, as `_skipgram`; ``divided``: a context word gets its share of the mean's gradient only."""
     length, width = blocks.shape[1], vectors.shape[1]
@@ -271,7 +273,7 @@ def _cbow(
                 rows.gather(base, stride, around.ctypes.data, near, part, mean, width)
                 _score(table, step, places, total, mean, z, width)
                 for done in range(0, total, TILE):
-                    rows.slopes(z + 4 * done, marks + 4 * done, alpha, lost)
+                    rows.slopes(z + 4 * done, marks + 4 * done, alpha, settled, lost)
                 rows.put(work, mean, np.float32(0.0), width)
                 _change(table, step, places, total, mean, z, work, width)
                 for c in range(near):

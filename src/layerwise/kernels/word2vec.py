@@ -10,6 +10,7 @@ phrases and their compositionality (both 2013); Niu et al., Hogwild! (2011).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def skipgram(
     states: States,
     rates: tuple[float, float],
     window: int = 5,
+    settled: float = math.inf,
     threads: int | None = None,
     pool: Executor | None = None,
 ) -> Covered:
@@ -75,6 +77,8 @@ def skipgram(
         states: the random state of each block (N,) uint64.
         rates: η at the batch's first and behind its last token, linear in between.
         window: the largest radius.
+        settled: a score that is on its label's side by more than this is left as it is, as in word2vec's programs, whose tables of σ
+            end at ±6; infinite: E30's gradient everywhere.
         threads: into how many parts the blocks are split; torch's number of threads when not given.
         pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too); made for the call when not given.
 
@@ -82,7 +86,7 @@ def skipgram(
         UsageError: for arrays that the compiled loop would read wrongly.
     """
     share = min(against.share, 2 * window) if isinstance(against, Noise) else 1
-    return _run(run_skipgram, blocks, vectors, context, against, share, keep, states, rates, window, threads, pool)
+    return _run(run_skipgram, blocks, vectors, context, against, share, keep, states, rates, window, settled, threads, pool)
 
 
 def cbow(
@@ -95,6 +99,7 @@ def cbow(
     states: States,
     rates: tuple[float, float],
     window: int = 5,
+    settled: float = math.inf,
     divided: bool = False,
     threads: int | None = None,
     pool: Executor | None = None,
@@ -105,12 +110,12 @@ def cbow(
         divided: each context word gets 1/n of the gradient at the mean of n words, as calculus has it. word2vec's programs give the
             whole of it to each (a step n times as long), and so does this by default. See Irsoy, Benton, Stratos (2021).
     """
-    return _run(run_cbow, blocks, vectors, context, against, divided, keep, states, rates, window, threads, pool)
+    return _run(run_cbow, blocks, vectors, context, against, divided, keep, states, rates, window, settled, threads, pool)
 
 
 def _run(
     loop: Callable[..., None], blocks: Tokens, vectors: Floats, context: Floats, against: Noise | Tree, option: int | bool, keep: Floats,
-    states: States, rates: tuple[float, float], window: int, threads: int | None, pool: Executor | None,
+    states: States, rates: tuple[float, float], window: int, settled: float, threads: int | None, pool: Executor | None,
 ) -> Covered:  # fmt: skip
     """Run a loop over contiguous parts of the batch, each on a thread."""
     noise, tree = (against, WITHOUT) if isinstance(against, Noise) else (Noise(alias=np.zeros((1, 2), np.uint32), negatives=0), against)
@@ -123,7 +128,7 @@ def _run(
         sums = np.zeros(4)
         loop(
             blocks, first, last, vectors, context, keep, noise.alias, tree.nodes, tree.signs, tree.starts, tree.lengths, states,
-            float(rates[0]), float(slope), window, noise.negatives, option, sums,
+            float(rates[0]), float(slope), window, noise.negatives, option, np.float32(settled), sums,
         )  # fmt: skip
         return sums
 

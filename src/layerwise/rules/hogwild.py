@@ -22,25 +22,28 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import glove, huffman, sampling, word2vec
 from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
-from layerwise.recipe import Amount, Positive, Share
+from layerwise.recipe import Amount, NotNegative, Positive, Share
 from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
 from layerwise.runtime import draws
 from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.words import Words
 
 Floats = NDArray[np.float32]
+SETTLED = 6.0  # where word2vec's tables of σ end
 SHARED = 3  # contexts of a window with the same negatives, where the recipe does not say
 
 
 class HogwildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant. ``share``: so many contexts
     of a window have the same negatives (skip-gram with negative sampling; 1: each its own, as word2vec has it; 0: three, which costs no
-    quality and is faster)."""
+    quality and is faster). ``settled``: pairs whose score is right by more than this take no step (0: 6 for word2vec's networks, as in
+    its programs; a large number: E30's gradient everywhere)."""
 
     lr: Positive = 0.025
     schedule: Literal["linear", "constant"] = "linear"
     floor: Share = 1e-4
     share: Amount = 0
+    settled: NotNegative = 0.0
 
 
 class Loop(Protocol):
@@ -110,9 +113,9 @@ class Hogwild:
 class Predicting:
     """word2vec's loops over blocks of tokens."""
 
-    def __init__(self, context: Context, task: Words, model: Predictive, *, share: int) -> None:
+    def __init__(self, context: Context, task: Words, model: Predictive, *, share: int, settled: float) -> None:
         options, counts = task.options, task.inputs.frequencies
-        self.seed, self.pooled, self.window = context.seed, model.pooled, options.window
+        self.seed, self.pooled, self.window, self.settled = context.seed, model.pooled, options.window, settled
         self.keep = sampling.keep_probabilities(counts, options.sample)
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
@@ -131,7 +134,7 @@ class Predicting:
         run = word2vec.cbow if self.pooled else word2vec.skipgram
         found = run(
             inputs, tables[0], tables[1], against=self.against, keep=self.keep, states=states, rates=(rate, rate), window=self.window,
-            threads=self.threads, pool=self.pool,
+            settled=self.settled, threads=self.threads, pool=self.pool,
         )  # fmt: skip
         loss = torch.tensor(found.loss, dtype=torch.float64)
         return Step(loss, float(found.pairs), {"negative log-likelihood": loss}, words=found.tokens)
@@ -180,7 +183,13 @@ def make(context: Context, options: HogwildOptions) -> Rule:
             received=f"{options.share}",
         )  # fmt: skip
     if isinstance(model, Predictive) and isinstance(task, Words):
-        return Hogwild(context, options, Predicting(context, task, model, share=options.share or SHARED))
+        share, settled = options.share or SHARED, options.settled or SETTLED
+        return Hogwild(context, options, Predicting(context, task, model, share=share, settled=settled))
+    if options.settled:
+        raise UsageError(
+            "only word2vec's networks have scores that settle", expected="rule.settled = 0", received=f"{options.settled:g}",
+            do="leave rule.settled out",
+        )  # fmt: skip
     if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
         return Hogwild(context, options, Fitting(task, model))
     raise UsageError(
