@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-PIECE = 8192  # words at a time
+PIECE = 1024  # words at a time: their scores of a thousand negatives stay in the cache, and are 4 MB
 Score = Callable[[Tensor, Tensor], Tensor]  # vectors (M, D) and the words they are to predict (M,) -> log-likelihoods (M,)
 
 
