@@ -25,7 +25,8 @@ from layerwise.train.start import write_page
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["layerwise.train.start", "layerwise.cli.train", "layerwise.models.feedforward", "sklearn.datasets",
+    ["layerwise.train.start", "layerwise.cli.train", "layerwise.report.page", "layerwise.rules.backprop", "layerwise.rules.contrastive",
+     "layerwise.rules.perceptron", "layerwise.rules.hebb", "layerwise.rules.hogwild", "layerwise.models.feedforward", "sklearn.datasets",
      "layerwise.models.boltzmann", "layerwise.models.convolutional", "layerwise.figures.charts", "torch._dynamo",
      "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "matplotlib.figure"]
 )  # fmt: skip

@@ -168,7 +168,10 @@ def test_opened_run_predicts_what_was_evaluated(name: str, runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_recipe_repeats_the_run_exactly_whatever_is_saved_and_logged(name: str, runs: Runs, tmp_path: Path) -> None:
-    """Without checkpoints and with other logging weights and metrics are the same: nothing around the loop draws numbers."""
+    """Without checkpoints and with other logging weights and metrics are the same: nothing around the loop draws numbers.
+
+    Such a run keeps its best weights only; the last ones are compared by the resume below, which trains the recipe again too.
+    """
     options = {"train.checkpoint_seconds": 0, "train.log_every": 1000}
     again = api.train(str(runs[name].path / "recipe.toml"), out=tmp_path / "again", options=options)
     old, new = weights_of(runs[name], "best"), weights_of(again, "best")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -22,10 +23,10 @@ def network() -> nn.Sequential:
     )  # fmt: skip
 
 
-def gradients(net: nn.Module, x: torch.Tensor, context: object) -> list[torch.Tensor]:
+def gradients(net: nn.Module, x: torch.Tensor, context: AbstractContextManager[object]) -> list[torch.Tensor]:
     """Return the gradients of one loss by all parameters and by the input."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    with context:  # type: ignore[attr-defined]
+    with context:
         loss = nn.functional.cross_entropy(net(x), torch.tensor([0, 2, 1]))
     loss.backward()
     assert x.grad is not None
@@ -64,5 +65,9 @@ def test_small_layers_go_the_plain_way() -> None:
         assert "Apart" not in type(conv(torch.zeros(1, 3, 20, 20)).grad_fn).__name__
         wide = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
         assert "Apart" in type(wide(torch.zeros(1, 64, 160, 160)).grad_fn).__name__
+        x = torch.zeros(1, 64, 160, 160)
+        numbers = nn.functional.conv2d(x, wide.weight, wide.bias, 1, 1, 1, 1)  # as nobody's module writes it
+        alone = wide(x[0])
+        assert all("Apart" not in type(y.grad_fn).__name__ for y in (numbers, alone))
         with torch.no_grad():
             assert wide(torch.zeros(1, 64, 160, 160)).grad_fn is None

@@ -90,8 +90,8 @@ def test_learning_lowers_the_held_out_loss() -> None:
 def test_pairs_that_are_right_by_more_than_six_take_no_step(kind: type, settled: float) -> None:
     """All scores are −8: right for the words drawn against, wrong for the two words that stand together."""
     at = context(kind, words(negative=20))
-    at.model.vectors.weight.data.fill_(1.0)  # type: ignore[union-attr]
-    at.model.context.weight.data.fill_(-1.0)  # type: ignore[union-attr]
+    at.parameters["vectors.weight"].data.fill_(1.0)
+    at.parameters["context.weight"].data.fill_(-1.0)
     block = torch.tensor([[3, 7, -1]]).int()
     found = trained(at, {"settled": settled}, [Batch(block, None, torch.tensor([0]))])
     moved = set((found["context.weight"] != -1).any(1).nonzero().flatten().tolist())

@@ -15,6 +15,7 @@ from layerwise.cli import main
 from layerwise.errors import UsageError
 from layerwise.evaluate import measure
 from layerwise.inspect import look
+from layerwise.nn.word_vectors import SkipGram
 from layerwise.vectors import benchmarks
 from layerwise.weights.vector_files import read_vectors
 
@@ -35,10 +36,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.train("skipgram", data=text(place / "t.txt"), out=place / "run", epochs=3, batch=8, options=OPTIONS)
 
 
+def table_of(run: api.Run) -> np.ndarray:
+    """Return the vectors as they were learned, (V, D)."""
+    model = run.model()
+    assert isinstance(model, SkipGram)
+    return model.table().detach().numpy()
+
+
 def unit(run: api.Run) -> dict[str, np.ndarray]:
     """Return the vectors at length one, by word, in float64."""
     words = json.loads((run.path / "task.json").read_text())["inputs"]["words"]
-    table = run.model().vectors.weight.detach().double().numpy()  # type: ignore[union-attr, operator]
+    table = table_of(run).astype(np.float64)
     return dict(zip(words, table / np.linalg.norm(table, axis=1, keepdims=True), strict=True))
 
 
@@ -68,8 +76,7 @@ def test_eval_by_benchmarks(run: api.Run, tmp_path: Path, capsys: pytest.Capture
 def test_exported_files_hold_the_vectors_bit_for_bit(ending: str, run: api.Run, tmp_path: Path) -> None:
     path = tmp_path / f"v.{ending}"
     run.export(path)
-    table = run.model().vectors.weight.detach().numpy()  # type: ignore[union-attr, operator]
-    mine = read_vectors(path)
+    table, mine = table_of(run), read_vectors(path)
     assert np.array_equal(mine.matrix, table)
     assert mine.words == list(unit(run))
     if ending == "txt":  # gensim leaves such a file open

@@ -66,10 +66,11 @@ class WeightsApart(TorchFunctionMode):
 
     def _large(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
         """Whether a convolution is one of those: with neighbours, float32, channels last, to be differentiated."""
+        if x.ndim != 4 or not all(isinstance(pair, tuple) for pair in (stride, padding, dilation)):
+            return False  # one picture without a batch, a number for both sides, padding by name: as modules do not call it
         places = x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
         return bool(
-            weight.shape[-1] > 1 and groups == 1 and not isinstance(padding, str)
-            and weight.shape[0] * weight.shape[1] * places >= self.least
+            weight.shape[-1] > 1 and groups == 1 and weight.shape[0] * weight.shape[1] * places >= self.least
             and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
             and weight.is_contiguous(memory_format=torch.channels_last) and torch.is_grad_enabled() and weight.requires_grad
         )  # fmt: skip

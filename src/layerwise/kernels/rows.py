@@ -337,8 +337,8 @@ def slopes(context: Value, scores: Value, labels: Value, rate: Value, settled: V
         sigma = builder.select(builder.fcmp_ordered(">=", z, zero), large, builder.fmul(t, large))
         slope = builder.fmul(builder.fsub(label, sigma), _splat(builder, rate))
         against = builder.select(builder.fcmp_ordered(">", label, zero), builder.fneg(z), z)
-        open_ = builder.fcmp_unordered(">=", builder.fadd(against, _splat(builder, settled)), zero)  # NaN too, which is to be seen
-        _store(builder, builder.select(builder.and_(wanted, open_), slope, zero), scores)
+        due = builder.fcmp_unordered(">=", builder.fadd(against, _splat(builder, settled)), zero)  # NaN too, which is to be seen
+        _store(builder, builder.select(builder.and_(wanted, due), slope, zero), scores)
         linear = builder.add(losses, LONG(64))
         exponents = builder.add(losses, LONG(32))
         lost = builder.select(wanted, _call(builder, "maxnum", against, zero), zero)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import msgspec
 
 from layerwise import catalog, recipe
@@ -13,6 +11,8 @@ from layerwise.functional.augmentation import AugmentOptions
 from layerwise.recipe import Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.tasks import registry as tasks
+
+BEGUN = "the recipe it was begun with"
 
 
 def completed(kept: Recipe, now: Recipe, card: Card) -> Recipe:
@@ -24,29 +24,22 @@ def completed(kept: Recipe, now: Recipe, card: Card) -> Recipe:
     stages = tuple(_stage(stage) for stage in kept.stages)
     added = {key: value for key, value in _defaults(card).items() if key in now.model}
     data = _options(data_.Options, kept.data)
-    return msgspec.structs.replace(kept, model={**added, **kept.model}, data=data, task=_task(kept.task), stages=stages)
+    return msgspec.structs.replace(kept, model={**added, **kept.model}, data=data, task=tasks.resolved(kept.task, BEGUN), stages=stages)
 
 
 def _stage(stage: Stage) -> Stage:
     """Complete a stage's rule, task and augmentation."""
     augment = _options(AugmentOptions, stage.augment) if stage.augment else {}
-    rule = rules.resolved(stage.rule, f"the rule of stage '{stage.name}'")
-    return msgspec.structs.replace(stage, rule=rule, task=_task(stage.task), augment=augment)
-
-
-def _task(table: Table) -> Table:
-    """Complete a task's table."""
-    name = str(table["name"])
-    return {"name": name, **_options(tasks.find(name).Options, {key: value for key, value in table.items() if key != "name"})}
+    rule = rules.resolved(stage.rule, BEGUN)
+    return msgspec.structs.replace(stage, rule=rule, task=tasks.resolved(stage.task, BEGUN), augment=augment)
 
 
 def _options(kind: type[msgspec.Struct], table: Table) -> Table:
     """Complete a table whose options a struct declares."""
-    return dict(msgspec.to_builtins(recipe.checked(kind, table, where="the recipe it was begun with")))
+    return dict(msgspec.to_builtins(recipe.checked(kind, table, where=BEGUN)))
 
 
 def _defaults(card: Card) -> Table:
     """Return the defaults of a network's arguments."""
-    parameters = inspect.signature(catalog.builder(card)).parameters.values()
-    given = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return dict(msgspec.to_builtins(given))
+    fields = msgspec.structs.fields(recipe.struct_of(catalog.builder(card)))
+    return dict(msgspec.to_builtins({field.name: field.default for field in fields if not field.required}))

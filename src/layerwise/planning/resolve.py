@@ -162,7 +162,7 @@ def _resolved(
     card: catalog.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
 ) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
-    own = _task_table({**_scale_of_run(whole, parts.train.schema), **whole["task"]}, task_name)
+    own = tasks.resolved({**_scale_of_run(whole, parts.train.schema), **whole["task"], "name": task_name}, f"[task] {task_name}")
     task = _prepare(own, parts.train, data_options)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
@@ -185,7 +185,8 @@ def _resolved(
             )  # fmt: skip
         stage_task, table = task, own
         if stage.task:
-            table = _task_table({**_shared(own), **stage.task}, str(stage.task.get("name", task_name)))
+            other = str(stage.task.get("name", task_name))
+            table = tasks.resolved({**_shared(own), **stage.task, "name": other}, f"[task] {other}")
             stage_task = task if table == own else _prepare(table, parts.train, data_options)
         if stage.epochs < 0 or stage.batch < 1:
             raise UsageError(
@@ -270,13 +271,6 @@ def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[
             do="name the parameters themselves",
         )  # fmt: skip
     return tuple(name for pattern in stage.parameters for name in (head if pattern == HEAD else (pattern,)))
-
-
-def _task_table(table: Table, name: str) -> Table:
-    """Return a task's table with every option spelled out."""
-    kind = tasks.find(name)
-    options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where=f"[task] {name}")
-    return {"name": name, **msgspec.to_builtins(options)}
 
 
 def _scale_of_run(whole: Table, schema: Schema) -> Table:

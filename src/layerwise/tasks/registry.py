@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from layerwise.data.source import TASKS_FOR, Kind, Schema
 from layerwise.errors import UsageError, unknown
+from layerwise.recipe import Table, checked
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.cooccurrence import CoOccurrence
@@ -26,6 +29,13 @@ def find(name: str) -> type[Task]:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
+
+
+def resolved(table: Mapping[str, Any], where: str) -> Table:
+    """Return a task's table with every option spelled out."""
+    name = str(table["name"])
+    options = checked(find(name).Options, {k: v for k, v in table.items() if k != "name"}, where=where)
+    return {"name": name, **msgspec.to_builtins(options)}
 
 
 def from_json(saved: dict[str, Any]) -> Task:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from layerwise.bench.base import Bound, Case, Row, Spec
 from layerwise.bench.corpora import lacking
 from layerwise.bench.process import Measure
@@ -58,5 +60,5 @@ CASE = Case(
     least=3,
     note="the King James Bible in small letters without punctuation, repeated to about 5 million words. Both: every word kept and counted, "
     "one thread. Ours writes the numbered text to disk too, which gensim does not: it cuts the text anew in every epoch",
-    lacking=lambda: lacking("gensim", "kjv"),
+    lacking=partial(lacking, "gensim", "kjv"),
 )
