@@ -68,6 +68,19 @@ def test_it_is_the_rule(width: int, x_max: float, alpha: float, lr: float) -> No
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("large", ["vectors", "context"])
+def test_one_large_row_is_enough_to_clip_the_other(large: str) -> None:
+    records = np.array([[0, 1, 1e6]], dtype=np.float32)
+    parameters, squares = made(5, scale=0.01)
+    getattr(parameters, large)[:] = 300.0
+    want, _ = by_hand(records, parameters, squares, x_max=100.0, alpha=0.75, lr=0.05)
+    other = want[5][1] if large == "vectors" else want[4][0]
+    assert (other == 26.0).all()  # as below
+    glove.update(records, parameters, squares, threads=1)
+    for got, wanted in zip((*parameters, *squares), want, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_large_gradients_are_clipped() -> None:
     records = np.array([[0, 1, 1e6]], dtype=np.float32)
     parameters, squares = made(5, scale=300.0)

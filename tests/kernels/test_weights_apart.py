@@ -33,7 +33,7 @@ def gradients(net: nn.Module, x: torch.Tensor, context: AbstractContextManager[o
     return [*(p.grad for p in net.parameters() if p.grad is not None), x.grad]
 
 
-@pytest.mark.parametrize("frozen", [(), ("0.weight",), ("2.weight", "5.weight")])
+@pytest.mark.parametrize("frozen", [(), ("0.weight",), ("0.bias", "2.weight", "5.weight")])
 def test_gradients_are_those_of_a_plain_network(frozen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     for name, parameter in net.named_parameters():

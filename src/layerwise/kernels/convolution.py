@@ -28,25 +28,20 @@ class _Apart(torch.autograd.Function):
         """Convolve as torch does."""
         ctx.save_for_backward(x, weight)
         ctx.geometry = (list(stride), list(padding), list(dilation), False, [0, 0], groups)
-        ctx.biased = bias is not None
         return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by x, the weights and the bias."""
+        """Return the gradients by x, the weights, which are trained or would not be here, and the bias."""
         x, weight = ctx.saved_tensors
-        by_x = by_weight = by_bias = None
-        outputs = [weight.shape[0]]
-        if ctx.needs_input_grad[0]:
+        needs_x, _, needs_bias, *_ = ctx.needs_input_grad
+        by_x, outputs = None, [weight.shape[0]]
+        if needs_x:
             by_x = torch.ops.aten.convolution_backward(gradient, x, weight, outputs, *ctx.geometry, [True, False, False])[0]
-        if ctx.needs_input_grad[1]:
-            plain = gradient.contiguous(), x.contiguous(), weight.contiguous()
-            _, by_weight, by_bias = torch.ops.aten.convolution_backward(*plain, outputs, *ctx.geometry, [False, True, ctx.biased])
-            by_weight = by_weight.contiguous(memory_format=torch.channels_last)
-        elif ctx.biased and ctx.needs_input_grad[2]:
-            by_bias = gradient.sum((0, 2, 3))
-        return by_x, by_weight, by_bias, None, None, None, None
+        plain = gradient.contiguous(), x.contiguous(), weight.contiguous()
+        _, by_weight, by_bias = torch.ops.aten.convolution_backward(*plain, outputs, *ctx.geometry, [False, True, needs_bias])
+        return by_x, by_weight.contiguous(memory_format=torch.channels_last), by_bias, None, None, None, None
 
 
 class WeightsApart(TorchFunctionMode):
