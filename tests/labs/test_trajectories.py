@@ -8,7 +8,7 @@ import torch
 from layerwise.labs import base
 from layerwise.labs import trajectories as lab
 
-SMALL = lab.Plan(3, 4, (0.5, 1.98, 4.0), 500)
+SMALL = lab.Plan(3, 6, (0.5, 1.9, 4.0), 700)
 FEW = {"SGD": "sgd", "momentum": "momentum", "AdaGrad": "adagrad"}
 
 
