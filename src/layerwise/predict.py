@@ -22,11 +22,12 @@ from layerwise.data.loader import Batch
 from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
+from layerwise.durable import damaged
 from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
 from layerwise.nn.modes import in_evaluation
-from layerwise.run import RunDirectory, damaged
+from layerwise.run import RunDirectory
 from layerwise.runtime import draws, flags
 from layerwise.runtime.machine import cores
 from layerwise.tasks import columnar

@@ -6,8 +6,6 @@ as a whole. Opening takes the newest complete one. No pickle: tensors in safeten
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,15 +17,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
-import safetensors
-import safetensors.torch
-from torch import Tensor
 
-from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
-
-FORMAT = 1
-Json = dict[str, Any]
-Tensors = dict[str, Tensor]
+from layerwise.durable import (
+    Json,
+    Tensors,
+    damaged,
+    digest,
+    digest_of,
+    disk_errors,
+    flush_folder,
+    flushed,
+    mapped_tensors,
+    refuse_newer,
+    sealed,
+    unsealed,
+    write,
+    write_tensors,
+)
+from layerwise.errors import DamagedError, LayerwiseError, UsageError
 
 
 class Checkpoint(NamedTuple):
@@ -36,99 +43,6 @@ class Checkpoint(NamedTuple):
     model: Tensors
     state: Tensors
     info: Json
-
-
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sealed(content: Json) -> bytes:
-    """Return JSON bytes that carry their own checksum."""
-    body = {**content, "format": FORMAT}
-    return (json.dumps({**body, "checksum": _body_digest(body)}, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def unsealed(data: bytes, path: Path) -> Json:
-    """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong or the format is newer."""
-    try:
-        content: Json = json.loads(data)
-        as_written = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() == data
-        checksum = content.pop("checksum")
-        fine = as_written and checksum == _body_digest(content)
-        version = content["format"]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
-    refuse_newer(version, path)
-    if not fine:
-        raise damaged(path, "its checksum is wrong")
-    return content
-
-
-def refuse_newer(version: Any, path: Path) -> None:
-    """Raise `DamagedError` for a file of a newer format."""
-    if isinstance(version, int) and version > FORMAT:
-        raise DamagedError(
-            f"{path} was written by a newer version", expected=f"format {FORMAT}", received=f"format {version}",
-            do="update layerwise",
-        )  # fmt: skip
-
-
-def _body_digest(body: Json) -> str:
-    """Return the digest of JSON content in canonical form."""
-    return digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
-
-
-def damaged(path: Path, why: str) -> DamagedError:
-    """Make the error for a damaged file."""
-    return DamagedError(
-        f"{path} is damaged: {why}", expected="the file as it was written", do=f"layerwise doctor {path.parent} checks every file"
-    )
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a clear error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise TrainingError(
-                f"{path} could not be written: {error.strerror}",
-                expected="room and permission to write",
-                do="free some space and go on with --resume; what was saved before is intact",
-            ) from error
-        raise
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file beside the old one, flush it to the disk, rename it into place. Leaves no litter behind a failure."""
-    beside = path.with_name(path.name + ".new")
-    with disk_errors(path):
-        try:
-            _flushed(beside, data)
-            os.replace(beside, path)
-            _flush_folder(path.parent)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-
-def _flushed(path: Path, data: bytes) -> None:
-    """Write bytes and wait until they are on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    """Wait until a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _serial(found: tuple[Path, Checkpoint]) -> int:
@@ -201,7 +115,7 @@ class RunDirectory:
     def write_info(self, info: Json, *, written: Sequence[str] = ()) -> None:
         """Write run.json. It vouches for the files named as ``written`` just now, and as before for the others."""
         known = self.info()["files"] if (self.path / "run.json").exists() else {}
-        fresh = {name: digest((self.path / name).read_bytes()) for name in written}
+        fresh = {name: digest_of(self.path / name) for name in written}
         write(self.path / "run.json", sealed({**info, "files": {**known, **fresh}}))
 
     def replace(self, name: str, data: bytes) -> None:
@@ -290,19 +204,14 @@ class RunDirectory:
         """Write a checkpoint beside the old one and rename it into place. Raises `TrainingError` on a full disk."""
         place = self.path / "checkpoints" / which
         new, old = place.with_name(which + ".new"), place.with_name(which + ".old")
-        files = {
-            "model.safetensors": safetensors.torch.save(contiguous(checkpoint.model)),
-            "state.safetensors": safetensors.torch.save(contiguous(checkpoint.state)),
-        }
-        info = {**checkpoint.info, "files": {name: digest(data) for name, data in files.items()}}
+        parts = {"model.safetensors": checkpoint.model, "state.safetensors": checkpoint.state}
         with disk_errors(place):
             try:
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir(parents=True)
-                for name, data in files.items():
-                    _flushed(new / name, data)
-                _flushed(new / "state.json", sealed(info))
-                _flush_folder(new)
+                files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
+                flushed(new / "state.json", sealed({**checkpoint.info, "files": files}))
+                flush_folder(new)
             except OSError:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
@@ -310,7 +219,7 @@ class RunDirectory:
                 shutil.rmtree(old, ignore_errors=True)
                 place.rename(old)
             new.rename(place)
-            _flush_folder(place.parent)
+            flush_folder(place.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, which: str) -> Checkpoint | None:
@@ -344,7 +253,7 @@ class RunDirectory:
             if newest != place:
                 shutil.rmtree(place, ignore_errors=True)
                 newest.rename(place)
-                _flush_folder(checkpoints)
+                flush_folder(checkpoints)
             for beside in (place.with_name(which + ".new"), place.with_name(which + ".old")):
                 shutil.rmtree(beside, ignore_errors=True)
         for half in self.path.rglob("*.*.new"):
@@ -398,26 +307,13 @@ def read_line(data: bytes, path: Path, number: int) -> Json:
     return row
 
 
-def contiguous(tensors: Tensors) -> Tensors:
-    """Return tensors as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
-    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-
-
-def read_tensors(data: bytes, path: Path) -> Tensors:
-    """Read safetensors bytes. Raises `DamagedError` for anything malformed."""
-    try:
-        return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise damaged(path, f"it is not a safetensors file ({error})") from error
-
-
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint folder whole. Raises `DamagedError` naming the first file that is not as written."""
     for name, problem in checkpoint_problems(folder).items():
         if problem:
             raise damaged(folder / name, problem)
     info = unsealed((folder / "state.json").read_bytes(), folder / "state.json")
-    parts = [read_tensors((folder / f"{n}.safetensors").read_bytes(), folder / f"{n}.safetensors") for n in ("model", "state")]
+    parts = [mapped_tensors(folder / f"{name}.safetensors") for name in ("model", "state")]
     return Checkpoint(parts[0], parts[1], info)
 
 
@@ -432,7 +328,7 @@ def checkpoint_problems(folder: Path) -> dict[str, str]:
         return {"state.json": error.what.split(" is damaged: ")[-1]}
     for name in ("model.safetensors", "state.safetensors"):
         try:
-            if digest((folder / name).read_bytes()) != known.get(name):
+            if digest_of(folder / name) != known.get(name):
                 problems[name] = "its checksum is wrong"
         except OSError as error:
             problems[name] = f"it cannot be read ({error.strerror})"

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from layerwise import api
 from layerwise.cli import main
+from layerwise.durable import digest, sealed
 from layerwise.engines import choice, graphs
 from layerwise.engines.base import Engine, piece_of, verify
 from layerwise.engines.choice import Auto, Choice, best, make
 from layerwise.engines.native import Torch
 from layerwise.errors import DamagedError, UsageError
 from layerwise.predict import Loaded, load
-from layerwise.run import digest, sealed
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,8 @@ def test_a_tree_gives_every_word_its_share() -> None:
     score = made._score(model)
     with torch.no_grad():
         for x in torch.randn(3, 4):
-            assert float(score(x.expand(7, 4), torch.arange(7)).double().exp().sum()) == pytest.approx(1, abs=1e-5)
+            each = score.pair(x.expand(7, 4), torch.arange(7)) + score.alone(x.expand(7, 4))
+            assert float(each.double().exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
 def test_sentences_end_at_blocks_and_ends() -> None:

@@ -25,9 +25,10 @@ from PIL import Image
 from layerwise import api
 from layerwise.cli import main
 from layerwise.data.loader import refuse_small_shared_memory
+from layerwise.durable import digest, sealed, unsealed
 from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
 from layerwise.planning.resolve import Request
-from layerwise.run import RunDirectory, digest, sealed, unsealed
+from layerwise.run import RunDirectory
 from layerwise.train.start import train
 from layerwise.weights import load
 from processes import Child, assert_same, litter, report_written, rows, until, weights

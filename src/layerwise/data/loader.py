@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -185,7 +186,7 @@ class MemoryBatches:
 class _Collated(Dataset[Batch]):
     """What a loader worker sees: index by a list of numbers, get a collated batch."""
 
-    def __init__(self, source: Source, collate: Collate, batches: list[list[int]]) -> None:
+    def __init__(self, source: Source, collate: Collate, batches: list[NDArray[np.int64]]) -> None:
         self.source, self.collate, self.batches = source, collate, batches
 
     def __len__(self) -> int:
@@ -224,7 +225,7 @@ class StreamedBatches:
 
         Raises `TrainingError` when a worker dies or stays silent for ``timeout`` seconds.
         """
-        batches = [index.tolist() for index in self.order.epoch(epoch, start)]
+        batches = [index.numpy() for index in self.order.epoch(epoch, start)]  # views: lists of numbers are nine times as large
         if self.workers:
             one = bytes_needed(self.source, self.collate, torch.float32) // max(1, len(self.source))
             refuse_small_shared_memory(one * max(map(len, batches), default=0) * 2 * self.workers)
@@ -280,22 +281,46 @@ def lost_worker(error: Exception) -> TrainingError:
 
 
 def collated(source: Source, collate: Collate, threads: int) -> Batch:
-    """Turn a whole source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL)."""
+    """Turn a whole source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL).
+
+    Each chunk is copied to its place as soon as it is there: the whole is never held twice.
+    """
     starts = range(0, len(source), CHUNK)
 
     def part(start: int) -> Batch:
         return collate(fetch(source, np.arange(start, min(start + CHUNK, len(source)))))
 
+    first = part(0)
+    whole = _room(first, len(source))
+
+    def placed(start: int) -> None:
+        _put(whole, part(start), start)
+
+    _put(whole, first, 0)
+    del first
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        parts = list(pool.map(part, starts))
-    targets = [p.targets for p in parts if p.targets is not None]
-    weights = [p.weights for p in parts if p.weights is not None]
-    return Batch(
-        torch.cat([p.inputs for p in parts]),
-        torch.cat(targets) if targets else None,
-        torch.arange(len(source)),
-        torch.cat(weights) if weights else None,
-    )
+        for _ in pool.map(placed, starts[1:]):
+            pass  # an error in a thread is raised here
+    return whole
+
+
+def _room(like: Batch, count: int) -> Batch:
+    """Return an empty batch for ``count`` examples of a kind; pictures whose channels lie last in memory do so there too."""
+
+    def room(tensor: Tensor) -> Tensor:
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, memory_format=layout)
+
+    targets, weights = (None if tensor is None else room(tensor) for tensor in (like.targets, like.weights))
+    return Batch(room(like.inputs), targets, torch.arange(count), weights)
+
+
+def _put(whole: Batch, part: Batch, start: int) -> None:
+    """Copy examples to their place, from ``start`` on."""
+    for to, of in zip((whole.inputs, whole.targets, whole.weights), (part.inputs, part.targets, part.weights), strict=True):
+        if to is not None and of is not None:
+            to[start : start + len(of)] = of
 
 
 def bytes_needed(source: Source, collate: Collate, dtype: torch.dtype) -> int:

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from layerwise.durable import digest, sealed, unsealed
 from layerwise.engines import graphs
 from layerwise.engines.base import NAMES, Engine, piece_of, verify
 from layerwise.engines.native import Compiled, Torch
@@ -21,7 +22,6 @@ from layerwise.engines.runtimes import RUNTIMES
 from layerwise.errors import LayerwiseError, unknown
 from layerwise.export.base import Subject, dtype_of
 from layerwise.export.files import keep
-from layerwise.run import digest, sealed, unsealed
 from layerwise.runtime import machine
 
 ROUNDS, SECONDS = 5, 10.0  # at most so many alternations, at least two, stopping early where the network is slow

@@ -9,11 +9,11 @@ from typing import Any
 
 import platformdirs
 
+from layerwise.durable import digest, sealed, unsealed
 from layerwise.errors import LayerwiseError
 from layerwise.export.base import FORMAT, Subject, passport
 from layerwise.export.files import keep
 from layerwise.export.folding import fold
-from layerwise.run import digest, sealed, unsealed
 
 FOLDER = "engines"
 

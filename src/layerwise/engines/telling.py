@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from layerwise.durable import unsealed
 from layerwise.engines import graphs
 from layerwise.engines.base import piece_of
 from layerwise.engines.choice import Choice, known
-from layerwise.run import RunDirectory, unsealed
+from layerwise.run import RunDirectory
 from layerwise.tasks import registry
 
 

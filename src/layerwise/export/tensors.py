@@ -9,8 +9,8 @@ import safetensors.torch
 from torch import nn
 
 from layerwise import catalog
+from layerwise.durable import contiguous
 from layerwise.export.base import Check, Json, Subject, compare, dtype_of
-from layerwise.run import contiguous
 
 
 def written(model: nn.Module, passport: Json) -> bytes:

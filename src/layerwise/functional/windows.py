@@ -14,8 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-PIECE = 1024  # words at a time: their scores of a thousand negatives stay in the cache, and are 4 MB
-Score = Callable[[Tensor, Tensor], Tensor]  # vectors (M, D) and the words they are to predict (M,) -> log-likelihoods (M,)
+PIECE = 256  # vectors at a time: their scores of a thousand negatives, 1 MB, stay in the cache
+PAIRS = 4096  # at a time
+
+
+class Score(NamedTuple):
+    """A log-likelihood in two parts that add up: that of vectors (M, D) and the words they are to predict (M,), and that of vectors alone.
+
+    Whoever asks with the same vector many times needs the second only once. Both return (M,).
+    """
+
+    pair: Callable[[Tensor, Tensor], Tensor]
+    alone: Callable[[Tensor], Tensor]
 
 
 class Sentences(NamedTuple):
@@ -40,22 +50,24 @@ def sampled(outputs: Tensor, negatives: Tensor, *, count: int) -> Score:
     """Return E30's score with ``count`` negatives: log σ(u_oᵀ v) + count · mean over the ``negatives`` (S,) of log σ(−u_nᵀ v)."""
     noise = outputs[negatives]  # (S, D)
 
-    def score(v: Tensor, words: Tensor) -> Tensor:
-        own = logsigmoid((outputs[words] * v).sum(1))
-        return own + count * logsigmoid(-v @ noise.T).mean(1)
+    def pair(v: Tensor, words: Tensor) -> Tensor:
+        return logsigmoid((outputs[words] * v).sum(1))
 
-    return score
+    def alone(v: Tensor) -> Tensor:
+        return count * torch.cat([logsigmoid(-part @ noise.T).mean(1) for part in v.split(PIECE)])
+
+    return Score(pair, alone)
 
 
 def hierarchical(outputs: Tensor, nodes: Tensor, signs: Tensor) -> Score:
     """Return the score of a tree: Σ log σ(s uₙᵀ v) over a word's path; ``nodes`` and ``signs`` are (V, longest), sign 0 beyond its end."""
 
-    def score(v: Tensor, words: Tensor) -> Tensor:
+    def pair(v: Tensor, words: Tensor) -> Tensor:
         sign = signs[words].to(v.dtype)
         along = torch.einsum("mpd,md->mp", outputs[nodes[words]], v)
         return (logsigmoid(sign * along) * sign.abs()).sum(1)
 
-    return score
+    return Score(pair, lambda v: v.new_zeros(len(v)))
 
 
 def skipgram(found: Sentences, vectors: Tensor, score: Score, *, window: int, blocks: int) -> Tensor:
@@ -64,13 +76,15 @@ def skipgram(found: Sentences, vectors: Tensor, score: Score, *, window: int, bl
     A pair at distance o stands in a window with probability (w − o + 1) / w.
     """
     out = torch.zeros(blocks, 2, dtype=torch.float64, device=vectors.device)
+    words, place = found.ids.unique(return_inverse=True)
+    alone = torch.cat([score.alone(vectors[part]) for part in words.split(PAIRS)])
     for offset in range(1, window + 1):
         share = (window - offset + 1) / window
-        for first in range(0, max(0, len(found.ids) - offset), PIECE):
-            a = torch.arange(first, min(first + PIECE, len(found.ids) - offset), device=vectors.device)
+        for first in range(0, max(0, len(found.ids) - offset), PAIRS):
+            a = torch.arange(first, min(first + PAIRS, len(found.ids) - offset), device=vectors.device)
             a = a[found.sentence[a] == found.sentence[a + offset]]
             for of, by in ((a, a + offset), (a + offset, a)):
-                gain = score(vectors[found.ids[by]], found.ids[of]).double()
+                gain = score.pair(vectors[found.ids[by]], found.ids[of]).double() + alone[place[by]]
                 _gather(out, found.block[of], gain, share)
     return out
 
@@ -79,8 +93,8 @@ def pooled(found: Sentences, vectors: Tensor, score: Score, *, window: int, bloc
     """Return each block's expected log-likelihood over windows whose mean predicts the middle, and their number, (blocks, 2) float64."""
     out = torch.zeros(blocks, 2, dtype=torch.float64, device=vectors.device)
     total = len(found.ids)
-    for first in range(0, total, PIECE):
-        middle = torch.arange(first, min(first + PIECE, total), device=vectors.device)
+    for first in range(0, total, PAIRS):
+        middle = torch.arange(first, min(first + PAIRS, total), device=vectors.device)
         mean = vectors.new_zeros(len(middle), vectors.shape[1])
         count = vectors.new_zeros(len(middle), 1)
         for size in range(1, window + 1):
@@ -90,7 +104,8 @@ def pooled(found: Sentences, vectors: Tensor, score: Score, *, window: int, bloc
                 mean = mean + vectors[found.ids[other]] * inside.unsqueeze(1)
                 count = count + inside.unsqueeze(1)
             some = count.squeeze(1) > 0
-            gain = score(mean[some] / count[some], found.ids[middle[some]]).double()
+            v = mean[some] / count[some]
+            gain = score.pair(v, found.ids[middle[some]]).double() + score.alone(v)
             _gather(out, found.block[middle[some]], gain, 1 / window)
     return out
 

@@ -41,6 +41,7 @@ class Window:
     count: int = 0
     words: int = 0
     began: float = field(default_factory=time.monotonic)
+    until: float = field(default_factory=time.monotonic)  # the last step's end: what comes after it is not training
 
     def add(self, event: Event) -> None:
         """Take in a step."""
@@ -52,10 +53,11 @@ class Window:
             self.parts[name] = part if old is None else old + part
         self.count += 1
         self.words += step.words
+        self.until = time.monotonic()
 
     def speed(self) -> str:
         """Return how fast text is gone through, as `Display` shows it; the empty text where none is."""
-        return f"  {self.words / max(1e-9, time.monotonic() - self.began):,.0f} words/s" if self.words else ""
+        return f"  {self.words / max(1e-9, self.until - self.began):,.0f} words/s" if self.words else ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the sums for a checkpoint."""

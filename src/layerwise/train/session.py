@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from layerwise.data.feed import Feed
 from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source, fetch
+from layerwise.durable import contiguous, sealed
 from layerwise.errors import Interrupted, TrainingError, UsageError
 from layerwise.evaluate import evaluate
 from layerwise.nn.modes import learning
@@ -22,7 +24,7 @@ from layerwise.planning.resolve import Plan
 from layerwise.predict import evaluating
 from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
-from layerwise.run import Checkpoint, RunDirectory, contiguous, sealed
+from layerwise.run import Checkpoint, RunDirectory
 from layerwise.runtime import draws, flags
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import augmented, collating, paired
@@ -126,7 +128,7 @@ class Session:
                 self._save(start, rule)  # so that `best` may become this stage's: the last stage's is in the weights
         if batches is None:
             if self.directory.restore("best") is None:  # the weights that a run begins with are what it is about
-                self._keep_best(start, rule)
+                self._keep_best(start, rule, write=True)
         else:
             self.display.stage(stage.name, stage.epochs * batches.per_epoch)
             if resumed is None or not resumed.info["stage_over"]:
@@ -202,6 +204,7 @@ class Session:
         self._check_finite()
         metrics: dict[str, float] = {}
         improved, over = False, verdict.finished
+        due = bool(self.options.checkpoint_seconds) and (over or event.cursor.epoch == stage.epochs or self._worth_saving())
         if self.options.validate:
             with rule.evaluated():
                 found = evaluate(part, task, self.feed.evaluation(self.plan.splits.val, task.collate), self.world).metrics
@@ -210,7 +213,7 @@ class Session:
                 improved = stage.monitor == LAST or self.best.better(value, goal)
                 if improved:
                     self.best = Best(event.cursor.stage, value, event.cursor.epoch, 0)
-                    self._keep_best(event.cursor, rule)
+                    self._keep_best(event.cursor, rule, write=due)
                 else:
                     self.best.waited += 1
             over = over or (stage.patience > 0 and self.best.waited >= stage.patience)
@@ -221,9 +224,8 @@ class Session:
         self._log(event.cursor, stage, metrics=metrics, epoch_over=True)
         if not self.options.validate and (over or event.cursor.epoch == stage.epochs):
             with rule.evaluated():
-                self._keep_best(event.cursor, rule)
-        over_or_last = over or event.cursor.epoch == stage.epochs
-        if self.options.checkpoint_seconds and (over_or_last or self._worth_saving()):
+                self._keep_best(event.cursor, rule, write=due)
+        if due or (over and self.options.checkpoint_seconds):
             self._save(event.cursor, rule, stage_over=over)
         return over
 
@@ -275,7 +277,7 @@ class Session:
     def _check_finite(self) -> None:
         """Refuse to go on (and to save) with weights that are not finite."""
         for name, parameter in self.model.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
+            if not _finite(parameter.detach()):
                 self._post_mortem({"layer": f"'{name}' (weights)", "terms": {}, "examples": []})
                 raise TrainingError(
                     f"the weights '{name}' are no longer finite",
@@ -343,14 +345,16 @@ class Session:
         self.world.barrier()
         self.saved_at = time.monotonic()
 
-    def _keep_best(self, cursor: Cursor, rule: Rule) -> None:
-        """Keep the weights that the model now holds (averaged ones, where there are any) as ``best``, for the next save to write.
+    def _keep_best(self, cursor: Cursor, rule: Rule, *, write: bool) -> None:
+        """Write the weights that the model now holds (averaged ones, where there are any) as ``best``, or keep them for the next save.
 
         A kill before that save takes training back to before this epoch, which then finds the same best again.
         """
         self.serial += 1
         found = self._checkpoint(cursor, rule, stage_over=False)
-        self.pending = found._replace(model=contiguous(found.model), state=contiguous(found.state))
+        self.pending = found if write else found._replace(model=contiguous(found.model), state=contiguous(found.state))
+        if write:
+            self._write_pending()
 
     def _write_pending(self) -> None:
         """Write the best weights kept in memory."""
@@ -358,6 +362,11 @@ class Session:
             self.directory.save("best", self.pending)
         self.pending = None
         self.world.barrier()
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite. Both pass through its extremes; ``isfinite`` would hold it once more."""
+    return not tensor.numel() or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
 def _plain(value: Any) -> Any:

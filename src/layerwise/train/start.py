@@ -17,11 +17,12 @@ from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.data.source import MAPPED
+from layerwise.durable import FORMAT
 from layerwise.errors import UsageError
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.run import FORMAT, Checkpoint, RunDirectory
+from layerwise.run import Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags
 from layerwise.runtime.distributed import World
 from layerwise.train import pictures

@@ -22,10 +22,10 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from layerwise.durable import disk_errors, sealed, unsealed
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.functional import similarity
 from layerwise.functional.similarity import Floats, Ids
-from layerwise.run import disk_errors, sealed, unsealed
 from layerwise.vectors.embedders import Embedder, Json, restored
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vector_files import packed, save_arrays, unpacked

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise.durable import write as replace
 from layerwise.errors import DataError, UsageError
-from layerwise.run import write as replace
 from layerwise.vectors.embedders import WordEmbedder
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vectors import VectorTable

@@ -9,9 +9,10 @@ import numpy as np
 from torch import nn
 
 from layerwise import catalog
+from layerwise.durable import damaged
 from layerwise.errors import UsageError
 from layerwise.nn.word_vectors import WordVectors
-from layerwise.run import RunDirectory, damaged
+from layerwise.run import RunDirectory
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.weights import Fit, check, put

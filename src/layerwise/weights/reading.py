@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerwise.durable import damaged, digest, read_tensors
 from layerwise.errors import DamagedError, UsageError
-from layerwise.run import RunDirectory, damaged, digest, read_tensors
+from layerwise.run import RunDirectory
 
 PLACES = (  # where tensors lie in a checkpoint, averaged ones before raw ones: those are what its author evaluated
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model", "network", "net",

@@ -19,8 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from layerwise.durable import disk_errors
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.run import disk_errors
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]
