@@ -154,3 +154,9 @@ def assert_same(one: Path, other: Path) -> None:
 def litter(path: Path) -> list[str]:
     """Return the names of half-written files and folders."""
     return [str(p) for p in path.rglob("*") if p.name.endswith((".new", ".old"))]
+
+
+def logged(path: Path) -> int:
+    """Return the lines of a run's log."""
+    log = path / "metrics.jsonl"
+    return log.read_text().count("\n") if log.exists() else 0

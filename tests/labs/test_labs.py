@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from layerwise import labs
 from layerwise.errors import UsageError
 from layerwise.labs.base import Check, Column, Findings, Lab, Mode, Table, Text, mean_interval, signed
-from layerwise.labs.base import run as run_
 from layerwise.labs.describing import WIDTH, grid, width, wrapped
 from layerwise.labs.figures import save_svg
+from layerwise.labs.running import run as run_
 
 # claims that did not hold as they stand; the labs' own tests say in which part
 REFUTED = {"data-hunger", "dbn-pretraining", "relu-speed", "weight-sharing", "residual-depth", "residual-gradient", "small-filters"}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from layerwise import labs
 from layerwise.labs.base import Check, Column, Findings, Lab, Mode, Table, Text
-from layerwise.labs.base import run as run_
+from layerwise.labs.running import run as run_
 
 ROOT = Path(__file__).resolve().parents[2]
 HAND = "# Labs\n\nBy hand, {}.\n\n"

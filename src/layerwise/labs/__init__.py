@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layerwise.labs.base import Result as Result
 
 FOLDER = Path(__file__).parent
-HELPERS = frozenset({"__init__", "base", "curves", "describing", "figures", "training", "trial"})
+HELPERS = frozenset({"__init__", "base", "curves", "describing", "figures", "running", "training", "trial"})
 
 
 def names() -> list[str]:
@@ -42,9 +42,9 @@ def run(lab: Lab, *, mode: Mode = "normal", out: Path | None = None, lang: Lang 
     ``mode``: ``quick`` takes seconds and fewer seeds, ``normal`` at most two minutes, ``full`` as long as it needs. Every mode
     measures over three seeds or more. torch's random state is left as it was.
     """
-    from layerwise.labs import base
+    from layerwise.labs import running  # torch is slow to import
 
-    return base.run(lab, mode=mode, out=out, lang=lang)
+    return running.run(lab, mode=mode, out=out, lang=lang)
 
 
 def describe(result: Result, lang: Lang = "en") -> str:

@@ -7,7 +7,6 @@ lab's bound and every check passed.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-
-from layerwise.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,25 +212,3 @@ def one_thread() -> Iterator[None]:
 def verdict(findings: Findings) -> bool:
     """Return whether the claim held: the margin's interval lies above the bound, and every check passed."""
     return mean_interval(findings.margins).low > findings.bound and all(c.passed for c in findings.checks)
-
-
-def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
-    """Run a lab's experiment; see `layerwise.labs.run`. Raises `UsageError` for an unknown mode or language."""
-    if mode not in MODES:
-        raise UsageError(f"a lab has no mode '{mode}'", expected=f"one of {', '.join(MODES)}", received=f"'{mode}'")
-    if lang not in ("en", "zh"):
-        raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
-    from layerwise.runtime import draws, machine  # labs' names and texts are known without torch
-
-    machine.keep_large_buffers()
-    began = time.perf_counter()
-    with draws.untouched():
-        findings = lab.experiment(mode)
-    mean, low, high = mean_interval(findings.margins)
-    figure = None
-    if out is not None:
-        from layerwise.labs.figures import save_svg  # matplotlib is slow to import
-
-        figure = save_svg(findings.draw, lang, path=out / f"{lab.name}.svg")
-    seconds = time.perf_counter() - began
-    return Result(lab, mode, findings, verdict(findings), mean, (low, high), seconds, figure)

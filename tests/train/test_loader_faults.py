@@ -1,0 +1,89 @@
+"""The streaming path: the same batches as from memory, and what happens when a worker or its shared memory fails (F26)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from layerwise.data.loader import refuse_small_shared_memory
+from layerwise.errors import TrainingError
+from layerwise.run import RunDirectory
+from processes import Child, assert_same, logged, until
+from small_runs import fit
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of digits, 240 pictures of 8 × 8."""
+    from sklearn.datasets import load_digits
+
+    place = tmp_path_factory.mktemp("pictures")
+    images, labels = load_digits(return_X_y=True)
+    for number, (image, label) in enumerate(zip(images[:240], labels, strict=False)):
+        folder = place / f"class {label}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).save(folder / f"{number:04}.png")
+    return place
+
+
+def test_streaming_gives_the_same_batches(pictures: Path, tmp_path: Path) -> None:
+    """Weights and log are equal bit for bit whether the pictures were held in memory or decoded batch by batch."""
+    held = fit(tmp_path / "held", data=str(pictures), batch=16)
+    streamed = fit(tmp_path / "streamed", data=str(pictures), batch=16, options={"train.workers": -1})
+    assert_same(held.path, streamed.path)
+
+
+STREAM = ["train", "lenet5", "--epochs", 50, "--batch", 32, "--out", "run", "--set", "train.workers=1", "--set", "train.threads=1",
+          "--set", "train.memory_mib=1", "--set", "train.timeout=60", "--set", "train.log_every=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in colour and 48 × 48: more than a MiB as tensors."""
+    place = tmp_path_factory.mktemp("large")
+    for path in sorted(pictures.rglob("*.png"))[:200]:
+        (place / path.parent.name).mkdir(exist_ok=True)
+        Image.open(path).resize((48, 48)).convert("RGB").save(place / path.parent.name / path.name)
+    return place
+
+
+def test_a_small_shared_memory_is_named(large: Path, tmp_path: Path) -> None:
+    """A /dev/shm of 64 KiB, as in a container, where the system lets us make one; else none of that size is needed."""
+    line = 'mount -t tmpfs -o size=64k tmpfs /dev/shm || exit 77; exec "$@"'
+    command = [sys.executable, "-m", "layerwise", *map(str, STREAM), "--data", str(large)]
+    done = subprocess.run(["unshare", "-m", "sh", "-c", line, "sh", *command], capture_output=True, text=True, cwd=tmp_path)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        with pytest.raises(TrainingError, match="too small for the loader's workers"):
+            refuse_small_shared_memory(1 << 60)
+        return
+    assert done.returncode == 1, done.stderr
+    assert "/dev/shm is too small for the loader's workers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(180)
+def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_path: Path) -> None:
+    """Real workers over real pictures: they train, then one is killed; the error comes at once and names the cause."""
+    child = Child([*STREAM, "--data", large], tmp_path)
+
+    def workers() -> list[psutil.Process]:
+        return [p for p in psutil.Process(child.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+
+    until(lambda: logged(tmp_path / "run") >= 1, child, timeout=90)
+    until(lambda: bool(workers()), child, timeout=90)
+    began = time.monotonic()
+    for worker in workers():
+        worker.kill()
+    assert child.wait(90) == 1, child.stderr
+    assert time.monotonic() - began < 60
+    assert "a loader worker was lost" in child.stderr
+    assert any(cause in child.stderr for cause in ("killed by signal", "exited unexpectedly", "reset by peer", "EOFError"))
+    assert "Traceback" not in child.stderr, child.stderr
+    assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
