@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from layerwise.data.loader import gathered
+from layerwise.data import embedded
+from layerwise.data.loader import CHUNK, Batch, collated, gathered
+from layerwise.data.source import Examples
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -22,3 +25,35 @@ def test_other_tensors_are_gathered_as_they_are() -> None:
         found = gathered(tensor, torch.tensor([4, 4, 1]))
         assert found.is_contiguous()
         assert torch.equal(found, torch.stack([tensor[4], tensor[4], tensor[1]]))
+
+
+def pictures(examples: Examples) -> Batch:
+    """Turn pictures into tensors whose channels lie last in memory, with weights that tell the examples apart."""
+    inputs = torch.from_numpy(np.asarray(examples.inputs)).permute(0, 3, 1, 2).float()
+    return Batch(inputs, torch.from_numpy(np.asarray(examples.targets)), torch.from_numpy(examples.ids), torch.tensor(examples.ids) / 7)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_collated_by_chunks_is_the_whole(threads: int) -> None:
+    digits = embedded.load("digits")
+    assert len(digits) > CHUNK
+    found = collated(digits, pictures, threads)
+    inputs, targets, _, _ = zip(*(digits[i] + (0, 0) for i in range(len(digits))), strict=True)
+    assert torch.equal(found.inputs, torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float())
+    assert found.inputs.is_contiguous(memory_format=torch.channels_last)
+    assert found.targets is not None
+    assert found.targets.tolist() == list(targets)
+    assert found.weights is not None
+    assert torch.equal(found.weights, found.ids / 7)
+    assert found.ids.tolist() == list(range(len(digits)))
+
+
+@pytest.mark.parametrize("bad", [0, CHUNK + 3])
+def test_an_example_that_cannot_be_collated_is_told(bad: int) -> None:
+    def refusing(examples: Examples) -> Batch:
+        if bad in examples.ids:
+            raise ValueError("torn")
+        return pictures(examples)
+
+    with pytest.raises(ValueError, match="torn"):
+        collated(embedded.load("digits"), refusing, 2)
