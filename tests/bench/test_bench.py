@@ -21,7 +21,7 @@ from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, plan
 
 NAMES = (
-    "accuracy cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one loop mlp-sklearn mlp-torch "
+    "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one loop mlp-sklearn mlp-torch "
     "perceptron rbm skipgram startup tables training-step vocabulary zipf"
 ).split()
 

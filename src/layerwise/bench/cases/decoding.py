@@ -5,15 +5,21 @@ from __future__ import annotations
 import importlib
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
+
+if TYPE_CHECKING:
+    from layerwise.data.loader import Batches, Collate, Order
+    from layerwise.data.source import Source
+    from layerwise.runtime.flags import Flags
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,12 +60,22 @@ def spent() -> float:
     return sum(one.user + one.system for one in (process.cpu_times() for process in (me, *me.children(recursive=True))))
 
 
-def ours(spec: Spec) -> Measure:
-    """Read by the streaming path of a training."""
+class Reading(NamedTuple):
+    """A training's way to its batches: the folder's pictures in the task's terms, how they are collated, and how batches are changed."""
+
+    pictures: Source
+    collate: Collate
+    changed: Callable[[Batches], Batches]
+    order: Order
+    settings: Flags
+
+
+@contextmanager
+def reading(spec: Spec) -> Iterator[Reading]:
+    """Prepare what a training prepares, with its settings applied inside."""
     from layerwise.data import open as data_
-    from layerwise.data.loader import Order, StreamedBatches
+    from layerwise.data.loader import Order
     from layerwise.runtime import flags
-    from layerwise.runtime.distributed import World
     from layerwise.tasks import augmentation
     from layerwise.tasks.classification import Classification
 
@@ -67,17 +83,29 @@ def ours(spec: Spec) -> Measure:
         source = data_.open_parts(data_.Options(source=str(path))).parts["train"]
         task = Classification.prepare(source, Classification.Options(size=spec["size"]))
         table = augmentation.resolved({"area": spec["area"], "flip": "horizontal"}, task.inputs, "the benchmark")
-        world = World()
         settings = flags.resolve(
-            device="cpu", precision="fp32", threads=0, workers=spec["workers"], streams=True, deterministic=False, world=1
+            device="cpu", precision="fp32", threads=0, workers=spec["workers"], streams=spec["workers"] > 0, deterministic=False, world=1
         )
+        changed = partial(augmentation.augmented, inputs=task.inputs, table=table, seed=spec["seed"], stage=0)
+        order = Order(len(source), spec["batch"], spec["seed"])
         with flags.applied(settings):
-            order = Order(len(source), spec["batch"], spec["seed"])
-            streamed = StreamedBatches(
-                task.adopt(source), augmentation.collating(task, table), order, world.device, flags.dtype("fp32"), settings.workers
-            )
-            batches = augmentation.augmented(streamed, task.inputs, table, seed=spec["seed"], stage=0)
-            return timed(batches.epoch(0))
+            yield Reading(task.adopt(source), augmentation.collating(task, table), changed, order, settings)
+
+
+def streamed(found: Reading, pictures: Source) -> Batches:
+    """Return changed batches by the streaming path."""
+    import torch
+
+    from layerwise.data.loader import StreamedBatches
+
+    device = torch.device("cpu")
+    return found.changed(StreamedBatches(pictures, found.collate, found.order, device, torch.float32, found.settings.workers))
+
+
+def ours(spec: Spec) -> Measure:
+    """Read by the streaming path of a training."""
+    with reading(spec) as found:
+        return timed(streamed(found, found.pictures).epoch(0))
 
 
 def torchvision_v2() -> Any:
