@@ -51,7 +51,7 @@ def sampled(outputs: Tensor, negatives: Tensor, *, count: int) -> Score:
     noise = outputs[negatives]  # (S, D)
 
     def pair(v: Tensor, words: Tensor) -> Tensor:
-        return logsigmoid((outputs[words] * v).sum(1))
+        return logsigmoid((outputs.index_select(0, words) * v).sum(1))
 
     def alone(v: Tensor) -> Tensor:
         return count * torch.cat([logsigmoid(-part @ noise.T).mean(1) for part in v.split(PIECE)])
@@ -77,14 +77,14 @@ def skipgram(found: Sentences, vectors: Tensor, score: Score, *, window: int, bl
     """
     out = torch.zeros(blocks, 2, dtype=torch.float64, device=vectors.device)
     words, place = found.ids.unique(return_inverse=True)
-    alone = torch.cat([score.alone(vectors[part]) for part in words.split(PAIRS)])
+    alone = torch.cat([score.alone(vectors.index_select(0, part)) for part in words.split(PAIRS)])
     for offset in range(1, window + 1):
         share = (window - offset + 1) / window
         for first in range(0, max(0, len(found.ids) - offset), PAIRS):
             a = torch.arange(first, min(first + PAIRS, len(found.ids) - offset), device=vectors.device)
             a = a[found.sentence[a] == found.sentence[a + offset]]
             for of, by in ((a, a + offset), (a + offset, a)):
-                gain = score.pair(vectors[found.ids[by]], found.ids[of]).double() + alone[place[by]]
+                gain = score.pair(vectors.index_select(0, found.ids[by]), found.ids[of]).double() + alone[place[by]]
                 _gather(out, found.block[of], gain, share)
     return out
 
@@ -101,7 +101,7 @@ def pooled(found: Sentences, vectors: Tensor, score: Score, *, window: int, bloc
             for step in (-size, size):
                 other = (middle + step).clamp(0, total - 1)
                 inside = (middle + step == other) & (found.sentence[other] == found.sentence[middle])
-                mean = mean + vectors[found.ids[other]] * inside.unsqueeze(1)
+                mean = mean + vectors.index_select(0, found.ids[other]) * inside.unsqueeze(1)
                 count = count + inside.unsqueeze(1)
             some = count.squeeze(1) > 0
             v = mean[some] / count[some]
