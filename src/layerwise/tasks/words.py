@@ -24,6 +24,7 @@ from layerwise.tasks.vocabulary import KINDS, WordInputs
 
 SHOWN = 10  # neighbours in an answer
 NOISE = 1024  # negatives that held-out windows are measured with, the same for every model
+TOGETHER = 64  # blocks that are measured at once: 64 Ki tokens of the usual block
 Kept = Literal["negative", "hierarchical"]
 
 
@@ -174,9 +175,11 @@ class Words(WordTask):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each block's loss in nats and the expected pairs or windows that it covers, (N, 2)."""
         words = predictive(model)
-        found = windows.sentences(batch.inputs, end=END)
-        measure = windows.pooled if words.pooled else windows.skipgram
-        gain = measure(found, words.vectors.weight, self._score(words), window=self.options.window, blocks=len(batch))
+        measure, score = windows.pooled if words.pooled else windows.skipgram, self._score(words)
+        gain = torch.cat([
+            measure(windows.sentences(part, end=END), words.vectors.weight, score, window=self.options.window, blocks=len(part))
+            for part in batch.inputs.split(TOGETHER)
+        ])  # fmt: skip
         return gain * gain.new_tensor([-1.0, 1.0])
 
     def _score(self, words: Predictive) -> windows.Score:
