@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from layerwise.inspect import look
 from layerwise.nn.word_vectors import SkipGram
 from layerwise.vectors import benchmarks
 from layerwise.weights.vector_files import read_vectors
+from processes import report_written
 
 OPTIONS = {"train.threads": 1, "model.dim": 8, "task.min_count": 1}
 
@@ -33,7 +35,8 @@ def text(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     place = tmp_path_factory.mktemp("words")
-    return api.train("skipgram", data=text(place / "t.txt"), out=place / "run", epochs=3, batch=8, options=OPTIONS)
+    with report_written(True):
+        return api.train("skipgram", data=text(place / "t.txt"), out=place / "run", epochs=3, batch=8, options=OPTIONS)
 
 
 def table_of(run: api.Run) -> np.ndarray:
@@ -48,6 +51,16 @@ def unit(run: api.Run) -> dict[str, np.ndarray]:
     words = json.loads((run.path / "task.json").read_text())["inputs"]["words"]
     table = table_of(run).astype(np.float64)
     return dict(zip(words, table / np.linalg.norm(table, axis=1, keepdims=True), strict=True))
+
+
+def test_the_report_counts_blocks_of_text_and_shows_neighbours(run: api.Run) -> None:
+    page = (run.path / "report.html").read_text()
+    assert "(blocks of text: 1)" in page
+    v = unit(run)
+    rows = re.findall(r'<td><bdi>(\w+)</bdi></td><td class="n">\d+</td><td><bdi>(\w+)</bdi>', page)
+    assert len(rows) > 5
+    for word, nearest in rows:
+        assert nearest == max((other for other in v if other != word), key=lambda other: v[other] @ v[word])
 
 
 def test_eval_by_benchmarks(run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

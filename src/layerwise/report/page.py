@@ -23,6 +23,7 @@ from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
+from layerwise.tasks.words import Words
 
 Json = dict[str, Any]
 
@@ -102,7 +103,7 @@ def headline(task: Task, found: Answers, info: Json, text: Texts) -> Json:
         "title": text("title", model=info["model"]["name"], data=info["data"]),
         "metric": text.metric(metric),
         "value": shown(metric, found.metrics[metric]),
-        "where": text("on the test part", count=count),
+        "where": text("on the test blocks" if isinstance(task, Words) else "on the test part", count=count),
         "interval": "",
         "baseline": "",
     }

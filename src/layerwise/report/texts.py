@@ -10,6 +10,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "title": ("{model} on {data}", "{model} · {data}"),
     "report": ("Layerwise report", "Layerwise 训练报告"),
     "on the test part": ("on the test part ({count} examples)", "测试集（{count} 个样本）"),
+    "on the test blocks": ("on the test part (blocks of text: {count})", "测试集（{count} 段文本）"),
     "interval": ("95 % interval {low} – {high}", "95% 置信区间 {low} – {high}"),
     "baseline": (
         "Always answering “{name}”, the most common class, would give {value}.",
