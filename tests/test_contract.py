@@ -17,14 +17,12 @@ from layerwise.tasks import registry as tasks
 from layerwise.train.loop import steps
 from layerwise.train.start import train
 from processes import report_written
+from small_runs import BATCH, small_form, written
 
 CARDS = sorted(catalog.cards())
 LEARNING = [name for name in CARDS if catalog.find(name).rule]
 ANSWERING = [name for name in LEARNING if catalog.find(name).family != "word-vectors"]  # answers about words: tests/tasks/test_words.py
 REPORTED = {catalog.find(name).module: name for name in LEARNING}.values()  # one card a file: figures cost more than the training
-BATCH = {"hopfield": 2, "glove": 1}  # of the ten patterns that it stores; the others learn from many examples
-# where a small form says the pictures' size: few of them, saved by the epoch, since each of many networks is trained four times here
-PICTURES = {"examples": 48, "train.checkpoint_seconds": 60.0}
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
 
 
@@ -41,25 +39,14 @@ def count(model: torch.nn.Module) -> int:
 def fit(name: str, out: Path, **more: object) -> api.Run:
     """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size), iris or a text."""
     card = catalog.find(name)
-    given = {k: v for k, v in card.small.items() if k not in ("features", "classes", "outputs", "size", "words")}
-    options = {**TINY, **{f"model.{k}": v for k, v in given.items()}}
+    options = {**TINY, **small_form(name, examples=48)}
     if "size" in card.small:
-        options |= {"task.size": card.small["size"][0], **PICTURES}
+        options["train.checkpoint_seconds"] = 60.0  # by the epoch, since each of many networks is trained four times here
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
     if card.family == "word-vectors":
         data = written(out.parent / "animals.txt")
-        options |= {"task.min_count": 1}
     keys = {"epochs": 2, "batch": BATCH.get(name, 16), "seed": 3, **more}
     return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]
-
-
-def written(path: Path) -> str:
-    """Write a text in which three groups of three hundred words keep to themselves, and return its path."""
-    draw = np.random.default_rng(0)
-    groups = [[f"{letter}{number}" for number in range(300)] for letter in "abc"]
-    lines = (" ".join(draw.choice(groups[n % 3], size=20)) for n in range(4000))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
 
 
 def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:

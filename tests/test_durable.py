@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from layerwise.durable import digest, digest_of, mapped_tensors, write_tensors
-from layerwise.errors import DamagedError
+from layerwise.durable import digest, digest_of, disk_errors, mapped_tensors, write_tensors
+from layerwise.errors import DamagedError, TrainingError
+from layerwise.weights.vector_files import save_arrays
 
 MEASURED = """
 import re, sys, torch
@@ -74,9 +78,21 @@ def test_writing_to_a_changed_tensor_leaves_its_file_alone(tmp_path: Path) -> No
     assert mapped_tensors(tmp_path / "a.safetensors")["x"].tolist() == [1, 1, 1]
 
 
-def test_a_refusing_disk_is_the_systems_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file or directory"):
-        write_tensors(tmp_path / "nowhere/a.safetensors", {"x": torch.ones(3)})
+@pytest.mark.parametrize(
+    "write", [lambda path: write_tensors(path, {"x": torch.ones(2000)}), lambda path: save_arrays({"x": np.ones(2000)}, path)],
+    ids=["tensors", "arrays"],
+)  # fmt: skip
+def test_a_refusing_disk_is_the_systems_error(write: Callable[[Path], object], tmp_path: Path) -> None:
+    """A folder that is not there, and a file that may not grow: safetensors has errors of its own, which say nothing to `disk_errors`."""
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "nowhere/a.safetensors")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match="File too large"), disk_errors(tmp_path):
+            write(tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_what_is_no_safetensors_is_damaged(tmp_path: Path) -> None:

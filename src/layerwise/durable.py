@@ -135,19 +135,29 @@ def write_tensors(path: Path, tensors: Tensors) -> str:
 
     Raises `OSError` where the disk refuses.
     """
+    with like_any_file(path):
+        safetensors.torch.save_file(_apart(tensors), path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return digest_of(path)
+
+
+@contextmanager
+def like_any_file(path: Path) -> Iterator[None]:
+    """Let safetensors write a file inside: whom the system allows may read it, and where the disk refuses, that is an `OSError`.
+
+    The library itself writes beside the path, for the owner alone, renames, and has errors of its own kind.
+    """
     path.touch()
     mode = path.stat().st_mode
     try:
-        safetensors.torch.save_file(_apart(tensors), path)  # writes beside the path, for its owner alone, and renames
+        yield
     except safetensors.SafetensorError as error:
         code = re.search(r"\(os error (\d+)\)", str(error))
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     path.chmod(mode)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return digest_of(path)
 
 
 def _apart(tensors: Tensors) -> Tensors:
@@ -164,15 +174,20 @@ def _apart(tensors: Tensors) -> Tensors:
 
 def read_tensors(data: bytes, path: Path) -> Tensors:
     """Read safetensors bytes. Raises `DamagedError` for anything malformed."""
-    try:
+    with _well_formed(path):
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise damaged(path, f"it is not a safetensors file ({error})") from error
 
 
 def mapped_tensors(path: Path) -> Tensors:
     """Read a safetensors file into tensors that are its pages, mapped (writing to one copies the page). Raises what `read_tensors` does."""
-    try:
+    with _well_formed(path):
         return safetensors.torch.load_file(path)
+
+
+@contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    """Turn whatever safetensors says of a malformed file into `DamagedError`."""
+    try:
+        yield
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise damaged(path, f"it is not a safetensors file ({error})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from layerwise.nn.word_vectors import ContinuousBagOfWords, SkipGram
 from layerwise.predict import Predictor
 from layerwise.tasks.cooccurrence import FitMeter
 from layerwise.tasks.vocabulary import Question, WordInputs, parsed
-from layerwise.tasks.words import Words, WordsOptions
+from layerwise.tasks.words import TOGETHER, Words, WordsOptions
 
 WORDS = ("the", "king", "queen", "man", "woman", "crown", "stone")
 
@@ -86,6 +87,20 @@ def test_held_out_loss_is_the_expectation_over_all_windows(block: list[int], poo
     for row, part in zip(found.tolist(), (block, block[::-1]), strict=True):
         total, covered = naive(part, model, made)
         assert row == pytest.approx([-total, covered], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["negative", "hierarchical"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_many_blocks_are_measured_as_each_alone(pooled: bool, loss: Literal["negative", "hierarchical"]) -> None:
+    """More than are measured at once, of more words than are scored at once."""
+    model, made = net(ContinuousBagOfWords if pooled else SkipGram, outputs=7 - (loss == "hierarchical")), task(window=3, loss=loss)
+    blocks = torch.from_numpy(np.random.default_rng(0).integers(min(GAP, END), 7, (TOGETHER + 6, 100), dtype=np.int32))
+    assert TOGETHER * blocks.shape[1] > windows.PAIRS
+    with torch.no_grad():
+        whole = made.outputs(model, Batch(blocks, None, torch.arange(len(blocks))))
+        for at in (0, TOGETHER // 2, TOGETHER - 1, TOGETHER, len(blocks) - 1):
+            (alone,) = made.outputs(model, Batch(blocks[at : at + 1], None, torch.arange(1)))
+            torch.testing.assert_close(whole[at], alone, rtol=1e-6, atol=1e-6)
 
 
 def test_a_tree_gives_every_word_its_share() -> None:

@@ -8,17 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from layerwise import catalog
 from layerwise.run import Checkpoint, RunDirectory
 from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
+from small_runs import BATCH, small_form, written
 
 CARDS = [catalog.find(name) for name in sorted(catalog.cards())]
 FAMILIES = {(card.module, card.rule): card.name for card in CARDS if card.rule}.values()  # one card a file and rule: what a resume meets
-OF_THE_DATA = {"features", "classes", "outputs", "size", "words"}
 KEYS = ("--seed", 5, "--set", "train.threads=1", "--set", "train.log_every=2")
 SAVES = ("--set", "train.checkpoint_seconds=0.0001")
 DATA = {"perceptron": "iris", "mlp": "digits", "rbm": "digits", "dbn": "digits", "lenet5": "digits", "cnn": "digits"}
@@ -37,16 +36,8 @@ def command(name: str, *more: object) -> list[object]:
 
 def small(name: str, folder: Path) -> list[object]:
     """Return the arguments that train a card's small form, on a text in ``folder`` where it learns words."""
-    card = catalog.find(name)
-    data: object = DATA.get(name, "digits")
-    settings = {f"model.{key}": value for key, value in card.small.items() if key not in OF_THE_DATA}
-    if "size" in card.small:
-        settings |= {"task.size": card.small["size"][0], "examples": 192}
-    if card.family == "word-vectors":
-        data, settings["task.min_count"] = folder / "text.txt", 1
-        draw = np.random.default_rng(0)
-        Path(data).write_text("\n".join(" ".join(f"w{n}" for n in draw.integers(300, size=20)) for _ in range(4000)))
-    given = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    data = written(folder / "text.txt") if catalog.find(name).family == "word-vectors" else DATA.get(name, "digits")
+    given = [part for key, value in small_form(name, examples=192).items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return ["train", name, "--data", data, "--out", "run", *KEYS, *given]
 
 
@@ -208,7 +199,7 @@ def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_fifty_kills(name: str, tmp_path: Path) -> None:
     """Fifty kills, at random times and before random file operations; every run that gets to its end equals the unbroken one."""
-    args = [*small(name, tmp_path), "--epochs", 4, "--batch", 1 if name == "glove" else 2 if name == "hopfield" else 32]
+    args = [*small(name, tmp_path), "--epochs", 4, "--batch", BATCH.get(name, 32)]
     seconds = trained(args, tmp_path / "whole")
     args += SAVES
     seed = time.time_ns()

@@ -38,15 +38,15 @@ def test_four_gigabytes_train_in_little_memory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "layerwise", "train", "skipgram", "--data", str(text), "--epochs", "1", "--out", "run"]
     for setting in settings:
         command += ["--set", setting]
-    peak, began = 0, time.monotonic()
+    peak, told, began = 0, 0, time.monotonic()
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             anonymous = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
-            now = max(1024 * n for n in [*anonymous, 0])
-            if now > peak + 4e6:
-                print(f"{time.monotonic() - began:.0f} s: {now / 1e6:.0f} MB", flush=True)  # which phase it is, if it is too much
-                peak = now
+            peak = max(peak, *(1024 * n for n in anonymous), 0)
+            if peak > told + 4e6:  # which phase it is, if it is too much
+                told = peak
+                print(f"{time.monotonic() - began:.0f} s: {peak / 1e6:.0f} MB", flush=True)
             time.sleep(0.1)
     assert process.returncode == 0
     words = json.loads((tmp_path / "run/task.json").read_text())["inputs"]["words"]

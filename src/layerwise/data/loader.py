@@ -285,21 +285,13 @@ def collated(source: Source, collate: Collate, threads: int) -> Batch:
 
     Each chunk is copied to its place as soon as it is there: the whole is never held twice.
     """
-    starts = range(0, len(source), CHUNK)
-
-    def part(start: int) -> Batch:
-        return collate(fetch(source, np.arange(start, min(start + CHUNK, len(source)))))
-
-    first = part(0)
-    whole = _room(first, len(source))
+    whole = _room(collate(fetch(source, [0])), len(source))
 
     def placed(start: int) -> None:
-        _put(whole, part(start), start)
+        _put(whole, collate(fetch(source, np.arange(start, min(start + CHUNK, len(source))))), start)
 
-    _put(whole, first, 0)
-    del first
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        for _ in pool.map(placed, starts[1:]):
+        for _ in pool.map(placed, range(0, len(source), CHUNK)):
             pass  # an error in a thread is raised here
     return whole
 

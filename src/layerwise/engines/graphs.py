@@ -9,7 +9,7 @@ from typing import Any
 
 import platformdirs
 
-from layerwise.durable import digest, sealed, unsealed
+from layerwise.durable import digest, digest_of, sealed, unsealed
 from layerwise.errors import LayerwiseError
 from layerwise.export.base import FORMAT, Subject, passport
 from layerwise.export.files import keep
@@ -74,7 +74,7 @@ def whole(path: Path) -> bool:
     """Whether a graph lies here as it was written, by the exporter that is installed."""
     try:
         told = unsealed(seal(path).read_bytes(), seal(path))
-        return bool(told["exporter"] == exporter() and told["sha256"] == digest(path.read_bytes()))
+        return bool(told["exporter"] == exporter() and told["sha256"] == digest_of(path))
     except (OSError, LayerwiseError, KeyError):
         return False
 

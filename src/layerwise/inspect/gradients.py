@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerwise.data.loader import Batch
 from layerwise.data.source import SPLITS, fetch
+from layerwise.durable import contiguous
 from layerwise.errors import DataError, unknown
 from layerwise.figures.charts import by_layer
 from layerwise.inspect.answers import place_of
@@ -107,7 +108,7 @@ def arrays(found: Procedure, batch: Batch) -> dict[str, Tensor]:
         named = {**quantities(layer), "W": layer.weight, "b": layer.bias}
         named |= {f"d_{name}": gradient for name, (_, gradient) in layer.more.items()}
         out |= {f"{layer.name}.{name}": value for name, value in named.items() if value is not None}
-    return {name: value.detach().cpu().contiguous().clone() for name, value in out.items()}
+    return contiguous(out)
 
 
 def _written(target: Target, data: Json) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from functools import partial
@@ -351,10 +350,11 @@ class Session:
         A kill before that save takes training back to before this epoch, which then finds the same best again.
         """
         self.serial += 1
-        found = self._checkpoint(cursor, rule, stage_over=False)
-        self.pending = found if write else found._replace(model=contiguous(found.model), state=contiguous(found.state))
+        self.pending = found = self._checkpoint(cursor, rule, stage_over=False)
         if write:
             self._write_pending()
+        else:
+            self.pending = found._replace(model=contiguous(found.model), state=contiguous(found.state))
 
     def _write_pending(self) -> None:
         """Write the best weights kept in memory."""
@@ -366,7 +366,7 @@ class Session:
 
 def _finite(tensor: Tensor) -> bool:
     """Whether no number of a tensor is NaN or infinite. Both pass through its extremes; ``isfinite`` would hold it once more."""
-    return not tensor.numel() or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ gone through in pieces, so that the answer is exact and memory stays bounded.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from layerwise.durable import disk_errors, sealed, unsealed
+from layerwise.durable import digest_of, disk_errors, sealed, unsealed
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.functional import similarity
 from layerwise.functional.similarity import Floats, Ids
@@ -96,7 +95,7 @@ def _write(passages: Passages, embedder: Embedder, folder: Path) -> None:
     about = {
         "kind": KIND, "passages": len(names), "left_out": left_out, "dimensions": embedder.dimensions, "source": passages.source,
         "by": passages.by, "column": passages.column, "id": passages.id, "embedder": told,
-        "files": {name: _digest(folder / name) for name in FILES},
+        "files": {name: digest_of(folder / name) for name in FILES},
     }  # fmt: skip
     (folder / ABOUT).write_bytes(sealed(about))
 
@@ -120,12 +119,6 @@ def _gather(passages: Passages, embedder: Embedder, names: dict[str, int], into:
                 end += into[1].write(data)
                 ends.append(end)
     return ends, left_out
-
-
-def _digest(path: Path) -> str:
-    """Return a file's SHA-256, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- searching ---------------------------------------------------------------------------------------------------------
@@ -156,7 +149,7 @@ class Index:
             raise UsageError(f"{path} is no index", expected=f"a folder whose {ABOUT} is of a {KIND}", received=str(about.get("kind")))
         for name in FILES:
             try:
-                fine = _digest(path / name) == about["files"][name]
+                fine = digest_of(path / name) == about["files"][name]
             except OSError as error:
                 raise _damaged(path / name, f"it cannot be read ({error.strerror})") from error
             if not fine:

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from layerwise.durable import disk_errors
+from layerwise.durable import disk_errors, like_any_file
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
@@ -365,10 +365,8 @@ def _write_safetensors(table: VectorTable, path: Path) -> None:
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write arrays as safetensors without a copy of them in memory, readable by whom this process lets read its files."""
-    path.touch()
-    mode = path.stat().st_mode
-    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
-    path.chmod(mode)  # the library's own is for the owner alone
+    with like_any_file(path):
+        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
 
 
 READERS: dict[Kind, Callable[[Path], Read]] = {
