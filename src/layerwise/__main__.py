@@ -7,6 +7,8 @@ import signal
 import sys
 from types import FrameType
 
+from layerwise.runtime.waiting import wait_briefly
+
 
 def interrupted(number: int, frame: FrameType | None) -> None:
     """Answer Ctrl-C. Inside an import the process ends at once, as libraries turn the exception into others there and nothing of
@@ -22,6 +24,7 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Run the command line and return its exit code."""
     signal.signal(signal.SIGINT, interrupted)
+    wait_briefly()  # before torch is imported, and for every process that the command starts
     from layerwise.cli import main as command
 
     return command()

@@ -17,6 +17,7 @@ from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.figures import charts, pictures
 from layerwise.figures.svg import inline, shortened, width_of
+from layerwise.inspect.answers import answers
 from layerwise.models.boltzmann import rbm
 from layerwise.report.page import wilson, write_report
 from layerwise.run import RunDirectory
@@ -66,7 +67,7 @@ def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, la
         written=("recipe.toml",),
     )  # fmt: skip
     batches = MemoryBatches(collated(source, task.collate, 1), Order(len(source), 16))
-    write_report(directory, model, task, batches=batches, source=source, lang=lang)
+    write_report(directory, model, task, found=answers(model, task, batches), source=source, lang=lang)
     return (path / "report.html").read_text("utf-8")
 
 

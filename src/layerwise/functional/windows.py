@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-PIECE = 256  # vectors at a time: their scores of a thousand negatives, 1 MB, stay in the cache
-PAIRS = 4096  # at a time
+PIECE = 64  # vectors at a time: their scores of a thousand negatives, 1 MB, stay in the cache
+PAIRS = 1024  # at a time
 
 
 class Score(NamedTuple):

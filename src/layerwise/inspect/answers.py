@@ -9,19 +9,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Examples, Source, fetch
 from layerwise.errors import DataError
 from layerwise.evaluate import evaluate
-from layerwise.figures.pictures import Floats
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Meter, Task
 from layerwise.tasks.classification import ClassPrediction
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import NumberPrediction, Regression
 
+Floats = NDArray[np.floating]
 BATCH = 256
 
 

@@ -98,8 +98,9 @@ class Nearest(nn.Module):
 
     def forward(self, asked: Tensor) -> Tensor:
         """Map questions (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V + D)."""
-        table = normalize(self.words.table(), dim=1)
+        table = self.words.table()
+        lengths = torch.linalg.vector_norm(table, dim=1).clamp_min(1e-12)  # (V,): unit vectors would be the table once more
         ids, weights = asked[..., 0].long(), asked[..., 1:]
-        terms = table[ids.clamp_min(0)] * weights * (ids >= 0).unsqueeze(-1)
-        total = terms.sum(1)  # (N, D)
-        return torch.cat([normalize(total, dim=1) @ table.T, total], 1)
+        units = normalize(table[ids.clamp_min(0)], dim=-1)  # (N, T, D)
+        total = (units * weights * (ids >= 0).unsqueeze(-1)).sum(1)  # (N, D)
+        return torch.cat([normalize(total, dim=1) @ table.T / lengths, total], 1)

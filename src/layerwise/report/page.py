@@ -9,9 +9,8 @@ from typing import Any
 import jinja2
 from torch import nn
 
-from layerwise.data.loader import Batches
 from layerwise.data.source import Source, Splits
-from layerwise.inspect.answers import Answers, answers
+from layerwise.inspect.answers import Answers
 from layerwise.inspect.function import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
@@ -29,17 +28,17 @@ Json = dict[str, Any]
 
 
 def write_report(
-    directory: RunDirectory, model: nn.Module, task: Task, *, batches: Batches, source: Source, splits: Splits | None = None,
+    directory: RunDirectory, model: nn.Module, task: Task, *, found: Answers, source: Source, splits: Splits | None = None,
     lang: str = "en",
 ) -> None:  # fmt: skip
-    """Evaluate once and write ``report.html`` and its drawings under ``figures/``.
+    """Write ``report.html`` and its drawings under ``figures/``.
 
     The page refers to nothing outside itself and runs no script; the same run gives the same bytes. The model and the random
     state are left as they were.
 
     Args:
         directory: a run whose run.json holds its history, metrics and facts.
-        batches: the test part's batches in the source's order, on the model's device.
+        found: the model's answers to the test part.
         source: the test part itself, for names and pictures.
         splits: all parts, whose points are drawn with a function of one or two numbers; None leaves that drawing out.
         lang: ``en`` or ``zh``.
@@ -49,7 +48,6 @@ def write_report(
         DamagedError: if run.json or the recipe is not as written.
     """
     text = Texts(lang)
-    found = answers(model, task, batches)
     figures = Figures(directory.write)
     info = directory.info()
     recipe = directory.read("recipe.toml").decode("utf-8", "replace")

@@ -200,6 +200,16 @@ def keep_large_buffers() -> bool:
     return all(result == 1 for result in results)
 
 
+def give_back() -> None:
+    """Give free memory back to the system where `keep_large_buffers` lets glibc keep it; a no-op elsewhere.
+
+    For the border between phases: what one leaves free between its pieces, in any thread's share, the next does not fill.
+    """
+    if _glibc() and _malloc_is_ours():
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
 def describe() -> dict[str, Any]:
     """Return the facts ``doctor`` shows: processor, memory, torch's build, fp32 route, allocator, devices."""
     memory = psutil.virtual_memory()

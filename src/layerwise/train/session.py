@@ -24,7 +24,7 @@ from layerwise.predict import evaluating
 from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory
-from layerwise.runtime import draws, flags
+from layerwise.runtime import draws, flags, machine
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
@@ -89,6 +89,7 @@ class Session:
     def final_metrics(self) -> dict[str, float]:
         """Return the metrics of the weights the model now holds. The test part is read here, once."""
         metrics: dict[str, float] = {}
+        machine.give_back()  # what training held
         for part in ("val", "test"):
             batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task.collate)
             found = evaluate(self.model, self.plan.task, batches, self.world, full=True).metrics
@@ -129,6 +130,7 @@ class Session:
             if self.directory.restore("best") is None:  # the weights that a run begins with are what it is about
                 self._keep_best(start, rule, write=True)
         else:
+            machine.give_back()  # what preparing the data held
             self.display.stage(stage.name, stage.epochs * batches.per_epoch)
             if resumed is None or not resumed.info["stage_over"]:
                 learning(part)

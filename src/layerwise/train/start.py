@@ -23,7 +23,7 @@ from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import Checkpoint, RunDirectory
-from layerwise.runtime import distributed, flags
+from layerwise.runtime import distributed, flags, machine
 from layerwise.runtime.distributed import World
 from layerwise.train import pictures
 from layerwise.train.memory import out_of_memory, ran_out, rescaled
@@ -307,11 +307,15 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
 
 def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
     """Write report.html of a run that has ended, from the test part."""
-    from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
+    from layerwise.inspect.answers import answers
 
     plan = session.plan
     alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
     batches = alone.evaluation(plan.splits.test, plan.task.collate)
+    found = answers(session.model, plan.task, batches)
+    machine.give_back()  # what the evaluation held, before there are drawings
+    from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
+
     write_report(
-        session.directory, session.model, plan.task, batches=batches, source=plan.splits.test, splits=plan.splits, lang=lang
+        session.directory, session.model, plan.task, found=found, source=plan.splits.test, splits=plan.splits, lang=lang
     )
