@@ -314,8 +314,8 @@ LAB = Lab(
         "As it stands the claim did not hold here; read its halves in the checks. Pre-training does help where labels are few: much, "
         "beside small random weights, the start of those days; beside Glorot's better start by some points at best, fewer the more labels "
         "there are. But it does not carry the net past an SVM that is tuned with as much care. Hinton's net passed it on MNIST, with all "
-        "60,000 labels, by 0.2 points. And a deep net of ReLU units from He's weights does without pre-training what the pre-trained one does "
-        "with it: that is why it is no longer in use.",
+        "60,000 labels, by 0.2 points. And a deep net of ReLU units from He's weights does without pre-training what the pre-trained one "
+        "does with it: that is why it is no longer in use.",
         "论断按原文在此不成立；请在各项检查中分开看两半。标签很少时，预训练确有帮助：与当年的小随机权重起步相比，帮助很大；"
         "与后来更好的 Glorot 起步相比，至多值几个百分点，标签越多则越少。但它并没有使网络超过同样用心调过的 SVM。"
         "Hinton 的网络超过 SVM 是在 MNIST 上、用全部 60,000 个标签，领先 0.2 个百分点。"
