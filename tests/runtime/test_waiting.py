@@ -1,4 +1,4 @@
-"""Kernel threads sleep soon when they wait: what libgomp itself says of its settings, and that the user's own word stands."""
+"""Kernel threads sleep soon beside a busy neighbour: what libgomp itself says of its settings, and that the user's own word stands."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from layerwise.runtime import waiting
+
 TOLD = """
-import ctypes, sys
-from layerwise.runtime.waiting import wait_briefly
-wait_briefly()
+import ctypes, pathlib, sys
+from layerwise.runtime import waiting
+waiting.LOAD = pathlib.Path(sys.argv[2])
+waiting.wait_briefly()
 assert "torch" not in sys.modules
 ctypes.CDLL(sys.argv[1])
 """
@@ -33,24 +36,43 @@ def libgomp() -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
-    ids=["ours", "the user's count", "the user's policy"],
+    ("running", "given", "spins"),
+    [
+        (1 << 20, {}, "1000"),
+        (1, {}, "300000"),
+        (1 << 20, {"GOMP_SPINCOUNT": "77"}, "77"),
+        (1 << 20, {"OMP_WAIT_POLICY": "passive"}, "0"),
+    ],
+    ids=["crowded", "alone", "the user's count", "the user's policy"],
 )
-def test_libgomp_is_told_before_it_is_loaded(given: dict[str, str], spins: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+def test_libgomp_is_told_before_it_is_loaded(tmp_path: Path, running: int, given: dict[str, str], spins: str) -> None:
+    (tmp_path / "loadavg").write_text(f"0.10 0.20 0.30 {running}/400 12345\n")
+    environment = {name: value for name, value in os.environ.items() if name not in waiting.ASKED}
     done = subprocess.run(
-        [sys.executable, "-c", TOLD, str(libgomp())], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", TOLD, str(libgomp()), str(tmp_path / "loadavg")], capture_output=True, text=True, check=True,
         env={**environment, **given, "OMP_DISPLAY_ENV": "VERBOSE"},
     )  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
-def test_the_command_says_it() -> None:
-    """In the process that the command is, before its own code runs."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import os, sys; sys.argv = ['layerwise', '--version']\n"
-         "from layerwise.__main__ import main\nmain()\nprint(os.environ['GOMP_SPINCOUNT'])"],
-        capture_output=True, text=True, check=True, env={n: v for n, v in os.environ.items() if n != "GOMP_SPINCOUNT"},
-    )  # fmt: skip
-    assert done.stdout.split()[-1] == "1000"
+def test_neighbours_on_every_core_are_seen() -> None:
+    """As many busy programs as there are cores, beside us: whatever else runs, none is free."""
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    neighbours = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(os.cpu_count() or 1)]
+    try:
+        for process in neighbours:
+            assert process.stdout is not None
+            process.stdout.readline()  # it runs
+        assert waiting.crowded()
+    finally:
+        for process in neighbours:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("said", ["", "0.1 0.2", "a b c d e", None], ids=["empty", "short", "words", "no file"])
+def test_a_system_that_does_not_say_is_not_crowded(said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LOAD", tmp_path / "loadavg")
+    if said is not None:
+        (tmp_path / "loadavg").write_text(said)
+    assert not waiting.crowded()
