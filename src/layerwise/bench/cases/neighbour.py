@@ -14,6 +14,7 @@ from layerwise.bench.process import Measure
 
 DEFAULT = {"GOMP_SPINCOUNT": "300000"}  # libgomp's own, where nothing is said
 SETTINGS = ("train.validate=false", "train.checkpoint_seconds=0", "train.log_every=50")
+LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10_000))"
 TRAINING = """
 import sys
 from layerwise.runtime.waiting import wait_briefly
@@ -26,8 +27,8 @@ with trained(request("mlp", {"data": sys.argv[1], "epochs": 1, "seed": int(sys.a
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Keep one of the cores busy meanwhile."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=_on_one_core) as process:
+    """Keep one of the cores busy meanwhile, and not a moment longer than this process lives."""
+    with subprocess.Popen([sys.executable, "-c", LOOP], preexec_fn=_on_one_core) as process:
         try:
             yield
         finally:
