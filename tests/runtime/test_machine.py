@@ -148,6 +148,37 @@ def faults(mode: str, environment: dict[str, str]) -> int:
     return int(done.stdout)
 
 
+GIVEN_BACK = """
+import re
+from pathlib import Path
+import numpy as np
+from layerwise.runtime import machine
+assert machine.keep_large_buffers()
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+arrays, pins = [], []
+for _ in range(20):
+    arrays.append(np.ones(4 << 20, dtype=np.uint8))
+    pins.append(np.ones(1 << 16, dtype=np.uint8))  # between them, so that the heap's top alone is not the whole
+del arrays
+before = anonymous()
+machine.give_back()
+print(before - anonymous())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the allocator is not glibc's")
+@pytest.mark.parametrize(("setting", "ours"), [("", True), ("system", False)])
+def test_free_memory_is_given_back_where_it_was_kept(setting: str, ours: bool) -> None:
+    """80 MiB in pieces between others that stay; nothing is touched where the user has another allocator setting."""
+    plain = {name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))}
+    script = GIVEN_BACK if ours else GIVEN_BACK.replace("assert machine", "assert not machine")
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=plain | {"LAYERWISE_MALLOC": setting}, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 70 * 1024 if ours else int(done.stdout) < 1024
+
+
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the allocator is not glibc's")
 def test_large_buffers_stay_and_fault_no_more() -> None:
     given_back = faults("leave", {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ ctypes.CDLL(sys.argv[1])
 
 def libgomp() -> Path:
     """Return the library that torch brings along, without importing torch."""
-    from importlib.util import find_spec
-
     spec = find_spec("torch")
     assert spec is not None
     assert spec.origin is not None
@@ -53,6 +52,22 @@ def test_libgomp_is_told_before_it_is_loaded(tmp_path: Path, running: int, given
         env={**environment, **given, "OMP_DISPLAY_ENV": "VERBOSE"},
     )  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+def test_the_command_looks_before_it_does_anything(tmp_path: Path) -> None:
+    (tmp_path / "loadavg").write_text(f"0.10 0.20 0.30 {1 << 20}/400 12345\n")
+    command = f"""
+import os, pathlib, sys
+from layerwise.runtime import waiting
+waiting.LOAD = pathlib.Path({str(tmp_path / "loadavg")!r})
+sys.argv = ["layerwise", "--version"]
+from layerwise.__main__ import main
+main()
+print(os.environ["GOMP_SPINCOUNT"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in waiting.ASKED}
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split()[-1] == "1000"
 
 
 def test_neighbours_on_every_core_are_seen() -> None:

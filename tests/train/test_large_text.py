@@ -29,6 +29,13 @@ def written(path: Path, size: int) -> None:
             file.writelines(" ".join(line) + "\n" for line in lines)
 
 
+def training(text: Path, out: str) -> list[str]:
+    """Return the command that learns from a text, beside which its cache lies."""
+    settings = [f"model.dim={DIM}", f"data.cache={text.parent / 'cache'}", "data.cache_gib=40", "train.memory_mib=64"]
+    command = [sys.executable, "-m", "layerwise", "train", "skipgram", "--data", str(text), "--epochs", "1", "--out", out]
+    return command + [part for setting in settings for part in ("--set", setting)]
+
+
 @pytest.mark.soak
 def test_four_gigabytes_train_in_little_memory(tmp_path: Path) -> None:
     """The command in a process of its own, whose anonymous memory is looked at ten times a second.
@@ -37,17 +44,10 @@ def test_four_gigabytes_train_in_little_memory(tmp_path: Path) -> None:
     """
     small, text = tmp_path / "small.txt", tmp_path / "text.txt"
     written(small, 2_000_000)
-    subprocess.run(
-        [sys.executable, "-m", "layerwise", "train", "skipgram", "--data", str(small), "--epochs", "1", "--out", "small"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+    subprocess.run(training(small, "small"), cwd=tmp_path, check=True, capture_output=True)
     written(text, SIZE)
-    settings = [f"model.dim={DIM}", f"data.cache={tmp_path / 'cache'}", "data.cache_gib=40", "train.memory_mib=64"]
-    command = [sys.executable, "-m", "layerwise", "train", "skipgram", "--data", str(text), "--epochs", "1", "--out", "run"]
-    for setting in settings:
-        command += ["--set", setting]
     peak, told, began = 0, 0, time.monotonic()
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(training(text, "run"), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             anonymous = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-PIECE = 64  # vectors at a time: their scores of a thousand negatives, 1 MB, stay in the cache
-PAIRS = 1024  # at a time
+PIECE = 64  # vectors at a time: their scores of a thousand negatives, a quarter of a MB, stay in the cache
+PAIRS = 1024  # at a time: the rows of a pair's words, likewise
 
 
 class Score(NamedTuple):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UsageError
+from layerwise.runtime.cores import cores as cores
 
 # (rows, inner, columns, left transposed, right transposed): a dense layer forward, its ∂W, larger ones
 SIZES = (
@@ -72,22 +73,6 @@ class Matmul(msgspec.Struct, frozen=True):
     error_ratio: float
     chosen: str
     why: str
-
-
-def cores() -> int:
-    """Return how many processors this process may use: its affinity, cut to its container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    with suppress(OSError, ValueError):
-        quota, period = (
-            Path(  # cgroup v2
-                "/sys/fs/cgroup/cpu.max"
-            )
-            .read_text()
-            .split()
-        )
-        if quota != "max":
-            allowed = min(allowed, max(1, int(quota) // int(period)))
-    return allowed
 
 
 def matmul_route() -> str:
@@ -189,11 +174,8 @@ def keep_large_buffers() -> bool:
     step were left in the convolutions' training; with the mmap threshold left at its default and the
     others raised, faults more than doubled.
     """
-    if not _glibc() or not _malloc_is_ours():
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = _allocators("mallopt")
+    if mallopt is None:
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     results = [mallopt(number, value) for number, value in THRESHOLDS.values()]
@@ -205,9 +187,9 @@ def give_back() -> None:
 
     For the border between phases: what one leaves free between its pieces, in any thread's share, the next does not fill.
     """
-    if _glibc() and _malloc_is_ours():
-        with suppress(AttributeError, OSError):
-            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    trim = _allocators("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def describe() -> dict[str, Any]:
@@ -301,6 +283,16 @@ def _write_cache(kept: dict[str, Matmul]) -> None:
             os.replace(beside, path)
         except OSError:
             Path(beside).unlink(missing_ok=True)
+
+
+def _allocators(name: str) -> Any:
+    """Return a function of glibc's allocator; None off glibc, and where somebody asked for another setting of it."""
+    if not _glibc() or not _malloc_is_ours():
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError):
+        return None
 
 
 def _glibc() -> bool:
