@@ -15,6 +15,11 @@ import pytest
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device cuda`` trains the contract's networks there, where every test of them must hold too."""
+    parser.addoption("--device", default="cpu", help="device of the contract tests: cpu, or cuda")
+
+
 def pytest_configure() -> None:
     """Give each worker of pytest-xdist cores of its own, before torch counts them: kernels that share theirs wait for each other."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")

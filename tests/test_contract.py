@@ -36,17 +36,18 @@ def count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def fit(name: str, out: Path, **more: object) -> api.Run:
+def fit(name: str, out: Path, device: str) -> api.Run:
     """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size), iris or a text."""
     card = catalog.find(name)
-    options = {**TINY, **small_form(name, examples=48)}
+    options: dict[str, object] = {**TINY, **small_form(name, examples=48)}
+    if device != "cpu":
+        options["train.deterministic"] = True
     if "size" in card.small:
         options["train.checkpoint_seconds"] = 60.0  # by the epoch, since each of many networks is trained four times here
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
     if card.family == "word-vectors":
         data = written(out.parent / "animals.txt")
-    keys = {"epochs": 2, "batch": BATCH.get(name, 16), "seed": 3, **more}
-    return api.train(name, data=data, out=out, options=options, **keys)  # type: ignore[arg-type]
+    return api.train(name, data=data, out=out, options=options, epochs=2, batch=BATCH.get(name, 16), seed=3, device=device)
 
 
 def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
@@ -59,20 +60,20 @@ def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
 class Runs(dict[str, api.Run]):
     """The cards' runs by name: each is trained once, when it is asked for."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, device: str) -> None:
         super().__init__()
-        self.place = place
+        self.place, self.device = place, device
 
     def __missing__(self, name: str) -> api.Run:
         with report_written(name in REPORTED):
-            self[name] = fit(name, self.place / name)
+            self[name] = fit(name, self.place / name, self.device)
         return self[name]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Train each card once; the tests below look at the same runs."""
-    return Runs(tmp_path_factory.mktemp("contract"))
+def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Runs:
+    """Train each card once, on the device that the tests were started with; the tests below look at the same runs."""
+    return Runs(tmp_path_factory.mktemp("contract"), pytestconfig.getoption("--device"))
 
 
 @pytest.mark.parametrize("name", CARDS)

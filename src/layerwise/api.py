@@ -12,6 +12,7 @@ from torch import nn
 
 from layerwise import catalog, recipe
 from layerwise.catalog import Card, find, models
+from layerwise.engines.base import device_for
 from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Request
 from layerwise.predict import Predictor, load
@@ -46,12 +47,13 @@ class Run:
         """The resolved recipe."""
         return recipe.from_toml(RunDirectory(self.path).read("recipe.toml"), str(self.path / "recipe.toml"))
 
-    def predictor(self, *, engine: str = "torch") -> Predictor:
+    def predictor(self, *, engine: str = "torch", device: str = "auto") -> Predictor:
         """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
 
-        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here; raises what `Loaded.engine` does.
+        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, mps, or auto, the
+        first of cuda, mps and cpu that is here and that the engine knows. Raises what `device_for` and `Loaded.engine` do.
         """
-        found = load(self.path)
+        found = load(self.path, device_for(engine, device))
         return Predictor(found.engine(engine), found.task)
 
     def export(self, path: str | Path, *, fold: bool = False, overwrite: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from layerwise.data import open as data_
 from layerwise.data.feed import Feed, fits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
+from layerwise.engines.base import device_for
 from layerwise.errors import UsageError
 from layerwise.predict import Loaded, Looks, evaluating, load, looking
 from layerwise.runtime import flags
@@ -105,15 +106,19 @@ class Measured:
 
 
 def measure(
-    path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none", engine: str = "torch"
-) -> Measured:
+    path: Path, *, data: str | None = None, split: str | None = None, tta: Looks = "none", engine: str = "torch",
+    device: str = "auto",
+) -> Measured:  # fmt: skip
     """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its own were.
 
-    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image. ``engine``: what runs the network.
+    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image. ``engine``: what runs the network,
+    ``device``: where.
 
-    Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `Loaded.engine` does.
+    Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `device_for` and `Loaded.engine`
+    do.
     """
-    found = load(path)
+    place = device_for(engine, device)
+    found = load(path, place)
     if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
         return asked_words(found, data)
     apart = answers_apart(found, engine)
@@ -136,11 +141,10 @@ def measure(
     sources = [found.task.adopt(part) for part in parts]
     dtype = flags.dtype(made.train.precision)
     streams = not all(fits(source, found.task.collate, made.train.memory_mib, dtype) for source in sources)
-    device = flags.pick_device("cpu")
     settings = flags.resolve(
-        device="cpu", precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
+        device=str(place), precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
     )
-    feed = Feed(World(device=device), dtype, settings, streams, made.train.timeout)
+    feed = Feed(World(device=place), dtype, settings, streams, made.train.timeout)
     meter = found.task.assessment()
     with flags.applied(settings):
         runner = found.engine(engine)

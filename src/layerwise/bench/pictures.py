@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -47,12 +50,26 @@ def torchvision_models() -> Any:
 
 @cache
 def torchvision_operators() -> torch.library.Library:
-    """Name the operators that torchvision asks for before it lets itself be imported. They live as long as what is returned."""
+    """Name the operators that torchvision asks for before it lets itself be imported, where its own do not load. They live as long as what
+    is returned."""
     library = torch.library.Library("torchvision", "FRAGMENT")
+    if compiled_operators_load():
+        return library
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     return library
+
+
+def compiled_operators_load() -> bool:
+    """Load torchvision's compiled operators, as its package does when it is imported; say whether that works beside this torch."""
+    found = find_spec("torchvision")
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    for library in folder.glob("_C*.so"):
+        with suppress(OSError):
+            torch.ops.load_library(str(library))
+            return True
+    return False
 
 
 def subject(spec: Spec) -> Subject:
@@ -101,7 +118,6 @@ def eager(spec: Spec) -> Measure:
 def engine(name: str, spec: Spec) -> Measure:
     """Our engine of this name, with the flags that ``layerwise predict`` sets."""
     import tempfile
-    from pathlib import Path
 
     from layerwise.engines import choice
     from layerwise.runtime import flags
@@ -115,7 +131,6 @@ def engine(name: str, spec: Spec) -> Measure:
 def direct(name: str, spec: Spec) -> Measure:
     """onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many threads."""
     import tempfile
-    from pathlib import Path
 
     from layerwise.engines import graphs
     from layerwise.runtime import machine

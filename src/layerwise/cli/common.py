@@ -23,6 +23,8 @@ EngineOption = Annotated[
     Parameter(name="--engine", help="what runs the network; auto: the fastest here"),
 ]
 
+DeviceOption = Annotated[str, Parameter(name="--device", help="auto (cuda, mps or cpu, the first that is here), cpu, cuda, cuda:1 or mps")]
+
 
 def language(wanted: Lang | None) -> Lang:
     """Return ``en`` or ``zh``: the one asked for, else the locale's."""

@@ -7,7 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from layerwise.cli.common import EngineOption, Imports, Json, put_json, take_imports
+from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
 
 READABLE = 20  # classes up to which the confusion matrix is shown
 
@@ -18,6 +18,7 @@ def eval_(
     data: str | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
     engine: EngineOption = "torch",
+    device: DeviceOption = "auto",
     tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
@@ -38,7 +39,7 @@ def eval_(
     take_imports(imports)
     from layerwise.evaluate import measure
 
-    found = measure(run, data=data, split=split, tta=tta, engine=engine)
+    found = measure(run, data=data, split=split, tta=tta, engine=engine, device=device)
     if json:
         asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": found.engine})
         metrics = {name: None if isnan(value) else value for name, value in found.metrics.items()}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import EngineOption, Imports, Json, put_json, take_imports
+from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
 
 SHOWN = 5  # unseen values that are named
@@ -24,6 +24,7 @@ def predict_(
     *inputs: Inputs,
     out: Path | None = None,
     engine: EngineOption = "torch",
+    device: DeviceOption = "auto",
     tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
@@ -49,12 +50,14 @@ def predict_(
     take_imports(imports)
     import msgspec
 
+    from layerwise.engines.base import device_for
     from layerwise.predict import Answer, Failure, Predictor, load, looking, named_inputs
     from layerwise.runtime import flags
 
-    found = load(run)
+    place = device_for(engine, device)
+    found = load(run, place)
     flagged = ExitStack()
-    flagged.enter_context(flags.applied(flags.answering()))
+    flagged.enter_context(flags.applied(flags.answering(str(place))))
     runner = found.engine(engine)
     answers = Predictor(looking(runner, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []

@@ -66,11 +66,13 @@ class Batch:
         return Batch(moved(self.inputs), targets, self.ids, weights)
 
     def at(self, index: Tensor) -> Batch:
-        """Return the examples of these positions (an index tensor on the batch's device)."""
-        targets = None if self.targets is None else self.targets.index_select(0, index)
-        weights = None if self.weights is None else self.weights.index_select(0, index)
-        mix = None if self.mix is None else self.mix.at(index)
-        return Batch(gathered(self.inputs, index), targets, self.ids[index.to(self.ids.device)], weights, mix)
+        """Return the examples of these positions. ``index`` (N,) lies where the ids do, on the CPU: asked of a device, which example
+        it is would have to wait for all that the device has still to do."""
+        here = index.to(self.inputs.device, non_blocking=True)
+        targets = None if self.targets is None else self.targets.index_select(0, here)
+        weights = None if self.weights is None else self.weights.index_select(0, here)
+        mix = None if self.mix is None else self.mix.at(here)
+        return Batch(gathered(self.inputs, here), targets, self.ids[index], weights, mix)
 
     def chunks(self, count: int) -> list[Batch]:
         """Return up to ``count`` nearly equal consecutive parts."""
@@ -177,7 +179,7 @@ class MemoryBatches:
         shuffled = self.order.seed is not None
         for index in self.order.epoch(epoch, start):
             if shuffled:
-                yield self.data.at(index.to(self.data.inputs.device))
+                yield self.data.at(index)
             else:
                 first = int(index[0]) if len(index) else 0
                 yield self.data.span(slice(first, first + len(index)))

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.errors import DamagedError
+from layerwise.errors import DamagedError, UsageError
 from layerwise.export.base import Subject, compare
+from layerwise.runtime import flags
 
 NAMES = ("torch", "compiled", "onnxruntime", "openvino", "auto")
+ON_CPU = ("onnxruntime", "openvino")
 PIECE = 16 * 3 * 224 * 224  # numbers: 16 pictures of ImageNet's size, beyond which nothing is gained and maps fill the memory
 MOST = 256  # examples: as many as `predict` gathers
 
@@ -23,6 +25,21 @@ MOST = 256  # examples: as many as `predict` gathers
 def piece_of(shape: tuple[int, ...]) -> int:
     """Return how many inputs of a shape, without the batch dimension, are run at a time."""
     return max(1, min(MOST, PIECE // max(1, torch.Size(shape).numel())))
+
+
+def device_for(engine: str, wanted: str) -> torch.device:
+    """Return the device on which an engine of this name answers: the one wanted, and for ``auto`` CUDA before MPS before the CPU.
+
+    The runtimes run on the CPU alone. Raises `UsageError` for another device there, and for one that is not here.
+    """
+    if engine not in ON_CPU:
+        return flags.pick_device(wanted)
+    if wanted not in ("auto", "cpu"):
+        raise UsageError(
+            f"the engine {engine} runs on the CPU", expected="--device cpu, or the engine torch", received=f"--device {wanted}",
+            do=f"leave out --engine {engine}; torch runs the network on {wanted}",
+        )  # fmt: skip
+    return torch.device("cpu")
 
 
 class Engine(nn.Module, ABC):

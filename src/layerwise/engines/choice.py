@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerwise.durable import digest, sealed, unsealed
 from layerwise.engines import graphs
@@ -113,9 +113,9 @@ def make(subject: Subject, name: str, run: Path) -> Engine:
 
     Raises `UsageError` for an unknown name, a missing extra or a network that is no fixed graph, `DamagedError` where the outputs differ.
     """
-    if name == "auto":
+    if name == "auto" and on_cpu(subject.model):
         return Auto(subject, run)
-    if name == "torch":
+    if name in ("torch", "auto"):  # on another device the runtimes have nothing to say
         return Torch(subject.answering)
     if name == "compiled":
         return Compiled(subject.answering)
@@ -124,6 +124,11 @@ def make(subject: Subject, name: str, run: Path) -> Engine:
     engine = RUNTIMES[name](graphs.graph_of(subject, run))
     verify(engine, subject)
     return engine
+
+
+def on_cpu(model: nn.Module) -> bool:
+    """Whether a network lies in the CPU's memory."""
+    return all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
 
 
 def measured(engines: Mapping[str, Engine], subject: Subject, size: int, out: dict[str, str]) -> Choice:

@@ -76,6 +76,11 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.rotate or self.scale or self.crop)
 
     @property
+    def shifts_only(self) -> bool:
+        """Whether pixels move by whole places alone."""
+        return bool(self.crop) and not (self.rotate or self.scale)
+
+    @property
     def cuts(self) -> bool:
         """Whether pictures are cropped at random and brought back to size."""
         return self.area != (1.0, 1.0)
@@ -115,12 +120,12 @@ class Changes(NamedTuple):
 def changes(u: Tensor, options: AugmentOptions) -> Changes:
     """Return what draws u (N, 28) from [0, 1) mean under these options."""
     o, even = options, 2 * u - 1  # from [−1, 1)
-    allowed = u.new_tensor([o.flip in ("horizontal", "both"), o.flip in ("vertical", "both")], dtype=torch.bool)
+    sides = (o.flip in ("horizontal", "both"), o.flip in ("vertical", "both"))
     return Changes(
         o.rotate * even[:, ROTATE],
         torch.exp(math.log1p(o.scale) * even[:, SCALE]),
-        torch.floor(u[:, [SHIFT_X, SHIFT_Y]] * (2 * o.crop + 1)).clamp_max(2 * o.crop) - o.crop,  # a draw may round up to 1
-        (u[:, [FLIP_X, FLIP_Y]] < 0.5) & allowed,
+        torch.floor(u[:, SHIFT_X : SHIFT_Y + 1] * (2 * o.crop + 1)).clamp_max(2 * o.crop) - o.crop,  # a draw may round up to 1
+        torch.stack([u[:, column] < 0.5 * side for column, side in zip((FLIP_X, FLIP_Y), sides, strict=True)], 1),
         1 + o.brightness * even[:, BRIGHTNESS],
         1 + o.contrast * even[:, CONTRAST],
         1 + o.saturation * even[:, SATURATION],
@@ -162,7 +167,9 @@ def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
     change, size = changes(u, options), (x.shape[2], x.shape[3])
     box = boxes(u, options, size) if options.cuts else None
     drawn = trivial_augment.chosen(u[:, [POLICY, LEVEL, SIGN]]) if options.policy == "trivial" else None
-    if options.moves or drawn is not None or (box is not None and x.device.type != "cpu"):
+    if options.shifts_only and box is None and drawn is None:
+        x = shifted(x, change.shift, options.padding)
+    elif options.moves or drawn is not None or (box is not None and x.device.type != "cpu"):
         x = moved(levels(x, u.dtype), change, options, box=box, drawn=drawn)
     elif box is not None:
         x = cropped(x, box)
@@ -191,6 +198,27 @@ def levels(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
 
 
+def shifted(x: Tensor, shift: Tensor, padding: Padding) -> Tensor:
+    """Return pictures (N, C, H, W), bytes too, moved by whole pixels (N, 2) to the right and down: y[i, j] = x[i − down, j − right]."""
+    rows, row_there = _sources(x.shape[2], shift[:, 1].long(), padding)
+    columns, column_there = _sources(x.shape[3], shift[:, 0].long(), padding)
+    number = torch.arange(len(x), device=x.device)[:, None, None]
+    place = (number * x.shape[2] + rows[:, :, None]) * x.shape[3] + columns[:, None, :]  # (N, H, W), in the pictures one after another
+    found = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).index_select(0, place.flatten()).view(*place.shape, x.shape[1])
+    if padding == "zeros":
+        found.mul_((row_there[:, :, None] & column_there[:, None, :])[..., None])
+    return found.permute(0, 3, 1, 2)
+
+
+def _sources(side: int, shift: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
+    """Return, for each place of a side moved by shifts (N,), the place it is taken from, and whether that lies inside, both (N, side)."""
+    at = torch.arange(side, device=shift.device)[None] - shift[:, None]
+    there = (at >= 0) & (at < side)
+    if padding == "reflection" and side > 1:  # about the border's middle, again and again
+        at = (at % (2 * side - 2) - (side - 1)).abs().neg() + side - 1
+    return at.clamp(0, side - 1), there
+
+
 def cropped(x: Tensor, box: Tensor) -> Tensor:
     """Return parts (N, 4) of pictures (N, C, H, W), each brought to (H, W) bilinearly; for bytes, rounded to whole levels.
 
@@ -216,7 +244,7 @@ def moved(
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine  # a third of a second, so only where it is used
 
     height, width = x.shape[2:]
-    middle = x.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(len(x), 2)
+    middle = torch.stack([x.new_full((len(x),), (side - 1) / 2) for side in (width, height)], 1)
     matrix = get_affine_matrix2d(change.shift, middle, change.factor[:, None].expand(-1, 2), change.angle)  # (N, 3, 3)
     if box is not None:
         matrix = matrix @ enlarging(box, (height, width)).to(matrix)

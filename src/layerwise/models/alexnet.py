@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from layerwise.catalog import register
 from layerwise.nn.convolution import he_fan_out_, large_enough
+from layerwise.nn.pooling import AdaptiveMean
 from layerwise.recipe import Count, Decay
 
 
@@ -23,7 +24,7 @@ class AlexNet(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential, places: int) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d(places)  # nothing at the intended size; larger pictures are brought to it
+        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger pictures are brought to it
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from layerwise.catalog import register
 from layerwise.nn.convolution import he_fan_out_, large_enough
+from layerwise.nn.pooling import AdaptiveMean
 from layerwise.recipe import Count, Decay
 
 Size = tuple[Count, Count]
@@ -28,7 +29,7 @@ class VGG(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Module, places: int) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d(places)  # nothing at the intended size; larger pictures are brought to it
+        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger pictures are brought to it
         self.classifier = classifier
         he_fan_out_(self)
         for module in self.modules():

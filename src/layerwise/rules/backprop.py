@@ -207,7 +207,7 @@ class Backprop:
         gradients = [w.grad for w in self.weights if w.grad is not None]
         if o.l2:
             torch._foreach_add_(gradients, self.weights, alpha=2 * o.l2 * scale)
-            terms["l2"] = torch.stack([l2(w, o.l2) for w in self.weights]).sum()
+            terms["l2"] = l2(torch.stack(torch._foreach_norm(self.weights)), o.l2)  # λΣ‖w‖², in few kernels
         if o.l1:
             terms["l1"] = torch.stack([l1(w, o.l1) for w in self.weights]).sum()
             if not o.l1_proximal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -11,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from layerwise.errors import UsageError
+from layerwise.errors import TrainingError, UsageError
 from layerwise.runtime import machine
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
@@ -89,9 +90,9 @@ def lay_out(model: nn.Module, layout: str) -> None:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def answering() -> Flags:
-    """Return the flags for answering inputs on the CPU: all cores, the faster route of float32 products."""
-    return resolve(device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
+def answering(device: str = "cpu") -> Flags:
+    """Return the flags for answering inputs: all cores, on the CPU the faster route of float32 products."""
+    return resolve(device=device, precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
 
 
 @contextmanager
@@ -119,6 +120,17 @@ def applied(flags: Flags) -> Iterator[None]:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
             if old[3] is not None:
                 os.environ["CUBLAS_WORKSPACE_CONFIG"] = old[3]
+
+
+def unrepeatable(error: RuntimeError) -> TrainingError | None:
+    """Return the error for a kernel that ``train.deterministic`` refuses, named as torch names it; None for any other failure."""
+    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    if found is None:
+        return None
+    return TrainingError(
+        f"train.deterministic refuses the kernel {found[1]}, which adds in any order", expected="kernels that repeat bit for bit",
+        do="train on the CPU (--device cpu), or without train.deterministic",
+    )  # fmt: skip
 
 
 def dtype(precision: str) -> torch.dtype:

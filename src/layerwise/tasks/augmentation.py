@@ -56,7 +56,9 @@ class Augmentation:
         given = batch.inputs.dtype
         x = batch.inputs.clone() if self.plain and given != torch.uint8 else batch.inputs
         x = augment(
-            x if self.plain else self.inputs.raw(x), u.to(x.device, self.dtype if given == torch.uint8 else given), self.options
+            x if self.plain else self.inputs.raw(x),
+            u.to(self.dtype if given == torch.uint8 else given).to(x.device, non_blocking=True),
+            self.options,
         )
         x = self.inputs.scaled(x)
         last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)

@@ -19,6 +19,7 @@ from layerwise.data.images import decode
 from layerwise.data.sizing import fit, fitted
 from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
 from layerwise.errors import DataError
+from layerwise.runtime.constants import constant
 from layerwise.runtime.machine import cores
 
 PIECE = 128  # of them at a time
@@ -154,7 +155,7 @@ class ImageInputs(Inputs):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by channel."""
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std))
+        mean, std = (constant(v, x.dtype, x.device) for v in (self.mean, self.std))
         if x.is_contiguous(memory_format=torch.channels_last):  # whole rows at once: three channels are too few for vectors
             rows = x.permute(0, 2, 3, 1).view(-1, x.shape[3] * x.shape[1])
             rows.sub_(mean.repeat(x.shape[3])).div_(std.repeat(x.shape[3]))
@@ -172,7 +173,7 @@ class ImageInputs(Inputs):
 
     def raw(self, tensor: Tensor) -> Tensor:
         """Return pictures (N, C, h, w) in [0, 1]."""
-        mean, std = (torch.tensor(v, dtype=tensor.dtype, device=tensor.device) for v in (self.mean, self.std))
+        mean, std = (constant(v, tensor.dtype, tensor.device) for v in (self.mean, self.std))
         return (tensor * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
 

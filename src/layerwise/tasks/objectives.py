@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from layerwise.data.source import Array
 from layerwise.errors import UsageError, unknown
 from layerwise.functional.losses import binary_cross_entropy, cross_entropy, focal, one_against_rest
+from layerwise.runtime.constants import constant
 
 ClassLossName = Literal["cross-entropy", "binary-cross-entropy", "focal"]
 ClassWeights = Literal["", "balanced"] | dict[str, float]
@@ -28,13 +28,6 @@ GAMMA = 2.0  # of the focal loss, as Lin et al. 2017 found best
 def class_logits(outputs: Tensor) -> Tensor:
     """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the second's."""
     return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # what is kept serves training too
-def on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return weights as a tensor, (K,), made once: a copy to the device in every step would wait for it."""
-    return torch.tensor(weights, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class ClassLoss:
         found = self._unweighted(outputs, labels)
         if not self.weights:
             return found
-        return found * on_device(self.weights, found.dtype, found.device)[labels]
+        return found * constant(self.weights, found.dtype, found.device)[labels]
 
     def _unweighted(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return ℓ(z, y) for each example, (N,)."""

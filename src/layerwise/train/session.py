@@ -65,7 +65,8 @@ class Session:
         flags.lay_out(model, layout)
         self.feed.flags = msgspec.structs.replace(settings, layout=layout)
         if self.options.compile:
-            model.compile()  # in place, so the keys of its weights stay its own
+            # in place, so the keys of its weights stay its own; on CUDA launching a small network's kernels takes longer than their work
+            model.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
         return model
 
     # -- the run ---------------------------------------------------------------------------------------------------
