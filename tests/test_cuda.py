@@ -49,7 +49,7 @@ def test_answers_are_the_cpus(run: api.Run, engine: str) -> None:
     pictures = [np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8) for n in range(5)]
     found, wanted = (run.predictor(engine=engine, device=device)(*pictures) for device in ("cuda", "cpu"))
     for a, b in zip(found, wanted, strict=True):
-        assert a.probabilities == pytest.approx(b.probabilities, abs=2e-3)  # convolutions on tensor cores round to ten bits
+        assert a.scores == pytest.approx(b.scores, abs=2e-3)  # convolutions on tensor cores round to ten bits
 
 
 def test_commands_take_the_device(run: api.Run, command: Command) -> None:

@@ -17,10 +17,11 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.durable import digest, sealed
 from layerwise.engines import choice, graphs
-from layerwise.engines.base import Engine, piece_of, verify
+from layerwise.engines.base import Engine, device_for, piece_of, verify
 from layerwise.engines.choice import Auto, Choice, best, make
 from layerwise.engines.native import Torch
 from layerwise.errors import DamagedError, UsageError
+from layerwise.evaluate import measure
 from layerwise.predict import Loaded, load
 
 
@@ -52,6 +53,23 @@ def test_every_engine_gives_the_networks_outputs(name: str, found: Loaded) -> No
         x = inputs(found, size)
         with torch.inference_mode():
             torch.testing.assert_close(engine(x), found.model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_answers_on_the_cpu_alone(name: str) -> None:
+    assert device_for(name, "auto") == device_for(name, "cpu") == torch.device("cpu")
+    with pytest.raises(UsageError) as caught:
+        device_for(name, "cuda")
+    assert f"the engine {name} runs on the CPU" in str(caught.value)
+    assert "received: --device cuda" in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_here_is_refused(place: Path) -> None:
+    assert device_for("torch", "auto") in (torch.device("cpu"), torch.device("mps"))
+    for call in (lambda: api.Run(place / "run").predictor(device="cuda"), lambda: measure(place / "run", device="cuda")):
+        with pytest.raises(UsageError, match="device 'cuda' is not here"):
+            call()
 
 
 @pytest.mark.soak

@@ -55,13 +55,19 @@ def test_moves_are_scipys(padding: str) -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
 
-def test_a_crop_alone_shifts_whole_pixels() -> None:
-    x, u = pictures(), drawn()
-    options = AugmentOptions(crop=3)
+@pytest.mark.parametrize("crop", [3, 40])  # within the picture, and several times as far as it reaches
+@pytest.mark.parametrize("padding", MODES)
+def test_a_crop_alone_shifts_whole_pixels(padding: Any, crop: int) -> None:
+    """Exactly, and pictures of bytes stay whole levels."""
+    x, u = (pictures(20) * 255).round().byte(), drawn(20)
+    options = AugmentOptions(crop=crop, padding=padding)
     found = augment(x, u, options)
+    mode: Any = {"zeros": "constant", "border": "edge", "reflection": "reflect"}[padding]
     for n, (right, down) in enumerate(changes(u, options).shift.long().tolist()):
-        wide = np.pad(x[n].numpy(), ((0, 0), (3, 3), (3, 3)))
-        np.testing.assert_allclose(found[n].numpy(), wide[:, 3 - down : 12 - down, 3 - right : 15 - right], rtol=0, atol=1e-12)
+        wide = np.pad(x[n].numpy(), ((0, 0), (crop, crop), (crop, crop)), mode=mode)
+        part = wide[:, crop - down : crop - down + 9, crop - right : crop - right + 12]
+        assert np.array_equal((found[n] * 255).round().byte().numpy(), part)
+        assert np.array_equal(augment(x.double() / 255, u, options)[n].numpy(), part / 255.0)
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("horizontal", (2,)), ("vertical", (1,)), ("both", (2, 1))])

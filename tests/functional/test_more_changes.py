@@ -56,6 +56,7 @@ def test_a_random_resized_crop_is_a_part_interpolated() -> None:
         for c in range(3):
             want = loops(x[n, c].numpy(), box)
             np.testing.assert_allclose(found[n, c].numpy(), want, atol=1e-9)
+            np.testing.assert_allclose(aug.sampled(x, boxes(u, CROP, (20, 24)))[n, c].numpy(), want, atol=1e-9)
             np.testing.assert_allclose(bytes_[n, c].numpy(), want, atol=0.51 / 255 + 1 / 255)  # torch's bytes: rounded twice
 
 

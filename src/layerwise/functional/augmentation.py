@@ -169,10 +169,10 @@ def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
     drawn = trivial_augment.chosen(u[:, [POLICY, LEVEL, SIGN]]) if options.policy == "trivial" else None
     if options.shifts_only and box is None and drawn is None:
         x = shifted(x, change.shift, options.padding)
-    elif options.moves or drawn is not None or (box is not None and x.device.type != "cpu"):
+    elif options.moves or drawn is not None:
         x = moved(levels(x, u.dtype), change, options, box=box, drawn=drawn)
     elif box is not None:
-        x = cropped(x, box)
+        x = cropped(x, box) if x.device.type == "cpu" else sampled(levels(x, u.dtype), box)
     for axis, column in ((3, 0), (2, 1)):
         if options.flip in ("both", ("horizontal", "vertical")[column]):
             x = mirrored(x, change.mirrored[:, column], axis)
@@ -230,6 +230,19 @@ def cropped(x: Tensor, box: Tensor) -> Tensor:
         part = x[at : at + 1, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
         out[at : at + 1] = F.interpolate(part, size, mode="bilinear", align_corners=False)
     return out
+
+
+def sampled(x: Tensor, box: Tensor) -> Tensor:
+    """Return what `cropped` does for pictures (N, C, H, W) in [0, 1], all at once, as other devices than the CPU like it: y[i, j] is x at
+    top + (i + ½)·h/H − ½ and left + (j + ½)·w/W − ½, kept between the middles of the part's first and last pixels."""
+    grid = []
+    for start, length, side in ((box[:, 0:1], box[:, 2:3], x.shape[3]), (box[:, 1:2], box[:, 3:4], x.shape[2])):
+        at = (torch.arange(side, device=x.device, dtype=x.dtype)[None] + 0.5) * length / side - 0.5
+        at = start + at.clamp_min(0).minimum((length - 1).to(x.dtype))  # (N, side)
+        grid.append(2 * at / max(1, side - 1) - 1)
+    across, down = grid
+    places = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), 3)  # (N, H, W, 2)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def moved(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -111,7 +112,9 @@ def applied(flags: Flags) -> Iterator[None]:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with warnings.catch_warnings():  # convolutions use them, as cuDNN does; products stay float32, which is meant
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+            yield
     finally:
         torch.set_num_threads(old[0])
         torch.set_float32_matmul_precision(old[1])

@@ -147,7 +147,7 @@ def script(spec: Spec) -> Measure:
                 right += int((network(images.cuda()).argmax(1) == labels.cuda()).sum())
         accuracy = right / len(test.dataset)
     seconds = time.perf_counter() - began
-    return Measure(accuracy, {"accuracy": accuracy, "seconds": seconds}, {"steps": steps, "last_loss": float(loss), **device()})
+    return Measure(accuracy, {"accuracy": accuracy, "seconds": seconds}, {"steps": steps, "last_loss": float(loss.detach()), **device()})
 
 
 CASE = Case(
