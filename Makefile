@@ -5,7 +5,7 @@ READY := .venv/.ready
 # the demo and the tests start many processes: Python keeps what it compiled, also where the surroundings say otherwise
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test lint labs labs-page bench soak clean
+.PHONY: help demo test lint labs labs-page bench soak cuda clean
 help:
 	@echo "make demo   train a network on real handwritten digits and look at it (a minute)"
 	@echo "make test   run the tests"
@@ -13,6 +13,7 @@ help:
 	@echo "make labs   check the field's claims in their full forms (long; fetches fashion-mnist)"
 	@echo "make labs-page  write what the labs print, and their figures, into docs/ (half an hour)"
 	@echo "make bench  time Layerwise beside its peers (long)"
+	@echo "make cuda   run the tests that need an NVIDIA GPU, and the contract of every card on it"
 	@echo "make soak   kill and resume, fifty times a card (long)"
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,10 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+cuda: $(READY)
+	$(BIN)/python -m pytest tests/test_cuda.py -m cuda -W default
+	$(BIN)/python -m pytest tests/test_contract.py --device cuda -W default
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
