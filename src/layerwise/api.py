@@ -50,8 +50,8 @@ class Run:
     def predictor(self, *, engine: str = "torch", device: str = "auto") -> Predictor:
         """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
 
-        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, mps, or auto, the
-        first of cuda, mps and cpu that is here and that the engine knows. Raises what `device_for` and `Loaded.engine` do.
+        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, or auto, the first
+        of cuda and cpu that is here and that the engine knows. Raises what `device_for` and `Loaded.engine` do.
         """
         found = load(self.path, device_for(engine, device))
         return Predictor(found.engine(engine), found.task)

@@ -319,6 +319,7 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--precision", "fp8"], "fp8"),
     (["train", "mlp", "--data", "digits", "--device", "cuda:77"], "cuda"),
     (["train", "mlp", "--data", "digits", "--device", "gpu"], "gpu"),
+    (["train", "mlp", "--data", "digits", "--device", "mps"], "device 'mps' has no float64, in which metrics are summed"),
     (["train", "mlp", "--data", "digits", "--dat", "x"], "--dat"),
     (["train", "mlp", "--data", "digits", "--weights", "none.safetensors"], "none.safetensors"),
     (["train", "lenet5", "--data", "iris"], "lenet5 looks at pictures, and these data are rows"),

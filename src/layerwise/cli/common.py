@@ -23,7 +23,7 @@ EngineOption = Annotated[
     Parameter(name="--engine", help="what runs the network; auto: the fastest here"),
 ]
 
-DeviceOption = Annotated[str, Parameter(name="--device", help="auto (cuda, mps or cpu, the first that is here), cpu, cuda, cuda:1 or mps")]
+DeviceOption = Annotated[str, Parameter(name="--device", help="auto (cuda where it is, else cpu), cpu, cuda or cuda:1")]
 
 
 def language(wanted: Lang | None) -> Lang:

@@ -56,7 +56,7 @@ def train_(
     seed
         of weights, order, splits and draws
     device
-        auto, cpu, cuda or mps
+        auto (cuda where it is, else cpu), cpu, cuda or cuda:1
     precision
         of products; fp64 computes everything in float64
     compile

@@ -66,8 +66,8 @@ class Batch:
         return Batch(moved(self.inputs), targets, self.ids, weights)
 
     def at(self, index: Tensor) -> Batch:
-        """Return the examples of these positions. ``index`` (N,) lies where the ids do, on the CPU: asked of a device, which example
-        it is would have to wait for all that the device has still to do."""
+        """Return the examples of these positions. ``index`` (N,) lies on the CPU, as the ids do: read back from a device, it would be
+        waited for behind all that the device has still to do."""
         here = index.to(self.inputs.device, non_blocking=True)
         targets = None if self.targets is None else self.targets.index_select(0, here)
         weights = None if self.weights is None else self.weights.index_select(0, here)

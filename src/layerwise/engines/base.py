@@ -28,7 +28,7 @@ def piece_of(shape: tuple[int, ...]) -> int:
 
 
 def device_for(engine: str, wanted: str) -> torch.device:
-    """Return the device on which an engine of this name answers: the one wanted, and for ``auto`` CUDA before MPS before the CPU.
+    """Return the device on which an engine of this name answers: the one wanted, and for ``auto`` CUDA before the CPU.
 
     The runtimes run on the CPU alone. Raises `UsageError` for another device there, and for one that is not here.
     """

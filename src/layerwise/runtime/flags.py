@@ -38,18 +38,23 @@ class Flags(msgspec.Struct, frozen=True):
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device: ``auto`` takes CUDA, then MPS, then the CPU. Raises `UsageError` for one that is not here."""
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """Return the device: ``auto`` takes CUDA, then the CPU. Raises `UsageError` for one that is not here, and for MPS."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available()}
     if wanted == "auto":
-        wanted = next(kind for kind in ("cuda", "mps", "cpu") if here[kind])
+        wanted = "cuda" if here["cuda"] else "cpu"
     kind = wanted.split(":")[0]
+    if kind == "mps":
+        raise UsageError(
+            "device 'mps' has no float64, in which metrics are summed and changes of pictures are drawn", expected="auto, cpu or cuda",
+            received=f"'{wanted}'", do="use --device cpu",
+        )  # fmt: skip
     if not here.get(kind, False):
         present = ", ".join(name for name, is_here in here.items() if is_here)
         raise UsageError(f"device '{wanted}' is not here", expected=f"auto or one of {present}", received=f"'{wanted}'")
     try:
         return torch.device(wanted)
     except RuntimeError as error:
-        raise UsageError(f"device '{wanted}' is not a device's name", do="write cpu, cuda, cuda:1 or mps") from error
+        raise UsageError(f"device '{wanted}' is not a device's name", do="write cpu, cuda or cuda:1") from error
 
 
 def resolve(
