@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerwise.bench.base import Case, Quality, Row, Spec
+from layerwise.bench.cases.cuda import lacking
 from layerwise.bench.process import Measure
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ SETTINGS = (
     "rule.optimizer='momentum'", "rule.lr=0.1", "rule.schedule='step'", "rule.warmup=0", "rule.l2=0", "rule.weight_decay=0.0001",
     "monitor='last'", "train.device='cuda'", "train.compile=true",
 )  # fmt: skip
-
-
-def lacking() -> str:
-    """Say that there is no GPU."""
-    import torch
-
-    return "" if torch.cuda.is_available() else "there is no CUDA device here"
 
 
 @contextmanager
