@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from layerwise import api
 from layerwise.errors import TrainingError
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
-from layerwise.train.memory import ran_out
+from layerwise.runtime.shortage import ran_out
 from layerwise.train.start import train
 
 OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.accumulate": 2}
@@ -33,6 +34,42 @@ def test_memory_that_runs_out_names_the_setting(tmp_path: Path) -> None:
         api.train("mlp", data="digits", out=tmp_path / "run", batch=64, options={**OPTIONS, "model.hidden": [20_000, 2_000_000_000]})
     assert "--batch" in caught.value.do
     assert "--set rule.accumulate=8" in caught.value.do
+
+
+HUNGRY = """
+import torch
+from torch import nn
+from layerwise.catalog import register
+
+
+class Hungry(nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, x):
+        if len(x) == 1:
+            torch.empty(10**15)
+        return self.linear(x.flatten(1))
+
+
+@register("hungry", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000", summary="s", summary_zh="s",
+          parameters=15, size={"features": 4, "classes": 3}, small={"features": 4, "classes": 3}, recipe={"stages": [{"epochs": 1}]})
+def hungry(*, features: int, classes: int):
+    return Hungry(features, classes)
+"""
+
+
+def test_answering_without_memory_is_no_traceback(tmp_path: Path, command: Any) -> None:
+    """A network that asks torch's allocator for four petabytes when it is shown one example."""
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    trained = command("train", "hungry", "--import", "hungry.py", "--data", "iris", "--out", "run", "--set", "train.threads=1")
+    assert trained.returncode == 0, trained.stderr
+    done = command("predict", "run", "5.1,3.5,1.4,0.2", "--import", "hungry.py")
+    assert done.returncode == 1
+    assert "layerwise: there is no memory left: " in done.stderr
+    assert "do this:  close other programs, or use --device cpu where it is a GPU's that is full" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("batch", "pieces"), [(32, 1), (64, 2), (128, 4), (100, 4)])

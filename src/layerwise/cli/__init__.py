@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, nearest
+from layerwise.runtime.shortage import ran_out
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -71,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        return _refuse(
+            f"there is no memory left: {str(error).splitlines()[0] if str(error) else 'Python was refused some'}\n"
+            "  expected: memory for the network, its inputs and its maps\n"
+            "  do this:  close other programs, or use --device cpu where it is a GPU's that is full", 1,
+        )  # fmt: skip
     except OSError as error:
         if error.filename is None:
             raise

@@ -11,15 +11,6 @@ from layerwise.errors import TrainingError
 from layerwise.planning.resolve import Plan
 from layerwise.recipe import Recipe, Stage
 
-REFUSED = ("can't allocate memory", "not enough memory", "out of memory")  # by torch's allocators: CPU, Windows, MPS
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: CUDA's kind, Python's, or the CPU allocator's, which is a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in REFUSED)
-
 
 def out_of_memory(made: Plan, device: torch.device) -> TrainingError:
     """Return the error whose advice names the settings: a smaller --batch and, where a rule has it, accumulation."""

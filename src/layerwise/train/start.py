@@ -25,8 +25,9 @@ from layerwise.rules.base import NonFiniteLoss
 from layerwise.run import Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags, machine
 from layerwise.runtime.distributed import World
+from layerwise.runtime.shortage import ran_out
 from layerwise.train import pictures
-from layerwise.train.memory import out_of_memory, ran_out, rescaled
+from layerwise.train.memory import out_of_memory, rescaled
 from layerwise.train.progress import Display
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
