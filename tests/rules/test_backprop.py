@@ -132,6 +132,21 @@ def test_penalties_equal_autograd_of_the_penalised_loss(l2: float, l1: float, ac
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{"l2": 0.1}, {"l1": 0.1}, {"l1": 0.1, "l1_proximal": True}])
+def test_where_biases_alone_are_trained_nothing_is_penalised(options: dict[str, Any]) -> None:
+    """The same steps as without a penalty, and no term of it in the loss."""
+    ends = []
+    for given in (options, {}):
+        model = net(norm=True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith("bias") or name.startswith("1."))
+        learning = rule(model, 8, **given)
+        steps = [learning.step(batch, 0.0) for batch in batches(3, 8)]
+        assert all(step.parts.keys() == {"squares"} for step in steps)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 def test_proximal_l1_gives_exact_zeros() -> None:
     """Equal to soft-thresholding a plain step by hand; the subgradient gives none."""
     model = net()

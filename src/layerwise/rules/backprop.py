@@ -201,8 +201,11 @@ class Backprop:
 
     @torch.no_grad()
     def _penalties(self) -> dict[str, Tensor]:
-        """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss."""
+        """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss; where biases and norms
+        alone are trained there is nothing to penalise."""
         o, terms = self.options, dict[str, Tensor]()
+        if not self.weights:
+            return terms
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
         gradients = [w.grad for w in self.weights if w.grad is not None]
         if o.l2:
