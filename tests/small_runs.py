@@ -42,3 +42,33 @@ def written(path: Path) -> str:
     lines = (" ".join(draw.choice(groups[n % 3], size=20)) for n in range(4000))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
+
+
+LINEAR = """
+import torch
+from torch import nn
+from layerwise.catalog import register
+
+
+class Linear(nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return {outputs}
+
+
+@register("{name}", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000", summary="s", summary_zh="s",
+          parameters=15, size={{"features": 4, "classes": 3}}, small={{"features": 4, "classes": 3}},
+          recipe={{"stages": [{{"epochs": 1}}]}})
+def made(*, features: int, classes: int):
+    return Linear(features, classes)
+"""
+
+
+def linear_card(path: Path, outputs: str) -> None:
+    """Write a file with one card, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows ``x`` (N, 4) are this
+    expression."""
+    path.write_text(LINEAR.format(name=path.stem, outputs=outputs), encoding="utf-8")

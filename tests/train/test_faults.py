@@ -27,35 +27,16 @@ from layerwise.run import RunDirectory
 from layerwise.train.session import _finite
 from layerwise.train.start import train
 from processes import Child, assert_same, litter, logged, rows, until, weights
-from small_runs import LONG, fit
+from small_runs import LONG, fit, linear_card
 
 # -- repeating bit for bit -------------------------------------------------------------------------------------------
 
-UNORDERED = """
-import torch
-from torch import nn
-from layerwise.catalog import register
-
-
-class Unordered(nn.Module):
-    def __init__(self, features, classes):
-        super().__init__()
-        self.linear = nn.Linear(features, classes)
-
-    def forward(self, x):
-        x = x.flatten(1)
-        return self.linear(x.clone().put_(torch.zeros(1, dtype=torch.long), x[0, :1]))  # two writes to one place may come in any order
-
-
-@register("unordered", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000", summary="s", summary_zh="s",
-          parameters=15, size={"features": 4, "classes": 3}, small={"features": 4, "classes": 3}, recipe={"stages": [{"epochs": 1}]})
-def unordered(*, features: int, classes: int):
-    return Unordered(features, classes)
-"""
+# two writes to one place may come in any order
+UNORDERED = "self.linear(x.clone().put_(torch.zeros(1, dtype=torch.long), x[0, :1]))"
 
 
 def test_a_kernel_that_cannot_repeat_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "unordered.py").write_text(UNORDERED)
+    linear_card(tmp_path / "unordered.py", UNORDERED)
     command = [sys.executable, "-m", "layerwise", "train", "unordered", "--import", "unordered.py", "--data", "iris", "--out", "run"]
     done = subprocess.run([*command, "--set", "train.deterministic=true"], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -14,6 +14,7 @@ from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
 from layerwise.runtime.shortage import ran_out
 from layerwise.train.start import train
+from small_runs import linear_card
 
 OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.accumulate": 2}
 
@@ -36,33 +37,12 @@ def test_memory_that_runs_out_names_the_setting(tmp_path: Path) -> None:
     assert "--set rule.accumulate=8" in caught.value.do
 
 
-HUNGRY = """
-import torch
-from torch import nn
-from layerwise.catalog import register
-
-
-class Hungry(nn.Module):
-    def __init__(self, features, classes):
-        super().__init__()
-        self.linear = nn.Linear(features, classes)
-
-    def forward(self, x):
-        if len(x) == 1:
-            torch.empty(10**15)
-        return self.linear(x.flatten(1))
-
-
-@register("hungry", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000", summary="s", summary_zh="s",
-          parameters=15, size={"features": 4, "classes": 3}, small={"features": 4, "classes": 3}, recipe={"stages": [{"epochs": 1}]})
-def hungry(*, features: int, classes: int):
-    return Hungry(features, classes)
-"""
+HUNGRY = "self.linear(x if len(x) > 1 else torch.empty(10**15))"
 
 
 def test_answering_without_memory_is_no_traceback(tmp_path: Path, command: Any) -> None:
     """A network that asks torch's allocator for four petabytes when it is shown one example."""
-    (tmp_path / "hungry.py").write_text(HUNGRY)
+    linear_card(tmp_path / "hungry.py", HUNGRY)
     trained = command("train", "hungry", "--import", "hungry.py", "--data", "iris", "--out", "run", "--set", "train.threads=1")
     assert trained.returncode == 0, trained.stderr
     done = command("predict", "run", "5.1,3.5,1.4,0.2", "--import", "hungry.py")

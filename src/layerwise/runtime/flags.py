@@ -130,7 +130,7 @@ def applied(flags: Flags) -> Iterator[None]:
                 os.environ["CUBLAS_WORKSPACE_CONFIG"] = old[3]
 
 
-def unrepeatable(error: RuntimeError) -> TrainingError | None:
+def unrepeatable(error: Exception) -> TrainingError | None:
     """Return the error for a kernel that ``train.deterministic`` refuses, named as torch names it; None for any other failure."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
     if found is None:

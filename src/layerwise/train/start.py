@@ -269,7 +269,7 @@ def _session(
         except (RuntimeError, MemoryError) as error:
             if ran_out(error):
                 raise out_of_memory(made, world.device) from error
-            if isinstance(error, RuntimeError) and (refused := flags.unrepeatable(error)):
+            if refused := flags.unrepeatable(error):
                 raise refused from error
             if set_flags.workers and worker_lost(error):
                 raise lost_worker(error) from error

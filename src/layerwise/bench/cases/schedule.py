@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 @contextmanager
-def unpacked(spec: Spec) -> Iterator[Path]:
+def unpacked() -> Iterator[Path]:
     """Unpack the pictures into class folders under ``train`` and ``test``."""
     import tarfile
 
@@ -52,7 +52,7 @@ def ours(spec: Spec) -> Measure:
     from layerwise.bench.training import trained
 
     began = time.perf_counter()
-    with unpacked(spec) as pictures, trained(asked(pictures, spec)) as done:
+    with unpacked() as pictures, trained(asked(pictures, spec)) as done:
         facts = {**done.facts, "seconds": time.perf_counter() - began, "steps_per_second": done.steps_per_second}
         accuracy = done.outcome.metrics["test/accuracy"]
     return Measure(accuracy, {"accuracy": accuracy, "seconds": facts["seconds"]}, {**facts, **device()})
@@ -116,7 +116,7 @@ def script(spec: Spec) -> Measure:
 
     began = time.perf_counter()
     torch.backends.cudnn.benchmark = True
-    with unpacked(spec) as pictures:
+    with unpacked() as pictures:
         made = plan(asked(pictures, spec))
         train, test = loaders(made)
         network = making.network(made, torch.device("cuda"))
