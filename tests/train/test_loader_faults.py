@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
-from layerwise.data.loader import refuse_small_shared_memory
+from layerwise.data.loader import Order, StreamedBatches
+from layerwise.data.source import ArraySource, Schema
+from layerwise.data.workers import refuse_small_shared_memory
 from layerwise.errors import TrainingError
 from layerwise.run import RunDirectory
+from layerwise.tasks.classification import Classification
 from processes import Child, assert_same, logged, until
 from small_runs import fit
 
@@ -68,13 +74,18 @@ def test_a_small_shared_memory_is_named(large: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def spawned(parent: psutil.Process) -> list[psutil.Process]:
+    """A process's loader workers."""
+    return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
 @pytest.mark.timeout(180)
 def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_path: Path) -> None:
     """Real workers over real pictures: they train, then one is killed; the error comes at once and names the cause."""
     child = Child([*STREAM, "--data", large], tmp_path)
 
     def workers() -> list[psutil.Process]:
-        return [p for p in psutil.Process(child.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        return spawned(psutil.Process(child.process.pid))
 
     until(lambda: logged(tmp_path / "run") >= 1, child, timeout=90)
     until(lambda: bool(workers()), child, timeout=90)
@@ -87,3 +98,32 @@ def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_pat
     assert any(cause in child.stderr for cause in ("killed by signal", "exited unexpectedly", "reset by peer", "EOFError"))
     assert "Traceback" not in child.stderr, child.stderr
     assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
+
+
+def test_a_lost_worker_is_told_of_only_where_a_batch_is_asked_for() -> None:
+    """torch's handler of a child's death raises at any place, in destructors too. Here nothing is raised between two batches; the next
+    one is refused with the cause; and afterwards the handler is torch's again, and later workers are none of the lost ones."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
+    source = ArraySource(Schema("image", (6, 5, 3), "class", ("a", "b")), pixels, np.arange(40) % 2, "pixels")
+    collate = Classification.prepare(source, Classification.Options()).collate
+    streamed = StreamedBatches(source, collate, Order(40, 4), torch.device("cpu"), torch.float32, workers=1)
+    training = streamed.epoch(0)
+    next(training)
+    evaluation = streamed.epoch(0)  # begun within the epoch
+    next(evaluation)
+    handler = signal.getsignal(signal.SIGCHLD)
+    lost = spawned(psutil.Process())
+    assert len(lost) == 2
+    for worker in lost:
+        worker.kill()
+    end = time.monotonic() + 20
+    while not all(os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for worker in lost):
+        assert time.monotonic() < end
+    for _ in range(20):  # a signal's handler runs between two of Python's instructions
+        time.sleep(0.001)
+    with pytest.raises(TrainingError, match=r"a loader worker was lost: DataLoader worker \(pid \d+\) is killed by signal: Killed"):
+        next(evaluation)
+    with pytest.raises(TrainingError, match="a loader worker was lost"):
+        next(training)
+    assert signal.getsignal(signal.SIGCHLD) is not handler
+    assert len(list(streamed.epoch(1))) == 10

@@ -6,11 +6,10 @@ the same batches in the same order, which is a pure function of (seed, stage, ep
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,12 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from layerwise.data.source import Examples, Source, fetch
-from layerwise.errors import TrainingError
+from layerwise.data.workers import at_work, refuse_small_shared_memory
 from layerwise.runtime import draws
 from layerwise.runtime.distributed import World
 
 CHUNK = 1024
-SHARED = Path("/dev/shm")
 Collate = Callable[[Examples], "Batch"]
 
 
@@ -240,46 +238,9 @@ class StreamedBatches:
             timeout=self.timeout if self.workers else 0,
             generator=torch.Generator(),  # its own: asking for workers must not move the training's stream
         )
-        try:
-            for batch in loader:
+        with at_work(loader) if self.workers else nullcontext(iter(loader)) as decoded:
+            for batch in decoded:
                 yield batch.to(self.device, self.dtype)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if not self.workers or not worker_lost(error):
-                raise
-            raise lost_worker(error) from error
-
-
-def worker_lost(error: Exception) -> bool:
-    """Whether an error says that a loader worker is gone. torch raises it from a signal handler, at any place of the program."""
-    text = str(error).lower()
-    signs = ("dataloader worker", "dataloader timed out", "shared memory")
-    return isinstance(error, ConnectionError | EOFError) or any(sign in text for sign in signs)
-
-
-def refuse_small_shared_memory(needed: int) -> None:
-    """Raise `TrainingError` where /dev/shm, through which workers hand over batches, is smaller than the batches under way."""
-    if not SHARED.is_dir():
-        return
-    free = shutil.disk_usage(SHARED).free
-    if free < needed:
-        raise TrainingError(
-            f"{SHARED} is too small for the loader's workers",
-            expected=f"{needed / 2**20:.1f} MiB free",
-            received=f"{free / 2**20:.1f} MiB",
-            do="set train.workers=-1 to load in the training process, use a smaller --batch, or give a container more "
-            "(docker run --shm-size=1g)",
-        )
-
-
-def lost_worker(error: Exception) -> TrainingError:
-    """Make the error for a lost loader worker, with the cause that torch gives."""
-    lines = [text.strip() for text in str(error).splitlines() if text.strip()] or [type(error).__name__]
-    causes = [text for text in lines if text.startswith(("RuntimeError:", "OSError:", "Error:"))]
-    return TrainingError(
-        f"a loader worker was lost: {causes[-1] if causes else lines[0]}",
-        expected="every worker alive, answering within train.timeout, with room in /dev/shm",
-        do="set train.workers=-1 to load in the training process, or free memory; then go on with --resume",
-    )
 
 
 def collated(source: Source, collate: Collate, threads: int) -> Batch:

@@ -15,7 +15,6 @@ import torch
 
 from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
-from layerwise.data.loader import lost_worker, worker_lost
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
 from layerwise.errors import UsageError
@@ -80,10 +79,6 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         except UsageError:
             if not request.resume:
                 directory.withdraw()
-            raise
-        except RuntimeError as error:  # torch tells of a further worker's death from a signal handler, while the first one's is cleared up
-            if worker_lost(error):
-                raise lost_worker(error) from error
             raise
 
 
@@ -271,8 +266,6 @@ def _session(
                 raise out_of_memory(made, world.device) from error
             if refused := flags.unrepeatable(error):
                 raise refused from error
-            if set_flags.workers and worker_lost(error):
-                raise lost_worker(error) from error
             raise
         return _finished(session, metrics, resumed=found is not None, lang=request.lang)
 
