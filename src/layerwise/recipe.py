@@ -67,7 +67,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``checkpoint_seconds`` between saves inside an epoch (every epoch saves too; 0 switches both off); ``log_every`` steps a line
     in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a data set may take as
     tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent rank counts as lost;
-    ``tensorboard`` writes the log as event files too, into the run's folder of that name.
+    ``tensorboard`` writes the log as event files too, into the run's folder of that name; ``tiles``: 3×3 convolutions in float32 on a
+    CPU are computed by Winograd's tiles where that is faster, else all by torch.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
@@ -83,6 +84,7 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Positive = 300.0
     deterministic: bool = False
     tensorboard: bool = False
+    tiles: bool = True
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -172,7 +172,7 @@ def file_of(graph: str, size: int, threads: int) -> Path:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             versions.append(f"no {name}")
-    where = (machine.cpu_model(), torch.backends.cpu.get_cpu_capability(), machine.cores(), threads, size)
+    where = (machine.cpu_model(), torch.backends.cpu.get_cpu_capability(), machine.cores(), threads, size, Torch.way)
     return graphs.users() / f"{graph}-{digest(repr((where, versions)).encode())[:16]}.json"
 
 

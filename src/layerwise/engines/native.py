@@ -14,16 +14,15 @@ from layerwise.engines.base import Engine, piece_of
 from layerwise.errors import UsageError
 from layerwise.export.base import dtype_of, muted
 from layerwise.export.folding import NORMS, fold
+from layerwise.nn.convolution import by_tiles
 from layerwise.runtime import flags, machine
 
 
-class Torch(Engine):
+class Native(Engine):
     """The network in evaluation mode: batch norms folded into the layers before them, pictures with their channels last in memory.
 
     The network that was given stays as it is.
     """
-
-    name = "torch"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -44,13 +43,25 @@ class Torch(Engine):
         return x.contiguous(memory_format=torch.channels_last) if self.last and x.ndim == 4 else x
 
 
+class Torch(Native):
+    """The network interpreted, its 3×3 convolutions in float32 on a CPU by tiles (`nn.tiled`)."""
+
+    name = "torch"
+    way = "folded, channels last, tiles"  # another way of computing is measured anew
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if self.last:  # it is a copy
+            by_tiles(self.model, frozen=True)
+
+
 def compiler() -> str:
     """Return the C++ compiler that torch's inductor would call; empty where there is none."""
     names = (os.environ.get("CXX", ""), "g++", "clang++")
     return next((found for name in names if name and (found := shutil.which(name))), "")
 
 
-class Compiled(Torch):
+class Compiled(Native):
     """The network translated to C++ by torch's inductor, with its weights as constants, for the two sizes that matter: one example, and a
     full piece. Translating takes from seconds to a minute in each process; what is left over at the end of a stream is interpreted."""
 

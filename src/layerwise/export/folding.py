@@ -16,6 +16,14 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+class _Tracer(fx.Tracer):
+    """Takes layers and norms for leaves of the graph, whoever wrote their class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is looked into no further."""
+        return isinstance(m, (*LAYERS, *NORMS)) or super().is_leaf_module(m, module_qualified_name)
+
+
 class Folded(NamedTuple):
     """A copy of a network for inference, and how many (``norms``) of its batch norms were folded away."""
 
@@ -46,7 +54,7 @@ def pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
     None where the way through the network depends on the values (`torch.fx` cannot follow it): then nothing is folded.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception:  # of any kind: the tracer runs the network's own code with stand-ins for tensors
         return
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")

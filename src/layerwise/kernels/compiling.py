@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -21,3 +22,17 @@ def compiled(function: Callable[..., Any], *, fastmath: set[str] | bool = REORDE
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba: "no locator available", a read-only install and a read-only home
         return numba.njit(**options)(function)
+
+
+def entry(function: Callable[[int], None]) -> Callable[[], int]:
+    """Return what gives the address of a kernel for `kernels.team`: its C function, compiled when first asked for."""
+    signature = numba.types.void(numba.types.int64)
+
+    @cache
+    def made() -> Any:
+        try:
+            return numba.cfunc(signature, cache=True, error_model="numpy")(function)
+        except RuntimeError:
+            return numba.cfunc(signature, error_model="numpy")(function)
+
+    return lambda: int(made().address)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from layerwise.errors import UsageError
 from layerwise.kernels import rows
 from layerwise.kernels.compiling import compiled
+from layerwise.kernels.registers import LANES
 from layerwise.kernels.threads import edges_of, over_parts
 
 Floats = NDArray[np.float32]
@@ -71,7 +72,7 @@ def _run(
     """Learn from the records in order; return the sum of f(X)·diff², each before its step."""
     loss, last, width, stride = 0.0, len(records) - 1, W.shape[1], W.strides[0]
     at_w, at_c, at_w2, at_c2 = W.ctypes.data, C.ctypes.data, W2.ctypes.data, C2.ctypes.data
-    sums = np.empty(rows.LANES, dtype=np.float32)
+    sums = np.empty(LANES, dtype=np.float32)
     asked = np.int64(-1)
     for n in range(len(records)):
         ahead = min(n + AHEAD, last)

@@ -15,64 +15,29 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic as numba_intrinsic
+
+from layerwise.kernels.registers import (
+    FLOAT,
+    LANES,
+    LONG,
+    VECTOR,
+    WORD,
+    WORDS,
+    Value,
+    call,
+    constant,
+    intrinsic,
+    load,
+    pointer,
+    splat,
+    store,
+    whole,
+)
 
 TILE = 8
-LANES = 8
-FLOAT, WORD, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-VECTOR, WORDS, QUAD = ir.VectorType(FLOAT, LANES), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, 4)
 # 2^f = Σ (f log 2)^k / k!, |f| ≤ ½: eight terms leave less than float32 can hold
 POWERS = [math.log(2.0) ** k / math.factorial(k) for k in range(8)]
 ESTIMATED = ("arcp", "afn", "reassoc", "contract")  # let 1/√ be estimated and corrected
-Value = Any  # a value of llvmlite's, which has no types
-intrinsic: Any = numba_intrinsic
-
-
-def _splat(builder: Value, value: Value) -> Value:
-    """Return the vector with this float in every lane."""
-    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, WORD(0))
-    return builder.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), ir.Constant(WORDS, [0] * LANES))
-
-
-def _constant(value: float) -> Value:
-    """Return the constant vector with this float in every lane."""
-    return ir.Constant(VECTOR, [value] * LANES)
-
-
-def _whole(value: int) -> Value:
-    """Return the constant vector with this int32 in every lane."""
-    return ir.Constant(WORDS, [value] * LANES)
-
-
-def _pointer(builder: Value, address: Value, kind: Value) -> Value:
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def _load(builder: Value, address: Value, lanes: int = LANES) -> Value:
-    """Load the first ``lanes`` (8, 4 or 1) of a vector; zeros in the others."""
-    kind = {8: VECTOR, 4: QUAD, 1: FLOAT}[lanes]
-    found = builder.load(_pointer(builder, address, kind))
-    found.align = 4
-    if lanes == 1:
-        return builder.insert_element(_constant(0.0), found, WORD(0))
-    if lanes == 4:
-        return builder.shuffle_vector(found, ir.Constant(QUAD, [0.0] * 4), ir.Constant(WORDS, list(range(LANES))))
-    return found
-
-
-def _store(builder: Value, value: Value, address: Value, lanes: int = LANES) -> None:
-    """Store the first ``lanes`` (8, 4 or 1) of a vector."""
-    if lanes == 1:
-        value = builder.extract_element(value, WORD(0))
-    elif lanes == 4:
-        value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(WORD, 4), [0, 1, 2, 3]))
-    builder.store(value, _pointer(builder, address, value.type)).align = 4
-
-
-def _call(builder: Value, name: str, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
-    """Call LLVM's intrinsic of this name over vectors."""
-    kind = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), arguments, fastmath=fastmath)
 
 
 def _chunks(builder: Value, width: Value, body: Callable[[Value, int], None]) -> None:
@@ -92,7 +57,7 @@ def _addresses(builder: Value, table: Value, stride: Value, rows: Value, tile: i
     """Return the addresses of the rows whose int32 numbers lie at ``rows``."""
     found = []
     for r in range(tile):
-        row = builder.load(_pointer(builder, builder.add(rows, LONG(4 * r)), WORD))
+        row = builder.load(pointer(builder, builder.add(rows, LONG(4 * r)), WORD))
         found.append(builder.add(table, builder.mul(builder.sext(row, LONG), stride)))
     return found
 
@@ -106,7 +71,7 @@ def _pairs(builder: Value, first: Value, second: Value) -> Value:
 
 def _sums(builder: Value, vectors: list[Value]) -> Value:
     """Return the sums over the lanes of at most eight vectors, as one vector."""
-    full = vectors + [_constant(0.0)] * (LANES - len(vectors))
+    full = vectors + [constant(0.0)] * (LANES - len(vectors))
     a, b, c, d = (_pairs(builder, full[k], full[k + 1]) for k in range(0, LANES, 2))
     low, high = _pairs(builder, a, b), _pairs(builder, c, d)
     left = builder.shuffle_vector(low, high, ir.Constant(WORDS, [0, 1, 2, 3, 8, 9, 10, 11]))
@@ -122,16 +87,16 @@ def _products(tile: int) -> Any:
         def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
             table, stride, rows, x, width, out = arguments
             places = _addresses(builder, table, stride, rows, tile)
-            sums = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in places]
+            sums = [cgutils.alloca_once_value(builder, constant(0.0)) for _ in places]
 
             def body(offset: Value, lanes: int) -> None:
-                part = _load(builder, builder.add(x, offset), lanes)
+                part = load(builder, builder.add(x, offset), lanes)
                 for place, total in zip(places, sums, strict=True):
-                    row = _load(builder, builder.add(place, offset), lanes)
-                    builder.store(_call(builder, "fmuladd", row, part, builder.load(total)), total)
+                    row = load(builder, builder.add(place, offset), lanes)
+                    builder.store(call(builder, "fmuladd", row, part, builder.load(total)), total)
 
             _chunks(builder, width, body)
-            _store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
+            store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
             return target.get_dummy_value()
 
         return types.void(*[types.int64] * 6), generate
@@ -150,18 +115,18 @@ def _updates(tile: int) -> Any:
         def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
             table, stride, rows, x, steps, out, width = arguments
             places = _addresses(builder, table, stride, rows, tile)
-            given = [builder.load(_pointer(builder, builder.add(steps, LONG(4 * r)), FLOAT)) for r in range(tile)]
-            factors = [_splat(builder, step) for step in given]
+            given = [builder.load(pointer(builder, builder.add(steps, LONG(4 * r)), FLOAT)) for r in range(tile)]
+            factors = [splat(builder, step) for step in given]
 
             def body(offset: Value, lanes: int) -> None:
-                part = _load(builder, builder.add(x, offset), lanes)
-                total = _load(builder, builder.add(out, offset), lanes)
+                part = load(builder, builder.add(x, offset), lanes)
+                total = load(builder, builder.add(out, offset), lanes)
                 for place, factor in zip(places, factors, strict=True):
                     here = builder.add(place, offset)
-                    row = _load(builder, here, lanes)
-                    total = _call(builder, "fmuladd", factor, row, total)
-                    _store(builder, _call(builder, "fmuladd", factor, part, row), here, lanes)
-                _store(builder, total, builder.add(out, offset), lanes)
+                    row = load(builder, here, lanes)
+                    total = call(builder, "fmuladd", factor, row, total)
+                    store(builder, call(builder, "fmuladd", factor, part, row), here, lanes)
+                store(builder, total, builder.add(out, offset), lanes)
 
             _chunks(builder, width, body)
             return target.get_dummy_value()
@@ -181,13 +146,13 @@ def add(context: Value, out: Value, x: Value, factor: Value, width: Value) -> Va
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         out, x, factor, width = arguments
-        scale = _splat(builder, factor)
+        scale = splat(builder, factor)
 
         def body(offset: Value, lanes: int) -> None:
             here = builder.add(out, offset)
-            _store(
+            store(
                 builder,
-                _call(builder, "fmuladd", scale, _load(builder, builder.add(x, offset), lanes), _load(builder, here, lanes)),
+                call(builder, "fmuladd", scale, load(builder, builder.add(x, offset), lanes), load(builder, here, lanes)),
                 here,
                 lanes,
             )
@@ -204,11 +169,11 @@ def put(context: Value, out: Value, x: Value, factor: Value, width: Value) -> Va
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         out, x, factor, width = arguments
-        scale = _splat(builder, factor)
+        scale = splat(builder, factor)
 
         def body(offset: Value, lanes: int) -> None:
-            part = _load(builder, builder.add(x, offset), lanes)
-            _store(builder, builder.fmul(scale, part), builder.add(out, offset), lanes)
+            part = load(builder, builder.add(x, offset), lanes)
+            store(builder, builder.fmul(scale, part), builder.add(out, offset), lanes)
 
         _chunks(builder, width, body)
         return target.get_dummy_value()
@@ -222,17 +187,17 @@ def gather(context: Value, table: Value, stride: Value, rows: Value, count: Valu
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         table, stride, rows, count, factor, out, width = arguments
-        scale = _splat(builder, factor)
+        scale = splat(builder, factor)
         total = cgutils.alloca_once(builder, VECTOR)
 
         def body(offset: Value, lanes: int) -> None:
-            builder.store(_constant(0.0), total)
+            builder.store(constant(0.0), total)
             with cgutils.for_range(builder, count, intp=LONG) as loop:
-                row = builder.load(_pointer(builder, builder.add(rows, builder.shl(loop.index, LONG(2))), WORD))
+                row = builder.load(pointer(builder, builder.add(rows, builder.shl(loop.index, LONG(2))), WORD))
                 place = builder.add(table, builder.mul(builder.sext(row, LONG), stride))
-                part = _load(builder, builder.add(place, offset), lanes)
+                part = load(builder, builder.add(place, offset), lanes)
                 builder.store(builder.fadd(builder.load(total), part), total)
-            _store(builder, builder.fmul(scale, builder.load(total)), builder.add(out, offset), lanes)
+            store(builder, builder.fmul(scale, builder.load(total)), builder.add(out, offset), lanes)
 
         _chunks(builder, width, body)
         return target.get_dummy_value()
@@ -246,15 +211,15 @@ def moments(context: Value, x: Value, y: Value, width: Value, out: Value) -> Val
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         x, y, width, out = arguments
-        sums = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in range(3)]
+        sums = [cgutils.alloca_once_value(builder, constant(0.0)) for _ in range(3)]
 
         def body(offset: Value, lanes: int) -> None:
-            a, b = (_load(builder, builder.add(row, offset), lanes) for row in (x, y))
+            a, b = (load(builder, builder.add(row, offset), lanes) for row in (x, y))
             for total, (left, right) in zip(sums, ((a, b), (a, a), (b, b)), strict=True):
-                builder.store(_call(builder, "fmuladd", left, right, builder.load(total)), total)
+                builder.store(call(builder, "fmuladd", left, right, builder.load(total)), total)
 
         _chunks(builder, width, body)
-        _store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
+        store(builder, _sums(builder, [builder.load(total) for total in sums]), out)
         return target.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -270,17 +235,17 @@ def adagrad(context: Value, x: Value, y: Value, squares_x: Value, squares_y: Val
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         x, y, squares_x, squares_y, step, width = arguments
-        factor = _splat(builder, step)
+        factor = splat(builder, step)
 
         def body(offset: Value, lanes: int) -> None:
             places = [builder.add(row, offset) for row in (x, y, squares_x, squares_y)]
-            rows = [_load(builder, place, lanes) for place in places]
+            rows = [load(builder, place, lanes) for place in places]
             for own, other in ((0, 1), (1, 0)):
                 move = builder.fmul(factor, rows[other])
-                root = _call(builder, "sqrt", rows[2 + own], fastmath=ESTIMATED)
+                root = call(builder, "sqrt", rows[2 + own], fastmath=ESTIMATED)
                 moved = builder.fsub(rows[own], builder.fdiv(move, root, flags=ESTIMATED))
-                _store(builder, moved, places[own], lanes)
-                _store(builder, _call(builder, "fmuladd", move, move, rows[2 + own]), places[2 + own], lanes)
+                store(builder, moved, places[own], lanes)
+                store(builder, call(builder, "fmuladd", move, move, rows[2 + own]), places[2 + own], lanes)
 
         _chunks(builder, width, body)
         return target.get_dummy_value()
@@ -320,37 +285,37 @@ def slopes(context: Value, scores: Value, labels: Value, rate: Value, settled: V
 
     def generate(target: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         scores, labels, rate, settled, losses = arguments
-        z, label = _load(builder, scores), _load(builder, labels)
-        zero, one = _constant(0.0), _constant(1.0)
+        z, label = load(builder, scores), load(builder, labels)
+        zero, one = constant(0.0), constant(1.0)
         wanted = builder.fcmp_ordered(">=", label, zero)
-        power = builder.fmul(_call(builder, "fabs", z), _constant(-1.0 / math.log(2.0)))
-        power = _call(builder, "maxnum", power, _constant(-126.0))
-        nearest = _call(builder, "rint", power)
+        power = builder.fmul(call(builder, "fabs", z), constant(-1.0 / math.log(2.0)))
+        power = call(builder, "maxnum", power, constant(-126.0))
+        nearest = call(builder, "rint", power)
         part = builder.fsub(power, nearest)
-        t = _constant(POWERS[-1])
+        t = constant(POWERS[-1])
         for factor in reversed(POWERS[:-1]):
-            t = _call(builder, "fmuladd", t, part, _constant(factor))
-        shift = builder.shl(builder.add(builder.fptosi(nearest, WORDS), _whole(127)), _whole(23))
+            t = call(builder, "fmuladd", t, part, constant(factor))
+        shift = builder.shl(builder.add(builder.fptosi(nearest, WORDS), whole(127)), whole(23))
         t = builder.fmul(t, builder.bitcast(shift, VECTOR))
         more = builder.fadd(one, t)
         large = builder.fdiv(one, more)  # σ(|z|)
         sigma = builder.select(builder.fcmp_ordered(">=", z, zero), large, builder.fmul(t, large))
-        slope = builder.fmul(builder.fsub(label, sigma), _splat(builder, rate))
+        slope = builder.fmul(builder.fsub(label, sigma), splat(builder, rate))
         against = builder.select(builder.fcmp_ordered(">", label, zero), builder.fneg(z), z)
-        due = builder.fcmp_unordered(">=", builder.fadd(against, _splat(builder, settled)), zero)  # NaN too, which is to be seen
-        _store(builder, builder.select(builder.and_(wanted, due), slope, zero), scores)
+        due = builder.fcmp_unordered(">=", builder.fadd(against, splat(builder, settled)), zero)  # NaN too, which is to be seen
+        store(builder, builder.select(builder.and_(wanted, due), slope, zero), scores)
         linear = builder.add(losses, LONG(64))
         exponents = builder.add(losses, LONG(32))
-        lost = builder.select(wanted, _call(builder, "maxnum", against, zero), zero)
-        _store(builder, builder.fadd(_load(builder, linear), lost), linear)
-        grown = builder.fmul(_load(builder, losses), builder.select(wanted, more, one))
+        lost = builder.select(wanted, call(builder, "maxnum", against, zero), zero)
+        store(builder, builder.fadd(load(builder, linear), lost), linear)
+        grown = builder.fmul(load(builder, losses), builder.select(wanted, more, one))
         bits = builder.bitcast(grown, WORDS)
-        exponent = builder.sub(builder.lshr(bits, _whole(23)), _whole(127))
-        mantissa = builder.or_(builder.and_(bits, _whole(0x7FFFFF)), _whole(0x3F800000))
-        kept = builder.load(_pointer(builder, exponents, WORDS))
+        exponent = builder.sub(builder.lshr(bits, whole(23)), whole(127))
+        mantissa = builder.or_(builder.and_(bits, whole(0x7FFFFF)), whole(0x3F800000))
+        kept = builder.load(pointer(builder, exponents, WORDS))
         kept.align = 4
-        builder.store(builder.add(kept, exponent), _pointer(builder, exponents, WORDS)).align = 4
-        _store(builder, builder.bitcast(mantissa, VECTOR), losses)
+        builder.store(builder.add(kept, exponent), pointer(builder, exponents, WORDS)).align = 4
+        store(builder, builder.bitcast(mantissa, VECTOR), losses)
         return target.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.float32, types.float32, types.int64), generate

@@ -1,7 +1,8 @@
-"""What the networks of pictures share: their first weights, and the refusal of pictures too small for them."""
+"""What the networks of pictures share: their first weights, the refusal of pictures too small for them, 3×3 filters by tiles."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,3 +53,29 @@ def he_fan_out_(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def by_tiles(model: nn.Module, *, frozen: bool = False) -> int:
+    """Have a network's float32 convolutions with 3×3 filters computed by tiles (`nn.tiled`), in place; return how many there are.
+
+    Those with stride 1, padding 1 and multiples of 16 maps in and out, on a CPU. Names and weights stay. ``frozen``: the weights will not
+    change any more, so that what is made of them is kept, four times their memory.
+    """
+    found = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module)]
+    if found:
+        from layerwise.kernels.winograd import filters  # with the compiler of kernels, which other networks are spared
+        from layerwise.nn.tiled import TiledConv2d
+
+        for module in found:
+            module.__class__ = TiledConv2d
+            module.points = filters(module.weight.double()) if frozen else None  # type: ignore[assignment]
+    return len(found)
+
+
+def _fits(module: nn.Conv2d) -> bool:
+    """Whether a convolution is of the kind that tiles can compute."""
+    same = module.stride == module.padding == module.dilation == (1, 1) and module.groups == 1 and module.padding_mode == "zeros"
+    maps = module.in_channels % SAFE == module.out_channels % SAFE == 0
+    weight = module.weight
+    plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return bool(type(module) is nn.Conv2d and module.kernel_size == (3, 3) and same and maps and plain)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.penalties import l1, l2, soft_threshold
-from layerwise.kernels.convolution import weights_apart
 from layerwise.nn.modes import NORMS, in_evaluation
 from layerwise.recipe import Count, Decay, NotNegative, Positive, Share
 from layerwise.rules.base import Context, Entry, NonFiniteLoss, Step, Verdict, first_bad_layer
@@ -161,7 +160,7 @@ class Backprop:
 
     def _chunk(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Add one micro-batch's gradients; return its summed loss, weight and terms."""
-        with autocast(self.context.precision, batch.inputs.device), weights_apart(batch.inputs):
+        with autocast(self.context.precision, batch.inputs.device):
             loss = self.context.task.objective(self.context.model, batch)
         self._refuse_non_finite(loss, batch)
         self.scaler.scale(loss.total / self.context.batch).backward()

@@ -18,13 +18,15 @@ from layerwise.runtime import machine
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
+DIRECT, TILES = "direct", "tiles"
 
 
 class Flags(msgspec.Struct, frozen=True):
     """What was set for a run, as recorded in run.json and in each checkpoint.
 
     ``layout`` is how maps of pictures lie in memory: ``contiguous`` (channel after channel, as in runs that do not say) or
-    ``channels_last``; empty until the network is known.
+    ``channels_last``; ``convolution`` how 3×3 ones are computed: ``direct`` (by torch, as in runs that do not say) or by ``tiles``
+    (`nn.tiled`). Both are empty until the network is known.
     """
 
     device: str
@@ -35,6 +37,7 @@ class Flags(msgspec.Struct, frozen=True):
     deterministic: bool
     world: int = 1
     layout: str = CONTIGUOUS
+    convolution: str = DIRECT
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -72,7 +75,7 @@ def resolve(
         workers = max(1, min(4, cores // 2)) if cores > 1 else 0
     threads = threads or max(1, cores - workers)
     route = machine.matmul_route() if chosen.type == "cpu" and precision == "fp32" else "highest"
-    return Flags(str(chosen), precision, threads, workers if streams else 0, route, deterministic, world, layout="")
+    return Flags(str(chosen), precision, threads, workers if streams else 0, route, deterministic, world, layout="", convolution="")
 
 
 def layout_of(model: nn.Module, precision: str) -> str:

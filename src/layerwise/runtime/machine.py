@@ -25,6 +25,7 @@ from torch import Tensor
 
 from layerwise.errors import UsageError
 from layerwise.runtime.cores import cores as cores
+from layerwise.runtime.openmp import torchs_openmp
 
 # (rows, inner, columns, left transposed, right transposed): a dense layer forward, its ∂W, larger ones
 SIZES = (
@@ -210,6 +211,7 @@ def describe() -> dict[str, Any]:
             "onednn": torch.backends.mkldnn.is_available(),
             "build": torch.__config__.show(),
         },
+        "openmp": openmp.name if (openmp := torchs_openmp()) else None,
         "matmul": {"route": matmul_route(), "measured": msgspec.to_builtins(known_matmul())},
         "allocator": {
             "large buffers kept": keep_large_buffers(),

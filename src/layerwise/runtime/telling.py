@@ -25,6 +25,7 @@ def told(facts: Facts, lang: Lang) -> list[tuple[str, str]]:
         ("torch", ", ".join((torch["version"], threads, *libraries))),
         ("设备" if zh else "devices", ", ".join(_devices(facts["devices"]))),
         ("float32 矩阵乘" if zh else "float32 products", _products(facts["matmul"], zh=zh)),
+        ("3×3 卷积" if zh else "3×3 convolutions", _tiles(facts["openmp"], zh=zh)),
         ("大块内存" if zh else "large buffers", _buffers(facts["allocator"], zh=zh)),
     ]
 
@@ -49,6 +50,15 @@ def _products(matmul: Facts, *, zh: bool) -> str:
         return f"{route}（{why}{'；由 LAYERWISE_MATMUL 指定' if asked else ''}）"
     why = f"measured: medium is {speed:.2f} times as fast as highest, with {error:.1f} times its error"
     return f"{route} ({why}{'; LAYERWISE_MATMUL decides' if asked else ''})"
+
+
+def _tiles(openmp: str | None, *, zh: bool) -> str:
+    """Return how the convolutions that tiles can compute are computed, and on which threads."""
+    if zh:
+        on = f"torch 自己的线程（{openmp}）" if openmp else "Python 线程，因为没有找到 torch 的 OpenMP"
+        return f"float32 时分块计算（Winograd 的 F(4×4, 3×3)），用 {on}"
+    on = f"torch's own threads ({openmp})" if openmp else "Python threads, as torch's OpenMP was not found"
+    return f"in float32 by tiles (Winograd's F(4×4, 3×3)), on {on}"
 
 
 def _buffers(allocator: Facts, *, zh: bool) -> str:

@@ -23,7 +23,7 @@ from layerwise.planning.resolve import Plan
 from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory
-from layerwise.runtime import draws, flags, machine
+from layerwise.runtime import draws, machine
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import augmented, collating, paired
 from layerwise.tasks.base import Task
@@ -33,6 +33,7 @@ from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import Guarded, TensorBoard
+from layerwise.train.ways import set_ways
 
 
 class Session:
@@ -58,12 +59,9 @@ class Session:
         self.began = self.saved_at = time.monotonic()
 
     def _built(self) -> nn.Module:
-        """Build the model with weights drawn from the run's seed, whatever was drawn before, in the layout of the run's flags."""
+        """Build the model with weights drawn from the run's seed, whatever was drawn before, computing in the ways of the run's flags."""
         model = making.network(self.plan, self.device)
-        settings = self.feed.flags
-        layout = settings.layout or flags.layout_of(model, settings.precision)
-        flags.lay_out(model, layout)
-        self.feed.flags = msgspec.structs.replace(settings, layout=layout)
+        self.feed.flags = set_ways(model, self.feed.flags, tiles=self.options.tiles and not self.options.compile)
         if self.options.compile:
             # in place, so the keys of its weights stay its own; on CUDA launching a small network's kernels takes longer than their work
             model.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)

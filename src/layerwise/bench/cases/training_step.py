@@ -25,6 +25,7 @@ def ours(model: str, spec: Spec) -> Measure:
     from layerwise.rules.base import Context
     from layerwise.runtime import flags
     from layerwise.runtime.distributed import World
+    from layerwise.train.ways import set_ways
 
     spec = {**spec, "model": model}
     of = pictures.subject(spec)
@@ -34,8 +35,7 @@ def ours(model: str, spec: Spec) -> Measure:
     world = World(device=torch.device("cpu"))
     context = Context(network, of.task, dict(network.named_parameters()), world, 0, "fp32", len(x), len(x))
     rule = Backprop(context, BackpropOptions(optimizer="sgd", lr=RATE, momentum=0.9))
-    flags.lay_out(network, flags.layout_of(network, "fp32"))
-    with flags.applied(flags.answering()):
+    with flags.applied(set_ways(network, flags.answering(), tiles=True)):
         losses = [float(step.total) / step.weight for step in (rule.step(batch, 0.0) for _ in range(LOOKED_AT))]
         return Measure(pictures.timed(lambda: rule.step(batch, 0.0), spec), {"loss": losses[-1]}, {"losses": losses})
 

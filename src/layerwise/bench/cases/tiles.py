@@ -1,0 +1,94 @@
+"""One 3×3 convolution by tiles beside torch's own, the layers of known networks: the forward pass, and with both gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from layerwise.bench.base import Case, Quality, Row, Side, Spec
+from layerwise.bench.process import Measure
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Layer(NamedTuple):
+    """A convolution of ``maps`` to as many, over ``pictures`` of ``side`` × ``side`` places."""
+
+    pictures: int
+    maps: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.pictures} × {self.maps} maps of {self.side}×{self.side}"
+
+
+LAYERS = (  # resnet18's with batches of 16, vgg16's first with 4, resnet20's with 128
+    Layer(16, 64, 56), Layer(16, 128, 28), Layer(16, 256, 14), Layer(16, 512, 7), Layer(4, 64, 224), Layer(128, 16, 32), Layer(128, 64, 8),
+)  # fmt: skip
+
+
+def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
+    """Return the convolution, channels last, and its input after a ReLU."""
+    import torch
+    from torch import nn
+
+    from layerwise.nn.convolution import by_tiles, he_fan_out_
+    from layerwise.runtime import flags
+
+    torch.manual_seed(spec["seed"])
+    network = nn.Sequential(nn.Conv2d(layer.maps, layer.maps, 3, padding=1))
+    he_fan_out_(network)
+    flags.lay_out(network, flags.CHANNELS_LAST)
+    x = torch.randn(layer.pictures, layer.maps, layer.side, layer.side).relu().contiguous(memory_format=torch.channels_last)
+    if tiles:
+        by_tiles(network)
+    convolution = network[0]
+    assert isinstance(convolution, nn.Conv2d)
+    return convolution, x
+
+
+def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool) -> Measure:
+    """Time the convolution, and measure its largest error beside float64, as a part of the largest output."""
+    import copy
+
+    import torch
+
+    from layerwise.bench import pictures
+    from layerwise.runtime import flags
+
+    with flags.applied(flags.answering()):
+        convolution, x = made(layer, spec, tiles=tiles)
+        with torch.no_grad():
+            exact = copy.deepcopy(convolution).double()(x[:2].double())
+            error = float((convolution(x)[:2] - exact).abs().max() / exact.abs().max())
+        x.requires_grad_(learns)
+
+        def run() -> None:
+            with torch.set_grad_enabled(learns):
+                y = convolution(x)
+            if learns:
+                torch.autograd.grad(y, (x, convolution.weight), y.detach())
+
+        speed = pictures.timed(run, {**spec, "batch": layer.pictures})
+    return Measure(speed, {"error": error})
+
+
+SIDES: dict[str, Side] = {}
+ROWS: list[Row] = []
+for layer in LAYERS:
+    for learns in (False, True):
+        what = f"{layer}, with gradients" if learns else str(layer)
+        for way, tiles in (("tiles", True), ("torch", False)):
+            SIDES[f"{what}, {way}"] = partial(side, layer=layer, tiles=tiles, learns=learns)
+        ROWS.append(Row(what, f"{what}, torch", None, ours=f"{what}, tiles"))
+
+CASE = Case(
+    name="tiles",
+    unit="pictures/s",
+    spec={},
+    sides=SIDES,
+    rows=tuple(ROWS),
+    quality=(Quality("error", more_is_better=False, judged=False),),
+    note="float32, channels last on both sides, all cores; error: the largest beside float64, of the largest output",
+)

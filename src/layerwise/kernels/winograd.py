@@ -1,0 +1,215 @@
+"""3×3 convolutions with stride 1 by Winograd's tiles (`kernels.tiles`): a quarter of the multiplications, at the error of a plain sum.
+
+``N`` pictures, ``C`` maps in, ``K`` maps out, ``H × W`` places, padding 1. Everything is float32 with channels last in memory. A block of
+tiles goes all the way (spread, multiplied, joined) before the next, so that what lies between stays in the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerwise.kernels.compiling import compiled, entry
+from layerwise.kernels.registers import LANES
+from layerwise.kernels.team import next_part, number, own_place, together
+from layerwise.kernels.tiles import IN, OUT, TAPS, G, copied, joined, multiply, multiply_into, parted, spread
+
+POINTS = IN * IN
+PANEL = 2 * LANES  # columns of a product that are computed together
+ROWS = 6  # tiles of one
+BLOCK = 48  # tiles at a time: few enough for the cache, enough to read the filters seldom
+NUMBER = 4  # bytes
+VECTOR = NUMBER * LANES
+LARGE = 128 * 128  # maps in · maps out, from which a sum for each thread costs more than sharing the maps
+APART = 64  # bytes between planes, which would else begin at the same set of the cache
+
+
+def tiles_of(x: Tensor) -> int:
+    """Return how many tiles cover the maps (N, C, H, W)."""
+    return x.shape[0] * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
+
+
+def filters(weight: Tensor) -> Tensor:
+    """Return filters (K, C, 3, 3) at the 36 points, G g Gᵀ, as (36, K/16, C, 16): in the order in which products read them.
+
+    C and K are multiples of 16. Computed in the filters' own type and given in float32.
+    """
+    outputs, inputs = weight.shape[:2]
+    panels = weight.detach().permute(2, 3, 0, 1).reshape(TAPS * TAPS, outputs // PANEL, PANEL, inputs).transpose(2, 3)
+    points = _two_sided(weight.dtype) @ panels.reshape(TAPS * TAPS, -1)
+    return points.float().view(POINTS, outputs // PANEL, inputs, PANEL)
+
+
+def turned(weight: Tensor) -> Tensor:
+    """Return the filters (C, K, 3, 3) whose convolution is the gradient by the maps of one by (K, C, 3, 3)."""
+    return weight.flip(2, 3).transpose(0, 1)
+
+
+def _two_sided(dtype: torch.dtype) -> Tensor:
+    """Return G ⊗ G (36, 9): what maps the nine numbers of a filter to its 36 points."""
+    return torch.from_numpy(np.kron(G, G)).to(dtype)
+
+
+def convolve(x: Tensor, points: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolution (N, K, H, W) of maps (N, C, H, W) with filters given by `filters` and a bias (K,)."""
+    maps, outputs, count = x.shape[1], points.shape[1] * PANEL, tiles_of(x)
+    x = _laid(x)
+    y = torch.empty((x.shape[0], outputs, *x.shape[2:]), memory_format=torch.channels_last)
+    plus = torch.zeros(outputs) if bias is None else bias.detach().contiguous()
+    block = _block(count)
+    room = _room(block, maps, outputs)
+    tensors = (t.data_ptr() for t in (x, points, plus, y, room))
+    together(_convolution(), -(-count // block), [*tensors, room.stride(0), *x.shape[2:], maps, outputs, count, block])
+    return y
+
+
+def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient (K, C, 3, 3) by the filters, from the maps (N, C, H, W) and the gradient by the outputs (N, K, H, W).
+
+    The transposed of `convolve` in its filters: Gᵀ [Σ (Bᵀ d B) (A y Aᵀ)ᵀ] G, the sum over tiles and at each point by itself. Threads
+    share the tiles, each with a sum of its own, or where sums are large the maps, so that the result is the same each time.
+    """
+    maps, outputs, count = x.shape[1], gradient.shape[1], tiles_of(x)
+    x, gradient = _laid(x), _laid(gradient)
+    threads = max(1, torch.get_num_threads())
+    across = min(threads, maps // LANES) if maps * outputs >= LARGE else 1
+    along = max(1, min(threads // across, count))
+    block = _block(count)
+    sums, room = torch.zeros(along, POINTS, maps, outputs), _room(block, maps, outputs)
+    tensors = (t.data_ptr() for t in (x, gradient, sums, room))
+    shape = (*x.shape[2:], maps, outputs, count, block)
+    together(_correlation(), along * across, [*tensors, room.stride(0), *shape, along, across])
+    whole = sums[0] if along == 1 else sums.sum(0)
+    by_filter = _two_sided(torch.float32).T @ whole.view(POINTS, maps * outputs)
+    return by_filter.view(TAPS, TAPS, maps, outputs).permute(3, 2, 0, 1)
+
+
+def _laid(x: Tensor) -> Tensor:
+    """Return maps with their channels last in memory."""
+    return x.detach().contiguous(memory_format=torch.channels_last)
+
+
+def _block(count: int) -> int:
+    """Return how many tiles go through at a time: at most `BLOCK`, no more than a thread has, whole rows of products."""
+    share = -(-count // max(1, torch.get_num_threads()))
+    return ROWS * -(-min(BLOCK, share) // ROWS)
+
+
+def _room(block: int, maps: int, outputs: int) -> Tensor:
+    """Return memory (threads, bytes) for what a block is between maps and outputs, and for a tile of each at the edge."""
+    size = POINTS * (_plane(block, maps) + _plane(block, outputs)) + NUMBER * (IN * IN * maps + OUT * OUT * outputs)
+    return torch.empty((max(1, torch.get_num_threads()), size), dtype=torch.uint8)
+
+
+@compiled
+def _plane(block: int, maps: int) -> int:
+    """Return the bytes of one of the 36 planes of a block."""
+    return NUMBER * block * maps + APART
+
+
+@compiled
+def _place(tile: int, high: int, wide: int) -> tuple[int, int, int]:
+    """Return which picture a tile is of, and its first row and column there."""
+    rows, columns = (high + OUT - 1) // OUT, (wide + OUT - 1) // OUT
+    return tile // (rows * columns), tile // columns % rows * OUT, tile % columns * OUT
+
+
+@compiled
+def _taken(x: int, tile: int, high: int, wide: int, maps: int, size: int, margin: int, edge: int) -> tuple[int, int]:
+    """Return the address of a tile of ``size`` places to a side, ``margin`` of them before its own, and the bytes from one of its rows to
+    the next: in the maps at ``x`` where it lies within them, else at ``edge``, with zeros around."""
+    n, top, left = _place(tile, high, wide)
+    top, left = top - margin, left - margin
+    if top >= 0 and left >= 0 and top + size <= high and left + size <= wide:
+        return x + NUMBER * maps * ((n * high + top) * wide + left), NUMBER * maps * wide
+    for i in range(size):
+        for j in range(size):
+            inside = 0 <= top + i < high and 0 <= left + j < wide
+            source = x + NUMBER * maps * ((n * high + top + i) * wide + left + j)
+            for g in range(0, NUMBER * maps, VECTOR):
+                copied(source + g if inside else 0, edge + NUMBER * maps * (i * size + j) + g)
+    return edge, NUMBER * maps * size
+
+
+@compiled
+def _put(products: int, plane: int, tile: int, high: int, wide: int, outputs: int, bias: int, y: int, edge: int) -> None:
+    """Join the products of a tile and write what of it lies within the maps at ``y``."""
+    n, top, left = _place(tile, high, wide)
+    target = y + NUMBER * outputs * ((n * high + top) * wide + left)
+    whole = top + OUT <= high and left + OUT <= wide
+    to, down = (target, NUMBER * outputs * wide) if whole else (edge, NUMBER * outputs * OUT)
+    for g in range(0, NUMBER * outputs, VECTOR):
+        joined(products + g, IN * plane, plane, to + g, down, NUMBER * outputs, bias + g)
+    if not whole:
+        for i in range(min(OUT, high - top)):
+            for j in range(min(OUT, wide - left)):
+                for g in range(0, NUMBER * outputs, VECTOR):
+                    copied(edge + NUMBER * outputs * (i * OUT + j) + g, target + NUMBER * outputs * (i * wide + j) + g)
+
+
+@entry
+def _convolution(numbers: int) -> None:
+    """Convolve one block of tiles after another."""
+    x, points, bias, y = number(numbers, 0), number(numbers, 1), number(numbers, 2), number(numbers, 3)
+    high, wide, maps, outputs = number(numbers, 6), number(numbers, 7), number(numbers, 8), number(numbers, 9)
+    count, block = number(numbers, 10), number(numbers, 11)
+    plane, out_plane = _plane(block, maps), _plane(block, outputs)
+    at = number(numbers, 4) + number(numbers, 5) * own_place(numbers)
+    to = at + POINTS * plane
+    edge = to + POINTS * out_plane
+    out_edge = edge + NUMBER * IN * IN * maps
+    panels = outputs // PANEL
+    start = block * next_part(numbers)
+    while start < count:
+        size = min(block, count - start)
+        for t in range(size):
+            source, down = _taken(x, start + t, high, wide, maps, IN, 1, edge)
+            for g in range(0, NUMBER * maps, VECTOR):
+                spread(source + g, down, NUMBER * maps, at + NUMBER * t * maps + g, IN * plane, plane)
+        for k in range(POINTS):
+            for p in range(panels):
+                right = points + NUMBER * PANEL * maps * (k * panels + p)
+                for t in range(0, size, ROWS):
+                    left = at + k * plane + NUMBER * t * maps
+                    product = to + k * out_plane + NUMBER * (t * outputs + p * PANEL)
+                    multiply(left, NUMBER * maps, NUMBER, right, NUMBER * PANEL, product, NUMBER * outputs, maps)
+        for t in range(size):
+            _put(to + NUMBER * t * outputs, out_plane, start + t, high, wide, outputs, bias, y, out_edge)
+        start = block * next_part(numbers)
+
+
+@entry
+def _correlation(numbers: int) -> None:
+    """Add up the products of maps and gradients over one part after another: a share of the tiles, and of the maps in."""
+    x, gradient, sums = number(numbers, 0), number(numbers, 1), number(numbers, 2)
+    high, wide, maps, outputs = number(numbers, 5), number(numbers, 6), number(numbers, 7), number(numbers, 8)
+    count, block, along, across = number(numbers, 9), number(numbers, 10), number(numbers, 11), number(numbers, 12)
+    plane, out_plane = _plane(block, maps), _plane(block, outputs)
+    at = number(numbers, 3) + number(numbers, 4) * own_place(numbers)
+    to = at + POINTS * plane
+    edge = to + POINTS * out_plane
+    out_edge = edge + NUMBER * IN * IN * maps
+    part = next_part(numbers)
+    while part < along * across:
+        share, groups = part // across, maps // LANES
+        first, last = groups * (part % across) // across, groups * (part % across + 1) // across
+        total = sums + NUMBER * POINTS * maps * outputs * share
+        end = count * (share + 1) // along
+        for start in range(count * share // along, end, block):
+            size = min(block, end - start)
+            for t in range(size):
+                source, down = _taken(x, start + t, high, wide, maps, IN, 1, edge)
+                for g in range(first, last):
+                    spread(source + VECTOR * g, down, NUMBER * maps, at + VECTOR * (g * block + t), IN * plane, plane)
+                source, down = _taken(gradient, start + t, high, wide, outputs, OUT, 0, out_edge)
+                for g in range(outputs // LANES):
+                    parted(source + VECTOR * g, down, NUMBER * outputs, to + VECTOR * (g * block + t), IN * out_plane, out_plane)
+            for k in range(POINTS):
+                for c in range(first, last):
+                    left = at + k * plane + VECTOR * block * c
+                    for p in range(outputs // LANES):
+                        right = to + k * out_plane + VECTOR * block * p
+                        place = total + NUMBER * ((k * maps + c * LANES) * outputs + p * LANES)
+                        multiply_into(left, NUMBER, VECTOR, right, VECTOR, place, NUMBER * outputs, size)
+        part = next_part(numbers)
