@@ -17,7 +17,7 @@ from layerwise import api
 from layerwise.export.folding import fold
 from layerwise.kernels import winograd
 from layerwise.nn.convolution import by_tiles
-from layerwise.nn.tiled import TiledConv2d
+from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
 from processes import assert_same
 from test_contract import cut_short
 
@@ -103,6 +103,27 @@ def test_an_engine_keeps_what_is_made_of_its_weights(calls: list[str]) -> None:
         torch.testing.assert_close(net(x).double(), exact(x.double()), rtol=1e-4, atol=1e-5)
     assert all(net[k].points is points for k, points in zip((2, 5), made, strict=True))
     assert calls == ["convolve", "convolve"]
+
+
+@pytest.mark.parametrize("stride", [1, 2, (1, 2)])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",)])
+def test_the_gradient_by_many_pointwise_filters_is_one_product(stride: Any, frozen: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(256, 256, 1, stride=stride)
+    net = nn.Sequential(nn.Conv2d(3, 256, 1), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # the first has few maps
+    for name in frozen:
+        layer.get_parameter(name).requires_grad_(requires_grad=False)
+    x = torch.randn(4, 3, 9, 7)
+    exact = gradients(copy.deepcopy(net).double(), x.double())
+    assert by_tiles(net, frozen=True) == 0
+    assert by_tiles(net) == 1
+    assert type(net[1]) is PointwiseConv2d
+    shown = net[1](torch.zeros(4, 256, 9, 7)).grad_fn
+    assert ("ByProduct" in type(shown).__name__) == ("weight" not in frozen)
+    for got, wanted in zip(gradients(net, x), exact, strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-6)
+    few = net[1](torch.zeros(1, 256, 2, 2)).grad_fn
+    assert "ByProduct" not in type(few).__name__
 
 
 @pytest.fixture(scope="module")

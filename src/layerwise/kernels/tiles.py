@@ -2,8 +2,9 @@
 
 F(4×4, 3×3) of A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2016), eq. 8: for a tile d of 6×6 places and a
 filter g, y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A are 4×4 places of their correlation, by 36 multiplications instead of 144. The matrices are
-Toom and Cook's for the points 0, ±1/√2, ±√2, ∞. With these the error is that of a plain sum in float32; with the paper's 0, ±1, ±2, ∞ it is
-five times as large (B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution, 2020, is about such points).
+Toom and Cook's for the points 0, ±1/√2, ±√2, ∞. With these the error is about twice that of a plain sum in float32; with the paper's
+0, ±1, ±2, ∞ it is some five times as large as that (B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd
+Convolution, 2020, is about such points).
 """
 
 from __future__ import annotations

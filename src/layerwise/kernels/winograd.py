@@ -1,4 +1,4 @@
-"""3×3 convolutions with stride 1 by Winograd's tiles (`kernels.tiles`): a quarter of the multiplications, at the error of a plain sum.
+"""3×3 convolutions with stride 1 by Winograd's tiles (`kernels.tiles`): a quarter of the multiplications, twice the error.
 
 ``N`` pictures, ``C`` maps in, ``K`` maps out, ``H × W`` places, padding 1. Everything is float32 with channels last in memory. A block of
 tiles goes all the way (spread, multiplied, joined) before the next, so that what lies between stays in the cache.

@@ -20,6 +20,7 @@ def large_enough(size: tuple[int, int], least: int) -> None:
 
 
 SAFE = 16  # maps: a whole vector of the widest processors
+MANY = 2**16  # maps in · maps out of 1×1 filters, from which their gradient as a product is the faster one
 
 
 class StridedPointwise(nn.Conv2d):
@@ -59,23 +60,35 @@ def by_tiles(model: nn.Module, *, frozen: bool = False) -> int:
     """Have a network's float32 convolutions with 3×3 filters computed by tiles (`nn.tiled`), in place; return how many there are.
 
     Those with stride 1, padding 1 and multiples of 16 maps in and out, on a CPU. Names and weights stay. ``frozen``: the weights will not
-    change any more, so that what is made of them is kept, four times their memory.
+    change any more, so that what is made of them is kept, four times their memory; else the gradient by 1×1 filters of many maps is taken
+    as a product.
     """
-    found = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _fits(module)]
-    if found:
+    free = [module for module in model.modules() if type(module) is nn.Conv2d and _free(module)]
+    tiled = [module for module in free if _fits(module)]
+    pointwise = [module for module in free if module.kernel_size == (1, 1) and module.weight.numel() >= MANY and not frozen]
+    if tiled or pointwise:
         from layerwise.kernels.winograd import filters  # with the compiler of kernels, which other networks are spared
-        from layerwise.nn.tiled import TiledConv2d
+        from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
 
-        for module in found:
+        for module in tiled:
             module.__class__ = TiledConv2d
             module.points = filters(module.weight.double()) if frozen else None  # type: ignore[assignment]
-    return len(found)
+        for module in pointwise:
+            module.__class__ = PointwiseConv2d
+    return len(tiled) + len(pointwise)
+
+
+def _free(module: nn.Conv2d) -> bool:
+    """Whether a convolution is in float32 on a CPU, neither in groups nor dilated, with zeros around."""
+    weight = module.weight
+    return bool(
+        weight.dtype == torch.float32 and weight.device.type == "cpu"
+        and module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        and module.padding == ((module.kernel_size[0] - 1) // 2,) * 2
+    )  # fmt: skip
 
 
 def _fits(module: nn.Conv2d) -> bool:
-    """Whether a convolution is of the kind that tiles can compute."""
-    same = module.stride == module.padding == module.dilation == (1, 1) and module.groups == 1 and module.padding_mode == "zeros"
+    """Whether such a convolution is of the kind that tiles can compute."""
     maps = module.in_channels % SAFE == module.out_channels % SAFE == 0
-    weight = module.weight
-    plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    return bool(type(module) is nn.Conv2d and module.kernel_size == (3, 3) and same and maps and plain)
+    return bool(module.kernel_size == (3, 3) and module.stride == (1, 1) and maps)
