@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from layerwise import api, catalog
 
@@ -42,6 +44,16 @@ def written(path: Path) -> str:
     lines = (" ".join(draw.choice(groups[n % 3], size=20)) for n in range(4000))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
+
+
+def digit_folders(place: Path, count: int, *, classes: int = 10, side: int = 8) -> Path:
+    """Write the first ``count`` digits as pictures of ``side`` × ``side`` into folders by digit modulo ``classes``; return the place."""
+    images, labels = load_digits(return_X_y=True)
+    for number, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
+        folder = place / f"class {label % classes}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).resize((side, side)).save(folder / f"{number:04}.png")
+    return place
 
 
 LINEAR = """

@@ -22,21 +22,13 @@ from layerwise.errors import TrainingError
 from layerwise.run import RunDirectory
 from layerwise.tasks.classification import Classification
 from processes import Child, assert_same, logged, until
-from small_runs import fit
+from small_runs import digit_folders, fit
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of digits, 240 pictures of 8 × 8."""
-    from sklearn.datasets import load_digits
-
-    place = tmp_path_factory.mktemp("pictures")
-    images, labels = load_digits(return_X_y=True)
-    for number, (image, label) in enumerate(zip(images[:240], labels, strict=False)):
-        folder = place / f"class {label}"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).save(folder / f"{number:04}.png")
-    return place
+    return digit_folders(tmp_path_factory.mktemp("pictures"), 240)
 
 
 def test_streaming_gives_the_same_batches(pictures: Path, tmp_path: Path) -> None:

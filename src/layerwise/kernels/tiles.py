@@ -52,7 +52,8 @@ def _times(builder: Value, matrix: Matrix, values: list[Value]) -> list[Value]:
         row = matrix[len(found)]
         after = matrix[len(found) + 1] if len(found) + 1 < len(matrix) else None
         if after is not None and np.count_nonzero(row) > 1 and np.allclose(np.abs(row), np.abs(after)):
-            same, other = (_sum(builder, np.where(part, row, 0.0), values) for part in (np.isclose(row, after), ~np.isclose(row, after)))
+            equal = np.isclose(row, after)
+            same, other = (_sum(builder, np.where(part, row, 0.0), values) for part in (equal, ~equal))
             found += [builder.fadd(same, other), builder.fsub(same, other)]
         else:
             found.append(_sum(builder, row, values))

@@ -16,6 +16,7 @@ from layerwise.kernels.team import next_part, number, own_place, together
 from layerwise.kernels.tiles import IN, OUT, TAPS, G, copied, joined, multiply, multiply_into, parted, spread
 
 POINTS = IN * IN
+TWO_SIDED = torch.from_numpy(np.kron(G, G))  # (36, 9): maps the nine numbers of a filter to its points
 PANEL = 2 * LANES  # columns of a product that are computed together
 ROWS = 6  # tiles of one
 BLOCK = 48  # tiles at a time: few enough for the cache, enough to read the filters seldom
@@ -37,18 +38,13 @@ def filters(weight: Tensor) -> Tensor:
     """
     outputs, inputs = weight.shape[:2]
     panels = weight.detach().permute(2, 3, 0, 1).reshape(TAPS * TAPS, outputs // PANEL, PANEL, inputs).transpose(2, 3)
-    points = _two_sided(weight.dtype) @ panels.reshape(TAPS * TAPS, -1)
+    points = TWO_SIDED.to(weight.dtype) @ panels.reshape(TAPS * TAPS, -1)
     return points.float().view(POINTS, outputs // PANEL, inputs, PANEL)
 
 
 def turned(weight: Tensor) -> Tensor:
     """Return the filters (C, K, 3, 3) whose convolution is the gradient by the maps of one by (K, C, 3, 3)."""
     return weight.flip(2, 3).transpose(0, 1)
-
-
-def _two_sided(dtype: torch.dtype) -> Tensor:
-    """Return G ⊗ G (36, 9): what maps the nine numbers of a filter to its 36 points."""
-    return torch.from_numpy(np.kron(G, G)).to(dtype)
 
 
 def convolve(x: Tensor, points: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,7 +77,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     shape = (*x.shape[2:], maps, outputs, count, block)
     together(_correlation(), along * across, [*tensors, room.stride(0), *shape, along, across])
     whole = sums[0] if along == 1 else sums.sum(0)
-    by_filter = _two_sided(torch.float32).T @ whole.view(POINTS, maps * outputs)
+    by_filter = TWO_SIDED.float().T @ whole.view(POINTS, maps * outputs)
     return by_filter.view(TAPS, TAPS, maps, outputs).permute(3, 2, 0, 1)
 
 
