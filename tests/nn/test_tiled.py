@@ -78,6 +78,8 @@ def test_torchs_own_way_where_tiles_cannot_or_do_not_pay(calls: list[str]) -> No
         net, plain = net.float(), plain.float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(net(x), plain(x))
+            maps = torch.randn(16, 16, 24, 24)  # float32 still, as a network's first layer gets them
+            assert torch.equal(net[2](maps), plain[2](maps))
         exported = torch.export.export(net, (x,)).module()
         assert torch.equal(exported(x), plain(x))
     nn.functional.cross_entropy(net(x[:1]), torch.tensor([0])).backward()  # too little work to transform gradients for
