@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.train import start
 from layerwise.train.start import write_page
 
@@ -147,7 +148,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
     assert rows(one) == rows(other)
     assert RunDirectory(one).info()["metrics"] == RunDirectory(other).info()["metrics"]
-    assert {n: p for n, p in RunDirectory(one).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(one)).items() if p} == {}
     assert litter(one) == []
 
 

@@ -37,6 +37,12 @@ def small_form(name: str, *, examples: int) -> dict[str, Any]:
     return options
 
 
+def run_info(**more: Any) -> dict[str, Any]:
+    """Return what run.json must hold at least, and more."""
+    least = {"status": "training", "data": "d", "fingerprint": "f", "examples": {}, "notes": [], "columns": [], "world": 1}
+    return {**least, "model": {"name": "mlp", "arguments": {}}, **more}
+
+
 def written(path: Path) -> str:
     """Write a text in which three groups of three hundred words keep to themselves, and return its path."""
     draw = np.random.default_rng(0)

@@ -13,6 +13,7 @@ from layerwise import api, catalog, recipe
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request
 from layerwise.rules import registry as rules
+from layerwise.run_check import verify
 from layerwise.tasks import registry as tasks
 from layerwise.train.loop import steps
 from layerwise.train.start import train
@@ -129,7 +130,7 @@ def test_every_parameter_learns(name: str, runs: Runs) -> None:
 @pytest.mark.parametrize("name", LEARNING)
 def test_run_is_whole_and_its_metrics_are_finite(name: str, runs: Runs) -> None:
     run = runs[name]
-    assert not {n: p for n, p in api.RunDirectory(run.path).verify().items() if p}
+    assert not {n: p for n, p in verify(api.RunDirectory(run.path)).items() if p}
     assert {m.split("/")[0] for m in run.metrics} == {"val", "test"}
     assert all(np.isfinite(value) for value in run.metrics.values())
     assert (run.path / "report.html").is_file() == (name in REPORTED)

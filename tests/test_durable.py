@@ -14,8 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from layerwise.durable import digest, digest_of, disk_errors, mapped_tensors, write_tensors
-from layerwise.errors import DamagedError, TrainingError
+from layerwise.atomic_io import report_disk_errors
+from layerwise.durable import digest, digest_of, mapped_tensors, write_tensors
+from layerwise.errors import DamagedError, StorageError, UsageError
 from layerwise.weights.vector_files import save_arrays
 
 MEASURED = """
@@ -83,13 +84,13 @@ def test_writing_to_a_changed_tensor_leaves_its_file_alone(tmp_path: Path) -> No
     ids=["tensors", "arrays"],
 )  # fmt: skip
 def test_a_refusing_disk_is_the_systems_error(write: Callable[[Path], object], tmp_path: Path) -> None:
-    """A folder that is not there, and a file that may not grow: safetensors has errors of its own, which say nothing to `disk_errors`."""
-    with pytest.raises(FileNotFoundError):
+    """A folder that is not there, and a file that may not grow: safetensors' own errors would say nothing to `report_disk_errors`."""
+    with pytest.raises(UsageError, match="there is no folder"):
         write(tmp_path / "nowhere/a.safetensors")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(TrainingError, match="File too large"), disk_errors(tmp_path):
+        with pytest.raises(StorageError, match="File too large"), report_disk_errors(tmp_path / "a.safetensors"):
             write(tmp_path / "a.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,11 +1,8 @@
-"""Files that are whole or not there: written beside the old one, flushed to the disk, renamed into place, and vouched for by a checksum.
-
-JSON that carries its own checksum is *sealed*. Tensors are safetensors, written from and read into memory without copies on the way.
-"""
+"""Files that are vouched for by a checksum: *sealed* JSON carries its own, tensors are safetensors, written from and read into memory
+without copies on the way. Files are written by `layerwise.atomic_io`."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +16,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from layerwise.errors import DamagedError, TrainingError
+from layerwise.atomic_io import let_library_write
+from layerwise.bounded_decoding import decode_json
+from layerwise.errors import DamagedError
 
 FORMAT = 1
 Json = dict[str, Any]
@@ -44,14 +43,16 @@ def sealed(content: Json) -> bytes:
 
 
 def unsealed(data: bytes, path: Path) -> Json:
-    """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong or the format is newer."""
+    """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong, it nests too deep, or the format is newer."""
     try:
-        content: Json = json.loads(data)
+        content: Json = decode_json(data, what=str(path), error=DamagedError)
         as_written = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() == data
         checksum = content.pop("checksum")
         fine = as_written and checksum == _body_digest(content)
         version = content["format"]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except DamagedError as error:
+        raise damaged(path, f"it cannot be read ({error.received or error.what})") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
     refuse_newer(version, path)
     if not fine:
@@ -80,76 +81,25 @@ def damaged(path: Path, why: str) -> DamagedError:
     )
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a clear error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise TrainingError(
-                f"{path} could not be written: {error.strerror}",
-                expected="room and permission to write",
-                do="free some space and go on with --resume; what was saved before is intact",
-            ) from error
-        raise
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file beside the old one, flush it to the disk, rename it into place. Leaves no litter behind a failure."""
-    beside = path.with_name(path.name + ".new")
-    with disk_errors(path):
-        try:
-            flushed(beside, data)
-            os.replace(beside, path)
-            flush_folder(path.parent)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-
-def flushed(path: Path, data: bytes) -> None:
-    """Write bytes and wait until they are on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(path: Path) -> None:
-    """Wait until a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def contiguous(tensors: Tensors) -> Tensors:
     """Return copies as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Tensors) -> str:
-    """Write tensors to a safetensors file, straight from where they lie, and flush it. Returns the file's SHA-256.
+    """Write tensors to a safetensors file of an unfinished folder of our own, straight from where they lie, and flush it. Returns the
+    file's SHA-256.
 
     Raises `OSError` where the disk refuses.
     """
-    with like_any_file(path):
+    with let_library_write(path, root=path.parent), safetensors_errors(path):
         safetensors.torch.save_file(_apart(tensors), path)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
     return digest_of(path)
 
 
 @contextmanager
-def like_any_file(path: Path) -> Iterator[None]:
-    """Let safetensors write a file inside: whom the system allows may read it, and where the disk refuses, that is an `OSError`.
-
-    The library itself writes beside the path, for the owner alone, renames, and has errors of its own kind.
-    """
-    path.touch()
-    mode = path.stat().st_mode
+def safetensors_errors(path: Path) -> Iterator[None]:
+    """Raise `OSError` for what the disk refuses safetensors inside: the library has errors of its own kind."""
     try:
         yield
     except safetensors.SafetensorError as error:
@@ -157,7 +107,6 @@ def like_any_file(path: Path) -> Iterator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-    path.chmod(mode)
 
 
 def _apart(tensors: Tensors) -> Tensors:

@@ -56,6 +56,10 @@ class TrainingError(LayerwiseError):
     """Training cannot go on: a non-finite loss, a lost process, a full disk."""
 
 
+class StorageError(LayerwiseError):
+    """A file cannot be written: the disk is full or read-only, or the file may not grow. What was there before is intact."""
+
+
 class Interrupted(LayerwiseError):
     """Training was stopped from outside; a checkpoint was saved."""
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
+from layerwise.bounded_decoding import decode_toml
 from layerwise.errors import DamagedError, UsageError, nearest, unknown
 
 FORMAT = 1
@@ -124,10 +125,13 @@ def refuse_newer(table: Mapping[str, Any], where: str) -> None:
 
 
 def from_toml(data: bytes, where: str) -> Recipe:
-    """Read a resolved recipe, as a run keeps it. Raises `DamagedError` for a newer format."""
-    table = tomllib.loads(data.decode())
+    """Read a resolved recipe, as a run keeps it. Raises `DamagedError` for a newer format, and for what is no recipe."""
+    table = decode_toml(data, what=where, error=DamagedError, do="bring the file back from a copy, or start a new run")
     refuse_newer(table, where)
-    return from_table(table, where)
+    try:
+        return from_table(table, where)
+    except UsageError as error:
+        raise DamagedError(f"{where} is damaged: {error.what}", expected=error.expected, received=error.received) from error
 
 
 def toml_value(value: Any) -> str:

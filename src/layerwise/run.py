@@ -1,40 +1,33 @@
 """The run directory, bare: create, open, save, restore, verify. It knows files and checksums, not training.
 
-Nothing is written in place: a file is written beside the old one, flushed, then renamed; a checkpoint is a folder that is renamed
-as a whole. Opening takes the newest complete one. No pickle: tensors in safetensors, the rest in JSON and TOML.
+Files are written by `layerwise.atomic_io`, whole or not at all; a checkpoint is a folder of our own that takes its place in one step.
+Links inside a run are refused, and what a file says is checked before anything is made of it. No pickle: tensors in safetensors, the
+rest in JSON and TOML.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
-
-from layerwise.durable import (
-    Json,
-    Tensors,
-    damaged,
-    digest,
-    digest_of,
-    disk_errors,
-    flush_folder,
-    flushed,
-    mapped_tensors,
-    refuse_newer,
-    sealed,
-    unsealed,
-    write,
-    write_tensors,
-)
+from layerwise.atomic_io import DRAFT, append_line, cut_file, is_plain_file, make_folder, report_disk_errors, take_back, write_file
+from layerwise.bounded_decoding import decode_json
+from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
+from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder
+from layerwise.owned_folders import is_owned, sweep_unfinished
+from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
+
+CHECKPOINT = "checkpoint"  # the kind of folder
+GO_ON = "free some space and go on with --resume; what was saved before is intact"
+TRIES = 200  # readings of a checkpoint that is replaced meanwhile
+LONGEST = 1 << 20  # bytes of a line of metrics.jsonl
+LOCK = ".lock"
 
 
 class Checkpoint(NamedTuple):
@@ -58,13 +51,18 @@ class RunDirectory:
 
     @staticmethod
     def create(path: Path) -> RunDirectory:
-        """Make a new run directory. Raises `UsageError` if one is there already."""
+        """Make a new run directory. Raises `UsageError` if the folder holds anything, and `StorageError` where the disk refuses."""
         if (path / "run.json").exists():
+            raise UsageError(f"{path} holds a run already", expected="a new folder", do="choose another --out, or add --resume to go on")
+        if path.is_dir() and (names := sorted(p.name for p in path.iterdir() if p.name != LOCK)):
+            lost = "checkpoints" in names
             raise UsageError(
-                f"{path} holds a run already", expected="a new folder", do="choose another --out, or add --resume to go on"
+                f"{path} {'has checkpoints but no run.json' if lost else 'is not empty'}; nothing in it was changed",
+                expected="a new or an empty folder",
+                received=", ".join(names[:5]) + (", …" if len(names) > 5 else ""),
+                do="choose another --out" + (", or bring run.json back from a copy" if lost else ""),
             )
-        with disk_errors(path):
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_folder(path, do=GO_ON)
         return RunDirectory(path)
 
     @staticmethod
@@ -81,60 +79,62 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's one lock. Raises `UsageError` while another process trains here."""
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            with disk_errors(self.path):
-                lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UsageError(
-                f"another process is training in {self.path}",
-                expected="one training process per run",
-                do="wait, or use another --out",
-            ) from error
-        try:
+        with hold_lock(self.path / LOCK, wait=False, root=self.path) as held:
+            if not held:
+                raise UsageError(
+                    f"another process is training in {self.path}",
+                    expected="one training process per run",
+                    do="wait, or use another --out",
+                )
             yield
-        finally:
-            lock.release()
 
     def withdraw(self) -> None:
-        """Take a run back that was refused before it learned anything. A folder that holds more than its first files stays."""
-        places = [self.path / "checkpoints", self.path]
-        names = {p.name for p in self.path.iterdir()}
-        if names <= {"recipe.toml", "task.json", "run.json", "checkpoints", ".lock"} and not any(places[0].iterdir()):
-            for name in names - {"checkpoints"}:
-                (self.path / name).unlink(missing_ok=True)
-            for place in places:
-                place.rmdir()
+        """Take a new run back that was refused before it learned anything: the files that `begin` wrote, and the folder if it is empty."""
+        files = {name: known for name, known in self.info()["files"].items() if isinstance(known, str)}
+        take_back(self.path, {**files, "run.json": digest_of(self.path / "run.json"), LOCK: digest(b"")})
 
     # -- small files -----------------------------------------------------------------------------------------------
 
+    def begin(self, info: Json, files: Mapping[str, bytes]) -> None:
+        """Write a new run's first files: run.json, which vouches for the others, goes first, so that a kill leaves a run."""
+        self._write_json({**info, "files": {name: digest(data) for name, data in files.items()}})
+        for name, data in files.items():
+            self.write(name, data)
+
     def info(self) -> Json:
-        """Return run.json."""
-        return unsealed(self._bytes("run.json"), self.path / "run.json")
+        """Return run.json. Raises `DamagedError` if it is not as it was written, or does not hold what it should."""
+        path = self.path / "run.json"
+        content = unsealed(read_bounded(path, root=self.path), path)
+        check_run_info(content, path)
+        return content
 
     def write_info(self, info: Json, *, written: Sequence[str] = ()) -> None:
         """Write run.json. It vouches for the files named as ``written`` just now, and as before for the others."""
         known = self.info()["files"] if (self.path / "run.json").exists() else {}
-        fresh = {name: digest_of(self.path / name) for name in written}
-        write(self.path / "run.json", sealed({**info, "files": {**known, **fresh}}))
+        self._write_json({**info, "files": {**known, **{name: digest_of(self.path / name) for name in written}}})
 
     def replace(self, name: str, data: bytes) -> None:
         """Replace a file that run.json vouches for; at no moment does a kill leave the two at odds."""
         info = self.info()
-        old, new = info["files"].get(name), digest(data)
-        write(self.path / "run.json", sealed({**info, "files": {**info["files"], name: [old, new]}}))
+        known = info["files"].get(name)
+        old, new = known[-1] if isinstance(known, list) else known, digest(data)
+        self._write_json({**info, "files": {**info["files"], name: [old, new]}})
         self.write(name, data)
-        write(self.path / "run.json", sealed({**info, "files": {**info["files"], name: new}}))
+        self._write_json({**info, "files": {**info["files"], name: new}})
+
+    def _write_json(self, info: Json) -> None:
+        """Write run.json itself."""
+        write_file(self.path / "run.json", sealed(info), root=self.path, do=GO_ON)
 
     def plain_files(self) -> list[str]:
         """Return the files beside run.json that it should vouch for."""
-        names = [name for name in ("recipe.toml", "task.json", "report.html") if (self.path / name).is_file()]
-        figures = sorted(p for p in (self.path / "figures").rglob("*") if p.is_file()) if (self.path / "figures").is_dir() else []
-        return names + [p.relative_to(self.path).as_posix() for p in figures]
+        inside = (p for folder in ("figures", "tensorboard") for p in sorted((self.path / folder).rglob("*")))
+        names = ["recipe.toml", "task.json", "report.html", *(p.relative_to(self.path).as_posix() for p in inside)]
+        return [name for name in names if is_own_file(name) and is_plain_file(self.path / name, root=self.path)]
 
     def read(self, name: str) -> bytes:
         """Return a file that run.json vouches for. Raises `DamagedError` if it differs."""
-        data = self._bytes(name)
+        data = read_bounded(self.path / name, root=self.path)
         known = self.info()["files"].get(name)
         if digest(data) not in (known if isinstance(known, list) else [known]):
             raise damaged(self.path / name, "its checksum is wrong" if known else "run.json does not know it")
@@ -142,40 +142,25 @@ class RunDirectory:
 
     def task(self) -> Json:
         """Return task.json. Raises `DamagedError` if it differs, is of a newer format, or is no JSON object."""
-        path, data = self.path / "task.json", self.read("task.json")
+        path = self.path / "task.json"
         try:
-            content: Json = json.loads(data)
+            content: Json = decode_json(self.read("task.json"), what=str(path), as_type=dict[str, Any], error=DamagedError)
             version = content["format"]
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
             raise damaged(path, "it does not describe a task") from error
         refuse_newer(version, path)
         return content
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run; its checksum enters run.json with the next `write_info`."""
-        (self.path / name).parent.mkdir(exist_ok=True)
-        write(self.path / name, data)
-
-    def _bytes(self, name: str) -> bytes:
-        """Return a file's bytes, or say that it is missing."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise damaged(self.path / name, f"it cannot be read ({error.strerror})") from error
+        """Write a file of the run; its checksum enters run.json with the next `write_info`. Raises `UsageError` for a link in its place."""
+        make_folder((self.path / name).parent, root=self.path, do=GO_ON)
+        write_file(self.path / name, data, root=self.path, do=GO_ON)
 
     # -- metrics.jsonl ---------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Json) -> None:
         """Add a line to metrics.jsonl, with its checksum. A line that does not fit on the disk is taken back."""
-        path = self.path / "metrics.jsonl"
-        with disk_errors(path):
-            size = path.stat().st_size if path.exists() else 0
-            try:
-                with path.open("ab") as file:
-                    file.write(line(row))
-            except OSError:
-                os.truncate(path, size)
-                raise
+        append_line(self.path / "metrics.jsonl", line(row), root=self.path, do=GO_ON)
 
     def metrics_size(self) -> int:
         """Return the length of metrics.jsonl in bytes."""
@@ -184,108 +169,107 @@ class RunDirectory:
 
     def cut_metrics(self, size: int) -> None:
         """Cut metrics.jsonl back to the length it had at a checkpoint."""
-        path = self.path / "metrics.jsonl"
-        if path.exists() and path.stat().st_size > size:
-            os.truncate(path, size)
+        cut_file(self.path / "metrics.jsonl", size, root=self.path)
 
     def metrics(self) -> list[Json]:
         """Return the lines of metrics.jsonl. Raises `DamagedError` naming a line whose checksum is wrong."""
+        return list(self.iter_metrics())
+
+    def iter_metrics(self) -> Iterator[Json]:
+        """Yield the lines of metrics.jsonl."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
-            return []
-        *whole, rest = path.read_bytes().split(b"\n")
-        if rest:
-            raise damaged(path, f"line {len(whole) + 1} is not whole")
-        return [read_line(data, path, number) for number, data in enumerate(whole, start=1)]
+            return
+        if not is_plain_file(path, root=self.path):
+            raise damaged(path, "it is no plain file")
+        with path.open("rb") as stream:
+            number = 0
+            while data := stream.readline(LONGEST):
+                number += 1
+                if not data.endswith(b"\n"):
+                    raise damaged(path, f"line {number} is not whole")
+                yield read_line(data[:-1], path, number)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, which: str, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint beside the old one and rename it into place. Raises `TrainingError` on a full disk."""
-        place = self.path / "checkpoints" / which
-        new, old = place.with_name(which + ".new"), place.with_name(which + ".old")
+        """Write a checkpoint beside the old one and put it into its place in one step.
+
+        Raises `StorageError` on a full disk, and `UsageError` if a link or a folder that is not ours is in the place.
+        """
+        place = self._place(which)
+        make_folder(place.parent, root=self.path, do=GO_ON)
+        check_folder_target(place, CHECKPOINT, replace=True)
         parts = {"model.safetensors": checkpoint.model, "state.safetensors": checkpoint.state}
-        with disk_errors(place):
-            try:
-                shutil.rmtree(new, ignore_errors=True)
-                new.mkdir(parents=True)
-                files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
-                flushed(new / "state.json", sealed({**checkpoint.info, "files": files}))
-                flush_folder(new)
-            except OSError:
-                shutil.rmtree(new, ignore_errors=True)
-                raise
-            if place.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                place.rename(old)
-            new.rename(place)
-            flush_folder(place.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with report_disk_errors(place, do=GO_ON), open_unfinished(place, CHECKPOINT) as new:
+            files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
+            write_file(new / "state.json", sealed({**checkpoint.info, "files": files}), root=new, do=GO_ON)
+            put_folder(new, place, CHECKPOINT)
 
     def restore(self, which: str) -> Checkpoint | None:
-        """Return the newest complete checkpoint of this name, or None if there never was one.
+        """Return the newest complete checkpoint of this name, or None if there never was one. It may be replaced meanwhile.
 
-        A kill between the renames leaves it under another name. Raises `DamagedError` if none that is there is whole.
+        A kill on the way may leave it under a passing name. Raises `DamagedError` if none that is there is whole.
         """
-        found = self._complete(which)
-        return max(found, key=_serial)[1] if found else None  # an unfinished first save (.new alone) is no checkpoint yet
+        found = self.read_steadily(which, lambda: self._complete(which))
+        return max(found, key=_serial)[1] if found else None  # an unfinished first save is no checkpoint yet
+
+    def _place(self, which: str) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.path / "checkpoints" / which
+
+    def _beside(self, which: str) -> list[Path]:
+        """Return the folders of ours with passing names for this checkpoint."""
+        found = sorted(self._place(which).parent.glob(f".{which}.*.new"))
+        return [folder for folder in found if is_owned(folder, CHECKPOINT)]
+
+    def read_steadily(self, which: str, read: Callable[[], Any]) -> Any:
+        """Return what ``read`` gives of a checkpoint, read again for as long as a save replaces its folders meanwhile."""
+        for last in (*(False for _ in range(TRIES - 1)), True):
+            before = self._identity(which)
+            try:
+                found = read()
+                if last or self._identity(which) == before:
+                    return found
+            except (LayerwiseError, OSError):
+                if last or self._identity(which) == before:
+                    raise
+        raise AssertionError("the last reading is returned or raises")
+
+    def _identity(self, which: str) -> list[tuple[str, int, int]]:
+        """Return what tells whether the folders of a checkpoint are still the same ones."""
+        found = []
+        for folder in (self._place(which), *sorted(self._place(which).parent.glob(f".{which}.*.new"))):
+            try:
+                facts = folder.lstat()
+            except OSError:
+                continue
+            found.append((folder.name, facts.st_ino, facts.st_ctime_ns))
+        return found
 
     def _complete(self, which: str) -> list[tuple[Path, Checkpoint]]:
         """Return the complete checkpoints of this name and their folders. Raises `DamagedError` if the one in place is not whole."""
-        place, whole = self.path / "checkpoints" / which, []
-        for folder in (place, place.with_name(which + ".new"), place.with_name(which + ".old")):
-            if not folder.is_dir():
-                continue
+        place, complete = self._place(which), []
+        if place.exists() or place.is_symlink():
+            complete.append((place, read_checkpoint(place, root=self.path)))
+        for folder in self._beside(which):
             try:
-                whole.append((folder, read_checkpoint(folder)))
+                complete.append((folder, read_checkpoint(folder, root=self.path)))
             except LayerwiseError:
-                if folder == place:
-                    raise
-        return whole
+                continue
+        return complete
 
     def tidy(self) -> None:
         """End what a kill broke off: the newest complete checkpoint takes its place, half-written files go. The lock must be held."""
-        checkpoints = self.path / "checkpoints"
-        left = [*checkpoints.glob("*.new"), *checkpoints.glob("*.old")]  # after a save that ended there is none, and nothing is read
-        for which in {p.stem for p in left}:
-            place, found = checkpoints / which, self._complete(which)
-            newest = max(found, key=_serial)[0] if found else place
-            if newest != place:
-                shutil.rmtree(place, ignore_errors=True)
-                newest.rename(place)
-                flush_folder(checkpoints)
-            for beside in (place.with_name(which + ".new"), place.with_name(which + ".old")):
-                shutil.rmtree(beside, ignore_errors=True)
-        for half in self.path.rglob("*.*.new"):
-            half.unlink()
-
-    # -- verify ----------------------------------------------------------------------------------------------------
-
-    def verify(self) -> dict[str, str]:
-        """Check every file. Returns each file's name with an empty text if it is whole, else what is wrong with it."""
-        found: dict[str, str] = {}
-
-        def look(name: str, check: Any) -> None:
-            try:
-                check()
-                found[name] = ""
-            except LayerwiseError as error:
-                found[name] = error.what
-
-        look("run.json", self.info)
-        vouched = self.info()["files"] if not found["run.json"] else {}
-        for name in sorted({*vouched, *self.plain_files()}):
-            if vouched:
-                look(name, lambda name=name: self.read(name))
-        look("metrics.jsonl", self.metrics)
-        if (self.path / "failure.json").exists():
-            look("failure.json", lambda: unsealed(self._bytes("failure.json"), self.path / "failure.json"))
+        for place in (self.path, self.path / "figures"):
+            sweep_unfinished(place, DRAFT, alone=True)
         for which in ("last", "best"):
-            folder = self.path / "checkpoints" / which
-            if folder.is_dir():
-                for name, problem in checkpoint_problems(folder).items():
-                    found[f"checkpoints/{which}/{name}"] = problem
-        return found
+            if not self._beside(which):  # after a save that ended there is none, and nothing is read
+                continue
+            complete = self._complete(which)
+            if complete and (newest := max(complete, key=_serial)[0]) != self._place(which):
+                put_folder(newest, self._place(which), CHECKPOINT)
+        sweep_unfinished(self.path / "checkpoints", CHECKPOINT, alone=True)
 
 
 def line(row: Json) -> bytes:
@@ -298,37 +282,45 @@ def line(row: Json) -> bytes:
 def read_line(data: bytes, path: Path, number: int) -> Json:
     """Read what `line` wrote. Raises `DamagedError` naming the line."""
     try:
-        row: Json = json.loads(data)
+        row: Json = decode_json(data, what=f"line {number} of {path}", as_type=dict[str, Any], error=DamagedError)
         crc = row.pop("crc")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (DamagedError, KeyError) as error:
         raise damaged(path, f"line {number} cannot be read") from error
     if line(row) != data + b"\n" or crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
         raise damaged(path, f"the checksum of line {number} is wrong")
     return row
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_state(folder: Path, *, root: Path) -> Json:
+    """Return a checkpoint's state.json. Raises `DamagedError` if it is not as it was written, or does not hold what it should."""
+    path = folder / "state.json"
+    content = unsealed(read_bounded(path, root=root), path)
+    check_record(content, CheckpointInfo, path)
+    return content
+
+
+def read_checkpoint(folder: Path, *, root: Path) -> Checkpoint:
     """Read one checkpoint folder whole. Raises `DamagedError` naming the first file that is not as written."""
-    for name, problem in checkpoint_problems(folder).items():
+    for name, problem in checkpoint_problems(folder, root=root).items():
         if problem:
             raise damaged(folder / name, problem)
-    info = unsealed((folder / "state.json").read_bytes(), folder / "state.json")
+    info = read_state(folder, root=root)
     parts = [mapped_tensors(folder / f"{name}.safetensors") for name in ("model", "state")]
     return Checkpoint(parts[0], parts[1], info)
 
 
-def checkpoint_problems(folder: Path) -> dict[str, str]:
+def checkpoint_problems(folder: Path, *, root: Path) -> dict[str, str]:
     """Return each file of a checkpoint with what is wrong with it, or an empty text."""
     problems = {"state.json": "", "model.safetensors": "", "state.safetensors": ""}
     try:
-        known = unsealed((folder / "state.json").read_bytes(), folder / "state.json")["files"]
-    except OSError:
-        return {"state.json": "it is missing"}
-    except DamagedError as error:
+        known = read_state(folder, root=root)["files"]
+    except LayerwiseError as error:
         return {"state.json": error.what.split(" is damaged: ")[-1]}
     for name in ("model.safetensors", "state.safetensors"):
         try:
-            if digest_of(folder / name) != known.get(name):
+            if not is_plain_file(folder / name, root=root):
+                problems[name] = "it is no plain file" if (folder / name).exists() else "it is missing"
+            elif digest_of(folder / name) != known.get(name):
                 problems[name] = "its checksum is wrong"
         except OSError as error:
             problems[name] = f"it cannot be read ({error.strerror})"

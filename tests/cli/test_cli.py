@@ -193,11 +193,11 @@ def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: P
     """Whatever the system says of a place a user named is told in a line, for every verb that writes."""
     (tmp_path / "file").write_text("")
     for args, text in (
-        (("predict", place / "pictures", place / "inputs", "--out", "no/where.csv"), "no/where.csv: No such file"),
-        (("predict", place / "pictures", place / "inputs", "--out", tmp_path), "Is a directory"),
+        (("predict", place / "pictures", place / "inputs", "--out", "no/where.csv"), "there is no folder no"),
+        (("predict", place / "pictures", place / "inputs", "--out", tmp_path), "is a folder, not a file"),
         (("predict", place / "pictures", "a" * 300), "File name too long"),
-        (("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"), "Not a directory"),
-        (("train", "mlp", "--data", "iris", "--out", "file"), "Not a directory"),
+        (("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"), "cannot be a folder: a file is in the way"),
+        (("train", "mlp", "--data", "iris", "--out", "file"), "cannot be a folder: a file is in the way"),
         (("train", "mlp", "--data", "a" * 300), "File name too long"),
     ):
         found = say(*args)

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerwise.data import cooccurrence_build as building
-from layerwise.data.cooccurrence import INDEX, RECORDS, Cooccurrences
+from layerwise.data.cache_folders import INDEX
+from layerwise.data.cooccurrence import RECORDS, Cooccurrences
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.kernels.tokens import END, GAP
+from layerwise.owned_folders import MARKER
 
 BLOCK = 8
 
@@ -91,7 +93,7 @@ def test_it_is_the_plain_count(
     assert [got[j, i] for i, j in got] == pytest.approx(list(got.values()), rel=1e-6)
     assert found.schema.shape[0] <= block
     assert [one.name for one in place.iterdir() if one.suffix != ".lock"] == [Path(found.folder).name]  # nothing is left of the runs
-    assert {one.name for one in Path(found.folder).iterdir()} == {RECORDS, INDEX, "sums.npy"}
+    assert {one.name for one in Path(found.folder).iterdir()} == {RECORDS, INDEX, "sums.npy", MARKER}
 
 
 def zipf(length: int, words: int, *, seed: int = 0) -> np.ndarray:

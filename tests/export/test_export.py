@@ -260,7 +260,7 @@ def test_places_and_endings_that_will_not_do(tmp_path: Path) -> None:
         files.export(of, tmp_path / "net.safetensors", fold=True)
     files.export(of, tmp_path / "net.safetensors")
     before = (tmp_path / "net.safetensors").read_bytes()
-    with pytest.raises(UsageError, match=r"is there already(?s:.*)--overwrite"):
+    with pytest.raises(UsageError, match=r"exists already(?s:.*)--overwrite"):
         files.export(of, tmp_path / "net.safetensors")
     files.export(subject("perceptron"), tmp_path / "net.safetensors", overwrite=True)
     assert (tmp_path / "net.safetensors").read_bytes() != before

@@ -25,6 +25,7 @@ from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
+from small_runs import run_info
 
 HOSTILE = "<script>alert('x')</script>\"onload=\"$x^$"
 CHINESE = ("猫", "狗", HOSTILE)
@@ -59,7 +60,7 @@ def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, la
     ]
     directory.write_info(
         {
-            "layerwise": "0", "torch": "0", "python": "0", "host": {"system": "x"}, "data": "d<u>", "fingerprint": "f",
+            **run_info(), "layerwise": "0", "torch": "0", "python": "0", "host": {"system": "x"}, "data": "d<u>", "fingerprint": "f",
             "examples": {"train": 1, "val": 1, "test": len(source)}, "notes": ["skipped <a.png>"],
             "model": {"name": "mlp", "arguments": {"features": 3}}, "seconds": 3.0, "epochs": 2, "history": history,
             "metrics": {"val/loss": 1.0, "test/loss": 2.0}, "flags": {"threads": 1}, "verdicts": [["done", "完成"]],

@@ -20,6 +20,7 @@ import ranks
 import torch
 
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from processes import CONTEXT, Child, assert_same, rows, until, weights
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
@@ -106,7 +107,7 @@ def test_both_ranks_end_with_the_same_weights_and_one_run(name: str, place: Path
     assert first["code"] == second["code"] == 0
     assert first["ended"] == second["ended"] != []
     out = path(name)
-    assert {n: p for n, p in RunDirectory(place / out).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(place / out)).items() if p} == {}
     assert RunDirectory(place / out).info()["world"] == 2
     assert [p.name for p in (place / "runs").iterdir()] == ["perceptron-iris-1"]
 
@@ -183,7 +184,7 @@ def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
     assert code != 0
     assert time.monotonic() - began < 45
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(tmp_path / "run")).items() if p} == {}
     found = RunDirectory(tmp_path / "run").restore("last")
     assert found is not None
     assert all(bool(torch.isfinite(t).all()) for t in found.model.values())

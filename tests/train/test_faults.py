@@ -24,6 +24,7 @@ from layerwise.durable import digest, unsealed
 from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.train.session import _finite
 from layerwise.train.start import train
 from processes import Child, assert_same, litter, logged, rows, until, weights
@@ -61,7 +62,7 @@ def test_rate_too_high_stops_at_the_first_non_finite_value(run: api.Run) -> None
     assert report["layer"] in str(caught.value)
     assert all(bool(torch.isfinite(t).all()) for t in weights(run.path).values())
     assert api.open(run.path).predictor()(np.zeros((8, 8, 1), np.uint8))
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
 @pytest.mark.parametrize("numbers", [[], [1.0, -2.0], [3e38, 3e38]])
@@ -173,11 +174,11 @@ def test_full_disk(disk: Path | None, unbroken: Path, tmp_path: Path) -> None:
         (disk / "ballast").write_bytes(bytes(free - int(2.7 * size)))  # room for last, best and half a third
         child = Child(args, place)
     assert child.wait() == 1, child.stderr
-    assert "could not be written: " in child.stderr
+    assert "cannot write run/checkpoints/last: " in child.stderr
     assert "go on with --resume; what was saved before is intact" in child.stderr
     assert "Traceback" not in child.stderr
     run = RunDirectory(place / "run")
-    assert {n: p for n, p in run.verify().items() if p} == {}
+    assert {n: p for n, p in verify(run).items() if p} == {}
     assert litter(run.path) == []
     if disk is not None:
         assert run.restore("last") is not None
@@ -191,9 +192,9 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     """The system's limit on a file's length (EFBIG) is met in the same way: nothing of the small files is lost."""
     child = Child(LONG, tmp_path, file_limit=20_000)
     assert child.wait() == 1, child.stderr
-    assert "could not be written: File too large" in child.stderr
+    assert "cannot write run/checkpoints/last: File too large" in child.stderr
     assert "Traceback" not in child.stderr
-    assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(tmp_path / "run")).items() if p} == {}
     assert litter(tmp_path) == []
 
 
@@ -269,7 +270,7 @@ def test_one_flipped_byte_in_any_file_is_found(run: api.Run, capsys: pytest.Capt
     """Each file of a run, at random places: ``doctor`` names it, and what needs the file refuses it, naming it."""
     seed = time.time_ns()
     draw = random.Random(seed)
-    files = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file() and p.name != ".lock")
+    files = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file() and p.name not in (".lock", ".layerwise"))
     assert {"run.json", "recipe.toml", "task.json", "metrics.jsonl", "report.html"} <= set(files)
     assert sum(name.startswith("figures/") for name in files) > 0
     assert sum(name.startswith("checkpoints/") for name in files) == 6
@@ -283,7 +284,7 @@ def test_one_flipped_byte_in_any_file_is_found(run: api.Run, capsys: pytest.Capt
                 continue
             path.write_bytes(good[:place] + bytes([flipped]) + good[place + 1 :])
             where = f"seed {seed}: {name} at {place}: {good[place]} → {flipped}"
-            assert RunDirectory(run.path).verify()[name], where
+            assert verify(RunDirectory(run.path))[name], where
             if name in ("run.json", "recipe.toml", "task.json") or name.startswith("checkpoints/best"):
                 with pytest.raises(DamagedError, match=path.name):
                     api.open(run.path).predictor()
@@ -297,7 +298,7 @@ def test_one_flipped_byte_in_any_file_is_found(run: api.Run, capsys: pytest.Capt
         assert main(["doctor", str(run.path), "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["files"][name]
         path.write_bytes(good)
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
 def _resume(run: api.Run) -> None:

@@ -13,8 +13,9 @@ import torch
 
 from layerwise import catalog
 from layerwise.run import Checkpoint, RunDirectory
+from layerwise.run_check import verify
 from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
-from small_runs import BATCH, small_form, written
+from small_runs import BATCH, run_info, small_form, written
 
 CARDS = [catalog.find(name) for name in sorted(catalog.cards())]
 FAMILIES = {(card.module, card.rule): card.name for card in CARDS if card.rule}.values()  # one card a file and rule: what a resume meets
@@ -124,7 +125,7 @@ def test_a_kill_while_the_report_is_written(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     assert (run.path / "report.html").is_file()
     assert run.info()["status"] == "finished"
-    assert {n: p for n, p in run.verify().items() if p} == {}
+    assert {n: p for n, p in verify(run).items() if p} == {}
     assert litter(run.path) == []
 
 
@@ -162,7 +163,7 @@ def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
         run = RunDirectory.create(tmp_path / str(kill_at) / "run")
         run.save("last", checkpoint(1.0, 1))
         run.write("task.json", b"old")
-        run.write_info({}, written=["task.json"])
+        run.write_info(run_info(), written=["task.json"])
         child = CONTEXT.Process(target=_save_over, args=(run.path, kill_at))
         child.start()
         child.join(30)

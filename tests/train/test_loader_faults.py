@@ -20,6 +20,7 @@ from layerwise.data.source import ArraySource, Schema
 from layerwise.data.workers import refuse_small_shared_memory
 from layerwise.errors import TrainingError
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.tasks.classification import Classification
 from processes import Child, assert_same, logged, until
 from small_runs import digit_folders, fit
@@ -89,7 +90,7 @@ def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_pat
     assert "a loader worker was lost" in child.stderr
     assert any(cause in child.stderr for cause in ("killed by signal", "exited unexpectedly", "reset by peer", "EOFError"))
     assert "Traceback" not in child.stderr, child.stderr
-    assert {n: p for n, p in RunDirectory(tmp_path / "run").verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(tmp_path / "run")).items() if p} == {}
 
 
 def test_a_lost_worker_is_told_of_only_where_a_batch_is_asked_for() -> None:

@@ -12,6 +12,7 @@ from layerwise import api
 from layerwise.errors import TrainingError
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.runtime.shortage import ran_out
 from layerwise.train.start import train
 from small_runs import linear_card
@@ -59,5 +60,5 @@ def test_another_batch_on_resume_rescales_accumulation(batch: int, pieces: int, 
     train(request, quiet=True)
     stage = run.recipe.stages[0]
     assert (stage.batch, stage.rule["accumulate"]) == (batch, pieces)
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
     assert run.info["history"][-1]["epoch"] == 2

@@ -12,6 +12,7 @@ from layerwise.durable import sealed, unsealed
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.train.start import train
 from processes import Child, logged, rows, until
 from small_runs import LONG, fit
@@ -31,7 +32,7 @@ def test_resume_with_another_recipe_is_refused_with_the_difference(run: api.Run)
     assert run.recipe.stages[0].epochs == 3
     assert run.info["changes"] == ["stages.0.epochs: 2 → 3"]
     assert rows(run.path)[-1]["epoch"] == 3
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
 def test_a_run_begun_before_an_option_came_resumes_with_its_default(run: api.Run) -> None:
@@ -73,7 +74,7 @@ def test_an_allowed_change_of_data_or_optimizer_is_carried_out(tmp_path: Path) -
     run = api.open(tmp_path / "run")
     assert done.metrics["test/accuracy"] > 0.8
     assert [a.label for a in run.predictor()([102.0], [98.0])] == ["yes", "no"]
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
 def test_resume_with_other_data_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from layerwise import api
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.train.start import train
 from layerwise.train.trackers import Guarded, TensorBoard
 
@@ -34,7 +36,7 @@ def test_tensorboard_reads_what_the_log_says(run: api.Run) -> None:
         found = [(scalar.step, scalar.value) for scalar in read.Scalars(name)]
         assert [step for step, _ in found] == [step for step, _ in told]
         assert [value for _, value in found] == pytest.approx([value for _, value in told], rel=1e-6)
-    assert {n: p for n, p in RunDirectory(run.path).verify().items() if p} == {}
+    assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(run: api.Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -49,19 +51,32 @@ def test_a_folder_that_cannot_be_written_stops_nothing(run: api.Run, tmp_path: P
     assert "training goes on" in told
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
-def test_a_full_disk_under_the_tracker_is_told_once(tmp_path: Path) -> None:
-    """The kernel's own full device takes the event file's place: the write ends in ENOSPC."""
+def test_a_disk_that_refuses_under_the_tracker_is_told_once(tmp_path: Path) -> None:
+    """Files may not grow: the same error from the system's side as a full disk."""
     pytest.importorskip("tensorboard")
     said: list[str] = []
-    guarded = Guarded("tensorboard", lambda: TensorBoard(tmp_path, step=0), say=said.append)
-    (events,) = tmp_path.iterdir()
-    events.unlink()
-    events.symlink_to("/dev/full")
-    for step in range(3):
-        guarded.write({"step": step, "train/loss": 1.0})
+    guarded = Guarded("tensorboard", lambda: TensorBoard(tmp_path / "events", step=0), say=said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        for step in range(3):
+            guarded.write({"step": step, "train/loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(said) == 1
-    assert "No space left on device" in said[0]
+    assert "File too large" in said[0]
+
+
+def test_a_link_in_the_place_of_events_is_refused_and_told(tmp_path: Path) -> None:
+    """Nothing is written to where the link leads; training goes on without the tracker."""
+    pytest.importorskip("tensorboard")
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tensorboard").symlink_to(tmp_path / "diary")
+    said: list[str] = []
+    Guarded("tensorboard", lambda: TensorBoard(tmp_path / "run/tensorboard", step=0), say=said.append)
+    assert "tensorboard is a link" in said[0]
+    assert not list((tmp_path / "diary").iterdir())
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

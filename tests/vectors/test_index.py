@@ -125,7 +125,7 @@ def test_nothing_is_left_behind_a_failure(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("xyz\nking\n", encoding="utf-8")
     made = build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
     assert (made.about["passages"], made.about["left_out"]) == (1, 1)
-    with pytest.raises(UsageError, match=r"is there already.*\n.*\n.*or add --overwrite"):
+    with pytest.raises(UsageError, match=r"exists already.*\n.*\n.*or add --overwrite"):
         build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "t.txt"]
 

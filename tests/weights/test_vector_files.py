@@ -227,7 +227,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not say how vectors are to be written"):
         write_vectors(table, tmp_path / "v.npy")
     write_vectors(table, tmp_path / "v.safetensors")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_vectors(table, tmp_path / "v.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["v.safetensors"]
     with pytest.raises(DataError, match=r"nothing.txt cannot be read: No such file"):

@@ -23,6 +23,7 @@ from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
 from layerwise.nn.modes import in_evaluation, learning
 from layerwise.planning.head import head_of
+from layerwise.run_check import verify
 from layerwise.weights import load, read
 from processes import report_written
 
@@ -270,8 +271,8 @@ def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
         wanted = model((torch.from_numpy(pictures)[:, None].float() / 255 - 0.25) / 0.5).softmax(1)
     assert [a.label for a in answers] == [str(i) for i in wanted.argmax(1).tolist()]
     np.testing.assert_allclose([a.score for a in answers], wanted.amax(1), atol=2e-6)
-    assert api.RunDirectory(run.path).verify().keys() >= {"checkpoints/best/model.safetensors", "report.html"}
-    assert not any(api.RunDirectory(run.path).verify().values())
+    assert verify(api.RunDirectory(run.path)).keys() >= {"checkpoints/best/model.safetensors", "report.html"}
+    assert not any(verify(api.RunDirectory(run.path)).values())
     assert run.info["weights"]["tensors"] == 44  # 7 convolutions and 7 batch norms of 5 tensors, and the head
     assert main(["eval", "run", "--json"]) == 0
 

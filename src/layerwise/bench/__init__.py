@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerwise.atomic_io import append_line, make_folder
 from layerwise.errors import unknown
 
 if TYPE_CHECKING:
@@ -45,6 +46,5 @@ def run(name: str, *, runs: int) -> list[Result]:
 
 def append(path: Path, result: Result) -> None:
     """Add a result to a file of JSON lines, made with its folders if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+    make_folder(path.parent)
+    append_line(path, (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode(), root=path.parent)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from layerwise.atomic_io import write_file
+
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
 
 
@@ -19,7 +21,7 @@ def written(folder: Path, name: str, words: int) -> tuple[Path, int]:
     once = sum(map(len, lines))
     times = max(1, round(words / once))
     path = folder / f"{name}.txt"
-    path.write_text("".join(" ".join(line) + "\n" for line in lines if line) * times, encoding="utf-8")
+    write_file(path, ("".join(" ".join(line) + "\n" for line in lines if line) * times).encode())
     return path, once * times
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import catalog
+from layerwise.atomic_io import open_temporary_folder
 from layerwise.bench.process import Measure
 from layerwise.export.base import Subject
 from layerwise.runtime import draws
@@ -117,27 +118,23 @@ def eager(spec: Spec) -> Measure:
 
 def engine(name: str, spec: Spec) -> Measure:
     """Our engine of this name, with the flags that ``layerwise predict`` sets."""
-    import tempfile
-
     from layerwise.engines import choice
     from layerwise.runtime import flags
 
-    with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as folder, flags.applied(flags.answering()), torch.inference_mode():
-        runner, x = choice.make(subject(spec), name, Path(folder)), pictures(spec)
+    with open_temporary_folder() as folder, flags.applied(flags.answering()), torch.inference_mode():
+        runner, x = choice.make(subject(spec), name, folder), pictures(spec)
         out = runner(x)
         return Measure(timed(lambda: runner(x), spec), facts={**shown(out), "engine": dict(runner.told())})
 
 
 def direct(name: str, spec: Spec) -> Measure:
     """onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many threads."""
-    import tempfile
-
     from layerwise.engines import graphs
     from layerwise.runtime import machine
 
     x = pictures(spec)
-    with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as folder:
-        path = graphs.graph_of(subject(spec), Path(folder))
+    with open_temporary_folder() as folder:
+        path = graphs.graph_of(subject(spec), folder)
         if name == "onnxruntime":
             import onnxruntime
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerwise.atomic_io import open_own
 from layerwise.bench.base import Spec
 
 PROGRAMS = ("vocab_count", "cooccur", "shuffle", "glove")
@@ -48,7 +49,7 @@ class Programs:
         """Run a program from a file into a file; return the seconds it took."""
         place = folder()
         assert place is not None  # `lacking` said so
-        with source.open("rb") as given, (self.work / sink).open("wb") as out:
+        with source.open("rb") as given, open_own(self.work / sink, root=self.work) as out:
             began = time.perf_counter()
             subprocess.run(
                 [place / name, "-verbose", "0", *map(str, arguments)], stdin=given, stdout=out, stderr=subprocess.DEVNULL,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise.atomic_io import open_temporary_folder
 from layerwise.data.loader import collated
 from layerwise.data.source import Source
 from layerwise.planning.resolve import Plan, Request, plan
@@ -52,8 +51,8 @@ def trained(request: Request) -> Iterator[Trained]:
     The time is that of ``metrics.jsonl``: from its first line (decoding, compiling and first touch lie before it) to its last, so
     logging is in it, and every epoch's checkpoints and validation but what follows the last line.
     """
-    with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as folder:
-        path = Path(folder) / "run"
+    with open_temporary_folder() as folder:
+        path = folder / "run"
         outcome = train(Request(**{**_fields(request), "out": path}), quiet=True)
         first, *_, last = (json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
         seconds = last["seconds"] - first["seconds"]

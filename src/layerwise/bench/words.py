@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise.atomic_io import make_folder, open_replacing, open_temporary_folder
 from layerwise.bench.base import Spec
 from layerwise.bench.process import Measure
 from layerwise.functional.ranking import spearman
@@ -91,13 +92,13 @@ def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *
     """Write the parts as files of lines, in another order each time."""
     counts = Counter(word for line in train for word in line)
     draw = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as name:
-        folder = Path(name) / "text"
+    with open_temporary_folder() as place:
+        folder = place / "text"
         for part, lines, times in (("train", train, repeats), ("val", held_out, 1), ("test", held_out, 1)):
-            (folder / part).mkdir(parents=True)
-            with (folder / part / "text.txt").open("w", encoding="utf-8") as file:
+            make_folder(folder / part)
+            with open_replacing(folder / part / "text.txt") as file:
                 for _ in range(times):
-                    file.writelines(" ".join(lines[k]) + "\n" for k in draw.permutation(len(lines)))
+                    file.writelines((" ".join(lines[k]) + "\n").encode() for k in draw.permutation(len(lines)))
         yield Texts(folder, {word: repeats * count for word, count in counts.items()}, held_out)
 
 
@@ -180,9 +181,8 @@ def another(spec: Spec, common: Sequence[str]) -> Floats:
     if not path.is_file():
         with bible(spec["repeats"], ANOTHER) as texts:
             vectors = aligned(gensim({**spec, "seed": ANOTHER}, texts)[1], common).vectors
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
+        with open_replacing(path) as file:
             np.save(file, vectors)
-        Path(file.name).replace(path)
     vectors_: Floats = np.load(path)
     return vectors_
 

@@ -26,6 +26,9 @@ EngineOption = Annotated[
 DeviceOption = Annotated[str, Parameter(name="--device", help="auto (cuda where it is, else cpu), cpu, cuda or cuda:1")]
 
 
+Overwrite = Annotated[bool, Parameter(name="--overwrite", negative="", help="replace files that are there")]
+
+
 def language(wanted: Lang | None) -> Lang:
     """Return ``en`` or ``zh``: the one asked for, else the locale's."""
     if wanted:

@@ -26,11 +26,16 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
         else:
             put_table(("项目", "情况") if chinese else ("what", "here"), told(facts, "zh" if chinese else "en"))
         return 0
+    from layerwise.engines.graphs import graph_problems
     from layerwise.engines.telling import engines_of
     from layerwise.run import RunDirectory
+    from layerwise.run_check import verify
+    from layerwise.train.trackers import event_problems
 
     directory = RunDirectory.open(run)
-    found = directory.verify()
+    found = verify(directory)
+    for more in (graph_problems(run), event_problems(run)):
+        found |= {name: problem or found.get(name, "") for name, problem in more.items()}
     bad = {name: problem for name, problem in found.items() if problem}
     engines = [] if bad else engines_of(directory)
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 
 from layerwise import inspect as views
-from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
+from layerwise.cli.common import Imports, Json, LangOption, Overwrite, language, put_json, take_imports
 
 NAMES = ", ".join(views.VIEWS)
 
@@ -26,6 +26,7 @@ def inspect_(
     layer: str = "",
     of_class: Annotated[str, Parameter(name="--class")] = "",
     words: str = "",
+    overwrite: Overwrite = False,
     lang: LangOption = None,
     imports: Imports = None,
     json: Json = False,
@@ -57,8 +58,8 @@ def inspect_(
     take_imports(imports)
     views.check_name(what)
     found = views.look(
-        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, split=split, examples=examples,
-        layer=layer, of_class=of_class, words=tuple(words.split()), lang=language(lang),
+        what, target, data=data or "", task=task or "", settings=tuple(set or ()), out=out, overwrite=overwrite, split=split,
+        examples=examples, layer=layer, of_class=of_class, words=tuple(words.split()), lang=language(lang),
     )  # fmt: skip
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])

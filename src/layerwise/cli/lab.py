@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from layerwise import labs
-from layerwise.cli.common import Json, LangOption, language, put_json
+from layerwise.atomic_io import check_target
+from layerwise.cli.common import Json, LangOption, Overwrite, language, put_json
 from layerwise.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def lab_(
     quick: Flag = False,
     full: Flag = False,
     out: Path = Path("labs"),
+    overwrite: Overwrite = False,
     lang: LangOption = None,
     json: Json = False,
 ) -> int:
@@ -47,6 +49,8 @@ def lab_(
         print("\n".join(labs.names()))
         return 0
     chosen = [labs.find(name) for name in (labs.names() if all else names)]
+    for lab in chosen if out.is_dir() else ():
+        check_target(out / f"{lab.name}.svg", overwrite=overwrite)
     mode: Mode = "quick" if quick else "full" if full else "normal"
     results = []
     for lab in chosen:

@@ -44,12 +44,15 @@ def map_(
     overwrite
         replace files that are there
     """
+    from layerwise.atomic_io import check_target
     from layerwise.vectors import lexicon, mapping
     from layerwise.vectors.sources import vectors_of
     from layerwise.weights.vector_files import write_vectors
 
     if (pairs is None) == (sentences is None):
         raise UsageError("a map is learned from pairs of words", expected="--pairs FILE, or --sentences FILE FILE")
+    for place in filter(None, (pairs_out, out)):
+        check_target(place, overwrite=overwrite)
     both = mapping.Bilingual(vectors_of(source), vectors_of(target))
     known = lexicon.from_sentences(sentences, both.source, both.target) if sentences else lexicon.from_table(pairs or Path())
     learn, test = mapping.divided(known, held_out=held_out, seed=seed)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
+from layerwise.atomic_io import check_target, open_replacing
+from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, put_json, take_imports
 from layerwise.errors import UsageError
 
 SHOWN = 5  # unseen values that are named
@@ -25,6 +28,7 @@ def predict_(
     out: Path | None = None,
     engine: EngineOption = "torch",
     device: DeviceOption = "auto",
+    overwrite: Overwrite = False,
     tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
     json: Json = False,
@@ -38,7 +42,7 @@ def predict_(
     inputs
         picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
-        write the answers to this CSV file instead
+        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be answered
     tta
         flip: the mean of the answers to each picture and its mirror image
     """
@@ -47,6 +51,8 @@ def predict_(
     for text in inputs:
         if re.match(r"-[^\d.,]", text) and not Path(text).exists():
             raise UsageError(f"there is no option '{text}'", do="layerwise predict --help; a file of that name is ./" + text)
+    if out is not None:
+        refuse_out(out, inputs, overwrite=overwrite)
     take_imports(imports)
     import msgspec
 
@@ -63,10 +69,9 @@ def predict_(
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
-    target = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
-    writer = csv.writer(target, delimiter="," if out else "\t", lineterminator="\n")
-    try:
-        for number, answer in enumerate(answers):
+    done = 0
+    with flagged, suppress(_NothingAnswered), open_answers(out, overwrite=overwrite) as writer:
+        for answer in answers:
             if not isinstance(answer, Answer):
                 failed.append(answer)
                 continue
@@ -78,13 +83,12 @@ def predict_(
                 kept.append(row)
                 continue
             flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
-            if out and number == len(failed):
+            if out and not done:
                 writer.writerow(flat)
             writer.writerow(flat.values())
-    finally:
-        flagged.close()
-        if out:
-            target.close()
+            done += 1
+        if out and not done:
+            raise _NothingAnswered
     if json:
         asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": runner.told()})
         put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
@@ -97,3 +101,31 @@ def predict_(
         said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
         print(f"layerwise: never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}", file=sys.stderr)
     return 2 if failed else 0
+
+
+class _NothingAnswered(Exception):
+    """No input could be answered: a file of answers is not written."""
+
+
+def refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
+    """Raise `UsageError` for a file of answers that may not be written, or that is one of the inputs. Nothing is touched."""
+    for text in inputs:
+        with suppress(OSError):  # a place that is not there, or no place at all
+            if out.samefile(Path(text).expanduser()):
+                raise UsageError(f"{out} is one of the inputs", expected="another file for the answers", do="choose another --out")
+    check_target(out, overwrite=overwrite)
+
+
+@contextmanager
+def open_answers(out: Path | None, *, overwrite: bool) -> Iterator[Any]:
+    """Yield a CSV writer for the answers: to a file that appears when the block ends, or between tabs to standard output."""
+    if out is None:
+        yield csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
+        return
+    with open_replacing(out, overwrite=overwrite) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        try:
+            yield csv.writer(text, lineterminator="\n")
+            text.flush()
+        finally:
+            text.detach()

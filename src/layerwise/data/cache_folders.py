@@ -1,22 +1,37 @@
-"""Folders that hold what was made once and is used again: written beside their place and renamed when whole, bounded together."""
+"""Folders that hold what was made once and is used again: built beside their place, put there when complete, bounded together.
+
+Each is a folder of our own (`layerwise.owned_folders`): whatever else lies in the same place is never touched. ``index.json`` is sealed
+and says what the folder holds, with a checksum of every small file; large files carry checksums by block, which are looked at as they
+are read.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
-import psutil
+import msgspec
+import numpy as np
 
+from layerwise.atomic_io import is_plain_file, make_folder, write_file
 from layerwise.data.source import Array
-from layerwise.errors import DamagedError
+from layerwise.durable import digest_of, sealed, unsealed
+from layerwise.errors import DamagedError, LayerwiseError
+from layerwise.folder_io import build_folder, check_folder_target, hold_lock, open_unfinished, put_folder
+from layerwise.owned_folders import is_owned, remove_owned, sweep_unfinished
 
 SPARE = 0.1  # share of the disk that is left free
-INDEX, PART = "index.json", ".part"  # the file that says what a folder holds; the end of an unfinished folder's name
+INDEX = "index.json"  # the file that says what a folder holds
+KIND = "cache"
+LARGEST = 1 << 20  # bytes of an index
 GIB = 1 << 30
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 def place_of(cache: str, kind: str) -> Path:
@@ -44,41 +59,102 @@ def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
     return ""
 
 
-@contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, renamed to ``folder`` at the end; removed if anything goes wrong."""
-    with unfinished(folder) as part:
-        yield part
-        settle(part, folder)
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``, removed at the end if it is still there."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}{PART}")
-    part.mkdir(parents=True)
-    try:
+def lock_cache(folder: Path) -> Iterator[None]:
+    """Wait for another process that builds the same folder, and keep others waiting."""
+    make_folder(folder.parent)
+    with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True):
+        yield
+
+
+@contextmanager
+def build_cache(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, which takes its place at the end; one of ours that is there is replaced. Removed if anything goes
+    wrong. Raises `UsageError` if a link or a folder that is not ours is in the place."""
+    with build_folder(folder, KIND, replace=True) as part:
         yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def settle(part: Path, folder: Path) -> None:
-    """Rename a finished folder to its place. Another run that was done first made the same."""
-    shutil.rmtree(folder, ignore_errors=True)  # one that was not whole
+@contextmanager
+def open_part(folder: Path) -> Iterator[Path]:
+    """Yield a new folder of ours beside ``folder``, for `put_cache` to put there; removed at the end if it was not.
+
+    Raises `UsageError` if a link or a folder that is not ours is in the place.
+    """
+    check_folder_target(folder, KIND, replace=True)
+    with open_unfinished(folder, KIND) as part:
+        yield part
+
+
+def put_cache(part: Path, folder: Path) -> None:
+    """Give a finished folder its place. Raises `UsageError` if a link or a folder that is not ours is there."""
+    put_folder(part, folder, KIND)
+
+
+def write_index(part: Path, content: msgspec.Struct, *small: str) -> None:
+    """Write the index of a folder, with the checksums of its small files."""
+    digests = {name: digest_of(part / name) for name in small if (part / name).exists()}
+    write_file(part / INDEX, sealed({"content": msgspec.to_builtins(content), "digests": digests}), root=part)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_index(folder: Path, kind: type[StructT], *small: str) -> StructT | None:
+    """Return what a folder's index says, if it and the small files are as they were written; None if not, and that is said."""
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    path = folder / INDEX
     try:
-        part.rename(folder)
-    except OSError:
-        if not (folder / INDEX).is_file():
-            raise
+        if not is_owned(folder, KIND) or not is_plain_file(path, root=folder) or path.stat().st_size > LARGEST:
+            return None
+        found = unsealed(path.read_bytes(), path)
+        content = msgspec.convert(found["content"], kind)
+        digests: Mapping[str, str] = msgspec.convert(found["digests"], dict[str, str])
+        for name in small:
+            there = is_plain_file(folder / name, root=folder)
+            if there != (name in digests) or (there and digest_of(folder / name) != digests[name]):
+                _say_damaged(folder, name)
+                return None
+    except (OSError, LayerwiseError, KeyError, TypeError, ValueError):
+        _say_damaged(folder, INDEX)
+        return None
+    return content
 
 
-def damaged(folder: str, found: Array, sums: Array) -> list[int]:
+def _say_damaged(folder: Path, name: str) -> None:
+    """Say that a folder is made again."""
+    logging.getLogger("layerwise").warning("%s is not as it was written: the folder is made again", folder / name)
+
+
+def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
+    """Return an ``.npy`` file, mapped. Raises `ValueError` for another type or shape, before memory is taken for it."""
+    found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if found.dtype != np.dtype(dtype) or found.shape != shape:
+        raise ValueError(f"{path} holds {found.dtype} {found.shape}, not {np.dtype(dtype)} {shape}")
+    return found
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether a plain file has so many bytes."""
+    return is_plain_file(path, root=path.parent) and path.stat().st_size == size
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a folder was used now: the longest unused ones make room first."""
+    with suppress(OSError):
+        os.utime(folder / INDEX, follow_symlinks=False)
+
+
+def find_damaged(folder: str, found: Array, sums: Array) -> list[int]:
     """Return which of some examples (N, …) that were read differ from their CRC-32 (N,); if any, the next run builds the folder anew."""
     wrong = [place for place, one in enumerate(found) if zlib.crc32(one) != sums[place]]
-    if wrong:
-        with suppress(OSError):
-            Path(folder, INDEX).unlink()
+    if wrong and is_owned(Path(folder), KIND):
+        with suppress(OSError, LayerwiseError):
+            write_file(Path(folder) / INDEX, b"damaged\n", root=Path(folder))
     return wrong
 
 
@@ -87,24 +163,24 @@ def not_as_written(folder: str, name: str, what: str) -> DamagedError:
     return DamagedError(f"{folder}/{name} is not what was written", expected=what, do="start again: it is built anew")
 
 
-def tidy(place: Path, limit: int, *, large: str) -> None:
+# -- room --------------------------------------------------------------------------------------------------------------
+
+
+def make_room(place: Path, limit: int, *, large: str) -> None:
     """Remove what killed processes left, then the least recently used caches until the rest takes at most ``limit`` bytes.
 
-    ``large`` is the file that marks a cache of this kind and holds most of its bytes; nothing else is touched.
+    ``large`` is the file that marks a cache of this kind and holds most of its bytes. Only folders with our marker are removed.
     """
+    sweep_unfinished(place, KIND)
     kept: list[tuple[float, int, Path]] = []
     for folder in sorted(place.iterdir()) if place.is_dir() else []:
-        if folder.name.endswith(PART):
-            process = folder.name.split(".")[-2]
-            if not (process.isdigit() and psutil.pid_exists(int(process))):
-                shutil.rmtree(folder, ignore_errors=True)
-        elif (folder / large).is_file():
+        if not folder.name.startswith(".") and is_owned(folder, KIND) and is_plain_file(folder / large, root=folder):
             index = folder / INDEX
-            used = index.stat().st_mtime if index.is_file() else 0.0
-            kept.append((used, (folder / large).stat().st_size, folder))
+            used = index.lstat().st_mtime if index.exists() else 0.0
+            kept.append((used, (folder / large).lstat().st_size, folder))
     total = sum(size for _, size, _ in kept)
     for _, size, folder in sorted(kept):
         if total <= limit:
             break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
+        if remove_owned(folder, KIND):
+            total -= size

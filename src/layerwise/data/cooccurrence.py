@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from layerwise.data.cache_folders import INDEX, damaged, not_as_written
+from layerwise.data.cache_folders import find_damaged, has_size, load_array, not_as_written, read_index
 from layerwise.data.source import Array, Example, Examples, Schema
 
-FORMAT = 1
+FORMAT = 2
 MOST = 1 << 24  # words: float32 holds their numbers exactly up to here
 RECORDS, SUMS = "records.bin", "sums.npy"
+
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -33,11 +36,11 @@ class Index(msgspec.Struct, frozen=True):
 
     format: int
     origin: str
-    words: int
-    window: int
-    block: int
-    blocks: int
-    records: int
+    words: Count
+    window: Count
+    block: Count
+    blocks: Count
+    records: Count
     digest: str
 
 
@@ -62,7 +65,7 @@ class Cooccurrences:
     def _records(self) -> tuple[Array, Array]:
         """The blocks, mapped, and their sums."""
         shape = (self.index.blocks, self.index.block, 3)
-        return np.memmap(Path(self.folder, RECORDS), dtype=np.float32, mode="r", shape=shape), np.load(Path(self.folder, SUMS))
+        return np.memmap(Path(self.folder, RECORDS), dtype=np.float32, mode="r", shape=shape), _sums(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps out: a worker opens its own."""
@@ -82,7 +85,7 @@ class Cooccurrences:
         at = np.asarray(indices, dtype=np.int64)
         records, sums = self._records
         out = records[at]
-        if damaged(self.folder, out, sums[at]):
+        if find_damaged(self.folder, out, sums[at]):
             raise not_as_written(self.folder, RECORDS, f"the co-occurrences of {self.index.origin}")
         return Examples(out, None, at)
 
@@ -97,10 +100,17 @@ class Cooccurrences:
 
 def whole(folder: Path) -> Cooccurrences | None:
     """Return the counts in a folder, by its index and the sizes of its files; None if there are none, or not all of them."""
-    try:
-        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=Index)
-        size = (folder / RECORDS).stat().st_size
-        good = index.format == FORMAT and size == index.blocks * index.block * 12 and len(np.load(folder / SUMS)) == index.blocks
-    except (OSError, ValueError, EOFError, msgspec.DecodeError):
+    index = read_index(folder, Index, SUMS)
+    if index is None:
         return None
-    return Cooccurrences(str(folder), index) if good else None
+    counts = Cooccurrences(str(folder), index)
+    try:
+        good = has_size(folder / RECORDS, index.blocks * index.block * 12) and len(_sums(counts)) == index.blocks
+    except (OSError, ValueError, EOFError):
+        return None
+    return counts if good and index.format == FORMAT else None
+
+
+def _sums(counts: Cooccurrences) -> Array:
+    """Return the CRC-32 of each block, (blocks,)."""
+    return load_array(Path(counts.folder, SUMS), np.uint32, (counts.index.blocks,))

@@ -8,38 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from layerwise.atomic_io import map_new_array, open_own, save_array
 from layerwise.data import cache_folders
-from layerwise.data.cache_folders import INDEX
 from layerwise.data.cooccurrence import FORMAT, MOST, RECORDS, SUMS, Cooccurrences, Index, whole
 from layerwise.data.source import Array, Source, fetch
 from layerwise.errors import DataError, UsageError
 from layerwise.kernels import cooccurrence as kernel
 from layerwise.kernels.tokens import END
+from layerwise.owned_folders import make_owned, remove_owned
 
 BLOCK = 1 << 16  # records of an example, or a little less
 MEMORY = 1 << 26  # bytes of a stretch: eight for each token
 BLOCKS = 256  # blocks of the text that are read at once
 GROUP = 1 << 20  # counts that a group of rows has room for, unless one row alone needs more
 PAIRS = 1 << 22  # pairs that are counted for a group, unless one row alone has more
+RUNS = "runs"  # the folder of passing files
 SEED = 0x676C6F7665
 Told = Callable[[int, int], None]  # tokens counted, of how many
 
@@ -108,25 +105,22 @@ def opened(
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     folder = place / digest
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{digest}.lock")):  # another process that counts the same is waited for
+        with cache_folders.lock_cache(folder):  # another process that counts the same is waited for
             if (found := whole(folder)) is not None:
-                with suppress(OSError):
-                    os.utime(folder / INDEX)
+                cache_folders.mark_used(folder)
                 return found
             count = max(1, torch.get_num_threads() if threads is None else threads)
-            with cache_folders.unfinished(folder) as part, ThreadPoolExecutor(count) as pool:
+            with cache_folders.open_part(folder) as part, ThreadPoolExecutor(count) as pool:
                 rows: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
                 for _ in range(count):
                     rows.put(np.zeros(words))
-                (part / "runs").mkdir()
-                run = _counted(part / "runs", source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
+                run = _counted(part / RUNS, source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
                 blocks, size = _dealt(part, run, words, block, place=place, limit=limit, origin=origin)
                 index = Index(FORMAT, origin, words, window, size, blocks, int(run.ends[-1]), digest)
                 del run  # Windows removes no file that is mapped
-                shutil.rmtree(part / "runs")
-                (part / INDEX).write_bytes(msgspec.json.encode(index))
-                cache_folders.settle(part, folder)
+                remove_owned(part / RUNS, cache_folders.KIND)
+                cache_folders.write_index(part, index, SUMS)
+                cache_folders.put_cache(part, folder)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written: {error.strerror or error}", do="make room, or set data.cache to a folder that can be written"
@@ -138,6 +132,7 @@ def _counted(runs: Path, source: Source, words: int, window: int, room: int, han
     """Return all rows, mapped from files in ``runs``: counted stretch by stretch, and merged if there are several."""
     weights = np.concatenate([[0.0], 1.0 / np.arange(1, window + 1)])
     found: list[Rows] = []
+    make_owned(runs, cache_folders.KIND, durable=False)
     for tokens, last in _stretches(source, words, window, room, told):
         starts, places = np.zeros(words + 1, dtype=np.int64), np.empty(last - window, dtype=np.int32)
         kernel.index(tokens, window, last, starts, places)
@@ -230,15 +225,16 @@ def _in_order(hands: Hands, function: Callable[[int, int], Rows], ranges: Sequen
 def _written(name: Path, groups: Iterator[Rows]) -> Rows:
     """Write groups of rows one after the other into files of this name, and return them mapped."""
     ends, total = [], 0
-    with name.with_suffix(".columns").open("wb") as columns, name.with_suffix(".counts").open("wb") as counts:
+    files = [name.with_suffix(ending) for ending in (".columns", ".counts")]
+    with open_own(files[0], root=name.parent) as columns, open_own(files[1], root=name.parent) as counts:
         for group in groups:
             columns.write(group.columns.data)
             counts.write(group.counts.data)
             ends.append(group.ends + total)
             total += len(group.columns)
-    np.save(name.with_suffix(".ends.npy"), np.concatenate(ends))
+    save_array(name.with_suffix(".ends.npy"), np.concatenate(ends), root=name.parent)
     return Rows(
-        _mapped(name.with_suffix(".columns"), np.int32), _mapped(name.with_suffix(".counts"), np.float32),
+        _mapped(files[0], np.int32), _mapped(files[1], np.float32),
         np.load(name.with_suffix(".ends.npy"), mmap_mode="r"),
     )  # fmt: skip
 
@@ -256,27 +252,15 @@ def _dealt(part: Path, run: Rows, words: int, block: int, *, place: Path, limit:
     blocks = -(-records // block)
     size = -(-records // blocks)
     needed = blocks * size * 12
-    cache_folders.tidy(place, limit - needed, large=RECORDS)
+    cache_folders.make_room(place, limit - needed, large=RECORDS)
     if reason := cache_folders.no_room(place, needed, limit):
         raise DataError(
             f"there is no room for the co-occurrences of {origin}: {reason}", do="make room, or set data.cache to another folder"
         )
-    with (part / RECORDS).open("wb") as stream:
-        _reserve(stream.fileno(), needed)
-    out = np.memmap(part / RECORDS, dtype=np.float32, mode="r+", shape=(blocks, size, 3))
+    out = map_new_array(part / RECORDS, (blocks, size, 3), np.float32, root=part)
     starts = np.concatenate([[0], run.ends])
     order, state = np.empty(blocks, dtype=np.int32), np.array([SEED, 0], dtype=np.uint64)
     kernel.deal(starts, run.columns, run.counts, 0, words, order, state, out)
     out.flush()
-    np.save(part / SUMS, np.array([zlib.crc32(one) for one in out], dtype=np.uint32))
+    save_array(part / SUMS, np.array([zlib.crc32(one) for one in out], dtype=np.uint32), root=part)
     return blocks, size
-
-
-def _reserve(file: int, size: int) -> None:
-    """Take the room of a file on disk: a full disk is an error so, not a killed process when the map is written."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-        return
-    zeros = bytes(1 << 20)
-    for first in range(0, size, len(zeros)):
-        os.write(file, zeros[: size - first])

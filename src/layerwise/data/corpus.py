@@ -13,18 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.data.cache_folders import damaged, not_as_written
+from layerwise.bounded_decoding import decode_json
+from layerwise.data.cache_folders import find_damaged, load_array, not_as_written
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 256  # blocks that are counted at once
-TOKENS, SUMS, WORDS, STARTS, COUNTS, PHRASES = "tokens.bin", "sums.npy", "words.bin", "starts.npy", "counts.npy", "phrases.json"
+TOKENS = "tokens.bin"
+SMALL = SUMS, WORDS, STARTS, COUNTS, PHRASES = "sums.npy", "words.bin", "starts.npy", "counts.npy", "phrases.json"
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -36,10 +38,10 @@ class Index(msgspec.Struct, frozen=True):
 
     format: int
     origin: str
-    block: int
-    tokens: int
-    words: int
-    digest: str
+    block: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
+    words: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
     notes: tuple[str, ...] = ()
 
 
@@ -94,25 +96,27 @@ class Corpus:
     def _tokens(self) -> tuple[Array, Array]:
         """The blocks, mapped, and their sums."""
         tokens = np.memmap(Path(self.folder, TOKENS), dtype=np.int32, mode="r").reshape(-1, self.index.block)
-        return tokens, np.load(Path(self.folder, SUMS))
+        return tokens, load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
 
     @cached_property
     def words(self) -> Words:
         """The different words, by their numbers."""
         arena = np.memmap(Path(self.folder, WORDS), dtype=np.uint8, mode="r")
-        return Words(arena, np.load(Path(self.folder, STARTS), mmap_mode="r"))
+        return Words(arena, load_array(Path(self.folder, STARTS), np.int64, (self.index.words + 1,)))
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """How often each word comes, (V,); read-only."""
-        counts: NDArray[np.int64] = np.load(Path(self.folder, COUNTS), mmap_mode="r")
-        return counts
+        return load_array(Path(self.folder, COUNTS), np.int64, (self.index.words,))
 
     @property
     def phrases(self) -> list[list[tuple[str, str]]]:
         """The pairs of words that were written as one, pass by pass; none if none were looked for."""
         path = Path(self.folder, PHRASES)
-        return msgspec.json.decode(path.read_bytes(), type=list[list[tuple[str, str]]]) if path.is_file() else []
+        if not path.is_file():
+            return []
+        found: list[list[tuple[str, str]]] = decode_json(path.read_bytes(), what=str(path), as_type=list[list[tuple[str, str]]])
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps out: a worker opens its own."""
@@ -132,7 +136,7 @@ class Corpus:
         at = np.asarray(indices, dtype=np.int64)
         tokens, sums = self._tokens
         out = tokens[at]
-        if damaged(self.folder, out, sums[at]):
+        if find_damaged(self.folder, out, sums[at]):
             raise not_as_written(self.folder, TOKENS, f"the tokens of {self.index.origin}")
         return Examples(out, None, at)
 

@@ -11,16 +11,15 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from filelock import FileLock
 
+from layerwise.atomic_io import make_folder, open_own, save_array, write_file
 from layerwise.data import alphabet, cache_folders, phrases, segments, texts
-from layerwise.data.cache_folders import INDEX
-from layerwise.data.corpus import COUNTS, FORMAT, PHRASES, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
+from layerwise.data.corpus import COUNTS, FORMAT, PHRASES, SMALL, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
 from layerwise.data.phrases import Passes
 from layerwise.data.reading import Tokens
 from layerwise.data.texts import HEAD, Texts
@@ -72,14 +71,12 @@ def opened(
     key = "" if joined is None else hashlib.sha256(repr(joined).encode()).hexdigest()
     folder = place / (f"pipe-{os.getpid()}" if source.piped else _name(source, cutting, key))
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        # another process that builds the same is waited for
-        with nullcontext() if source.piped else FileLock(folder.with_name(f"{folder.name}.lock")):
+        make_folder(place)
+        with nullcontext() if source.piped else cache_folders.lock_cache(folder):
             corpus = None if source.piped else whole(folder)
             if corpus is None:
                 return _built(folder, source, cutting, limit=limit, told=told, joined=joined, key=key)
-        with suppress(OSError):
-            os.utime(folder / INDEX)
+        cache_folders.mark_used(folder)
         return corpus
     except OSError as error:
         raise DataError(
@@ -91,8 +88,8 @@ def _built(
     folder: Path, source: Texts, cutting: Cutting, *, limit: int, told: Told, joined: Passes | None, key: str
 ) -> Corpus:
     """Build a corpus into a folder, or, of standard input, into one beside it that is named by the text."""
-    cache_folders.tidy(folder.parent, limit - source.size(), large=TOKENS)
-    with cache_folders.unfinished(folder) as part:
+    cache_folders.make_room(folder.parent, limit - source.size(), large=TOKENS)
+    with cache_folders.open_part(folder) as part:
 
         def told_with_room(done: int, size: int) -> None:
             taken = (part / TOKENS).stat().st_size
@@ -104,7 +101,7 @@ def _built(
 
         index = _write(part, source, cutting, told=told_with_room, joined=joined, key=key)
         kept = folder.with_name(index.digest) if source.piped else folder
-        cache_folders.settle(part, kept)
+        cache_folders.put_cache(part, kept)
     return Corpus(str(kept), index)
 
 
@@ -116,25 +113,25 @@ def _name(source: Texts, cutting: Cutting, key: str) -> str:
 
 def whole(folder: Path) -> Corpus | None:
     """Return the corpus in a folder, by its index and the sizes of its files; None if there is none, or not all of it."""
-    try:
-        index = msgspec.json.decode((folder / INDEX).read_bytes(), type=Index)
-        starts, counts, sums = (np.load(folder / name, mmap_mode="r") for name in (STARTS, COUNTS, SUMS))
-        sizes = ((folder / TOKENS).stat().st_size, (folder / WORDS).stat().st_size)
-        blocks = -(-index.tokens // index.block)
-        good = (
-            index.format == FORMAT
-            and sizes == (blocks * index.block * 4, starts[-1])
-            and (len(starts), len(counts), len(sums)) == (index.words + 1, index.words, blocks)
-        )
-    except (OSError, ValueError, EOFError, IndexError, msgspec.DecodeError):
+    index = cache_folders.read_index(folder, Index, *SMALL)
+    if index is None:
         return None
-    return Corpus(str(folder), index) if good else None
+    corpus = Corpus(str(folder), index)
+    try:
+        starts, _ = corpus.words.starts, corpus.counts  # of the types and lengths that the index says
+        cache_folders.load_array(folder / SUMS, np.uint32, (len(corpus),))
+        in_order = starts[0] == 0 and bool((np.diff(starts) >= 0).all())
+        good = in_order and cache_folders.has_size(folder / WORDS, int(starts[-1]))
+    except (OSError, ValueError, EOFError):
+        return None
+    tokens = cache_folders.has_size(folder / TOKENS, len(corpus) * index.block * 4)
+    return corpus if good and tokens and index.format == FORMAT else None
 
 
 def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, joined: Passes | None, key: str) -> Index:
     """Tokenise into a new folder."""
     table = WordTable(most=cutting.most)
-    with (part / TOKENS).open("w+b") as stream:
+    with open_own(part / TOKENS, root=part, mode="w+b") as stream:
         file = TokenFile(stream)
         digest = _read(source, cutting, table, file, told)
         if not len(table):
@@ -143,14 +140,15 @@ def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, joined: P
         if cutting.phrases:
             found, more = _joined(file, table, cutting, joined, source.origin)
             notes += more
-            (part / PHRASES).write_bytes(msgspec.json.encode(found))
-        np.save(part / SUMS, file.finish(BLOCK))
-    np.save(part / STARTS, table.starts)
-    np.save(part / COUNTS, table.counts)
-    (part / WORDS).write_bytes(table.arena.data)
+            write_file(part / PHRASES, msgspec.json.encode(found), root=part)
+        save_array(part / SUMS, file.finish(BLOCK), root=part)
+    save_array(part / STARTS, table.starts, root=part)
+    save_array(part / COUNTS, table.counts, root=part)
+    with open_own(part / WORDS, root=part) as stream:
+        stream.write(table.arena.data)
     digest = hashlib.sha256(f"{digest} {key}".encode()).hexdigest()[:32]
     index = Index(FORMAT, source.origin, BLOCK, file.tokens, len(table), digest, tuple(notes))
-    (part / INDEX).write_bytes(msgspec.json.encode(index))
+    cache_folders.write_index(part, index, *SMALL)
     return index
 
 

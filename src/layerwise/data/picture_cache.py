@@ -9,31 +9,41 @@ is checked when it is read, and one that is damaged is decoded from its file.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import PIL
 import torch
 
+from layerwise.atomic_io import is_plain_file, open_own, save_array
 from layerwise.data import cache_folders
-from layerwise.data.cache_folders import INDEX, beside, damaged, no_room, tidy
+from layerwise.data.cache_folders import build_cache, find_damaged, load_array, make_room, mark_used, no_room, read_index, write_index
 from layerwise.data.folders import PictureSource
 from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
+from layerwise.errors import StorageError, UsageError
 from layerwise.runtime.machine import cores
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 256  # pictures decoded between two writes
 PIXELS, SUMS = "pixels.npy", "sums.npy"
 Told = Callable[[int, int], None]  # done, of how many
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What a folder with pictures holds: where they are from, their shape (N, H, W, C), and by what they were decoded."""
+
+    format: int
+    origin: str
+    shape: tuple[int, int, int, int]
+    pillow: str
+    torch: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class CachedPictures:
     @cached_property
     def _kept(self) -> tuple[Array, Array]:
         """The pictures, mapped, and their sums."""
-        return np.load(Path(self.folder, PIXELS), mmap_mode="r"), np.load(Path(self.folder, SUMS))
+        sums = load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
+        return load_array(Path(self.folder, PIXELS), np.uint8, _shape(self.base)), sums
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the map out: a worker opens its own."""
@@ -74,7 +85,7 @@ class CachedPictures:
         at = np.asarray(indices, dtype=np.int64)
         pixels, sums = self._kept
         out = pixels[at]
-        for place in damaged(self.folder, out, sums[at]):
+        for place in find_damaged(self.folder, out, sums[at]):
             out[place] = self.base[int(at[place])].input
         weights = None if self.base.weights is None else self.base.weights[at]
         return Examples(out, self.targets[at], at, weights)
@@ -123,15 +134,21 @@ def place_of(cache: str) -> Path:
 
 def whole(folder: Path, files: PictureSource) -> bool:
     """Whether a folder holds the cache of these files, by its index and its sizes."""
-    assert files.size is not None
+    index = read_index(folder, Index, SUMS)
+    if index is None or index.format != FORMAT or index.shape != _shape(files) or not is_plain_file(folder / PIXELS, root=folder):
+        return False
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        pixels = np.load(folder / PIXELS, mmap_mode="r")
-        sums = np.load(folder / SUMS)
+        load_array(folder / PIXELS, np.uint8, _shape(files))
+        load_array(folder / SUMS, np.uint32, (len(files),))
     except (OSError, ValueError, EOFError):
         return False
-    shape = (len(files), *files.size, files.schema.shape[2])
-    return bool(index.get("format") == FORMAT and pixels.shape == shape and pixels.dtype == np.uint8 and sums.shape == shape[:1])
+    return True
+
+
+def _shape(files: PictureSource) -> tuple[int, int, int, int]:
+    """Return the shape (N, H, W, C) of all pictures."""
+    assert files.size is not None
+    return (len(files), *files.size, files.schema.shape[2])
 
 
 def refused(place: Path, files: Sequence[PictureSource], limit: int) -> str:
@@ -153,26 +170,26 @@ def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path
     """
     folder = place / name_for(files)
     if whole(folder, files):
-        with suppress(OSError):
-            os.utime(folder / INDEX)
+        mark_used(folder)
         return folder
     if reason := refused(place, [files], limit):
         return reason
     try:
-        tidy(place, limit - bytes_of(files), large=PIXELS)
-        with beside(folder) as part:
+        make_room(place, limit - bytes_of(files), large=PIXELS)
+        with build_cache(folder) as part:
             _write(part, files, told)
     except OSError as error:
         return f"{folder} cannot be written: {error.strerror or error}"
+    except (StorageError, UsageError) as error:  # a full disk, or something that is not ours in the place
+        return error.what
     return folder
 
 
 def _write(part: Path, files: PictureSource, told: Told) -> None:
     """Decode all pictures on threads, and write them one after the other: a full disk is an error so, not a killed process."""
-    assert files.size is not None
-    shape = (len(files), *files.size, files.schema.shape[2])
+    shape = _shape(files)
     sums = np.empty(len(files), dtype=np.uint32)
-    with (part / PIXELS).open("wb") as stream, ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
+    with open_own(part / PIXELS, root=part) as stream, ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for start in range(0, len(files), CHUNK):
@@ -181,6 +198,5 @@ def _write(part: Path, files: PictureSource, told: Told) -> None:
                 sums[number] = zlib.crc32(example.input.data)
                 stream.write(example.input.data)
             told(numbers.stop, len(files))
-    np.save(part / SUMS, sums)
-    about = {"format": FORMAT, "origin": files.place.origin, "shape": shape, "pillow": PIL.__version__, "torch": torch.__version__}
-    (part / INDEX).write_text(json.dumps(about), encoding="utf-8")
+    save_array(part / SUMS, sums, root=part)
+    write_index(part, Index(FORMAT, files.place.origin, shape, PIL.__version__, str(torch.__version__)), SUMS)

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from layerwise.atomic_io import make_folder, write_file
 from layerwise.durable import digest, sealed, unsealed
 from layerwise.engines import graphs
 from layerwise.engines.base import NAMES, Engine, piece_of, verify
@@ -21,7 +22,7 @@ from layerwise.engines.native import Compiled, Torch
 from layerwise.engines.runtimes import RUNTIMES
 from layerwise.errors import LayerwiseError, unknown
 from layerwise.export.base import Subject, dtype_of
-from layerwise.export.files import keep
+from layerwise.run_records import read_bounded
 from layerwise.runtime import machine
 
 ROUNDS, SECONDS = 5, 10.0  # at most so many alternations, at least two, stopping early where the network is slow
@@ -179,7 +180,7 @@ def file_of(graph: str, size: int, threads: int) -> Path:
 def read(path: Path) -> Choice | None:
     """Return the choice kept here; None where there is none, or it is damaged or foreign."""
     try:
-        found = msgspec.convert(unsealed(path.read_bytes(), path)["choice"], Choice)
+        found = msgspec.convert(unsealed(read_bounded(path, root=path.parents[1]), path)["choice"], Choice)
     except (OSError, LayerwiseError, KeyError, msgspec.ValidationError):
         return None
     return found if found.chosen in found.speeds else None
@@ -188,8 +189,8 @@ def read(path: Path) -> Choice | None:
 def store(path: Path, choice: Choice) -> None:
     """Keep a choice; a home that cannot be written is no error."""
     with suppress(OSError, LayerwiseError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        keep([(path, sealed({"choice": choice.to_json()}))])
+        make_folder(path.parent, root=path.parents[1])
+        write_file(path, sealed({"choice": choice.to_json()}), root=path.parents[1])
 
 
 def known(graph: str, sizes: Sequence[int]) -> list[Choice]:

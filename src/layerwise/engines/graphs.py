@@ -9,11 +9,12 @@ from typing import Any
 
 import platformdirs
 
-from layerwise.durable import digest, digest_of, sealed, unsealed
+from layerwise.atomic_io import is_plain_file, make_folder, take_back, write_files
+from layerwise.durable import Json, digest, digest_of, sealed, unsealed
 from layerwise.errors import LayerwiseError
 from layerwise.export.base import FORMAT, Subject, passport
-from layerwise.export.files import keep
 from layerwise.export.folding import fold
+from layerwise.run_records import read_bounded
 
 FOLDER = "engines"
 
@@ -60,23 +61,47 @@ def written(subject: Subject) -> bytes:
 
 
 def put(path: Path, data: bytes) -> Path:
-    """Put a graph into its folder, and its seal beside it; graphs of older weights of the run go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keep([(path, data), (seal(path), sealed({"sha256": digest(data), "exporter": exporter()}))])
+    """Put a graph into its folder, and its seal beside it; graphs of older weights of the run, told by their seals, go."""
+    root = path.parents[1]
+    make_folder(path.parent, root=root)
+    write_files([(path, data), (seal(path), sealed({"sha256": digest(data), "exporter": exporter()}))], root=root)
     if path.parent != users():
-        for old in path.parent.glob("*.onnx*"):
-            if not old.name.startswith((path.name, ".")):
-                old.unlink(missing_ok=True)
+        for old in path.parent.glob("*.onnx"):
+            if old != path and (known := read_seal(old)) is not None:
+                take_back(path.parent, {old.name: known["sha256"], seal(old).name: digest(seal(old).read_bytes())})
     return path
 
 
 def whole(path: Path) -> bool:
     """Whether a graph lies here as it was written, by the exporter that is installed."""
+    known = read_seal(path)
     try:
-        told = unsealed(seal(path).read_bytes(), seal(path))
-        return bool(told["exporter"] == exporter() and told["sha256"] == digest_of(path))
-    except (OSError, LayerwiseError, KeyError):
+        return known is not None and known.get("exporter") == exporter() and known["sha256"] == digest_of(path)
+    except OSError:
         return False
+
+
+def read_seal(path: Path) -> Json | None:
+    """Return what the seal beside a graph says; None where graph or seal is no plain file, or the seal is not as it was written."""
+    if not all(is_plain_file(place, root=path.parents[1]) for place in (path, seal(path))):
+        return None
+    try:
+        known = unsealed(read_bounded(seal(path), root=path.parents[1]), seal(path))
+    except LayerwiseError:
+        return None
+    return known if isinstance(known.get("sha256"), str) else None
+
+
+def graph_problems(run: Path) -> dict[str, str]:
+    """Return each graph in a run's folder with what is wrong with it, or an empty text: for ``doctor``."""
+    found = {}
+    for path in sorted((run / FOLDER).glob("*.onnx")):
+        known, name = read_seal(path), f"{FOLDER}/{path.name}"
+        if known is None:
+            found[f"{name}.json"] = "the seal of a graph is missing or not as it was written"
+        else:
+            found[name] = "" if digest_of(path) == known["sha256"] else "its checksum is wrong"
+    return found
 
 
 def seal(path: Path) -> Path:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from layerwise.durable import unsealed
 from layerwise.engines import graphs
 from layerwise.engines.base import piece_of
 from layerwise.engines.choice import Choice, known
-from layerwise.run import RunDirectory
+from layerwise.run import RunDirectory, read_state
 from layerwise.tasks import registry
 
 
 def engines_of(directory: RunDirectory) -> list[Choice]:
     """Return the choices that ``--engine auto`` made for a run's best weights; none where it was never asked for."""
-    state = directory.path / "checkpoints" / "best" / "state.json"
-    if not state.is_file():
+    folder = directory.path / "checkpoints" / "best"
+    if not folder.is_dir():
         return []
     model = directory.info()["model"]
     task = registry.from_json(directory.task())
-    weights = unsealed(state.read_bytes(), state)["files"]["model.safetensors"]
+    weights = read_state(folder, root=directory.path)["files"]["model.safetensors"]
     graph = graphs.key_of(card=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights)
     shape = task.inputs.probe(1, torch.Generator()).shape[1:]
     return known(graph, sorted({1, piece_of(tuple(shape))}))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from layerwise.atomic_io import check_target, write_files
 from layerwise.errors import UsageError
 from layerwise.export import graph, onnx, tensors, words
-from layerwise.export.base import Check, ExportError, Json, Subject, passport, refuse_wrong
+from layerwise.export.base import Check, Json, Subject, passport, refuse_wrong
 from layerwise.export.folding import Folded
 from layerwise.export.folding import fold as fold_
 
@@ -44,6 +43,7 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
     Raises:
         UsageError: for another ending, a file that is there already, a missing extra, a network that is no fixed graph.
         ExportError: where what was written does not compute what the network computes.
+        StorageError: for a full or read-only disk.
     """
     beside = path.with_name(path.name + ".json")
     refuse(path, beside, fold=fold, overwrite=overwrite)
@@ -54,7 +54,7 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
     refuse_wrong(check, path.name)
     facts = {**told, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
     facts["versions"] = {**facts["versions"], **extra}
-    keep([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())])
+    write_files([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())], overwrite=overwrite)
     return Exported(path, beside, len(data), facts)
 
 
@@ -86,31 +86,5 @@ def refuse(path: Path, beside: Path, *, fold: bool, overwrite: bool) -> None:
             f"--fold takes batch norms out of a graph; a {kind} file has the network's own names, batch norms among them",
             do="leave --fold out, or export .onnx or .pt2",
         )
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", expected="a folder to write into", do=f"mkdir -p {path.parent}")
-    there = [str(p) for p in (path, beside) if p.exists()]
-    if there and (not overwrite or any(p.is_dir() for p in (path, beside))):
-        raise UsageError(f"{' and '.join(there)} is there already", expected="a new file", do="choose another name, or add --overwrite")
-
-
-def keep(files: Sequence[tuple[Path, bytes]]) -> None:
-    """Write all files beside their places, flushed, then rename them: none is ever half there, and a failure leaves no litter.
-
-    Several processes may keep the same file at the same time. Raises `ExportError` for a full or read-only disk.
-    """
-    ready = [(path.with_name(f".{path.name}.{os.getpid()}.new"), path) for path, _ in files]
-    try:
-        for (beside, _), (_, data) in zip(ready, files, strict=True):
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for beside, path in ready:
-            os.replace(beside, path)
-    except OSError as error:
-        for beside, _ in ready:
-            beside.unlink(missing_ok=True)
-        raise ExportError(
-            f"{files[0][0]} could not be written: {error.strerror}", expected="room and permission to write",
-            do="free some space or choose another place; what was there before is intact",
-        ) from error  # fmt: skip
+    for place in (path, beside):
+        check_target(place, overwrite=overwrite)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import io
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from layerwise.atomic_io import open_temporary_folder, write_file
 from layerwise.errors import UsageError
 from layerwise.export.base import Check, Subject, compare
 from layerwise.nn.word_vectors import Nearest, WordVectors
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.vectors.sources import table_of
-from layerwise.weights.vector_files import Kind, read_vectors, write_vectors
+from layerwise.weights.vector_files import Kind, check_words, read_vectors, write_table
 from layerwise.weights.vectors import VectorTable
 
 KINDS: dict[str, Kind] = {".vec": "word2vec", ".bin": "word2vec-binary", ".txt": "glove"}
@@ -27,17 +27,17 @@ def written(subject: Subject, kind: str) -> bytes:
             f"{subject.card.name} has no word vectors, and {kind} holds nothing else", expected="a run of skipgram, cbow or glove",
             do="export .onnx, .pt2 or .safetensors",
         )  # fmt: skip
-    with TemporaryDirectory() as place:
-        path = write_vectors(table_of(subject.model, subject.task.inputs), Path(place, "vectors"), kind=KINDS[kind])
-        return path.read_bytes()
+    table, stream = table_of(subject.model, subject.task.inputs), io.BytesIO()
+    check_words(table)
+    write_table(table, stream, kind=KINDS[kind])
+    return stream.getvalue()
 
 
 def check(data: bytes, kind: str, subject: Subject) -> Check:
     """Read the file again and compare what its vectors answer with what the network answers."""
-    with TemporaryDirectory() as place:
-        path = Path(place, f"vectors{kind}")
-        path.write_bytes(data)
-        found = read_vectors(path)
+    with open_temporary_folder() as place:
+        write_file(place / f"vectors{kind}", data)
+        found = read_vectors(place / f"vectors{kind}")
     module = Nearest(_Table(found)).eval()
 
     def run(x: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerwise.errors import UsageError, unknown
+from layerwise.folder_io import stage_files
 from layerwise.inspect.base import Lang, Target, View
 
 
@@ -66,21 +67,26 @@ def check_name(name: str) -> None:
         raise unknown("view", name, VIEWS)
 
 
-def inspect(name: str, target: Target, *, out: Path | None = None) -> View:
+def inspect(name: str, target: Target, *, out: Path | None = None, overwrite: bool = True) -> View:
     """Return a view of a model or run.
 
     Args:
         name: one of `VIEWS`.
         target: what is looked at.
-        out: a folder for figures and arrays, made if need be; None writes nothing.
+        out: a folder for figures and arrays, made if need be; None writes nothing. All files come into it at the end, or none.
+        overwrite: whether files that are there may be replaced.
 
     Raises:
         UsageError: for an unknown view, with the nearest; for a bare card where a run is needed; for a card the view is not for.
     """
     check_name(name)
     module = importlib.import_module(f"layerwise.inspect.{VIEWS[name].module}")
-    found: View = module.view(target, out=out)
-    return found
+    if out is None:
+        found: View = module.view(target, out=None)
+        return found
+    with stage_files(out, overwrite=overwrite) as folder:
+        found = module.view(target, out=folder)
+    return replace(found, figures=[out / path.name for path in found.figures])
 
 
 def look(
@@ -91,6 +97,7 @@ def look(
     task: str = "",
     settings: tuple[str, ...] = (),
     out: Path | None = None,
+    overwrite: bool = True,
     split: str = "",
     examples: int = 0,
     layer: str = "",
@@ -114,7 +121,8 @@ def look(
     opened: Target = opening.opened(
         target, needs=entry.needs, view=name, data=data, task=task, settings=settings, pictures="pictures" in entry.takes
     )
-    return inspect(name, replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, words=words, lang=lang), out=out)
+    target_ = replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, words=words, lang=lang)
+    return inspect(name, target_, out=out, overwrite=overwrite)
 
 
 def check_told(name: str, *, layer: str, of_class: str, words: str = "") -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from layerwise.atomic_io import make_folder, write_file
 from layerwise.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,13 +83,12 @@ def trained(target: Target, view: str) -> tuple[nn.Module, Task, Splits]:
 
 
 def save(out: Path | None, name: str, data: str | bytes) -> list[Path]:
-    """Write a file of a view into ``out`` (made if need be), and return its path; nothing where there is no ``out``."""
+    """Write a file of a view into ``out``, and return its path; nothing where there is no ``out``."""
     if out is None:
         return []
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / name
-    path.write_bytes(data.encode("utf-8", "replace") if isinstance(data, str) else data)
-    return [path]
+    make_folder(out)
+    write_file(out / name, data.encode("utf-8", "replace") if isinstance(data, str) else data)
+    return [out / name]
 
 
 def table(header: list[str], rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:

@@ -16,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from layerwise.atomic_io import make_folder, write_file
 from layerwise.figures.charts import NO_DATES, STYLE
 from layerwise.figures.svg import FONT, INK, MUTED
 from layerwise.labs.base import Lang, Text
@@ -40,8 +41,8 @@ def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
         draw(lang).savefig(drawn, format="svg", metadata=NO_DATES)
     text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, drawn.getvalue())
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    make_folder(path.parent)
+    write_file(path, text.encode())
     return path
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
+from layerwise.atomic_io import open_temporary_folder, write_file
 from layerwise.data.corpus import Corpus
 from layerwise.data.corpus_build import Cutting, opened
 from layerwise.data.loader import MemoryBatches, Order, collated
@@ -109,7 +109,7 @@ def language(plan: Plan, seed: int, *, company: bool = True) -> Language:
 def corpus(text: Language, folder: Path) -> Corpus:
     """Return a language's text as training reads it."""
     path = folder / "text.txt"
-    path.write_text("\n".join(text.lines) + "\n", encoding="utf-8")
+    write_file(path, ("\n".join(text.lines) + "\n").encode())
     return opened(folder / "corpora", Texts(str(path), (str(path),)), Cutting(), limit=1 << 32)
 
 
@@ -226,8 +226,8 @@ def measure(
     with one_thread():
         for seed in range(plan.seeds):
             text = draw(plan, seed)
-            with TemporaryDirectory() as folder:
-                found = corpus(text, Path(folder))
+            with open_temporary_folder() as folder:
+                found = corpus(text, folder)
                 for name, learner in learners.items():
                     scores[name].append(score(learner(text, found, seed), text, seed))
     margins = tuple(min(scores[name][seed].margin for name in scores) for seed in range(plan.seeds))

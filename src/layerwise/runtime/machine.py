@@ -9,7 +9,6 @@ import ctypes
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from layerwise.errors import UsageError
+from layerwise.atomic_io import make_folder, write_file
+from layerwise.errors import LayerwiseError, UsageError
 from layerwise.runtime.cores import cores as cores
 from layerwise.runtime.openmp import torchs_openmp
 
@@ -275,16 +275,10 @@ def _read_cache() -> dict[str, Matmul]:
 
 def _write_cache(kept: dict[str, Matmul]) -> None:
     """Write beside, then rename; a home that cannot be written is no error."""
-    with suppress(OSError):
+    with suppress(OSError, LayerwiseError):
         path = _cache_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".matmul-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.encode(kept))
-            os.replace(beside, path)
-        except OSError:
-            Path(beside).unlink(missing_ok=True)
+        make_folder(path.parent)
+        write_file(path, msgspec.json.encode(kept))
 
 
 def _allocators(name: str) -> Any:

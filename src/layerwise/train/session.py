@@ -32,7 +32,7 @@ from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
 from layerwise.train.signals import Stop
-from layerwise.train.trackers import Guarded, TensorBoard
+from layerwise.train.trackers import FOLDER, Guarded, TensorBoard
 from layerwise.train.ways import set_ways
 
 
@@ -49,7 +49,7 @@ class Session:
         self.model = self._built()
         self.best = Best()
         self.window = Window()
-        self.serial = 0
+        self.serial = self.best_serial = 0  # of the newest checkpoint, and of the newest best one that is on the disk
         self.notes: list[tuple[str, str]] = []
         self.history: list[dict[str, Any]] = []
         self.trackers: list[Guarded] = []
@@ -77,7 +77,7 @@ class Session:
         elif self.world.first:
             self.directory.cut_metrics(0)  # an attempt that was killed before its first checkpoint may have left lines
         if self.options.tensorboard and self.world.first:
-            make = partial(TensorBoard, self.directory.path / "tensorboard", step=self.steps)
+            make = partial(TensorBoard, self.directory.path / FOLDER, step=self.steps)
             self.trackers.append(Guarded("tensorboard", make, say=self.display.say))
         for number in range(start.stage, len(self.plan.recipe.stages)):
             begin = start if number == start.stage else Cursor(number)
@@ -100,7 +100,7 @@ class Session:
         info = checkpoint.info
         self.model.load_state_dict(checkpoint.model)
         self.best = Best(**info["best"])
-        self.serial, self.spent = info["serial"], info["seconds"]
+        self.serial, self.spent, self.best_serial = info["serial"], info["seconds"], info["best_serial"]
         self.steps, self.examples = info["steps"], info["examples"]
         self.notes = [(a, b) for a, b in info["notes"]]
         self.history = info["history"]
@@ -324,6 +324,7 @@ class Session:
             "stage_over": stage_over,
             "serial": self.serial,
             "best": asdict(self.best),
+            "best_serial": self.best_serial,
             "seconds": self.seconds(),
             "steps": self.steps,
             "examples": self.examples,
@@ -359,8 +360,10 @@ class Session:
 
     def _write_pending(self) -> None:
         """Write the best weights kept in memory."""
-        if self.pending is not None and self.world.first:
-            self.directory.save("best", self.pending)
+        if self.pending is not None:
+            if self.world.first:
+                self.directory.save("best", self.pending)
+            self.best_serial = int(self.pending.info["serial"])
         self.pending = None
         self.world.barrier()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
-from layerwise.errors import UsageError
+from layerwise.errors import DamagedError, UsageError
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
@@ -69,17 +71,28 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
             display.say(note)
         made = _same_pieces(path, request, made, display=display)
         world.barrier()  # every rank has looked for a free name before the first one takes it
-        directory, found = _opened(path, request, made, world=world, display=display)
-        if not world.first:
-            return _session(request, made, directory, found=found, weights=weights, world=world, display=display)
-        try:
-            with directory.locked():
-                directory.tidy()
+        with _locked(path, request, world) as directory:
+            found = _opened(directory, request, made, world=world, display=display)
+            try:
                 return _session(request, made, directory, found=found, weights=weights, world=world, display=display)
-        except UsageError:
-            if not request.resume:
-                directory.withdraw()
-            raise
+            except UsageError:
+                if not request.resume and world.first:
+                    directory.withdraw()
+                raise
+
+
+@contextmanager
+def _locked(path: Path, request: Request, world: World) -> Iterator[RunDirectory]:
+    """Yield the run's directory, new or found; the first rank holds its lock before anything in it is read or changed."""
+    if not world.first:
+        yield RunDirectory(path)
+        return
+    found = request.resume and (path / "run.json").exists()
+    directory = RunDirectory.open(path) if found else RunDirectory.create(path)
+    with directory.locked():
+        if not found:
+            RunDirectory.create(path)  # looks again, now that nobody else can begin here
+        yield directory
 
 
 def place(request: Request, made: Plan) -> Path:
@@ -135,27 +148,66 @@ def _same_pieces(path: Path, request: Request, made: Plan, *, display: Display) 
     return made
 
 
-def _opened(
-    path: Path, request: Request, made: Plan, *, world: World, display: Display
-) -> tuple[RunDirectory, Checkpoint | None]:
-    """Return the run directory, new or found, and the checkpoint to go on from."""
+def _opened(directory: RunDirectory, request: Request, made: Plan, *, world: World, display: Display) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or begin the run. What a kill broke off is ended, once nothing speaks against going on."""
+    path, found = directory.path, None
     if request.resume and (path / "run.json").exists():
-        directory = RunDirectory.open(path)
         found = directory.restore("last")
+        if found is None and not _has_first_files(directory):
+            display.say(f"{path} was stopped before it began: starting afresh")
+            _begin(directory, made, world=world)
+            return None
+        _refuse_lost(directory, found)
         _refuse_changes(directory, found, made, world=world, allowed=request.allow_changes)
-        if found is None:
+        if found is None and directory.info()["status"] != "finished":
             display.say(f"{path} has no checkpoint yet: starting afresh")
         world.barrier()  # every rank has read the checkpoint before the first one tidies up
-        return directory, found
+        if world.first:
+            directory.tidy()
+        return found
     if request.resume:
         display.say(f"{path} has no checkpoint: starting afresh")
+    _begin(directory, made, world=world)
+    return None
+
+
+def _has_first_files(directory: RunDirectory) -> bool:
+    """Whether the files are there that a run begins with: run.json is written first, and a kill may have come before the others."""
+    return all((directory.path / name).exists() for name in ("recipe.toml", "task.json"))
+
+
+def _begin(directory: RunDirectory, made: Plan, *, world: World) -> None:
+    """Write a new run's first files."""
     if world.first:
-        directory = RunDirectory.create(path)
-        directory.write("recipe.toml", recipe.to_toml(made.recipe).encode())
-        directory.write("task.json", _task_file(made))
-        directory.write_info(_facts(made, world=world), written=("recipe.toml", "task.json"))
+        first = {"recipe.toml": recipe.to_toml(made.recipe).encode(), "task.json": _task_file(made)}
+        directory.begin(_facts(made, world=world), first)
     world.barrier()
-    return RunDirectory(path), None
+
+
+def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> None:
+    """Refuse to resume a run whose checkpoints are gone: what is left would be trained on, or over, as if nothing were wrong.
+
+    Raises `DamagedError` naming the checkpoint that is missing or not as it was written.
+    """
+    path, saves = directory.path, recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).train
+    best = directory.restore("best")
+    finished = directory.info()["status"] == "finished"
+    if found is None and saves.checkpoint_seconds and (finished or best is not None or directory.metrics_size()):
+        raise _lost(path / "checkpoints" / "last", "best" if best is not None else "")
+    wanted = found.info["best_serial"] if found is not None else int(finished)
+    if wanted and (best is None or best.info["serial"] < wanted):
+        raise _lost(path / "checkpoints" / "best", "last" if found is not None else "")
+
+
+def _lost(place: Path, left: str) -> DamagedError:
+    """Make the error for a checkpoint that is gone; ``left`` names the other one if that is there."""
+    run = place.parents[1]
+    start = f" --weights {place.with_name(left) / 'model.safetensors'}" if left else ""
+    return DamagedError(
+        f"{place} is missing, and {run} cannot be resumed without it; nothing was changed",
+        expected="the checkpoints that training saved",
+        do=f"bring it back from a copy, or train anew: layerwise train {run / 'recipe.toml'}{start} --out NEW",
+    )
 
 
 def _task_file(made: Plan) -> bytes:
@@ -232,7 +284,7 @@ def _session(
     """Run the session under its flags, and finish the run."""
     options = made.recipe.train
     info = directory.info()
-    if found is not None and info["status"] == "finished" and not _unfinished(found, made):
+    if info["status"] == "finished" and (found is None or not _unfinished(found, made)):
         display.say(f"{directory.path} is finished already")
         return Outcome(directory, info["metrics"], True, info, made.task.name, world.first)
     streams = options.workers < 0 or not all(
@@ -288,13 +340,14 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
         "epochs": session.best.epoch,
         "metrics": metrics,
         "flags": msgspec.to_builtins(session.feed.flags),
+        "metrics_bytes": directory.metrics_size(),
         "verdicts": [list(pair) for pair in session.notes],
         "history": session.history,
     }
     if session.world.first:
         directory.write_info(info)
         write_page(session, lang=lang)
-        pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
+        pages = [name for name in directory.plain_files() if name.startswith(("report", "figures", "tensorboard"))]
         info["status"] = "finished"
         directory.write_info(info, written=pages)
     session.world.barrier()

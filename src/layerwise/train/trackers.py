@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, final
 
+from layerwise.atomic_io import is_plain_file, make_folder, open_own
+from layerwise.errors import LayerwiseError
+
 Row = Mapping[str, Any]
+FOLDER = "tensorboard"  # of a run
 
 
 class Tracker(Protocol):
@@ -36,7 +40,7 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event, self.writer = Event, RecordWriter
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, root=folder.parent)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
         self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -54,8 +58,34 @@ class TensorBoard:
 
     def _put(self, event: Any) -> None:
         """Add one record. The file is opened for each, so that nothing is left open when a run ends in whatever way."""
-        with self.path.open("ab") as file:
+        with open_own(self.path, root=self.path.parents[1], mode="ab") as file:
             self.writer(file).write(event.SerializeToString())
+
+
+def event_problems(run: Path) -> dict[str, str]:
+    """Return each event file of a run with what is wrong with it, or an empty text: each record carries two checksums.
+
+    Without the extra ``layerwise[tensorboard]`` nothing is looked at.
+    """
+    try:
+        from tensorboard.compat.tensorflow_stub import errors
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+    except ImportError:
+        return {}
+    found = {}
+    for path in sorted((run / FOLDER).glob("events.*")):
+        name = f"{FOLDER}/{path.name}"
+        found[name] = "" if is_plain_file(path, root=run) else "it is no plain file"
+        if not found[name]:
+            reader = PyRecordReader_New(str(path), 0, "", None)
+            try:
+                while True:
+                    reader.GetNext()
+            except errors.OutOfRangeError:
+                pass  # the end
+            except Exception as error:  # of any kind: the reader stumbles over foreign bytes wherever they lead it
+                found[name] = f"a record of it is not as it was written ({type(error).__name__})"
+    return found
 
 
 @final
@@ -83,5 +113,6 @@ class Guarded:
         """Tell why, and what may help; metrics.jsonl keeps every number."""
         self.tracker = None
         missing = isinstance(error, ModuleNotFoundError)
-        why = f"the package {error.name} is missing (pip install 'layerwise[{self.name}]')" if missing else f"{error}"  # type: ignore[attr-defined]
+        said = error.what if isinstance(error, LayerwiseError) else f"{error}"
+        why = f"the package {error.name} is missing (pip install 'layerwise[{self.name}]')" if missing else said  # type: ignore[attr-defined]
         self.say(f"warning: {self.name} is off for the rest of this run: {why}; training goes on, metrics.jsonl has every number")

@@ -8,8 +8,6 @@ gone through in pieces, so that the answer is exact and memory stays bounded.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +19,13 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from layerwise.durable import digest_of, disk_errors, sealed, unsealed
+from layerwise.atomic_io import open_own, write_file
+from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
+from layerwise.folder_io import build_folder
 from layerwise.functional import similarity
 from layerwise.functional.similarity import Floats, Ids
+from layerwise.owned_folders import make_owned, remove_owned
 from layerwise.vectors.embedders import Embedder, Json, restored
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vector_files import packed, save_arrays, unpacked
@@ -52,33 +53,32 @@ def build(passages: Passages, embedder: Embedder, out: str | Path, *, overwrite:
 
     Passages of which the embedder knows nothing cannot be found and are left out; `Index.about` says how many.
 
-    Raises `UsageError` for a folder that is there, `DataError` where nothing can be indexed, and what `Passages.chunks` does. Nothing is
-    left behind a failure.
+    Raises `UsageError` for a folder that is there or lies inside the texts, `DataError` where nothing can be indexed, and what
+    `Passages.chunks` does. Nothing is left behind a failure.
     """
     path = Path(out)
-    there = path.exists()
-    if there and not (overwrite and (path / ABOUT).is_file()):
-        raise UsageError(f"{path} is there already", expected="a new folder", do="choose another --out" + (
-            ", or add --overwrite" if (path / ABOUT).is_file() else ""))  # fmt: skip
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with disk_errors(path):
-        try:
-            new.mkdir(parents=True)
-            _write(passages, embedder, new)
-            if there:
-                shutil.rmtree(path)
-            new.rename(path)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+    _refuse_inside(path, Path(passages.source).expanduser())
+    with build_folder(path, KIND, replace=overwrite) as new:
+        _write(passages, embedder, new)
     return Index.open(path)
+
+
+def _refuse_inside(path: Path, source: Path) -> None:
+    """Raise `UsageError` for an index inside the folder whose texts it would hold: the next one would find its files among them."""
+    if source.is_dir() and (path.resolve() == source.resolve() or source.resolve() in path.resolve().parents):
+        raise UsageError(
+            f"{path} lies inside {source}, whose texts are indexed", expected="a place outside the texts", do="choose another --out"
+        )
 
 
 def _write(passages: Passages, embedder: Embedder, folder: Path) -> None:
     """Write the files of an index."""
     embedder = embedder.prepared(lambda: ([passage.text for passage in chunk] for chunk in passages.chunks()))
-    raw = [folder / name for name in ("vectors", "texts")]
+    passing = folder / "passing"
+    make_owned(passing, KIND, durable=False)
+    raw = [passing / name for name in ("vectors", "texts")]
     names: dict[str, int] = {}
-    with raw[0].open("wb") as vectors, raw[1].open("wb") as texts:
+    with open_own(raw[0], root=folder) as vectors, open_own(raw[1], root=folder) as texts:
         ends, left_out = _gather(passages, embedder, names, (vectors, texts))
     if not names:
         raise DataError(f"{passages.source} has no passage of which anything is known", received=f"{left_out:,} passages",
@@ -89,15 +89,14 @@ def _write(passages: Passages, embedder: Embedder, folder: Path) -> None:
     save_arrays({"texts": written, "texts_ends": np.array(ends, dtype=np.int64), "names": data, "names_ends": name_ends}, folder / TEXTS)
     arrays, told = embedder.state()
     save_arrays(arrays, folder / EMBEDDER)
-    del rows, written
-    for path in raw:
-        path.unlink()
+    del rows, written  # Windows removes no file that is mapped
+    remove_owned(passing, KIND)
     about = {
         "kind": KIND, "passages": len(names), "left_out": left_out, "dimensions": embedder.dimensions, "source": passages.source,
         "by": passages.by, "column": passages.column, "id": passages.id, "embedder": told,
         "files": {name: digest_of(folder / name) for name in FILES},
     }  # fmt: skip
-    (folder / ABOUT).write_bytes(sealed(about))
+    write_file(folder / ABOUT, sealed(about), root=folder)
 
 
 def _gather(passages: Passages, embedder: Embedder, names: dict[str, int], into: tuple[IO[bytes], IO[bytes]]) -> tuple[list[int], int]:

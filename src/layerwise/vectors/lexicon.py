@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.durable import write as replace
-from layerwise.errors import DataError, UsageError
+from layerwise.atomic_io import write_file
+from layerwise.errors import DataError
 from layerwise.vectors.embedders import WordEmbedder
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vectors import VectorTable
@@ -103,7 +103,5 @@ def _best(words: Ids, order: Ids) -> Ids:
 
 def write(pairs: Iterable[tuple[str, str]], path: Path, *, overwrite: bool = False) -> None:
     """Write pairs as a table of two columns between tabs. Raises `UsageError` for a file that is there."""
-    if path.exists() and not (overwrite and path.is_file()):
-        raise UsageError(f"{path} is there already", expected="a new file", do="choose another name, or add --overwrite")
     rows = "".join(f"{a}\t{b}\n" for a, b in pairs)
-    replace(path, f"source\ttarget\n{rows}".encode())
+    write_file(path, f"source\ttarget\n{rows}".encode(), overwrite=overwrite)

@@ -7,20 +7,20 @@ is written here has gensim's bytes. T. Mikolov et al. (2013), word2vec.c; J. Pen
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, get_args
+from typing import IO, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from layerwise.durable import disk_errors, like_any_file
+from layerwise.atomic_io import check_target, let_library_write, open_replacing
+from layerwise.durable import safetensors_errors
 from layerwise.errors import DamagedError, DataError, UsageError
+from layerwise.folder_io import open_staged
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]
@@ -65,34 +65,28 @@ def write_vectors(table: VectorTable, path: str | Path, *, kind: Kind | None = N
     ``safetensors`` keeps the counts. The file is written beside its place and then renamed.
 
     Raises `UsageError` for an ending that says nothing and for a file that is there, `DataError` for words that the text and binary forms
-    cannot hold (empty, with a space or a line break), and `TrainingError` for a full disk.
+    cannot hold (empty, with a space or a line break), and `StorageError` for a full disk.
     """
     path = Path(path)
     chosen = kind or ENDINGS.get(path.suffix.lower())
     if chosen not in KINDS:
         raise UsageError(f"{path} does not say how vectors are to be written", expected=f"an ending of {', '.join(ENDINGS)}, or one of "
                          f"{', '.join(KINDS)} as its kind", received=f"'{kind or path.suffix}'")  # fmt: skip
-    if path.exists() and not (overwrite and path.is_file()):
-        raise UsageError(f"{path} is there already", expected="a new file", do="choose another name, or say that it may be overwritten")
+    check_target(path, overwrite=overwrite)
     if chosen != "safetensors":
-        _check_words(table)
-    with _beside(path) as new:
-        WRITERS[chosen](table, new)
+        check_words(table)
+    if chosen == "safetensors":
+        with open_staged(path, overwrite=overwrite) as place:
+            _save_table(table, place)
+    else:
+        with open_replacing(path, overwrite=overwrite) as stream:
+            write_table(table, stream, kind=chosen)
     return path
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Give a file to write beside its place, flushed and renamed in the end; a failure leaves no litter."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with disk_errors(path):
-        try:
-            yield new
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+def write_table(table: VectorTable, stream: BinaryIO, *, kind: Kind) -> None:
+    """Write word vectors to a stream, in one of the text and binary `KINDS`."""
+    WRITERS[kind](table, stream)
 
 
 # -- what a file is ----------------------------------------------------------------------------------------------------
@@ -319,7 +313,7 @@ def _damaged(path: Path, why: str, expected: str, received: str) -> DamagedError
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _check_words(table: VectorTable) -> None:
+def check_words(table: VectorTable) -> None:
     """Refuse words that text and binary forms cannot hold: their ends would be lost."""
     for word in table.words:
         if not word or " " in word or "\n" in word:
@@ -327,35 +321,27 @@ def _check_words(table: VectorTable) -> None:
                             "its parts with an underscore")  # fmt: skip
 
 
-def _write_text(table: VectorTable, path: Path) -> None:
+def _write_text(table: VectorTable, file: BinaryIO) -> None:
     """Write word2vec text: gensim's bytes."""
-    with path.open("wb") as file:
-        file.write(f"{len(table)} {table.dimensions}\n".encode())
-        _write_rows(table, file)
+    file.write(f"{len(table)} {table.dimensions}\n".encode())
+    _write_rows(table, file)
 
 
-def _write_glove(table: VectorTable, path: Path) -> None:
-    """Write GloVe text: the same rows, without a first line."""
-    with path.open("wb") as file:
-        _write_rows(table, file)
-
-
-def _write_rows(table: VectorTable, file: IO[bytes]) -> None:
-    """Write a line for each word, each number as short as will be read back as the same float32."""
+def _write_rows(table: VectorTable, file: BinaryIO) -> None:
+    """Write GloVe text: a line for each word, each number as short as will be read back as the same float32."""
     for word, row in zip(table.words, table.matrix, strict=True):
         file.write(f"{word} {' '.join(map(str, row))}\n".encode())
 
 
-def _write_binary(table: VectorTable, path: Path) -> None:
+def _write_binary(table: VectorTable, file: BinaryIO) -> None:
     """Write word2vec binary: gensim's bytes."""
-    with path.open("wb") as file:
-        file.write(f"{len(table)} {table.dimensions}\n".encode())
-        for word, row in zip(table.words, table.matrix.astype("<f4", copy=False), strict=True):
-            file.write(word.encode() + b" " + row.tobytes())
+    file.write(f"{len(table)} {table.dimensions}\n".encode())
+    for word, row in zip(table.words, table.matrix.astype("<f4", copy=False), strict=True):
+        file.write(word.encode() + b" " + row.tobytes())
 
 
-def _write_safetensors(table: VectorTable, path: Path) -> None:
-    """Write our own form."""
+def _save_table(table: VectorTable, path: Path) -> None:
+    """Write our own form, by the library, to a file of an unfinished folder."""
     data, ends = packed(table.words)
     tensors = {"vectors": table.matrix, "words": data, "ends": ends}
     if table.counts is not None:
@@ -364,14 +350,14 @@ def _write_safetensors(table: VectorTable, path: Path) -> None:
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write arrays as safetensors without a copy of them in memory, readable by whom this process lets read its files."""
-    with like_any_file(path):
+    """Write arrays as safetensors into an unfinished folder of our own, without a copy of them in memory."""
+    with let_library_write(path, root=path.parent), safetensors_errors(path):
         safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
 
 
 READERS: dict[Kind, Callable[[Path], Read]] = {
     "word2vec": _read_text, "word2vec-binary": _read_binary, "glove": _read_glove, "safetensors": _read_safetensors,
 }  # fmt: skip
-WRITERS: dict[Kind, Callable[[VectorTable, Path], None]] = {
-    "word2vec": _write_text, "word2vec-binary": _write_binary, "glove": _write_glove, "safetensors": _write_safetensors,
+WRITERS: dict[Kind, Callable[[VectorTable, BinaryIO], None]] = {
+    "word2vec": _write_text, "word2vec-binary": _write_binary, "glove": _write_rows,
 }  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerwise.atomic_io import open_temporary_folder
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.cases.decoding import CASE as DECODING
 from layerwise.bench.cases.decoding import reading, streamed, timed
@@ -26,7 +26,7 @@ def cached(spec: Spec) -> Measure:
     """Read from a cache, as `train.pictures` has it."""
     from layerwise.data import picture_cache
 
-    with reading(spec) as found, tempfile.TemporaryDirectory() as place:
+    with reading(spec) as found, open_temporary_folder() as place:
         files = picture_cache.beneath(found.pictures)
         assert files is not None
         kept = picture_cache.opened(Path(place), files, limit=1 << 40, told=lambda done, count: None)

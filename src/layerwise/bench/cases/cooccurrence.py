@@ -45,14 +45,12 @@ def _counted(spec: Spec, texts: object) -> tuple[int, float]:
 
 def theirs(spec: Spec, *, counting_alone: bool) -> Measure:
     """Run the C programs: the counting of pairs alone, or with the vocabulary before and the shuffling after it."""
-    import tempfile
-    from pathlib import Path
-
+    from layerwise.atomic_io import open_temporary_folder
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
 
-    with words.bible(spec["repeats"], spec["seed"]) as texts, tempfile.TemporaryDirectory() as work:
-        programs = Programs(texts.train, Path(work), spec)
+    with words.bible(spec["repeats"], spec["seed"]) as texts, open_temporary_folder() as work:
+        programs = Programs(texts.train, work, spec)
         first, seconds = programs.vocabulary(), programs.count()
         if not counting_alone:
             seconds += first + programs.shuffle()

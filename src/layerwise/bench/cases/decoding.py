@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
+import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
+from layerwise.atomic_io import make_folder, open_temporary_folder, write_file
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 
@@ -32,15 +33,17 @@ def folder(spec: Spec) -> Iterator[Path]:
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name:
+    with open_temporary_folder() as place:
         for label, pixels in zip(("temple", "flower"), load_sample_images().images, strict=True):
-            (Path(name) / label).mkdir()
+            make_folder(place / label)
             for n in range(spec["pictures"] // 2):
                 left, top, share = rng.uniform(0, 100), rng.uniform(0, 60), rng.uniform(0.6, 0.84)
                 box = (left, top, left + 640 * share, top + 427 * share)
                 picture = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC, box=box)
-                picture.save(Path(name) / label / f"{n:04d}.jpg", quality=spec["quality"])
-        yield Path(name)
+                coded = io.BytesIO()
+                picture.save(coded, "jpeg", quality=spec["quality"])
+                write_file(place / label / f"{n:04d}.jpg", coded.getvalue())
+        yield place
 
 
 def timed(batches: Iterable[Any]) -> Measure:

@@ -40,14 +40,12 @@ def ours(spec: Spec) -> Measure:
 
 def theirs(spec: Spec) -> Measure:
     """Count, shuffle and train with the C program; its time is that of training alone, from the first iteration's end to the last's."""
-    import tempfile
-    from pathlib import Path
-
+    from layerwise.atomic_io import open_temporary_folder
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
 
-    with words.bible(spec["repeats"], spec["seed"]) as texts, tempfile.TemporaryDirectory() as work:
-        programs = Programs(texts.train, Path(work), spec)
+    with words.bible(spec["repeats"], spec["seed"]) as texts, open_temporary_folder() as work:
+        programs = Programs(texts.train, work, spec)
         for step in (programs.vocabulary, programs.count, programs.shuffle):
             step()
         speed, losses = programs.train()

@@ -7,13 +7,13 @@ and at three quarters of them; pictures padded by 4, cut back at random and mirr
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerwise.atomic_io import open_temporary_folder
 from layerwise.bench.base import Case, Quality, Row, Spec
 from layerwise.bench.cases.cuda import lacking
 from layerwise.bench.process import Measure
@@ -35,9 +35,9 @@ def unpacked() -> Iterator[Path]:
     from layerwise.data.named import folder_of
 
     (archive,) = folder_of("cifar10").glob("*.tar.gz")
-    with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as folder, tarfile.open(archive) as packed:
+    with open_temporary_folder() as folder, tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
-        yield Path(folder)
+        yield folder
 
 
 def asked(pictures: Path, spec: Spec) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from layerwise.atomic_io import open_temporary_folder, write_file
 from layerwise.bench.base import Bound, Case, Row, Spec
 from layerwise.bench.corpora import lacking
 from layerwise.bench.process import Measure
@@ -13,18 +14,17 @@ def ours(spec: Spec) -> Measure:
     """Build the corpus: words, counts and the token file that training reads."""
     import time
     from pathlib import Path
-    from tempfile import TemporaryDirectory
 
     from layerwise.bench.corpora import written
     from layerwise.data import corpus_build
     from layerwise.data.texts import Texts
 
     cutting = corpus_build.Cutting("whitespace", lower=False)
-    with TemporaryDirectory() as folder:
-        path, words = written(Path(folder), spec["data"], spec["words"])
-        small = Path(folder, "small.txt")
-        small.write_text("warm up\n", encoding="utf-8")
-        corpus_build.opened(Path(folder, "first"), Texts("", (str(small),)), cutting, limit=1 << 40)
+    with open_temporary_folder() as folder:
+        path, words = written(folder, spec["data"], spec["words"])
+        small = folder / "small.txt"
+        write_file(small, b"warm up\n")
+        corpus_build.opened(folder / "first", Texts("", (str(small),)), cutting, limit=1 << 40)
         began = time.perf_counter()
         corpus = corpus_build.opened(Path(folder, "second"), Texts("", (str(path),)), cutting, limit=1 << 40)
         seconds = time.perf_counter() - began
@@ -34,15 +34,13 @@ def ours(spec: Spec) -> Measure:
 def gensim_side(spec: Spec) -> Measure:
     """Build gensim's vocabulary; with vectors of one number, so that it has no tables to fill."""
     import time
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
 
     from gensim.models import Word2Vec
 
     from layerwise.bench.corpora import written
 
-    with TemporaryDirectory() as folder:
-        path, words = written(Path(folder), spec["data"], spec["words"])
+    with open_temporary_folder() as folder:
+        path, words = written(folder, spec["data"], spec["words"])
         model = Word2Vec(vector_size=1, min_count=1, sample=0, workers=1)
         began = time.perf_counter()
         model.build_vocab(corpus_file=str(path))

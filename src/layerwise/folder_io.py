@@ -1,0 +1,157 @@
+"""Folders that appear whole or not at all: built beside their place under our marker, put there in one step; and locks."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from layerwise.atomic_io import check_target, flush_folder, make_folder, note_once, report_disk_errors
+from layerwise.errors import UsageError
+from layerwise.owned_folders import MARKER, is_owned, make_owned, passing_name, remove_owned, sweep_unfinished
+
+EXCHANGE = 2  # renameat2's flag
+HERE = -100  # AT_FDCWD
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextmanager
+def open_unfinished(target: Path, kind: str) -> Iterator[Path]:
+    """Yield a new marked folder beside a target, removed at the end if it still has its passing name. Raises what `make_folder` does."""
+    sweep_unfinished(target.parent, kind)
+    folder = passing_name(target)
+    make_folder(folder.parent)
+    try:
+        make_owned(folder, kind)
+        yield folder
+    finally:
+        remove_owned(folder, kind)
+
+
+@contextmanager
+def build_folder(target: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a new marked folder that takes its place when the block ends; nothing happens if the block raises.
+
+    ``replace``: a folder of this kind that is there is replaced. Raises `UsageError` for anything else in the way, before the block
+    begins, and `StorageError` where the disk refuses.
+    """
+    check_folder_target(target, kind, replace=replace)
+    with report_disk_errors(target), open_unfinished(target, kind) as folder:
+        yield folder
+        put_folder(folder, target, kind)
+
+
+def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
+    """Raise `UsageError` if a folder may not take a place: a link, a file, or a folder that is not ours to replace. Nothing is touched."""
+    if target.is_symlink():
+        check_target(target)
+    if not target.exists():
+        return
+    if not is_owned(target, kind):
+        raise UsageError(
+            f"{target} is there, and Layerwise did not make it; it stays as it is",
+            expected=f"a new folder, or a {kind} that Layerwise made",
+            do="choose another place, or move what is there",
+        )
+    if not replace:
+        raise UsageError(f"{target} exists already", expected="a new folder", do="choose another --out, or add --overwrite")
+
+
+def put_folder(folder: Path, target: Path, kind: str) -> None:
+    """Give a finished folder its place. One of the kind that is there is replaced in one step, so that a reader always finds a whole one.
+
+    Raises `UsageError` if what is there is not ours.
+    """
+    flush_folder(folder)
+    if target.exists() or target.is_symlink():
+        check_folder_target(target, kind, replace=True)
+        if _exchange(folder, target):
+            flush_folder(target.parent)
+            remove_owned(folder, kind)
+            return
+        old = passing_name(target)
+        target.rename(old)
+        folder.rename(target)
+        flush_folder(target.parent)
+        remove_owned(old, kind)
+        return
+    folder.rename(target)
+    flush_folder(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders' names in one step, where the system can; return whether it did."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
+        return False
+    return bool(call(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0)
+
+
+@contextmanager
+def open_staged(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a path for a library to write a file to by name; the file takes its place when the block ends.
+
+    Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
+    """
+    check_target(path, overwrite=overwrite)
+    with report_disk_errors(path), open_unfinished(path, "draft") as folder:
+        yield folder / path.name
+        check_target(path, overwrite=overwrite)
+        os.replace(folder / path.name, path)
+        flush_folder(path.parent)
+
+
+@contextmanager
+def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to write files into; when the block ends they take their places in ``out``, made if need be, or none does.
+
+    Raises `UsageError` for a file that may not be replaced or a link in a file's place, `StorageError` where the disk refuses.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder", expected="a folder for the files", do="choose another --out")
+    make_folder(out.parent)
+    with report_disk_errors(out), open_unfinished(out, "draft") as folder:
+        yield folder
+        files = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
+        for path in files if out.is_dir() else ():
+            check_target(out / path.name, overwrite=overwrite)
+        if files:
+            make_folder(out)
+        for path in files:
+            os.replace(path, out / path.name)
+
+
+# -- locks -----------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[bool]:
+    """Hold the lock that a file stands for; yield whether it is held: False where another process has it and we do not ``wait``.
+
+    On a file system without locks that is said once, and the block runs as if it were held. Raises `UsageError` for a link or a device,
+    and `StorageError` where the disk refuses.
+    """
+    import filelock  # only where something is locked
+
+    check_target(path, root=root)
+    lock = filelock.FileLock(path)
+    try:
+        with report_disk_errors(path):
+            lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        note_once(f"the file system of {path.parent} has no locks: nothing keeps two programs from working there at the same time")
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -1,0 +1,126 @@
+"""Folders that Layerwise makes and may remove again, told by a sealed marker inside.
+
+Only a folder with such a marker is ever removed, whatever it is called, and links inside it are never followed. The marker says which
+process made it: what a killed one left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MARKER = ".layerwise"
+LARGEST = 4096  # bytes of a marker
+PASSING = re.compile(r"\..+\.[0-9a-f]{16}\.new", re.DOTALL)
+OLD = 3600  # seconds, after which nobody is making a folder any more
+
+
+def _this_process() -> dict[str, str | int | float]:
+    """Return what tells this process from all others: its host, number and start."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _is_running(marker: dict[str, Any]) -> bool:
+    """Whether the process that made a folder may still be at work: it is alive, or on another host."""
+    if marker.get("host") != socket.gethostname():
+        return True
+    try:
+        return bool(psutil.Process(int(marker["process"])).create_time() == marker["started"])
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
+        return False
+
+
+def _seal(kind: str) -> bytes:
+    """Return a marker's bytes: the kind of folder, the process that makes it, and a checksum."""
+    body = json.dumps({"made by": "layerwise", "kind": kind, **_this_process()}, sort_keys=True)
+    return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode()
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder's marker says; None for a link, a folder without a marker, and a marker that was not written by us."""
+    path = folder / MARKER
+    try:
+        if folder.is_symlink() or path.is_symlink() or path.stat().st_size > LARGEST:
+            return None
+        body, digest = path.read_text(encoding="utf-8").split("\n")[:2]
+        if hashlib.sha256(body.encode()).hexdigest() != digest:
+            return None
+        found = json.loads(body)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.get("made by") == "layerwise" else None
+
+
+def is_owned(folder: Path, kind: str) -> bool:
+    """Whether a folder carries our marker, of this kind."""
+    marker = read_marker(folder)
+    return marker is not None and marker.get("kind") == kind
+
+
+def make_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
+    """Make a folder with our marker. ``durable`` waits until the marker is on the disk. Raises `OSError` where the disk refuses."""
+    folder.mkdir()
+    handle = os.open(folder / MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(_seal(kind))
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def remove_owned(folder: Path, kind: str) -> bool:
+    """Remove a folder that carries our marker, of this kind; return whether it is gone. Everything else stays as it is.
+
+    The marker goes last, so that a kill on the way leaves a folder that the next call removes. A folder in which nothing is goes too.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return not folder.exists()
+    if is_owned(folder, kind) or _holds_nothing(folder):
+        with suppress(OSError):
+            for entry in list(folder.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != MARKER:
+                    entry.unlink()
+            (folder / MARKER).unlink(missing_ok=True)
+            folder.rmdir()
+    return not folder.exists()
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty but for a marker without a byte: what a kill leaves while a folder is made."""
+    entries = list(folder.iterdir())
+    return not entries or (entries == [folder / MARKER] and not entries[0].is_symlink() and entries[0].lstat().st_size == 0)
+
+
+def passing_name(target: Path) -> Path:
+    """Return a hidden name beside a target that nobody else has."""
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(8)}.new")
+
+
+def sweep_unfinished(place: Path, kind: str, *, alone: bool = False) -> None:
+    """Remove the unfinished folders of a kind that killed processes left in a place.
+
+    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, and empty ones of old.
+    """
+    for folder in place.glob(".*.new") if place.is_dir() else ():
+        with suppress(OSError):
+            marker = read_marker(folder)
+            if marker is None:
+                old = time.time() - folder.lstat().st_mtime > OLD
+                left = PASSING.fullmatch(folder.name) is not None and (alone or old)
+            else:
+                left = alone or not _is_running(marker)
+            if left:
+                remove_owned(folder, kind)

@@ -1,0 +1,118 @@
+"""What run.json and a checkpoint's state.json hold, typed: a stranger's file is data, and is checked before anything is made of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from layerwise.atomic_io import is_plain_file
+from layerwise.durable import damaged
+
+LARGEST = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
+Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Number = int | float | None
+Rows = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1 << 20)]
+OWN_FILES = re.compile(r"recipe\.toml|task\.json|report\.html|(figures|tensorboard)/[^\0]+")  # that run.json may vouch for
+
+
+class Model(msgspec.Struct, frozen=True):
+    """The network of a run: its name in the catalog, and its builder's arguments."""
+
+    name: Text
+    arguments: dict[str, Any]
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """What run.json must hold and what it may; other keys are left alone."""
+
+    status: Literal["training", "finished"]
+    files: dict[str, Digest | tuple[Digest | None, Digest]]
+    data: Text
+    fingerprint: Text
+    examples: dict[str, int]
+    notes: list[Text]
+    columns: Rows
+    model: Model
+    world: Annotated[int, msgspec.Meta(ge=1)]
+    layerwise: Text = ""
+    torch: Text = ""
+    python: Text = ""
+    host: dict[str, Text] = {}
+    started: Text = ""
+    finished: Text = ""
+    seconds: float = 0.0
+    epochs: int = 0
+    metrics: dict[str, Number] = {}
+    metrics_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    flags: dict[str, Any] = {}
+    verdicts: list[tuple[Text, Text]] = []
+    history: Rows = []
+    changes: list[Text] = []
+    weights: dict[str, Any] = {}
+
+
+class Best(msgspec.Struct, frozen=True):
+    """The best epoch of a stage, as a checkpoint keeps it."""
+
+    stage: int
+    value: float | None
+    epoch: int
+    waited: int
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True):
+    """What state.json must hold; other keys are left alone."""
+
+    files: dict[Literal["model.safetensors", "state.safetensors"], Digest]
+    serial: int
+    cursor: tuple[int, int, int] = (0, 0, 0)
+    batch: int = 1
+    stage_over: bool = False
+    best: Best | None = None
+    best_serial: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    examples: int = 0
+    notes: list[tuple[Text, Text]] = []
+    history: Rows = []
+    metrics_bytes: int = 0
+    world: int = 1
+    flags: dict[str, Any] = {}
+
+
+def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
+    """Raise `DamagedError` naming the file and the field if content is not of a kind."""
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise damaged(path, f"it does not hold what it should: {error}") from error
+
+
+def check_run_info(content: Any, path: Path) -> None:
+    """Raise `DamagedError` naming the field if run.json does not hold what it should, or names files that are not a run's own."""
+    check_record(content, RunInfo, path)
+    for name in content["files"]:
+        if not is_own_file(name):
+            raise damaged(path, f"its files name {name!r}, which is no file of a run")
+
+
+def is_own_file(name: str) -> bool:
+    """Whether a name is that of a file which run.json may vouch for: inside the run, not its own or a checkpoint's."""
+    parts = PurePosixPath(name).parts
+    return ".." not in parts and "\\" not in name and OWN_FILES.fullmatch(name) is not None
+
+
+def read_bounded(path: Path, *, root: Path) -> bytes:
+    """Return the bytes of a file of a run. Raises `DamagedError` for one that is missing, a link out of the run, no file or too large."""
+    try:
+        if not is_plain_file(path, root=root):
+            raise damaged(path, "it is no plain file" if path.exists() else "it is missing")
+        if path.stat().st_size > LARGEST:
+            raise damaged(path, f"it has more than {LARGEST:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, f"it cannot be read ({error.strerror})") from error
