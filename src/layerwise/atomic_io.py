@@ -243,6 +243,14 @@ def open_own(path: Path, *, root: Path, mode: str = "wb") -> Iterator[BinaryIO]:
         yield cast(BinaryIO, stream)
 
 
+def write_own(path: Path, data: bytes, *, root: Path) -> None:
+    """Write a file of an unfinished folder of our own and flush it; the folder itself is flushed when it is put into its place."""
+    with open_own(path, root=root) as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def append_line(path: Path, line: bytes, *, root: Path, do: str = KEEP) -> None:
     """Add a line to a log. One that does not fit on the disk is taken back. Raises `StorageError` then, `UsageError` for a link."""
     with report_disk_errors(path, do=do), open_own(path, root=root, mode="ab") as stream:

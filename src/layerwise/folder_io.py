@@ -19,13 +19,16 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 
 @contextmanager
-def open_unfinished(target: Path, kind: str) -> Iterator[Path]:
-    """Yield a new marked folder beside a target, removed at the end if it still has its passing name. Raises what `make_folder` does."""
+def open_unfinished(target: Path, kind: str, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a new marked folder beside a target, removed at the end if it still has its passing name. Raises what `make_folder` does.
+
+    ``durable`` is `make_owned`'s.
+    """
     sweep_unfinished(target.parent, kind)
     folder = passing_name(target)
     make_folder(folder.parent)
     try:
-        make_owned(folder, kind)
+        make_owned(folder, kind, durable=durable)
         yield folder
     finally:
         remove_owned(folder, kind)

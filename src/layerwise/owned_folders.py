@@ -71,6 +71,11 @@ def is_owned(folder: Path, kind: str) -> bool:
 def make_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
     """Make a folder with our marker. ``durable`` waits until the marker is on the disk. Raises `OSError` where the disk refuses."""
     folder.mkdir()
+    mark_owned(folder, kind, durable=durable)
+
+
+def mark_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
+    """Put our marker into a folder that is known to be ours. Raises `OSError` if there is one, and where the disk refuses."""
     handle = os.open(folder / MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with os.fdopen(handle, "wb") as stream:
         stream.write(_seal(kind))

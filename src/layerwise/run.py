@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layerwise.atomic_io import DRAFT, append_line, cut_file, is_plain_file, make_folder, report_disk_errors, take_back, write_file
+from layerwise.atomic_io import DRAFT, append_line, cut_file, is_plain_file, make_folder, report_disk_errors, take_back, write_file, write_own
 from layerwise.bounded_decoding import decode_json
 from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
 from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder
-from layerwise.owned_folders import is_owned, sweep_unfinished
+from layerwise.owned_folders import is_owned, mark_owned, sweep_unfinished
 from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
 
 CHECKPOINT = "checkpoint"  # the kind of folder
@@ -199,11 +199,13 @@ class RunDirectory:
         """
         place = self._place(which)
         make_folder(place.parent, root=self.path, do=GO_ON)
+        if place.exists() and not is_owned(place, CHECKPOINT) and not checkpoint_problems(place, root=self.path)["state.json"]:
+            mark_owned(place, CHECKPOINT)  # the marker was not on the disk when the power went; the sealed state.json is ours
         check_folder_target(place, CHECKPOINT, replace=True)
         parts = {"model.safetensors": checkpoint.model, "state.safetensors": checkpoint.state}
-        with report_disk_errors(place, do=GO_ON), open_unfinished(place, CHECKPOINT) as new:
+        with report_disk_errors(place, do=GO_ON), open_unfinished(place, CHECKPOINT, durable=False) as new:
             files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
-            write_file(new / "state.json", sealed({**checkpoint.info, "files": files}), root=new, do=GO_ON)
+            write_own(new / "state.json", sealed({**checkpoint.info, "files": files}), root=new)
             put_folder(new, place, CHECKPOINT)
 
     def restore(self, which: str) -> Checkpoint | None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from layerwise.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.atomic_io import is_plain_file, make_folder, write_file, write_own
 from layerwise.data.source import Array
 from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, LayerwiseError
@@ -97,7 +97,7 @@ def put_cache(part: Path, folder: Path) -> None:
 def write_index(part: Path, content: msgspec.Struct, *small: str) -> None:
     """Write the index of a folder, with the checksums of its small files."""
     digests = {name: digest_of(part / name) for name in small if (part / name).exists()}
-    write_file(part / INDEX, sealed({"content": msgspec.to_builtins(content), "digests": digests}), root=part)
+    write_own(part / INDEX, sealed({"content": msgspec.to_builtins(content), "digests": digests}), root=part)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

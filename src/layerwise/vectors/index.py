@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from layerwise.atomic_io import open_own, write_file
+from layerwise.atomic_io import open_own, write_own
 from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.folder_io import build_folder
@@ -96,7 +96,7 @@ def _write(passages: Passages, embedder: Embedder, folder: Path) -> None:
         "by": passages.by, "column": passages.column, "id": passages.id, "embedder": told,
         "files": {name: digest_of(folder / name) for name in FILES},
     }  # fmt: skip
-    write_file(folder / ABOUT, sealed(about), root=folder)
+    write_own(folder / ABOUT, sealed(about), root=folder)
 
 
 def _gather(passages: Passages, embedder: Embedder, names: dict[str, int], into: tuple[IO[bytes], IO[bytes]]) -> tuple[list[int], int]:
