@@ -75,10 +75,10 @@ def _body_digest(body: Json) -> str:
 
 
 def damaged(path: Path, why: str) -> DamagedError:
-    """Make the error for a damaged file."""
-    return DamagedError(
-        f"{path} is damaged: {why}", expected="the file as it was written", do=f"layerwise doctor {path.parent} checks every file"
-    )
+    """Make the error for a damaged file; of a run's file it names the command that checks all of them."""
+    run = next((place for place in path.parents if (place / "run.json").exists()), None)
+    do = "bring the file back from a copy" if run is None else f"layerwise doctor {run} checks every file"
+    return DamagedError(f"{path} is damaged: {why}", expected="the file as it was written", do=do)
 
 
 def contiguous(tensors: Tensors) -> Tensors:

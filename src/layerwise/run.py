@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layerwise.atomic_io import DRAFT, append_line, cut_file, is_plain_file, make_folder, report_disk_errors, take_back, write_file, write_own
+from layerwise.atomic_io import (
+    DRAFT,
+    append_line,
+    cut_file,
+    is_plain_file,
+    make_folder,
+    report_disk_errors,
+    take_back,
+    write_file,
+    write_own,
+)
 from layerwise.bounded_decoding import decode_json
 from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
