@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pytest
 
 from layerwise.cli import main
 from layerwise.data import corpus_build
-from layerwise.data.corpus import Recoded, corpus_of, counted
+from layerwise.data.cache_folders import INDEX
+from layerwise.data.corpus import SMALL, Recoded, corpus_of, counted
 from layerwise.data.corpus_build import Cutting
 from layerwise.data.open import Options, open_data
 from layerwise.data.source import Splits, fetch
@@ -170,6 +172,52 @@ def test_a_damaged_corpus_is_refused_and_built_anew(path: Path) -> None:
     Path(corpus.folder, "index.json").write_text("{", encoding="utf-8")
     with pytest.raises(DamagedError, match="is not whole"):
         open_data(Options(source=corpus.folder), seed=0)
+
+
+@pytest.mark.parametrize("name", [*SMALL[:4], "phrases.json", INDEX])
+def test_one_flipped_bit_in_any_small_file_of_a_corpus_is_found_and_mended(
+    name: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Words, places, counts, sums and phrases decide the vocabulary: they carry checksums, and what differs is made again, with a note."""
+    found = corpus_of(opened(path, phrases=1).train)
+    assert found is not None
+    words, counts, pairs = list(found.words), found.counts.tolist(), found.phrases
+    file = Path(found.folder, name)
+    good = file.read_bytes()
+    for place in {0, len(good) // 2, len(good) - 2}:
+        file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        caplog.clear()
+        with caplog.at_level("WARNING", "layerwise"):
+            again = corpus_of(opened(path, phrases=1).train)
+        assert again is not None
+        assert (list(again.words), again.counts.tolist(), again.phrases) == (words, counts, pairs)
+        assert f"{file} is not as it was written: the folder is made again" in caplog.text
+        assert file.read_bytes() == good
+
+
+def test_what_is_not_ours_in_the_cache_stays(path: Path) -> None:
+    """A novel's folder with a name of ours, files with names of ours, and no room at all: only corpora of ours make room."""
+    novel = Path("cache/novel.part")
+    mine = Path("cache/mycorp")
+    for folder in (novel, mine):
+        folder.mkdir(parents=True)
+        (folder / "tokens.bin").write_bytes(bytes(10_000))
+        (folder / INDEX).write_text("{}")
+    for gib in (1e-5, 10):
+        with suppress(DataError):
+            opened(path, cache_gib=gib)
+    for folder in (novel, mine):
+        assert sorted(p.name for p in folder.iterdir()) == [INDEX, "tokens.bin"]
+
+
+def test_a_folder_of_the_users_in_the_place_of_a_corpus_is_refused(path: Path) -> None:
+    found = corpus_of(opened(path).train)
+    assert found is not None
+    (Path(found.folder) / ".layerwise").unlink()
+    (Path(found.folder) / "chapter").write_text("mine")
+    with pytest.raises(UsageError, match="Layerwise did not make it; it stays as it is"):
+        opened(path)
+    assert (Path(found.folder) / "chapter").read_text() == "mine"
 
 
 def test_corpora_are_bounded_together(path: Path) -> None:
