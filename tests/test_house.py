@@ -13,8 +13,8 @@ import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
 ROOMS = (
-    "errors bounded_decoding durable recipe runtime functional kernels nn data tasks rules catalog models run planning weights vectors "
-    "export engines predict evaluate figures inspect report train bench labs api cli"
+    "text_display errors bounded_decoding input_files durable recipe runtime functional kernels nn data tasks rules catalog models run "
+    "planning weights vectors export engines predict evaluate figures inspect report train bench labs api cli"
 ).split()
 LONGEST = 450
 

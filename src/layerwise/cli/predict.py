@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.text_display import format_row, write_note
 
 SHOWN = 5  # unseen values that are named
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -38,7 +38,7 @@ def predict_(
     inputs
         picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
-        write the answers to this CSV file instead
+        write the answers to this CSV file instead; names that a spreadsheet would run as formulas get an apostrophe
     tta
         flip: the mean of the answers to each picture and its mirror image
     """
@@ -63,8 +63,8 @@ def predict_(
     failed: list[Failure] = []
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
-    target = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
-    writer = csv.writer(target, delimiter="," if out else "\t", lineterminator="\n")
+    target = out.open("w", newline="", encoding="utf-8", errors="backslashreplace") if out else sys.stdout
+    delimiter = "," if out else "\t"
     try:
         for number, answer in enumerate(answers):
             if not isinstance(answer, Answer):
@@ -79,8 +79,8 @@ def predict_(
                 continue
             flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
             if out and number == len(failed):
-                writer.writerow(flat)
-            writer.writerow(flat.values())
+                target.write(format_row(flat, delimiter))
+            target.write(format_row(flat.values(), delimiter))
     finally:
         flagged.close()
         if out:
@@ -90,10 +90,10 @@ def predict_(
         put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
     else:
         for failure in failed:
-            print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
+            write_note(f"{failure.input}: {failure.error}")
     for note in runner.notes():
-        print(f"layerwise: {note}", file=sys.stderr)
+        write_note(note)
     if strange:
         said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
-        print(f"layerwise: never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}", file=sys.stderr)
+        write_note(f"never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}")
     return 2 if failed else 0

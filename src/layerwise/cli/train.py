@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from layerwise import catalog
 from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.text_display import write_line
 
 
 def train_(
@@ -97,8 +98,8 @@ def train_(
     watched = {name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")}
     for name, value in outcome.metrics.items():
         if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
-            print(f"{name}\t{value:.4f}")
-    print(f"run\t{path}\nreport\t{path / 'report.html'}")
+            write_line(f"{name}\t{value:.4f}")
+    write_line(f"run\t{path}\nreport\t{path / 'report.html'}")
     return 0
 
 

@@ -25,6 +25,7 @@ from urllib.request import Request, urlopen
 
 from layerwise.data.addresses import File, Form
 from layerwise.errors import DataError, UsageError
+from layerwise.text_display import write_line
 
 MIRROR = "LAYERWISE_MIRROR"
 SCHEMES = ("http", "https", "file")
@@ -304,7 +305,8 @@ def _disk(partial: Path) -> Iterator[None]:
 
 def _say(text: str) -> None:
     """Write a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    write_line(text, stream=sys.stderr)
+    sys.stderr.flush()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from layerwise.durable import write as replace
 from layerwise.errors import DataError, UsageError
+from layerwise.text_display import format_row
 from layerwise.vectors.embedders import WordEmbedder
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vectors import VectorTable
@@ -105,5 +106,5 @@ def write(pairs: Iterable[tuple[str, str]], path: Path, *, overwrite: bool = Fal
     """Write pairs as a table of two columns between tabs. Raises `UsageError` for a file that is there."""
     if path.exists() and not (overwrite and path.is_file()):
         raise UsageError(f"{path} is there already", expected="a new file", do="choose another name, or add --overwrite")
-    rows = "".join(f"{a}\t{b}\n" for a, b in pairs)
+    rows = "".join(format_row(pair, "\t") for pair in pairs)
     replace(path, f"source\ttarget\n{rows}".encode())
