@@ -5,6 +5,7 @@ A path is looked at before it is opened, and what was opened is looked at again:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -25,8 +26,11 @@ def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
     refuse_special_file(path)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
-        _check(os.fstat(handle), path)
-        return open(handle, "rb")  # refuses a folder, as for a path
+        status = os.fstat(handle)
+        _check(status, path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        return open(handle, "rb")
     except BaseException:
         os.close(handle)
         raise

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from layerwise import catalog
 from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.input_files import refuse_special_file
 from layerwise.text_display import write_line
 
 
@@ -106,6 +107,7 @@ def train_(
 def _known(model: str) -> None:
     """Refuse a wrong name and a network without a rule before anything heavy is imported."""
     path = Path(model)
+    refuse_special_file(path)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")

@@ -22,6 +22,7 @@ from typing import IO, Any
 from layerwise.data.folders import OnBad, PictureSource, hidden, read
 from layerwise.data.images import shown
 from layerwise.errors import DataError
+from layerwise.input_files import open_regular_file
 
 MAX_BYTES = 4 << 30  # of all members together
 MAX_RATIO = 100  # unpacked to packed, once more than FREE bytes have come out
@@ -88,7 +89,7 @@ class Counted(io.RawIOBase):
 
 def is_archive(path: Path) -> bool:
     """Tell by content whether a file is a zip, a tar, or gzipped (and so perhaps a tar)."""
-    with open(path, "rb") as stream:
+    with open_regular_file(path) as stream:
         head = stream.read(512)
     return head[:2] == GZIP or head[:4] in ZIP or head[257:262] == b"ustar"
 
@@ -107,7 +108,7 @@ def load(path: Path) -> ArchivePlace:
     Raises `DataError`, naming the archive and member, for what is unsafe or damaged.
     """
     try:
-        with open(path, "rb") as packed:
+        with open_regular_file(path) as packed:
             head = packed.read(4)
             packed.seek(0)
             files, folders = (

@@ -15,6 +15,7 @@ from layerwise.data import delimited
 from layerwise.data.reading import Header, Reading
 from layerwise.data.source import Array
 from layerwise.errors import DataError
+from layerwise.input_files import open_regular_file
 
 PARQUET = b"PAR1"
 
@@ -55,7 +56,7 @@ def is_json_lines(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as stream:
+        with open_regular_file(path) as stream:
             return stream.read(64)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from layerwise.durable import damaged, digest, read_tensors
 from layerwise.errors import DamagedError, UsageError
+from layerwise.input_files import read_regular_file, refuse_special_file
 from layerwise.run import RunDirectory
 
 PLACES = (  # where tensors lie in a checkpoint, averaged ones before raw ones: those are what its author evaluated
@@ -56,9 +57,10 @@ def read(path: Path) -> Weights:
         if best is None:
             raise UsageError(f"{path} has no weights yet", expected="a run that finished at least one epoch")
         return Weights(best.model, {"run": str(path), "task": directory.task(), "sha256": best.info["files"]["model.safetensors"]})
+    refuse_special_file(path)
     if not path.is_file():
         raise UsageError(f"there is no file {path}", expected="a run, a .safetensors, .pth, .pt or .th file")
-    data = path.read_bytes()
+    data = read_regular_file(path)
     known = {"sha256": digest(data)}
     if path.suffix == ".safetensors":
         return _unwrapped(read_tensors(data, path), known)

@@ -21,6 +21,7 @@ import safetensors.numpy
 
 from layerwise.durable import disk_errors, like_any_file
 from layerwise.errors import DamagedError, DataError, UsageError
+from layerwise.input_files import open_regular_file, refuse_special_file
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]
@@ -101,7 +102,7 @@ def _beside(path: Path) -> Iterator[Path]:
 def kind_of(path: Path) -> Kind:
     """Tell by content how a file holds word vectors. Raises `DataError` if it holds none."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         head = file.read(LONGEST)
         first, _, rest = head.partition(b"\n")
         if 8 < int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
@@ -156,7 +157,7 @@ Read = tuple[list[str], Floats, Counts | None]
 
 def _read_text(path: Path) -> Read:
     """Read word2vec text."""
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         header = _checked(file.readline(), path, least=2)
         matrix = np.empty(header, dtype=np.float32)
         words: list[str] = []
@@ -174,7 +175,7 @@ def _read_glove(path: Path) -> Read:
     """Read GloVe text: how many rows there are is known at its end."""
     words: list[str] = []
     parts: list[Floats] = []
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         dimensions = _numbers(file.readline().rstrip(b"\n"))
         file.seek(0)
         for lines in _pieces(file, path):
@@ -230,7 +231,7 @@ def _floats(text: bytes) -> Floats | None:
 def _read_binary(path: Path) -> Read:
     """Read word2vec binary: word, space, float32, and a newline or none."""
     words: list[str] = []
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         header = _checked(file.readline(), path, least=4)
         matrix = np.empty(header, dtype=np.float32)
         width = 4 * header.dimensions
@@ -266,6 +267,7 @@ def _checked(line: bytes, path: Path, *, least: int) -> Header:
 
 def _read_safetensors(path: Path) -> Read:
     """Read our own form: ``vectors`` (V, D), ``words`` as bytes, the ``ends`` of each word in them, and ``counts`` if known."""
+    refuse_special_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             about, names = file.metadata() or {}, set(file.keys())
