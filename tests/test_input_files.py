@@ -210,8 +210,7 @@ def test_files_folders_and_what_is_not_there_behave_as_ever(tmp_path: Path) -> N
 def test_what_takes_a_files_place_between_the_looks_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     os.mkfifo(tmp_path / "pipe")
-    file = os.stat(tmp_path / "x")
-    monkeypatch.setattr("layerwise.input_files.os.stat", lambda path: file)
+    monkeypatch.setattr("layerwise.input_files.refuse_special_file", lambda path: None)  # as if it had still been a file
     open_files = len(os.listdir("/dev/fd"))
     with at_once(), pytest.raises(DataError, match="is a named pipe"):
         open_regular_file(tmp_path / "pipe")
