@@ -176,7 +176,7 @@ def _body(file: File, url: str, part: Path, timeout: float, advance: Advance) ->
                 claimed = _copy(response, out, start, max(sizes), lambda now: advance(file.name, now))
                 out.flush()
                 os.fsync(out.fileno())
-    except (HTTPException, TimeoutError, ConnectionError) as error:
+    except (HTTPException, TimeoutError, ConnectionError, ValueError) as error:  # ValueError: an address or a length that is none
         raise Lost(_words(error)) from error
     size = _size(part)
     if size not in sizes and size < max(sizes) and (claimed is None or size < claimed):
@@ -192,9 +192,9 @@ def _open(file: File, url: str, held: int, timeout: float) -> Any:
         return urlopen(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         with error:
-            if error.code == 416:  # the server's file is no longer than the part: begin again
+            if error.code == 416 and held:  # the server's file is no longer than the part: begin again
                 return _open(file, url, 0, timeout)
-            if error.code >= 500 or error.code in (408, 425, 429):
+            if error.code >= 500 or error.code in (408, 416, 425, 429):
                 raise Lost(f"the server answers {error.code} {error.reason}") from error
             raise DataError(
                 f"{url} cannot be fetched: the server answers {error.code} {error.reason}",
@@ -233,7 +233,7 @@ def _copy(response: Any, out: Any, start: int, most: int, advance: Callable[[int
         out.write(data)
         now += len(data)
         advance(now)
-    return start + int(length) if length.isdecimal() else None
+    return start + int(length) if length.isdecimal() and len(length) < 20 else None
 
 
 def _whole(file: File, part: Path) -> Form | None:

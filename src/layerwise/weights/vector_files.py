@@ -30,6 +30,7 @@ ENDINGS: dict[str, Kind] = {".vec": "word2vec", ".txt": "word2vec", ".bin": "wor
 FORMAT = 1  # of the safetensors form
 PIECE = 1 << 22  # bytes that are looked at together
 LONGEST = 1 << 16  # bytes of a word
+LONGEST_LINE = 1 << 25  # bytes of a line of text: over a million numbers
 HEADER = re.compile(rb" *(\d{1,12})[ \t]+(\d{1,9})[ \t\r]*")
 RANDOM_NUMBERS = "a file of other things, or one that was cut or changed on the way"
 
@@ -113,7 +114,7 @@ def kind_of(path: Path) -> Kind:
                 return "glove"
             raise DataError(f"{path} holds no word vectors", expected="word2vec text or binary, GloVe text, or safetensors",
                             received=_shown(head[:40]) or "an empty file")  # fmt: skip
-        rest += file.read(40 * header.dimensions)  # a row of text, whatever its numbers
+        rest += file.read(min(40 * header.dimensions, size))  # a row of text, whatever its numbers
     row = rest.partition(b"\n")[0]
     found = _numbers(row)
     return "word2vec" if found >= header.dimensions or (found and _plain(row)) else "word2vec-binary"
@@ -176,7 +177,7 @@ def _read_glove(path: Path) -> Read:
     words: list[str] = []
     parts: list[Floats] = []
     with open_regular_file(path) as file:
-        dimensions = _numbers(file.readline().rstrip(b"\n"))
+        dimensions = _numbers(file.readline(LONGEST_LINE).rstrip(b"\n"))
         file.seek(0)
         for lines in _pieces(file, path):
             parts.append(_parsed(lines, dimensions, path, words))
@@ -188,6 +189,8 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[list[bytes]]:
     rest = b""
     while data := file.read(PIECE):
         *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise _damaged(path, "a line has no end", f"lines of at most {LONGEST_LINE:,} bytes", _shown(rest[:40]))
         if lines:
             yield [line for line in lines if line.strip()]
     if rest.strip():
