@@ -17,6 +17,7 @@ from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Request
 from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
+from layerwise.text_display import escape_control
 from layerwise.train.start import train as train_
 from layerwise.weights import load as load_weights
 from layerwise.weights.embeddings import embedding
@@ -89,7 +90,7 @@ def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> 
     if weights is not None:
         found = load_weights(model, Path(weights), head=head_of(builder, resolved))
         if found.fresh:
-            logging.getLogger("layerwise").warning(found.note)
+            logging.getLogger("layerwise").warning("%s", escape_control(found.note))
     return model
 
 

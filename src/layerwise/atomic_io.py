@@ -243,6 +243,13 @@ def open_own(path: Path, *, root: Path, mode: str = "wb") -> Iterator[BinaryIO]:
         yield cast(BinaryIO, stream)
 
 
+def rename_own(path: Path, target: Path, *, root: Path) -> None:
+    """Give a finished file of an unfinished folder of our own another name there. Raises `UsageError` for a link in either place."""
+    for place in (path, target):
+        check_target(place, root=root)
+    os.replace(path, target)
+
+
 def write_own(path: Path, data: bytes, *, root: Path) -> None:
     """Write a file of an unfinished folder of our own and flush it; the folder itself is flushed when it is put into its place."""
     with open_own(path, root=root) as stream:

@@ -48,12 +48,19 @@ def decode_json(
     Raises ``error`` for data that are too large, nested too deep, not JSON, or not of the type.
     """
     _check_size(data, what, max_bytes, error)
-    _check_depth(_nesting(data, _JSON_RUNS, max_depth), what, max_depth, error)
+    check_json_depth(data, what=what, max_depth=max_depth, error=error)
     try:
         return msgspec.json.decode(data, type=as_type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as bad:
         kind = "other fields than expected" if isinstance(bad, msgspec.ValidationError) else "not valid JSON"
         raise error(f"cannot read {what}: {kind}", received=str(bad), do=do) from bad
+
+
+def check_json_depth(
+    data: bytes, *, what: str, max_depth: int = MAX_DEPTH, error: type[LayerwiseError] = DataError
+) -> None:  # fmt: skip
+    """Raise ``error`` for JSON bytes that nest deeper than ``max_depth``: for parsers that crash on them. Nothing is decoded."""
+    _check_depth(_nesting(data, _JSON_RUNS, max_depth), what, max_depth, error)
 
 
 def decode_toml(

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from layerwise.errors import LayerwiseError, UsageError, unknown
+from layerwise.input_files import read_regular_file, refuse_special_file
 
 Table = dict[str, Any]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
@@ -106,8 +107,8 @@ def read_cards(path: Path, module: str) -> list[Card]:
     cards: list[Card] = []
     tables: dict[str, Table] = {}
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
+        tree = ast.parse(read_regular_file(path), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register cards") from error
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -226,6 +227,7 @@ def builder(card: Card) -> Callable[..., Any]:
 
 def import_file(path: Path) -> list[Card]:
     """Run a user's Python file and take its cards into the catalog (``--import FILE``)."""
+    refuse_special_file(path)
     if not path.is_file():
         raise UsageError(f"there is no file {path}", expected="a Python file with @register cards", do="check --import")
     module = f"layerwise_user_{path.stem}"

@@ -9,9 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from layerwise.text_display import escape_control
+
 
 class LayerwiseError(Exception):
     """Base of all errors meant for users: the message is complete, no traceback is needed.
+
+    The message is what a terminal can show: control characters in names are escaped. The parts are kept as they were given.
 
     Args:
         what: what happened, and where (file, row, key).
@@ -31,7 +35,7 @@ class LayerwiseError(Exception):
             lines.append(f"  received: {received}")
         if do:
             lines.append(f"  do this:  {do}")
-        super().__init__("\n".join(lines))
+        super().__init__(escape_control("\n".join(lines)))
 
 
 class UsageError(LayerwiseError):

@@ -109,6 +109,14 @@ def _holds_nothing(folder: Path) -> bool:
     return not entries or (entries == [folder / MARKER] and not entries[0].is_symlink() and entries[0].lstat().st_size == 0)
 
 
+def remove_inside(path: Path, owner: Path, kind: str) -> bool:
+    """Remove a file somewhere below a folder that carries our marker, of this kind; return whether it is gone. No link is followed."""
+    between = path.relative_to(owner).parents[:-1]
+    if is_owned(owner, kind) and not any((owner / part).is_symlink() for part in between):
+        path.unlink(missing_ok=True)
+    return not os.path.lexists(path)
+
+
 def passing_name(target: Path) -> Path:
     """Return a hidden name beside a target that nobody else has."""
     return target.with_name(f".{target.name[:200]}.{secrets.token_hex(8)}.new")

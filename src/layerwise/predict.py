@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from layerwise.durable import damaged
 from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
+from layerwise.input_files import open_regular_file, refuse_special_file
 from layerwise.nn.modes import in_evaluation
 from layerwise.run import RunDirectory
 from layerwise.runtime import draws, flags
@@ -258,6 +260,11 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
     What cannot be opened is given as an error in its place, so that it fails alone.
     """
     for text in given:
+        try:
+            refuse_special_file(Path(text).expanduser())
+        except DataError as error:
+            yield Piece([text], (error,))
+            continue
         if task.inputs.kind == "image":
             yield from _in_pieces(_pictures(text), PICTURES)
         elif task.inputs.kind == "text":
@@ -292,7 +299,7 @@ def _pictures(text: str) -> Iterator[tuple[str, object]]:
     if text == "-":
         yield "-", sys.stdin.buffer.read()
     elif path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if p.is_file() and not hidden(p.relative_to(path).as_posix())]
+        found = [p for p in sorted(path.rglob("*")) if not p.is_dir() and not hidden(p.relative_to(path).as_posix())]
         if not found:
             yield text, DataError(f"the folder {path} holds no files", expected="pictures")
         yield from ((str(p), p) for p in found)
@@ -328,7 +335,7 @@ def _questions(text: str) -> Iterator[tuple[str, object]]:
         yield from ((line.strip(), line.strip()) for line in sys.stdin if line.strip())
     elif path.suffix and path.is_file():
         try:
-            with path.open(encoding="utf-8") as file:
+            with io.TextIOWrapper(open_regular_file(path), encoding="utf-8") as file:
                 yield from ((line.strip(), line.strip()) for line in file if line.strip())
         except (OSError, UnicodeDecodeError) as error:
             yield text, DataError(f"{path} cannot be read as text: {error}", expected="a question a line, in UTF-8")

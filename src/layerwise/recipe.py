@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,8 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
-from layerwise.bounded_decoding import decode_toml
+from layerwise.bounded_decoding import MAX_DEPTH, decode_toml
 from layerwise.errors import DamagedError, UsageError, nearest, unknown
+from layerwise.input_files import read_regular_file
 
 FORMAT = 1
 LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
@@ -107,12 +107,8 @@ def to_toml(recipe: Recipe) -> str:
 
 def read_toml(path: Path) -> Table:
     """Read a recipe file as a plain table. Raises `DamagedError` for bad TOML and for a newer format."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(
-            f"{path} is not TOML: {error}", do="correct the file, or start from a run's recipe.toml"
-        ) from error
+    do = "correct the file, or start from a run's recipe.toml"
+    table = decode_toml(read_regular_file(path), what=str(path), error=DamagedError, do=do)
     refuse_newer(table, str(path))
     return table
 
@@ -259,9 +255,13 @@ def assign(table: Table, setting: str) -> None:
         raise UsageError(
             "--set takes KEY=VALUE", received=f"'{setting}'", do="for example --set rule.lr=0.01 or --set data.target=price"
         )
+    if len(path) > MAX_DEPTH:
+        raise UsageError("--set names too deep a key", expected=f"at most {MAX_DEPTH} names", received=f"{len(path)}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = decode_toml(f"value = {text}".encode("utf-8", "surrogatepass"), what=f"the value of --set {key}", error=UsageError)["value"]
+    except UsageError as error:
+        if error.__cause__ is None:  # not the parser's word: it is too large or nested too deep
+            raise
         value = text.strip()
     if path[0] in ("rule", "augment") or (len(path) == 1 and path[0] in Stage.__struct_fields__):
         _put(only_stage(table, setting), path, value)

@@ -155,7 +155,7 @@ def test_what_cannot_be_a_picture(tmp_path) -> None:
         images.decode(np.zeros((3, 3, 2), dtype=np.uint8), 3)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         images.decode(tmp_path / "none.png", 3)
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
         images.decode(tmp_path, 3)
     with pytest.raises(DataError, match="received: int"):
         images.decode(3, 3)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, nearest
 from layerwise.runtime.shortage import ran_out
+from layerwise.text_display import write_line, write_note
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given in (["--help"], ["-h"]):
-        print(overview())
+        write_line(overview())
         return 0
     try:
         if not given[0].startswith("-") and given[0] not in VERBS:
@@ -119,5 +120,5 @@ def _with_hyphens(given: list[str]) -> list[str]:
 
 def _refuse(message: str, code: int) -> int:
     """Print an error and return its exit code."""
-    print(f"layerwise: {message}", file=sys.stderr)
+    write_note(message)
     return code

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from layerwise import bench
 from layerwise.cli.common import Json, put_json, put_table
+from layerwise.text_display import write_line
 
 
 def bench_(
@@ -32,7 +33,7 @@ def bench_(
         also write the results as JSON lines here
     """
     if not cases and not all:
-        print("\n".join(bench.names()))
+        write_line("\n".join(bench.names()))
         return 0
     results = []
     for name in bench.names() if all else cases:

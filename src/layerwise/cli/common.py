@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from layerwise.text_display import escape_control, escape_json
+
 Lang = Literal["en", "zh"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object on standard output")]
 LangOption = Annotated[Lang | None, Parameter(name="--lang", help="language of prose: en or zh (default: the locale's)")]
@@ -46,23 +48,24 @@ def take_imports(paths: Sequence[Path] | None) -> None:
 
 
 def put_json(**content: Any) -> None:
-    """Print the verb's one JSON object."""
-    print(json.dumps({"format": 1, **content}, ensure_ascii=False, default=str))
+    """Print the verb's one JSON object. What would direct a terminal is escaped as JSON escapes it."""
+    print(escape_json(json.dumps({"format": 1, **content}, ensure_ascii=False, default=str)))
 
 
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to standard output; plain tab-separated lines where that is not a terminal."""
+    """Print a table to standard output; plain tab-separated lines where that is not a terminal. Control characters are escaped."""
+    lines = [[escape_control(str(cell), single_line=True) for cell in line] for line in (columns, *rows)]
     if not sys.stdout.isatty():
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join(str(cell) for cell in row))
+        for line in lines:
+            print("\t".join(line))
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    for column in lines[0]:
+        table.add_column(Text(column), overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))  # text, not markup: a name may be [red]
     Console().print(table)

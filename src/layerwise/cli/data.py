@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from layerwise.cli.common import Json, put_json, put_table
 from layerwise.data import named
 from layerwise.errors import DataError, UsageError, unknown
+from layerwise.text_display import escape_control, write_line, write_note
 
 if TYPE_CHECKING:
     from layerwise.data.source import Splits
@@ -104,19 +104,20 @@ def _show(source: str, settings: list[str], *, json: bool) -> int:
         put_json(data=[one], parts=parts, classes=list(schema.classes), columns=columns, notes=notes, **({"text": text} if text else {}))
         return 0
     for note in notes:
-        print(f"layerwise: {note}", file=sys.stderr)
+        write_note(note)
     if columns:
         put_table(tuple(columns[0]), [tuple(column.values()) for column in columns])
     of = f" (blocks of {schema.shape[0]:,} tokens)" if text else ""
-    print(f"parts\t{', '.join(f'{part} {count:,}' for part, count in parts.items())}{of}")
-    print(f"tasks\t{', '.join(tasks)}")
+    write_line(f"parts\t{', '.join(f'{part} {count:,}' for part, count in parts.items())}{of}")
+    write_line(f"tasks\t{', '.join(tasks)}")
     if text:
-        print(f"words\t{text['words']:,} in the training part, {text['different']:,} different")
-        print(f"often\t{', '.join(f'{word} {count:,}' for word, count in text['often'])}")
+        write_line(f"words\t{text['words']:,} in the training part, {text['different']:,} different")
+        write_line(f"often\t{', '.join(f'{word} {count:,}' for word, count in text['often'])}")
     if text.get("phrases"):
-        print(f"phrases\t{', '.join(f'{word} {count:,}' for word, count in text['phrases'])}")
+        write_line(f"phrases\t{', '.join(f'{word} {count:,}' for word, count in text['phrases'])}")
     if schema.classes:
-        print(f"classes\t{', '.join(schema.classes[:CLASSES])}{', …' if len(schema.classes) > CLASSES else ''}")
+        named_classes = ", ".join(escape_control(name, single_line=True) for name in schema.classes[:CLASSES])
+        write_line(f"classes\t{named_classes}{', …' if len(schema.classes) > CLASSES else ''}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from layerwise.cli.common import Json, LangOption, language, put_json, put_table
+from layerwise.text_display import write_line
 
 
 def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = False) -> int:
@@ -44,5 +45,5 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
         whole, columns = ("完好", ("文件", "状态")) if chinese else ("whole", ("file", "state"))
         put_table(columns, [(name, problem or whole) for name, problem in found.items()])
         for choice in engines:
-            print(choice.line("zh" if chinese else "en"))
+            write_line(choice.line("zh" if chinese else "en"))
     return 1 if bad else 0

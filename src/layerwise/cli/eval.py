@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
 from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
+from layerwise.text_display import write_line, write_note
 
 READABLE = 20  # classes up to which the confusion matrix is shown
 
@@ -46,11 +46,11 @@ def eval_(
         put_json(run=str(run), split=found.split, metrics=metrics, notes=list(found.notes), **found.details, **asked)
         return 0
     for note in found.notes:
-        print(f"layerwise: {note}", file=sys.stderr)
+        write_note(note)
     for name, value in found.metrics.items():
-        print(f"{found.split}/{name}\t{'–' if isnan(value) else f'{value:.4f}'}")
+        write_line(f"{found.split}/{name}\t{'–' if isnan(value) else f'{value:.4f}'}")
     for part in tables(found.details):
-        print(f"\n{part}")
+        write_line(f"\n{part}")
     return 0
 
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import Imports, Json, put_json, put_table, take_imports
 from layerwise.errors import UsageError
+from layerwise.text_display import write_line
 
 
 def export_(
@@ -49,10 +50,10 @@ def export_(
         return 0
     rows = [[one["batch"], f"{one['absolute']:.2e}", f"{one['relative']:.2e}"] for one in facts["check"]["differences"]]
     put_table(("batch", "largest difference", "of the largest output"), rows)
-    print(f"checked by\t{facts['check']['by']}")
+    write_line(f"checked by\t{facts['check']['by']}")
     if fold:
-        print(f"batch norms folded\t{facts['batch_norms_folded']}")
-    print(f"file\t{made.path}\t{made.size} bytes\nbeside it\t{made.beside}")
+        write_line(f"batch norms folded\t{facts['batch_norms_folded']}")
+    write_line(f"file\t{made.path}\t{made.size} bytes\nbeside it\t{made.beside}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from layerwise.cli.common import Json, put_json
+from layerwise.text_display import write_line
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -61,7 +62,7 @@ def index_(
         )  # fmt: skip
         return 0
     without = f", {about['left_out']:,} without a known word left out" if about["left_out"] else ""
-    print(f"passages\t{about['passages']:,}{without}")
-    print(f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF")
-    print(f"index\t{out}\t{seconds:.1f} s")
+    write_line(f"passages\t{about['passages']:,}{without}")
+    write_line(f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF")
+    write_line(f"index\t{out}\t{seconds:.1f} s")
     return 0

@@ -9,6 +9,7 @@ from cyclopts import Parameter, validators
 
 from layerwise import inspect as views
 from layerwise.cli.common import Imports, Json, LangOption, Overwrite, language, put_json, take_imports
+from layerwise.text_display import write_line
 
 NAMES = ", ".join(views.VIEWS)
 
@@ -64,7 +65,7 @@ def inspect_(
     if json:
         put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
         return 0
-    print(found.text)
+    write_line(found.text)
     for path in found.figures:
-        print(f"figure\t{path}")
+        write_line(f"figure\t{path}")
     return 0

@@ -11,6 +11,7 @@ from layerwise import labs
 from layerwise.atomic_io import check_target
 from layerwise.cli.common import Json, LangOption, Overwrite, language, put_json
 from layerwise.errors import UsageError
+from layerwise.text_display import write_line
 
 if TYPE_CHECKING:
     from layerwise.labs.base import Mode, Result
@@ -46,7 +47,7 @@ def lab_(
     if quick and full:
         raise UsageError("--quick and --full exclude each other")
     if not names and not all:
-        print("\n".join(labs.names()))
+        write_line("\n".join(labs.names()))
         return 0
     chosen = [labs.find(name) for name in (labs.names() if all else names)]
     for lab in chosen if out.is_dir() else ():
@@ -57,7 +58,7 @@ def lab_(
         result = labs.run(lab, mode=mode, out=out, lang=language(lang))
         results.append(result)
         if not json:
-            print(labs.describe(result, language(lang)))
+            write_line(labs.describe(result, language(lang)))
     if json:
         put_json(labs=[result.to_json() for result in results])
     return 0 if all_held(results) else 1

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import Json, put_json, put_table
 from layerwise.errors import UsageError
+from layerwise.text_display import write_line
 
 
 def map_(
@@ -72,8 +73,8 @@ def map_(
     rows = [[f"precision@{k}", f"{found.precision[k]:.3f}", f"{found.chance[k]:.4f}", f"{found.luckiest[k]:.4f}"] for k in found.precision]
     put_table(("", "map", f"chance, mean of {found.draws}", "largest"), rows)
     without = f", {found.without:,} without vectors left out" if found.without else ""
-    print(f"pairs\t{found.learned:,} learned from, {found.tested:,} of {found.words:,} other words tested{without}")
-    print(f"among\t{len(both.target):,} words")
+    write_line(f"pairs\t{found.learned:,} learned from, {found.tested:,} of {found.words:,} other words tested{without}")
+    write_line(f"among\t{len(both.target):,} words")
     if out:
-        print(f"vectors\t{out}")
+        write_line(f"vectors\t{out}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import sys
@@ -10,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
 from layerwise.atomic_io import check_target, open_replacing
 from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.text_display import format_row, write_note
 
 SHOWN = 5  # unseen values that are named
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -42,7 +42,8 @@ def predict_(
     inputs
         picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
-        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be answered
+        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be answered; names
+        that a spreadsheet would run as formulas get an apostrophe
     tta
         flip: the mean of the answers to each picture and its mirror image
     """
@@ -70,7 +71,7 @@ def predict_(
     kept: list[dict[str, Any]] = []
     strange: Counter[str] = Counter()
     done = 0
-    with flagged, suppress(_NothingAnswered), open_answers(out, overwrite=overwrite) as writer:
+    with flagged, suppress(_NothingAnswered), open_answers(out, overwrite=overwrite) as (target, delimiter):
         for answer in answers:
             if not isinstance(answer, Answer):
                 failed.append(answer)
@@ -84,8 +85,8 @@ def predict_(
                 continue
             flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
             if out and not done:
-                writer.writerow(flat)
-            writer.writerow(flat.values())
+                target.write(format_row(flat, delimiter))
+            target.write(format_row(flat.values(), delimiter))
             done += 1
         if out and not done:
             raise _NothingAnswered
@@ -94,12 +95,12 @@ def predict_(
         put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
     else:
         for failure in failed:
-            print(f"layerwise: {failure.input}: {failure.error}", file=sys.stderr)
+            write_note(f"{failure.input}: {failure.error}")
     for note in runner.notes():
-        print(f"layerwise: {note}", file=sys.stderr)
+        write_note(note)
     if strange:
         said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
-        print(f"layerwise: never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}", file=sys.stderr)
+        write_note(f"never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}")
     return 2 if failed else 0
 
 
@@ -117,15 +118,15 @@ def refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
 
 
 @contextmanager
-def open_answers(out: Path | None, *, overwrite: bool) -> Iterator[Any]:
-    """Yield a CSV writer for the answers: to a file that appears when the block ends, or between tabs to standard output."""
+def open_answers(out: Path | None, *, overwrite: bool) -> Iterator[tuple[TextIO, str]]:
+    """Yield a stream for the answers and what delimits their cells: a CSV file that appears when the block ends, or standard output."""
     if out is None:
-        yield csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
+        yield sys.stdout, "\t"
         return
     with open_replacing(out, overwrite=overwrite) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="")
         try:
-            yield csv.writer(text, lineterminator="\n")
+            yield text, ","
             text.flush()
         finally:
             text.detach()

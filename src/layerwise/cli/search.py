@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import Json, put_json
 from layerwise.errors import LayerwiseError, UsageError
+from layerwise.text_display import write_line, write_note
 
 if TYPE_CHECKING:
     from layerwise.vectors.index import Hit, Index
@@ -55,7 +56,7 @@ def search_(
     else:
         _show(answered, several=len(asked) > 1)
         for _, error in failed:
-            print(f"layerwise: {error}", file=sys.stderr)
+            write_note(error)
     return 2 if failed else 0
 
 
@@ -63,9 +64,9 @@ def _show(answered: Sequence[tuple[str, Sequence[Hit]]], *, several: bool) -> No
     """Print what was found, one passage a line."""
     for number, (text, hits) in enumerate(answered):
         if several:
-            print(("\n" if number else "") + text)
+            write_line(("\n" if number else "") + text)
         for hit in hits:
-            print(f"{hit.score:.3f}\t{hit.id}\t{hit.text}")
+            write_line(f"{hit.score:.3f}\t{hit.id}\t{hit.text}")
 
 
 def _measured(opened: Index, labelled: Path, *, json: bool) -> int:
@@ -79,7 +80,7 @@ def _measured(opened: Index, labelled: Path, *, json: bool) -> int:
     if json:
         put_json(index=str(opened.path), labelled=str(labelled), questions=len(questions), passages=len(opened), metrics=metrics)
         return 0
-    print(f"questions\t{len(questions):,}\npassages\t{len(opened):,}")
+    write_line(f"questions\t{len(questions):,}\npassages\t{len(opened):,}")
     for name, value in metrics.items():
-        print(f"{name}\t{value:.4f}")
+        write_line(f"{name}\t{value:.4f}")
     return 0

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from layerwise import catalog
 from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.input_files import refuse_special_file
+from layerwise.text_display import write_line
 
 
 def train_(
@@ -97,14 +99,15 @@ def train_(
     watched = {name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")}
     for name, value in outcome.metrics.items():
         if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
-            print(f"{name}\t{value:.4f}")
-    print(f"run\t{path}\nreport\t{path / 'report.html'}")
+            write_line(f"{name}\t{value:.4f}")
+    write_line(f"run\t{path}\nreport\t{path / 'report.html'}")
     return 0
 
 
 def _known(model: str) -> None:
     """Refuse a wrong name and a network without a rule before anything heavy is imported."""
     path = Path(model)
+    refuse_special_file(path)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")

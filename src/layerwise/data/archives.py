@@ -22,10 +22,12 @@ from typing import IO, Any
 from layerwise.data.folders import OnBad, PictureSource, hidden, read
 from layerwise.data.images import shown
 from layerwise.errors import DataError
+from layerwise.input_files import open_regular_file
 
 MAX_BYTES = 4 << 30  # of all members together
 MAX_RATIO = 100  # unpacked to packed, once more than FREE bytes have come out
 FREE = 64 << 20
+DEFLATE = 1032  # no deflate stream expands more than this
 MAX_MEMBERS = 5_000_000
 GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 BROKEN = (  # what tarfile, zipfile, gzip and their codecs raise on damaged files
@@ -88,7 +90,7 @@ class Counted(io.RawIOBase):
 
 def is_archive(path: Path) -> bool:
     """Tell by content whether a file is a zip, a tar, or gzipped (and so perhaps a tar)."""
-    with open(path, "rb") as stream:
+    with open_regular_file(path) as stream:
         head = stream.read(512)
     return head[:2] == GZIP or head[:4] in ZIP or head[257:262] == b"ustar"
 
@@ -107,7 +109,7 @@ def load(path: Path) -> ArchivePlace:
     Raises `DataError`, naming the archive and member, for what is unsafe or damaged.
     """
     try:
-        with open(path, "rb") as packed:
+        with open_regular_file(path) as packed:
             head = packed.read(4)
             packed.seek(0)
             files, folders = (
@@ -162,6 +164,8 @@ def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, byte
     files: dict[str, bytes] = {}
     folders: set[str] = set()
     inner: Any = GzipFile(fileobj=packed) if zipped else packed
+    size = packed.seek(0, io.SEEK_END)
+    packed.seek(0)
     counted = Counted(inner, packed, path)
     stream: Any = counted  # tarfile asks for an IO[bytes], of which it uses read only
     try:
@@ -183,9 +187,16 @@ def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, byte
                 )
             elif _wanted(name):
                 check_size(member.size, member.size, path)  # what it claims, before any of it is read
+                _check_room(member, counted.count, size * DEFLATE if zipped else size, path)
                 files[name] = _member(archive, member)
         _check_end(archive, counted)
     return files, {name for name in folders if _wanted(name[:-1])}
+
+
+def _check_room(member: tarfile.TarInfo, read: int, most: int, path: Path) -> None:
+    """Refuse a member that claims more bytes than the archive can hold behind those that were read."""
+    if member.size > most - read + tarfile.RECORDSIZE:
+        raise EOFError(f"'{shown(member.name)}' claims {member.size:,} bytes, more than the archive can hold")
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -224,6 +235,8 @@ def _zip(packed: IO[bytes], path: Path) -> tuple[dict[str, bytes], set[str]]:
             if member.is_dir():
                 folders.add(name + "/")
                 continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # a block of others may unpack to gigabytes
+                raise _unsafe(member.filename, path, "a packing other than deflate")
             total += member.file_size
             check_size(total, size, path)
             if _wanted(name):

@@ -22,6 +22,7 @@ from layerwise.data import encodings
 from layerwise.data.reading import Header
 from layerwise.data.source import Array
 from layerwise.errors import DataError, UsageError
+from layerwise.input_files import open_regular_file
 
 GAPS = (
     "",
@@ -58,7 +59,7 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
     """
     try:
         codecs.lookup(encoding)
-        with open(path, "rb") as stream:
+        with open_regular_file(path) as stream:
             _check_encoding(path, stream, encoding)
             stream.seek(0)
             head = stream.read(HEAD)
@@ -135,7 +136,7 @@ def chunks(dialect: Dialect) -> Iterator[pa.Table]:
 
 def line_numbers(dialect: Dialect, count: int) -> Array:
     """Return the line on which each of ``count`` rows begins, (N,) int64."""
-    with open(dialect.path, "rb") as stream:
+    with open_regular_file(dialect.path) as stream:
         breaks = sum(block.count(b"\n") for block in iter(lambda: stream.read(HEAD), b""))
         stream.seek(-min(1, stream.tell()), 2)
         closed = stream.read(1) == b"\n"
@@ -147,7 +148,7 @@ def line_numbers(dialect: Dialect, count: int) -> Array:
 def _records(dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield each row with the line it begins on: slow, for what pyarrow does not tell."""
     encoding = "utf-8-sig" if dialect.encoding.lower().replace("-", "") == "utf8" else dialect.encoding
-    with open(dialect.path, encoding=encoding, newline="") as stream:
+    with io.TextIOWrapper(open_regular_file(dialect.path), encoding=encoding, newline="") as stream:
         for _ in range(dialect.skip):
             stream.readline()
         reader, line = csv.reader(stream, delimiter=dialect.delimiter), dialect.skip + 1

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -23,9 +23,14 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
+from layerwise.atomic_io import make_folder, open_own, rename_own, write_file
 from layerwise.data.addresses import File, Form
 from layerwise.errors import DataError, UsageError
+from layerwise.folder_io import check_folder_target, hold_lock, put_folder
+from layerwise.owned_folders import make_owned, remove_inside
+from layerwise.text_display import write_line
 
+KIND = "downloads"  # of folder
 MIRROR = "LAYERWISE_MIRROR"
 SCHEMES = ("http", "https", "file")
 BLOCK = 1 << 16
@@ -68,28 +73,43 @@ def fetch_set(
         DataError: where no address is known, or a file cannot be fetched whole; what was fetched stays and is
             taken up again.
     """
-    from filelock import FileLock, Timeout  # only where a set is fetched
-
     target = cache / name
     if target.is_dir():
         return target
     urls = _addresses(name, files, mirror or os.environ.get(MIRROR, ""), by_hand)
-    partial = cache / ".partial" / name
+    partial = _place(cache) / name
     with _disk(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(partial.with_name(name + ".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _say(f"another process is fetching {name}; waiting for it")
-            lock.acquire()
-        try:
+        make_folder(partial, root=cache)
+        with _locked(partial, name):
             if not target.is_dir():
                 _fetch_files(files, urls, partial, patience or Patience())
-                partial.rename(target)
-        finally:
-            lock.release()
+                put_folder(partial, target, KIND)
     return target
+
+
+def _place(cache: Path) -> Path:
+    """Return the folder for what is on its way, made with our marker: what is in it may be removed again."""
+    place = cache / ".partial"
+    with _disk(place):
+        make_folder(cache)
+        if not place.exists():
+            with suppress(FileExistsError):  # another process was first
+                make_owned(place, KIND)
+    check_folder_target(place, KIND, replace=True)
+    return place
+
+
+@contextmanager
+def _locked(partial: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a set's folder; say so where another process has it first."""
+    lock = partial.with_name(name + ".lock")
+    with hold_lock(lock, wait=False, root=partial.parent) as held:
+        if held:
+            yield
+            return
+    _say(f"another process is fetching {name}; waiting for it")
+    with hold_lock(lock, wait=True, root=partial.parent):
+        yield
 
 
 def _addresses(name: str, files: tuple[File, ...], mirror: str, by_hand: str) -> list[str]:
@@ -129,15 +149,15 @@ def _fetch_file(file: File, url: str, folder: Path, patience: Patience, advance:
     started = _size(part)  # bytes of an earlier attempt, which may be of another file
     form = _attempts(file, url, part, patience, advance)
     if form is None and started:
-        part.unlink()
+        _drop(part)
         form = _attempts(file, url, part, patience, advance)
     if form is None:
         size, digest = _size(part), _digest(part)
-        part.unlink()
+        _drop(part)
         raise _wrong(file, url, f"{size} bytes with SHA-256 {digest}")
     if form.lead:
         _cut(part, len(form.lead.encode()))
-    os.replace(part, done)
+    rename_own(part, done, root=folder)
 
 
 def _attempts(file: File, url: str, part: Path, patience: Patience, advance: Advance) -> Form | None:
@@ -165,17 +185,17 @@ def _body(file: File, url: str, part: Path, timeout: float, advance: Advance) ->
     if held in sizes and _whole(file, part):
         return
     if held >= max(sizes):
-        part.unlink()
+        _drop(part)
         held = 0
     try:
         with _open(file, url, held, timeout) as response:
             start = _start(response, held)
-            with open(part, "r+b" if start else "wb") as out:
+            with open_own(part, root=part.parent, mode="r+b" if start else "wb") as out:
                 out.seek(start)
                 claimed = _copy(response, out, start, max(sizes), lambda now: advance(file.name, now))
                 out.flush()
                 os.fsync(out.fileno())
-    except (HTTPException, TimeoutError, ConnectionError) as error:
+    except (HTTPException, TimeoutError, ConnectionError, ValueError) as error:  # ValueError: an address or a length that is none
         raise Lost(_words(error)) from error
     size = _size(part)
     if size not in sizes and size < max(sizes) and (claimed is None or size < claimed):
@@ -191,9 +211,9 @@ def _open(file: File, url: str, held: int, timeout: float) -> Any:
         return urlopen(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         with error:
-            if error.code == 416:  # the server's file is no longer than the part: begin again
+            if error.code == 416 and held:  # the server's file is no longer than the part: begin again
                 return _open(file, url, 0, timeout)
-            if error.code >= 500 or error.code in (408, 425, 429):
+            if error.code >= 500 or error.code in (408, 416, 425, 429):
                 raise Lost(f"the server answers {error.code} {error.reason}") from error
             raise DataError(
                 f"{url} cannot be fetched: the server answers {error.code} {error.reason}",
@@ -232,7 +252,7 @@ def _copy(response: Any, out: Any, start: int, most: int, advance: Callable[[int
         out.write(data)
         now += len(data)
         advance(now)
-    return start + int(length) if length.isdecimal() else None
+    return start + int(length) if length.isdecimal() and len(length) < 20 else None
 
 
 def _whole(file: File, part: Path) -> Form | None:
@@ -255,7 +275,12 @@ def _size(path: Path) -> int:
 
 def _cut(path: Path, count: int) -> None:
     """Leave out the first bytes of a file."""
-    path.write_bytes(path.read_bytes()[count:])
+    write_file(path, path.read_bytes()[count:], root=path.parent)
+
+
+def _drop(part: Path) -> None:
+    """Remove a part of another file, from the folder that has our marker."""
+    remove_inside(part, part.parents[1], KIND)
 
 
 def _wrong(file: File, url: str, received: str) -> DataError:
@@ -304,7 +329,8 @@ def _disk(partial: Path) -> Iterator[None]:
 
 def _say(text: str) -> None:
     """Write a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    write_line(text, stream=sys.stderr)
+    sys.stderr.flush()
 
 
 @contextmanager

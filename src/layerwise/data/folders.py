@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from layerwise.data import images
 from layerwise.data.source import Array, Example, Examples, Schema, stacked
 from layerwise.errors import DataError
+from layerwise.input_files import read_regular_file
 from layerwise.runtime.machine import cores
 
 OnBad = Literal["stop", "skip"]
@@ -90,10 +90,7 @@ class FolderPlace:
         """Read a file."""
         path = os.path.join(self.root, name)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise DataError(f"{images.shown(path)} is no regular file", expected="a picture file")
-            with open(path, "rb") as stream:
-                return stream.read()
+            return read_regular_file(path)
         except OSError as error:
             raise DataError(f"{images.shown(path)} cannot be read: {error.strerror}") from error
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from layerwise.data.source import Array, ArraySource, Schema
 from layerwise.errors import DataError
+from layerwise.input_files import open_regular_file
 
 MAX_BYTES = 4 << 30
 DEFLATE = 1032  # no deflate stream expands more than this
@@ -65,9 +66,10 @@ def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
 def read_array(path: Path, dimensions: int) -> Array:
     """Read one IDX file of unsigned bytes with this many dimensions. Raises `DataError`, naming the file."""
     try:
-        with open(path, "rb") as raw:
+        with open_regular_file(path) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else open(path, "rb") as stream:
+            raw.seek(0)
+            stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
             shape = _header(stream.read(4 + 4 * dimensions), dimensions, path)
             size = math.prod(shape)
             _plausible(path, size + 4 + 4 * dimensions, zipped)

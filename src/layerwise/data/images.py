@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layerwise.errors import DataError, UsageError
+from layerwise.input_files import open_regular_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -191,9 +191,7 @@ def _stream(raw: object, called: str) -> Any:
             received=type(raw).__name__,
         )
     try:
-        if not stat.S_ISREG(os.stat(raw).st_mode):
-            raise DataError(f"{called} is no file", expected="a picture file")
-        return open(raw, "rb")
+        return open_regular_file(raw)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(

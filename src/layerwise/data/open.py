@@ -17,6 +17,7 @@ from layerwise.data.reading import Header, Reading, Tokens
 from layerwise.data.source import Array, ArraySource, Column, Described, Source, Splits, described
 from layerwise.data.splits import split
 from layerwise.errors import DataError, UsageError, nearest, unknown
+from layerwise.input_files import refuse_special_file
 
 if TYPE_CHECKING:
     from layerwise.data.corpus import Corpus
@@ -274,6 +275,8 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
         _refuse(options, (*TABLE, *FILES, *NAMING, *TEXT), "IDX files")
         return Parts(idx.read(path, classes), name)
     visible = [entry for entry in path.iterdir() if not folders.hidden(entry.name)]
+    for entry in visible:
+        refuse_special_file(entry)
     if len(visible) == 1 and visible[0].is_file() and not options.files:
         return _file(visible[0], options, name, like)
     pictures = _picture_tables(visible, options, name)
@@ -296,8 +299,7 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
     """Open an archive or a table."""
     from layerwise.data import archives
 
-    if not path.is_file():
-        raise DataError(f"{path} is neither a file nor a folder", expected="a table, an archive or a folder")
+    refuse_special_file(path)
     if _is_running(path, options):
         _refuse(options, ("files",), "a single file")
         return _text({"train": texts.Texts(str(path), (str(path),), options.encoding)}, options, name)

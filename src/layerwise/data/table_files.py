@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import pyarrow as pa
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from layerwise.bounded_decoding import check_json_depth
 from layerwise.data import delimited
 from layerwise.data.reading import Header, Reading
 from layerwise.data.source import Array
 from layerwise.errors import DataError
+from layerwise.input_files import open_regular_file
 
 PARQUET = b"PAR1"
+LONGEST_LINE = 1 << 24  # bytes of a line of JSON
+MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, once more than so many come out
 
 
 def rows(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024) -> Iterator[list[dict[str, Any]]]:
@@ -55,7 +60,7 @@ def is_json_lines(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as stream:
+        with open_regular_file(path) as stream:
             return stream.read(64)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
@@ -65,6 +70,7 @@ def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
     """Read a table and the number of each row in its file, (N,)."""
     if is_parquet(path):
         try:
+            _check_rows(path)
             table = pq.read_table(path, partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
@@ -94,14 +100,57 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[pa.Table]:
 def _json_chunks(path: Path) -> Iterator[pa.Table]:
     """Read JSON lines block by block."""
     try:
-        for batch in pajson.open_json(path):
-            yield pa.Table.from_batches([batch])
+        with ShallowLines(path) as stream:
+            for batch in pajson.open_json(stream):
+                yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} cannot be read as JSON lines: {error}",
             expected='an object a line with the same fields, such as {"x": 1, "y": "a"}',
             do="correct the line, or write the table as CSV",
         ) from error
+
+
+class ShallowLines(io.RawIOBase):
+    """The bytes of JSON lines, checked on the way: pyarrow's parser recurses, and a line that nests deeply ends the process.
+
+    Raises `DataError` for a line that nests too deep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.file, self.rest, self.line = path, open_regular_file(path), b"", 1
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes."""
+        data = self.file.read(size)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for number, line in enumerate((*lines, self.rest), start=self.line):
+            check_json_depth(line, what=f"{self.path} line {number}")
+        self.line += len(lines)
+        if len(self.rest) > LONGEST_LINE:
+            raise DataError(f"{self.path} line {self.line} has no end", expected=f"lines of at most {LONGEST_LINE:,} bytes")
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
+
+
+def _check_rows(path: Path) -> None:
+    """Refuse a Parquet file that would unpack to too much: a run of one value takes a few bytes, however long it is."""
+    with pq.ParquetFile(path) as file:
+        size = file.metadata.num_rows * file.metadata.num_columns * 8
+    if size > FREE and size > MAX_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{path} unpacks to too much to be read in memory", expected=f"at most {MAX_RATIO} times its size",
+            received=f"about {size:,} bytes from {path.stat().st_size:,}", do="if you trust it, write it again as several smaller files",
+        )  # fmt: skip
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

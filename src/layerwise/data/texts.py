@@ -16,6 +16,7 @@ from layerwise.data import encodings
 from layerwise.data.folders import PARTS, FolderPlace, some
 from layerwise.data.images import shown
 from layerwise.errors import DataError, UsageError
+from layerwise.input_files import open_regular_file
 
 STANDARD_INPUT = "-"
 PIECE = 1 << 20  # bytes read at once
@@ -113,7 +114,7 @@ def pieces(path: str, encoding: str = "utf-8") -> Iterator[Piece]:
     """
     try:
         if path:
-            with open(path, "rb") as stream:
+            with open_regular_file(path) as stream:
                 yield from _recoded(_unpacked(stream, path), path, encoding)
         else:
             yield from _recoded(_unpacked(sys.stdin.buffer, ""), "standard input", encoding)
@@ -252,9 +253,9 @@ def _is_number(cell: str) -> bool:
 def head_of(path: Path) -> bytes:
     """Return the first bytes of a file, unpacked (few where it breaks off early); NUL if it cannot be unpacked."""
     for size in (HEAD, HEAD >> 8):
-        try:
-            with open(path, "rb") as stream:
+        with open_regular_file(path) as stream:
+            try:
                 return next(_unpacked(stream, str(path), size), Piece(b"", 0)).data
-        except DataError:
-            continue
+            except DataError:
+                continue
     return b"\0"

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from layerwise.figures.svg import FONT, GRID, INK, MUTED, PAPER, SERIES
+from layerwise.text_display import escape_control
 
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "layerwise", "font.family": ["DejaVu Sans"], "font.size": 13,
@@ -45,7 +46,7 @@ def composed(draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=NO_DATES)
     text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, buffer.getvalue())
-    return re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
+    return escape_control(re.sub(r"<!--.*?-->\s*", "", text, flags=re.S))
 
 
 def curves(

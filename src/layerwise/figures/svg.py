@@ -10,6 +10,8 @@ import html
 import re
 import unicodedata
 
+from layerwise.text_display import escape_control
+
 INK, MUTED, GRID, PAPER = "#1d2430", "#59636e", "#d4d9df", "#fefefe"
 # Okabe & Ito's palette, which readers with any common colour blindness tell apart; yellow left out: too pale on white
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b1568a", "#9a6b00", "#2f8fc4")
@@ -27,8 +29,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]
 
 
 def escaped(text: object) -> str:
-    """Return text safe inside SVG or HTML, with characters that XML forbids shown as a replacement sign."""
-    return html.escape(_CONTROL.sub("\ufffd", str(text)))
+    """Return text safe inside SVG or HTML, with characters that XML forbids shown as a replacement sign, marks of direction escaped."""
+    return html.escape(escape_control(_CONTROL.sub("\ufffd", str(text))))
 
 
 def width_of(text: str, size: float) -> float:
@@ -38,7 +40,7 @@ def width_of(text: str, size: float) -> float:
 
 def shortened(text: str, room: float, size: float) -> str:
     """Return the text, cut with an ellipsis in its middle so that it fits into ``room`` units at a font size."""
-    text = _CONTROL.sub("\ufffd", text)
+    text = escape_control(_CONTROL.sub("\ufffd", text))
     if width_of(text, size) <= room:
         return text
     keep = len(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from layerwise.atomic_io import make_folder, write_file
 from layerwise.errors import UsageError
+from layerwise.text_display import escape_control
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,12 +93,16 @@ def save(out: Path | None, name: str, data: str | bytes) -> list[Path]:
 
 
 def table(header: list[str], rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Return a plain table; columns in ``right`` are set flush right. East Asian characters count as two places."""
+    """Return a plain table; columns in ``right`` are set flush right. East Asian characters count as two places.
+
+    Control characters in cells are escaped.
+    """
     import unicodedata
 
     def places(text: str) -> int:
         return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
+    header, *rows = ([escape_control(cell, single_line=True) for cell in line] for line in (header, *rows))
     widths = [max(places(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def laid(line: list[str]) -> str:

@@ -6,8 +6,6 @@ One input: the fitted curve, or each class's probability. Two: the surface, or t
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from layerwise.tasks.coders import NumberCoder
 from layerwise.tasks.objectives import class_logits
 from layerwise.tasks.regression import NumberPrediction, Regression
 from layerwise.tasks.rows import RowInputs
+from layerwise.text_display import format_row
 
 LINE, SIDE = 301, 101  # places along the only axis, and along each of two
 EDGE = 0.05  # of the range, added on each side of a plane
@@ -223,11 +222,8 @@ def to_json(found: Fitted, metrics: dict[str, Any]) -> Json:
 
 def as_csv(found: Fitted) -> str:
     """Return the grid with the answers as a table: a row for each place, a column for each input, then the number or each class."""
-    buffer = io.StringIO()
-    sheet = csv.writer(buffer, lineterminator="\n")
-    sheet.writerow([*found.names, *(found.classes or (found.target,))])
-    sheet.writerows(np.column_stack([found.places, found.values]).tolist())
-    return buffer.getvalue()
+    rows = np.column_stack([found.places, found.values]).tolist()
+    return "".join(map(format_row, [[*found.names, *(found.classes or (found.target,))], *rows]))
 
 
 def written(target: Target, found: Fitted, metrics: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from layerwise import catalog, recipe
 from layerwise.data import open as data_
 from layerwise.errors import UsageError
+from layerwise.input_files import refuse_special_file
 from layerwise.inspect.base import Target, needs_run
 from layerwise.planning.making import network
 from layerwise.planning.resolve import Plan, Request, plan
@@ -37,6 +38,7 @@ def opened(
         DamagedError: for a damaged run.
     """
     path = Path(target)
+    refuse_special_file(path)
     if path.is_dir() and not (data and target in catalog.cards()):  # data settle what a name means that is both
         if pictures and data and not (task or settings):
             return replace(_run(path, with_data=False), pictures=data)

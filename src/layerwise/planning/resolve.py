@@ -16,6 +16,7 @@ from layerwise.data import open as data_
 from layerwise.data import splits
 from layerwise.data.source import Schema, Source, Splits
 from layerwise.errors import UsageError, unknown
+from layerwise.input_files import refuse_special_file
 from layerwise.nn.rbm import Staged
 from layerwise.planning import transfer
 from layerwise.planning.head import HEAD, head_of
@@ -79,6 +80,7 @@ class Plan:
 def base_table(request: Request) -> tuple[catalog.Card, Table]:
     """Return the card and the user's recipe file as a table (empty tables for a card's name)."""
     path = Path(request.model)
+    refuse_special_file(path)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise UsageError(f"there is no recipe {path}", expected="a model's name or a recipe file")

@@ -23,6 +23,7 @@ from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
 from layerwise.tasks.words import Words
+from layerwise.text_display import escape_control
 
 Json = dict[str, Any]
 
@@ -73,11 +74,17 @@ def render(**values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("layerwise.report", ""),
         autoescape=True,
+        finalize=_finalized,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(values)
+
+
+def _finalized(value: object) -> object:
+    """Return a value for the page: text without control characters and marks of direction; drawings as they are."""
+    return escape_control(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def task_sections(model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts) -> Json:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from layerwise.text_display import escape_control
+
 BAR, TAKEN = 16, 17  # cells of the bar; of percentage, time left and the spaces between
 
 
@@ -24,7 +26,7 @@ class Display:
         self.task: TaskID | None = None
         if self.console.is_terminal and not quiet:
             self.bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=BAR),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
@@ -47,7 +49,7 @@ class Display:
         if self.bar:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(name, total=steps, live="")
+            self.task = self.bar.add_task(escape_control(name, single_line=True), total=steps, live="")
 
     def advance(self, done: int) -> None:
         """Move the bar to so many steps of the stage."""
@@ -58,14 +60,14 @@ class Display:
         """Show live metrics beside the bar, as far as they fit: the bar and the time left come first."""
         if self.bar and self.task is not None:
             name = self.bar.tasks[-1].description
-            text = Text(live)
+            text = Text(escape_control(live, single_line=True))
             text.truncate(max(0, self.console.width - cell_len(name) - BAR - TAKEN), overflow="ellipsis")
             self.bar.update(self.task, live=text.plain)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(escape_control(text), markup=False, emoji=False)
 
 
 def numbers(metrics: dict[str, float]) -> str:

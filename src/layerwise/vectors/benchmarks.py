@@ -7,6 +7,7 @@ one idea: a question with a word that has no vector is not asked, so a score mea
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from layerwise.errors import DataError
 from layerwise.functional import similarity
 from layerwise.functional.ranking import spearman
 from layerwise.functional.similarity import Method
+from layerwise.input_files import open_regular_file, read_regular_file, refuse_special_file
 from layerwise.weights.vectors import VectorTable
 
 MOST = 300_000  # words that are looked at: the most frequent ones of large tables
@@ -130,13 +132,14 @@ def recognised(place: str | Path) -> bool:
     if any(item.name == str(place) and item.benchmark for item in named.catalogue()):
         return True
     path = Path(place).expanduser()
+    refuse_special_file(path)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
     return bool(files) and all(_begins_as_one(file) for file in files)
 
 
 def _begins_as_one(path: Path) -> bool:
     """Whether a file's first line is a section's name, or two words and a number."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with io.TextIOWrapper(open_regular_file(path), encoding="utf-8-sig", errors="replace") as file:
         first = next((line for line in file if line.strip() and not line.startswith("#")), "")
     cells = first.rstrip("\n").split("\t") if "\t" in first else first.split()
     return first.startswith(":") or (len(cells) == 3 and cells[2].replace(".", "", 1).isdigit())
@@ -147,6 +150,7 @@ def _files(place: str | Path) -> list[Path]:
     path = Path(place).expanduser()
     if not path.exists() and str(place) in [item.name for item in named.catalogue()]:
         path = named.folder_of(str(place))
+    refuse_special_file(path)
     if path.is_file():
         return [path]
     found = sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
@@ -158,7 +162,7 @@ def _files(place: str | Path) -> list[Path]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return a benchmark's lines with their numbers, without comments and blank ones."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no benchmark for words: it is not UTF-8") from error
     lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip() and not line.startswith("#")]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from layerwise.atomic_io import write_file
 from layerwise.errors import DataError
+from layerwise.text_display import format_row
 from layerwise.vectors.embedders import WordEmbedder
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vectors import VectorTable
@@ -103,5 +104,5 @@ def _best(words: Ids, order: Ids) -> Ids:
 
 def write(pairs: Iterable[tuple[str, str]], path: Path, *, overwrite: bool = False) -> None:
     """Write pairs as a table of two columns between tabs. Raises `UsageError` for a file that is there."""
-    rows = "".join(f"{a}\t{b}\n" for a, b in pairs)
+    rows = "".join(format_row(pair, "\t") for pair in pairs)
     write_file(path, f"source\ttarget\n{rows}".encode(), overwrite=overwrite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from layerwise.weights.reading import BESIDE, Weights
 
 LISTED = 40  # keys that an error lists in full; of more, the first of each kind
 EACH = 10
+WRAPPED = 4  # classes that may lie around a network
 COUNTER = "num_batches_tracked"  # of batch norm: files from before torch 0.4.1 lack it, and no output depends on it
 
 
@@ -119,15 +121,24 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _renamed(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Take off a first word that all names share and that hides them: ``model.`` or ``net.``, of a class around the network."""
-    taken = ""
-    while given and not given.keys() & wanted.keys():
-        first = next(iter(given)).partition(".")[0] + "."
-        if not all(name.startswith(first) and name != first for name in given):
+    """Take off first words that hide the names: ``model.`` or ``net.``, of a class around the network.
+
+    A first word comes off if most names begin with it and more of them then are names of the network; names without it stay.
+    """
+    best, taken = given, ""
+    renamed, prefix = given, ""
+    for _ in range(WRAPPED):
+        firsts = Counter(name.partition(".")[0] for name in renamed if "." in name)
+        first, count = firsts.most_common(1)[0] if firsts else ("", 0)
+        if 2 * count <= len(renamed):
             break
-        given = {name.removeprefix(first): tensor for name, tensor in given.items()}
-        taken += first
-    return given, taken if given.keys() & wanted.keys() else ""
+        shorter = {name.removeprefix(f"{first}."): tensor for name, tensor in renamed.items()}
+        if len(shorter) < len(renamed):  # two names would be one
+            break
+        renamed, prefix = shorter, f"{prefix}{first}."
+        if len(renamed.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+            best, taken = renamed, prefix
+    return best, taken
 
 
 def _other_rows(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], head: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from layerwise.atomic_io import check_target, let_library_write, open_replacing
 from layerwise.durable import safetensors_errors
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.folder_io import open_staged
+from layerwise.input_files import open_regular_file, refuse_special_file
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]
@@ -29,6 +30,7 @@ ENDINGS: dict[str, Kind] = {".vec": "word2vec", ".txt": "word2vec", ".bin": "wor
 FORMAT = 1  # of the safetensors form
 PIECE = 1 << 22  # bytes that are looked at together
 LONGEST = 1 << 16  # bytes of a word
+LONGEST_LINE = 1 << 25  # bytes of a line of text: over a million numbers
 HEADER = re.compile(rb" *(\d{1,12})[ \t]+(\d{1,9})[ \t\r]*")
 RANDOM_NUMBERS = "a file of other things, or one that was cut or changed on the way"
 
@@ -95,7 +97,7 @@ def write_table(table: VectorTable, stream: BinaryIO, *, kind: Kind) -> None:
 def kind_of(path: Path) -> Kind:
     """Tell by content how a file holds word vectors. Raises `DataError` if it holds none."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         head = file.read(LONGEST)
         first, _, rest = head.partition(b"\n")
         if 8 < int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
@@ -106,7 +108,7 @@ def kind_of(path: Path) -> Kind:
                 return "glove"
             raise DataError(f"{path} holds no word vectors", expected="word2vec text or binary, GloVe text, or safetensors",
                             received=_shown(head[:40]) or "an empty file")  # fmt: skip
-        rest += file.read(40 * header.dimensions)  # a row of text, whatever its numbers
+        rest += file.read(min(40 * header.dimensions, size))  # a row of text, whatever its numbers
     row = rest.partition(b"\n")[0]
     found = _numbers(row)
     return "word2vec" if found >= header.dimensions or (found and _plain(row)) else "word2vec-binary"
@@ -150,7 +152,7 @@ Read = tuple[list[str], Floats, Counts | None]
 
 def _read_text(path: Path) -> Read:
     """Read word2vec text."""
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         header = _checked(file.readline(), path, least=2)
         matrix = np.empty(header, dtype=np.float32)
         words: list[str] = []
@@ -168,8 +170,8 @@ def _read_glove(path: Path) -> Read:
     """Read GloVe text: how many rows there are is known at its end."""
     words: list[str] = []
     parts: list[Floats] = []
-    with path.open("rb") as file:
-        dimensions = _numbers(file.readline().rstrip(b"\n"))
+    with open_regular_file(path) as file:
+        dimensions = _numbers(file.readline(LONGEST_LINE).rstrip(b"\n"))
         file.seek(0)
         for lines in _pieces(file, path):
             parts.append(_parsed(lines, dimensions, path, words))
@@ -181,6 +183,8 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[list[bytes]]:
     rest = b""
     while data := file.read(PIECE):
         *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise _damaged(path, "a line has no end", f"lines of at most {LONGEST_LINE:,} bytes", _shown(rest[:40]))
         if lines:
             yield [line for line in lines if line.strip()]
     if rest.strip():
@@ -224,7 +228,7 @@ def _floats(text: bytes) -> Floats | None:
 def _read_binary(path: Path) -> Read:
     """Read word2vec binary: word, space, float32, and a newline or none."""
     words: list[str] = []
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         header = _checked(file.readline(), path, least=4)
         matrix = np.empty(header, dtype=np.float32)
         width = 4 * header.dimensions
@@ -260,6 +264,7 @@ def _checked(line: bytes, path: Path, *, least: int) -> Header:
 
 def _read_safetensors(path: Path) -> Read:
     """Read our own form: ``vectors`` (V, D), ``words`` as bytes, the ``ends`` of each word in them, and ``counts`` if known."""
+    refuse_special_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             about, names = file.metadata() or {}, set(file.keys())

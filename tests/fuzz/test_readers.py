@@ -1,0 +1,203 @@
+"""Every reader of strangers' files on spoiled files: it reads them or refuses them with an error for users, and writes nothing.
+
+Short under hypothesis; ``-m soak`` with LAYERWISE_FUZZ_SECONDS runs each by the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import random
+import tarfile
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import torch
+from fuzzing import Case, fuzz, mutate, run_seed, soak_seconds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from layerwise import recipe
+from layerwise.bounded_decoding import decode_json, decode_toml
+from layerwise.data import archives, idx, images, table_files, texts
+from layerwise.data.reading import Reading
+from layerwise.errors import LayerwiseError
+from layerwise.weights.reading import read
+from layerwise.weights.vector_files import read_vectors, write_vectors
+from layerwise.weights.vectors import VectorTable
+
+EXAMPLES = 40
+Make = Callable[[random.Random], bytes]
+
+
+def bytes_of(write: Callable[[Any], object]) -> bytes:
+    """Return what is written to a file."""
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    pixels = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+    return bytes_of(lambda f: Image.fromarray(pixels).save(f, kind))
+
+
+def tar(names: tuple[str, ...] = ("cat/1.png", "dog/2.png")) -> bytes:
+    def write(file: Any) -> None:
+        with tarfile.open(fileobj=file, mode="w") as out:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = len(PICTURES["PNG"])
+                out.addfile(info, io.BytesIO(PICTURES["PNG"]))
+
+    return bytes_of(write)
+
+
+def packed_zip(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    def write(file: Any) -> None:
+        with zipfile.ZipFile(file, "w", method) as out:
+            for name, data in entries.items():
+                out.writestr(name, data)
+
+    return bytes_of(write)
+
+
+def vectors(kind: Any) -> bytes:
+    table = VectorTable(["the", "of", "naïve"], np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4))
+    with tempfile.TemporaryDirectory() as place:
+        return write_vectors(table, Path(place, "v"), kind=kind).read_bytes()
+
+
+PICTURES = {kind: picture(kind) for kind in images.FORMATS}
+STATE = {"a.weight": np.ones((3, 4), dtype=np.float32), "a.bias": np.zeros(3, dtype=np.float32)}
+TENSORS = {name: torch.from_numpy(array) for name, array in STATE.items()}
+SAFETENSORS = safetensors.numpy.save(STATE, metadata={"format": "1"})
+TORCH = bytes_of(lambda f: torch.save({"state_dict": TENSORS, "epoch": 3}, f))
+LEGACY = bytes_of(lambda f: torch.save({"state_dict": TENSORS, "epoch": 3}, f, _use_new_zipfile_serialization=False))
+CSV = b"x,y,kind\n" + b"".join(b"%d,%d.5,%s\n" % (n, n % 3, (b"a", b"b")[n % 2]) for n in range(20))
+JSON_LINES = b"".join(json.dumps({"x": n, "y": {"z": [n]}, "k": "ab"[n % 2]}).encode() + b"\n" for n in range(20))
+PARQUET = bytes_of(lambda f: pq.write_table(pa.table({"x": range(20), "k": ["a", "b"] * 10}), f))
+TOML = b'format = 1\n[model]\nname = "mlp"\nhidden = [16]\n'
+TOML += b'[data]\nsource = "x.csv"\n[[stages]]\nepochs = 3\nrule = {name = "backprop", lr = 0.1}\n'
+IDX = bytes([0, 0, 8, 1, 0, 0, 0, 9]) + bytes(range(9))
+
+
+def plain(data: bytes) -> Make:
+    """Return what spoils data as they lie."""
+    return lambda draw: mutate(data, draw)
+
+
+def gzipped(data: bytes) -> Make:
+    """Return what spoils data before they are packed, or after."""
+    return lambda draw: gzip.compress(mutate(data, draw)) if draw.random() < 0.7 else mutate(gzip.compress(data), draw)
+
+
+def safetensors_header(draw: random.Random) -> bytes:
+    """Spoil the header, and say its right length."""
+    length = int.from_bytes(SAFETENSORS[:8], "little")
+    header = mutate(SAFETENSORS[8 : 8 + length], draw)
+    return len(header).to_bytes(8, "little") + header + SAFETENSORS[8 + length :]
+
+
+def torch_pickle(draw: random.Random) -> bytes:
+    """Spoil one entry of torch's archive, and pack it again with right checksums."""
+    with zipfile.ZipFile(io.BytesIO(TORCH)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    name = draw.choice(list(entries))
+    return packed_zip({**entries, name: mutate(entries[name], draw)}, zipfile.ZIP_STORED)
+
+
+def zipped(draw: random.Random) -> bytes:
+    """Spoil a member, a name, or the archive."""
+    entries = {"cat/1.png": PICTURES["PNG"], "dog/2.png": mutate(PICTURES["PNG"], draw)}
+    if draw.random() < 0.3:
+        entries[mutate(b"dog/3.png", draw).decode("utf-8", "replace")] = b"x"
+    data = packed_zip(entries)
+    return data if draw.random() < 0.3 else mutate(data, draw)
+
+
+def table_rows(path: Path) -> object:
+    return [list(table_files.rows(path)), table_files.load(path, Reading())]
+
+
+def loaded(path: Path) -> object:
+    return archives.open_archive(path)
+
+
+READERS: dict[str, tuple[str, Make, Callable[[Path], object]]] = {
+    "safetensors": ("w.safetensors", plain(SAFETENSORS), read), "safetensors header": ("w.safetensors", safetensors_header, read),
+    "torch": ("w.pt", plain(TORCH), read), "torch pickle": ("w.pt", torch_pickle, read), "torch legacy": ("w.pt", plain(LEGACY), read),
+    **{f"vectors {kind}": ("v", plain(vectors(kind)), read_vectors) for kind in ("word2vec", "word2vec-binary", "glove", "safetensors")},
+    "csv": ("t.csv", plain(CSV), table_rows), "json lines": ("t.jsonl", plain(JSON_LINES), table_rows),
+    "parquet": ("t.parquet", plain(PARQUET), table_rows),
+    "tar": ("a.tar", plain(tar()), loaded), "tar.gz": ("a.tar.gz", gzipped(tar()), loaded), "zip": ("a.zip", zipped, loaded),
+    "idx": ("i", plain(IDX), lambda p: idx.read_array(p, 1)), "idx.gz": ("i.gz", gzipped(IDX), lambda p: idx.read_array(p, 1)),
+    "text": ("t.txt", plain(b"some words\n" * 20), lambda p: [texts.is_text(p), texts.is_table(p), list(texts.pieces(str(p)))]),
+    "text.gz": ("t.gz", gzipped(b"some words\n" * 20), lambda p: [texts.is_text(p), list(texts.pieces(str(p)))]),
+    "recipe": ("r.toml", plain(TOML), recipe.read_toml),
+    "toml": ("x.toml", plain(TOML), lambda p: decode_toml(p.read_bytes(), what="x")),
+    "json": ("x.json", plain(JSON_LINES.splitlines()[1]), lambda p: decode_json(p.read_bytes(), what="x")),
+    **{f"picture {kind}": ("p", plain(data), lambda p: [images.decode(p, 3), images.inspect(p), images.probe(p)])
+       for kind, data in PICTURES.items()},
+}  # fmt: skip
+
+
+def case_of(reader: str) -> Case:
+    """Return the case of a reader."""
+    name, make, use = READERS[reader]
+
+    def case(draw: random.Random) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place, "in", name)
+            path.parent.mkdir()
+            path.write_bytes(make(draw))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with contextlib.suppress(LayerwiseError):
+                    use(path)
+            assert [str(found.relative_to(place)) for found in sorted(Path(place).rglob("*"))] == ["in", f"in/{name}"]
+
+    return case
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_spoiled_files_are_read_or_refused(reader: str) -> None:
+    case = case_of(reader)
+
+    @settings(max_examples=EXAMPLES, deadline=None)
+    @given(st.integers(0, 2**48 - 1))
+    def short(seed: int) -> None:
+        run_seed(seed, case)
+
+    short()
+    fuzz(0.05, case)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("reader", READERS)
+def test_spoiled_files_by_the_clock(reader: str) -> None:
+    print(f"{reader}: {fuzz(soak_seconds(), case_of(reader)):,} spoiled files")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_file_that_is_spoiled_was_good(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fuzz of files that are refused for another reason would see nothing."""
+    name, make, use = READERS[reader]
+    monkeypatch.setattr("test_readers.mutate", lambda data, draw, other=b"": data)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, name)
+        path.write_bytes(make(random.Random(0)))
+        use(path)
