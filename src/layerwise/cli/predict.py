@@ -19,6 +19,7 @@ from layerwise.errors import UsageError
 from layerwise.text_display import format_row, write_note
 
 SHOWN = 5  # unseen values that are named
+SINGLE = (str, int, float)  # values that have room in a cell
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
@@ -76,17 +77,14 @@ def predict_(
             if not isinstance(answer, Answer):
                 failed.append(answer)
                 continue
-            row = {"input": answer.input, **msgspec.to_builtins(answer.prediction)}
-            if answer.unseen:
-                row["unseen"] = list(answer.unseen)
-                strange.update(answer.unseen)
+            strange.update(answer.unseen)
             if json and not out:
-                kept.append(row)
+                unseen = {"unseen": list(answer.unseen)} if answer.unseen else {}
+                kept.append({"input": answer.input, **msgspec.to_builtins(answer.prediction), **unseen})
                 continue
-            flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
             if out and not done:
-                target.write(format_row(flat, delimiter))
-            target.write(format_row(flat.values(), delimiter))
+                target.write(format_row(("input", *single_values(answer.prediction)), delimiter))
+            target.write(format_row((answer.input, *single_values(answer.prediction).values()), delimiter))
             done += 1
         if out and not done:
             raise _NothingAnswered
@@ -102,6 +100,12 @@ def predict_(
         said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
         write_note(f"never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}")
     return 2 if failed else 0
+
+
+def single_values(prediction: Any) -> dict[str, object]:
+    """Return the fields of a prediction that are one value each, by name: those that have room in a cell."""
+    values = ((name, getattr(prediction, name)) for name in prediction.__struct_fields__)
+    return {name: value for name, value in values if value is None or isinstance(value, SINGLE)}
 
 
 class _NothingAnswered(Exception):
