@@ -11,17 +11,32 @@ import torch
 from torch import Tensor
 
 from layerwise.kernels.compiling import compiled, entry
-from layerwise.kernels.registers import LANES
 from layerwise.kernels.team import next_part, number, own_place, together
-from layerwise.kernels.tiles import IN, OUT, TAPS, G, copied, joined, multiply, multiply_into, parted, spread
+from layerwise.kernels.tiles import (
+    IN,
+    INTO_COLUMNS,
+    INTO_ROWS,
+    OUT,
+    ROWS,
+    TAPS,
+    VECTOR,
+    WIDE,
+    G,
+    copied,
+    joined,
+    multiply,
+    multiply_into,
+    multiply_into_narrow,
+    multiply_narrow,
+    parted,
+    spread,
+)
 
 POINTS = IN * IN
 TWO_SIDED = torch.from_numpy(np.kron(G, G))  # (36, 9): maps the nine numbers of a filter to its points
-PANEL = 2 * LANES  # columns of a product that are computed together
-ROWS = 6  # tiles of one
+PANEL = 16  # maps out whose numbers lie together in the filters
 BLOCK = 48  # tiles at a time: few enough for the cache, enough to read the filters seldom
 NUMBER = 4  # bytes
-VECTOR = NUMBER * LANES
 LARGE = 128 * 128  # maps in · maps out, from which a sum for each thread costs more than sharing the maps
 APART = 64  # bytes between planes, which would else begin at the same set of the cache
 
@@ -69,7 +84,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     maps, outputs, count = x.shape[1], gradient.shape[1], tiles_of(x)
     x, gradient = _laid(x), _laid(gradient)
     threads = max(1, torch.get_num_threads())
-    across = min(threads, maps // LANES) if maps * outputs >= LARGE else 1
+    across = min(threads, maps // WIDE) if maps * outputs >= LARGE else 1
     along = max(1, min(threads // across, count))
     block = _block(count)
     sums, room = torch.zeros(along, POINTS, maps, outputs), _room(block, maps, outputs)
@@ -144,6 +159,35 @@ def _put(products: int, plane: int, tile: int, high: int, wide: int, outputs: in
                     copied(edge + NUMBER * outputs * (i * OUT + j) + g, target + NUMBER * outputs * (i * wide + j) + g)
 
 
+@compiled
+def _multiplied(left: int, right: int, product: int, size: int, maps: int, outputs: int) -> None:
+    """Multiply the tiles of a block (size, maps) by the filters at one point: two vectors of maps out at a time, a last one alone."""
+    next_ = VECTOR if WIDE < PANEL else NUMBER * PANEL * maps
+    for first in range(0, outputs, 2 * WIDE):
+        b = right + NUMBER * first * maps
+        for t in range(0, size, ROWS):
+            a, c = left + NUMBER * t * maps, product + NUMBER * (t * outputs + first)
+            if first + WIDE < outputs:
+                multiply(a, NUMBER * maps, NUMBER, b, next_, NUMBER * PANEL, c, NUMBER * outputs, maps)
+            else:
+                multiply_narrow(a, NUMBER * maps, NUMBER, b, next_, NUMBER * PANEL, c, NUMBER * outputs, maps)
+
+
+@compiled
+def _multiplied_into(left: int, right: int, total: int, first: int, last: int, block: int, size: int, outputs: int) -> None:
+    """Add the products of maps ``first`` to ``last`` (in vectors) and all maps out at one point, summed over a block's tiles."""
+    vectors, row = outputs // WIDE, NUMBER * outputs
+    for g in range(first, last):
+        for half in range(0, WIDE, INTO_ROWS):
+            a = left + VECTOR * block * g + NUMBER * half
+            for p in range(0, vectors, INTO_COLUMNS):
+                b, c = right + VECTOR * block * p, total + row * (WIDE * g + half) + VECTOR * p
+                if p + INTO_COLUMNS <= vectors:
+                    multiply_into(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                else:
+                    multiply_into_narrow(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+
+
 @entry
 def _convolution(numbers: int) -> None:
     """Convolve one block of tiles after another."""
@@ -155,7 +199,6 @@ def _convolution(numbers: int) -> None:
     to = at + POINTS * plane
     edge = to + POINTS * out_plane
     out_edge = edge + NUMBER * IN * IN * maps
-    panels = outputs // PANEL
     start = block * next_part(numbers)
     while start < count:
         size = min(block, count - start)
@@ -164,12 +207,7 @@ def _convolution(numbers: int) -> None:
             for g in range(0, NUMBER * maps, VECTOR):
                 spread(source + g, down, NUMBER * maps, at + NUMBER * t * maps + g, IN * plane, plane)
         for k in range(POINTS):
-            for p in range(panels):
-                right = points + NUMBER * PANEL * maps * (k * panels + p)
-                for t in range(0, size, ROWS):
-                    left = at + k * plane + NUMBER * t * maps
-                    product = to + k * out_plane + NUMBER * (t * outputs + p * PANEL)
-                    multiply(left, NUMBER * maps, NUMBER, right, NUMBER * PANEL, product, NUMBER * outputs, maps)
+            _multiplied(at + k * plane, points + NUMBER * maps * outputs * k, to + k * out_plane, size, maps, outputs)
         for t in range(size):
             _put(to + NUMBER * t * outputs, out_plane, start + t, high, wide, outputs, bias, y, out_edge)
         start = block * next_part(numbers)
@@ -188,7 +226,7 @@ def _correlation(numbers: int) -> None:
     out_edge = edge + NUMBER * IN * IN * maps
     part = next_part(numbers)
     while part < along * across:
-        share, groups = part // across, maps // LANES
+        share, groups = part // across, maps // WIDE
         first, last = groups * (part % across) // across, groups * (part % across + 1) // across
         total = sums + NUMBER * POINTS * maps * outputs * share
         end = count * (share + 1) // along
@@ -199,13 +237,9 @@ def _correlation(numbers: int) -> None:
                 for g in range(first, last):
                     spread(source + VECTOR * g, down, NUMBER * maps, at + VECTOR * (g * block + t), IN * plane, plane)
                 source, down = _taken(gradient, start + t, high, wide, outputs, OUT, 0, out_edge)
-                for g in range(outputs // LANES):
+                for g in range(outputs // WIDE):
                     parted(source + VECTOR * g, down, NUMBER * outputs, to + VECTOR * (g * block + t), IN * out_plane, out_plane)
             for k in range(POINTS):
-                for c in range(first, last):
-                    left = at + k * plane + VECTOR * block * c
-                    for p in range(outputs // LANES):
-                        right = to + k * out_plane + VECTOR * block * p
-                        place = total + NUMBER * ((k * maps + c * LANES) * outputs + p * LANES)
-                        multiply_into(left, NUMBER, VECTOR, right, VECTOR, place, NUMBER * outputs, size)
+                left, right, place = at + k * plane, to + k * out_plane, total + NUMBER * k * maps * outputs
+                _multiplied_into(left, right, place, first, last, block, size, outputs)
         part = next_part(numbers)
