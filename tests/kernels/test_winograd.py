@@ -66,12 +66,7 @@ def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: t
 
 def tiled(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
     """Return the same by tiles."""
-    back = winograd.filters(winograd.turned(weight))
-    return [
-        winograd.convolve(x, winograd.filters(weight), bias),
-        winograd.convolve(gradient, back, None),
-        winograd.weight_gradient(x, gradient),
-    ]
+    return [winograd.convolve_by(x, weight, bias), winograd.map_gradient(gradient, weight), winograd.weight_gradient(x, gradient)]
 
 
 SIDES, MAPS = st.integers(1, 14), st.sampled_from([16, 32, 48])

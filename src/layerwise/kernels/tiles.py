@@ -123,6 +123,8 @@ def _transform(matrix: Matrix) -> Any:
 
 spread = _transform(B.T)  # a tile of the input, 6×6 → 6×6
 parted = _transform(A)  # a tile of the output's gradient, 4×4 → 6×6: the transposed of `joined`
+pointed = _transform(G)  # a filter, 3×3 → 6×6
+gathered = _transform(G.T)  # sums at the points to the gradient by a filter, 6×6 → 3×3: the transposed of `pointed`
 
 
 @intrinsic
@@ -198,3 +200,31 @@ def copied(context: Value, source: Value, target: Value) -> Value:
         return target_context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def added(context: Value, source: Value, target: Value) -> Value:
+    """Return the code that adds a vector to another in memory."""
+
+    def generate(target_context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        source, target = arguments
+        store(builder, builder.fadd(load(builder, target, WIDE), load(builder, source, WIDE)), target)
+        return target_context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def copied_apart(context: Value, source: Value, source_step: Value, target: Value, target_step: Value) -> Value:
+    """Return the code that copies a number for each lane of a vector; steps are the bytes from one to the next."""
+
+    def generate(target_context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
+        source, source_step, target, target_step = arguments
+        for lane in range(WIDE):
+            place, there = (builder.add(base, builder.mul(step, LONG(lane))) for base, step in ((source, source_step), (target, target_step)))
+            value = builder.load(pointer(builder, place, FLOAT))
+            value.align = 4
+            builder.store(value, pointer(builder, there, FLOAT)).align = 4
+        return target_context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate

@@ -36,7 +36,7 @@ class TiledConv2d(nn.Conv2d):
         if learns:
             learned: Tensor = _ByTiles.apply(input, weight, bias)
             return learned
-        return winograd.convolve(input, winograd.filters(weight) if self.points is None else self.points, bias)
+        return winograd.convolve_by(input, weight, bias) if self.points is None else winograd.convolve(input, self.points, bias)
 
 
 def _worth(x: Tensor, weight: Tensor, *, learns: bool, changing: bool) -> bool:
@@ -68,7 +68,7 @@ class _ByTiles(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map (N, C, H, W) to (N, K, H, W)."""
         ctx.save_for_backward(x, weight)
-        return winograd.convolve(x, winograd.filters(weight), bias)
+        return winograd.convolve_by(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -77,7 +77,7 @@ class _ByTiles(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
-            by_x = winograd.convolve(gradient, winograd.filters(winograd.turned(weight)), None)
+            by_x = winograd.map_gradient(gradient, weight)
         if ctx.needs_input_grad[1]:
             by_weight = winograd.weight_gradient(x, gradient) if winograd.tiles_of(x) >= COUNTED else _plainly(gradient, x, weight)
         if ctx.needs_input_grad[2]:
