@@ -221,10 +221,9 @@ def copied_apart(context: Value, source: Value, source_step: Value, target: Valu
     def generate(target_context: Value, builder: Value, signature: Value, arguments: Value) -> Value:
         source, source_step, target, target_step = arguments
         for lane in range(WIDE):
-            place, there = (builder.add(base, builder.mul(step, LONG(lane))) for base, step in ((source, source_step), (target, target_step)))
-            value = builder.load(pointer(builder, place, FLOAT))
-            value.align = 4
-            builder.store(value, pointer(builder, there, FLOAT)).align = 4
+            place = builder.add(source, builder.mul(source_step, LONG(lane)))
+            there = builder.add(target, builder.mul(target_step, LONG(lane)))
+            builder.store(builder.load(pointer(builder, place, FLOAT)), pointer(builder, there, FLOAT))
         return target_context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate

@@ -6,6 +6,9 @@ tiles goes all the way (spread, multiplied, joined) before the next, so that wha
 
 from __future__ import annotations
 
+import math
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,6 +50,35 @@ SHARES = 4  # parts of the tiles for each thread at most, as each has a sum of i
 APART = 64  # bytes between planes, which would else begin at the same set of the cache
 
 
+class Workspaces:
+    """Memory for one call after another. The system maps pieces above the limit of `machine.keep_large_buffers` anew for each call, which
+    can take longer than the work: so a few such pieces are kept. Any thread may take and return them."""
+
+    ABOVE, UP_TO, COUNT = 32 << 20, 64 << 20, 2  # bytes of a piece that is kept, and how many
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.kept: list[Tensor] = []
+
+    def take(self, *shape: int) -> Tensor:
+        """Return float32 memory of this shape, with anything in it."""
+        with self.lock:
+            for place, piece in enumerate(self.kept):
+                if piece.numel() == math.prod(shape):
+                    return self.kept.pop(place).view(shape)
+        with torch.inference_mode(mode=False):
+            return torch.empty(shape)
+
+    def give(self, piece: Tensor) -> None:
+        """Return memory that nobody uses any more."""
+        if self.ABOVE < NUMBER * piece.numel() <= self.UP_TO:
+            with self.lock:
+                self.kept = [*self.kept[1 - self.COUNT :], piece.view(-1)]
+
+
+WORKSPACES = Workspaces()
+
+
 def tiles_of(x: Tensor) -> int:
     """Return how many tiles cover the maps (N, C, H, W)."""
     return x.shape[0] * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
@@ -72,8 +104,10 @@ def convolve_by(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the convolution (N, K, H, W) of maps (N, C, H, W) with float32 filters (K, C, 3, 3), in any layout, and a bias (K,)."""
     weight = weight.detach()
     strides = [NUMBER * step for step in weight.stride()]
-    points = torch.empty(POINTS * weight.shape[0] * weight.shape[1])
-    return _convolved(x, points, weight.shape[0], bias, [weight.data_ptr(), *strides, weight.shape[0] // PANEL])
+    points = WORKSPACES.take(POINTS, weight.shape[0], weight.shape[1])
+    found = _convolved(x, points, weight.shape[0], bias, [weight.data_ptr(), *strides, weight.shape[0] // PANEL])
+    WORKSPACES.give(points)
+    return found
 
 
 def map_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
@@ -81,9 +115,11 @@ def map_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
     convolution with the filters turned by half a turn, and maps in and out exchanged."""
     weight = weight.detach()
     step_k, step_c, down, right = (NUMBER * step for step in weight.stride())
-    points = torch.empty(POINTS * weight.shape[0] * weight.shape[1])
+    points = WORKSPACES.take(POINTS, weight.shape[0], weight.shape[1])
     last = weight.data_ptr() + 2 * (down + right)
-    return _convolved(gradient, points, weight.shape[1], None, [last, step_c, step_k, -down, -right, weight.shape[1] // PANEL])
+    found = _convolved(gradient, points, weight.shape[1], None, [last, step_c, step_k, -down, -right, weight.shape[1] // PANEL])
+    WORKSPACES.give(points)
+    return found
 
 
 def _convolved(x: Tensor, points: Tensor, outputs: int, bias: Tensor | None, weight: list[int]) -> Tensor:
@@ -113,11 +149,12 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     x, gradient = _laid(x), _laid(gradient)
     along, across = _shares(maps, outputs, count)
     block = _block(count)
-    sums, room = torch.empty(along, POINTS, maps, outputs), _room(block, maps, outputs)
+    sums, room = WORKSPACES.take(along, POINTS, maps, outputs), _room(block, maps, outputs)
     found = torch.empty((outputs, maps, TAPS, TAPS), memory_format=torch.channels_last)
     tensors = (t.data_ptr() for t in (x, gradient, sums, room))
     shape = (*x.shape[2:], maps, outputs, count, block, along, across)
     together(_correlation(), along * across, [*tensors, room.stride(0), *shape, found.data_ptr(), *(NUMBER * s for s in found.stride())])
+    WORKSPACES.give(sums)
     return found
 
 
