@@ -131,13 +131,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digit_folders(tmp_path_factory.mktemp("pictures"), 96, classes=3, side=32)
 
 
-def test_a_run_by_tiles_goes_on_bit_for_bit_and_learns_what_a_plain_one_learns(pictures: Path, tmp_path: Path, calls: list[str]) -> None:
+def test_a_run_by_tiles_goes_on_bit_for_bit_and_learns_what_a_plain_one_learns(
+    pictures: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with its own kernels, also on a machine that would choose others."""
     options: dict[str, Any] = {"model.blocks": 1, "train.threads": 2, "train.log_every": 1}
     keys: dict[str, Any] = {"data": str(pictures), "epochs": 2, "batch": 16}
     whole = api.train("resnet20", out=tmp_path / "whole", options=options, **keys)
     assert whole.info["flags"]["convolution"] == "tiles"
     assert {"convolve_by", "map_gradient", "weight_gradient"} <= set(calls)
+    assert set(whole.info["flags"]["kernels"].values()) == {"winograd"}
+    assert {name.split()[-2] for name in whole.info["flags"]["kernels"]} == {"train", "evaluate"}
     cut_short(whole, tmp_path / "cut", stage=0, after=7)
+    monkeypatch.setenv("LAYERWISE_CONVOLUTION", "torch")
     api.train(str(tmp_path / "cut" / "recipe.toml"), out=tmp_path / "cut", resume=True)
     assert_same(whole.path, tmp_path / "cut")
     calls.clear()
