@@ -184,6 +184,7 @@ def _multiply(rows: int, columns: int, *, adding: bool) -> Any:
 ROWS, INTO_ROWS, INTO_COLUMNS = (12, 8, 2) if WIDE == 16 else (6, 8, 1)
 multiply, multiply_narrow = (_multiply(ROWS, columns, adding=False) for columns in (2, 1))
 multiply_into, multiply_into_narrow = (_multiply(INTO_ROWS, columns, adding=True) for columns in (INTO_COLUMNS, 1))
+multiply_first, multiply_first_narrow = (_multiply(INTO_ROWS, columns, adding=False) for columns in (INTO_COLUMNS, 1))
 
 
 @intrinsic

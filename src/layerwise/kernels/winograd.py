@@ -31,6 +31,8 @@ from layerwise.kernels.tiles import (
     gathered,
     joined,
     multiply,
+    multiply_first,
+    multiply_first_narrow,
     multiply_into,
     multiply_into_narrow,
     multiply_narrow,
@@ -45,6 +47,7 @@ PANEL = 16  # maps out whose numbers lie together in the filters
 BLOCK = 48  # tiles at a time: few enough for the cache, enough to read the filters seldom
 NUMBER = 4  # bytes
 LARGE = 128 * 128  # maps in · maps out, from which a sum for each thread costs more than sharing the maps
+HUGE = 512 * 512  # maps in · maps out, from which the filters or sums of a block come from memory and the blocks should be few
 NARROW = 64  # maps in of a share of them at least, as each takes all gradients to their points for itself
 SHARES = 4  # parts of the tiles for each thread at most, as each has a sum of its own
 APART = 64  # bytes between planes, which would else begin at the same set of the cache
@@ -130,8 +133,9 @@ def _convolved(x: Tensor, points: Tensor, outputs: int, bias: Tensor | None, wei
     y = torch.empty((x.shape[0], outputs, *x.shape[2:]), memory_format=torch.channels_last)
     plus = torch.zeros(outputs) if bias is None else bias.detach().contiguous()
     block = _block(count)
-    large = max(0, count - max(1, torch.get_num_threads()) * block) // block  # the last blocks are half as large, so that all end at once
-    small = max(ROWS, block // 2 // ROWS * ROWS)
+    halves = block == BLOCK and maps * outputs < HUGE
+    small = block // 2 if halves else block  # the last blocks are half as large, so that all threads end at once
+    large = max(0, count - max(1, torch.get_num_threads()) * block) // block
     room = _room(block, maps, outputs)
     tensors = (t.data_ptr() for t in (x, points, plus, y, room))
     shape = (*x.shape[2:], maps, outputs, count, block, large, small)
@@ -148,7 +152,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     maps, outputs, count = x.shape[1], gradient.shape[1], tiles_of(x)
     x, gradient = _laid(x), _laid(gradient)
     along, across = _shares(maps, outputs, count)
-    block = _block(count)
+    block = ROWS * -(-min(2 * BLOCK, count) // ROWS) if maps * outputs >= HUGE else _block(count)
     sums, room = WORKSPACES.take(along, POINTS, maps, outputs), _room(block, maps, outputs)
     found = torch.empty((outputs, maps, TAPS, TAPS), memory_format=torch.channels_last)
     tensors = (t.data_ptr() for t in (x, gradient, sums, room))
@@ -249,8 +253,9 @@ def _multiplied(left: int, right: int, product: int, size: int, maps: int, outpu
 
 
 @compiled
-def _multiplied_into(left: int, right: int, total: int, first: int, last: int, block: int, size: int, outputs: int) -> None:
-    """Add the products of maps ``first`` to ``last`` (in vectors) and all maps out at one point, summed over a block's tiles."""
+def _multiplied_into(left: int, right: int, total: int, first: int, last: int, block: int, size: int, outputs: int, start: bool) -> None:
+    """Add the products of maps ``first`` to ``last`` (in vectors) and all maps out at one point, summed over a block's tiles; to zeros
+    with ``start``."""
     vectors, row = outputs // WIDE, NUMBER * outputs
     for g in range(first, last):
         for half in range(0, WIDE, INTO_ROWS):
@@ -258,7 +263,12 @@ def _multiplied_into(left: int, right: int, total: int, first: int, last: int, b
             for p in range(0, vectors, INTO_COLUMNS):
                 b, c = right + VECTOR * block * p, total + row * (WIDE * g + half) + VECTOR * p
                 if p + INTO_COLUMNS <= vectors:
-                    multiply_into(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                    if start:
+                        multiply_first(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                    else:
+                        multiply_into(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                elif start:
+                    multiply_first_narrow(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
                 else:
                     multiply_into_narrow(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
 
@@ -281,31 +291,23 @@ def _to_points(
 
 @compiled
 def _to_filters(
-    sums: int, along: int, c: int, found: int, step_k: int, step_c: int, down: int, right: int, maps: int, outputs: int, scratch: int
+    sums: int, along: int, block: int, found: int, step_k: int, step_c: int, down: int, right: int, maps: int, outputs: int, scratch: int
 ) -> None:
-    """Add up the shares' sums for one map in, and take them from the points to the gradient by the filters."""
-    plane = NUMBER * maps * outputs
+    """Add up the shares' sums for one block of `PANEL` maps in, and take them from the points to the gradient by the filters: these maps
+    for one vector of maps out after another, so that what is written lies in few pages of memory at a time."""
+    plane, taps = NUMBER * maps * outputs, scratch + VECTOR * POINTS
     for first in range(0, outputs, WIDE):
-        for point in range(POINTS):
-            source = sums + plane * point + NUMBER * (outputs * c + first)
-            copied(source, scratch + VECTOR * point)
-            for share in range(1, along):
-                added(source + POINTS * plane * share, scratch + VECTOR * point)
-        taps = scratch + VECTOR * POINTS
-        gathered(scratch, IN * VECTOR, VECTOR, taps, TAPS * VECTOR, VECTOR)
-        there = found + step_c * c + step_k * first
-        for i in range(TAPS):
-            for j in range(TAPS):
-                copied_apart(taps + VECTOR * (TAPS * i + j), NUMBER, there + down * i + right * j, step_k)
-
-
-@compiled
-def _zeroed(total: int, first: int, last: int, maps: int, outputs: int) -> None:
-    """Set the sums of some vectors of maps in to zeros."""
-    for point in range(POINTS):
-        start = total + NUMBER * outputs * (maps * point + WIDE * first)
-        for offset in range(0, NUMBER * outputs * WIDE * (last - first), VECTOR):
-            copied(0, start + offset)
+        for c in range(PANEL * block, PANEL * (block + 1)):
+            for point in range(POINTS):
+                source = sums + plane * point + NUMBER * (outputs * c + first)
+                copied(source, scratch + VECTOR * point)
+                for share in range(1, along):
+                    added(source + POINTS * plane * share, scratch + VECTOR * point)
+            gathered(scratch, IN * VECTOR, VECTOR, taps, TAPS * VECTOR, VECTOR)
+            there = found + step_c * c + step_k * first
+            for i in range(TAPS):
+                for j in range(TAPS):
+                    copied_apart(taps + VECTOR * (TAPS * i + j), NUMBER, there + down * i + right * j, step_k)
 
 
 @entry
@@ -362,9 +364,9 @@ def _correlation(numbers: int) -> None:
         share, groups = part // across, maps // WIDE
         first, last = groups * (part % across) // across, groups * (part % across + 1) // across
         total = sums + NUMBER * POINTS * maps * outputs * share
-        _zeroed(total, first, last, maps, outputs)
         end = count * (share + 1) // along
-        for start in range(count * share // along, end, block):
+        own = count * share // along
+        for start in range(own, end, block):
             size = min(block, end - start)
             for t in range(size):
                 source, down = _taken(x, start + t, high, wide, maps, IN, 1, edge)
@@ -375,14 +377,14 @@ def _correlation(numbers: int) -> None:
                     parted(source + VECTOR * g, down, NUMBER * outputs, to + VECTOR * (g * block + t), IN * out_plane, out_plane)
             for k in range(POINTS):
                 left, right, place = at + k * plane, to + k * out_plane, total + NUMBER * k * maps * outputs
-                _multiplied_into(left, right, place, first, last, block, size, outputs)
+                _multiplied_into(left, right, place, first, last, block, size, outputs, start == own)
         early_done(numbers)
         part = next_part(numbers)
     wait_for_early(numbers, along * across)
-    c = next_early(numbers)
-    while c < maps:
+    panel = next_early(numbers)
+    while panel < maps // PANEL:
         _to_filters(
-            sums, along, c, number(numbers, 13), number(numbers, 14), number(numbers, 15), number(numbers, 16), number(numbers, 17),
+            sums, along, panel, number(numbers, 13), number(numbers, 14), number(numbers, 15), number(numbers, 16), number(numbers, 17),
             maps, outputs, edge,
         )  # fmt: skip
-        c = next_early(numbers)
+        panel = next_early(numbers)
