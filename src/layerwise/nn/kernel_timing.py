@@ -12,12 +12,12 @@ from layerwise.kernels import winograd
 from layerwise.nn.kernel_choice import LEAST, WINOGRAD, Layer, Timing, fastest, multiplications
 from layerwise.nn.tiled import convolve
 
-ROUNDS, LEAST_ROUNDS, SECONDS = 6, 2, 0.06  # turns of all kernels: at most, at least, and the time after which no other begins
+ROUNDS, LEAST_ROUNDS, SECONDS = 8, 4, 0.06  # turns of all kernels: at most, at least, and the time after which no other begins
 LARGEST = 64 * LEAST  # multiplications of a measured call, about
 
 
 def time_kernels(layer: Layer) -> Timing:
-    """Time the kernels of a class in turn, some hundredths of a second; the shortest time of each counts, as others' work only adds to it.
+    """Time the kernels of a class in turn, about a tenth of a second; the shortest time of each counts, as others' work only adds to it.
 
     The first turn compiles and warms up, and does not count. torch's random state stays.
     """
