@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Give each worker of pytest-xdist cores of its own, before torch counts them: kernels that share theirs wait for each other."""
+    os.environ.setdefault("LAYERWISE_CONVOLUTION", "winograd")  # no test waits for a measurement, or depends on its result
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

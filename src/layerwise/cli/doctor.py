@@ -18,14 +18,19 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
     """
     chinese = language(lang) == "zh"
     if run is None:
+        from layerwise.nn.kernel_choice import list_timings
+        from layerwise.nn.kernel_table import describe_timing, timing_columns, timing_row
         from layerwise.runtime import machine
         from layerwise.runtime.telling import told
 
-        facts = machine.describe()
+        facts, timings = machine.describe(), list_timings()
         if json:
-            put_json(machine=facts)
+            put_json(machine=facts, convolutions=[describe_timing(threads, timing) for threads, timing in timings])
         else:
             put_table(("项目", "情况") if chinese else ("what", "here"), told(facts, "zh" if chinese else "en"))
+            if timings:
+                print()
+                put_table(timing_columns(chinese=chinese), [timing_row(*one, chinese=chinese) for one in timings])
         return 0
     from layerwise.engines.graphs import graph_problems
     from layerwise.engines.telling import engines_of

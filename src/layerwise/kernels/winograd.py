@@ -6,24 +6,80 @@ tiles goes all the way (spread, multiplied, joined) before the next, so that wha
 
 from __future__ import annotations
 
+import math
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from layerwise.kernels.compiling import compiled, entry
-from layerwise.kernels.registers import LANES
-from layerwise.kernels.team import next_part, number, own_place, together
-from layerwise.kernels.tiles import IN, OUT, TAPS, G, copied, joined, multiply, multiply_into, parted, spread
+from layerwise.kernels.team import early_done, next_early, next_part, number, own_place, together, wait_for_early
+from layerwise.kernels.tiles import (
+    IN,
+    INTO_COLUMNS,
+    INTO_ROWS,
+    OUT,
+    ROWS,
+    TAPS,
+    VECTOR,
+    WIDE,
+    G,
+    added,
+    copied,
+    copied_apart,
+    gathered,
+    joined,
+    multiply,
+    multiply_first,
+    multiply_first_narrow,
+    multiply_into,
+    multiply_into_narrow,
+    multiply_narrow,
+    parted,
+    pointed,
+    spread,
+)
 
 POINTS = IN * IN
 TWO_SIDED = torch.from_numpy(np.kron(G, G))  # (36, 9): maps the nine numbers of a filter to its points
-PANEL = 2 * LANES  # columns of a product that are computed together
-ROWS = 6  # tiles of one
+PANEL = 16  # maps out whose numbers lie together in the filters
 BLOCK = 48  # tiles at a time: few enough for the cache, enough to read the filters seldom
 NUMBER = 4  # bytes
-VECTOR = NUMBER * LANES
 LARGE = 128 * 128  # maps in · maps out, from which a sum for each thread costs more than sharing the maps
+HUGE = 512 * 512  # maps in · maps out, from which the filters or sums of a block come from memory and the blocks should be few
+NARROW = 64  # maps in of a share of them at least, as each takes all gradients to their points for itself
+SHARES = 4  # parts of the tiles for each thread at most, as each has a sum of its own
 APART = 64  # bytes between planes, which would else begin at the same set of the cache
+
+
+class Workspaces:
+    """Memory for one call after another. The system maps pieces above the limit of `machine.keep_large_buffers` anew for each call, which
+    can take longer than the work: so a few such pieces are kept. Any thread may take and return them."""
+
+    ABOVE, UP_TO, COUNT = 32 << 20, 64 << 20, 2  # bytes of a piece that is kept, and how many
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.kept: list[Tensor] = []
+
+    def take(self, *shape: int) -> Tensor:
+        """Return float32 memory of this shape, with anything in it."""
+        with self.lock:
+            for place, piece in enumerate(self.kept):
+                if piece.numel() == math.prod(shape):
+                    return self.kept.pop(place).view(shape)
+        with torch.inference_mode(mode=False):
+            return torch.empty(shape)
+
+    def give(self, piece: Tensor) -> None:
+        """Return memory that nobody uses any more."""
+        if self.ABOVE < NUMBER * piece.numel() <= self.UP_TO:
+            with self.lock:
+                self.kept = [*self.kept[1 - self.COUNT :], piece.view(-1)]
+
+
+WORKSPACES = Workspaces()
 
 
 def tiles_of(x: Tensor) -> int:
@@ -42,21 +98,48 @@ def filters(weight: Tensor) -> Tensor:
     return points.float().view(POINTS, outputs // PANEL, inputs, PANEL)
 
 
-def turned(weight: Tensor) -> Tensor:
-    """Return the filters (C, K, 3, 3) whose convolution is the gradient by the maps of one by (K, C, 3, 3)."""
-    return weight.flip(2, 3).transpose(0, 1)
-
-
 def convolve(x: Tensor, points: Tensor, bias: Tensor | None) -> Tensor:
     """Return the convolution (N, K, H, W) of maps (N, C, H, W) with filters given by `filters` and a bias (K,)."""
-    maps, outputs, count = x.shape[1], points.shape[1] * PANEL, tiles_of(x)
+    return _convolved(x, points, points.shape[1] * PANEL, bias, [0] * 6)
+
+
+def convolve_by(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolution (N, K, H, W) of maps (N, C, H, W) with float32 filters (K, C, 3, 3), in any layout, and a bias (K,)."""
+    weight = weight.detach()
+    strides = [NUMBER * step for step in weight.stride()]
+    points = WORKSPACES.take(POINTS, weight.shape[0], weight.shape[1])
+    found = _convolved(x, points, weight.shape[0], bias, [weight.data_ptr(), *strides, weight.shape[0] // PANEL])
+    WORKSPACES.give(points)
+    return found
+
+
+def map_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient (N, C, H, W) by the maps of a convolution with filters (K, C, 3, 3), from that by its outputs (N, K, H, W): the
+    convolution with the filters turned by half a turn, and maps in and out exchanged."""
+    weight = weight.detach()
+    step_k, step_c, down, right = (NUMBER * step for step in weight.stride())
+    points = WORKSPACES.take(POINTS, weight.shape[0], weight.shape[1])
+    last = weight.data_ptr() + 2 * (down + right)
+    found = _convolved(gradient, points, weight.shape[1], None, [last, step_c, step_k, -down, -right, weight.shape[1] // PANEL])
+    WORKSPACES.give(points)
+    return found
+
+
+def _convolved(x: Tensor, points: Tensor, outputs: int, bias: Tensor | None, weight: list[int]) -> Tensor:
+    """Run `_convolution`. ``weight``: the filters' address and steps in bytes, and how many panels of them are to be taken to ``points``
+    first; 0 where they are there."""
+    maps, count = x.shape[1], tiles_of(x)
     x = _laid(x)
     y = torch.empty((x.shape[0], outputs, *x.shape[2:]), memory_format=torch.channels_last)
     plus = torch.zeros(outputs) if bias is None else bias.detach().contiguous()
     block = _block(count)
+    halves = block == BLOCK and maps * outputs < HUGE
+    small = block // 2 if halves else block  # the last blocks are half as large, so that all threads end at once
+    large = max(0, count - max(1, torch.get_num_threads()) * block) // block
     room = _room(block, maps, outputs)
     tensors = (t.data_ptr() for t in (x, points, plus, y, room))
-    together(_convolution(), -(-count // block), [*tensors, room.stride(0), *x.shape[2:], maps, outputs, count, block])
+    shape = (*x.shape[2:], maps, outputs, count, block, large, small)
+    together(_convolution(), large + -(-(count - large * block) // small), [*tensors, room.stride(0), *shape, *weight])
     return y
 
 
@@ -64,21 +147,31 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient (K, C, 3, 3) by the filters, from the maps (N, C, H, W) and the gradient by the outputs (N, K, H, W).
 
     The transposed of `convolve` in its filters: Gᵀ [Σ (Bᵀ d B) (A y Aᵀ)ᵀ] G, the sum over tiles and at each point by itself. Threads
-    share the tiles, each with a sum of its own, or where sums are large the maps, so that the result is the same each time.
+    share the tiles, each part with a sum of its own, or where sums are large the maps, so that the result is the same each time.
     """
     maps, outputs, count = x.shape[1], gradient.shape[1], tiles_of(x)
     x, gradient = _laid(x), _laid(gradient)
-    threads = max(1, torch.get_num_threads())
-    across = min(threads, maps // LANES) if maps * outputs >= LARGE else 1
-    along = max(1, min(threads // across, count))
-    block = _block(count)
-    sums, room = torch.zeros(along, POINTS, maps, outputs), _room(block, maps, outputs)
+    along, across = _shares(maps, outputs, count)
+    block = ROWS * -(-min(2 * BLOCK, count) // ROWS) if maps * outputs >= HUGE else _block(count)
+    sums, room = WORKSPACES.take(along, POINTS, maps, outputs), _room(block, maps, outputs)
+    found = torch.empty((outputs, maps, TAPS, TAPS), memory_format=torch.channels_last)
     tensors = (t.data_ptr() for t in (x, gradient, sums, room))
-    shape = (*x.shape[2:], maps, outputs, count, block)
-    together(_correlation(), along * across, [*tensors, room.stride(0), *shape, along, across])
-    whole = sums[0] if along == 1 else sums.sum(0)
-    by_filter = TWO_SIDED.float().T @ whole.view(POINTS, maps * outputs)
-    return by_filter.view(TAPS, TAPS, maps, outputs).permute(3, 2, 0, 1)
+    shape = (*x.shape[2:], maps, outputs, count, block, along, across)
+    together(_correlation(), along * across, [*tensors, room.stride(0), *shape, found.data_ptr(), *(NUMBER * s for s in found.stride())])
+    WORKSPACES.give(sums)
+    return found
+
+
+def _shares(maps: int, outputs: int, count: int) -> tuple[int, int]:
+    """Return into how many parts the tiles, and the maps in, of a gradient by filters are shared: more parts than threads, so that one
+    that is kept from its core keeps nobody waiting for long."""
+    threads = max(1, torch.get_num_threads())
+    if threads == 1:
+        return 1, 1
+    if maps * outputs >= LARGE:
+        across = min(2 * threads, max(min(threads, maps // WIDE), maps // NARROW))
+        return max(1, min(threads // across, count)), across
+    return max(1, min(count, threads * max(1, min(SHARES, count // (2 * BLOCK * threads))))), 1
 
 
 def _laid(x: Tensor) -> Tensor:
@@ -93,7 +186,8 @@ def _block(count: int) -> int:
 
 
 def _room(block: int, maps: int, outputs: int) -> Tensor:
-    """Return memory (threads, bytes) for what a block is between maps and outputs, and for a tile of each at the edge."""
+    """Return memory (threads, bytes) for what a block is between maps and outputs, and for a tile of each at the edge,
+    or before and after for a filter's 36 and 9 vectors."""
     size = POINTS * (_plane(block, maps) + _plane(block, outputs)) + NUMBER * (IN * IN * maps + OUT * OUT * outputs)
     return torch.empty((max(1, torch.get_num_threads()), size), dtype=torch.uint8)
 
@@ -144,35 +238,114 @@ def _put(products: int, plane: int, tile: int, high: int, wide: int, outputs: in
                     copied(edge + NUMBER * outputs * (i * OUT + j) + g, target + NUMBER * outputs * (i * wide + j) + g)
 
 
+@compiled
+def _multiplied(left: int, right: int, product: int, size: int, maps: int, outputs: int) -> None:
+    """Multiply the tiles of a block (size, maps) by the filters at one point: two vectors of maps out at a time, a last one alone."""
+    next_ = VECTOR if WIDE < PANEL else NUMBER * PANEL * maps
+    for first in range(0, outputs, 2 * WIDE):
+        b = right + NUMBER * first * maps
+        for t in range(0, size, ROWS):
+            a, c = left + NUMBER * t * maps, product + NUMBER * (t * outputs + first)
+            if first + WIDE < outputs:
+                multiply(a, NUMBER * maps, NUMBER, b, next_, NUMBER * PANEL, c, NUMBER * outputs, maps)
+            else:
+                multiply_narrow(a, NUMBER * maps, NUMBER, b, next_, NUMBER * PANEL, c, NUMBER * outputs, maps)
+
+
+@compiled
+def _multiplied_into(left: int, right: int, total: int, first: int, last: int, block: int, size: int, outputs: int, start: bool) -> None:
+    """Add the products of maps ``first`` to ``last`` (in vectors) and all maps out at one point, summed over a block's tiles; to zeros
+    with ``start``."""
+    vectors, row = outputs // WIDE, NUMBER * outputs
+    for g in range(first, last):
+        for half in range(0, WIDE, INTO_ROWS):
+            a = left + VECTOR * block * g + NUMBER * half
+            for p in range(0, vectors, INTO_COLUMNS):
+                b, c = right + VECTOR * block * p, total + row * (WIDE * g + half) + VECTOR * p
+                if p + INTO_COLUMNS <= vectors:
+                    if start:
+                        multiply_first(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                    else:
+                        multiply_into(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                elif start:
+                    multiply_first_narrow(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+                else:
+                    multiply_into_narrow(a, NUMBER, VECTOR, b, VECTOR * block, VECTOR, c, row, size)
+
+
+@compiled
+def _to_points(
+    weight: int, step_k: int, step_c: int, down: int, right: int, panel: int, points: int, maps: int, outputs: int, scratch: int
+) -> None:
+    """Take the filters of one panel of maps out to their points."""
+    plane = NUMBER * maps * outputs
+    for c in range(maps):
+        for first in range(0, PANEL, WIDE):
+            here = weight + step_c * c + step_k * (PANEL * panel + first)
+            for i in range(TAPS):
+                for j in range(TAPS):
+                    copied_apart(here + down * i + right * j, step_k, scratch + VECTOR * (TAPS * i + j), NUMBER)
+            target = points + NUMBER * (PANEL * (maps * panel + c) + first)
+            pointed(scratch, TAPS * VECTOR, VECTOR, target, IN * plane, plane)
+
+
+@compiled
+def _to_filters(
+    sums: int, along: int, block: int, found: int, step_k: int, step_c: int, down: int, right: int, maps: int, outputs: int, scratch: int
+) -> None:
+    """Add up the shares' sums for one block of `PANEL` maps in, and take them from the points to the gradient by the filters: these maps
+    for one vector of maps out after another, so that what is written lies in few pages of memory at a time."""
+    plane, taps = NUMBER * maps * outputs, scratch + VECTOR * POINTS
+    for first in range(0, outputs, WIDE):
+        for c in range(PANEL * block, PANEL * (block + 1)):
+            for point in range(POINTS):
+                source = sums + plane * point + NUMBER * (outputs * c + first)
+                copied(source, scratch + VECTOR * point)
+                for share in range(1, along):
+                    added(source + POINTS * plane * share, scratch + VECTOR * point)
+            gathered(scratch, IN * VECTOR, VECTOR, taps, TAPS * VECTOR, VECTOR)
+            there = found + step_c * c + step_k * first
+            for i in range(TAPS):
+                for j in range(TAPS):
+                    copied_apart(taps + VECTOR * (TAPS * i + j), NUMBER, there + down * i + right * j, step_k)
+
+
 @entry
 def _convolution(numbers: int) -> None:
-    """Convolve one block of tiles after another."""
+    """Take the filters to their points, then convolve one block of tiles after another."""
     x, points, bias, y = number(numbers, 0), number(numbers, 1), number(numbers, 2), number(numbers, 3)
     high, wide, maps, outputs = number(numbers, 6), number(numbers, 7), number(numbers, 8), number(numbers, 9)
-    count, block = number(numbers, 10), number(numbers, 11)
+    count, block, large, small = number(numbers, 10), number(numbers, 11), number(numbers, 12), number(numbers, 13)
     plane, out_plane = _plane(block, maps), _plane(block, outputs)
     at = number(numbers, 4) + number(numbers, 5) * own_place(numbers)
     to = at + POINTS * plane
     edge = to + POINTS * out_plane
     out_edge = edge + NUMBER * IN * IN * maps
-    panels = outputs // PANEL
-    start = block * next_part(numbers)
-    while start < count:
-        size = min(block, count - start)
+    panels = number(numbers, 19)
+    panel = next_early(numbers)
+    while panel < panels:
+        _to_points(
+            number(numbers, 14), number(numbers, 15), number(numbers, 16), number(numbers, 17), number(numbers, 18),
+            panel, points, maps, outputs, out_edge,
+        )  # fmt: skip
+        early_done(numbers)
+        panel = next_early(numbers)
+    wait_for_early(numbers, panels)
+    while True:
+        early_done(numbers)
+        part = next_part(numbers)
+        start = block * min(part, large) + small * max(0, part - large)
+        if start >= count:
+            return
+        size = min(block if part < large else small, count - start)
         for t in range(size):
             source, down = _taken(x, start + t, high, wide, maps, IN, 1, edge)
             for g in range(0, NUMBER * maps, VECTOR):
                 spread(source + g, down, NUMBER * maps, at + NUMBER * t * maps + g, IN * plane, plane)
         for k in range(POINTS):
-            for p in range(panels):
-                right = points + NUMBER * PANEL * maps * (k * panels + p)
-                for t in range(0, size, ROWS):
-                    left = at + k * plane + NUMBER * t * maps
-                    product = to + k * out_plane + NUMBER * (t * outputs + p * PANEL)
-                    multiply(left, NUMBER * maps, NUMBER, right, NUMBER * PANEL, product, NUMBER * outputs, maps)
+            _multiplied(at + k * plane, points + NUMBER * maps * outputs * k, to + k * out_plane, size, maps, outputs)
         for t in range(size):
             _put(to + NUMBER * t * outputs, out_plane, start + t, high, wide, outputs, bias, y, out_edge)
-        start = block * next_part(numbers)
 
 
 @entry
@@ -188,24 +361,30 @@ def _correlation(numbers: int) -> None:
     out_edge = edge + NUMBER * IN * IN * maps
     part = next_part(numbers)
     while part < along * across:
-        share, groups = part // across, maps // LANES
+        share, groups = part // across, maps // WIDE
         first, last = groups * (part % across) // across, groups * (part % across + 1) // across
         total = sums + NUMBER * POINTS * maps * outputs * share
         end = count * (share + 1) // along
-        for start in range(count * share // along, end, block):
+        own = count * share // along
+        for start in range(own, end, block):
             size = min(block, end - start)
             for t in range(size):
                 source, down = _taken(x, start + t, high, wide, maps, IN, 1, edge)
                 for g in range(first, last):
                     spread(source + VECTOR * g, down, NUMBER * maps, at + VECTOR * (g * block + t), IN * plane, plane)
                 source, down = _taken(gradient, start + t, high, wide, outputs, OUT, 0, out_edge)
-                for g in range(outputs // LANES):
+                for g in range(outputs // WIDE):
                     parted(source + VECTOR * g, down, NUMBER * outputs, to + VECTOR * (g * block + t), IN * out_plane, out_plane)
             for k in range(POINTS):
-                for c in range(first, last):
-                    left = at + k * plane + VECTOR * block * c
-                    for p in range(outputs // LANES):
-                        right = to + k * out_plane + VECTOR * block * p
-                        place = total + NUMBER * ((k * maps + c * LANES) * outputs + p * LANES)
-                        multiply_into(left, NUMBER, VECTOR, right, VECTOR, place, NUMBER * outputs, size)
+                left, right, place = at + k * plane, to + k * out_plane, total + NUMBER * k * maps * outputs
+                _multiplied_into(left, right, place, first, last, block, size, outputs, start == own)
+        early_done(numbers)
         part = next_part(numbers)
+    wait_for_early(numbers, along * across)
+    panel = next_early(numbers)
+    while panel < maps // PANEL:
+        _to_filters(
+            sums, along, panel, number(numbers, 13), number(numbers, 14), number(numbers, 15), number(numbers, 16), number(numbers, 17),
+            maps, outputs, edge,
+        )  # fmt: skip
+        panel = next_early(numbers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ def large_enough(size: tuple[int, int], least: int) -> None:
 
 
 SAFE = 16  # maps: a whole vector of the widest processors
-MANY = 2**16  # maps in · maps out of 1×1 filters, from which their gradient as a product is the faster one
+MANY = 2**16  # maps in · maps out of 1×1 filters, from which their gradient as a product may be the faster one
 
 
 class StridedPointwise(nn.Conv2d):
@@ -56,25 +58,31 @@ def he_fan_out_(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def by_tiles(model: nn.Module, *, frozen: bool = False) -> int:
+def by_tiles(model: nn.Module, *, frozen: bool = False, kernels: Mapping[str, str] | None = None) -> int:
     """Have a network's float32 convolutions with 3×3 filters computed by tiles (`nn.tiled`), in place; return how many there are.
 
     Those with stride 1, padding 1 and multiples of 16 maps in and out, on a CPU. Names and weights stay. ``frozen``: the weights will not
-    change any more, so that what is made of them is kept, four times their memory; else the gradient by 1×1 filters of many maps is taken
-    as a product.
+    change any more, so that what is made of them is kept, four times their memory; else the gradient by 1×1 filters of many maps may be
+    taken as a product. ``kernels``: those of known classes of layers (`nn.kernel_choice`); any other class is measured when it is
+    first met.
     """
     free = [module for module in model.modules() if type(module) is nn.Conv2d and _free(module)]
     tiled = [module for module in free if _fits(module)]
     pointwise = [module for module in free if module.kernel_size == (1, 1) and module.weight.numel() >= MANY and not frozen]
     if tiled or pointwise:
         from layerwise.kernels.winograd import filters  # with the compiler of kernels, which other networks are spared
+        from layerwise.nn.kernel_choice import Choices
+        from layerwise.nn.kernel_timing import time_kernels
         from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
 
+        choices = Choices(kernels or {}, time_kernels)
         for module in tiled:
             module.__class__ = TiledConv2d
             module.points = filters(module.weight.double()) if frozen else None  # type: ignore[assignment]
         for module in pointwise:
             module.__class__ = PointwiseConv2d
+        for module in (*tiled, *pointwise):
+            module.choices = choices  # type: ignore[assignment]
     return len(tiled) + len(pointwise)
 
 

@@ -3,6 +3,7 @@ gradient by 1×1 filters as one product."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -10,48 +11,53 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from layerwise.kernels import winograd
-
-FILTERS = 20  # tiles whose work takes as long as bringing the filters, four times as many numbers as the weights, from memory
-GAIN = 6  # places a tile must have at least: of 16 where the maps' sides are multiples of four
-TRAINED = 2**22  # maps in · maps out · places, from which the transforms of weights and their gradient are worth their time
-CHANGED = 2048  # places, from which filters that change from call to call are worth taking to their points
-COUNTED = 96  # tiles, from which the gradient by the weights is the faster by them
+from layerwise.nn.kernel_choice import MIXED, PRODUCT, TORCH, WINOGRAD, Choices, Layer, Use
 
 
 @final
 class TiledConv2d(nn.Conv2d):
     """E14 for 3×3 filters, stride 1 and padding 1, by F(4×4, 3×3): the same function as `nn.Conv2d`, to about twice its rounding.
 
-    Where a call is not of that kind, too small to gain, in another type than float32 or not on a CPU, torch's own convolution answers.
-    Made of an `nn.Conv2d` by `nn.convolution.by_tiles`.
+    Where a call is not of that kind, in another type than float32 or not on a CPU, or where torch's own convolution was measured to be
+    the faster one here (`nn.kernel_choice`), that answers. Made of an `nn.Conv2d` by `nn.convolution.by_tiles`.
     """
 
     points: Tensor | None
+    choices: Choices
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
-        if not _worth(input, weight, learns=learns, changing=self.points is None):
+        if not _plain_float32(input, weight):
             plain: Tensor = super()._conv_forward(input, weight, bias)
             return plain
-        if learns:
-            learned: Tensor = _ByTiles.apply(input, weight, bias)
-            return learned
-        return winograd.convolve(input, winograd.filters(weight) if self.points is None else self.points, bias)
+        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
+        kernel = self.choices.kernel(class_of(self, input.shape, "train" if learns else "infer" if self.points is not None else "evaluate"))
+        return convolve(input, weight, bias, kernel=kernel, points=self.points)
 
 
-def _worth(x: Tensor, weight: Tensor, *, learns: bool, changing: bool) -> bool:
-    """Whether tiles can compute this, here and now, and are the faster way."""
-    if not _plain_float32(x, weight):
-        return False
-    places = _places(x)
-    if (learns and places * weight.shape[0] * weight.shape[1] < TRAINED) or (changing and places < CHANGED):
-        return False
-    return places >= GAIN * (winograd.tiles_of(x) + FILTERS)
+def class_of(module: nn.Conv2d, shape: Sequence[int], use: Use) -> Layer | None:
+    """Return the class of a call of a convolution with maps of this shape (N, C, H, W); None for one that is torch's."""
+    count, maps, high, wide = shape
+    size, stride = module.kernel_size[0], max(module.stride)
+    return Layer.of((count, maps, high, wide), module.out_channels, size=size, stride=stride, use=use)
 
 
-def _places(x: Tensor) -> int:
-    """Return N · H · W of maps (N, C, H, W)."""
-    return x.shape[0] * x.shape[2] * x.shape[3]
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, kernel: str, points: Tensor | None = None, stride: int | Sequence[int] = 1
+) -> Tensor:
+    """Return the convolution of maps (N, C, H, W) with filters (K, C, 3, 3), padding 1, or (K, C, 1, 1) by a kernel, with its gradients.
+
+    ``points``: what `winograd.filters` made of the filters, if that is kept.
+    """
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if kernel == PRODUCT:
+        product: Tensor = _ByProduct.apply(x, weight, bias, (stride, stride) if isinstance(stride, int) else tuple(stride))
+        return product
+    if kernel not in (WINOGRAD, MIXED):
+        return torch.conv2d(x, weight, bias, stride, padding=weight.shape[-1] // 2)
+    if learns:
+        learned: Tensor = _ByTiles.apply(x, weight, bias, kernel == WINOGRAD)
+        return learned
+    return winograd.convolve_by(x, weight, bias) if points is None else winograd.convolve(x, points, bias)
 
 
 def _plain_float32(x: Tensor, weight: Tensor) -> bool:
@@ -65,24 +71,25 @@ class _ByTiles(torch.autograd.Function):
     """The convolution, its gradient by the maps (the convolution with the filters turned), and by the filters."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Map (N, C, H, W) to (N, K, H, W)."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, whole: bool) -> Tensor:
+        """Map (N, C, H, W) to (N, K, H, W); without ``whole`` torch computes the gradient by the filters."""
         ctx.save_for_backward(x, weight)
-        return winograd.convolve(x, winograd.filters(weight), bias)
+        ctx.whole = whole
+        return winograd.convolve_by(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         """Return the gradients by maps, filters and bias that are asked for."""
         x, weight = ctx.saved_tensors
         by_x = by_weight = by_bias = None
         if ctx.needs_input_grad[0]:
-            by_x = winograd.convolve(gradient, winograd.filters(winograd.turned(weight)), None)
+            by_x = winograd.map_gradient(gradient, weight)
         if ctx.needs_input_grad[1]:
-            by_weight = winograd.weight_gradient(x, gradient) if winograd.tiles_of(x) >= COUNTED else _plainly(gradient, x, weight)
+            by_weight = winograd.weight_gradient(x, gradient) if ctx.whole else _plainly(gradient, x, weight)
         if ctx.needs_input_grad[2]:
             by_bias = gradient.sum((0, 2, 3))
-        return by_x, by_weight, by_bias
+        return by_x, by_weight, by_bias, None
 
 
 def _plainly(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -95,18 +102,17 @@ def _plainly(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 @final
 class PointwiseConv2d(nn.Conv2d):
     """E14 for 1×1 filters, padding 0: torch's own, but for the gradient by the filters, which is one product of matrices over all places,
-    Σ gradient xᵀ. For many maps it takes two thirds to nine tenths of the time of torch's convolution kernel for it.
+    Σ gradient xᵀ. For many maps it takes two thirds to nine tenths of the time of torch's convolution kernel for it (AVX2).
 
-    Made of an `nn.Conv2d` by `nn.convolution.by_tiles`.
+    Where that was measured to be the faster way here. Made of an `nn.Conv2d` by `nn.convolution.by_tiles`.
     """
+
+    choices: Choices
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         learns = torch.is_grad_enabled() and weight.requires_grad and _plain_float32(input, weight)
-        if not learns or _places(input) * weight.shape[0] * weight.shape[1] < TRAINED:
-            plain: Tensor = super()._conv_forward(input, weight, bias)
-            return plain
-        found: Tensor = _ByProduct.apply(input, weight, bias, self.stride)
-        return found
+        kernel = self.choices.kernel(class_of(self, input.shape, "train")) if learns else TORCH
+        return convolve(input, weight, bias, kernel=kernel, stride=self.stride)
 
 
 class _ByProduct(torch.autograd.Function):

@@ -162,7 +162,7 @@ def facts(info: Json, model: nn.Module, text: Texts) -> list[tuple[str, str]]:
     seconds = float(info.get("seconds", 0.0))
     time = text("seconds", value=f"{seconds:.3g}") if seconds < 120 else text("minutes", value=f"{seconds / 60:.3g}")
     host = info.get("host", {})
-    flags = ", ".join(f"{key}={value}" for key, value in info.get("flags", {}).items())
+    flags = ", ".join(f"{key}={value}" for key, value in info.get("flags", {}).items() if key != "kernels")  # too many for a line
     versions = [(name, str(info[name])) for name in ("layerwise", "torch", "python") if name in info]
     rows = [
         (text("model"), f"{info['model']['name']}({arguments})"),

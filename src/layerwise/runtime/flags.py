@@ -26,7 +26,8 @@ class Flags(msgspec.Struct, frozen=True):
 
     ``layout`` is how maps of pictures lie in memory: ``contiguous`` (channel after channel, as in runs that do not say) or
     ``channels_last``; ``convolution`` how 3×3 ones are computed: ``direct`` (by torch, as in runs that do not say) or by ``tiles``
-    (`nn.tiled`). Both are empty until the network is known.
+    (`nn.tiled`). Both are empty until the network is known. ``kernels`` names the kernel of each class of layers (`nn.kernel_choice`) that
+    a choice was made for; all others are torch's.
     """
 
     device: str
@@ -38,6 +39,7 @@ class Flags(msgspec.Struct, frozen=True):
     world: int = 1
     layout: str = CONTIGUOUS
     convolution: str = DIRECT
+    kernels: dict[str, str] = {}
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -56,9 +56,9 @@ def _tiles(openmp: str | None, *, zh: bool) -> str:
     """Return how the convolutions that tiles can compute are computed, and on which threads."""
     if zh:
         on = f"torch 自己的线程（{openmp}）" if openmp else "Python 线程，因为没有找到 torch 的 OpenMP"
-        return f"float32 时分块计算（Winograd 的 F(4×4, 3×3)），用 {on}"
+        return f"float32 时由实测较快的内核计算：torch 自己的，或 Winograd 的 F(4×4, 3×3)（用 {on}）"
     on = f"torch's own threads ({openmp})" if openmp else "Python threads, as torch's OpenMP was not found"
-    return f"in float32 by tiles (Winograd's F(4×4, 3×3)), on {on}"
+    return f"in float32 by the kernel measured as faster: torch's own, or Winograd's F(4×4, 3×3) on {on}"
 
 
 def _buffers(allocator: Facts, *, zh: bool) -> str:

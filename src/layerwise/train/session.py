@@ -11,7 +11,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.feed import Feed
+from layerwise.data.feed import EVALUATED, Feed
 from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source, fetch
 from layerwise.durable import contiguous, sealed
@@ -20,6 +20,7 @@ from layerwise.evaluate import evaluate
 from layerwise.nn.modes import learning
 from layerwise.planning import making
 from layerwise.planning.resolve import Plan
+from layerwise.predict import evaluating
 from layerwise.recipe import LAST, Stage
 from layerwise.rules.base import NonFiniteLoss, Rule, first_bad_layer
 from layerwise.run import Checkpoint, RunDirectory
@@ -33,7 +34,7 @@ from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import FOLDER, Guarded, TensorBoard
-from layerwise.train.ways import set_ways
+from layerwise.train.ways import choose_kernels, fix_kernels, set_ways
 
 
 class Session:
@@ -62,6 +63,7 @@ class Session:
         """Build the model with weights drawn from the run's seed, whatever was drawn before, computing in the ways of the run's flags."""
         model = making.network(self.plan, self.device)
         self.feed.flags = set_ways(model, self.feed.flags, tiles=self.options.tiles and not self.options.compile)
+        fix_kernels(model, self.feed.flags)
         if self.options.compile:
             # in place, so the keys of its weights stay its own; on CUDA launching a small network's kernels takes longer than their work
             model.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
@@ -146,7 +148,17 @@ class Session:
         )
         example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
         refuse_lonely_batch(part, batches, stage, self.world, example=example)
+        self._choose_kernels(part, task, example, most=max(stage.batch, EVALUATED))
         return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype)
+
+    def _choose_kernels(self, part: nn.Module, task: Task, example: Batch, *, most: int) -> None:
+        """Choose the kernels of a stage's convolutions, which its checkpoints record in the flags."""
+
+        def run() -> None:
+            with evaluating(part, self.device):
+                task.outputs(part, example)
+
+        self.feed.flags = choose_kernels(part, self.feed.flags, run, most=most, world=self.world)
 
     def _take_up_state(self, state: dict[str, Tensor], rule: Rule) -> None:
         """Take up a rule's state, the random states and the window of the log."""

@@ -1,11 +1,14 @@
-"""One 3×3 convolution by tiles beside torch's own, the layers of known networks: the forward pass, and with both gradients."""
+"""One 3×3 convolution by the kernel that is chosen for it beside torch's own, the layers of known networks: the forward pass, and with both
+gradients; one of them also while another program keeps a core busy."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerwise.bench.base import Case, Quality, Row, Side, Spec
+from layerwise.bench.cases.neighbour import busy
 from layerwise.bench.process import Measure
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ class Layer(NamedTuple):
 LAYERS = (  # resnet18's with batches of 16, vgg16's first with 4, resnet20's with 128
     Layer(16, 64, 56), Layer(16, 128, 28), Layer(16, 256, 14), Layer(16, 512, 7), Layer(4, 64, 224), Layer(128, 16, 32), Layer(128, 64, 8),
 )  # fmt: skip
+BESIDE = Layer(16, 256, 14)  # the layer that once took five times as long beside a busy program
 
 
 def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
@@ -48,13 +52,15 @@ def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
     return convolution, x
 
 
-def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool) -> Measure:
-    """Time the convolution, and measure its largest error beside float64, as a part of the largest output."""
+def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool, beside: bool) -> Measure:
+    """Time the convolution, and measure its largest error beside float64, as a part of the largest output. ``beside``: another program
+    keeps one of the cores busy meanwhile."""
     import copy
 
     import torch
 
     from layerwise.bench import pictures
+    from layerwise.nn.tiled import TiledConv2d
     from layerwise.runtime import flags
 
     with flags.applied(flags.answering()):
@@ -70,17 +76,20 @@ def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool) -> Measure:
             if learns:
                 torch.autograd.grad(y, (x, convolution.weight), y.detach())
 
-        speed = pictures.timed(run, {**spec, "batch": layer.pictures})
-    return Measure(speed, {"error": error})
+        run()  # the kernel is chosen before, as in a training run
+        with busy() if beside else nullcontext():
+            speed = pictures.timed(run, {**spec, "batch": layer.pictures})
+        kernels = sorted({str(kernel) for kernel in convolution.choices.known.values()}) if isinstance(convolution, TiledConv2d) else []
+    return Measure(speed, {"error": error}, {"kernels": kernels})
 
 
 SIDES: dict[str, Side] = {}
 ROWS: list[Row] = []
-for layer in LAYERS:
+for layer, beside in (*((layer, False) for layer in LAYERS), (BESIDE, True)):
     for learns in (False, True):
-        what = f"{layer}, with gradients" if learns else str(layer)
+        what = str(layer) + ", with gradients" * learns + ", beside a busy program" * beside
         for way, tiles in (("tiles", True), ("torch", False)):
-            SIDES[f"{what}, {way}"] = partial(side, layer=layer, tiles=tiles, learns=learns)
+            SIDES[f"{what}, {way}"] = partial(side, layer=layer, tiles=tiles, learns=learns, beside=beside)
         ROWS.append(Row(what, f"{what}, torch", None, ours=f"{what}, tiles"))
 
 CASE = Case(
