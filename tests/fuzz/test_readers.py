@@ -123,7 +123,7 @@ def zipped(draw: random.Random) -> bytes:
     """Spoil a member, a name, or the archive."""
     entries = {"cat/1.png": PICTURES["PNG"], "dog/2.png": mutate(PICTURES["PNG"], draw)}
     if draw.random() < 0.3:
-        entries[mutate(b"dog/3.png", draw).decode("utf-8", "replace")] = b"x"
+        entries[mutate(b"dog/3.png", draw).decode("utf-8", "replace").replace("\0", "") or "x"] = b"x"
     data = packed_zip(entries)
     return data if draw.random() < 0.3 else mutate(data, draw)
 

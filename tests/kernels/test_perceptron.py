@@ -123,7 +123,7 @@ def test_nowhere_to_cache_still_works(tmp_path: Path) -> None:
     package = tmp_path / "layerwise"
     (package / "kernels").mkdir(parents=True)
     source = Path(perceptron.__file__)
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "text_display.py"):
         shutil.copy(source.parents[1] / name, package / name)
     for path in (source, *(source.parent / name for name in ("__init__.py", "compiling.py", "threads.py"))):
         shutil.copy(path, package / "kernels" / path.name)

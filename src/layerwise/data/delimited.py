@@ -80,6 +80,8 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
         lines[:LOOK] if len(head) < HEAD else lines[: min(LOOK, len(lines) - 1)] or [first], path
     )
     rows, ends = _first_rows(lines, delimiter, path)
+    if not rows:
+        raise DataError(f"{path} has no cell that is not blank", expected="a table with a target column")
     titled = header == "yes" or (header == "auto" and _is_header(rows))
     columns = _names(rows[0], path) if titled else tuple(f"column{i + 1}" for i in range(len(rows[0])))
     return Dialect(path, encoding, delimiter, columns, ends[0] if titled else 0)

@@ -129,12 +129,24 @@ class ShallowLines(io.RawIOBase):
         """Return up to ``size`` bytes."""
         data = self.file.read(size)
         *lines, self.rest = (self.rest + data).split(b"\n")
+        self._check_text([*lines, *([] if data else [self.rest])])
         for number, line in enumerate((*lines, self.rest), start=self.line):
             check_json_depth(line, what=f"{self.path} line {number}")
         self.line += len(lines)
         if len(self.rest) > LONGEST_LINE:
             raise DataError(f"{self.path} line {self.line} has no end", expected=f"lines of at most {LONGEST_LINE:,} bytes")
         return data
+
+    def _check_text(self, lines: list[bytes]) -> None:
+        """Refuse lines that are not UTF-8: pyarrow takes them, and stumbles when their cells are looked at."""
+        try:
+            b"\n".join(lines).decode()
+        except UnicodeDecodeError as error:
+            number = self.line + error.object[: error.start].count(b"\n")
+            raise DataError(
+                f"{self.path} line {number} is not UTF-8", expected="JSON lines in UTF-8",
+                received=f"the byte 0x{error.object[error.start]:02x}", do="convert the file to utf-8",
+            ) from error  # fmt: skip
 
     def close(self) -> None:
         """Close the file."""

@@ -101,9 +101,9 @@ def _torch_file(path: Path) -> Any:
 def _check_archive(path: Path) -> None:
     """Refuse an archive that holds a program, and one whose entries are compressed (F02): torch stores its tensors as they are."""
     with open_regular_file(path) as file:
-        if not zipfile.is_zipfile(file):
-            return
         try:
+            if not zipfile.is_zipfile(file):
+                return
             with zipfile.ZipFile(file) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
                 names = {name.rpartition("/")[2] for name in archive.namelist()}
