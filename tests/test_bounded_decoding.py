@@ -33,10 +33,10 @@ class File(msgspec.Struct):
 
 @pytest.mark.parametrize("text", ["[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "[" * DEEP, '[{"a":' * DEEP])
 def test_deep_json_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DamagedError, match=r"^run.json is nested too deep, and was not decoded\n  expected: at most 64 levels"):
         decode_json(text.encode(), what="run.json", error=DamagedError)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("text", [
@@ -45,10 +45,10 @@ def test_deep_json_is_refused_at_once(text: str) -> None:
     "".join("{" + ".".join(["a"] * 60) + " = " for _ in range(60)).join(["a = ", ""]) + "1" + "}" * 60,
 ])  # fmt: skip
 def test_deep_toml_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DataError, match=r"^recipe.toml is nested too deep"):
         decode_toml(text.encode(), what="recipe.toml")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 10
 
 
 @given(VALUES)
@@ -124,11 +124,12 @@ UNENDING = {
 @pytest.mark.parametrize("runs", [_JSON_RUNS, _TOML_RUNS])
 def test_counting_is_linear_and_takes_no_memory(runs: re.Pattern[bytes], data: bytes) -> None:
     data = b"[]" * 65 + data
+    started = time.process_time()
+    assert _nesting(data, runs, 64) <= 64
+    assert time.process_time() - started < 10  # half a second on a slow machine; hours if anything is scanned twice
     tracemalloc.start()
     try:
-        started = time.perf_counter()
         assert _nesting(data, runs, 64) <= 64
-        assert time.perf_counter() - started < 2
         assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
     finally:
         tracemalloc.stop()

@@ -168,3 +168,11 @@ def test_a_file_name_that_is_not_utf_8_is_shown(tmp_path: Path, capsys: pytest.C
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b.csv")
     assert main(["data", path]) == 2
     assert "\\udcff\\x1b.csv" in capsys.readouterr().err
+
+
+def test_drawings_show_names_as_they_are() -> None:
+    from layerwise.figures.charts import drawn
+
+    svg = drawn(lambda axes: axes.set_xlabel("safe\u202egnp.exe\u2066"))
+    assert not harmful(svg)
+    assert "safe\\u202egnp.exe\\u2066" in svg

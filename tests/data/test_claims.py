@@ -194,3 +194,26 @@ def test_reading_a_good_tar_is_not_disturbed(tmp_path: Path) -> None:
         out.addfile(info, io.BytesIO(bytes(5000)))
     (tmp_path / "a.tar").write_bytes(buffer.getvalue())
     assert archives.load(tmp_path / "a.tar").files == {"cat/1.png": bytes(5000)}
+
+
+@pytest.mark.parametrize("line", [b'{"x":"\xff","y":1}', b'{"x":"a","y":1}\xc3'])
+@pytest.mark.parametrize("before", [0, 50_000])
+def test_json_lines_that_are_not_utf_8_are_refused_by_line(line: bytes, before: int, tmp_path: Path) -> None:
+    """pyarrow takes them, and stumbles over them when their cells are looked at."""
+    (tmp_path / "t.jsonl").write_bytes(b'{"x":"a","y":1}\n' * before + line)
+    with pytest.raises(DataError, match=rf"t\.jsonl line {before + 1} is not UTF-8"):
+        list(table_files.rows(tmp_path / "t.jsonl"))
+
+
+def test_a_table_whose_only_cells_are_blank_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'""\n" "\n')
+    with pytest.raises(DataError, match="has no cell that is not blank"):
+        list(table_files.rows(tmp_path / "t.csv"))
+
+
+def test_a_torch_file_over_several_disks_is_refused(tmp_path: Path) -> None:
+    """The end record of a ZIP64 archive that says so: `zipfile.is_zipfile` itself raises on it."""
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)
+    (tmp_path / "w.pt").write_bytes(locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(DamagedError, match=r"w\.pt"):
+        reading.read(tmp_path / "w.pt")

@@ -180,3 +180,16 @@ def test_names_of_another_network_are_listed_as_they_are(tmp_path: Path) -> None
     path = saved(tmp_path / "w.pt", {f"features.{n}": torch.ones(1) for n in range(5)})
     with pytest.raises(UsageError, match=r"features\.0: not in the model"):
         load(network(), path)
+
+
+def test_no_error_of_torchs_repeats_its_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever kind of error it comes with."""
+
+    def load_badly(*_: object, **__: object) -> None:
+        raise RuntimeError("re-run torch.load with weights_only=False, which can run anything")
+
+    monkeypatch.setattr(torch, "load", load_badly)
+    (tmp_path / "w.pt").write_bytes(b"x")
+    with pytest.raises(DamagedError, match=r"torch cannot read it \(RuntimeError\)") as caught:
+        read(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
