@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
 
 from layerwise import catalog, recipe
 from layerwise.catalog import Card
@@ -21,6 +22,18 @@ SPARE_MODULES = 256  # modules, and numbers, that a network may have beyond what
 SPARE_NUMBERS = 1 << 16
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 DECIDED = ("features", "channels", "size", "words", "embedded", "classes", "outputs")  # arguments that a task decides
+
+
+class SkipDraws(TorchFunctionMode):
+    """Leaves normal draws out: on the meta device there is nothing to draw, and torch would load its compiler for them, for two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != "generator" or func is not torch.randn}
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class TooLargeError(Exception):
@@ -68,25 +81,25 @@ def check_arguments(card: Card, given: Mapping[str, Any], tensors: Mapping[str, 
 
 
 def check_built(card: Card, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], *, path: Path, weights: Path) -> None:
-    """Raise `DamagedError` unless arguments (of the file ``path``) build the network whose tensors ``weights`` holds.
+    """Raise `DamagedError` unless arguments (which the file ``path`` gives) build the network whose tensors ``weights`` holds.
 
     It is built without memory for its numbers, and building ends as soon as it has more parts than the file has tensors.
     """
     try:
-        with torch.device("meta"), bound_parts(len(tensors)):
+        with torch.device("meta"), SkipDraws(), bound_parts(len(tensors)):
             model: nn.Module = catalog.builder(card)(**arguments)
         refuse_complex(tensors, weights)
         check(model, tensors, str(weights))
         _refuse_hidden(model, tensors)
     except TooLargeError as error:
-        raise damaged(path, f"its model.arguments describe a network with more tensors than the {len(tensors):,} of {weights}") from error
+        raise damaged(path, f"the arguments of its model ask for more tensors than the {len(tensors):,} of {weights}") from error
     except LayerwiseError as error:
         raise DamagedError(
-            f"{path} is damaged: its model.arguments do not describe the weights in {weights}\n  {error.what}", do=_advice(path)
+            f"{path} is damaged: the arguments of its model do not describe the weights in {weights}\n  {error.what}", do=_advice(path)
         ) from error
     except Exception as error:  # whatever a builder, or torch inside it, makes of numbers that it was never meant for
         reason = " ".join(str(error).split())[:200]
-        raise damaged(path, f"its model.arguments build no network ({type(error).__name__}: {reason})") from error
+        raise damaged(path, f"the arguments of its model build no network ({type(error).__name__}: {reason})") from error
 
 
 def refuse_complex(tensors: Mapping[str, Tensor], weights: Path) -> None:
