@@ -25,14 +25,17 @@ DECIDED = ("features", "channels", "size", "words", "embedded", "classes", "outp
 
 
 class SkipDraws(TorchFunctionMode):
-    """Leaves normal draws out: on the meta device there is nothing to draw, and torch would load its compiler for them, for two seconds."""
+    """Leaves out normal draws and what scales them: without memory they change nothing, and torch would load its compiler for
+    them, for two seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {name: value for name, value in (kwargs or {}).items() if name != "generator" or func is not torch.randn}
         if func is torch.randn:
             return torch.empty(*args, **kwargs)
-        if func in (torch.Tensor.normal_, nn.init.normal_):
+        if func in (torch.Tensor.normal_, nn.init.normal_, nn.functional.normalize):
             return args[0] if args else kwargs["tensor"]
+        if func in (torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.mul_) and isinstance(args[1], float):
+            return args[0]
         return func(*args, **kwargs)
 
 
