@@ -219,7 +219,7 @@ def test_evaluate_merges_meters_as_one(name: str, runs: Runs) -> None:
     from layerwise.data.loader import Batch
 
     run = runs[name]
-    task = tasks.from_json(__import__("json").loads((run.path / "task.json").read_text()))
+    task = tasks.from_json(__import__("json").loads((run.path / "task.json").read_text()), run.path / "task.json")
     outputs = torch.randn(12, 3)
     if task.name == "reconstruction":
         batch = Batch(torch.rand(12, 3), None, torch.arange(12))

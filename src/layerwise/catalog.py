@@ -200,13 +200,13 @@ def models(*, family: str = "") -> list[Card]:
     return [card for card in cards().values() if family in ("", card.family)]
 
 
-def find(name: str) -> Card:
-    """Return the card of this name or alias, or raise `UsageError` with the nearest name."""
+def find(name: str, *, where: str = "") -> Card:
+    """Return the card of this name or alias, or raise `UsageError` with the nearest name, and ``where`` the name stands."""
     known = cards()
     by_alias = {alias: card for card in known.values() for alias in card.aliases}
     card = known.get(name) or by_alias.get(name)
     if card is None:
-        raise unknown("model", name, known, do="a network of your own needs --import FILE")
+        raise unknown("model", name, known, where=where, do="a network of your own needs --import FILE")
     return card
 
 

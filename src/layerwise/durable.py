@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from layerwise.atomic_io import let_library_write
@@ -119,6 +120,17 @@ def _apart(tensors: Tensors) -> Tensors:
         found[name] = plain.clone() if memory in seen else plain
         seen.add(memory)
     return found
+
+
+def find_nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Return the name of the first tensor that holds a NaN or an infinity; the empty text if none does."""
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+            continue
+        plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor.float() if tensor.element_size() == 1 else tensor
+        if not torch.stack(torch.aminmax(plain)).isfinite().all():  # both pass through the extremes
+            return name
+    return ""
 
 
 def read_tensors(data: bytes, path: Path) -> Tensors:

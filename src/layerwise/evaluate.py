@@ -122,8 +122,11 @@ def measure(
     if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
         return asked_words(found, data)
     apart = answers_apart(found, engine)
-    made = recipe.from_toml(found.directory.read("recipe.toml"), str(path))
-    options = recipe.checked(data_.Options, made.data if data is None else {**made.data, "source": data}, where="[data]")
+    made = recipe.from_toml(found.directory.read("recipe.toml"), str(path / "recipe.toml"))
+    options = recipe.checked(
+        data_.Options, made.data if data is None else {**made.data, "source": data},
+        where=f"[data] of {path / 'recipe.toml'}",
+    )
     rows = found.task.inputs
     like = rows.columns if data is not None and isinstance(rows, RowInputs) else ()
     chosen = split or ("test" if data is None else "all")

@@ -23,7 +23,6 @@ from layerwise.data.loader import Batch
 from layerwise.data.open import TABLES
 from layerwise.data.reading import Reading
 from layerwise.data.source import Array
-from layerwise.durable import damaged
 from layerwise.engines.base import Engine
 from layerwise.errors import DataError, LayerwiseError, UsageError
 from layerwise.export.base import Subject
@@ -37,7 +36,7 @@ from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.coders import CategoryCoder
 from layerwise.tasks.rows import RowInputs
-from layerwise.weights import check
+from layerwise.weights.saved_model import build_saved_model, check_task_fits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,21 +116,17 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
     directory = RunDirectory.open(path)
     info = directory.info()
     recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
-    card = catalog.find(str(info["model"]["name"]))
-    model: nn.Module = catalog.builder(card)(**info["model"]["arguments"])
     best = directory.restore("best")
     if best is None:
         raise UsageError(
             f"{path} has no weights yet", expected="a run that finished an epoch", do="let it train, or --resume it"
         )
-    check(model, best.model, str(path))
+    card, model, arguments = build_saved_model(info, best.model, path)
+    task = tasks.from_json(directory.task(), path / "task.json")
+    check_task_fits(task.model_args(), arguments, path / "task.json")
     precision = "fp64" if any(t.dtype == torch.float64 for t in best.model.values()) else "fp32"
     model = model.to(flags.dtype(precision))
     model.load_state_dict(best.model)
-    try:
-        task = tasks.from_json(directory.task())
-    except (KeyError, TypeError, msgspec.DecodeError) as error:
-        raise damaged(path / "task.json", "it does not describe a task") from error
     model = model.to(device or torch.device("cpu")).eval()
     flags.lay_out(model, flags.layout_of(model, precision))
     return Loaded(directory, card, model, task, info, best.info["files"]["model.safetensors"])

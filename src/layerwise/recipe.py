@@ -143,7 +143,10 @@ def toml_value(value: Any) -> str:
 
 def from_table(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     """Check a whole table (as read from TOML) and return the recipe."""
-    stages = [checked(Stage, stage, where=f"stages of {where}") for stage in table.get("stages", [])]
+    given = table.get("stages", [])
+    if not isinstance(given, list | tuple):
+        raise UsageError(f"a wrong value in {where}: stages", expected="a list of tables, [[stages]]", received=f"{given!r:.60}")
+    stages = [checked(Stage, stage, where=f"stages of {where}") for stage in given]
     train = checked(Train, table.get("train", {}), where=f"[train] of {where}")
     rest = {key: value for key, value in table.items() if key not in ("stages", "train")}
     refuse_unknown(rest, [f for f in Recipe.__struct_fields__ if f not in ("stages", "train")], where=where)
@@ -159,6 +162,8 @@ def refuse_unknown(table: Mapping[str, Any], names: list[str], *, where: str) ->
 
 def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> StructT:
     """Turn a table into the struct that declares its options, or raise `UsageError` naming the key."""
+    if not isinstance(table, Mapping):
+        raise UsageError(f"a wrong value in {where}", expected="a table", received=f"{table!r:.60}", do="correct it in the recipe")
     refuse_unknown(table, list(kind.__struct_fields__), where=where)
     try:
         return msgspec.convert(dict(table), kind)

@@ -65,7 +65,7 @@ def _name_missing(found: Problems, directory: RunDirectory, info: Json, states: 
         found["checkpoints/last/state.json"] = "it is missing"
     if (finished or (last is not None and last.get("best_serial", 0))) and "checkpoints/best/state.json" not in found:
         found["checkpoints/best/state.json"] = "it is missing"
-    wanted = max(info.get("metrics_bytes", 0) if finished else 0, last["metrics_bytes"] if last else 0)
+    wanted = max(info.get("metrics_bytes", 0) if finished else 0, last.get("metrics_bytes", 0) if last else 0)
     if not found["metrics.jsonl"] and directory.metrics_size() < wanted:
         found["metrics.jsonl"] = f"it has {directory.metrics_size():,} bytes, and {wanted:,} were written"
     for name in ("recipe.toml", "task.json"):

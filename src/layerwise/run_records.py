@@ -10,6 +10,7 @@ import msgspec
 
 from layerwise.atomic_io import is_plain_file
 from layerwise.durable import damaged
+from layerwise.runtime.flags import Flags
 
 LARGEST = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
 Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
@@ -55,13 +56,18 @@ class RunInfo(msgspec.Struct, frozen=True):
     weights: dict[str, Any] = {}
 
 
+Place = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
 class Best(msgspec.Struct, frozen=True):
     """The best epoch of a stage, as a checkpoint keeps it."""
 
-    stage: int
+    stage: Place
     value: float | None
-    epoch: int
-    waited: int
+    epoch: Place
+    waited: Place
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True):
@@ -69,19 +75,37 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
 
     files: dict[Literal["model.safetensors", "state.safetensors"], Digest]
     serial: int
-    cursor: tuple[int, int, int] = (0, 0, 0)
-    batch: int = 1
+    cursor: tuple[Place, Place, Place] = (0, 0, 0)
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 1
     stage_over: bool = False
     best: Best | None = None
-    best_serial: int = 0
-    seconds: float = 0.0
-    steps: int = 0
-    examples: int = 0
+    best_serial: Amount = 0
+    seconds: Seconds = 0.0
+    steps: Amount = 0
+    examples: Amount = 0
     notes: list[tuple[Text, Text]] = []
     history: Rows = []
-    metrics_bytes: int = 0
-    world: int = 1
+    metrics_bytes: Amount = 0
+    world: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
     flags: dict[str, Any] = {}
+
+
+class ResumeInfo(msgspec.Struct, frozen=True):
+    """What training goes on from: the part of state.json that must be there then."""
+
+    cursor: tuple[Place, Place, Place]
+    stage_over: bool
+    best: Best
+    best_serial: Amount
+    serial: Amount
+    seconds: Seconds
+    steps: Amount
+    examples: Amount
+    notes: list[tuple[Text, Text]]
+    history: Rows
+    metrics_bytes: Amount
+    world: int
+    flags: Flags
 
 
 def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:

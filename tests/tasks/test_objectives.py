@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_each_class_by_itself_answers_with_sigmoids() -> None:
     ids=["focal", "rest", "huber"],
 )
 def test_a_loss_travels_with_the_weights_and_has_its_gradient(task: Task, source: ArraySource) -> None:
-    again = registry.from_json(json.loads(json.dumps(task.to_json())))
+    again = registry.from_json(json.loads(json.dumps(task.to_json())), Path("task.json"))
     assert again == task
     outputs, _ = both(again, source, 1 if source is NUMBERS else 3)
     batch = again.collate(source.fetch(range(9)))
@@ -125,7 +126,7 @@ def test_a_loss_travels_with_the_weights_and_has_its_gradient(task: Task, source
 
 def test_a_task_saved_before_there_was_a_choice_opens() -> None:
     saved = {key: value for key, value in classes().to_json().items() if key != "loss"}
-    assert registry.from_json(saved) == classes()
+    assert registry.from_json(saved, Path("task.json")) == classes()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ are read.
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -131,11 +133,21 @@ def _say_damaged(folder: Path, name: str) -> None:
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
-    """Return an ``.npy`` file, mapped. Raises `ValueError` for another type or shape, before memory is taken for it."""
-    found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if found.dtype != np.dtype(dtype) or found.shape != shape:
-        raise ValueError(f"{path} holds {found.dtype} {found.shape}, not {np.dtype(dtype)} {shape}")
-    return found
+    """Return an ``.npy`` file, mapped, as `numpy.save` writes one of this type and shape. Its header is compared and never parsed.
+
+    Raises `ValueError` for a link, a device, another header and another length.
+    """
+    wanted = io.BytesIO()
+    kind = np.dtype(dtype)
+    descr = np.lib.format.dtype_to_descr(kind)
+    np.lib.format.write_array_header_1_0(wanted, {"descr": descr, "fortran_order": False, "shape": shape})
+    header, length = wanted.getvalue(), math.prod(shape) * kind.itemsize
+    if not has_size(path, len(header) + length):
+        raise ValueError(f"{path} has another length than {kind} {shape}")
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path} does not hold {kind} {shape}")
+    return np.memmap(path, dtype=kind, mode="r", offset=len(header), shape=shape) if length else np.empty(shape, kind)
 
 
 def has_size(path: Path, size: int) -> bool:

@@ -87,6 +87,9 @@ class Cooccurrences:
         out = records[at]
         if find_damaged(self.folder, out, sums[at]):
             raise not_as_written(self.folder, RECORDS, f"the co-occurrences of {self.index.origin}")
+        words, counts = out[..., :2], out[..., 2]  # compiled loops look words up without a check
+        if out.size and not (0 <= words.min() <= words.max() < self.index.words and 0 <= counts.min() <= counts.max() < np.inf):
+            raise not_as_written(self.folder, RECORDS, f"pairs of the {self.index.words:,} words of {self.index.origin}, and their counts")
         return Examples(out, None, at)
 
     def name_of(self, index: int) -> str:

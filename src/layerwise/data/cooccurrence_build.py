@@ -106,7 +106,7 @@ def opened(
     folder = place / digest
     try:
         with cache_folders.lock_cache(folder):  # another process that counts the same is waited for
-            if (found := whole(folder)) is not None:
+            if (found := whole(folder)) is not None and found.index.words == words:
                 cache_folders.mark_used(folder)
                 return found
             count = max(1, torch.get_num_threads() if threads is None else threads)

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from layerwise.bounded_decoding import decode_json
 from layerwise.data.cache_folders import find_damaged, load_array, not_as_written
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
+from layerwise.errors import DamagedError
+from layerwise.kernels.tokens import GAP
 
 FORMAT = 2
 CHUNK = 256  # blocks that are counted at once
@@ -65,14 +67,25 @@ class Words(Sequence[str]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        return self.arena[self.starts[at] : self.starts[at + 1]].tobytes().decode()
+        return _decoded(self.arena[self.starts[at] : self.starts[at + 1]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), 1 << 16):
             starts = self.starts[first : first + (1 << 16) + 1].tolist()
             held = self.arena[starts[0] : starts[-1]].tobytes()
             for begin, end in itertools.pairwise(starts):
-                yield held[begin - starts[0] : end - starts[0]].decode()
+                yield _decoded(held[begin - starts[0] : end - starts[0]])
+
+
+def _decoded(data: bytes) -> str:
+    """Return a word's text. Raises `DamagedError` for bytes that are not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError(
+            "a word of a kept text is not UTF-8", expected="the words as they were written",
+            do="name another place with --set data.cache=FOLDER: the text is read again",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,8 @@ class Corpus:
         out = tokens[at]
         if find_damaged(self.folder, out, sums[at]):
             raise not_as_written(self.folder, TOKENS, f"the tokens of {self.index.origin}")
+        if out.size and (out.min() < GAP or out.max() >= self.index.words):  # compiled loops look words up without a check
+            raise not_as_written(self.folder, TOKENS, f"numbers of the {self.index.words:,} words of {self.index.origin}")
         return Examples(out, None, at)
 
     def name_of(self, index: int) -> str:

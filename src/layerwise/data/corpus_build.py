@@ -24,7 +24,7 @@ from layerwise.data.phrases import Passes
 from layerwise.data.reading import Tokens
 from layerwise.data.texts import HEAD, Texts
 from layerwise.data.token_file import TokenFile
-from layerwise.errors import DataError
+from layerwise.errors import DataError, LayerwiseError
 from layerwise.kernels.pairs import SLOTS, Pairs
 from layerwise.kernels.tokenizer import MOST, NotUtf8, Tokenizer, WordTable
 
@@ -118,11 +118,12 @@ def whole(folder: Path) -> Corpus | None:
         return None
     corpus = Corpus(str(folder), index)
     try:
-        starts, _ = corpus.words.starts, corpus.counts  # of the types and lengths that the index says
+        starts, counts = corpus.words.starts, corpus.counts  # of the types and lengths that the index says
         cache_folders.load_array(folder / SUMS, np.uint32, (len(corpus),))
         in_order = starts[0] == 0 and bool((np.diff(starts) >= 0).all())
-        good = in_order and cache_folders.has_size(folder / WORDS, int(starts[-1]))
-    except (OSError, ValueError, EOFError):
+        good = in_order and cache_folders.has_size(folder / WORDS, int(starts[-1])) and int(counts.min()) >= 0
+        corpus.phrases  # noqa: B018 - of the type that is meant
+    except (OSError, ValueError, EOFError, LayerwiseError):
         return None
     tokens = cache_folders.has_size(folder / TOKENS, len(corpus) * index.block * 4)
     return corpus if good and tokens and index.format == FORMAT else None

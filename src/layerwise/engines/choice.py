@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -22,21 +22,25 @@ from layerwise.engines.native import Compiled, Torch
 from layerwise.engines.runtimes import RUNTIMES
 from layerwise.errors import LayerwiseError, unknown
 from layerwise.export.base import Subject, dtype_of
-from layerwise.run_records import read_bounded
+from layerwise.run_records import Text, read_bounded
 from layerwise.runtime import machine
 
 ROUNDS, SECONDS = 5, 10.0  # at most so many alternations, at least two, stopping early where the network is slow
 MARGIN = 1.03  # a runtime must be so many times as fast as torch, else torch stays: it is the network itself
 
 
+Measured = Annotated[str, msgspec.Meta(pattern="^(torch|compiled|onnxruntime|openvino)$")]  # the engines that a choice is among
+Speed = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+
+
 class Choice(msgspec.Struct, frozen=True):
     """What was measured for a batch size: examples a second of each engine, what was chosen, and why others were not tried."""
 
-    batch: int
-    chosen: str
-    speeds: dict[str, float]
-    left_out: dict[str, str]
-    threads: int
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
+    chosen: Measured
+    speeds: dict[Measured, Speed]
+    left_out: dict[Measured, Text]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
     def line(self, lang: Literal["en", "zh"] = "en") -> str:
         """Return the choice in one line, in English or Chinese."""

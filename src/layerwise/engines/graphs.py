@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import platformdirs
 
-from layerwise.atomic_io import is_plain_file, make_folder, take_back, write_files
+from layerwise.atomic_io import is_plain_file, make_folder, take_back, write_file, write_files
 from layerwise.durable import Json, digest, digest_of, sealed, unsealed
 from layerwise.errors import LayerwiseError
 from layerwise.export.base import FORMAT, Subject, passport
 from layerwise.export.folding import fold
-from layerwise.run_records import read_bounded
+from layerwise.run_records import Digest, Text, check_record, read_bounded
 
 FOLDER = "engines"
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """What the file beside a graph says: the graph's checksum, and the versions that wrote it."""
+
+    sha256: Digest
+    exporter: dict[str, Text]
 
 
 def key_of(*, card: str, arguments: Any, task: Any, weights: str) -> str:
@@ -37,12 +46,13 @@ def users() -> Path:
 def graph_of(subject: Subject, run: Path) -> Path:
     """Return the file of a run's graph, batch norms folded: exported into the run's folder, or the user's cache where that is read-only.
 
-    A file that is damaged, or was written by another exporter, is written anew. Raises `UsageError` for a network that is no fixed
+    A file that is damaged, was written by another exporter, or came with a run from elsewhere is written anew: a graph is a program, and
+    only one that this user exported is run. Raises `UsageError` for a network that is no fixed
     graph and for a missing extra.
     """
     name = f"{key(subject)}.onnx"
     for folder in (run / FOLDER, users()):
-        if whole(folder / name):
+        if whole(folder / name) and was_exported_here(folder / name):
             return folder / name
     data = written(subject)
     try:
@@ -65,6 +75,7 @@ def put(path: Path, data: bytes) -> Path:
     root = path.parents[1]
     make_folder(path.parent, root=root)
     write_files([(path, data), (seal(path), sealed({"sha256": digest(data), "exporter": exporter()}))], root=root)
+    remember(path, digest(data))
     if path.parent != users():
         for old in path.parent.glob("*.onnx"):
             if old != path and (known := read_seal(old)) is not None:
@@ -81,15 +92,38 @@ def whole(path: Path) -> bool:
         return False
 
 
+def _memory(path: Path) -> Path:
+    """Return the file of the user's cache that says which graph of this name was exported here."""
+    return users() / f"{path.name}.exported.json"
+
+
+def remember(path: Path, sha256: str) -> None:
+    """Note in the user's cache that a graph was exported here; a home that cannot be written is no error."""
+    with suppress(OSError, LayerwiseError):
+        make_folder(users())
+        write_file(_memory(path), sealed({"sha256": sha256}), root=users())
+
+
+def was_exported_here(path: Path) -> bool:
+    """Whether the user's cache says that a graph, or one of the same bytes, was exported here."""
+    known = read_seal(path)
+    try:
+        place = _memory(path)
+        return known is not None and unsealed(read_bounded(place, root=users()), place).get("sha256") == known["sha256"]
+    except (OSError, LayerwiseError):
+        return False
+
+
 def read_seal(path: Path) -> Json | None:
     """Return what the seal beside a graph says; None where graph or seal is no plain file, or the seal is not as it was written."""
     if not all(is_plain_file(place, root=path.parents[1]) for place in (path, seal(path))):
         return None
     try:
         known = unsealed(read_bounded(seal(path), root=path.parents[1]), seal(path))
+        check_record(known, Seal, seal(path))
     except LayerwiseError:
         return None
-    return known if isinstance(known.get("sha256"), str) else None
+    return known
 
 
 def graph_problems(run: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ def engines_of(directory: RunDirectory) -> list[Choice]:
     if not folder.is_dir():
         return []
     model = directory.info()["model"]
-    task = registry.from_json(directory.task())
+    task = registry.from_json(directory.task(), directory.path / "task.json")
     weights = read_state(folder, root=directory.path)["files"]["model.safetensors"]
     graph = graphs.key_of(card=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights)
     shape = task.inputs.probe(1, torch.Generator()).shape[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,10 +72,10 @@ def fresh(made: Plan, device: torch.device) -> nn.Module:
 def _run(path: Path, *, with_data: bool) -> Target:
     """Return a run with its best weights, and its data if they are asked for."""
     found = load(path)
-    made = recipe.from_table(tomllib.loads(found.directory.read("recipe.toml").decode()))
+    made = recipe.from_toml(found.directory.read("recipe.toml"), str(path / "recipe.toml"))
     splits = None
     if with_data:
-        options = recipe.checked(data_.Options, made.data, where="[data]")
+        options = recipe.checked(data_.Options, made.data, where=f"[data] of {path / 'recipe.toml'}")
         splits = data_.open_data(options, seed=made.train.seed)
     return Target(
         card=found.card, model=found.model, task=found.task, splits=splits, run=found.directory, recipe=made,

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -30,16 +31,16 @@ class Flags(msgspec.Struct, frozen=True):
     a choice was made for; all others are torch's.
     """
 
-    device: str
-    precision: str
-    threads: int
-    workers: int
-    matmul: str
+    device: Annotated[str, msgspec.Meta(max_length=64)]
+    precision: Annotated[str, msgspec.Meta(pattern="^(fp32|bf16|fp16|fp64)$")]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)]
+    matmul: Annotated[str, msgspec.Meta(pattern="^(highest|high|medium)$")]
     deterministic: bool
-    world: int = 1
-    layout: str = CONTIGUOUS
-    convolution: str = DIRECT
-    kernels: dict[str, str] = {}
+    world: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
+    layout: Annotated[str, msgspec.Meta(pattern="^(contiguous|channels_last|)$")] = CONTIGUOUS
+    convolution: Annotated[str, msgspec.Meta(pattern="^(direct|tiles|)$")] = DIRECT
+    kernels: Annotated[dict[str, str], msgspec.Meta(max_length=4096)] = {}
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -22,7 +22,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from layerwise.atomic_io import make_folder, write_file
+from layerwise.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.bounded_decoding import decode_json
 from layerwise.errors import LayerwiseError, UsageError
 from layerwise.runtime.cores import cores as cores
 from layerwise.runtime.openmp import torchs_openmp
@@ -35,6 +36,7 @@ SIZES = (
     (256, 1024, 1024, False, True),
     (1024, 256, 1024, True, False),
 )
+LARGEST = 1 << 20  # bytes of the file that keeps measurements
 ROUTES = ("highest", "medium")
 ROUNDS, SECONDS = 9, 0.2  # at most so many alternations, stopping early on a slow machine
 ERROR_LIMIT = 4.0  # "fp32's level": at most this many times the error of "highest"
@@ -267,8 +269,11 @@ def _cache_file() -> Path:
 def _read_cache() -> dict[str, Matmul]:
     """Return the measurements kept, or none where the file is absent, unreadable, damaged or foreign."""
     try:
-        kept = msgspec.json.decode(_cache_file().read_bytes(), type=dict[str, Matmul])
-    except (OSError, ValueError):  # msgspec's errors are ValueErrors
+        path = _cache_file()
+        if not is_plain_file(path, root=path.parent) or path.stat().st_size > LARGEST:
+            return {}
+        kept: dict[str, Matmul] = decode_json(path.read_bytes(), what=str(path), as_type=dict[str, Matmul])
+    except (OSError, LayerwiseError):
         return {}
     return {key: one for key, one in kept.items() if one.chosen in ROUTES and one.key == key}
 

@@ -224,7 +224,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, saved: Json) -> Self:
-        """Make the task again from what `to_json` returned."""
+        """Make the task again from what `to_json` returned. Raises `msgspec.ValidationError` naming the field that is wrong."""
 
     def encode(self, raw: object) -> Tensor:
         """Turn one raw input (a path, a picture, a row) into the network's input, without a batch dimension."""

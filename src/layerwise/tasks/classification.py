@@ -18,6 +18,7 @@ from layerwise.tasks import encoding
 from layerwise.tasks.assessment import ClassAssessment
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
+from layerwise.tasks.records import ClassificationRecord
 
 UNEVEN = 2  # times the rarest class's examples; from there on the commonest is spoken of
 SHOWN = 6  # classes that a note names
@@ -255,4 +256,5 @@ class Classification(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(encoding.from_json(saved["inputs"]), tuple(saved["classes"]), ClassLoss.from_json(saved.get("loss")))
+        record = msgspec.convert(saved, ClassificationRecord)
+        return cls(encoding.from_record(record.inputs), record.classes, ClassLoss.from_record(record.loss))

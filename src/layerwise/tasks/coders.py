@@ -7,7 +7,7 @@ table that was trained on had gaps in that column: marked, not guessed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar, Literal, Self
@@ -16,9 +16,9 @@ import numpy as np
 
 from layerwise.data.source import Array, Column
 from layerwise.errors import DataError
+from layerwise.tasks.records import Unseen as Unseen
 
 Scale = Literal["standard", "unit", "none"]
-Unseen = Literal["unknown", "refuse"]
 GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
 YEAR, WEEK = 365.2425, 7.0  # days
 UNSEEN = -1.0
@@ -303,14 +303,6 @@ def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, uns
         else:
             out.append(NumberCoder.fit(column, cells, scale))
     return tuple(out)
-
-
-def from_json(saved: Mapping[str, Any]) -> Coder:
-    """Make a coder again from what its ``to_json`` returned."""
-    kinds = {"number": NumberCoder, "date": DateCoder, "category": CategoryCoder}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key != "kind"}
-    made: Coder = kinds[saved["kind"]](**values)
-    return made
 
 
 def _statistics(known: Array, scale: Scale) -> tuple[float, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,6 +11,7 @@ from layerwise.errors import UsageError
 from layerwise.recipe import Amount, Positive
 from layerwise.tasks.coders import Scale, Unseen
 from layerwise.tasks.inputs import ImageInputs, Inputs, Statistics
+from layerwise.tasks.records import ImageRecord, InputRecord
 from layerwise.tasks.rows import RowInputs
 
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of its training pictures, as torchvision's weights have it
@@ -70,6 +70,6 @@ def statistics(options: InputOptions, channels: int) -> Statistics | None:
     return Statistics(mean, std)
 
 
-def from_json(saved: Mapping[str, Any]) -> Inputs:
-    """Make inputs again from what their ``to_json`` returned."""
-    return ImageInputs.from_json(saved) if saved["kind"] == "image" else RowInputs.from_json(saved)
+def from_record(saved: InputRecord) -> Inputs:
+    """Make inputs again from what their ``to_json`` returned, checked."""
+    return ImageInputs.from_record(saved) if isinstance(saved, ImageRecord) else RowInputs.from_record(saved)

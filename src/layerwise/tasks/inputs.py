@@ -6,7 +6,6 @@ Shape letters: ``N`` examples, ``C`` channels, ``H W`` pixels, ``D`` features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -21,6 +20,7 @@ from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
 from layerwise.errors import DataError
 from layerwise.runtime.constants import constant
 from layerwise.runtime.machine import cores
+from layerwise.tasks.records import ImageRecord
 
 PIECE = 128  # of them at a time
 SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
@@ -110,9 +110,9 @@ class ImageInputs(Inputs):
         return cls(plain.size, channels, tuple(mean.tolist()), tuple(std.tolist()))
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Make the inputs again from what `to_json` returned."""
-        return cls(tuple(saved["size"]), saved["channels"], tuple(saved["mean"]), tuple(saved["std"]))
+    def from_record(cls, saved: ImageRecord) -> Self:
+        """Make the inputs again from what `to_json` returned, checked."""
+        return cls(saved.size, saved.channels, saved.mean, saved.std)
 
     def to_json(self) -> dict[str, Any]:
         """Return size, channels and statistics."""

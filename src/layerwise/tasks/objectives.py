@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,10 +19,11 @@ from layerwise.data.source import Array
 from layerwise.errors import UsageError, unknown
 from layerwise.functional.losses import binary_cross_entropy, cross_entropy, focal, one_against_rest
 from layerwise.runtime.constants import constant
+from layerwise.tasks.records import GAMMA as GAMMA
+from layerwise.tasks.records import ClassLossName as ClassLossName
+from layerwise.tasks.records import LossRecord
 
-ClassLossName = Literal["cross-entropy", "binary-cross-entropy", "focal"]
 ClassWeights = Literal["", "balanced"] | dict[str, float]
-GAMMA = 2.0  # of the focal loss, as Lin et al. 2017 found best
 
 
 def class_logits(outputs: Tensor) -> Tensor:
@@ -96,9 +97,9 @@ class ClassLoss:
         return {"kind": self.kind, "gamma": self.gamma, "smoothing": self.smoothing, "weights": list(self.weights)}
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any] | None) -> Self:
+    def from_record(cls, saved: LossRecord | None) -> Self:
         """Make the loss again; runs from before there was a choice saved nothing."""
-        return cls() if saved is None else replace(cls(**saved), weights=tuple(saved["weights"]))
+        return cls() if saved is None else cls(saved.kind, saved.gamma, saved.smoothing, saved.weights)
 
 
 def class_loss(

@@ -16,6 +16,7 @@ from layerwise.functional.losses import squared_error
 from layerwise.tasks import encoding
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
 from layerwise.tasks.coders import Scale
+from layerwise.tasks.records import ReconstructionRecord
 
 
 class ReconstructionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
@@ -113,4 +114,4 @@ class Reconstruction(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(encoding.from_json(saved["inputs"]))
+        return cls(encoding.from_record(msgspec.convert(saved, ReconstructionRecord).inputs))

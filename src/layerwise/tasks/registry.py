@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from layerwise.data.source import TASKS_FOR, Kind, Schema
+from layerwise.durable import damaged
 from layerwise.errors import UsageError, unknown
 from layerwise.recipe import Table, checked
 from layerwise.tasks.base import Task
@@ -38,9 +40,15 @@ def resolved(table: Mapping[str, Any], where: str) -> Table:
     return {"name": name, **msgspec.to_builtins(options)}
 
 
-def from_json(saved: dict[str, Any]) -> Task:
-    """Make a task again from its saved form."""
-    return find(saved["name"]).from_json(saved)
+def from_json(saved: dict[str, Any], path: Path) -> Task:
+    """Make a task again from its saved form, which ``path`` holds. Raises `DamagedError` naming the file and the field."""
+    name = saved.get("name")
+    if not isinstance(name, str) or name not in TASKS:
+        raise damaged(path, f"it does not describe a task: $.name is {str(name)[:60]!r}, none of {', '.join(TASKS)}")
+    try:
+        return TASKS[name].from_json(saved)
+    except msgspec.ValidationError as error:
+        raise damaged(path, f"it does not describe a task: {error}") from error
 
 
 def choose(schema: Schema, offered: Sequence[str], *, model: str, wanted: str = "") -> str:

@@ -18,6 +18,7 @@ from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
+from layerwise.tasks.records import RegressionRecord
 
 DELTA = 1.0  # deviations of the target
 
@@ -226,7 +227,6 @@ class Regression(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(
-            encoding.from_json(saved["inputs"]), saved["target"], saved["shift"], saved["spread"], saved["loss"],
-            saved.get("delta", DELTA),
-        )  # fmt: skip
+        record = msgspec.convert(saved, RegressionRecord)
+        inputs = encoding.from_record(record.inputs)
+        return cls(inputs, record.target, record.shift, record.spread, record.loss, record.delta)

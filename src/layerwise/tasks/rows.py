@@ -5,7 +5,7 @@ Shape letters: ``N`` rows, ``D`` columns, ``W`` numbers a row becomes, of which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,8 +22,10 @@ from layerwise.errors import DataError, unknown
 from layerwise.tasks import coders as coders_
 from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen
 from layerwise.tasks.inputs import Inputs
+from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowRecord
 
 SHOWN = 3  # values that a note names
+CODERS: dict[type, Callable[..., Coder]] = {NumberRecord: NumberCoder, DateRecord: DateCoder, CategoryRecord: CategoryCoder}
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,12 @@ class RowInputs(Inputs):
         return cls(coders_.fit(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Make the inputs again from what `to_json` returned."""
-        coders = tuple(coders_.from_json(column) for column in saved["columns"])
-        return cls(coders, tuple(saved.get("missing", ())), saved.get("dates", ""), saved.get("encoding", "utf-8"))
+    def from_record(cls, saved: RowRecord) -> Self:
+        """Make the inputs again from what `to_json` returned, checked."""
+        coders: list[Coder] = []
+        for column in saved.columns:
+            coders.append(CODERS[type(column)](**{name: getattr(column, name) for name in column.__struct_fields__}))
+        return cls(tuple(coders), saved.missing, saved.dates, saved.encoding)
 
     def to_json(self) -> dict[str, Any]:
         """Return every column's coder."""

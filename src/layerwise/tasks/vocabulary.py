@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
@@ -17,6 +17,7 @@ from layerwise.data.source import Array, Source
 from layerwise.errors import DataError, UsageError, nearest
 from layerwise.kernels.tokens import GAP
 from layerwise.tasks.inputs import Inputs
+from layerwise.tasks.records import WordRecord
 
 TERMS = 64  # words in a question
 Kind = Literal["neighbours", "analogy", "mean", "similarity", "odd one out"]
@@ -183,9 +184,9 @@ class WordInputs(Inputs):
         return {"kind": self.kind, "words": list(self.words), "counts": list(self.counts)}
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """Make the inputs again from what `to_json` returned."""
-        return cls(tuple(saved["words"]), tuple(saved["counts"]))
+    def from_record(cls, saved: WordRecord) -> Self:
+        """Make the inputs again from what `to_json` returned, checked."""
+        return cls(saved.words, saved.counts)
 
 
 

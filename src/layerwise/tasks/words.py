@@ -20,6 +20,7 @@ from layerwise.kernels.tokens import END
 from layerwise.nn.word_vectors import Nearest, Predictive, WordVectors
 from layerwise.recipe import Amount, Count, Share
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
+from layerwise.tasks.records import WordTaskRecord
 from layerwise.tasks.vocabulary import KINDS, WordInputs
 
 SHOWN = 10  # neighbours in an answer
@@ -108,7 +109,8 @@ class WordTask(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(WordInputs.from_json(saved["inputs"]), msgspec.convert(saved["options"], cls.Options))
+        record = msgspec.convert(saved, WordTaskRecord)
+        return cls(WordInputs.from_record(record.inputs), msgspec.convert(record.options, cls.Options))
 
     def answering(self, model: nn.Module) -> nn.Module:
         """Return the table as it answers questions. Raises `UsageError` for a network without vectors for words."""

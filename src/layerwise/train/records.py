@@ -69,8 +69,11 @@ class Window:
 
     @staticmethod
     def of(state: dict[str, Tensor], device: torch.device) -> Window:
-        """Make a window again from a checkpoint."""
-        weight, count = state["window.weight"].tolist()
+        """Make a window again from a checkpoint. Raises `KeyError` or `ValueError` for tensors that are not a window's."""
+        for name, tensor in state.items():
+            if name.startswith("window.") and tensor.shape != ((2,) if name == "window.weight" else ()):
+                raise ValueError(f"'{name}' has the shape {tuple(tensor.shape)}")
+        weight, count = state["window.weight"].double().tolist()
         total = state.get("window.total")
         prefix = "window.part."
         parts = {n.removeprefix(prefix): t.to(device) for n, t in state.items() if n.startswith(prefix)}

@@ -32,6 +32,7 @@ from layerwise.train.lonely import refuse_lonely_batch
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
 from layerwise.train.records import Best, Window, goal_of, monitored
+from layerwise.train.resume_checks import differing, name_state_file
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import FOLDER, Guarded, TensorBoard
 from layerwise.train.ways import choose_kernels, fix_kernels, set_ways
@@ -55,6 +56,7 @@ class Session:
         self.history: list[dict[str, Any]] = []
         self.trackers: list[Guarded] = []
         self.spent = 0.0
+        self.may_differ = False  # whether a checkpoint may be of a changed recipe
         self.steps = self.examples = 0
         self.pending: Checkpoint | None = None  # the best weights, until the next save writes them
         self.began = self.saved_at = time.monotonic()
@@ -166,12 +168,16 @@ class Session:
         mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         shared = {name: t for name, t in state.items() if not name.startswith("rank")} | mine
         saved = {n.removeprefix("rule."): t for n, t in shared.items() if n.startswith("rule.")}
-        if {n: t.shape for n, t in saved.items()} == {n: t.shape for n, t in rule.state_dict().items()}:
-            rule.load_state_dict(saved)
-        else:  # an allowed change: another optimizer, say
-            self.display.say("the rule's own state does not fit the changed recipe and starts afresh")
-        self.window = Window.of(shared, self.device)
-        draws.restore(shared, self.device)
+        wanted = {n: (t.shape, t.dtype) for n, t in rule.state_dict().items()}
+        with name_state_file(self.directory.path):
+            if {n: (t.shape, t.dtype) for n, t in saved.items()} == wanted:
+                rule.load_state_dict(saved)
+            elif self.may_differ:  # an allowed change: another optimizer, say
+                self.display.say("the rule's own state does not fit the changed recipe and starts afresh")
+            else:
+                raise ValueError(f"'rule.{differing(wanted, saved)}' is not what the rule saves")
+            self.window = Window.of(shared, self.device)
+            draws.restore(shared, self.device)
 
     def _after(
         self, event: Event, rule: Rule, stage: Stage, *, part: nn.Module, task: Task, batches: Batches

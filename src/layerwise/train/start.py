@@ -30,9 +30,11 @@ from layerwise.runtime.shortage import ran_out
 from layerwise.train import pictures
 from layerwise.train.memory import out_of_memory, rescaled
 from layerwise.train.progress import Display
+from layerwise.train.resume_checks import check_places, check_tensors
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
 from layerwise.weights import Fit, check, planned, put
+from layerwise.weights.saved_model import SPARE_MODULES, bound_parts
 
 Json = dict[str, Any]
 
@@ -157,8 +159,13 @@ def _opened(directory: RunDirectory, request: Request, made: Plan, *, world: Wor
             display.say(f"{path} was stopped before it began: starting afresh")
             _begin(directory, made, world=world)
             return None
-        _refuse_lost(directory, found)
+        best = _refuse_lost(directory, found)
+        kept = {which: one for which, one in (("last", found), ("best", best)) if found is not None and one is not None}
+        for which, one in kept.items():
+            check_places(directory, which, one, stages=_stages(directory))
         _refuse_changes(directory, found, made, world=world, allowed=request.allow_changes)
+        for which, one in kept.items():
+            check_tensors(directory, which, one, made)
         if found is None and directory.info()["status"] != "finished":
             display.say(f"{path} has no checkpoint yet: starting afresh")
         world.barrier()  # every rank has read the checkpoint before the first one tidies up
@@ -184,8 +191,14 @@ def _begin(directory: RunDirectory, made: Plan, *, world: World) -> None:
     world.barrier()
 
 
-def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> None:
-    """Refuse to resume a run whose checkpoints are gone: what is left would be trained on, or over, as if nothing were wrong.
+def _stages(directory: RunDirectory) -> int:
+    """Return how many stages the run's recipe has."""
+    return len(recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).stages)
+
+
+def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> Checkpoint | None:
+    """Refuse to resume a run whose checkpoints are gone: what is left would be trained on, or over, as if nothing were wrong. Return the
+    best checkpoint.
 
     Raises `DamagedError` naming the checkpoint that is missing or not as it was written.
     """
@@ -194,9 +207,10 @@ def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> None:
     finished = directory.info()["status"] == "finished"
     if found is None and saves.checkpoint_seconds and (finished or best is not None or directory.metrics_size()):
         raise _lost(path / "checkpoints" / "last", "best" if best is not None else "")
-    wanted = found.info["best_serial"] if found is not None else int(finished)
+    wanted = found.info.get("best_serial", 0) if found is not None else int(finished)
     if wanted and (best is None or best.info["serial"] < wanted):
         raise _lost(path / "checkpoints" / "best", "last" if found is not None else "")
+    return best
 
 
 def _lost(place: Path, left: str) -> DamagedError:
@@ -269,7 +283,7 @@ def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan
         raise UsageError(
             f"{directory.path} has {stages} stage(s), and this recipe {len(made.recipe.stages)}", expected="the same stages", do=again
         )
-    with torch.device("meta"):
+    with torch.device("meta"), bound_parts(SPARE_MODULES + 2 * len(found.model)):
         model = catalog.builder(made.card)(**made.model_args)
     try:
         check(model, found.model, f"the checkpoint of {directory.path}")
@@ -300,11 +314,12 @@ def _session(
         world=world.size,
     )  # fmt: skip
     if found is not None:
-        set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # exact only with the same threads and routes
+        set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # checked before; exact only with the same threads and routes
     feed = Feed(world, flags.dtype(options.precision), set_flags, streams, options.timeout)
     with flags.applied(set_flags), caught() as stop:
         try:
             session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
+            session.may_differ = request.allow_changes
             if made.recipe.weights and found is None:
                 weights = weights or planned(made)  # a first checkpoint that a kill left unfinished is none
                 put(session.model, weights)

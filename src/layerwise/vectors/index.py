@@ -19,20 +19,19 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from layerwise.atomic_io import open_own, write_own
+from layerwise.atomic_io import is_plain_file, open_own, write_own
 from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.folder_io import build_folder
 from layerwise.functional import similarity
 from layerwise.functional.similarity import Floats, Ids
 from layerwise.owned_folders import make_owned, remove_owned
-from layerwise.vectors.embedders import Embedder, Json, restored
+from layerwise.run_records import read_bounded
+from layerwise.vectors.embedders import Embedder, Json, WordEmbedder, restored
+from layerwise.vectors.index_records import ABOUT, AGAIN, EMBEDDER, FILES, KIND, TEXTS, VECTORS, check_tensors, index_damaged, read_record
 from layerwise.vectors.passages import Passages
 from layerwise.weights.vector_files import packed, save_arrays, unpacked
 
-KIND = "vector index"
-VECTORS, TEXTS, EMBEDDER = FILES = ("vectors.safetensors", "texts.safetensors", "embedder.safetensors")
-ABOUT = "index.json"
 AT_ONCE = 1 << 25  # bytes of vectors, and scores, that are looked at together
 SHOWN = 5
 
@@ -141,18 +140,23 @@ class Index:
         if not (path / ABOUT).is_file():
             raise UsageError(f"{path} is no index", expected=f"a folder with {ABOUT}, as `layerwise index` makes it")
         try:
-            about = unsealed((path / ABOUT).read_bytes(), path / ABOUT)
+            about = unsealed(read_bounded(path / ABOUT, root=path), path / ABOUT)
         except DamagedError as error:
-            raise DamagedError(error.what, expected=error.expected, received=error.received, do="build the index again") from error
+            raise DamagedError(error.what, expected=error.expected, received=error.received, do=AGAIN) from error
         if about.get("kind") != KIND:
-            raise UsageError(f"{path} is no index", expected=f"a folder whose {ABOUT} is of a {KIND}", received=str(about.get("kind")))
+            raise UsageError(f"{path} is no index", expected=f"a folder whose {ABOUT} is of a {KIND}", received=str(about.get("kind"))[:60])
+        record = read_record(about, path / ABOUT)
         for name in FILES:
             try:
+                if not is_plain_file(path / name, root=path):
+                    raise index_damaged(path / name, "it is no plain file" if (path / name).exists() else "it is missing")
                 fine = digest_of(path / name) == about["files"][name]
             except OSError as error:
-                raise _damaged(path / name, f"it cannot be read ({error.strerror})") from error
+                raise index_damaged(path / name, f"it cannot be read ({error.strerror})") from error
             if not fine:
-                raise _damaged(path / name, "its checksum is wrong")
+                raise index_damaged(path / name, "its checksum is wrong")
+        if record.embedder.kind == WordEmbedder.kind:  # `restored` refuses others
+            check_tensors(record, path)
         return Index(path, about, restored(safetensors.numpy.load_file(path / EMBEDDER), about["embedder"], path / EMBEDDER))
 
     def __len__(self) -> int:
@@ -190,7 +194,10 @@ class Index:
         with safetensors.safe_open(self.path / VECTORS, framework="np") as file:  # mapped into memory
             table = file.get_slice("vectors")
             for start in range(0, len(self), step):
-                yield start, vectors @ table[start : min(start + step, len(self))].T
+                scores = vectors @ table[start : min(start + step, len(self))].T
+                if not np.isfinite(scores).all():
+                    raise index_damaged(self.path / VECTORS, f"a vector of the passages from {start:,} on is not finite")
+                yield start, scores
 
     def ranks(self, questions: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[Ids]:
         """Return the ranks, from 1, of the passages that were wanted for each question (`layerwise.functional.ranking`); of equals the
@@ -259,8 +266,3 @@ class Index:
 def _unknown(text: str) -> DataError:
     """Make the error for a question of which nothing is known."""
     return DataError(f"nothing is known of the question '{text}'", expected="one word at least that has a vector")
-
-
-def _damaged(path: Path, why: str) -> DamagedError:
-    """Make the error for a file of an index that is not as it was written."""
-    return DamagedError(f"{path} is damaged: {why}", expected="the file as it was written", do="build the index again")

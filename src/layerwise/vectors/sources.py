@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from torch import nn
 
-from layerwise import catalog
-from layerwise.durable import damaged
 from layerwise.errors import UsageError
 from layerwise.nn.word_vectors import WordVectors
 from layerwise.run import RunDirectory
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.vocabulary import WordInputs
-from layerwise.weights import Fit, check, put
+from layerwise.weights import Fit, put
 from layerwise.weights.reading import read
+from layerwise.weights.saved_model import build_saved_model, check_task_fits
 from layerwise.weights.vector_files import read_vectors
 from layerwise.weights.vectors import VectorTable
 
@@ -42,15 +39,12 @@ def vectors_of(place: str | Path) -> VectorTable:
 
 def _of_run(path: Path) -> VectorTable:
     """Return the word vectors of a run's best weights."""
-    found, info = read(path), RunDirectory.open(path).info()
-    card = catalog.find(str(info["model"]["name"]))
-    model: nn.Module = catalog.builder(card)(**info["model"]["arguments"])
-    check(model, found.tensors, str(path))
+    found = read(path)
+    card, model, arguments = build_saved_model(RunDirectory.open(path).info(), found.tensors, path)
     put(model, Fit(found.tensors, (), "", str(path), found.assets))
-    try:
-        inputs = tasks.from_json(found.assets["task"]).inputs
-    except (KeyError, TypeError, msgspec.DecodeError) as error:
-        raise damaged(path / "task.json", "it does not describe a task") from error
+    task = tasks.from_json(found.assets["task"], path / "task.json")
+    check_task_fits(task.model_args(), arguments, path / "task.json")
+    inputs = task.inputs
     if not isinstance(model, WordVectors) or not isinstance(inputs, WordInputs):
         raise UsageError(f"{path} has no word vectors: it is a run of {card.name}", expected="a run of skipgram, cbow or glove, or a file")
     return table_of(model, inputs)

@@ -1,0 +1,115 @@
+"""Runs whose files were spoiled by structure and sealed again: every reader answers, or refuses with one error for users."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from fuzzing import fuzz, run_seed, soak_seconds
+from spoiling import digest_of_folder, seal_run, spoil_file
+
+from layerwise import api
+from layerwise.engines.telling import engines_of
+from layerwise.errors import LayerwiseError
+from layerwise.evaluate import measure
+from layerwise.inspect.opening import opened
+from layerwise.planning.resolve import Request
+from layerwise.run import RunDirectory
+from layerwise.run_check import verify
+from layerwise.train.start import train
+from layerwise.vectors.sources import vectors_of
+from small_runs import fit
+
+TARGETS = (
+    "run.json", "task.json", "recipe.toml", "metrics.jsonl", "checkpoints/best/state.json", "checkpoints/last/state.json",
+    "checkpoints/best/model.safetensors", "checkpoints/last/model.safetensors", "checkpoints/last/state.safetensors",
+)  # fmt: skip
+INPUTS: dict[str, Any] = {"rows": "5.1,3.5,1.4,0.2", "images": np.zeros((8, 8), np.uint8), "words": "a1"}
+SHORT = 3  # epochs, that a spoiled recipe may ask for here
+
+
+def begin(place: Path) -> dict[str, Path]:
+    """Train the three small runs that are spoiled; each has an epoch to go, so that a resume goes on."""
+    one = {"epochs": 1, "seed": 5}
+    fit(place / "rows", data="iris", **one)
+    options = {"model.widths": [4], "model.dense": [8], "model.dropout": 0, "train.threads": 1}
+    api.train("cnn", data="digits", out=place / "images", options={**options, "examples": 100}, **one)
+    text = place / "text.txt"
+    text.write_text("\n".join(" ".join(f"a{n * k % 17}" for n in range(12)) for k in range(1, 600)) + "\n")
+    options = {"model.dim": 4, "task.min_count": 1, "train.threads": 1, "data.cache": str(place / "cache")}
+    api.train("skipgram", data=str(text), out=place / "words", options=options, **one)
+    for name in INPUTS:
+        recipe = tomllib.loads((place / name / "recipe.toml").read_text())
+        recipe["stages"][0]["epochs"] = 2
+        (place / name / "recipe.toml").write_text(tomli_w.dumps(recipe))
+        info = json.loads((place / name / "run.json").read_bytes())
+        (place / name / "run.json").write_text(json.dumps({**info, "status": "training"}))
+        seal_run(place / name)
+    return {name: place / name for name in INPUTS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return begin(tmp_path_factory.mktemp("runs"))
+
+
+def resumes(run: Path) -> bool:
+    """Whether a resume of a spoiled run may be tried here: it would train for a moment, on the same data."""
+    try:
+        recipe = tomllib.loads((run / "recipe.toml").read_text())
+        epochs = sum(int(stage.get("epochs", 10)) for stage in recipe["stages"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True  # a reader's first look refuses it
+    source = recipe.get("data", {}).get("source") if isinstance(recipe.get("data"), dict) else None
+    return epochs <= SHORT and isinstance(source, str) and not source.startswith(("/dev", "/etc", ".."))
+
+
+def case(draw: random.Random, runs: dict[str, Path], targets: tuple[str, ...] = TARGETS) -> None:
+    """Spoil one file of a run, seal all of them, and read it in every way."""
+    kind = draw.choice(list(runs))
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        run = Path(shutil.copytree(runs[kind], place / "run"))
+        (place / "beside.txt").write_text("not ours")
+        outside = digest_of_folder(place, without="run")
+        spoil_file(run / draw.choice(targets), draw)
+        seal_run(run)
+        before = digest_of_folder(run, without=".lock")
+        readers = [
+            lambda: verify(RunDirectory.open(run)), lambda: engines_of(RunDirectory.open(run)), lambda: api.open(run).metrics,
+            lambda: api.open(run).predictor()(INPUTS[kind]), lambda: RunDirectory(run).metrics(),
+            lambda: opened(str(run), needs="run", view="weights"),
+        ]  # fmt: skip
+        readers += [lambda: vectors_of(run)] if kind == "words" else []
+        if resumes(run):
+            readers += [lambda: measure(run), lambda: train(Request(model=str(run / "recipe.toml"), resume=True), quiet=True)]
+        for read in readers:
+            with contextlib.suppress(LayerwiseError):
+                read()
+            if read is not readers[-1]:
+                assert digest_of_folder(run, without=".lock") == before  # what only reads changes nothing
+        assert digest_of_folder(place, without="run") == outside
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_spoiled_run_is_read_or_refused(target: str, runs: dict[str, Path]) -> None:
+    for seed in range(4):
+        run_seed(seed, lambda draw: case(draw, runs, (target,)))
+    fuzz(1, lambda draw: case(draw, runs, (target,)))
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(0)
+def test_soak_of_runs(runs: dict[str, Path]) -> None:
+    assert fuzz(soak_seconds(), lambda draw: case(draw, runs))
