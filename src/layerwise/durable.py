@@ -75,9 +75,10 @@ def _body_digest(body: Json) -> str:
 
 
 def damaged(path: Path, why: str) -> DamagedError:
-    """Make the error for a damaged file."""
+    """Make the error for a damaged file; of a run, doctor is given the run's own folder."""
+    run = next((folder for folder in path.parents[:3] if (folder / "run.json").exists()), path.parent)
     return DamagedError(
-        f"{path} is damaged: {why}", expected="the file as it was written", do=f"layerwise doctor {path.parent} checks every file"
+        f"{path} is damaged: {why}", expected="the file as it was written", do=f"layerwise doctor {run} checks every file"
     )
 
 

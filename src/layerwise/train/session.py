@@ -67,6 +67,20 @@ class Session:
             model.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
         return model
 
+    def check(self, resumed: Checkpoint | None) -> None:
+        """Make sure that each stage that is to come can begin, before anything is written.
+
+        Raises `UsageError` for a rule or batches that do not go with the network, `DataError` for data that cannot be read.
+        """
+        first = 0 if resumed is None else Cursor(*resumed.info["cursor"]).stage
+        for number, stage in enumerate(self.plan.recipe.stages[first:], start=first):
+            task, source, part = self.plan.stage_tasks[number], self.plan.training(stage), making.part_of(self.model, stage)
+            making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
+            if stage.epochs:
+                batches = making.batches_of(self.plan, number, world=self.world)
+                example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
+                refuse_lonely_batch(part, batches, stage, self.world, example=example)
+
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def run(self, resumed: Checkpoint | None) -> dict[str, float]:
@@ -117,7 +131,7 @@ class Session:
         source = self.plan.training(stage)
         part = making.part_of(self.model, stage)
         rule = making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
-        batches = self._batches(number, source, part) if stage.epochs else None  # without an epoch nothing is read
+        batches = self._batches(number, source) if stage.epochs else None  # without an epoch nothing is read
         if resumed is not None:
             self._take_up_state(resumed.state, rule)
         else:
@@ -138,14 +152,12 @@ class Session:
                         break
         self._close(number)
 
-    def _batches(self, number: int, source: Source, part: nn.Module) -> Batches:
+    def _batches(self, number: int, source: Source) -> Batches:
         """Return a stage's training batches, its changes to pictures included."""
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
         batches = self.feed.training(
             source, collating(task, stage.augment), batch=stage.batch, seed=self.options.seed, stage=number, paired=paired(stage.augment)
         )
-        example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
-        refuse_lonely_batch(part, batches, stage, self.world, example=example)
         return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype)
 
     def _take_up_state(self, state: dict[str, Tensor], rule: Rule) -> None:
