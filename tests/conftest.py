@@ -30,6 +30,24 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, mine or cores)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check every refused call in the tests for traces (`refusals`): the test modules are imported now, and hold the entry points."""
+    from refusals import wrap_entry_points
+
+    if session.items and not session.config.option.collectonly:
+        wrap_entry_points()
+
+
+@pytest.fixture(autouse=True)
+def _watched(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Watch the test's folder: a call that is refused must leave it as it was."""
+    from refusals import watch
+
+    mark = request.node.get_closest_marker("leaves")
+    with watch(tmp_path, tmp_path_factory.getbasetemp(), mark.args if mark else ()):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test in an empty folder, so that no run or cache of the developer's is touched."""

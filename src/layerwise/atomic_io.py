@@ -259,7 +259,9 @@ def write_own(path: Path, data: bytes, *, root: Path) -> None:
 
 
 def append_line(path: Path, line: bytes, *, root: Path, do: str = KEEP) -> None:
-    """Add a line to a log. One that does not fit on the disk is taken back. Raises `StorageError` then, `UsageError` for a link."""
+    """Add a line to a log. One that does not fit on the disk is taken back, and a new log with it. Raises `StorageError` then, `UsageError`
+    for a link."""
+    new = _mode(path) is None
     with report_disk_errors(path, do=do), open_own(path, root=root, mode="ab") as stream:
         size = os.fstat(stream.fileno()).st_size
         try:
@@ -267,6 +269,8 @@ def append_line(path: Path, line: bytes, *, root: Path, do: str = KEEP) -> None:
             stream.flush()
         except OSError:
             os.ftruncate(stream.fileno(), size)
+            if new:
+                path.unlink()
             raise
 
 
@@ -323,13 +327,11 @@ def open_temporary_folder() -> Iterator[Path]:
 
 
 def take_back(root: Path, written: Mapping[str, str]) -> None:
-    """Remove files that this process has written, name → SHA-256, and the folder if nothing else is in it. What differs stays."""
+    """Remove files that this process has written, name → SHA-256. What differs stays."""
     for name, digest in written.items():
         path = root / name
         if is_plain_file(path, root=root) and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
             path.unlink()
-    with suppress(OSError):
-        root.rmdir()  # succeeds for an empty folder alone
 
 
 def make_folder(path: Path, *, root: Path | None = None, do: str = KEEP) -> None:

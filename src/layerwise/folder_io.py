@@ -6,16 +6,29 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layerwise.atomic_io import check_target, flush_folder, make_folder, note_once, report_disk_errors
+from layerwise.atomic_io import check_target, flush_folder, is_plain_file, make_folder, note_once, report_disk_errors
 from layerwise.errors import UsageError
 from layerwise.owned_folders import MARKER, is_owned, make_owned, passing_name, remove_owned, sweep_unfinished
 
 EXCHANGE = 2  # renameat2's flag
 HERE = -100  # AT_FDCWD
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextmanager
+def remove_new_folders_on_error(path: Path) -> Iterator[None]:
+    """If the block raises, remove those of ``path`` and the folders above it that the block made, as far as nothing is in them."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -26,12 +39,13 @@ def open_unfinished(target: Path, kind: str, *, durable: bool = True) -> Iterato
     """
     sweep_unfinished(target.parent, kind)
     folder = passing_name(target)
-    make_folder(folder.parent)
-    try:
-        make_owned(folder, kind, durable=durable)
-        yield folder
-    finally:
-        remove_owned(folder, kind)
+    with remove_new_folders_on_error(folder.parent):
+        make_folder(folder.parent)
+        try:
+            make_owned(folder, kind, durable=durable)
+            yield folder
+        finally:
+            remove_owned(folder, kind)
 
 
 @contextmanager
@@ -116,7 +130,6 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", expected="a folder for the files", do="choose another --out")
-    make_folder(out.parent)
     with report_disk_errors(out), open_unfinished(out, "draft") as folder:
         yield folder
         files = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
@@ -135,8 +148,8 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
 def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[bool]:
     """Hold the lock that a file stands for; yield whether it is held: False where another process has it and we do not ``wait``.
 
-    On a file system without locks that is said once, and the block runs as if it were held. Raises `UsageError` for a link or a device,
-    and `StorageError` where the disk refuses.
+    The file is removed before the lock is released; whoever waits for it then makes a new one. On a file system without locks that is said
+    once, and the block runs as if it were held. Raises `UsageError` for a link or a device, and `StorageError` where the disk refuses.
     """
     import filelock  # only where something is locked
 
@@ -157,4 +170,7 @@ def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[b
     try:
         yield True
     finally:
+        with suppress(OSError):
+            if is_plain_file(path, root=path.parent) and not path.lstat().st_size:
+                path.unlink()
         lock.release()

@@ -118,21 +118,32 @@ def remove_inside(path: Path, owner: Path, kind: str) -> bool:
 
 
 def passing_name(target: Path) -> Path:
-    """Return a hidden name beside a target that nobody else has."""
-    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(8)}.new")
+    """Return a hidden name beside a target that nobody else has. It tells host and process: the folder has no marker at first."""
+    return target.with_name(f".{target.name[:200]}.{_host_tag()}{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(3)}.new")
+
+
+def _host_tag() -> str:
+    """Return four digits that stand for this host in passing names."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def _has_ended(name: str) -> bool:
+    """Whether the process that chose a passing name ran on this host and is gone."""
+    tag = name[-len("0123456789abcdef.new") :]
+    return tag.startswith(_host_tag()) and not psutil.pid_exists(int(tag[4:10], 16))
 
 
 def sweep_unfinished(place: Path, kind: str, *, alone: bool = False) -> None:
     """Remove the unfinished folders of a kind that killed processes left in a place.
 
-    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, and empty ones of old.
+    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, and old empty ones.
     """
     for folder in place.glob(".*.new") if place.is_dir() else ():
         with suppress(OSError):
             marker = read_marker(folder)
             if marker is None:
                 old = time.time() - folder.lstat().st_mtime > OLD
-                left = PASSING.fullmatch(folder.name) is not None and (alone or old)
+                left = PASSING.fullmatch(folder.name) is not None and (alone or old or _has_ended(folder.name))
             else:
                 left = alone or not _is_running(marker)
             if left:

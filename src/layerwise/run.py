@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from layerwise.atomic_io import (
     cut_file,
     is_plain_file,
     make_folder,
+    refuse_links,
     report_disk_errors,
     take_back,
     write_file,
@@ -30,7 +31,7 @@ from layerwise.bounded_decoding import decode_json
 from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
 from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder
-from layerwise.owned_folders import is_owned, mark_owned, sweep_unfinished
+from layerwise.owned_folders import is_owned, mark_owned, remove_owned, sweep_unfinished
 from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
 
 CHECKPOINT = "checkpoint"  # the kind of folder
@@ -38,6 +39,7 @@ GO_ON = "free some space and go on with --resume; what was saved before is intac
 TRIES = 200  # readings of a checkpoint that is replaced meanwhile
 LONGEST = 1 << 20  # bytes of a line of metrics.jsonl
 LOCK = ".lock"
+FIRST = ("run.json", "recipe.toml", "task.json")  # the files that a run begins with
 
 
 class Checkpoint(NamedTuple):
@@ -62,6 +64,13 @@ class RunDirectory:
     @staticmethod
     def create(path: Path) -> RunDirectory:
         """Make a new run directory. Raises `UsageError` if the folder holds anything, and `StorageError` where the disk refuses."""
+        RunDirectory.refuse_used(path)
+        make_folder(path, do=GO_ON)
+        return RunDirectory(path)
+
+    @staticmethod
+    def refuse_used(path: Path) -> None:
+        """Raise `UsageError` if a new run may not begin in a folder, because something is in it. Nothing is touched."""
         if (path / "run.json").exists():
             raise UsageError(f"{path} holds a run already", expected="a new folder", do="choose another --out, or add --resume to go on")
         if path.is_dir() and (names := sorted(p.name for p in path.iterdir() if p.name != LOCK)):
@@ -72,8 +81,6 @@ class RunDirectory:
                 received=", ".join(names[:5]) + (", …" if len(names) > 5 else ""),
                 do="choose another --out" + (", or bring run.json back from a copy" if lost else ""),
             )
-        make_folder(path, do=GO_ON)
-        return RunDirectory(path)
 
     @staticmethod
     def open(path: Path) -> RunDirectory:
@@ -99,9 +106,22 @@ class RunDirectory:
             yield
 
     def withdraw(self) -> None:
-        """Take a new run back that was refused before it learned anything: the files that `begin` wrote, and the folder if it is empty."""
-        files = {name: known for name, known in self.info()["files"].items() if isinstance(known, str)}
-        take_back(self.path, {**files, "run.json": digest_of(self.path / "run.json"), LOCK: digest(b"")})
+        """Take a new run back that ends before anything it learned was saved: its first files and its checkpoint of no step."""
+        last = self.restore("last")
+        learned = self.metrics_size() or (last is not None and last.info["steps"])
+        if learned or {path.name for path in self.path.iterdir()} - {*FIRST, "checkpoints", "metrics.jsonl", LOCK}:
+            return
+        known = self.info()["files"]
+        remove_owned(self._place("last"), CHECKPOINT)
+        with suppress(OSError):
+            self._place("last").parent.rmdir()
+        take_back(self.path, {**{name: known[name] for name in FIRST[1:]}, FIRST[0]: digest_of(self.path / FIRST[0])})
+
+    def refuse_own_links(self) -> None:
+        """Raise `UsageError`, naming it, for a link in the place of a file or folder that training writes."""
+        folders = ("checkpoints/last", "checkpoints/best", "figures", "tensorboard", "engines")
+        for name in (*FIRST, *folders, "metrics.jsonl", "failure.json", "report.html"):
+            refuse_links(self.path, self.path / name)
 
     # -- small files -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from disks import small_disk
 from layerwise import api
 from layerwise.cli import main
 from layerwise.durable import digest, unsealed
@@ -151,14 +152,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path | None]:
     """A file system of 4 MiB, or None where mounting is not permitted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
-    if done.returncode:
-        yield None
-        return
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk(tmp_path / "disk") as place:
+        yield place
 
 
 def test_full_disk(disk: Path | None, unbroken: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from layerwise.atomic_io import append_line, make_folder
 from layerwise.errors import unknown
+from layerwise.folder_io import remove_new_folders_on_error
 
 if TYPE_CHECKING:
     from layerwise.bench.base import Case, Result
@@ -45,6 +46,7 @@ def run(name: str, *, runs: int) -> list[Result]:
 
 
 def append(path: Path, result: Result) -> None:
-    """Add a result to a file of JSON lines, made with its folders if it is not there."""
-    make_folder(path.parent)
-    append_line(path, (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode(), root=path.parent)
+    """Add a result to a file of JSON lines, made with its folders if it is not there. Raises what `append_line` does."""
+    with remove_new_folders_on_error(path.parent):
+        make_folder(path.parent)
+        append_line(path, (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode(), root=path.parent)

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from layerwise import bench
+from layerwise.atomic_io import check_target
 from layerwise.cli.common import Json, put_json, put_table
 from layerwise.text_display import write_line
 
@@ -35,8 +36,13 @@ def bench_(
     if not cases and not all:
         write_line("\n".join(bench.names()))
         return 0
+    chosen = bench.names() if all else cases
+    for name in chosen:
+        bench.find(name)
+    if out and (out.exists() or out.is_symlink()):
+        check_target(out)  # before minutes of measuring
     results = []
-    for name in bench.names() if all else cases:
+    for name in chosen:
         for result in bench.run(name, runs=runs):
             results.append(result)
             if out:

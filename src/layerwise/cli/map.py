@@ -58,10 +58,10 @@ def map_(
     known = lexicon.from_sentences(sentences, both.source, both.target) if sentences else lexicon.from_table(pairs or Path())
     learn, test = mapping.divided(known, held_out=held_out, seed=seed)
     turn, found = mapping.measure(both, learn, test, seed=seed)
+    if out:  # first: words that do not go into the form of the file are refused
+        write_vectors(both.mapped(turn), out, overwrite=overwrite)
     if pairs_out:
         lexicon.write(known, pairs_out, overwrite=overwrite)
-    if out:
-        write_vectors(both.mapped(turn), out, overwrite=overwrite)
     if json:
         metrics = {f"precision@{k}": value for k, value in found.precision.items()} | {"mrr": found.mrr}
         chance = {f"precision@{k}": value for k, value in found.chance.items()}

@@ -25,7 +25,7 @@ from layerwise.atomic_io import is_plain_file, make_folder, write_file, write_ow
 from layerwise.data.source import Array
 from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.folder_io import build_folder, check_folder_target, hold_lock, open_unfinished, put_folder
+from layerwise.folder_io import build_folder, check_folder_target, hold_lock, open_unfinished, put_folder, remove_new_folders_on_error
 from layerwise.owned_folders import is_owned, remove_owned, sweep_unfinished
 
 SPARE = 0.1  # share of the disk that is left free
@@ -67,9 +67,10 @@ def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
 @contextmanager
 def lock_cache(folder: Path) -> Iterator[None]:
     """Wait for another process that builds the same folder, and keep others waiting."""
-    make_folder(folder.parent)
-    with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True):
-        yield
+    with remove_new_folders_on_error(folder.parent):
+        make_folder(folder.parent)
+        with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True):
+            yield
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from layerwise.atomic_io import make_folder, open_own, save_array, write_file
+from layerwise.atomic_io import open_own, save_array, write_file
 from layerwise.data import alphabet, cache_folders, phrases, segments, texts
 from layerwise.data.corpus import COUNTS, FORMAT, PHRASES, SMALL, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
 from layerwise.data.phrases import Passes
@@ -71,7 +71,6 @@ def opened(
     key = "" if joined is None else hashlib.sha256(repr(joined).encode()).hexdigest()
     folder = place / (f"pipe-{os.getpid()}" if source.piped else _name(source, cutting, key))
     try:
-        make_folder(place)
         with nullcontext() if source.piped else cache_folders.lock_cache(folder):
             corpus = None if source.piped else whole(folder)
             if corpus is None:

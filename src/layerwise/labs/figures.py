@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from layerwise.atomic_io import make_folder, write_file
 from layerwise.figures.charts import NO_DATES, STYLE
 from layerwise.figures.svg import FONT, INK, MUTED
+from layerwise.folder_io import remove_new_folders_on_error
 from layerwise.labs.base import Lang, Text
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe & Ito 2008
@@ -41,8 +42,9 @@ def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
         draw(lang).savefig(drawn, format="svg", metadata=NO_DATES)
     text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, drawn.getvalue())
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
-    make_folder(path.parent)
-    write_file(path, text.encode())
+    with remove_new_folders_on_error(path.parent):
+        make_folder(path.parent)
+        write_file(path, text.encode())
     return path
 
 

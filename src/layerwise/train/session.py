@@ -71,6 +71,20 @@ class Session:
             model.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
         return model
 
+    def check(self, resumed: Checkpoint | None) -> None:
+        """Make sure that each stage that is to come can begin, before anything is written.
+
+        Raises `UsageError` for a rule or batches that do not go with the network, `DataError` for data that cannot be read.
+        """
+        first = 0 if resumed is None else Cursor(*resumed.info["cursor"]).stage
+        for number, stage in enumerate(self.plan.recipe.stages[first:], start=first):
+            task, source, part = self.plan.stage_tasks[number], self.plan.training(stage), making.part_of(self.model, stage)
+            making.rule_of(self.plan, number, self.model, part, stage=stage, task=task, source=source, world=self.world)
+            if stage.epochs:
+                batches = making.batches_of(self.plan, number, world=self.world)
+                example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
+                refuse_lonely_batch(part, batches, stage, self.world, example=example)
+
     # -- the run ---------------------------------------------------------------------------------------------------
 
     def run(self, resumed: Checkpoint | None) -> dict[str, float]:
@@ -149,7 +163,6 @@ class Session:
             source, collating(task, stage.augment), batch=stage.batch, seed=self.options.seed, stage=number, paired=paired(stage.augment)
         )
         example = task.collate(fetch(source, [0])).to(self.device, self.feed.dtype)
-        refuse_lonely_batch(part, batches, stage, self.world, example=example)
         self._choose_kernels(part, task, example, most=max(stage.batch, EVALUATED))
         return augmented(batches, task.inputs, stage.augment, seed=self.options.seed, stage=number, dtype=self.feed.dtype)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -19,7 +19,8 @@ from layerwise import __version__, catalog, recipe
 from layerwise.data.feed import Feed, fits
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
-from layerwise.errors import DamagedError, UsageError
+from layerwise.errors import DamagedError, DataError, UsageError
+from layerwise.folder_io import remove_new_folders_on_error
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
@@ -74,13 +75,7 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
         made = _same_pieces(path, request, made, display=display)
         world.barrier()  # every rank has looked for a free name before the first one takes it
         with _locked(path, request, world) as directory:
-            found = _opened(directory, request, made, world=world, display=display)
-            try:
-                return _session(request, made, directory, found=found, weights=weights, world=world, display=display)
-            except UsageError:
-                if not request.resume and world.first:
-                    directory.withdraw()
-                raise
+            return _session(request, made, directory, weights=weights, world=world, display=display)
 
 
 @contextmanager
@@ -89,12 +84,16 @@ def _locked(path: Path, request: Request, world: World) -> Iterator[RunDirectory
     if not world.first:
         yield RunDirectory(path)
         return
-    found = request.resume and (path / "run.json").exists()
-    directory = RunDirectory.open(path) if found else RunDirectory.create(path)
-    with directory.locked():
-        if not found:
-            RunDirectory.create(path)  # looks again, now that nobody else can begin here
-        yield directory
+    if request.resume and (path / "run.json").exists():
+        directory = RunDirectory.open(path)
+        with directory.locked():
+            yield directory
+        return
+    with remove_new_folders_on_error(path):
+        directory = RunDirectory.create(path)
+        with directory.locked():
+            RunDirectory.refuse_used(path)  # looks again, now that nobody else can begin here
+            yield directory
 
 
 def place(request: Request, made: Plan) -> Path:
@@ -150,45 +149,54 @@ def _same_pieces(path: Path, request: Request, made: Plan, *, display: Display) 
     return made
 
 
-def _opened(directory: RunDirectory, request: Request, made: Plan, *, world: World, display: Display) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or begin the run. What a kill broke off is ended, once nothing speaks against going on."""
-    path, found = directory.path, None
-    if request.resume and (path / "run.json").exists():
-        found = directory.restore("last")
-        if found is None and not _has_first_files(directory):
-            display.say(f"{path} was stopped before it began: starting afresh")
-            _begin(directory, made, world=world)
-            return None
-        best = _refuse_lost(directory, found)
-        kept = {which: one for which, one in (("last", found), ("best", best)) if found is not None and one is not None}
-        for which, one in kept.items():
-            check_places(directory, which, one, stages=_stages(directory))
-        _refuse_changes(directory, found, made, world=world, allowed=request.allow_changes)
-        for which, one in kept.items():
-            check_tensors(directory, which, one, made)
-        if found is None and directory.info()["status"] != "finished":
-            display.say(f"{path} has no checkpoint yet: starting afresh")
-        world.barrier()  # every rank has read the checkpoint before the first one tidies up
-        if world.first:
-            directory.tidy()
-        return found
-    if request.resume:
-        display.say(f"{path} has no checkpoint: starting afresh")
-    _begin(directory, made, world=world)
-    return None
+class Opening(NamedTuple):
+    """What a run goes on from: a checkpoint or none, whether its first files are to be written, and the changes of its recipe or data."""
+
+    found: Checkpoint | None = None
+    begins: bool = True
+    changes: Sequence[str] = ()
+
+
+def _open(directory: RunDirectory, request: Request, made: Plan, *, world: World, display: Display) -> Opening:
+    """Return what the run goes on from. Nothing is written: something may speak against going on yet."""
+    path = directory.path
+    if not (request.resume and (path / "run.json").exists()):
+        if request.resume:
+            display.say(f"{path} has no checkpoint: starting afresh")
+        return Opening()
+    directory.refuse_own_links()
+    found = directory.restore("last")
+    if found is None and not _has_first_files(directory):
+        display.say(f"{path} was stopped before it began: starting afresh")
+        return Opening()
+    best = _refuse_lost(directory, found)
+    kept = {which: one for which, one in (("last", found), ("best", best)) if found is not None and one is not None}
+    for which, one in kept.items():
+        check_places(directory, which, one, stages=_stages(directory))
+    changes = _find_changes(directory, found, made, world=world, allowed=request.allow_changes)
+    for which, one in kept.items():
+        check_tensors(directory, which, one, made)
+    if found is None and directory.info()["status"] != "finished":
+        display.say(f"{path} has no checkpoint yet: starting afresh")
+    return Opening(found, False, changes)
+
+
+def _write_opening(directory: RunDirectory, opening: Opening, made: Plan, *, world: World) -> None:
+    """Write a new run's first files; or the changes of one that goes on, and end what a kill broke off. Nothing speaks against it now."""
+    world.barrier()  # every rank has read what is there before the first one writes
+    if world.first and opening.begins:
+        first = {"recipe.toml": recipe.to_toml(made.recipe).encode(), "task.json": _task_file(made)}
+        directory.begin(_facts(made, world=world), first)
+    elif world.first:
+        if opening.changes:
+            _write_changes(directory, opening.changes, made, world=world)
+        directory.tidy()
+    world.barrier()
 
 
 def _has_first_files(directory: RunDirectory) -> bool:
     """Whether the files are there that a run begins with: run.json is written first, and a kill may have come before the others."""
     return all((directory.path / name).exists() for name in ("recipe.toml", "task.json"))
-
-
-def _begin(directory: RunDirectory, made: Plan, *, world: World) -> None:
-    """Write a new run's first files."""
-    if world.first:
-        first = {"recipe.toml": recipe.to_toml(made.recipe).encode(), "task.json": _task_file(made)}
-        directory.begin(_facts(made, world=world), first)
-    world.barrier()
 
 
 def _stages(directory: RunDirectory) -> int:
@@ -203,7 +211,7 @@ def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> Checkpoin
     Raises `DamagedError` naming the checkpoint that is missing or not as it was written.
     """
     path, saves = directory.path, recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).train
-    best = directory.restore("best")
+    best = _restore_best(directory, left="last" if found is not None else "")
     finished = directory.info()["status"] == "finished"
     if found is None and saves.checkpoint_seconds and (finished or best is not None or directory.metrics_size()):
         raise _lost(path / "checkpoints" / "last", "best" if best is not None else "")
@@ -213,12 +221,20 @@ def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> Checkpoin
     return best
 
 
-def _lost(place: Path, left: str) -> DamagedError:
-    """Make the error for a checkpoint that is gone; ``left`` names the other one if that is there."""
+def _restore_best(directory: RunDirectory, *, left: str) -> Checkpoint | None:
+    """Return the best checkpoint. Raises `DamagedError` for one that is not as it was written, with a way on from the one that is left."""
+    try:
+        return directory.restore("best")
+    except DamagedError as error:
+        raise _lost(directory.path / "checkpoints" / "best", left, why=error.what.partition(" is damaged: ")[2]) from error
+
+
+def _lost(place: Path, left: str, *, why: str = "") -> DamagedError:
+    """Make the error for a checkpoint that is gone, or damaged, ``why``; ``left`` names the other one if that is there."""
     run = place.parents[1]
     start = f" --weights {place.with_name(left) / 'model.safetensors'}" if left else ""
     return DamagedError(
-        f"{place} is missing, and {run} cannot be resumed without it; nothing was changed",
+        f"{place} is {f'damaged ({why})' if why else 'missing'}, and {run} cannot be resumed without it; nothing was changed",
         expected="the checkpoints that training saved",
         do=f"bring it back from a copy, or train anew: layerwise train {run / 'recipe.toml'}{start} --out NEW",
     )
@@ -248,10 +264,11 @@ def _facts(made: Plan, *, world: World) -> Json:
     }
 
 
-def _refuse_changes(
+def _find_changes(
     directory: RunDirectory, found: Checkpoint | None, made: Plan, *, world: World, allowed: bool
-) -> None:
-    """Refuse to resume with another recipe, other data or another number of processes (F25), unless that is allowed."""
+) -> list[str]:
+    """Return what differs from the run so far. Raises `UsageError` for another recipe, other data or another number of processes, unless
+    that is allowed."""
     before = recipe.from_toml(directory.read("recipe.toml"), str(directory.path))
     changes = recipe.differences(completed(before, made.recipe, made.card), made.recipe)
     info, _ = directory.info(), directory.task()
@@ -269,11 +286,16 @@ def _refuse_changes(
         )
     if changes and found is not None:
         _refuse_other_network(directory, found, made, stages=len(before.stages))
-    if changes and world.first:
-        directory.replace("recipe.toml", recipe.to_toml(made.recipe).encode())
-        directory.replace("task.json", _task_file(made))  # what the weights now learn from is what predictions go through
-        again = {**directory.info(), **_facts(made, world=world), "started": info["started"]}
-        directory.write_info({**again, "changes": [*info.get("changes", []), *changes]})
+    return changes
+
+
+def _write_changes(directory: RunDirectory, changes: Sequence[str], made: Plan, *, world: World) -> None:
+    """Write the recipe, task and facts that a run goes on with."""
+    info = directory.info()
+    directory.replace("recipe.toml", recipe.to_toml(made.recipe).encode())
+    directory.replace("task.json", _task_file(made))  # what the weights now learn from is what predictions go through
+    again = {**directory.info(), **_facts(made, world=world), "started": info["started"]}
+    directory.write_info({**again, "changes": [*info.get("changes", []), *changes]})
 
 
 def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan, *, stages: int) -> None:
@@ -292,13 +314,14 @@ def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan
 
 
 def _session(
-    request: Request, made: Plan, directory: RunDirectory, *, found: Checkpoint | None, weights: Fit | None, world: World,
-    display: Display,
-) -> Outcome:  # fmt: skip
+    request: Request, made: Plan, directory: RunDirectory, *, weights: Fit | None, world: World, display: Display
+) -> Outcome:
     """Run the session under its flags, and finish the run."""
     options = made.recipe.train
-    info = directory.info()
-    if info["status"] == "finished" and (found is None or not _unfinished(found, made)):
+    opening = _open(directory, request, made, world=world, display=display)
+    found, info = opening.found, {} if opening.begins else directory.info()
+    if info.get("status") == "finished" and (found is None or not _unfinished(found, made)):
+        _write_opening(directory, opening, made, world=world)
         display.say(f"{directory.path} is finished already")
         return Outcome(directory, info["metrics"], True, info, made.task.name, world.first)
     streams = options.workers < 0 or not all(
@@ -316,6 +339,7 @@ def _session(
     if found is not None:
         set_flags = msgspec.convert(found.info["flags"], flags.Flags)  # checked before; exact only with the same threads and routes
     feed = Feed(world, flags.dtype(options.precision), set_flags, streams, options.timeout)
+    begun = False
     with flags.applied(set_flags), caught() as stop:
         try:
             session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
@@ -323,8 +347,16 @@ def _session(
             if made.recipe.weights and found is None:
                 weights = weights or planned(made)  # a first checkpoint that a kill left unfinished is none
                 put(session.model, weights)
+            session.check(found)
+            _write_opening(directory, opening, made, world=world)
+            begun = opening.begins and world.first
+            if weights is not None and found is None:
                 _record(directory, weights, made, world=world)
             metrics = session.run(found)
+        except (UsageError, DataError):
+            if begun:
+                directory.withdraw()
+            raise
         except NonFiniteLoss as error:
             session.failed(error)
             raise

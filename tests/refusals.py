@@ -1,0 +1,191 @@
+"""A refused command changes nothing: every call in the tests that ends with exit code 2, or raises the error for it, is checked.
+
+The entry points are wrapped once for all tests. Before each call the folder of the test is recorded (names, kinds, modes, links, sizes
+and digests of the content; no times), and the folders of fixtures that the call names; after a refusal all must be as before.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import multiprocessing
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+LARGE = 64 << 20  # bytes of a folder; of what lies beyond, names and sizes are compared
+SETTLED = 50_000_000  # nanoseconds after a change, from which on the system's times tell whether a file changed again
+ENTRIES = (
+    "layerwise.cli:main", "layerwise.api:train", "layerwise.api:open", "layerwise.api:build", "layerwise.api:Run.export",
+    "layerwise.weights.vector_files:write_vectors", "layerwise.train.start:train", "layerwise.vectors.index:build",
+    "layerwise.inspect:look", "layerwise.export.files:export",
+)  # fmt: skip
+Record = dict[str, tuple[object, ...]]
+
+
+class Watch:
+    """What is watched now: the folder of the test that runs, and whether a call is checked already (the outermost one is)."""
+
+    base = Path("/")
+    folder: Path | None = None
+    depth = 0
+    allowed: tuple[str, ...] = ()
+    digests: dict[tuple[int, ...], str] = {}  # noqa: RUF012
+
+
+# -- what a folder holds -----------------------------------------------------------------------------------------------
+
+
+def record(folder: Path) -> Record:
+    """Return what lies below a folder, by path."""
+    found: Record = {}
+    size = 0
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            with suppress(FileNotFoundError):
+                facts = os.lstat(path)
+                size += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+                found[os.path.relpath(path, folder)] = _describe(path, facts, digested=size <= LARGE)
+    return found
+
+
+def _describe(path: str, facts: os.stat_result, *, digested: bool) -> tuple[object, ...]:
+    """Return what one entry is."""
+    if stat.S_ISLNK(facts.st_mode):
+        return "a link", os.readlink(path)
+    if stat.S_ISREG(facts.st_mode):
+        return "a file", oct(facts.st_mode), facts.st_size, _digest(path, facts) if digested else ""
+    return oct(facts.st_mode),
+
+
+def _digest(path: str, facts: os.stat_result) -> str:
+    """Return a digest of a file's content; of one that was not changed since, the digest from before."""
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key not in Watch.digests:
+        settled = time.time_ns() - facts.st_ctime_ns > SETTLED
+        with open(path, "rb") as stream:
+            found = hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+        if not settled:
+            return found
+        Watch.digests[key] = found
+    return Watch.digests[key]
+
+
+def differences(before: Record, after: Record) -> list[str]:
+    """Return how two records differ, a line for each path."""
+    lines = [f"{path}: is new, {after[path]}" for path in sorted(after.keys() - before.keys())]
+    lines += [f"{path}: is gone" for path in sorted(before.keys() - after.keys())]
+    lines += [f"{p}: {before[p]} became {after[p]}" for p in sorted(before.keys() & after.keys()) if before[p] != after[p]]
+    return lines
+
+
+# -- calls ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def watched(named: object) -> Iterator[Callable[[str], None]]:
+    """Yield a function to call with the words of a refusal: it fails the test if something below the watched folders changed."""
+    if Watch.folder is None or Watch.depth or multiprocessing.active_children():  # which may be at work in the folder
+        yield lambda _: None
+        return
+    parts = re.findall(re.escape(str(Watch.base)) + r"/[^/'\"\s,\]\)]+", repr(named))
+    folders = {Watch.folder, *(Path(part) for part in parts if Path(part).is_dir())}
+    before = {folder: record(folder) for folder in folders}
+
+    def check(refusal: str) -> None:
+        changed = [
+            f"{folder}/{line}" for folder in folders for line in differences(before[folder], record(folder))
+            if not any(re.match(pattern, line) for pattern in Watch.allowed)
+        ]  # fmt: skip
+        if changed:
+            pytest.fail(f"a refused call left traces: {named}\n  refusal: {refusal}\n  " + "\n  ".join(changed))
+
+    Watch.depth += 1
+    try:
+        yield check
+    finally:
+        Watch.depth -= 1
+
+
+@contextmanager
+def watch(folder: Path, base: Path, allowed: Sequence[str] = ()) -> Iterator[None]:
+    """Watch a test's folder while the test runs; ``allowed`` are patterns of the traces that its refusals may leave."""
+    Watch.folder, Watch.base, Watch.allowed = folder, base, tuple(allowed)
+    yield
+    Watch.folder = None
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that checks each call of another that is refused."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **more: Any) -> Any:
+        from layerwise.errors import LayerwiseError
+
+        with watched((args, more)) as check:
+            try:
+                found = function(*args, **more)
+            except LayerwiseError as error:
+                if error.exit_code == 2:
+                    check(str(error))
+                raise
+            if found == 2 and isinstance(found, int):
+                check("exit code 2")
+            return found
+
+    return call
+
+
+def wrapped_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `subprocess.run` that checks each process of the command that ends with exit code 2."""
+
+    @functools.wraps(function)
+    def run(words: Any, *args: Any, **more: Any) -> Any:
+        ours = isinstance(words, Sequence) and not isinstance(words, str) and "layerwise" in map(str, words)
+        if not ours:
+            return function(words, *args, **more)
+        with watched((words, more)) as check:
+            done = function(words, *args, **more)
+            if done.returncode == 2:
+                check(str(done.stderr))
+            return done
+
+    return run
+
+
+def wrap_entry_points() -> None:
+    """Put the wrappers into the modules that define the entry points, and wherever the tests and the package hold them by name."""
+    for entry in ENTRIES:
+        module, _, name = entry.partition(":")
+        place: Any = importlib.import_module(module)
+        *owners, last = name.split(".")
+        for owner in owners:
+            place = getattr(place, owner)
+        original = getattr(place, last)
+        checked = wrapped(original)
+        setattr(place, last, checked)
+        if inspect.isfunction(original) and not owners:
+            _replace(original, checked)
+    subprocess.run = wrapped_run(subprocess.run)
+
+
+def _replace(original: object, checked: object) -> None:
+    """Replace a function wherever a module of the package or of the tests has it."""
+    for name, module in list(sys.modules.items()):
+        ours = name.split(".")[0] == "layerwise" or Path(getattr(module, "__file__", None) or "/").is_relative_to(TESTS)
+        for key, value in list(vars(module).items()) if ours else ():
+            if value is original:
+                setattr(module, key, checked)
