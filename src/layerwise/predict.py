@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -258,14 +258,34 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
     What cannot be opened is given as an error in its place, so that it fails alone.
     """
     for text in given:
-        if task.inputs.kind == "image":
-            yield from _in_pieces(_pictures(text), PICTURES)
-        elif task.inputs.kind == "text":
-            yield from _in_pieces(_questions(text))
-        elif Path(text).expanduser().is_file():
-            yield from _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
-        else:
-            yield from _in_pieces(_rows(text))
+        some = False
+        for piece in _pieces_of(text, task):
+            some = True
+            yield piece
+        if not some:
+            yield Piece([text], (_nothing_in(text, task),))
+
+
+def _pieces_of(text: str, task: Task) -> Iterator[Piece]:
+    """Return one command-line input's pieces; none where a file, or standard input, holds nothing to answer."""
+    if task.inputs.kind == "image":
+        return _in_pieces(_pictures(text), PICTURES)
+    if task.inputs.kind == "text":
+        return _in_pieces(_questions(text))
+    if Path(text).expanduser().is_file():
+        return _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
+    return _in_pieces(_rows(text))
+
+
+def _nothing_in(text: str, task: Task) -> DataError:
+    """Make the error for an input that holds nothing to answer."""
+    place, lines = "standard input" if text == "-" else text, task.inputs.kind == "text"
+    return DataError(
+        f"{place} has no {'lines' if lines else 'rows'}",
+        expected="a question in each line" if lines else "a row for each example, below the header if there is one",
+        received="a header only, or an empty file" if text != "-" else "nothing",
+        do="check that the file was written completely, or give another input" if text != "-" else "pipe something into the command",
+    )
 
 
 def _in_pieces(items: Iterator[tuple[str, object]], size: int = BATCH) -> Iterator[Piece]:
@@ -279,9 +299,10 @@ def _tables(text: str, encoding: str) -> Iterator[Piece]:
     """Yield the rows of a table file."""
     count = 0
     try:
-        for table in table_files.pieces(Path(text).expanduser(), encoding=encoding, size=ROWS):
-            yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
-            count += len(table)
+        with closing(table_files.pieces(Path(text).expanduser(), encoding=encoding, size=ROWS)) as found:
+            for table in found:
+                yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
+                count += len(table)
     except LayerwiseError as error:
         yield Piece([text], (error,))
 
