@@ -169,10 +169,13 @@ class Predictor:
         self.device, self.dtype = first.device, first.dtype
 
     def __call__(self, *raw: object) -> list[msgspec.Struct]:
-        """Return one prediction for each input. Raises the first input's error, if any is bad."""
+        """Return one prediction for each input. Raises the first input's error, if any is bad, or if its answer is not finite."""
         out: list[msgspec.Struct] = []
         for start in range(0, len(raw), BATCH):
-            out += self._answer(torch.stack([self.task.encode(item) for item in raw[start : start + BATCH]]))
+            for answer in self._answer(torch.stack([self.task.encode(item) for item in raw[start : start + BATCH]])):
+                if isinstance(answer, LayerwiseError):
+                    raise answer
+                out.append(answer)
         return out
 
     def stream(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
@@ -190,7 +193,7 @@ class Predictor:
                 raw = [positional(row) for row in raw.to_pylist()]
             yield from self._each(piece.names, raw)
 
-    def _rows(self, names: list[str], cells: Array, table: pa.Table) -> Iterator[Answer]:
+    def _rows(self, names: list[str], cells: Array, table: pa.Table) -> Iterator[Answer | Failure]:
         """Answer the rows of a table whose cells (N, D) are all in order."""
         assert isinstance(self.task.inputs, RowInputs)
         answers = self._answer(self.task.inputs.tensor(cells))
@@ -199,7 +202,7 @@ class Predictor:
         order = features if columnar.bare(table.column_names) else tuple(table.column_names)
         for at, (name, answer) in enumerate(zip(names, answers, strict=True)):
             found = (f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange.get(at, ()))
-            yield Answer(name, answer, tuple(found))
+            yield _named(name, answer, found)
 
     def _pictures(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
         """Answer pictures, decoded on threads; the next piece is decoded while the network looks at one."""
@@ -233,7 +236,7 @@ class Predictor:
         good = [item for item in encoded if not isinstance(item, Failure)]
         answers = iter(self._answer(torch.stack(good)) if good else [])
         for name, item, given in zip(names, encoded, raw, strict=True):
-            yield item if isinstance(item, Failure) else Answer(name, next(answers), self._unseen(given))
+            yield item if isinstance(item, Failure) else _named(name, next(answers), self._unseen(given))
 
     def _unseen(self, raw: object) -> tuple[str, ...]:
         """Return a raw row's categories that training never had."""
@@ -244,12 +247,30 @@ class Predictor:
         cells = inputs.given(raw)
         return tuple(f"{inputs.features[place]} '{cells[place]}'" for place in at)
 
-    def _answer(self, inputs: torch.Tensor) -> list[msgspec.Struct]:
-        """Run the network on encoded inputs (N, …)."""
+    def _answer(self, inputs: torch.Tensor) -> list[msgspec.Struct | LayerwiseError]:
+        """Run the network on encoded inputs (N, …). An input whose outputs are not finite gets an error in its place."""
         inputs = inputs.to(self.device, self.dtype)
         batch = Batch(inputs, None, torch.arange(len(inputs)))
         with evaluating(self.model, self.device):
-            return self.task.decode(self.model(inputs), batch)
+            outputs: torch.Tensor = self.model(inputs)
+            finite = outputs.reshape(len(inputs), -1).isfinite().all(1).tolist() if len(inputs) else []
+            answers = self.task.decode(outputs, batch)
+        return [answer if fine else _overflowed() for answer, fine in zip(answers, finite, strict=True)]
+
+
+def _named(name: str, answer: msgspec.Struct | LayerwiseError, unseen: Iterable[str]) -> Answer | Failure:
+    """Return an answer under its input's name, or why there is none."""
+    return Failure(name, str(answer)) if isinstance(answer, LayerwiseError) else Answer(name, answer, tuple(unseen))
+
+
+def _overflowed() -> DataError:
+    """Make the error for an input from which the network computes infinity or NaN."""
+    return DataError(
+        "the network's outputs for this input are not finite",
+        expected="an input like those of the training part",
+        received="numbers so large that float32 overflows on the way through the network",
+        do="check this input's units and values",
+    )
 
 
 def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
