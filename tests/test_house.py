@@ -13,8 +13,8 @@ import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
 ROOMS = (
-    "errors durable recipe runtime functional kernels nn data tasks rules catalog models run planning weights vectors export engines "
-    "predict evaluate figures inspect report train bench labs api cli"
+    "errors strict_json durable recipe runtime functional kernels nn data tasks rules catalog models run planning weights vectors export "
+    "engines predict evaluate figures inspect report train bench labs api cli"
 ).split()
 LONGEST = 450
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from layerwise import strict_json
 from layerwise.errors import DamagedError, TrainingError
 
 FORMAT = 1
@@ -40,14 +40,14 @@ def digest_of(path: Path) -> str:
 def sealed(content: Json) -> bytes:
     """Return JSON bytes that carry their own checksum."""
     body = {**content, "format": FORMAT}
-    return (json.dumps({**body, "checksum": _body_digest(body)}, ensure_ascii=False, indent=1) + "\n").encode()
+    return (strict_json.dumps({**body, "checksum": _body_digest(body)}, indent=1) + "\n").encode()
 
 
 def unsealed(data: bytes, path: Path) -> Json:
     """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong or the format is newer."""
     try:
-        content: Json = json.loads(data)
-        as_written = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() == data
+        content: Json = strict_json.loads(data)
+        as_written = (strict_json.dumps(content, indent=1) + "\n").encode() == data
         checksum = content.pop("checksum")
         fine = as_written and checksum == _body_digest(content)
         version = content["format"]
@@ -70,7 +70,7 @@ def refuse_newer(version: Any, path: Path) -> None:
 
 def _body_digest(body: Json) -> str:
     """Return the digest of JSON content in canonical form."""
-    return digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    return digest(strict_json.dumps(body, sort_keys=True).encode())
 
 
 def damaged(path: Path, why: str) -> DamagedError:

@@ -6,7 +6,6 @@ as a whole. Opening takes the newest complete one. No pickle: tensors in safeten
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zlib
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
+from layerwise import strict_json
 from layerwise.durable import (
     Json,
     Tensors,
@@ -144,7 +144,7 @@ class RunDirectory:
         """Return task.json. Raises `DamagedError` if it differs, is of a newer format, or is no JSON object."""
         path, data = self.path / "task.json", self.read("task.json")
         try:
-            content: Json = json.loads(data)
+            content: Json = strict_json.loads(data)
             version = content["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(path, "it does not describe a task") from error
@@ -290,19 +290,19 @@ class RunDirectory:
 
 def line(row: Json) -> bytes:
     """Return a line of metrics.jsonl: JSON whose last key is the CRC-32 of the rest."""
-    body = json.dumps(row, ensure_ascii=False)
+    body = strict_json.dumps(row)
     crc = f"{zlib.crc32(body.encode()):08x}"
-    return (json.dumps({**row, "crc": crc}, ensure_ascii=False) + "\n").encode()
+    return (strict_json.dumps({**row, "crc": crc}) + "\n").encode()
 
 
 def read_line(data: bytes, path: Path, number: int) -> Json:
     """Read what `line` wrote. Raises `DamagedError` naming the line."""
     try:
-        row: Json = json.loads(data)
+        row: Json = strict_json.loads(data)
         crc = row.pop("crc")
     except (ValueError, KeyError, AttributeError) as error:
         raise damaged(path, f"line {number} cannot be read") from error
-    if line(row) != data + b"\n" or crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
+    if line(row) != data + b"\n" or crc != f"{zlib.crc32(strict_json.dumps(row).encode()):08x}":
         raise damaged(path, f"the checksum of line {number} is wrong")
     return row
 

@@ -7,10 +7,10 @@ torch, and a case's file imports what it measures only inside its sides.
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerwise import strict_json
 from layerwise.errors import unknown
 
 if TYPE_CHECKING:
@@ -47,4 +47,4 @@ def append(path: Path, result: Result) -> None:
     """Add a result to a file of JSON lines, made with its folders if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+        file.write(strict_json.dumps(result.to_json()) + "\n")

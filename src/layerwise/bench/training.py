@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise import strict_json
 from layerwise.data.loader import collated
 from layerwise.data.source import Source
 from layerwise.planning.resolve import Plan, Request, plan
@@ -55,7 +55,7 @@ def trained(request: Request) -> Iterator[Trained]:
     with tempfile.TemporaryDirectory(prefix="layerwise-bench-") as folder:
         path = Path(folder) / "run"
         outcome = train(Request(**{**_fields(request), "out": path}), quiet=True)
-        first, *_, last = (json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
+        first, *_, last = (strict_json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
         seconds = last["seconds"] - first["seconds"]
         yield Trained(outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from layerwise import strict_json
 
 Lang = Literal["en", "zh"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object on standard output")]
@@ -43,8 +45,13 @@ def take_imports(paths: Sequence[Path] | None) -> None:
 
 
 def put_json(**content: Any) -> None:
-    """Print the verb's one JSON object."""
-    print(json.dumps({"format": 1, **content}, ensure_ascii=False, default=str))
+    """Print the verb's one JSON object; numbers that are not finite are null."""
+    print(strict_json.dumps({"format": 1, **content}, default=str))
+
+
+def shown(value: float | None, digits: int = 4) -> str:
+    """Return a metric as text: so many decimals, a dash for one that is not finite."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

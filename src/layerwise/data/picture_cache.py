@@ -9,7 +9,6 @@ is checked when it is read, and one that is damaged is decoded from its file.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 import PIL
 import torch
 
+from layerwise import strict_json
 from layerwise.data import cache_folders
 from layerwise.data.cache_folders import INDEX, beside, damaged, no_room, tidy
 from layerwise.data.folders import PictureSource
@@ -125,7 +125,7 @@ def whole(folder: Path, files: PictureSource) -> bool:
     """Whether a folder holds the cache of these files, by its index and its sizes."""
     assert files.size is not None
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = strict_json.loads((folder / INDEX).read_text(encoding="utf-8"))
         pixels = np.load(folder / PIXELS, mmap_mode="r")
         sums = np.load(folder / SUMS)
     except (OSError, ValueError, EOFError):
@@ -183,4 +183,4 @@ def _write(part: Path, files: PictureSource, told: Told) -> None:
             told(numbers.stop, len(files))
     np.save(part / SUMS, sums)
     about = {"format": FORMAT, "origin": files.place.origin, "shape": shape, "pillow": PIL.__version__, "torch": torch.__version__}
-    (part / INDEX).write_text(json.dumps(about), encoding="utf-8")
+    (part / INDEX).write_text(strict_json.dumps(about, ascii=True), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from layerwise import strict_json
 from layerwise.errors import UsageError
 from layerwise.export import graph, onnx, tensors, words
 from layerwise.export.base import Check, ExportError, Json, Subject, passport, refuse_wrong
@@ -54,7 +54,7 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
     refuse_wrong(check, path.name)
     facts = {**told, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
     facts["versions"] = {**facts["versions"], **extra}
-    keep([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())])
+    keep([(path, data), (beside, (strict_json.dumps(facts, indent=1) + "\n").encode())])
     return Exported(path, beside, len(data), facts)
 
 
