@@ -18,6 +18,7 @@ from layerwise.planning.resolve import Request
 from layerwise.predict import Predictor, load
 from layerwise.run import RunDirectory
 from layerwise.text_display import escape_control
+from layerwise.train.records import metrics_of
 from layerwise.train.start import train as train_
 from layerwise.weights import load as load_weights
 from layerwise.weights.embeddings import embedding
@@ -40,8 +41,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final metrics by name (``test/accuracy``); empty until the run is finished."""
-        return dict(self.info.get("metrics", {}))
+        """The final metrics by name (``test/accuracy``), NaN for one that is not finite or not defined; empty until the run is finished."""
+        return metrics_of(self.info)
 
     @property
     def recipe(self) -> recipe.Recipe:

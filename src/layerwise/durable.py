@@ -4,7 +4,6 @@ without copies on the way. Files are written by `layerwise.atomic_io`."""
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from layerwise import strict_json
 from layerwise.atomic_io import let_library_write
 from layerwise.bounded_decoding import decode_json
 from layerwise.errors import DamagedError
@@ -40,14 +40,14 @@ def digest_of(path: Path) -> str:
 def sealed(content: Json) -> bytes:
     """Return JSON bytes that carry their own checksum."""
     body = {**content, "format": FORMAT}
-    return (json.dumps({**body, "checksum": _body_digest(body)}, ensure_ascii=False, indent=1) + "\n").encode()
+    return (strict_json.dumps({**body, "checksum": _body_digest(body)}, indent=1) + "\n").encode()
 
 
 def unsealed(data: bytes, path: Path) -> Json:
     """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong, it nests too deep, or the format is newer."""
     try:
         content: Json = decode_json(data, what=str(path), error=DamagedError)
-        as_written = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode() == data
+        as_written = (strict_json.dumps(content, indent=1) + "\n").encode() == data
         checksum = content.pop("checksum")
         fine = as_written and checksum == _body_digest(content)
         version = content["format"]
@@ -72,7 +72,7 @@ def refuse_newer(version: Any, path: Path) -> None:
 
 def _body_digest(body: Json) -> str:
     """Return the digest of JSON content in canonical form."""
-    return digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    return digest(strict_json.dumps(body, sort_keys=True).encode())
 
 
 def damaged(path: Path, why: str) -> DamagedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +29,17 @@ from layerwise.vectors.sources import table_of
 
 
 class Evaluation(NamedTuple):
-    """A part's metrics, the meter they came from, the tables of a full assessment, and each example's outputs if asked for."""
+    """A part's metrics, the meter they came from, the tables of a full assessment, and each example's outputs if asked for.
+
+    ``overflowed``: how many of this rank's examples have outputs that are not finite.
+    """
 
     metrics: dict[str, float]
     meter: Meter
     details: dict[str, Any]
     outputs: Tensor | None
     losses: Tensor | None
+    overflowed: int = 0
 
 
 def evaluate(
@@ -50,6 +55,7 @@ def evaluate(
     meter = fresh()
     outputs: list[Tensor] = []
     losses: list[Tensor] = []
+    overflowed = torch.zeros((), dtype=torch.long, device=world.device)
     with evaluating(model, world.device):
         for batch in batches.epoch(0):
             if not len(batch):
@@ -57,6 +63,7 @@ def evaluate(
             out = task.outputs(model, batch)
             out = out if out.dtype == torch.float64 else out.float()
             meter.update(out, batch)
+            overflowed += (~out.reshape(len(out), -1).isfinite().all(1)).sum()
             if keep:
                 outputs.append(out.cpu())
                 losses.append(task.losses(out, batch).cpu())
@@ -66,7 +73,31 @@ def evaluate(
             merged.merge(state)
         meter = merged
     said, wrong = (torch.cat(parts) if parts else None for parts in (outputs, losses))
-    return Evaluation(meter.result(), meter, meter.details(), said, wrong)
+    return Evaluation(meter.result(), meter, meter.details(), said, wrong, int(overflowed))
+
+
+UNDEFINED = {  # why a metric may not be defined although every output is finite
+    "roc-auc": ("all examples are of one class", "所有样本同属一类"),
+    "r2": ("all targets are equal", "所有目标值相等"),
+}
+
+
+def undefined_notes(metrics: Mapping[str, float], overflowed: int) -> list[tuple[str, str]]:
+    """Return notes, in English and Chinese, on metrics that are not finite, and why; ``metrics`` may have the part in their names."""
+    notes = []
+    if overflowed:
+        notes.append((
+            f"the network's outputs for {overflowed} example(s) are not finite: they have no answer, and what is measured with them is not "
+            "defined",
+            f"网络对 {overflowed} 个样本的输出不是有限数：这些样本没有回答，包含它们的指标没有定义",
+        ))  # fmt: skip
+    for name, value in metrics.items():
+        if not math.isfinite(value) and name.rpartition("/")[2] in UNDEFINED and not overflowed:
+            english, chinese = UNDEFINED[name.rpartition("/")[2]]
+            notes.append((f"{name} is not defined: {english}", f"{name} 没有定义：{chinese}"))
+        elif not math.isfinite(value):
+            notes.append((f"{name} is not finite", f"{name} 不是有限数"))
+    return notes
 
 
 def adopted(splits: Splits, task: Task) -> Splits:
@@ -148,11 +179,15 @@ def measure(
         device=str(place), precision=made.train.precision, threads=0, workers=0, streams=streams, deterministic=False, world=1
     )
     feed = Feed(World(device=place), dtype, settings, streams, made.train.timeout)
-    meter = found.task.assessment()
+    meter, overflowed = found.task.assessment(), 0
     with flags.applied(settings):
         runner = found.engine(engine)
         model = looking(found.model if apart else runner, found.task, tta)
         for source in sources:
             batches = feed.evaluation(source, found.task.collate)
-            meter.merge(evaluate(model, found.task, batches, feed.world, full=True).meter.state())
-    return Measured(chosen, meter.result(), meter.details(), (*notes, *runner.notes()), runner.told())
+            one = evaluate(model, found.task, batches, feed.world, full=True)
+            meter.merge(one.meter.state())
+            overflowed += one.overflowed
+    metrics = meter.result()
+    notes += [english for english, _ in undefined_notes(metrics, overflowed)]
+    return Measured(chosen, metrics, meter.details(), (*notes, *runner.notes()), runner.told())

@@ -7,7 +7,6 @@ process made it: what a killed one left is removed by the next.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from layerwise import strict_json
 
 MARKER = ".layerwise"
 LARGEST = 4096  # bytes of a marker
@@ -43,7 +44,7 @@ def _is_running(marker: dict[str, Any]) -> bool:
 
 def _seal(kind: str) -> bytes:
     """Return a marker's bytes: the kind of folder, the process that makes it, and a checksum."""
-    body = json.dumps({"made by": "layerwise", "kind": kind, **_this_process()}, sort_keys=True)
+    body = strict_json.dumps({"made by": "layerwise", "kind": kind, **_this_process()}, sort_keys=True)
     return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode()
 
 
@@ -56,7 +57,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         body, digest = path.read_text(encoding="utf-8").split("\n")[:2]
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             return None
-        found = json.loads(body)
+        found = strict_json.loads(body)
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.get("made by") == "layerwise" else None

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -166,10 +166,13 @@ class Predictor:
         self.device, self.dtype = first.device, first.dtype
 
     def __call__(self, *raw: object) -> list[msgspec.Struct]:
-        """Return one prediction for each input. Raises the first input's error, if any is bad."""
+        """Return one prediction for each input. Raises the first input's error, if any is bad, or if its answer is not finite."""
         out: list[msgspec.Struct] = []
         for start in range(0, len(raw), BATCH):
-            out += self._answer(torch.stack([self.task.encode(item) for item in raw[start : start + BATCH]]))
+            for answer in self._answer(torch.stack([self.task.encode(item) for item in raw[start : start + BATCH]])):
+                if isinstance(answer, LayerwiseError):
+                    raise answer
+                out.append(answer)
         return out
 
     def stream(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
@@ -187,7 +190,7 @@ class Predictor:
                 raw = [positional(row) for row in raw.to_pylist()]
             yield from self._each(piece.names, raw)
 
-    def _rows(self, names: list[str], cells: Array, table: pa.Table) -> Iterator[Answer]:
+    def _rows(self, names: list[str], cells: Array, table: pa.Table) -> Iterator[Answer | Failure]:
         """Answer the rows of a table whose cells (N, D) are all in order."""
         assert isinstance(self.task.inputs, RowInputs)
         answers = self._answer(self.task.inputs.tensor(cells))
@@ -196,7 +199,7 @@ class Predictor:
         order = features if columnar.bare(table.column_names) else tuple(table.column_names)
         for at, (name, answer) in enumerate(zip(names, answers, strict=True)):
             found = (f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange.get(at, ()))
-            yield Answer(name, answer, tuple(found))
+            yield _named(name, answer, found)
 
     def _pictures(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
         """Answer pictures, decoded on threads; the next piece is decoded while the network looks at one."""
@@ -230,7 +233,7 @@ class Predictor:
         good = [item for item in encoded if not isinstance(item, Failure)]
         answers = iter(self._answer(torch.stack(good)) if good else [])
         for name, item, given in zip(names, encoded, raw, strict=True):
-            yield item if isinstance(item, Failure) else Answer(name, next(answers), self._unseen(given))
+            yield item if isinstance(item, Failure) else _named(name, next(answers), self._unseen(given))
 
     def _unseen(self, raw: object) -> tuple[str, ...]:
         """Return a raw row's categories that training never had."""
@@ -241,12 +244,30 @@ class Predictor:
         cells = inputs.given(raw)
         return tuple(f"{inputs.features[place]} '{cells[place]}'" for place in at)
 
-    def _answer(self, inputs: torch.Tensor) -> list[msgspec.Struct]:
-        """Run the network on encoded inputs (N, …)."""
+    def _answer(self, inputs: torch.Tensor) -> list[msgspec.Struct | LayerwiseError]:
+        """Run the network on encoded inputs (N, …). An input whose outputs are not finite gets an error in its place."""
         inputs = inputs.to(self.device, self.dtype)
         batch = Batch(inputs, None, torch.arange(len(inputs)))
         with evaluating(self.model, self.device):
-            return self.task.decode(self.model(inputs), batch)
+            outputs: torch.Tensor = self.model(inputs)
+            finite = outputs.reshape(len(inputs), -1).isfinite().all(1).tolist() if len(inputs) else []
+            answers = self.task.decode(outputs, batch)
+        return [answer if fine else _overflowed() for answer, fine in zip(answers, finite, strict=True)]
+
+
+def _named(name: str, answer: msgspec.Struct | LayerwiseError, unseen: Iterable[str]) -> Answer | Failure:
+    """Return an answer under its input's name, or why there is none."""
+    return Failure(name, str(answer)) if isinstance(answer, LayerwiseError) else Answer(name, answer, tuple(unseen))
+
+
+def _overflowed() -> DataError:
+    """Make the error for an input from which the network computes infinity or NaN."""
+    return DataError(
+        "the network's outputs for this input are not finite",
+        expected="an input like those of the training part",
+        received="numbers so large that float32 overflows on the way through the network",
+        do="check this input's units and values",
+    )
 
 
 def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
@@ -260,14 +281,34 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
         except DataError as error:
             yield Piece([text], (error,))
             continue
-        if task.inputs.kind == "image":
-            yield from _in_pieces(_pictures(text), PICTURES)
-        elif task.inputs.kind == "text":
-            yield from _in_pieces(_questions(text))
-        elif Path(text).expanduser().is_file():
-            yield from _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
-        else:
-            yield from _in_pieces(_rows(text))
+        some = False
+        for piece in _pieces_of(text, task):
+            some = True
+            yield piece
+        if not some:
+            yield Piece([text], (_nothing_in(text, task),))
+
+
+def _pieces_of(text: str, task: Task) -> Iterator[Piece]:
+    """Return one command-line input's pieces; none where a file, or standard input, holds nothing to answer."""
+    if task.inputs.kind == "image":
+        return _in_pieces(_pictures(text), PICTURES)
+    if task.inputs.kind == "text":
+        return _in_pieces(_questions(text))
+    if Path(text).expanduser().is_file():
+        return _tables(text, task.inputs.encoding if isinstance(task.inputs, RowInputs) else "utf-8")
+    return _in_pieces(_rows(text))
+
+
+def _nothing_in(text: str, task: Task) -> DataError:
+    """Make the error for an input that holds nothing to answer."""
+    place, lines = "standard input" if text == "-" else text, task.inputs.kind == "text"
+    return DataError(
+        f"{place} has no {'lines' if lines else 'rows'}",
+        expected="a question in each line" if lines else "a row for each example, below the header if there is one",
+        received="a header only, or an empty file" if text != "-" else "nothing",
+        do="check that the file was written completely, or give another input" if text != "-" else "pipe something into the command",
+    )
 
 
 def _in_pieces(items: Iterator[tuple[str, object]], size: int = BATCH) -> Iterator[Piece]:
@@ -281,9 +322,10 @@ def _tables(text: str, encoding: str) -> Iterator[Piece]:
     """Yield the rows of a table file."""
     count = 0
     try:
-        for table in table_files.pieces(Path(text).expanduser(), encoding=encoding, size=ROWS):
-            yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
-            count += len(table)
+        with closing(table_files.pieces(Path(text).expanduser(), encoding=encoding, size=ROWS)) as found:
+            for table in found:
+                yield Piece([f"{text}[{count + n}]" for n in range(1, len(table) + 1)], table)
+                count += len(table)
     except LayerwiseError as error:
         yield Piece([text], (error,))
 

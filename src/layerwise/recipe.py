@@ -8,7 +8,6 @@ merges tables and checks them against those declarations.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
+from layerwise import strict_json
 from layerwise.bounded_decoding import MAX_DEPTH, decode_toml
 from layerwise.errors import DamagedError, UsageError, nearest, unknown
 from layerwise.input_files import read_regular_file
@@ -133,7 +133,7 @@ def from_toml(data: bytes, where: str) -> Recipe:
 def toml_value(value: Any) -> str:
     """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
     if isinstance(value, Mapping):  # an inline table, on one line
-        return "{" + ", ".join(f"{json.dumps(str(key), ensure_ascii=False)} = {toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{strict_json.dumps(str(key))} = {toml_value(item)}" for key, item in value.items()) + "}"
     try:
         text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
     except TypeError as error:
@@ -188,7 +188,7 @@ def _wrong_value(kind: type[msgspec.Struct], table: Mapping[str, Any], error: st
     return UsageError(
         f"a wrong value in {where}: {place}",
         expected=expected,
-        received=json.dumps(value, ensure_ascii=False, default=str),
+        received=str(value) if isinstance(value, float) else strict_json.dumps(value, default=str),
         do=f"did you mean '{near}'?" if near else "correct it in the recipe or with --set",
     )
 

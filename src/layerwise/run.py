@@ -7,7 +7,6 @@ rest in JSON and TOML.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from layerwise import strict_json
 from layerwise.atomic_io import (
     DRAFT,
     append_line,
@@ -306,9 +306,9 @@ class RunDirectory:
 
 def line(row: Json) -> bytes:
     """Return a line of metrics.jsonl: JSON whose last key is the CRC-32 of the rest."""
-    body = json.dumps(row, ensure_ascii=False)
+    body = strict_json.dumps(row)
     crc = f"{zlib.crc32(body.encode()):08x}"
-    return (json.dumps({**row, "crc": crc}, ensure_ascii=False) + "\n").encode()
+    return (strict_json.dumps({**row, "crc": crc}) + "\n").encode()
 
 
 def read_line(data: bytes, path: Path, number: int) -> Json:
@@ -318,7 +318,7 @@ def read_line(data: bytes, path: Path, number: int) -> Json:
         crc = row.pop("crc")
     except (DamagedError, KeyError) as error:
         raise damaged(path, f"line {number} cannot be read") from error
-    if line(row) != data + b"\n" or crc != f"{zlib.crc32(json.dumps(row, ensure_ascii=False).encode()):08x}":
+    if line(row) != data + b"\n" or crc != f"{zlib.crc32(strict_json.dumps(row).encode()):08x}":
         raise damaged(path, f"the checksum of line {number} is wrong")
     return row
 

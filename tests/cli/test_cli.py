@@ -286,7 +286,7 @@ WRONG: list[tuple[list[object], str]] = [
     *((["train", "mlp", "--data", "iris", "--set", setting], text) for setting, text in (
         ("rule.lr=high", "rule of stage 'main': lr\n  expected: a number\n  received: \"high\""),
         ("rule.lr=-1", "expected: a number >= 0"),
-        ("rule.lr=nan", "received: NaN"),
+        ("rule.lr=nan", "received: nan"),
         ("rule.lr=inf", "lr"),
         ("rule.warmup=2", "expected: a number < 1"),
         ("rule.clip=-1", "clip"),

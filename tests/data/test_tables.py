@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from layerwise.data import table_files, tables
 from layerwise.data.open import Options, open_data
 from layerwise.data.reading import Reading
-from layerwise.data.source import ArraySource, fetch, labels
+from layerwise.data.source import LARGEST, ArraySource, fetch, labels
 from layerwise.errors import DataError, UsageError
 from layerwise.tasks import classification, regression
 
-FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
+FINITE = st.floats(-LARGEST, LARGEST)
 
 
 def table(path, **reading) -> ArraySource:

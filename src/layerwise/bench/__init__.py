@@ -7,10 +7,10 @@ torch, and a case's file imports what it measures only inside its sides.
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layerwise import strict_json
 from layerwise.atomic_io import append_line, make_folder
 from layerwise.errors import unknown
 from layerwise.folder_io import remove_new_folders_on_error
@@ -49,4 +49,4 @@ def append(path: Path, result: Result) -> None:
     """Add a result to a file of JSON lines, made with its folders if it is not there. Raises what `append_line` does."""
     with remove_new_folders_on_error(path.parent):
         make_folder(path.parent)
-        append_line(path, (json.dumps(result.to_json(), ensure_ascii=False) + "\n").encode(), root=path.parent)
+        append_line(path, (strict_json.dumps(result.to_json()) + "\n").encode(), root=path.parent)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import Any
 
 import msgspec
 
+from layerwise import strict_json
 from layerwise.errors import LayerwiseError
 
 
@@ -31,13 +31,13 @@ def measure(case: str, side: str, spec: dict[str, Any], *, timeout: float) -> Me
     """
     command = [sys.executable, "-m", "layerwise.bench.side", case, side]
     try:
-        done = subprocess.run(command, input=json.dumps(spec), capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(command, input=strict_json.dumps(spec), capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{case}: {side} did not end", expected=f"an answer within {timeout:g} s") from error
     if done.returncode != 0:
         raise BenchError(
             f"{case}: {side} failed with exit code {done.returncode}",
             received=done.stderr.strip()[-2000:] or "nothing on standard error",
-            do=f"see all of it with: echo '{json.dumps(spec)}' | {' '.join(command[2:])}",
+            do=f"see all of it with: echo '{strict_json.dumps(spec)}' | {' '.join(command[2:])}",
         )
     return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Measure)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import msgspec
 
-from layerwise import bench
+from layerwise import bench, strict_json
 
 
 def main(case: str, side: str) -> None:
     """Measure one side of a case once."""
-    found = bench.find(case).sides[side](json.load(sys.stdin))
+    found = bench.find(case).sides[side](strict_json.loads(sys.stdin.read()))
     print(msgspec.json.encode(found).decode())
 
 

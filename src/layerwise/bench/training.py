@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise import strict_json
 from layerwise.atomic_io import open_temporary_folder
 from layerwise.data.loader import collated
 from layerwise.data.source import Source
@@ -54,7 +54,7 @@ def trained(request: Request) -> Iterator[Trained]:
     with open_temporary_folder() as folder:
         path = folder / "run"
         outcome = train(Request(**{**_fields(request), "out": path}), quiet=True)
-        first, *_, last = (json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
+        first, *_, last = (strict_json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
         seconds = last["seconds"] - first["seconds"]
         yield Trained(outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds)
 

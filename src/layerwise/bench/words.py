@@ -9,7 +9,6 @@ frequent words the cosines of a side are ranked beside those of one more run of 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layerwise import strict_json
 from layerwise.atomic_io import make_folder, open_replacing, open_temporary_folder
 from layerwise.bench.base import Spec
 from layerwise.bench.process import Measure
@@ -176,7 +176,7 @@ def aligned(found: Vectors, words: Sequence[str]) -> Vectors:
 def another(spec: Spec, common: Sequence[str]) -> Floats:
     """Return the vectors of one more run of the peer; made once for a spec, kept among the temporary files."""
     told = {name: value for name, value in spec.items() if name != "seed"}
-    key = hashlib.sha256(json.dumps([told, len(common)], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(strict_json.dumps([told, len(common)], sort_keys=True).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"layerwise-bench-gensim-{key}.npy"
     if not path.is_file():
         with bible(spec["repeats"], ANOTHER) as texts:

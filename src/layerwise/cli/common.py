@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from layerwise import strict_json
 from layerwise.text_display import escape_control, escape_json
 
 Lang = Literal["en", "zh"]
@@ -48,8 +49,13 @@ def take_imports(paths: Sequence[Path] | None) -> None:
 
 
 def put_json(**content: Any) -> None:
-    """Print the verb's one JSON object. What would direct a terminal is escaped as JSON escapes it."""
-    print(escape_json(json.dumps({"format": 1, **content}, ensure_ascii=False, default=str)))
+    """Print the verb's one JSON object: numbers that are not finite are null, what would direct a terminal is escaped."""
+    print(escape_json(strict_json.dumps({"format": 1, **content}, default=str)))
+
+
+def shown(value: float | None, digits: int = 4) -> str:
+    """Return a metric as text: so many decimals, a dash for one that is not finite."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, take_imports
+from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, put_json, shown, take_imports
 from layerwise.text_display import write_line, write_note
 
 READABLE = 20  # classes up to which the confusion matrix is shown
@@ -42,13 +41,12 @@ def eval_(
     found = measure(run, data=data, split=split, tta=tta, engine=engine, device=device)
     if json:
         asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": found.engine})
-        metrics = {name: None if isnan(value) else value for name, value in found.metrics.items()}
-        put_json(run=str(run), split=found.split, metrics=metrics, notes=list(found.notes), **found.details, **asked)
+        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **asked)
         return 0
     for note in found.notes:
         write_note(note)
     for name, value in found.metrics.items():
-        write_line(f"{found.split}/{name}\t{'–' if isnan(value) else f'{value:.4f}'}")
+        write_line(f"{found.split}/{name}\t{shown(value)}")
     for part in tables(found.details):
         write_line(f"\n{part}")
     return 0
@@ -65,7 +63,7 @@ def tables(details: dict[str, Any]) -> list[str]:
     classes = details["classes"]
     columns = ("precision", "recall", "f1", "roc_auc")
     by_class = [
-        [one["name"], *("–" if one[key] is None else f"{one[key]:.4f}" for key in columns), str(one["support"])] for one in classes
+        [one["name"], *(shown(one[key]) for key in columns), str(one["support"])] for one in classes
     ]
     out = [table(["class", "precision", "recall", "f1", "roc-auc", "examples"], by_class, right=frozenset(range(1, 6)))]
     if len(classes) <= READABLE:
@@ -73,7 +71,7 @@ def tables(details: dict[str, Any]) -> list[str]:
         counts = [[name, *map(str, row)] for name, row in zip(names, details["confusion"], strict=True)]
         out.append(table(["true \\ answer", *names], counts, right=frozenset(range(1, len(names) + 1))))
     bins = [
-        [f"{b['low']:.2f}–{b['high']:.2f}", f"{b['confidence']:.3f}", f"{b['accuracy']:.3f}", str(b["count"])]
+        [f"{b['low']:.2f}–{b['high']:.2f}", shown(b["confidence"], 3), f"{b['accuracy']:.3f}", str(b["count"])]
         for b in details["calibration"]["bins"]
     ]
     out.append(table(["said", "mean said", "right", "answers"], bins, right=frozenset(range(1, 4))))

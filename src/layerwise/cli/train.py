@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from layerwise import catalog
-from layerwise.cli.common import Imports, Json, LangOption, language, put_json, take_imports
+from layerwise.cli.common import Imports, Json, LangOption, language, put_json, shown, take_imports
 from layerwise.errors import UsageError
 from layerwise.input_files import refuse_special_file
 from layerwise.text_display import write_line
@@ -99,7 +99,7 @@ def train_(
     watched = {name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")}
     for name, value in outcome.metrics.items():
         if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
-            write_line(f"{name}\t{value:.4f}")
+            write_line(f"{name}\t{shown(value)}")
     write_line(f"run\t{path}\nreport\t{path / 'report.html'}")
     return 0
 

@@ -1,8 +1,8 @@
 """The columns of a table: of what kind each is, and its cells as numbers.
 
 A number stays itself, a date becomes days since 1970-01-01 (UTC), a category the place of its value among the column's sorted
-values. NaN marks a gap: it is kept as such, for the task to mark. What is no number in a column of numbers, and NaN or Inf
-that the file itself holds, is refused by row and column (F12).
+values. NaN marks a gap: it is kept as such, for the task to mark. What is no number in a column of numbers, NaN or Inf that the file
+itself holds, and what is beyond float32, in which networks get it, is refused by row and column (F12).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layerwise.data.source import Array, Column, Target
+from layerwise.data.source import LARGEST, Array, Column, Target
 from layerwise.errors import DataError
 
 FEW = 20  # different whole numbers up to which a target may be classes
 MANY = 50  # different texts from which a column that hardly repeats is free text
 DAY = 86_400_000_000  # microseconds
+YEARS = (-719_162, 2_932_897)  # the first day of year 1 and the day after the last of 9999, in days since 1970
 TEXT_GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})  # "None" may be a value of its own in text
 Kind = Literal["number", "category", "date", "text", "empty"]
 
@@ -117,7 +118,7 @@ def feature(column: Cells, kind: Kind) -> tuple[Column, Array]:
 
 
 def numbers(column: Cells) -> Array:
-    """Return a tidy column as (N,) float64, NaN for gaps. Raises `DataError` for NaN and Inf in the file (F12)."""
+    """Return a tidy column as (N,) float64, NaN for gaps. Raises `DataError` for NaN and Inf in the file, and beyond float32 (F12)."""
     cells = column.cells
     if pa.types.is_boolean(cells.type):
         cells = cells.cast(pa.int8())
@@ -131,14 +132,40 @@ def numbers(column: Cells) -> Array:
             received=f"{values[wrong[0]]}",
             do="correct or remove these rows; if the mark means a gap: --set 'data.missing=[\"nan\"]'",
         )
+    beyond = np.flatnonzero(np.abs(values) > LARGEST)
+    if len(beyond):
+        raise _out_of_range(column, beyond, f"a number of at most {LARGEST:.4g} in size, as float32 holds", f"{values[beyond[0]]:g}")
     return values
 
 
+def _out_of_range(column: Cells, wrong: Array, expected: str, received: str) -> DataError:
+    """Make the error for cells beyond the range of what networks get."""
+    return DataError(
+        f"{column.where(int(wrong[0]))} is out of range ({len(wrong)} such rows)", expected=expected, received=received,
+        do="correct or remove these rows, or write the whole column in another unit",
+    )  # fmt: skip
+
+
 def days(column: Cells) -> Array:
-    """Return a tidy column of dates or times as days since 1970-01-01 (N,), NaN for gaps. Times without a zone count as UTC."""
+    """Return a tidy column of dates or times as days since 1970-01-01 (N,), NaN for gaps. Times without a zone count as UTC.
+
+    Raises `DataError` for dates outside the years 1 to 9999, which Python and prediction cannot hold.
+    """
     stamps = column.cells.cast(pa.timestamp("us", tz=getattr(column.cells.type, "tz", None)), safe=False)
-    values: Array = stamps.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy().copy()
-    return values / DAY
+    values: Array = stamps.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy().copy() / DAY
+    whole = column.cells.cast(pa.int64() if column.cells.type.bit_width == 64 else pa.int32())  # what the cast above may wrap around
+    counts = whole.cast(pa.float64(), safe=False).to_numpy() / _per_day(column.cells.type)
+    wrong = np.flatnonzero((counts < YEARS[0]) | (counts >= YEARS[1]))
+    if len(wrong):
+        raise _out_of_range(column, wrong, "a date in the years 1 to 9999", f"about the year {1970 + counts[wrong[0]] / 365.2425:.0f}")
+    return values
+
+
+def _per_day(kind: pa.DataType) -> float:
+    """Return how many of a type's units make a day."""
+    if pa.types.is_date32(kind):
+        return 1.0
+    return 86_400.0 * {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}["ms" if pa.types.is_date64(kind) else kind.unit]
 
 
 def categories(column: Cells) -> tuple[Column, Array]:

@@ -1,7 +1,9 @@
 """Delimited text (CSV, TSV) to columns: encoding, delimiter and header told by content, ragged rows refused
 by line (F11).
 
-Lines are counted as an editor does: the first is 1, whether it is a header or not.
+Lines are counted as an editor does: the first is 1, whether it is a header or not. pyarrow's threads may outlive a reader, and a
+thread that still holds a Python object when Python exits aborts the process: so pyarrow is given native files and buffers only, never a
+callback, a Python file, or an encoding that it would decode by calling Python.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from layerwise.data import encodings
+from layerwise.data.encodings import is_utf8
 from layerwise.data.reading import Header
 from layerwise.data.source import Array
 from layerwise.errors import DataError, UsageError
@@ -38,6 +42,8 @@ GAPS = (
 DELIMITERS = (",", "\t", ";", "|")
 LOOK = 20  # lines that the delimiter is told from
 HEAD = 1 << 20  # bytes that the delimiter and header are told from
+ROWS = 4096  # of a table in another encoding than UTF-8, at most so many at a time, and about 1 MiB of text
+RAGGED = re.compile(r"Expected \d+ columns, got \d+")  # what pyarrow says of a row with too few or too many cells
 
 
 class Dialect(NamedTuple):
@@ -92,12 +98,11 @@ def read(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = "") ->
 
     ``missing``: further marks of a gap; ``dates``: a format of dates besides ISO 8601.
     """
-    ragged: list[Any] = []
     try:
-        table = pacsv.read_csv(
-            dialect.path,
+        return pacsv.read_csv(
+            str(dialect.path) if is_utf8(dialect.encoding) else _as_utf8(dialect),
             read_options=_read_options(dialect, use_threads=True),
-            parse_options=_parse_options(dialect, ragged),
+            parse_options=_parse_options(dialect),
             convert_options=pacsv.ConvertOptions(
                 null_values=[*GAPS, *(f" {mark}" for mark in GAPS if mark), *missing],
                 strings_can_be_null=False,
@@ -105,35 +110,71 @@ def read(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = "") ->
             ),
         )
     except pa.ArrowInvalid as error:
-        if ragged:
-            raise _ragged(dialect) from error
         if "Empty CSV" in str(error) or "Could not skip" in str(error):
             return pa.table({name: pa.nulls(0) for name in dialect.columns})
-        raise DataError(f"{dialect.path} cannot be read as a table: {error}") from error
-    if ragged:
-        raise _ragged(dialect)
-    return table
+        raise _refused(dialect, error) from error
 
 
-def chunks(dialect: Dialect) -> Iterator[pa.Table]:
-    """Read the table piece by piece, every cell as text; `DataError` for ragged rows once it comes there."""
-    ragged: list[Any] = []
+def chunks(dialect: Dialect) -> Generator[pa.Table]:
+    """Read the table piece by piece, every cell as text; `DataError` for ragged rows once it comes there.
+
+    The reader is closed with the generator, also when that is given up half-way.
+    """
+    if not is_utf8(dialect.encoding):
+        yield from _decoded_chunks(dialect)
+        return
     try:
-        reader = pacsv.open_csv(
-            dialect.path,
+        with pacsv.open_csv(
+            str(dialect.path),
             read_options=_read_options(dialect, use_threads=False),
-            parse_options=_parse_options(dialect, ragged),
+            parse_options=_parse_options(dialect),
             convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(dialect.columns, pa.string())),
-        )
-        for batch in reader:
-            if ragged:
-                raise _ragged(dialect)
-            yield pa.Table.from_batches([batch])
+        ) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
     except pa.ArrowInvalid as error:
-        if "Empty CSV" not in str(error) and not ragged:
-            raise DataError(f"{dialect.path} cannot be read as a table: {error}") from error
-    if ragged:
-        raise _ragged(dialect)
+        if "Empty CSV" not in str(error) and "Could not skip" not in str(error):
+            raise _refused(dialect, error) from error
+
+
+def _decoded_chunks(dialect: Dialect) -> Generator[pa.Table]:
+    """Read a table in another encoding than UTF-8 piece by piece."""
+    found: list[list[str]] = []
+    size = 0
+    try:
+        for _, row in _records(dialect):
+            if len(row) != len(dialect.columns):
+                raise _ragged(dialect)
+            found.append(row)
+            size += sum(map(len, row))
+            if size >= HEAD or len(found) == ROWS:
+                yield _as_table(dialect, found)
+                found, size = [], 0
+    except csv.Error as error:
+        raise _refused(dialect, error) from error
+    if found:
+        yield _as_table(dialect, found)
+
+
+def _as_table(dialect: Dialect, rows: list[list[str]]) -> pa.Table:
+    """Return rows of text as columns."""
+    cells = zip(*rows, strict=True)
+    return pa.table({name: pa.array(column, pa.string()) for name, column in zip(dialect.columns, cells, strict=True)})
+
+
+def _as_utf8(dialect: Dialect) -> pa.Buffer:
+    """Return the whole file as UTF-8, in memory of pyarrow's own."""
+    sink, decoder = pa.BufferOutputStream(), codecs.getincrementaldecoder(dialect.encoding)()
+    with open(dialect.path, "rb") as stream:
+        for block in iter(lambda: stream.read(HEAD), b""):
+            sink.write(decoder.decode(block).encode())
+    sink.write(decoder.decode(b"", True).encode())
+    return sink.getvalue()
+
+
+def _refused(dialect: Dialect, error: Exception) -> DataError:
+    """Make the error for a table that cannot be read, with the line of its first ragged row if that is why."""
+    return _ragged(dialect) if RAGGED.search(str(error)) else DataError(f"{dialect.path} cannot be read as a table: {error}")
 
 
 def line_numbers(dialect: Dialect, count: int) -> Array:
@@ -161,24 +202,12 @@ def _records(dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_options(dialect: Dialect, *, use_threads: bool) -> pacsv.ReadOptions:
-    return pacsv.ReadOptions(
-        column_names=list(dialect.columns),
-        skip_rows=dialect.skip,
-        encoding=dialect.encoding,
-        use_threads=use_threads,
-    )
+    """Return options for a native source in UTF-8 (under any other name of it pyarrow would decode it by calling Python)."""
+    return pacsv.ReadOptions(column_names=list(dialect.columns), skip_rows=dialect.skip, encoding="utf8", use_threads=use_threads)
 
 
-def _parse_options(dialect: Dialect, ragged: list[Any]) -> pacsv.ParseOptions:
-    """Return options that gather ragged rows instead of stopping at them."""
-
-    def gather(row: Any) -> str:
-        ragged.append(row)
-        return "skip"
-
-    return pacsv.ParseOptions(
-        delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=gather
-    )
+def _parse_options(dialect: Dialect) -> pacsv.ParseOptions:
+    return pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
 
 
 def _ragged(dialect: Dialect) -> DataError:

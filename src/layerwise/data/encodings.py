@@ -6,6 +6,8 @@ import codecs
 
 import numpy as np
 
+from layerwise.errors import UsageError
+
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 LOOK = 1 << 20  # bytes that are looked at: what is shorter is whole
 
@@ -32,3 +34,11 @@ def _looks_double(data: bytes) -> bool:
     neighbours[1:] |= high[:-1]
     neighbours[:-1] |= high[1:]
     return bool(high.any() and (neighbours & high).sum() > 0.8 * high.sum())
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether this is the name of UTF-8. Raises `UsageError` for an unknown encoding."""
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except LookupError as error:
+        raise UsageError(f"there is no text encoding '{encoding}'", expected="for example utf-8 or gbk") from error

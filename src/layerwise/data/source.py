@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Kind = Literal["image", "row", "text", "counts"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
+LARGEST = float(np.finfo(np.float32).max)  # networks get float32, whatever the precision of a run
 MAPPED: tuple[Kind, ...] = ("text", "counts")  # read from a file that is mapped into memory: a worker would only copy it
 TASKS_FOR: dict[Target, tuple[str, ...]] = {
     "class": ("classification",), "number": ("regression",), "either": ("classification", "regression"), "none": (),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,23 @@ def rows(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: 
 
     Cells of text tables are text. Raises `DataError` for damaged and ragged files, once the reading comes to it.
     """
-    for table in pieces(path, header=header, encoding=encoding, size=size):
-        yield table.to_pylist()
+    with closing(pieces(path, header=header, encoding=encoding, size=size)) as found:
+        for table in found:
+            yield table.to_pylist()
 
 
-def pieces(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024) -> Iterator[pa.Table]:
-    """Yield a table piece by piece, up to ``size`` rows at a time, as `rows` does, but as columns."""
-    for table in _chunks(path, header, encoding, size):
-        for start in range(0, len(table), size):
-            yield table.slice(start, size)
+def pieces(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024) -> Generator[pa.Table]:
+    """Yield a table piece by piece, up to ``size`` rows at a time, as `rows` does, but as columns.
+
+    Whoever gives up half-way closes the generator, and with it the file's reader: ``with contextlib.closing(pieces(…)) as found``.
+    """
+    with closing(_chunks(path, header, encoding, size)) as chunks:
+        for table in chunks:
+            for start in range(0, len(table), size):
+                yield table.slice(start, size)
 
 
-def _chunks(path: Path, header: Header, encoding: str, size: int) -> Iterator[pa.Table]:
+def _chunks(path: Path, header: Header, encoding: str, size: int) -> Generator[pa.Table]:
     if is_parquet(path):
         return _parquet_chunks(path, size)
     if is_json_lines(path):
@@ -87,7 +93,7 @@ def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
     return table, delimited.line_numbers(dialect, len(table))
 
 
-def _parquet_chunks(path: Path, size: int) -> Iterator[pa.Table]:
+def _parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
     """Read a Parquet file batch by batch."""
     try:
         with pq.ParquetFile(path) as file:
@@ -97,11 +103,11 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[pa.Table]:
         raise _damaged(path, error) from error
 
 
-def _json_chunks(path: Path) -> Iterator[pa.Table]:
+def _json_chunks(path: Path) -> Generator[pa.Table]:
     """Read JSON lines block by block."""
     try:
-        with ShallowLines(path) as stream:
-            for batch in pajson.open_json(stream):
+        with ShallowLines(path) as stream, pajson.open_json(stream) as reader:
+            for batch in reader:
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
         raise DataError(

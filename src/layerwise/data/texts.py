@@ -188,7 +188,7 @@ def _inflated(stream: _Joined, packing: str, path: str, size: int) -> Iterator[P
 
 def _recoded(found: Iterator[Piece], path: str, encoding: str) -> Iterator[Piece]:
     """Yield pieces in another encoding as UTF-8."""
-    if is_utf8(encoding):
+    if encodings.is_utf8(encoding):
         yield from found
         return
     decoder = codecs.getincrementaldecoder(encoding)()
@@ -200,14 +200,6 @@ def _recoded(found: Iterator[Piece], path: str, encoding: str) -> Iterator[Piece
         yield Piece(decoder.decode(b"", True).encode(), read)
     except UnicodeError as error:
         raise DataError(f"{shown(path)} is not written in {encoding}: {error}", expected=f"text in {encoding}") from error
-
-
-def is_utf8(encoding: str) -> bool:
-    """Whether this is the name of UTF-8. Raises `UsageError` for an unknown encoding."""
-    try:
-        return codecs.lookup(encoding).name == "utf-8"
-    except LookupError as error:
-        raise UsageError(f"there is no text encoding '{encoding}'", expected="for example utf-8 or gbk") from error
 
 
 def not_text(path: str, at: int, byte: int, head: bytes) -> DataError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from layerwise import strict_json
 from layerwise.atomic_io import check_target, write_files
 from layerwise.errors import UsageError
 from layerwise.export import graph, onnx, tensors, words
@@ -54,7 +54,7 @@ def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool 
     refuse_wrong(check, path.name)
     facts = {**told, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
     facts["versions"] = {**facts["versions"], **extra}
-    write_files([(path, data), (beside, (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode())], overwrite=overwrite)
+    write_files([(path, data), (beside, (strict_json.dumps(facts, indent=1) + "\n").encode())], overwrite=overwrite)
     return Exported(path, beside, len(data), facts)
 
 

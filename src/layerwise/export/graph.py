@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from layerwise import strict_json
 from layerwise.errors import LayerwiseError, UsageError
 from layerwise.export.base import Check, Json, Subject, compare, dtype_of, muted
 
@@ -41,7 +41,7 @@ def written(module: nn.Module, subject: Subject, passport: Json) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(traced, file, extra_files={PASSPORT: json.dumps(passport, ensure_ascii=False)})
+        torch.export.save(traced, file, extra_files={PASSPORT: strict_json.dumps(passport)})
     return file.getvalue()
 
 

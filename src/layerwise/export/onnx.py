@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from layerwise import strict_json
 from layerwise.errors import UsageError
 from layerwise.export.base import INPUT, Check, Json, Subject, compare, muted, needs
 from layerwise.export.graph import program
@@ -54,7 +54,7 @@ def _tidied(model: onnx.ModelProto, passport: Json) -> onnx.ModelProto:
     model.producer_name, model.producer_version = "layerwise", passport["versions"]["layerwise"]
     told = {"layerwise": passport, "labels": passport["labels"], "preprocessing": passport["input"]["preprocessing"]}
     for key, value in told.items():
-        model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
+        model.metadata_props.add(key=key, value=strict_json.dumps(value))
     return model
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import safetensors
 import safetensors.torch
 from torch import nn
 
-from layerwise import catalog
+from layerwise import catalog, strict_json
 from layerwise.durable import contiguous
 from layerwise.export.base import Check, Json, Subject, compare, dtype_of
 
 
 def written(model: nn.Module, passport: Json) -> bytes:
     """Return a ``.safetensors`` file's bytes; the passport is its metadata ``layerwise``."""
-    told = {"format": "pt", "layerwise": json.dumps(passport, ensure_ascii=False)}
+    told = {"format": "pt", "layerwise": strict_json.dumps(passport)}
     return safetensors.torch.save(contiguous(model.state_dict()), metadata=told)
 
 

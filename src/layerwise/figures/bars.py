@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layerwise.figures.charts import SIZE, drawn
-from layerwise.figures.svg import INK, SERIES, shortened
+from layerwise.figures.svg import INK, SERIES, drawable, shortened
 
 NAME = 190.0  # the most room a name gets, in points
 TEXT = 13.0
@@ -24,7 +24,7 @@ def bars(names: Sequence[str], values: Sequence[float], deviations: Sequence[flo
     def draw(axes: Any) -> None:
         places = range(len(names))
         axes.barh(
-            places, values, xerr=deviations, height=0.62, color=SERIES[0], ecolor=INK, error_kw={"linewidth": 1.4, "capsize": 3},
+            places, drawable(values), xerr=drawable(deviations), height=0.62, color=SERIES[0], ecolor=INK, error_kw={"linewidth": 1.4, "capsize": 3},
         )  # fmt: skip
         axes.set_yticks(places, [shortened(name, NAME, TEXT).replace("$", r"\$") for name in names])
         axes.invert_yaxis()
@@ -48,7 +48,7 @@ def reliability(said: Sequence[float], right: Sequence[float], counts: Sequence[
 
     def draw(axes: Any) -> None:
         most = max(counts, default=1)
-        for a, b, n in zip(said, right, counts, strict=True):
+        for a, b, n in zip(drawable(said), drawable(right), counts, strict=True):
             axes.bar(a, b, width=0.8 * width, color=SERIES[0], alpha=0.25 + 0.75 * (n / most) ** 0.5, linewidth=0)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1)

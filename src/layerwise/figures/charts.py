@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from layerwise.figures.svg import FONT, GRID, INK, MUTED, PAPER, SERIES
+from layerwise.figures.svg import FONT, GRID, INK, MUTED, PAPER, SERIES, WIDEST, drawable
 from layerwise.text_display import escape_control
 
 STYLE: Any = {
@@ -71,7 +72,7 @@ def curves(
     def draw(axes: Any) -> None:
         values = []
         for number, (name, points) in enumerate(series.items()):
-            fine = [(a, b) for a, b in points if abs(b) < float("inf")]
+            fine = [(a, b) for a, b in points if abs(b) <= WIDEST]
             if not fine:
                 continue
             values += [b for _, b in fine]
@@ -96,12 +97,17 @@ def curves(
 
 
 def scatter(true: Sequence[float], predicted: Sequence[float], *, x: str, y: str) -> str:
-    """Draw predicted against true values, with the line on which they are equal. At most 2,000 evenly spaced points."""
+    """Draw predicted against true values, with the line on which they are equal. At most 2,000 evenly spaced points.
+
+    Pairs with a number that is not finite are left out.
+    """
 
     def draw(axes: Any) -> None:
         step = max(1, -(-len(true) // 2000))
-        a, b = list(true)[::step], list(predicted)[::step]
-        low, high = min([*a, *b], default=0.0), max([*a, *b], default=1.0)
+        a, b = drawable(list(true)[::step]), drawable(list(predicted)[::step])
+        known = np.concatenate([a, b])
+        known = known[np.isfinite(known)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.plot(a, b, "o", color=SERIES[0], markersize=5, alpha=0.55, markeredgewidth=0)
         axes.set_aspect("equal", adjustable="datalim")
@@ -122,7 +128,7 @@ def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y:
 
     def draw(axes: Any) -> None:
         for number, (name, values) in enumerate(series.items()):
-            at = [i for i, v in enumerate(values) if 0 < v < float("inf")]
+            at = [i for i, v in enumerate(values) if 1 / WIDEST <= v <= WIDEST]
             axes.plot(
                 at, [values[i] for i in at], STYLES[number % 4], marker=MARKS[number % len(MARKS)], markersize=6,
                 color=SERIES[number % len(SERIES)], label=name,

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from layerwise.figures.charts import MARKS, SIZE, STYLES, drawn
-from layerwise.figures.svg import INK, MUTED, SERIES, shortened, width_of
+from layerwise.figures.svg import INK, MUTED, SERIES, drawable, shortened, width_of
 
 Floats = NDArray[np.float64]
 Lines = Sequence[Floats]
@@ -42,8 +42,8 @@ def curve(x: Floats, y: Floats, dots: Sequence[Dots], *, names: tuple[str, str],
 
     def draw(axes: Any) -> None:
         for at, part in enumerate(dots):
-            axes.plot(part.inputs[:, 0], part.targets, MARKS[at], color=SERIES[at], markersize=5, alpha=0.6, markeredgewidth=0)
-        axes.plot(x, y, color=INK, linewidth=2.6, gid="function", zorder=5)
+            axes.plot(drawable(part.inputs[:, 0]), drawable(part.targets), MARKS[at], color=SERIES[at], markersize=5, alpha=0.6, markeredgewidth=0)
+        axes.plot(x, drawable(y), color=INK, linewidth=2.6, gid="function", zorder=5)
         _named(axes, names)
         signs = [Line2D([], [], color=INK, linewidth=2.6)]
         signs += [Line2D([], [], linestyle="", marker=MARKS[at], color=SERIES[at], markersize=6) for at in range(len(dots))]
@@ -56,17 +56,19 @@ def surface(x: Floats, y: Floats, z: Floats, dots: Sequence[Dots], *, names: tup
     """Draw a function z(x, y), (A, B) over x (A,) and y (B,), as colour with lines of equal height; points have their target's colour."""
 
     def draw(axes: Any) -> None:
-        values = np.concatenate([z.ravel(), *(part.targets for part in dots)])
-        low, high = float(values.min()), float(values.max())
+        height = np.ma.masked_invalid(drawable(z.T))
+        values = np.concatenate([height.compressed(), *(drawable(part.targets) for part in dots)])
+        values = values[np.isfinite(values)]
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
         if high - low < 1e-9 * max(1.0, abs(high)):
             low, high = low - 0.5, high + 0.5
         levels = np.linspace(low, high, LEVELS + 1)
-        filled = axes.contourf(x, y, z.T, levels=levels, cmap="viridis")
-        if float(np.ptp(z)) > 0:
-            axes.contour(x, y, z.T, levels=levels, colors="#ffffff", linewidths=0.6, alpha=0.5)
+        filled = axes.contourf(x, y, height, levels=levels, cmap="viridis")
+        if height.count() and float(np.ptp(height.compressed())) > 0:
+            axes.contour(x, y, height, levels=levels, colors="#ffffff", linewidths=0.6, alpha=0.5)
         for at, part in enumerate(dots):
             axes.scatter(
-                part.inputs[:, 0], part.inputs[:, 1], c=part.targets, cmap="viridis", vmin=low, vmax=high, marker=MARKS[at],
+                drawable(part.inputs[:, 0]), drawable(part.inputs[:, 1]), c=drawable(part.targets), cmap="viridis", vmin=low, vmax=high, marker=MARKS[at],
                 s=30, edgecolors="#ffffff", linewidths=0.9,
             )  # fmt: skip
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, aspect=30, ticks=MaxNLocator(7))
@@ -92,8 +94,10 @@ def regions(
 
     def draw(axes: Any) -> None:
         for label in np.unique(answers):
-            area = margins[..., label].T
-            if float(area.min()) >= 0:
+            area = np.ma.masked_invalid(drawable(margins[..., label].T))
+            if not area.count():
+                continue
+            if float(area.min()) >= 0 and area.count() == area.size:
                 axes.axvspan(x[0], x[-1], color=_colour(label), alpha=0.2, linewidth=0)
             else:
                 axes.contourf(x, y, area, levels=[0.0, max(1.0, 2 * float(area.max()))], colors=[_colour(label)], alpha=0.2)
@@ -101,7 +105,7 @@ def regions(
             axes.plot(line[:, 0], line[:, 1], color=INK, linewidth=2, gid="border", zorder=3)
         for at, part in enumerate(dots):
             for label in np.unique(part.targets):
-                mine = part.inputs[part.targets == label]
+                mine = drawable(part.inputs[part.targets == label])
                 axes.plot(
                     mine[:, 0], mine[:, 1], MARKS[at], color=_colour(label), markersize=5.5, markeredgecolor="#ffffff",
                     markeredgewidth=0.7, alpha=0.9, zorder=4,
@@ -133,9 +137,9 @@ def probabilities(
             axes.axvline(turn, color=INK, linewidth=1.4, linestyle=(0, (2, 3)))
         for label in range(count):
             style = STYLES[label // len(SERIES) % len(STYLES)]
-            axes.plot(x, shares[:, label], style, color=_colour(label), linewidth=2.4, gid=f"class-{label}")
+            axes.plot(x, drawable(shares[:, label]), style, color=_colour(label), linewidth=2.4, gid=f"class-{label}")
             for at, part in enumerate(dots):
-                mine = part.inputs[part.targets == label, 0]
+                mine = drawable(part.inputs[part.targets == label, 0])
                 axes.plot(mine, np.full(len(mine), -step * (label + 1)), MARKS[at], color=_colour(label), markersize=4.5, alpha=0.5,
                           markeredgewidth=0)  # fmt: skip
         axes.set_ylim(-step * (count + 1), 1.04)
@@ -167,6 +171,8 @@ def _of_classes(classes: Sequence[str]) -> tuple[list[Any], list[str]]:
 def _name_places(axes: Any, classes: Sequence[str], dots: Sequence[Dots]) -> None:
     """Write each class's name where its points lie, for classes that share a colour with others."""
     inputs, targets = np.concatenate([part.inputs for part in dots]), np.concatenate([part.targets for part in dots])
+    seen = np.isfinite(drawable(inputs)).all(1)
+    inputs, targets = inputs[seen], targets[seen]
     for label in np.unique(targets):
         x, y = np.median(inputs[targets == label], 0)
         name = shortened(classes[int(label)], 80, 11).replace("$", r"\$")

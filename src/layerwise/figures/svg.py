@@ -9,9 +9,14 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from layerwise.text_display import escape_control
 
+WIDEST = 1e100  # the squares of distances between such numbers still fit in float64
 INK, MUTED, GRID, PAPER = "#1d2430", "#59636e", "#d4d9df", "#fefefe"
 # Okabe & Ito's palette, which readers with any common colour blindness tell apart; yellow left out: too pale on white
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b1568a", "#9a6b00", "#2f8fc4")
@@ -26,6 +31,12 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAP
     colour: f"var(--s{number})" for number, colour in enumerate(SERIES, start=1)
 }
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+def drawable(values: Any) -> NDArray[np.float64]:
+    """Return numbers as an array in which what no axis can show, not finite or beyond ±`WIDEST`, is NaN: a gap in the drawing."""
+    found = np.asarray(values, dtype=np.float64)
+    return np.where(np.abs(found) <= WIDEST, found, np.nan)
 
 
 def escaped(text: object) -> str:

@@ -141,7 +141,8 @@ def dots(name: str, source: Source, count: int) -> Dots:
 
 
 def axis(cells: Floats, *, edge: float, places: int) -> Floats:
-    """Return evenly spaced places over the range of cells (N,), with an edge on each side."""
+    """Return evenly spaced places over the range of those of the cells (N,) that can be drawn, with an edge on each side."""
+    cells = cells[np.isfinite(drawable(cells))]
     low, high = (float(cells.min()), float(cells.max())) if len(cells) else (0.0, 1.0)
     room = edge * (high - low) if high > low else 0.5
     return np.linspace(low - room, high + room, places)
@@ -181,14 +182,20 @@ def borders(found: Fitted) -> dict[str, list[Floats]]:
             out[name] = [np.array([[place]]) for place in crossings(found.axes[0], margin)]
         else:
             x, y = found.axes
-            traced = contourpy.contour_generator(x=x, y=y, z=margin.reshape(len(x), len(y)).T).lines(0.0)
-            out[name] = [np.asarray(line) for line in traced]
+            out[name] = level_lines(x, y, margin.reshape(len(x), len(y)))
     return out
 
 
+def level_lines(x: Floats, y: Floats, z: Floats) -> list[Floats]:
+    """Return the lines (n, 2) on which z (A, B) over x (A,) and y (B,) is 0; there are none where z is not finite."""
+    height = np.ma.masked_invalid(drawable(z.T))
+    return [np.asarray(line) for line in contourpy.contour_generator(x=x, y=y, z=height).lines(0.0)]
+
+
 def crossings(x: Floats, y: Floats) -> list[float]:
-    """Return where y (M,) over x (M,) changes its sign, by linear interpolation."""
-    at = np.flatnonzero((y[:-1] >= 0) != (y[1:] >= 0))
+    """Return where y (M,) over x (M,) changes its sign, by linear interpolation; not beside what is not finite."""
+    y = drawable(y)
+    at = np.flatnonzero(((y[:-1] >= 0) != (y[1:] >= 0)) & np.isfinite(y[:-1] + y[1:]))
     return [float(x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])) for i in at]
 
 

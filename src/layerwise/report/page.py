@@ -129,8 +129,10 @@ def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def shown(metric: str, value: float) -> str:
-    """Return a metric's value as people read it."""
+def shown(metric: str, value: float | None) -> str:
+    """Return a metric's value as people read it; a dash for one that is not defined."""
+    if value is None or not math.isfinite(value):
+        return "–"
     return f"{value:.1%}" if metric in ("accuracy", "balanced-accuracy") else f"{value:.4g}"
 
 

@@ -5,6 +5,7 @@ Shape letters: ``N`` examples, ``K`` classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class ClassAssessment:
         self.light.update(outputs, batch)
         probabilities = self.loss.probabilities(outputs.double())  # (N, K)
         self._calibrate(probabilities, batch.targets)
-        self._keep(probabilities[:, list(self.asked)].logit().float().cpu(), batch.targets.cpu())
+        scores = probabilities[:, list(self.asked)].logit().float().cpu()
+        self._keep(torch.where(scores.isnan(), -torch.inf, scores), batch.targets.cpu())  # NaN is no evidence for any class
 
     def _calibrate(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add the answers' probabilities and whether they are right to the bins."""
@@ -88,7 +90,7 @@ class ClassAssessment:
 
     def result(self) -> dict[str, float]:
         """Return the light meter's metrics, ``balanced-accuracy`` (the mean recall over the classes that are there), ``macro-f1``,
-        ``roc-auc`` (of several classes the mean, one against the rest; none where only one class is there), ``calibration-error``."""
+        ``roc-auc`` (of several classes the mean, one against the rest; NaN where only one class is there), ``calibration-error``."""
         _, recall, f1 = of_classes(self.confusion)
         there = self.confusion.sum(1) > 0
         found = self.light.result()
@@ -96,8 +98,7 @@ class ClassAssessment:
             found["balanced-accuracy"] = float(recall[there].mean())
             found["macro-f1"] = float(f1[there | (self.confusion.sum(0) > 0)].mean())
         areas = [area for area in self._areas() if area == area]
-        if areas:
-            found["roc-auc"] = sum(areas) / len(areas)
+        found["roc-auc"] = sum(areas) / len(areas) if areas else math.nan
         found["calibration-error"] = calibration_error(*self.bins)
         return found
 

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from layerwise.data.source import Array, Column
+from layerwise.data.source import LARGEST, Array, Column
 from layerwise.errors import DataError
 from layerwise.tasks.records import Unseen as Unseen
+from layerwise.tasks.scaling import is_beyond, range_scale, standard_scale
 
 Scale = Literal["standard", "unit", "none"]
 GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
@@ -65,8 +66,21 @@ class Coder(ABC):
             )
         return cells
 
+    def beyond(self, cells: Array) -> Array:
+        """Return which cells (N,) float32 cannot hold, as they are or once they are encoded."""
+        return np.zeros(len(cells), dtype=bool)
+
+    def out_of_range(self, where: str, received: str) -> DataError:
+        """Make the error for such a cell."""
+        return DataError(
+            f"{where}column '{self.name}' is out of range for float32, as it is or scaled as in training",
+            expected=f"a {self.kind} of at most {LARGEST:.4g} in size, before and after scaling",
+            received=received,
+            do="correct or remove this row",
+        )
+
     def checked(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds, and refuse a gap where training had none."""
+        """Turn one raw cell into what a source holds, and refuse a gap where training had none, and what float32 cannot hold."""
         value = self.cell(raw)
         if np.isnan(value) and not self.gaps:
             raise DataError(
@@ -74,6 +88,8 @@ class Coder(ABC):
                 expected=f"a {self.kind}",
                 received=f"{raw!r}",
             )
+        if self.beyond(np.array([value]))[0]:
+            raise self.out_of_range("", f"{raw!r}")
         return value
 
     def marked(self, parts: Array, gap: Array) -> Array:
@@ -107,6 +123,10 @@ class NumberCoder(Coder):
     def width(self) -> int:
         """One number, and one for the mark of a gap."""
         return 1 + self.gaps
+
+    def beyond(self, cells: Array) -> Array:
+        """Return which numbers (N,) float32 cannot hold; clamped ones need to fit as they are only."""
+        return is_beyond(cells) if self.clamp else is_beyond(cells, shift=self.shift, spread=self.spread)
 
     def encode(self, cells: Array) -> Array:
         """Return (N, 1) or, with gaps, (N, 2)."""
@@ -149,6 +169,10 @@ class DateCoder(Coder):
         known = cells[~np.isnan(cells)]
         shift, spread = _statistics(known, "standard" if scale == "none" else scale)
         return cls(column.name, column.gaps, shift, spread, bool((known % 1).any()), scale == "unit")
+
+    def beyond(self, cells: Array) -> Array:
+        """Return which dates (N,) float32 cannot hold."""
+        return is_beyond(cells) if self.unit else is_beyond(cells, shift=self.shift, spread=self.spread)
 
     @property
     def periods(self) -> tuple[float, ...]:
@@ -307,10 +331,9 @@ def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, uns
 
 def _statistics(known: Array, scale: Scale) -> tuple[float, float]:
     """Return what is taken off and divided by."""
-    if scale == "none" or not len(known):
+    if scale == "none":
         return 0.0, 1.0
-    shift, spread = (known.mean(), known.std()) if scale == "standard" else (known.min(), np.ptp(known))
-    return float(shift), float(spread) if spread > 1e-12 else 1.0
+    return standard_scale(known) if scale == "standard" else range_scale(known)
 
 
 def _is_gap(raw: object) -> bool:

@@ -65,4 +65,4 @@ def _parsed(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | 
         return None
     values = cells.cast(pa.int64()).cast(pa.float64(), safe=False) if isinstance(coder, DateCoder) else cells.cast(pa.float64())
     found: Array = values.to_numpy() / (columns_.DAY if isinstance(coder, DateCoder) else 1)
-    return found if np.isfinite(found[~cells.is_null().to_numpy()]).all() else None
+    return found if np.isfinite(found[~cells.is_null().to_numpy()]).all() and not coder.beyond(found).any() else None

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import Examples, Relabelled, Source, labels
+from layerwise.data.source import LARGEST, Array, Examples, Relabelled, Source, labels
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
 from layerwise.tasks.records import RegressionRecord
+from layerwise.tasks.scaling import is_beyond, standard_scale
 
 DELTA = 1.0  # deviations of the target
+ROUNDED = 1e-12  # Σ(y−ȳ)² below this share of Σy² is what rounding leaves of equal targets
 
 
 class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
@@ -65,14 +67,17 @@ class NumberMeter:
         self.sums = self.sums + other["sums"]
 
     def result(self) -> dict[str, float]:
-        """Return ``mae``, ``rmse``, ``r2`` = 1 − Σ(ŷ−y)² / Σ(y−ȳ)² and ``loss`` (the mean square of the scaled error)."""
+        """Return ``mae``, ``rmse``, ``r2`` = 1 − Σ(ŷ−y)² / Σ(y−ȳ)² and ``loss`` (the mean square of the scaled error).
+
+        Where all targets are equal, R² is not defined: NaN.
+        """
         count, absolute, square, total, total2 = self.sums.tolist()
         count = max(1.0, count)
         around = (total2 - total * total / count) * self.spread**2
         return {
             "mae": absolute / count,
             "rmse": math.sqrt(square / count),
-            "r2": 1 - square / around if around > 0 else 0.0,
+            "r2": 1 - square / around if around > ROUNDED * total2 * self.spread**2 else math.nan,
             "loss": square / count / self.spread**2,
         }
 
@@ -94,6 +99,21 @@ def amounts(source: Source) -> Source:
     if schema.target == "either" and schema.classes:
         return Relabelled(source, (), np.array([float(name) for name in schema.classes]))
     return source
+
+
+def refuse_target(source: Source, name: str, found: Array, *, shift: float = 0.0, spread: float = 1.0) -> None:
+    """Raise `DataError` for a target (N,) that is not finite, or that float32 cannot hold, as it is or scaled."""
+    values = found.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values) | is_beyond(values, shift=shift, spread=spread))
+    if len(wrong):
+        finite = np.isfinite(values[wrong[0]])
+        raise DataError(
+            f"{source.name_of(int(wrong[0]))}: the target '{name}' is {'out of range' if finite else 'not finite'} "
+            f"({len(wrong)} such examples)",
+            expected=f"a number of at most {LARGEST:.4g} in size, before and after scaling" if finite else "a finite number",
+            received=f"{values[wrong[0]]:g}",
+            do="correct or remove these rows" + (", or write the target in another unit" if finite else ""),
+        )
 
 
 def _is_number(name: str) -> bool:
@@ -139,11 +159,13 @@ class Regression(Task):
         found = labels(source)
         if found is None:
             raise DataError("these examples have no number to predict", expected="a numeric target", received="none")
+        refuse_target(source, source.schema.target_name, found)
+        shift, spread = standard_scale(found.astype(np.float64))
         made = cls(
             encoding.fit(source, options),
             source.schema.target_name,
-            float(np.mean(found)),
-            float(np.std(found)) or 1.0,
+            shift,
+            spread,
             options.loss,
             options.huber_delta,
         )
@@ -155,19 +177,13 @@ class Regression(Task):
         return {"outputs": 1, **self.inputs.model_args()}
 
     def adopt(self, source: Source) -> Source:
-        """Check inputs and that every target is a finite number; labels become the numbers they name."""
+        """Check inputs, and that every target is a number that float32 holds; labels become the numbers they name."""
         source = self.inputs.adopt(source)
         source = amounts(source)
         found = labels(source)
         if found is None:
             raise DataError(f"{source.name_of(0)} has no target to compare with", expected="a numeric target")
-        wrong = np.flatnonzero(~np.isfinite(found.astype(np.float64)))
-        if len(wrong):
-            raise DataError(
-                f"{source.name_of(int(wrong[0]))}: the target '{self.target}' is not finite ({len(wrong)} such examples)",
-                expected="a finite number",
-                received=f"{found[wrong[0]]}",
-            )
+        refuse_target(source, self.target, found, shift=self.shift, spread=self.spread)
         return source
 
     def collate(self, examples: Examples) -> Batch:

@@ -89,7 +89,7 @@ class RowInputs(Inputs):
     def adopt(self, source: Source) -> Source:
         """Return the source with its cells in these coders' terms; categories are matched by name.
 
-        Raises `DataError` unless it has the same columns, of the same kinds, in the same order.
+        Raises `DataError` unless it has the same columns, of the same kinds, in the same order, and float32 holds what they become.
         """
         schema = source.schema
         if schema.kind != "row" or schema.features != self.features:
@@ -102,6 +102,7 @@ class RowInputs(Inputs):
             return replace(source, base=self.adopt(source.base))
         assert isinstance(source, ArraySource)  # tables are read whole
         self._refuse_new_gaps(source)
+        self._refuse_beyond(source)
         if schema.table == self.columns:
             return source
         cells = [c.recoded(source.inputs[:, at], schema.table[at]) for at, c in enumerate(self.coders)]
@@ -215,6 +216,15 @@ class RowInputs(Inputs):
                 out += [coder.name] * (coder.width - coder.gaps)
             out += [f"{coder.name} (gap)"] if coder.gaps else []
         return (*out, *last)
+
+    def _refuse_beyond(self, source: ArraySource) -> None:
+        """Refuse numbers and dates that float32 cannot hold."""
+        for at, coder in enumerate(self.coders):
+            if source.schema.table[at].kind == coder.kind:
+                beyond = np.flatnonzero(coder.beyond(source.inputs[:, at]))
+                if len(beyond):
+                    row = int(beyond[0])
+                    raise coder.out_of_range(f"{source.name_of(row)}: ", f"{source.inputs[row, at]:g} ({len(beyond)} such rows)")
 
     def _refuse_new_gaps(self, source: ArraySource) -> None:
         """Refuse gaps in columns of numbers and dates that never lacked a value in training."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from layerwise.train.loop import Event
 
 @dataclass
 class Best:
-    """The best epoch of a stage so far, and how many epochs have passed since."""
+    """The best epoch of a stage so far, and how many epochs have passed since. ``value`` is None until a metric was finite."""
 
     stage: int = 0
     value: float | None = None
@@ -25,8 +28,10 @@ class Best:
     waited: int = 0
 
     def better(self, value: float, goal: Goal) -> bool:
-        """Whether a value beats the best."""
-        if self.value is None:
+        """Whether a value beats the best: never one that is not finite, and any finite one where the best is none."""
+        if not math.isfinite(value):
+            return False
+        if self.value is None or not math.isfinite(self.value):
             return True
         return value > self.value if goal.more_is_better else value < self.value
 
@@ -93,6 +98,32 @@ class Window:
         if len(names) > 1:
             out |= {f"train/{name}": value / weight for name, value in zip(names, values[1:], strict=True)}
         return out
+
+
+def undefined(history: Iterable[Mapping[str, Any]], stage: str, goal: Goal, *, last: bool) -> list[tuple[str, str]]:
+    """Return notes, in English and Chinese, on validation metrics that were not finite in some epochs of a stage.
+
+    ``last``: the stage keeps its last epoch's weights, whatever the metrics say.
+    """
+    rows = [row for row in history if row["stage"] == stage]
+    notes = []
+    for name in dict.fromkeys(key for row in rows for key in row if key.startswith("val/")):
+        measured = [row[name] for row in rows if name in row]
+        count, total = sum(value is None or not math.isfinite(value) for value in measured), len(measured)
+        if not count:
+            continue
+        english, chinese = f"{name} was not finite in {count} of {total} epochs", f"{total} 轮中有 {count} 轮的 {name} 不是有限数"
+        if name == f"val/{goal.metric}" and not last and count < total:
+            english, chinese = f"{english}: none of these is the best epoch", f"{chinese}，这些轮次不会被选为最佳"
+        elif name == f"val/{goal.metric}" and not last:
+            english, chinese = f"{english}: the last epoch's weights are kept", f"{chinese}，无法选出最佳轮次，因此保留最后一轮的权重"
+        notes.append((english, chinese))
+    return notes
+
+
+def metrics_of(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return the final metrics that run.json holds, NaN for null: a metric that was not finite; empty until the run is finished."""
+    return {name: math.nan if value is None else float(value) for name, value in info.get("metrics", {}).items()}
 
 
 def goal_of(stage: Stage, task: Task) -> Goal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +17,7 @@ from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source, fetch
 from layerwise.durable import contiguous, sealed
 from layerwise.errors import Interrupted, TrainingError
-from layerwise.evaluate import evaluate
+from layerwise.evaluate import evaluate, undefined_notes
 from layerwise.nn.modes import learning
 from layerwise.planning import making
 from layerwise.planning.resolve import Plan
@@ -31,7 +32,7 @@ from layerwise.tasks.base import Task
 from layerwise.train.lonely import refuse_lonely_batch
 from layerwise.train.loop import Cursor, Event, steps
 from layerwise.train.progress import Display, numbers
-from layerwise.train.records import Best, Window, goal_of, monitored
+from layerwise.train.records import Best, Window, goal_of, monitored, undefined
 from layerwise.train.resume_checks import differing, name_state_file
 from layerwise.train.signals import Stop
 from layerwise.train.trackers import FOLDER, Guarded, TensorBoard
@@ -109,9 +110,18 @@ class Session:
         machine.give_back()  # what training held
         for part in ("val", "test"):
             batches = self.feed.evaluation(self.plan.splits.part(part), self.plan.task.collate)
-            found = evaluate(self.model, self.plan.task, batches, self.world, full=True).metrics
-            metrics |= {f"{part}/{name}": value for name, value in found.items()}
+            found = evaluate(self.model, self.plan.task, batches, self.world, full=True)
+            named = {f"{part}/{name}": value for name, value in found.metrics.items()}
+            metrics |= named
+            self._note(undefined_notes(named, found.overflowed))
         return metrics
+
+    def _note(self, notes: list[tuple[str, str]]) -> None:
+        """Keep notes, in English and Chinese, for the report, and show them."""
+        for note in notes:
+            if note not in self.notes:
+                self.notes.append(note)
+                self.display.say(note[0])
 
     def _take_up(self, checkpoint: Checkpoint) -> Cursor:
         """Take up weights, cursor and records of a checkpoint; cut the log back to it."""
@@ -242,17 +252,19 @@ class Session:
                 metrics = {f"val/{name}": value for name, value in found.items()}
                 value = monitored(metrics, goal)
                 improved = stage.monitor == LAST or self.best.better(value, goal)
-                if improved:
-                    self.best = Best(event.cursor.stage, value, event.cursor.epoch, 0)
+                waited = 0 if improved else self.best.waited + 1
+                if improved or self.best.value is None:  # until a metric is finite, the last epoch's weights are kept
+                    self.best = Best(event.cursor.stage, value if math.isfinite(value) else None, event.cursor.epoch, waited)
                     self._keep_best(event.cursor, rule, write=due)
-                else:
-                    self.best.waited += 1
+                self.best.waited = waited
             over = over or (stage.patience > 0 and self.best.waited >= stage.patience)
         learning(part)
         if verdict.note and (verdict.finished or event.cursor.epoch == stage.epochs):
             self.notes.append((verdict.note, verdict.note_zh))
             self.display.say(verdict.note)
         self._log(event.cursor, stage, metrics=metrics, epoch_over=True)
+        if over or event.cursor.epoch == stage.epochs:
+            self._note(undefined(self.history, stage.name, goal, last=stage.monitor == LAST))
         if not self.options.validate and (over or event.cursor.epoch == stage.epochs):
             with rule.evaluated():
                 self._keep_best(event.cursor, rule, write=due)

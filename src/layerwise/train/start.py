@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import torch
 
-from layerwise import __version__, catalog, recipe
+from layerwise import __version__, catalog, recipe, strict_json
 from layerwise.data.feed import Feed, fits
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
@@ -31,6 +31,7 @@ from layerwise.runtime.shortage import ran_out
 from layerwise.train import pictures
 from layerwise.train.memory import out_of_memory, rescaled
 from layerwise.train.progress import Display
+from layerwise.train.records import metrics_of
 from layerwise.train.resume_checks import check_places, check_tensors
 from layerwise.train.session import Session
 from layerwise.train.signals import caught
@@ -242,7 +243,7 @@ def _lost(place: Path, left: str, *, why: str = "") -> DamagedError:
 
 def _task_file(made: Plan) -> bytes:
     """Return what task.json holds."""
-    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, **made.task.to_json()}), indent=1)
+    return msgspec.json.format(strict_json.dumps({"format": FORMAT, **made.task.to_json()}, non_finite="error").encode(), indent=1)
 
 
 def _facts(made: Plan, *, world: World) -> Json:
@@ -323,7 +324,7 @@ def _session(
     if info.get("status") == "finished" and (found is None or not _unfinished(found, made)):
         _write_opening(directory, opening, made, world=world)
         display.say(f"{directory.path} is finished already")
-        return Outcome(directory, info["metrics"], True, info, made.task.name, world.first)
+        return Outcome(directory, metrics_of(info), True, info, made.task.name, world.first)
     streams = options.workers < 0 or not all(
         fits(made.splits.part(part), made.task.collate, options.memory_mib, flags.dtype(options.precision)) for part in
         ("train", "val")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerwise import strict_json
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 from layerwise.bench.stanford import lacking
@@ -11,7 +12,6 @@ LOSS = "loss of the last iteration"
 
 def ours(spec: Spec) -> Measure:
     """Train as ``layerwise train glove`` does."""
-    import json
 
     from layerwise.bench import words
     from layerwise.bench.training import request, trained
@@ -32,7 +32,7 @@ def ours(spec: Spec) -> Measure:
         counts = plan(asked).splits.train
         assert isinstance(counts, Cooccurrences)
         with trained(asked) as done:
-            lines = [json.loads(line) for line in (done.outcome.directory.path / "metrics.jsonl").read_text().splitlines()]
+            lines = [strict_json.loads(line) for line in (done.outcome.directory.path / "metrics.jsonl").read_text().splitlines()]
             pairs = counts.index.records
             facts = {**done.facts, "pairs": pairs, "words": counts.index.words}
             return Measure(done.examples_per_second * pairs / len(counts), {LOSS: lines[-1]["train/loss"]}, facts)
