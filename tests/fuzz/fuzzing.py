@@ -20,8 +20,8 @@ GROWTH = 1 << 30  # bytes by which a process may grow while it reads spoiled sma
 
 
 def soak_seconds() -> float:
-    """Return how long a soak runs each case: LAYERWISE_FUZZ_SECONDS, a minute if it says nothing."""
-    return float(os.environ.get("LAYERWISE_FUZZ_SECONDS", 60))
+    """Return how long a soak runs a fuzzer, all its cases together: LAYERWISE_FUZZ_SECONDS, an hour if it says nothing."""
+    return float(os.environ.get("LAYERWISE_FUZZ_SECONDS", 3600))
 
 
 def fuzz(seconds: float, case: Case) -> int:
