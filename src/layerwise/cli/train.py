@@ -98,7 +98,9 @@ def train_(
     for name, value in outcome.metrics.items():
         if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
             print(f"{name}\t{shown(value)}")
-    print(f"run\t{path}\nreport\t{path / 'report.html'}")
+    print(f"run\t{path}")
+    if (path / "report.html").is_file():
+        print(f"report\t{path / 'report.html'}")
     return 0
 
 

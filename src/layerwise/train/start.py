@@ -17,7 +17,7 @@ from layerwise import __version__, catalog, recipe, strict_json
 from layerwise.data.feed import Feed, fits
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
-from layerwise.errors import UsageError
+from layerwise.errors import TrainingError, UsageError
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
@@ -294,7 +294,9 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
     }
     if session.world.first:
         directory.write_info(info)
-        write_page(session, lang=lang)
+        for note in _page(session, lang=lang):
+            session.display.say(f"warning: {note[0]}")
+            info["verdicts"] = [*info["verdicts"], list(note)]
         pages = [name for name in directory.plain_files() if name.startswith(("report", "figures"))]
         info["status"] = "finished"
         directory.write_info(info, written=pages)
@@ -302,8 +304,19 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
     return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)
 
 
-def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
-    """Write report.html of a run that has ended, from the test part."""
+def _page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
+    """Write the page; return notes on what it lacks. Whatever happens, the run has ended well, but for a full disk (`TrainingError`)."""
+    try:
+        return write_page(session, lang=lang) or []
+    except TrainingError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        return [(f"the report could not be written ({why})", f"报告生成失败（{why}）")]
+
+
+def write_page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
+    """Write report.html of a run that has ended, from the test part; return notes on parts that could not be made."""
     from layerwise.inspect.answers import answers
 
     plan = session.plan
@@ -313,6 +326,6 @@ def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
     machine.give_back()  # what the evaluation held, before there are drawings
     from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
 
-    write_report(
+    return write_report(
         session.directory, session.model, plan.task, found=found, source=plan.splits.test, splits=plan.splits, lang=lang
     )
