@@ -100,7 +100,9 @@ def train_(
     for name, value in outcome.metrics.items():
         if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
             write_line(f"{name}\t{shown(value)}")
-    write_line(f"run\t{path}\nreport\t{path / 'report.html'}")
+    write_line(f"run\t{path}")
+    if (path / "report.html").is_file():
+        write_line(f"report\t{path / 'report.html'}")
     return 0
 
 

@@ -24,7 +24,8 @@ def bars(names: Sequence[str], values: Sequence[float], deviations: Sequence[flo
     def draw(axes: Any) -> None:
         places = range(len(names))
         axes.barh(
-            places, drawable(values), xerr=drawable(deviations), height=0.62, color=SERIES[0], ecolor=INK, error_kw={"linewidth": 1.4, "capsize": 3},
+            places, drawable(values), xerr=drawable(deviations), height=0.62, color=SERIES[0], ecolor=INK,
+            error_kw={"linewidth": 1.4, "capsize": 3},
         )  # fmt: skip
         axes.set_yticks(places, [shortened(name, NAME, TEXT).replace("$", r"\$") for name in names])
         axes.invert_yaxis()

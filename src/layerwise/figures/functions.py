@@ -42,7 +42,8 @@ def curve(x: Floats, y: Floats, dots: Sequence[Dots], *, names: tuple[str, str],
 
     def draw(axes: Any) -> None:
         for at, part in enumerate(dots):
-            axes.plot(drawable(part.inputs[:, 0]), drawable(part.targets), MARKS[at], color=SERIES[at], markersize=5, alpha=0.6, markeredgewidth=0)
+            a, b = drawable(part.inputs[:, 0]), drawable(part.targets)
+            axes.plot(a, b, MARKS[at], color=SERIES[at], markersize=5, alpha=0.6, markeredgewidth=0)
         axes.plot(x, drawable(y), color=INK, linewidth=2.6, gid="function", zorder=5)
         _named(axes, names)
         signs = [Line2D([], [], color=INK, linewidth=2.6)]
@@ -60,16 +61,17 @@ def surface(x: Floats, y: Floats, z: Floats, dots: Sequence[Dots], *, names: tup
         values = np.concatenate([height.compressed(), *(drawable(part.targets) for part in dots)])
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-        if high - low < 1e-9 * max(1.0, abs(high)):
-            low, high = low - 0.5, high + 0.5
+        size = max(abs(low), abs(high))
+        if high - low <= 1e-9 * size:  # the same everywhere
+            low, high = low - max(0.5, 1e-3 * size), high + max(0.5, 1e-3 * size)
         levels = np.linspace(low, high, LEVELS + 1)
         filled = axes.contourf(x, y, height, levels=levels, cmap="viridis")
         if height.count() and float(np.ptp(height.compressed())) > 0:
             axes.contour(x, y, height, levels=levels, colors="#ffffff", linewidths=0.6, alpha=0.5)
         for at, part in enumerate(dots):
             axes.scatter(
-                drawable(part.inputs[:, 0]), drawable(part.inputs[:, 1]), c=drawable(part.targets), cmap="viridis", vmin=low, vmax=high, marker=MARKS[at],
-                s=30, edgecolors="#ffffff", linewidths=0.9,
+                *drawable(part.inputs).T, c=drawable(part.targets), cmap="viridis", vmin=low, vmax=high, marker=MARKS[at], s=30,
+                edgecolors="#ffffff", linewidths=0.9,
             )  # fmt: skip
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, aspect=30, ticks=MaxNLocator(7))
         bar.outline.set_visible(False)

@@ -20,6 +20,7 @@ from layerwise.data.source import SPLITS, Source, Splits, fetch
 from layerwise.errors import UsageError, unknown
 from layerwise.figures import functions
 from layerwise.figures.functions import Dots, Floats
+from layerwise.figures.svg import drawable
 from layerwise.inspect.answers import answers, batches_of, place_of
 from layerwise.inspect.base import Json, Lang, Target, View, save, table, trained
 from layerwise.predict import evaluating
@@ -144,7 +145,8 @@ def axis(cells: Floats, *, edge: float, places: int) -> Floats:
     """Return evenly spaced places over the range of those of the cells (N,) that can be drawn, with an edge on each side."""
     cells = cells[np.isfinite(drawable(cells))]
     low, high = (float(cells.min()), float(cells.max())) if len(cells) else (0.0, 1.0)
-    room = edge * (high - low) if high > low else 0.5
+    size = max(abs(low), abs(high))
+    room = edge * (high - low) if high - low > 1e-9 * size else max(0.5, 1e-3 * size)
     return np.linspace(low - room, high + room, places)
 
 

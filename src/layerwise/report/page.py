@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -14,6 +15,7 @@ from layerwise.inspect.answers import Answers
 from layerwise.inspect.function import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
+from layerwise.report.attempts import Attempts
 from layerwise.report.neighbours import neighbours
 from layerwise.report.sections import Figures
 from layerwise.report.texts import Texts
@@ -31,11 +33,11 @@ Json = dict[str, Any]
 def write_report(
     directory: RunDirectory, model: nn.Module, task: Task, *, found: Answers, source: Source, splits: Splits | None = None,
     lang: str = "en",
-) -> None:  # fmt: skip
-    """Write ``report.html`` and its drawings under ``figures/``.
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Write ``report.html`` and its drawings under ``figures/``; return notes, in English and Chinese, on parts that could not be made.
 
-    The page refers to nothing outside itself and runs no script; the same run gives the same bytes. The model and the random
-    state are left as they were.
+    A part that fails is left out, with a note on the page: no drawing stops a run. The page refers to nothing outside itself and runs no
+    script; the same run gives the same bytes. The model and the random state are left as they were.
 
     Args:
         directory: a run whose run.json holds its history, metrics and facts.
@@ -47,26 +49,34 @@ def write_report(
     Raises:
         UsageError: for another language.
         DamagedError: if run.json or the recipe is not as written.
+        StorageError: if the disk is full or read-only.
     """
     text = Texts(lang)
     figures = Figures(directory.write)
     info = directory.info()
     recipe = directory.read("recipe.toml").decode("utf-8", "replace")
+    attempts, history = Attempts(), info.get("history", [])
+    parts = {
+        "metrics": attempts.make("metrics", lambda: metric_table(info.get("metrics", {}), task, text)),
+        "stages": attempts.make("curves", lambda: sections.stages(history, task, figures, text, best=best_epoch(info))) or [],
+        "table": attempts.make("table", lambda: columns.table(task, info.get("columns", []), text)),
+        "function": attempts.make(
+            "curve", lambda: None if splits is None else sections.function(model, task, splits, figures, text)
+        ),
+        **task_sections(model, task, found, source=source, figures=figures, text=text, attempts=attempts),
+    }
     page = render(
         text=text,
         head=headline(task, found, info, text),
-        metrics=metric_table(info.get("metrics", {}), task, text),
-        stages=sections.stages(info.get("history", []), task, figures, text, best=best_epoch(info)),
         recipe=recipe,
         verdicts=[text.pick(pair) for pair in info.get("verdicts", []) if text.pick(pair)],
-        notes=[str(note) for note in info.get("notes", [])],
-        table=columns.table(task, info.get("columns", []), text),
+        notes=[*(str(note) for note in info.get("notes", [])), *(text.pick(pair) for pair in attempts.failed)],
         facts=facts(info, model, text),
         commands=commands(directory, model, task, text),
-        function=None if splits is None else sections.function(model, task, splits, figures, text),
-        **task_sections(model, task, found, source=source, figures=figures, text=text),
+        **parts,
     )
     directory.write("report.html", page.encode("utf-8", "replace"))
+    return attempts.failed
 
 
 def render(**values: Any) -> str:
@@ -87,18 +97,26 @@ def _finalized(value: object) -> object:
     return escape_control(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def task_sections(model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts) -> Json:
-    """Return the sections that depend on the task; None where one does not apply."""
-    judged = isinstance(task, Classification)
-    return {
-        "confusion": sections.confusion(task, found, figures, text) if isinstance(task, Classification) else None,
-        "calibration": sections.calibration(found, figures, text) if judged and len(found.losses) else None,
-        "mistakes": sections.mistakes(task, found, source, figures, text) if task.inputs.kind != "text" else None,
-        "neighbours": neighbours(model, task),
-        "scatter": sections.scatter(task, found, figures, text) if isinstance(task, Regression) else None,
-        "rebuilt": sections.reconstructions(task, found, source, figures) if isinstance(task, Reconstruction) else None,
-        "samples": sections.drawn(model, task, figures, text),
+def task_sections(
+    model: nn.Module, task: Task, found: Answers, *, source: Source, figures: Figures, text: Texts, attempts: Attempts
+) -> Json:
+    """Return the sections that depend on the task; None where one does not apply, or could not be made."""
+    makers: dict[str, Callable[[], Any]] = {
+        "neighbours": lambda: neighbours(model, task),
+        "samples": lambda: sections.drawn(model, task, figures, text),
     }
+    if isinstance(task, Classification):
+        makers["confusion"] = lambda: sections.confusion(task, found, figures, text)
+        if len(found.losses):
+            makers["calibration"] = lambda: sections.calibration(found, figures, text)
+    if isinstance(task, Regression):
+        makers["scatter"] = lambda: sections.scatter(task, found, figures, text)
+    if isinstance(task, Reconstruction):
+        makers["rebuilt"] = lambda: sections.reconstructions(task, found, source, figures)
+    if task.inputs.kind != "text":
+        makers["mistakes"] = lambda: sections.mistakes(task, found, source, figures, text)
+    names = ("confusion", "calibration", "mistakes", "neighbours", "scatter", "rebuilt", "samples")
+    return {name: attempts.make(name, makers[name]) if name in makers else None for name in names}
 
 
 def headline(task: Task, found: Answers, info: Json, text: Texts) -> Json:

@@ -95,7 +95,7 @@ def goal_metric(rows: list[Json], task: Task) -> str:
 
 def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
     """Return (epoch, value) pairs of a column, without what is missing or no number."""
-    return [(float(row["epoch"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float)]
+    return [(float(row["epoch"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
 
 
 # -- functions of one or two numbers -------------------------------------------------------------------------------
@@ -145,7 +145,8 @@ def calibration(found: Answers, figures: Figures, text: Texts) -> Json:
     table = found.details["calibration"]
     said, right, counts = ([b[key] for b in table["bins"]] for key in ("confidence", "accuracy", "count"))
     drawn = reliability(said, right, counts, width=1 / BINS, x=text("said"), y=text("right"))
-    return {"drawing": figures.add("calibration", drawn), "note": text("calibration note", error=f"{table['error']:.1%}")}
+    error = f"{table['error']:.1%}" if np.isfinite(table["error"]) else "–"
+    return {"drawing": figures.add("calibration", drawn), "note": text("calibration note", error=error)}
 
 
 def by_class(found: Answers) -> list[Json]:

@@ -59,7 +59,7 @@ def train(request: Request, *, quiet: bool = False) -> Outcome:
 
     Raises:
         UsageError, DataError: before anything is written, for a wrong request or unusable data.
-        TrainingError: for a loss that is not finite, a lost process, a full disk.
+        TrainingError, StorageError: for a loss that is not finite or a lost process; for a full disk.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint saved.
     """
     torch_device = flags.pick_device(request.device or "auto")
@@ -394,7 +394,9 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
     }
     if session.world.first:
         directory.write_info(info)
-        write_page(session, lang=lang)
+        for note in _page(session, lang=lang):
+            session.display.say(f"warning: {note[0]}")
+            info["verdicts"] = [*info["verdicts"], list(note)]
         pages = [name for name in directory.plain_files() if name.startswith(("report", "figures", "tensorboard"))]
         info["status"] = "finished"
         directory.write_info(info, written=pages)
@@ -402,8 +404,19 @@ def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lan
     return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)
 
 
-def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
-    """Write report.html of a run that has ended, from the test part."""
+def _page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
+    """Write the page; return notes on what it lacks. Whatever happens, the run has ended well, but for a full disk (`StorageError`)."""
+    try:
+        return write_page(session, lang=lang) or []
+    except StorageError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+        return [(f"the report could not be written ({why})", f"报告生成失败（{why}）")]
+
+
+def write_page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
+    """Write report.html of a run that has ended, from the test part; return notes on parts that could not be made."""
     from layerwise.inspect.answers import answers
 
     plan = session.plan
@@ -413,6 +426,6 @@ def write_page(session: Session, *, lang: Literal["en", "zh"]) -> None:
     machine.give_back()  # what the evaluation held, before there are drawings
     from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
 
-    write_report(
+    return write_report(
         session.directory, session.model, plan.task, found=found, source=plan.splits.test, splits=plan.splits, lang=lang
     )
