@@ -19,7 +19,7 @@ from layerwise import __version__, catalog, recipe, strict_json
 from layerwise.data.feed import Feed, fits
 from layerwise.data.source import MAPPED
 from layerwise.durable import FORMAT
-from layerwise.errors import DamagedError, DataError, UsageError
+from layerwise.errors import DamagedError, DataError, StorageError, UsageError
 from layerwise.folder_io import remove_new_folders_on_error
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
