@@ -13,12 +13,12 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
 
-from layerwise.bounded_decoding import decode_toml
+from layerwise.bounded_decoding import MAX_TOML_BYTES, decode_toml
 from layerwise.errors import DamagedError, UsageError, nearest, unknown
 
 FORMAT = 1
@@ -107,12 +107,9 @@ def to_toml(recipe: Recipe) -> str:
 
 def read_toml(path: Path) -> Table:
     """Read a recipe file as a plain table. Raises `DamagedError` for bad TOML and for a newer format."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DamagedError(
-            f"{path} is not TOML: {error}", do="correct the file, or start from a run's recipe.toml"
-        ) from error
+    with path.open("rb") as file:
+        data = file.read(MAX_TOML_BYTES + 1)
+    table = decode_toml(data, what=str(path), error=DamagedError, do="correct the file, or start from a run's recipe.toml")
     refuse_newer(table, str(path))
     return table
 
@@ -246,11 +243,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
             # another owner (a different optimizer rule, task …) has other options: its table starts afresh
             renamed = "name" in value and value["name"] != old.get("name", value["name"])
             out[key] = dict(value) if renamed else merge(old, value)
-        elif key == "stages" and isinstance(old, list) and len(old) == len(value):
+        elif key == "stages" and _are_tables(old) and _are_tables(value) and len(old) == len(value):
             out[key] = [merge(a, b) for a, b in zip(old, value, strict=True)]
         else:
             out[key] = value
     return out
+
+
+def _are_tables(value: Any) -> TypeGuard[list[Table]]:
+    """Whether a value is a list of tables."""
+    return isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
 
 
 def assign(table: Table, setting: str) -> None:

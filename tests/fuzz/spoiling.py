@@ -22,6 +22,7 @@ from layerwise.run import line
 DEEP: Any = []
 for _ in range(60):
     DEEP = [DEEP]
+TYPES = (torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64)
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 3, 7, 2**31, 2**53 + 1, -(2**63), 10**9, 10**30, 1e308, -0.5, 1e-320, "", "x", "0", "é" * 40,
     "../../etc/passwd", "/dev/zero", "/etc/passwd", "cuda:99", "\u202e\x1b[31m", "\0", "a" * 70_000, [], {}, [[]], [0], [10**9],
@@ -73,10 +74,10 @@ def spoil_tensors(tensors: dict[str, torch.Tensor], draw: random.Random) -> dict
         changes: tuple[Callable[[], torch.Tensor], ...] = (
             lambda t=tensor: t.flatten()[: t.numel() // 2].contiguous(),
             lambda t=tensor: t.unsqueeze(0),
-            lambda t=tensor: t.to(draw.choice((torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64))),
+            lambda t=tensor: t.to(draw.choice(TYPES)) if not t.is_complex() else t,
             lambda t=tensor: torch.full_like(t, float("nan")) if t.is_floating_point() else torch.full_like(t, -1),
             lambda t=tensor: torch.full_like(t, float("inf")) if t.is_floating_point() else t + 100,
-            lambda t=tensor: torch.full_like(t, -1e30) if t.is_floating_point() else t.flip(0) if t.ndim else t,
+            lambda t=tensor: torch.full_like(t, -6e4) if t.is_floating_point() else t.flip(0) if t.ndim else t,
             lambda t=tensor: torch.empty((0, *t.shape[1:]), dtype=t.dtype),
             lambda t=tensor: torch.zeros(3),
         )
