@@ -32,27 +32,32 @@ ODD: tuple[Any, ...] = (
 
 def spoil_value(value: Any, draw: random.Random, times: int = 3) -> Any:
     """Return decoded JSON with one to a few values replaced, removed, doubled, renamed or exchanged."""
-    value = json.loads(json.dumps(value))
+    value = _copy(value)
     for _ in range(draw.randint(1, times)):
         holders = list(_holders(value))
         if not holders:
-            return draw.choice(ODD)
+            return _copy(draw.choice(ODD))
         holder = draw.choice(holders)
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         key = draw.choice(keys)
         how = draw.randrange(6)
         if how <= 2:
-            holder[key] = draw.choice(ODD)
+            holder[key] = _copy(draw.choice(ODD))
         elif how == 3:
             del holder[key]
         elif how == 4:
             other = draw.choice(draw.choice(holders) and keys)
-            holder[key] = json.loads(json.dumps(holder[other]))
+            holder[key] = _copy(holder[other])
         elif isinstance(holder, dict):
             holder[draw.choice(("x", "__class__", "../x", "kind", "name"))] = holder.pop(key)
         else:
-            holder.append(holder[key])
+            holder.append(_copy(holder[key]))
     return value
+
+
+def _copy(value: Any) -> Any:
+    """Return a copy that shares nothing with the value."""
+    return json.loads(json.dumps(value))
 
 
 def _holders(value: Any) -> Any:

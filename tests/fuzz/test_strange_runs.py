@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from spoiling import seal_run
 
 from layerwise import api
