@@ -111,6 +111,11 @@ def read_toml(path: Path) -> Table:
         data = file.read(MAX_TOML_BYTES + 1)
     table = decode_toml(data, what=str(path), error=DamagedError, do="correct the file, or start from a run's recipe.toml")
     refuse_newer(table, str(path))
+    for owner in OWNERS:
+        if not isinstance(table.get(owner, {}), Mapping):
+            raise UsageError(f"a wrong value in {path}: {owner}", expected=f"a table, [{owner}]", received=f"{table[owner]!r:.60}")
+    if not _are_tables(table.get("stages", [])):
+        raise UsageError(f"a wrong value in {path}: stages", expected="tables, [[stages]]", received=f"{table['stages']!r:.60}")
     return table
 
 
