@@ -171,6 +171,17 @@ def test_the_header_of_an_array_is_compared_and_never_parsed(header: bytes) -> N
         load_array(path, np.uint32, (3,))
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"(3,)", b"(9,)"), (b"<u4", b"<i4"), (b"False", b"True ")])
+def test_a_header_of_the_right_length_is_compared_too(old: bytes, new: bytes) -> None:
+    path = Path("a.npy")
+    np.save(path, np.arange(3, dtype=np.uint32))
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"does not hold uint32 \(3,\)"):
+        load_array(path, np.uint32, (3,))
+
+
 def test_a_pipe_in_the_place_of_an_array_is_no_array() -> None:
     os.mkfifo("a.npy")
     with pytest.raises(ValueError, match="another length"):
