@@ -36,7 +36,7 @@ from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.coders import CategoryCoder
 from layerwise.tasks.rows import RowInputs
-from layerwise.weights.saved_model import build_saved_model, check_task_fits
+from layerwise.weights.saved_model import WEIGHTS, build_saved_model, check_task_fits, check_types
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,7 +115,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
     """
     directory = RunDirectory.open(path)
     info = directory.info()
-    recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
+    made = recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
     best = directory.restore("best")
     if best is None:
         raise UsageError(
@@ -124,8 +124,9 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
     card, model, arguments = build_saved_model(info, best.model, path)
     task = tasks.from_json(directory.task(), path / "task.json")
     check_task_fits(task.model_args(), arguments, path / "task.json")
-    precision = "fp64" if any(t.dtype == torch.float64 for t in best.model.values()) else "fp32"
+    precision = "fp64" if made.train.precision == "fp64" else "fp32"
     model = model.to(flags.dtype(precision))
+    check_types(model, best.model, path / WEIGHTS)
     model.load_state_dict(best.model)
     model = model.to(device or torch.device("cpu")).eval()
     flags.lay_out(model, flags.layout_of(model, precision))

@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -110,6 +110,11 @@ def read_toml(path: Path) -> Table:
     do = "correct the file, or start from a run's recipe.toml"
     table = decode_toml(read_regular_file(path), what=str(path), error=DamagedError, do=do)
     refuse_newer(table, str(path))
+    for owner in OWNERS:
+        if not isinstance(table.get(owner, {}), Mapping):
+            raise UsageError(f"a wrong value in {path}: {owner}", expected=f"a table, [{owner}]", received=f"{table[owner]!r:.60}")
+    if not _are_tables(table.get("stages", [])):
+        raise UsageError(f"a wrong value in {path}: stages", expected="tables, [[stages]]", received=f"{table['stages']!r:.60}")
     return table
 
 
@@ -242,11 +247,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
             # another owner (a different optimizer rule, task …) has other options: its table starts afresh
             renamed = "name" in value and value["name"] != old.get("name", value["name"])
             out[key] = dict(value) if renamed else merge(old, value)
-        elif key == "stages" and isinstance(old, list) and len(old) == len(value):
+        elif key == "stages" and _are_tables(old) and _are_tables(value) and len(old) == len(value):
             out[key] = [merge(a, b) for a, b in zip(old, value, strict=True)]
         else:
             out[key] = value
     return out
+
+
+def _are_tables(value: Any) -> TypeGuard[list[Table]]:
+    """Whether a value is a list of tables."""
+    return isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
 
 
 def assign(table: Table, setting: str) -> None:

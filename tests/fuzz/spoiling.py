@@ -22,6 +22,7 @@ from layerwise.run import line
 DEEP: Any = []
 for _ in range(60):
     DEEP = [DEEP]
+TYPES = (torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64)
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 3, 7, 2**31, 2**53 + 1, -(2**63), 10**9, 10**30, 1e308, -0.5, 1e-320, "", "x", "0", "é" * 40,
     "../../etc/passwd", "/dev/zero", "/etc/passwd", "cuda:99", "\u202e\x1b[31m", "\0", "a" * 70_000, [], {}, [[]], [0], [10**9],
@@ -31,27 +32,32 @@ ODD: tuple[Any, ...] = (
 
 def spoil_value(value: Any, draw: random.Random, times: int = 3) -> Any:
     """Return decoded JSON with one to a few values replaced, removed, doubled, renamed or exchanged."""
-    value = json.loads(json.dumps(value))
+    value = _copy(value)
     for _ in range(draw.randint(1, times)):
         holders = list(_holders(value))
         if not holders:
-            return draw.choice(ODD)
+            return _copy(draw.choice(ODD))
         holder = draw.choice(holders)
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         key = draw.choice(keys)
         how = draw.randrange(6)
         if how <= 2:
-            holder[key] = draw.choice(ODD)
+            holder[key] = _copy(draw.choice(ODD))
         elif how == 3:
             del holder[key]
         elif how == 4:
             other = draw.choice(draw.choice(holders) and keys)
-            holder[key] = json.loads(json.dumps(holder[other]))
+            holder[key] = _copy(holder[other])
         elif isinstance(holder, dict):
             holder[draw.choice(("x", "__class__", "../x", "kind", "name"))] = holder.pop(key)
         else:
-            holder.append(holder[key])
+            holder.append(_copy(holder[key]))
     return value
+
+
+def _copy(value: Any) -> Any:
+    """Return a copy that shares nothing with the value."""
+    return json.loads(json.dumps(value))
 
 
 def _holders(value: Any) -> Any:
@@ -73,10 +79,10 @@ def spoil_tensors(tensors: dict[str, torch.Tensor], draw: random.Random) -> dict
         changes: tuple[Callable[[], torch.Tensor], ...] = (
             lambda t=tensor: t.flatten()[: t.numel() // 2].contiguous(),
             lambda t=tensor: t.unsqueeze(0),
-            lambda t=tensor: t.to(draw.choice((torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64))),
+            lambda t=tensor: t.to(draw.choice(TYPES)) if not t.is_complex() else t,
             lambda t=tensor: torch.full_like(t, float("nan")) if t.is_floating_point() else torch.full_like(t, -1),
             lambda t=tensor: torch.full_like(t, float("inf")) if t.is_floating_point() else t + 100,
-            lambda t=tensor: torch.full_like(t, -1e30) if t.is_floating_point() else t.flip(0) if t.ndim else t,
+            lambda t=tensor: torch.full_like(t, -6e4) if t.is_floating_point() else t.flip(0) if t.ndim else t,
             lambda t=tensor: torch.empty((0, *t.shape[1:]), dtype=t.dtype),
             lambda t=tensor: torch.zeros(3),
         )

@@ -28,6 +28,7 @@ from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
 from layerwise.tasks.encoding import InputOptions
+from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.rows import RowInputs
 
 SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
@@ -278,11 +279,16 @@ def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[
 def _scale_of_run(whole: Table, schema: Schema) -> Table:
     """Return how the run scaled its pictures whose weights are begun with, unless the recipe says itself how these are to be scaled."""
     path = Path(str(whole.get("weights") or ""))
-    if not (path / "run.json").is_file() or whole["task"].keys() & {"scale", "mean", "std"}:
+    try:
+        is_run = (path / "run.json").is_file()
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise UsageError("the recipe's weights are no path", expected="a run or a file", received=f"{str(path)!r:.60}") from error
+    if not is_run or whole["task"].keys() & {"scale", "mean", "std"}:
         return {}
-    inputs = RunDirectory.open(path).task()["inputs"]
-    alike = inputs["kind"] == schema.kind == "image" and inputs["channels"] == schema.shape[2]
-    return {"mean": inputs["mean"], "std": inputs["std"]} if alike else {}
+    inputs = tasks.from_json(RunDirectory.open(path).task(), path / "task.json").inputs
+    if not isinstance(inputs, ImageInputs) or schema.kind != "image" or inputs.channels != schema.shape[2]:
+        return {}
+    return {"mean": list(inputs.mean), "std": list(inputs.std)}
 
 
 def _shared(own: Table) -> Table:

@@ -35,7 +35,9 @@ def find(name: str) -> type[Task]:
 
 def resolved(table: Mapping[str, Any], where: str) -> Table:
     """Return a task's table with every option spelled out."""
-    name = str(table["name"])
+    if not isinstance(table.get("name"), str):
+        raise UsageError(f"{where} has no name", expected=f"one of {', '.join(TASKS)}", received=f"{table.get('name')!r:.60}")
+    name = table["name"]
     options = checked(find(name).Options, {k: v for k, v in table.items() if k != "name"}, where=where)
     return {"name": name, **msgspec.to_builtins(options)}
 

@@ -16,6 +16,7 @@ KIND = "vector index"
 VECTORS, TEXTS, EMBEDDER = FILES = ("vectors.safetensors", "texts.safetensors", "embedder.safetensors")
 ABOUT = "index.json"
 AGAIN = "build the index again"
+LARGEST = 1e15  # a number of a word's vector
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
 Shapes = dict[str, tuple[str, tuple[int | None, ...]]]  # a type and lengths by name; None stands for any length
@@ -104,11 +105,14 @@ def _check_ends(path: Path, data: str, ends: str) -> None:
 
 
 def _check_numbers(path: Path) -> None:
-    """Refuse numbers of the embedder that make answers that are none: not finite, and counts below zero."""
+    """Refuse numbers of the embedder with which nothing can be computed: not finite or beyond float32's squares, a direction whose
+    length is not one, and counts below zero."""
     with safetensors.safe_open(path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
-            if name in ("vectors", "direction") and not np.isfinite(file.get_tensor(name)).all():
-                raise index_damaged(path, f"the tensor '{name}' holds numbers that are not finite")
+            if name == "vectors" and not np.abs(file.get_tensor(name)).max() <= LARGEST:
+                raise index_damaged(path, f"the tensor '{name}' holds numbers that are not finite, or above {LARGEST:g}")
+            if name == "direction" and not abs(np.linalg.norm(file.get_tensor(name).astype(np.float64)) - 1) < 0.01:
+                raise index_damaged(path, f"the tensor '{name}' is no direction: its length is not one")
             if name == "counts" and ((counts := file.get_tensor(name)).min() < 0 or counts.max() > 1 << 50):
                 raise index_damaged(path, "the tensor 'counts' holds no counts")
 

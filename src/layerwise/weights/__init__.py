@@ -11,6 +11,7 @@ from torch import nn
 from layerwise import catalog
 from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Plan
+from layerwise.tasks import registry as tasks
 from layerwise.weights.fitting import Fit, check, fit
 from layerwise.weights.reading import Weights, read
 
@@ -42,6 +43,8 @@ def planned(plan: Plan) -> Fit:
     weights = read(path)
     with torch.device("meta"):
         model: nn.Module = builder(**plan.model_args)
-    told = weights.assets.get("task")
-    others = told is not None and (told["name"], tuple(told.get("classes", ()))) != (plan.task.name, getattr(plan.task, "classes", ()))
+    others = False
+    if "task" in weights.assets:
+        task = tasks.from_json(weights.assets["task"], path / "task.json")
+        others = (task.name, getattr(task, "classes", ())) != (plan.task.name, getattr(plan.task, "classes", ()))
     return fit(model, weights, str(path), head=head_of(builder, plan.model_args), new_head=others)

@@ -121,6 +121,13 @@ def check_finite(tensors: Mapping[str, Tensor], weights: Path) -> None:
         )  # fmt: skip
 
 
+def check_types(model: nn.Module, tensors: Mapping[str, Tensor], weights: Path) -> None:
+    """Raise `DamagedError` naming the tensor if a checkpoint's numbers are not of the types that its run computed in."""
+    for name, wanted in model.state_dict().items():
+        if name in tensors and tensors[name].dtype != wanted.dtype:
+            raise damaged(weights, f"the tensor '{name}' holds {tensors[name].dtype}, and the run computed in {wanted.dtype}")
+
+
 def check_task_fits(decided: Mapping[str, Any], arguments: Mapping[str, Any], path: Path) -> None:
     """Raise `DamagedError` naming task.json (``path``) if what its task decides of the network is not what run.json built it with."""
     for name in DECIDED:

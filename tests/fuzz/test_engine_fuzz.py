@@ -1,0 +1,167 @@
+"""Engines of a run that came from elsewhere: its graphs are never run, its seals, choices and measurements are data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fuzzing import fuzz, mutate, run_seed, soak_seconds
+from spoiling import digest_of_folder, seal_file, spoil_value
+
+from layerwise import api
+from layerwise.durable import digest, sealed
+from layerwise.engines import choice, graphs
+from layerwise.engines.choice import Choice
+from layerwise.engines.graphs import graph_problems
+from layerwise.engines.runtimes import OnnxRuntime, OpenVino, refuse_other_files
+from layerwise.errors import DamagedError, LayerwiseError
+from layerwise.predict import load
+from layerwise.runtime import machine
+
+IMAGE = np.zeros((8, 8), np.uint8)
+CHOICE = Choice(1, "torch", {"torch": 10.0, "onnxruntime": 9.0}, {"openvino": "not here"}, 2)
+
+
+def begin(place: Path) -> Path:
+    """Train a small run and export its graph into its folder."""
+    place.mkdir(exist_ok=True)
+    options = {"train.threads": 1, "model.widths": [4], "model.dense": [8], "model.dropout": 0, "examples": 100}
+    api.train("cnn", data="digits", out=place / "run", epochs=1, seed=1, options=options)
+    api.open(place / "run").predictor(engine="onnxruntime")(IMAGE)
+    choice.store(place / "deep" / "choice.json", CHOICE)
+    return place
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield begin(tmp_path_factory.mktemp("engines"))
+
+
+def graph_in(run: Path) -> Path:
+    return next((run / "engines").glob("*.onnx"))
+
+
+def case(draw: random.Random, made: Path) -> None:
+    """Spoil a graph and seal it again, its seal, a choice or the measurements of this machine."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(shutil.copytree(made, Path(name) / "made"))
+        graph, kept = graph_in(place / "run"), place / "deep" / "choice.json"
+        if draw.random() < 0.5:
+            graph.write_bytes(mutate(graph.read_bytes(), draw))
+        seal = graph.with_name(graph.name + ".json")
+        if draw.random() < 0.5:
+            seal_file(seal, sha256=digest(graph.read_bytes()))
+        else:
+            seal.write_text(json.dumps(spoil_value(json.loads(seal.read_bytes()), draw)))
+            seal_file(seal)
+        kept.write_text(json.dumps(spoil_value(json.loads(kept.read_bytes()), draw)))
+        seal_file(kept)
+        outside = digest_of_folder(place, without="run")
+        for read in (lambda: graph_problems(place / "run"), lambda: choice.read(kept)):
+            with contextlib.suppress(LayerwiseError):
+                read()
+        found = choice.read(kept)
+        assert found is None or found.chosen in found.speeds
+        if draw.random() < 0.2:
+            answers = api.open(place / "run").predictor(engine="onnxruntime")(IMAGE)
+            assert answers[0].probabilities if hasattr(answers[0], "probabilities") else answers
+        assert digest_of_folder(place, without="run") == outside
+
+
+def test_a_spoiled_engine_is_never_run(made: Path) -> None:
+    for seed in range(20):
+        run_seed(seed, lambda draw: case(draw, made))
+    fuzz(2, lambda draw: case(draw, made))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_soak_of_engines(made: Path) -> None:
+    assert fuzz(soak_seconds(), lambda draw: case(draw, made))
+
+
+def bad_graphs(good: bytes) -> dict[str, bytes]:
+    """Return graphs that no runtime should be led astray by."""
+    outside, huge, other, custom = (onnx.load_from_string(good) for _ in range(4))
+    tensor = outside.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    huge.graph.initializer[0].dims[:] = [2**40, 2**20]
+    other.graph.input[0].name = "another"
+    custom.graph.node[0].op_type, custom.graph.node[0].domain = "Sneaky", "evil"
+    return {"garbage": b"\xff" * 1000, "empty": b"", "outside": outside.SerializeToString(), "huge": huge.SerializeToString(),
+            "other": other.SerializeToString(), "custom": custom.SerializeToString()}  # fmt: skip
+
+
+KINDS = ("garbage", "empty", "outside", "huge", "other", "custom")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_that_came_with_a_run_is_exported_anew(kind: str, made: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Re-sealed in the run's folder, it reaches no runtime: the answers are the network's, and nothing is said on the terminal."""
+    run = Path(shutil.copytree(made / "run", Path("run")))
+    graph = graph_in(run)
+    good = graph.read_bytes()
+    graph.write_bytes(bad_graphs(good)[kind])
+    seal_file(graph.with_name(graph.name + ".json"), sha256=digest(graph.read_bytes()))
+    assert graphs.whole(graph)
+    assert not graphs.was_exported_here(graph)
+    capfd.readouterr()
+    wanted, found = (api.open(run).predictor(engine=engine)(IMAGE)[0] for engine in ("torch", "onnxruntime"))
+    assert found.label == wanted.label  # type: ignore[attr-defined]
+    assert graph.read_bytes() != bad_graphs(good)[kind]
+    assert "passwd" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("engine", [OnnxRuntime, OpenVino])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_graph_is_one_error_that_names_it(
+    kind: str, engine: type[OnnxRuntime] | type[OpenVino], made: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Should one be there all the same: the second line of defense."""
+    path = Path("bad.onnx").resolve()
+    path.write_bytes(bad_graphs(graph_in(made / "run").read_bytes())[kind])
+    found = load(made / "run")
+    capfd.readouterr()
+    with pytest.raises(DamagedError, match=r"bad\.onnx (cannot be run by|is damaged).*rm |bad\.onnx(?s:.*)--engine torch"):
+        engine(path).run(found.task.inputs.tensor(IMAGE[None, :, :, None]))
+    said = capfd.readouterr()
+    assert said.out + said.err == ""
+
+
+def test_numbers_in_other_files_are_refused_before_a_runtime_opens_them(made: Path) -> None:
+    Path("bad.onnx").write_bytes(bad_graphs(graph_in(made / "run").read_bytes())["outside"])
+    with pytest.raises(DamagedError, match=r"(?s)lie in another file, which was not opened.*/etc/passwd"):
+        refuse_other_files(Path("bad.onnx"))
+
+
+def test_a_choice_for_auto_itself_is_measured_anew() -> None:
+    """``auto`` that chose ``auto`` would never end."""
+    path = Path("deep/choice.json")
+    path.parent.mkdir()
+    for bad in ({"chosen": "auto", "speeds": {"auto": 1.0}}, {"speeds": {"torch": -1.0}}, {"threads": 10**9}):
+        path.write_bytes(sealed({"choice": {**CHOICE.to_json(), **bad}}))
+        assert choice.read(path) is None
+
+
+SPOILED = {"deep": b"[" * 100_000, "bytes": b"\xff", "none": b"{}", "x": b'{"x": 5}', "large": b" " * (1 << 21)}
+
+
+@pytest.mark.parametrize("content", list(SPOILED.values()), ids=list(SPOILED))
+def test_spoiled_measurements_of_products_are_made_anew(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "layerwise" / "matmul.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert machine._read_cache() == {}
