@@ -212,6 +212,9 @@ def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None
     """Write several files: none takes its place before all are on the disk. Raises what `open_replacing` does."""
     for path, _ in files:
         check_target(path, root=root, overwrite=overwrite)
+    folders = {path.parent for path, _ in files}
+    for folder in folders:
+        sweep_unfinished(folder, DRAFT)
     with ExitStack() as stack:
         drafts = []
         for path, data in files:
@@ -223,7 +226,7 @@ def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None
             drafts.append(draft)
         for draft in drafts:
             draft.publish(overwrite=overwrite)
-    for folder in {path.parent for path, _ in files}:
+    for folder in folders:
         flush_folder(folder)
 
 
