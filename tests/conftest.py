@@ -39,12 +39,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _watched(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Watch the test's folder: a call that is refused must leave it as it was."""
     from refusals import watch
 
-    mark = request.node.get_closest_marker("leaves")
-    with watch(tmp_path, tmp_path_factory.getbasetemp(), mark.args if mark else ()):
+    with watch(tmp_path, tmp_path_factory.getbasetemp()):
         yield
 
 

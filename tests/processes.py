@@ -31,20 +31,20 @@ CONTEXT.set_forkserver_preload(
      "layerwise.models.boltzmann", "layerwise.models.convolutional", "layerwise.figures.charts", "torch._dynamo",
      "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "matplotlib.figure"]
 )  # fmt: skip
-WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "open"}
+WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "open"}
 
 
 class Child:
-    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th file operation there.
+    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th operation ``below``.
 
     The page at a run's end is written where ``report`` says so, or where file operations are counted.
     """
 
     def __init__(
-        self, args: Sequence[object], folder: Path, *, kill_at: int = 0, file_limit: int = 0, report: bool = False
+        self, args: Sequence[object], folder: Path, *, kill_at: int = 0, below: str = "run", file_limit: int = 0, report: bool = False
     ) -> None:
         self.folder = folder
-        told = ([str(a) for a in args], folder, kill_at, file_limit, report or kill_at > 0)
+        told = ([str(a) for a in args], folder, kill_at, below, file_limit, report or kill_at > 0)
         self.process = CONTEXT.Process(target=_layerwise, args=told)
         self.process.start()
 
@@ -86,13 +86,13 @@ def report_written(written: bool) -> Iterator[None]:
         yield
 
 
-def _layerwise(args: list[str], folder: Path, kill_at: int, file_limit: int, report: bool) -> None:
+def _layerwise(args: list[str], folder: Path, kill_at: int, below: str, file_limit: int, report: bool) -> None:
     """Run the command with its output in files."""
     _redirect(folder)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if kill_at:
-        die_at(kill_at, str(folder / "run"))
+        die_at(kill_at, str(folder / below))
     from layerwise.cli import main
 
     with report_written(report):
@@ -112,7 +112,7 @@ def die_at(count: int, place: str) -> None:
 
     def look(event: str, details: tuple[Any, ...]) -> None:
         nonlocal left
-        if event not in WRITING or place not in os.path.abspath(os.fsdecode(details[0]) if _is_path(details[0]) else "/"):
+        if event not in WRITING or place not in _place_of(event, details):
             return
         if event == "open" and not details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
@@ -121,6 +121,14 @@ def die_at(count: int, place: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(look)
+
+
+def _place_of(event: str, details: tuple[Any, ...]) -> str:
+    """Return the path that an operation changes. A link is made in a folder that is told by its number."""
+    if event == "os.link":
+        folder = f"/proc/self/fd/{details[3]}"
+        return os.path.join(os.readlink(folder) if os.path.exists(folder) else "/", os.fsdecode(details[1]))
+    return os.path.abspath(os.fsdecode(details[0]) if _is_path(details[0]) else "/")
 
 
 def _is_path(value: object) -> bool:

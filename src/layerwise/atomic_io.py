@@ -9,7 +9,6 @@ Folders are `layerwise.folder_io`; what may be removed again says `layerwise.own
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import logging
 import os
@@ -28,6 +27,7 @@ if TYPE_CHECKING:  # the command's first words do without numpy
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG)
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
+_NOTED: set[tuple[int, str]] = set()  # the file systems that were warned of
 DRAFT = "draft"  # the kind of passing folders
 KEEP = "free some space or choose another place; what was there before is intact"
 KINDS = {
@@ -212,6 +212,9 @@ def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None
     """Write several files: none takes its place before all are on the disk. Raises what `open_replacing` does."""
     for path, _ in files:
         check_target(path, root=root, overwrite=overwrite)
+    folders = {path.parent for path, _ in files}
+    for folder in folders:
+        sweep_unfinished(folder, DRAFT)
     with ExitStack() as stack:
         drafts = []
         for path, data in files:
@@ -223,7 +226,7 @@ def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None
             drafts.append(draft)
         for draft in drafts:
             draft.publish(overwrite=overwrite)
-    for folder in {path.parent for path, _ in files}:
+    for folder in folders:
         flush_folder(folder)
 
 
@@ -354,12 +357,14 @@ def flush_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        note_once(f"the file system of {path} cannot flush folders: a power cut may lose the last save, a crash of a program does not")
+        note_once(path, "cannot flush folders: a power cut may lose the last save, a crash of a program does not")
     finally:
         os.close(handle)
 
 
-@functools.cache
-def note_once(text: str) -> None:
-    """Say something on the log, once in a process."""
-    logging.getLogger("layerwise").warning(text)
+def note_once(place: Path, text: str) -> None:
+    """Warn of what the file system of a place cannot do, once in a process for each file system."""
+    key = (place.stat().st_dev, text)
+    if key not in _NOTED:
+        _NOTED.add(key)
+        logging.getLogger("layerwise").warning("the file system of %s %s", place, text)

@@ -154,23 +154,26 @@ def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[b
     import filelock  # only where something is locked
 
     check_target(path, root=root)
-    lock = filelock.FileLock(path)
+    lock, held = filelock.FileLock(path), True
     try:
         with report_disk_errors(path):
             lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
-        yield False
-        return
+        held = False
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
-        note_once(f"the file system of {path.parent} has no locks: nothing keeps two programs from working there at the same time")
-        yield True
-        return
+        note_once(path.parent, "has no locks: nothing keeps two programs from working there at the same time")
     try:
-        yield True
+        yield held
     finally:
-        with suppress(OSError):
-            if is_plain_file(path, root=path.parent) and not path.lstat().st_size:
-                path.unlink()
-        lock.release()
+        if held:
+            _remove_lock_file(path)
+            lock.release()
+
+
+def _remove_lock_file(path: Path) -> None:
+    """Remove the file of a lock, unless something is in it."""
+    with suppress(OSError):
+        if is_plain_file(path, root=path.parent) and not path.lstat().st_size:
+            path.unlink()

@@ -49,6 +49,8 @@ def lab_(
     if not names and not all:
         write_line("\n".join(labs.names()))
         return 0
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder", expected="a folder for the figures", do="choose another --out")
     chosen = [labs.find(name) for name in (labs.names() if all else names)]
     for lab in chosen if out.is_dir() else ():
         check_target(out / f"{lab.name}.svg", overwrite=overwrite)
