@@ -18,7 +18,7 @@ from spoiling import digest_of_folder, seal_file, spoil_value
 
 from layerwise.data import cooccurrence_build, corpus_build, folders, picture_cache
 from layerwise.data.cache_folders import INDEX, load_array
-from layerwise.data.corpus import TOKENS, WORDS, counted
+from layerwise.data.corpus import SMALL, TOKENS, WORDS, counted
 from layerwise.data.corpus_build import Cutting
 from layerwise.data.folders import PictureSource
 from layerwise.data.source import sized
@@ -180,6 +180,25 @@ def test_a_header_of_the_right_length_is_compared_too(old: bytes, new: bytes) ->
     path.write_bytes(data.replace(old, new, 1))
     with pytest.raises(ValueError, match=r"does not hold uint32 \(3,\)"):
         load_array(path, np.uint32, (3,))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+@pytest.mark.parametrize("name", sorted((TOKENS, *SMALL)))
+def test_a_pipe_or_link_in_a_kept_text_is_never_opened(name: str, kind: str, caches: Path) -> None:
+    place = Path(shutil.copytree(caches, Path("place"), copy_function=shutil.copy2))
+    (place / "text.txt").unlink()
+    (place / "text.txt").symlink_to(caches / "text.txt")
+    folder = folder_of(place, "text")
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    digests = json.loads((folder / INDEX).read_bytes())["digests"]
+    seal_file(folder / INDEX, digests={one: digest for one, digest in digests.items() if one != name})
+    read_cache("text", place)
+    assert (folder_of(place, "text") / name).is_file()
 
 
 def test_a_pipe_in_the_place_of_an_array_is_no_array() -> None:

@@ -118,8 +118,9 @@ def read_index(folder: Path, kind: type[StructT], *small: str) -> StructT | None
         content = msgspec.convert(found["content"], kind)
         digests: Mapping[str, str] = msgspec.convert(found["digests"], dict[str, str])
         for name in small:
-            there = is_plain_file(folder / name, root=folder)
-            if there != (name in digests) or (there and digest_of(folder / name) != digests[name]):
+            there = os.path.lexists(folder / name)
+            plain = is_plain_file(folder / name, root=folder)  # a pipe or a link is never opened
+            if there != (name in digests) or there != plain or (there and digest_of(folder / name) != digests[name]):
                 _say_damaged(folder, name)
                 return None
     except (OSError, LayerwiseError, KeyError, TypeError, ValueError):

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from layerwise.atomic_io import open_own, save_array, write_file
+from layerwise.atomic_io import is_plain_file, open_own, save_array, write_file
 from layerwise.data import alphabet, cache_folders, phrases, segments, texts
 from layerwise.data.corpus import COUNTS, FORMAT, PHRASES, SMALL, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
 from layerwise.data.phrases import Passes
@@ -116,6 +116,8 @@ def whole(folder: Path) -> Corpus | None:
     if index is None:
         return None
     corpus = Corpus(str(folder), index)
+    if not is_plain_file(folder / WORDS, root=folder):
+        return None
     try:
         starts, counts = corpus.words.starts, corpus.counts  # of the types and lengths that the index says
         cache_folders.load_array(folder / SUMS, np.uint32, (len(corpus),))
