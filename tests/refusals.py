@@ -154,7 +154,12 @@ def wrapped_run(function: Callable[..., Any]) -> Callable[..., Any]:
         if not ours:
             return function(words, *args, **more)
         with watched((words, more)) as check:
-            done = function(words, *args, **more)
+            try:
+                done = function(words, *args, **more)
+            except subprocess.CalledProcessError as error:
+                if error.returncode == 2:
+                    check(str(error.stderr))
+                raise
             if done.returncode == 2:
                 check(str(done.stderr))
             return done

@@ -276,7 +276,7 @@ def read_beside_saves(path: Path, *, reads: int, seconds: float) -> tuple[int, i
 
 
 def test_a_reader_always_finds_a_complete_checkpoint(tmp_path: Path) -> None:
-    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=4)
+    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=2.5)
     assert reads > 100
     assert different > 20
 
