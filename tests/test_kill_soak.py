@@ -51,6 +51,7 @@ class Model:
     args: list[object] = field(default_factory=list)
     seconds: float = 0.0
     commands: list[Command] = field(default_factory=list)
+    expected: dict[tuple[object, ...], dict[str, Record]] = field(default_factory=dict)  # what each command writes, without a kill
 
     @property
     def whole(self) -> Path:
@@ -157,8 +158,10 @@ def kill_command(model: Model, command: Command, folder: Path, draw: random.Rand
     """Kill a command beside a finished run: its outputs are the old or the new ones; the next call succeeds and leaves no litter."""
     plant(folder)
     shutil.copytree(model.whole / "run", folder / "run")
-    shutil.copytree(model.whole / "run", folder / "other/run")
-    new = outputs_of(Child(command.args, folder / "other"), folder / "other", command)
+    if command.args not in model.expected:
+        shutil.copytree(model.whole / "run", folder / "other/run")
+        model.expected[command.args] = outputs_of(Child(command.args, folder / "other"), folder / "other", command)
+    new = model.expected[command.args]
     if overwrite:
         put_old(command, folder)
     old, before = {name: record_of(folder / name) for name in command.outputs}, users(folder)
@@ -207,17 +210,19 @@ def record_of(path: Path) -> Record:
 def kill_all(models: tuple[str, ...], place: Path, *, kills: int, graphs: tuple[str, ...], seed: int) -> Counter[str]:
     """Kill so often over models, their trainings and commands by turns; return how many of each kind."""
     draw, counts, turn = random.Random(seed), Counter[str](), 0
+    print(f"seed {seed}")
     prepared = [prepare(name, place / name, graphs=name in graphs) for name in models]
     try:
         while counts.total() < kills:
             model = prepared[turn % len(prepared)]
             folder = model.place / f"cut-{turn}"
             if (turn // len(prepared)) % 3 == 0:
-                counts += kill_training(model, folder, draw, most=min(5, kills - counts.total()))
+                counts += kill_training(model, folder, draw, most=min(8, kills - counts.total()))
             else:
                 counts += kill_command(model, draw.choice(model.commands), folder, draw, overwrite=draw.random() < 0.5)
             shutil.rmtree(folder)
             turn += 1
+            print(f"turn {turn}, {folder}: {dict(counts)}")
     except BaseException:
         print(f"seed {seed}, turn {turn}, so far {dict(counts)}")
         raise

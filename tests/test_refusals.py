@@ -86,3 +86,20 @@ def test_a_process_is_judged_too(tmp_path: Path) -> None:
 def test_the_entry_points_are_wrapped_wherever_they_are_held() -> None:
     for function in (cli.main, api.train, api.train_, api.open, api.build, api.write_vectors, api.Run.export, start.train):
         assert hasattr(function, "__wrapped__")
+
+
+@pytest.mark.parametrize(("text", "meant"), [("input,label\n1,a\n", True), ("half", False), ("", False)])
+def test_predict_may_leave_the_answers_it_could_give(text: str, meant: bool, tmp_path: Path) -> None:
+    """Exit code 2 says that some inputs failed; the file of the others' answers is meant to be there."""
+
+    @wrapped
+    def main(words: list[object]) -> int:
+        (tmp_path / "answers.csv").write_text(text)
+        return 2
+
+    words = ["predict", "run", "good.csv", "bad.csv", "--out", tmp_path / "answers.csv"]
+    if meant:
+        assert main(words) == 2
+        return
+    with pytest.raises(pytest.fail.Exception, match="a refused call left traces"):
+        main(words)

@@ -70,7 +70,7 @@ def test_a_million_rows(run: api.Run, tmp_path: Path) -> None:
     """The command in a process of its own: every row answered, and no more memory than for a hundredth of them, but for 64 MiB."""
     peaks = []
     for count in (10_000, 1_000_000):
-        path, out = tmp_path / f"{count}.csv", tmp_path / "out.csv"
+        path, out = tmp_path / f"{count}.csv", tmp_path / f"out-{count}.csv"
         with path.open("w", encoding="cp1252") as file:
             file.write("a,town,day\n")
             file.writelines(f"{i % 7},Bonn,0{1 + i % 9}.03.2021\n" for i in range(count))

@@ -26,9 +26,14 @@ def remove_new_folders_on_error(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            with suppress(OSError):  # something is in it
-                folder.rmdir()
+            remove_if_empty(folder)
         raise
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing is; any other stays."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from layerwise.atomic_io import (
 from layerwise.bounded_decoding import decode_json
 from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
-from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder
+from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder, remove_if_empty
 from layerwise.owned_folders import is_owned, mark_owned, remove_owned, sweep_unfinished
 from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
 
@@ -113,8 +113,7 @@ class RunDirectory:
             return
         known = self.info()["files"]
         remove_owned(self._place("last"), CHECKPOINT)
-        with suppress(OSError):
-            self._place("last").parent.rmdir()
+        remove_if_empty(self._place("last").parent)
         take_back(self.path, {**{name: known[name] for name in FIRST[1:]}, FIRST[0]: digest_of(self.path / FIRST[0])})
 
     def refuse_own_links(self) -> None:

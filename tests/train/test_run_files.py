@@ -9,6 +9,7 @@ import shutil
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
 from layerwise.planning.resolve import Request
 from layerwise.run import Checkpoint, RunDirectory
+from layerwise.train import session
 from layerwise.train.start import train
 from processes import CONTEXT, Child, logged, until
 from refusals import differences, record
-from small_runs import LONG, fit, run_info
+from small_runs import LONG, digit_folders, fit, run_info
 
 
 def go_on(run: Path, **more: object) -> list[str]:
@@ -276,7 +278,7 @@ def read_beside_saves(path: Path, *, reads: int, seconds: float) -> tuple[int, i
 
 
 def test_a_reader_always_finds_a_complete_checkpoint(tmp_path: Path) -> None:
-    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=4)
+    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=2.5)
     assert reads > 100
     assert different > 20
 
@@ -298,3 +300,24 @@ def test_the_folder_of_a_running_training_can_be_read(tmp_path: Path) -> None:
     assert child.wait() == -9
 
     assert os.listdir(tmp_path / "run/checkpoints")
+
+
+def test_a_run_that_data_stop_before_anything_is_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are cut once training reads them: the folder of the run goes again, with its checkpoint of no step."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    digit_folders(pictures, 330, side=32)
+    steps = session.steps
+
+    def cut(*args: Any) -> Any:
+        assert (tmp_path / "runs/new/checkpoints/last").is_dir()
+        for path in pictures.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+        return steps(*args)
+
+    monkeypatch.setattr(session, "steps", cut)
+    options = {"task.size": 32, "train.memory_mib": 1, "data.cache": "off", "train.threads": 1, "train.workers": 0}
+    with pytest.raises(pytest.fail.Exception, match="a refused call left traces") as caught:  # the pictures are what differs
+        api.train("lenet5", data=pictures, out=tmp_path / "runs/new", epochs=2, options=options)
+    assert "class 1/0001.png" in str(caught.value)
+    assert not (tmp_path / "runs").exists()

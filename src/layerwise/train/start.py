@@ -24,7 +24,7 @@ from layerwise.folder_io import remove_new_folders_on_error
 from layerwise.planning.earlier import completed
 from layerwise.planning.resolve import Plan, Request, plan
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.run import Checkpoint, RunDirectory
+from layerwise.run import FIRST, Checkpoint, RunDirectory
 from layerwise.runtime import distributed, flags, machine
 from layerwise.runtime.distributed import World
 from layerwise.runtime.shortage import ran_out
@@ -167,7 +167,7 @@ def _open(directory: RunDirectory, request: Request, made: Plan, *, world: World
         return Opening()
     directory.refuse_own_links()
     found = directory.restore("last")
-    if found is None and not _has_first_files(directory):
+    if found is None and not all((path / name).exists() for name in FIRST):  # a kill came after run.json, which is written first
         display.say(f"{path} was stopped before it began: starting afresh")
         return Opening()
     best = _refuse_lost(directory, found)
@@ -193,11 +193,6 @@ def _write_opening(directory: RunDirectory, opening: Opening, made: Plan, *, wor
             _write_changes(directory, opening.changes, made, world=world)
         directory.tidy()
     world.barrier()
-
-
-def _has_first_files(directory: RunDirectory) -> bool:
-    """Whether the files are there that a run begins with: run.json is written first, and a kill may have come before the others."""
-    return all((directory.path / name).exists() for name in ("recipe.toml", "task.json"))
 
 
 def _stages(directory: RunDirectory) -> int:
