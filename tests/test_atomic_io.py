@@ -258,7 +258,7 @@ def test_folders_that_cannot_be_flushed_are_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some network file systems answer EINVAL; any other error is raised."""
-    atomic_io.note_once.cache_clear()
+    monkeypatch.setattr(atomic_io, "_NOTED", set())
     code = [errno.EINVAL]
 
     def refuse(handle: int) -> None:

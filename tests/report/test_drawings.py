@@ -19,6 +19,7 @@ from layerwise.figures.functions import Dots
 from layerwise.inspect.function import axis, crossings, level_lines
 from layerwise.report import page
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 
 ANY = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 1e300, -1e300, 5e-324, math.nan, math.inf, -math.inf])
 SOME = st.lists(ANY, min_size=0, max_size=6)
@@ -108,7 +109,7 @@ def test_a_part_of_the_page_that_fails_is_a_note(
     directory = RunDirectory(Path("r"))
     info = directory.info()
     assert info["status"] == "finished"
-    assert not any(directory.verify().values())
+    assert not any(verify(directory).values())
     assert "the report lacks “" in capsys.readouterr().err
     assert "OverflowError: cannot convert float infinity" in info["verdicts"][-1][0]
     assert "报告缺少" in info["verdicts"][-1][1]

@@ -16,6 +16,7 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.evaluate import measure
 from layerwise.run import RunDirectory
+from layerwise.run_check import verify
 from layerwise.tasks.base import Goal
 from layerwise.train import session
 from layerwise.train.records import Best, undefined
@@ -99,7 +100,7 @@ def test_where_every_epoch_is_nan_the_last_weights_are_kept_and_it_is_said(
         json.loads(Path("r", name).read_text(), parse_constant=pytest.fail)
     for text in Path("r/metrics.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=pytest.fail)
-    assert {problem for problem in RunDirectory(Path("r")).verify().values() if problem} == set()
+    assert {problem for problem in verify(RunDirectory(Path("r"))).values() if problem} == set()
 
 
 def test_a_resumed_run_finds_its_best_among_the_finite(spoiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

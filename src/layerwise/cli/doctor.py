@@ -29,7 +29,7 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
         else:
             put_table(("项目", "情况") if chinese else ("what", "here"), told(facts, "zh" if chinese else "en"))
             if timings:
-                print()
+                write_line()
                 put_table(timing_columns(chinese=chinese), [timing_row(*one, chinese=chinese) for one in timings])
         return 0
     from layerwise.engines.graphs import graph_problems

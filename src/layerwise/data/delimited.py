@@ -165,7 +165,7 @@ def _as_table(dialect: Dialect, rows: list[list[str]]) -> pa.Table:
 def _as_utf8(dialect: Dialect) -> pa.Buffer:
     """Return the whole file as UTF-8, in memory of pyarrow's own."""
     sink, decoder = pa.BufferOutputStream(), codecs.getincrementaldecoder(dialect.encoding)()
-    with open(dialect.path, "rb") as stream:
+    with open_regular_file(dialect.path) as stream:
         for block in iter(lambda: stream.read(HEAD), b""):
             sink.write(decoder.decode(block).encode())
     sink.write(decoder.decode(b"", True).encode())
