@@ -225,6 +225,13 @@ def builder(card: Card) -> Callable[..., Any]:
     return _registered()[card.name]
 
 
+class _UsersFile(SourceFileLoader):
+    """Runs a user's Python file, and leaves no compiled copy beside it."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
 def import_file(path: Path) -> list[Card]:
     """Run a user's Python file and take its cards into the catalog (``--import FILE``)."""
     refuse_special_file(path)
@@ -234,7 +241,7 @@ def import_file(path: Path) -> list[Card]:
     new = read_cards(path, module)
     if not new:
         raise UsageError(f"{path} registers no network", expected="a function under @register(...)")
-    spec = importlib.util.spec_from_file_location(module, path, loader=SourceFileLoader(module, str(path)))
+    spec = importlib.util.spec_from_file_location(module, path, loader=_UsersFile(module, str(path)))
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
