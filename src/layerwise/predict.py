@@ -199,7 +199,7 @@ class Predictor:
         features = self.task.inputs.features
         order = features if columnar.bare(table.column_names) else tuple(table.column_names)
         for at, (name, answer) in enumerate(zip(names, answers, strict=True)):
-            found = (f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange.get(at, ()))
+            found = [f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in strange[at]] if at in strange else ()
             yield _named(name, answer, found)
 
     def _pictures(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
@@ -251,14 +251,18 @@ class Predictor:
         batch = Batch(inputs, None, torch.arange(len(inputs)))
         with evaluating(self.model, self.device):
             outputs: torch.Tensor = self.model(inputs)
-            finite = outputs.reshape(len(inputs), -1).isfinite().all(1).tolist() if len(inputs) else []
-            answers = self.task.decode(outputs, batch)
+            answers: list[msgspec.Struct | LayerwiseError] = [*self.task.decode(outputs, batch)]
+            if bool(outputs.isfinite().all()):  # of a million rows nearly all
+                return answers
+            finite = outputs.reshape(len(inputs), -1).isfinite().all(1).tolist()
         return [answer if fine else _overflowed() for answer, fine in zip(answers, finite, strict=True)]
 
 
 def _named(name: str, answer: msgspec.Struct | LayerwiseError, unseen: Iterable[str]) -> Answer | Failure:
     """Return an answer under its input's name, or why there is none."""
-    return Failure(name, str(answer)) if isinstance(answer, LayerwiseError) else Answer(name, answer, tuple(unseen))
+    if isinstance(answer, LayerwiseError):
+        return Failure(name, str(answer))
+    return Answer(name, answer, tuple(unseen)) if unseen else Answer(name, answer)
 
 
 def _overflowed() -> DataError:

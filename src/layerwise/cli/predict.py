@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -77,14 +78,18 @@ def predict_(
             if not isinstance(answer, Answer):
                 failed.append(answer)
                 continue
-            strange.update(answer.unseen)
+            if answer.unseen:
+                strange.update(answer.unseen)
             if json and not out:
                 unseen = {"unseen": list(answer.unseen)} if answer.unseen else {}
                 kept.append({"input": answer.input, **msgspec.to_builtins(answer.prediction), **unseen})
                 continue
-            if out and not done:
-                target.write(format_row(("input", *single_values(answer.prediction)), delimiter))
-            target.write(format_row((answer.input, *single_values(answer.prediction).values()), delimiter))
+            if not done:
+                fields = single_fields(answer.prediction)
+                values = attrgetter("__class__", *fields)  # of two names at least it gives a tuple
+                if out:
+                    target.write(format_row(("input", *fields), delimiter))
+            target.write(format_row((answer.input, *values(answer.prediction)[1:]), delimiter))
             done += 1
         if out and not done:
             raise _NothingAnswered
@@ -102,10 +107,10 @@ def predict_(
     return 2 if failed else 0
 
 
-def single_values(prediction: Any) -> dict[str, object]:
-    """Return the fields of a prediction that are one value each, by name: those that have room in a cell."""
+def single_fields(prediction: Any) -> list[str]:
+    """Return the names of a prediction's fields that are one value each: those that have room in a cell."""
     values = ((name, getattr(prediction, name)) for name in prediction.__struct_fields__)
-    return {name: value for name, value in values if value is None or isinstance(value, SINGLE)}
+    return [name for name, value in values if value is None or isinstance(value, SINGLE)]
 
 
 class _NothingAnswered(Exception):

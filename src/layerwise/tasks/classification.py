@@ -235,7 +235,7 @@ class Classification(Task):
         rows = self.loss.probabilities(outputs.double()).tolist()
         answers: list[msgspec.Struct] = []
         for row in rows:
-            best = max(range(len(row)), key=row.__getitem__)
+            best = row.index(max(row))
             scores = {name: round(p, 6) for name, p in zip(self.classes, row, strict=True)}
             answers.append(ClassPrediction(self.classes[best], round(row[best], 6), scores))
         return answers
