@@ -82,26 +82,28 @@ def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
         raise UsageError(f"{target} exists already", expected="a new folder", do="choose another --out, or add --overwrite")
 
 
-def put_folder(folder: Path, target: Path, kind: str) -> None:
+def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True) -> None:
     """Give a finished folder its place. One of the kind that is there is replaced in one step, so that a reader always finds a whole one.
+
+    ``durable`` waits until the folder is on the disk; what can be made again need not.
 
     Raises `UsageError` if what is there is not ours.
     """
-    flush_folder(folder)
+    old = None
+    if durable:
+        flush_folder(folder)
     if target.exists() or target.is_symlink():
         check_folder_target(target, kind, replace=True)
-        if _exchange(folder, target):
-            flush_folder(target.parent)
-            remove_owned(folder, kind)
-            return
-        old = passing_name(target)
+        old = folder if _exchange(folder, target) else passing_name(target)
+    if old is None:
+        folder.rename(target)
+    elif old != folder:
         target.rename(old)
         folder.rename(target)
+    if durable:
         flush_folder(target.parent)
+    if old is not None:
         remove_owned(old, kind)
-        return
-    folder.rename(target)
-    flush_folder(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

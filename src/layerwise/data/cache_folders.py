@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from layerwise.atomic_io import is_plain_file, make_folder, write_file, write_own
+from layerwise.atomic_io import is_plain_file, make_folder, open_own, write_file
 from layerwise.data.source import Array
 from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, LayerwiseError
@@ -94,13 +94,14 @@ def open_part(folder: Path) -> Iterator[Path]:
 
 def put_cache(part: Path, folder: Path) -> None:
     """Give a finished folder its place. Raises `UsageError` if a link or a folder that is not ours is there."""
-    put_folder(part, folder, KIND)
+    put_folder(part, folder, KIND, durable=False)  # it carries checksums: what a power cut spoils is made again
 
 
 def write_index(part: Path, content: msgspec.Struct, *small: str) -> None:
     """Write the index of a folder, with the checksums of its small files."""
     digests = {name: digest_of(part / name) for name in small if (part / name).exists()}
-    write_own(part / INDEX, sealed({"content": msgspec.to_builtins(content), "digests": digests}), root=part)
+    with open_own(part / INDEX, root=part) as stream:
+        stream.write(sealed({"content": msgspec.to_builtins(content), "digests": digests}))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
