@@ -14,7 +14,7 @@ help:
 	@echo "make labs-page  write what the labs print, and their figures, into docs/ (half an hour)"
 	@echo "make bench  time Layerwise beside its peers (long)"
 	@echo "make cuda   run the tests that need an NVIDIA GPU, and the contract of every card on it"
-	@echo "make soak   kill and resume, fuzz every reader for an hour (long)"
+	@echo "make soak   kill and resume, and fuzz the readers, an hour for each fuzzer (long)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -30,6 +30,10 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
 _NOTED: set[tuple[int, str]] = set()  # the file systems that were warned of
 DRAFT = "draft"  # the kind of passing folders
 KEEP = "free some space or choose another place; what was there before is intact"
+ADVICE = {  # where free space would not help
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to; what was there before is intact"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
 }  # fmt: skip
@@ -110,7 +114,8 @@ def report_disk_errors(path: Path, *, do: str = KEEP) -> Iterator[None]:
     except OSError as error:
         if error.errno not in REFUSALS or not _concerns(error, path):
             raise
-        raise StorageError(f"cannot write {path}: {error.strerror}", expected="room and permission to write", do=do) from error
+        advice = ADVICE.get(error.errno or 0, do)
+        raise StorageError(f"cannot write {path}: {error.strerror}", expected="room and permission to write", do=advice) from error
 
 
 def _concerns(error: OSError, path: Path) -> bool:

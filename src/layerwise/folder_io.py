@@ -63,7 +63,7 @@ def build_folder(target: Path, kind: str, *, replace: bool = False) -> Iterator[
     check_folder_target(target, kind, replace=replace)
     with report_disk_errors(target), open_unfinished(target, kind) as folder:
         yield folder
-        put_folder(folder, target, kind)
+        put_folder(folder, target, kind, replace=replace)
 
 
 def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
@@ -82,24 +82,29 @@ def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
         raise UsageError(f"{target} exists already", expected="a new folder", do="choose another --out, or add --overwrite")
 
 
-def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True) -> None:
+def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True, replace: bool = True) -> None:
     """Give a finished folder its place. One of the kind that is there is replaced in one step, so that a reader always finds a whole one.
 
-    ``durable`` waits until the folder is on the disk; what can be made again need not.
+    ``durable`` waits until the folder is on the disk; what can be made again need not. Without ``replace`` a folder that came up meanwhile
+    stays.
 
-    Raises `UsageError` if what is there is not ours.
+    Raises `UsageError` if what is there is not ours, or may not be replaced.
     """
     old = None
     if durable:
         flush_folder(folder)
     if target.exists() or target.is_symlink():
-        check_folder_target(target, kind, replace=True)
+        check_folder_target(target, kind, replace=replace)
         old = folder if _exchange(folder, target) else passing_name(target)
     if old is None:
         folder.rename(target)
     elif old != folder:
         target.rename(old)
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
     if durable:
         flush_folder(target.parent)
     if old is not None:

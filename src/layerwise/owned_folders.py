@@ -76,7 +76,13 @@ def make_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
 
 
 def mark_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
-    """Put our marker into a folder that is known to be ours. Raises `OSError` if there is one, and where the disk refuses."""
+    """Put our marker into a folder that is known to be ours. Raises `OSError` if there is one, and where the disk refuses.
+
+    A marker without a byte, which a kill or a power cut leaves, is none.
+    """
+    empty = folder / MARKER
+    if empty.is_file() and not empty.is_symlink() and not empty.lstat().st_size:
+        empty.unlink()
     handle = os.open(folder / MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with os.fdopen(handle, "wb") as stream:
         stream.write(_seal(kind))
@@ -92,7 +98,7 @@ def remove_owned(folder: Path, kind: str) -> bool:
     """
     if folder.is_symlink() or not folder.is_dir():
         return not folder.exists()
-    if is_owned(folder, kind) or _holds_nothing(folder):
+    if is_owned(folder, kind) or holds_nothing(folder):
         with suppress(OSError):
             for entry in list(folder.iterdir()):
                 if entry.is_dir() and not entry.is_symlink():
@@ -104,7 +110,7 @@ def remove_owned(folder: Path, kind: str) -> bool:
     return not folder.exists()
 
 
-def _holds_nothing(folder: Path) -> bool:
+def holds_nothing(folder: Path) -> bool:
     """Whether a folder is empty but for a marker without a byte: what a kill leaves while a folder is made."""
     entries = list(folder.iterdir())
     return not entries or (entries == [folder / MARKER] and not entries[0].is_symlink() and entries[0].lstat().st_size == 0)

@@ -107,6 +107,8 @@ class RunDirectory:
 
     def withdraw(self) -> None:
         """Take a new run back that ends before anything it learned was saved: its first files and its checkpoint of no step."""
+        if not (self.path / FIRST[0]).exists():  # nothing was written
+            return
         last = self.restore("last")
         learned = self.metrics_size() or (last is not None and last.info["steps"])
         if learned or {path.name for path in self.path.iterdir()} - {*FIRST, "checkpoints", "metrics.jsonl", LOCK}:

@@ -17,6 +17,16 @@ Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Number = int | float | None
 Rows = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1 << 20)]
+
+
+class HistoryRow(msgspec.Struct, frozen=True):
+    """An epoch of a stage; its other keys are metrics."""
+
+    stage: Text
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+History = Annotated[list[HistoryRow], msgspec.Meta(max_length=1 << 20)]
 OWN_FILES = re.compile(r"recipe\.toml|task\.json|report\.html|(figures|tensorboard)/[^\0]+")  # that run.json may vouch for
 
 
@@ -51,7 +61,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     metrics_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     flags: dict[str, Any] = {}
     verdicts: list[tuple[Text, Text]] = []
-    history: Rows = []
+    history: History = []
     changes: list[Text] = []
     weights: dict[str, Any] = {}
 
@@ -84,7 +94,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     steps: Amount = 0
     examples: Amount = 0
     notes: list[tuple[Text, Text]] = []
-    history: Rows = []
+    history: History = []
     metrics_bytes: Amount = 0
     world: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
     flags: dict[str, Any] = {}
@@ -102,7 +112,7 @@ class ResumeInfo(msgspec.Struct, frozen=True):
     steps: Amount
     examples: Amount
     notes: list[tuple[Text, Text]]
-    history: Rows
+    history: History
     metrics_bytes: Amount
     world: int
     flags: Flags
@@ -112,6 +122,7 @@ def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
     """Raise `DamagedError` naming the file and the field if content is not of a kind."""
     try:
         msgspec.convert(content, kind)
+        msgspec.convert(content.get("history", []), list[dict[str, str | int | float | None]])
     except msgspec.ValidationError as error:
         raise damaged(path, f"it does not hold what it should: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import socket
 import threading
@@ -115,12 +116,14 @@ HELD = [(kind, 0) for kind in HOSTILE] + [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib leaves a bad redirect's socket
 @pytest.mark.parametrize(("kind", "held"), HELD)
 def test_a_hostile_server_ends_in_one_error(kind: str, held: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer, said = HOSTILE[kind]
     hold_part(tmp_path, bytes(held))
     with server(answer) as (address, asked), pytest.raises(DataError, match=said) as caught:
         fetch_set("set", (FILE,), tmp_path, mirror=address, patience=QUICK)
+    gc.collect()
     assert len(asked) <= 2 * 11 * QUICK.attempts
     assert "\x1b" not in str(caught.value) + capsys.readouterr().err
     assert not (tmp_path / "set").exists()

@@ -27,7 +27,7 @@ from layerwise.atomic_io import make_folder, open_own, rename_own, write_file
 from layerwise.data.addresses import File, Form
 from layerwise.errors import DataError, UsageError
 from layerwise.folder_io import check_folder_target, hold_lock, put_folder
-from layerwise.owned_folders import make_owned, remove_inside
+from layerwise.owned_folders import holds_nothing, is_owned, make_owned, mark_owned, remove_inside
 from layerwise.text_display import write_line
 
 KIND = "downloads"  # of folder
@@ -95,6 +95,9 @@ def _place(cache: Path) -> Path:
         if not place.exists():
             with suppress(FileExistsError):  # another process was first
                 make_owned(place, KIND)
+        if not is_owned(place, KIND) and not place.is_symlink() and place.is_dir() and holds_nothing(place):
+            with suppress(FileExistsError):  # a kill came before the marker, or another process is about to write it
+                mark_owned(place, KIND)
     check_folder_target(place, KIND, replace=True)
     return place
 

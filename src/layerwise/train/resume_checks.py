@@ -30,7 +30,8 @@ def check_places(directory: RunDirectory, which: str, found: Checkpoint, *, stag
     for field, stage in (("cursor", found.info["cursor"][0]), ("best", found.info["best"]["stage"])):
         if stage >= stages:
             raise damaged(path, f"its {field} is in stage {stage}, and the recipe has {stages} stage(s), counted from 0")
-    if found.info["metrics_bytes"] > directory.metrics_size():
+    # the best checkpoint may be newer than the last one, to which a resume cuts the log back
+    if which == "last" and found.info["metrics_bytes"] > directory.metrics_size():
         raise damaged(
             directory.path / "metrics.jsonl",
             f"it has {directory.metrics_size():,} bytes, and {which}/state.json says {found.info['metrics_bytes']:,}",

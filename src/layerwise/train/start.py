@@ -180,7 +180,12 @@ def _session(
                 weights = weights or planned(made)  # a first checkpoint that a kill left unfinished is none
                 put(session.model, weights)
             session.check(found)
-            write_opening(directory, opening, made, world=world)
+            try:
+                write_opening(directory, opening, made, world=world)
+            except StorageError:
+                if opening.begins and world.first:
+                    directory.withdraw()
+                raise
             begun = opening.begins and world.first
             if weights is not None and found is None:
                 _record(directory, weights, made, world=world)

@@ -174,4 +174,4 @@ def _plain(value: Any) -> Any:
 
 def _advice(path: Path) -> str:
     """Return what to do about a damaged run."""
-    return f"layerwise doctor {path.parent} checks every file; a file of a run is brought back from a copy, never edited"
+    return f"layerwise doctor {path.parent} checks every file; restore the file from a copy; do not edit it"
