@@ -124,13 +124,16 @@ def _apart(tensors: Tensors) -> Tensors:
 
 def find_nonfinite(tensors: Mapping[str, Tensor]) -> str:
     """Return the name of the first tensor that holds a NaN or an infinity; the empty text if none does."""
-    for name, tensor in tensors.items():
-        if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
-            continue
-        plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor.float() if tensor.element_size() == 1 else tensor
-        if not torch.stack(torch.aminmax(plain)).isfinite().all():  # both pass through the extremes
-            return name
-    return ""
+    return next((name for name, tensor in tensors.items() if not is_finite(tensor)), "")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a dense tensor are finite. Takes no memory beside it for float64, float32, float16 and bfloat16."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+        return True
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    extremes = torch.aminmax(plain if plain.element_size() > 1 else plain.float())  # NaN goes through both; few functions know eight bits
+    return bool(torch.stack(extremes).isfinite().all())
 
 
 def read_tensors(data: bytes, path: Path) -> Tensors:

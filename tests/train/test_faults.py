@@ -21,12 +21,11 @@ import torch
 from disks import small_disk
 from layerwise import api
 from layerwise.cli import main
-from layerwise.durable import digest, unsealed
+from layerwise.durable import digest, is_finite, unsealed
 from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
 from layerwise.planning.resolve import Request
 from layerwise.run import RunDirectory
 from layerwise.run_check import verify
-from layerwise.train.session import _finite
 from layerwise.train.start import train
 from processes import Child, assert_same, litter, logged, rows, until, weights
 from small_runs import LONG, fit, linear_card
@@ -69,10 +68,10 @@ def test_rate_too_high_stops_at_the_first_non_finite_value(run: api.Run) -> None
 @pytest.mark.parametrize("numbers", [[], [1.0, -2.0], [3e38, 3e38]])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 def test_weights_that_are_not_finite_are_seen_wherever_they_lie(numbers: list[float], kind: torch.dtype) -> None:
-    assert _finite(torch.tensor(numbers, dtype=kind))
+    assert is_finite(torch.tensor(numbers, dtype=kind))
     for bad in (float("nan"), float("inf"), -float("inf")):
         for place in range(len(numbers) + 1):
-            assert not _finite(torch.tensor([*numbers[:place], bad, *numbers[place:]], dtype=kind))
+            assert not is_finite(torch.tensor([*numbers[:place], bad, *numbers[place:]], dtype=kind))
 
 
 def test_non_finite_loss_names_term_layer_and_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from layerwise import api
 from layerwise.cli import main
+from layerwise.durable import is_finite
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.weights import load
-from layerwise.weights.checking import is_finite
 from layerwise.weights.reading import read
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]

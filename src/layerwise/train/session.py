@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from layerwise.data.feed import EVALUATED, Feed
 from layerwise.data.loader import Batch, Batches
 from layerwise.data.source import Source, fetch
-from layerwise.durable import contiguous, sealed
+from layerwise.durable import contiguous, is_finite, sealed
 from layerwise.errors import Interrupted, TrainingError
 from layerwise.evaluate import evaluate, undefined_notes
 from layerwise.nn.modes import learning
@@ -320,7 +320,7 @@ class Session:
     def _check_finite(self) -> None:
         """Refuse to go on (and to save) with weights that are not finite."""
         for name, parameter in self.model.named_parameters():
-            if not _finite(parameter.detach()):
+            if not is_finite(parameter):
                 self._post_mortem({"layer": f"'{name}' (weights)", "terms": {}, "examples": []})
                 raise TrainingError(
                     f"the weights '{name}' are no longer finite",
@@ -409,11 +409,6 @@ class Session:
             self.best_serial = int(self.pending.info["serial"])
         self.pending = None
         self.world.barrier()
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite. Both pass through its extremes; ``isfinite`` would hold it once more."""
-    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from layerwise.durable import is_finite
 from layerwise.errors import DamagedError, DataError
 
 NUMBERS = {
@@ -64,12 +65,3 @@ def unusable_kind(tensor: Tensor) -> str:
     if tensor.device.type == "meta":
         return "without data (on the meta device)"
     return "" if tensor.dtype in NUMBERS else f"of packed numbers ({str(tensor.dtype).removeprefix('torch.')})"
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a dense tensor are finite. Takes no memory beside it for float64, float32, float16 and bfloat16."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    plain = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # eight bits: few functions know them
-    low, high = torch.aminmax(plain)  # NaN goes through both
-    return bool(torch.isfinite(low) & torch.isfinite(high))
