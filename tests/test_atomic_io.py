@@ -125,15 +125,65 @@ def test_several_files_come_together_or_not_at_all(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"a": b"1", "b": "", "c": b"2"}
 
 
-def test_a_file_that_came_up_meanwhile_stays(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_that_came_up_meanwhile_stays(late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``late``: between the last look at the place and the naming of the file."""
+
+    def come_up(*_: object, **__: object) -> None:
+        (tmp_path / "a").write_bytes(b"another's")
+
     def write() -> None:
         with open_replacing(tmp_path / "a", overwrite=False) as stream:
             stream.write(b"ours")
-            (tmp_path / "a").write_bytes(b"another's")
+            if late:
+                link = os.link
+                monkeypatch.setattr(os, "link", lambda *a, **k: (come_up(), link(*a, **k)))
+            else:
+                come_up()
 
     with pytest.raises(UsageError, match="exists already"):
         write()
     assert tree(tmp_path) == {"a": b"another's"}
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOENT, errno.EOPNOTSUPP])
+def test_a_system_that_gives_no_second_names_gets_the_file_too(
+    refusal: int, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT has no links; sandboxes let no file be named from /proc."""
+
+    def refuse(source: str, *_: object, **__: object) -> None:
+        if refusal != errno.ENOENT or "/proc/" in os.fspath(source):
+            raise OSError(refusal, os.strerror(refusal))
+        os.rename(source, tmp_path / "a")  # the link, and the source's removal that follows it
+        Path(source).touch()
+
+    if overwrite:
+        (tmp_path / "a").write_bytes(b"old")
+        (tmp_path / "a").chmod(0o640)
+    monkeypatch.setattr(os, "link", refuse)
+    with open_replacing(tmp_path / "a", overwrite=overwrite) as stream:
+        stream.write(b"new" * 100_000)
+    assert tree(tmp_path) == {"a": b"new" * 100_000}
+    if overwrite:
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_file_also_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ``engines/`` of a run and beside the kernels' times, which no resume tidies."""
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    child = os.fork()
+    if child == 0:
+        with open_replacing(tmp_path / "a", root=tmp_path) as stream:
+            stream.write(b"half")
+            os._exit(9)
+    os.waitpid(child, 0)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".new"]
+    write_file(tmp_path / "a", b"whole", root=tmp_path)
+    assert tree(tmp_path) == {"a": b"whole"}
 
 
 def test_taking_back_takes_only_what_was_written(tmp_path: Path) -> None:

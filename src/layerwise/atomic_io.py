@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -164,27 +165,56 @@ class _Draft:
             if _mode(self.target) is None and self._link(self.target):
                 return
             make_owned(self.folder, DRAFT, durable=False)
-            self._link(self.folder / "file")
-        if not overwrite:
-            check_target(self.target, overwrite=False)
-        os.replace(self.folder / "file", self.target)
+            if not self._link(self.folder / "file"):
+                self._copy(self.folder / "file")
+        name_file(self.folder / "file", self.target, overwrite=overwrite)
 
     def _link(self, path: Path) -> bool:
-        """Give a nameless file a name; return whether it was free."""
+        """Give a nameless file a name; return whether it has it: the name may be taken, and some systems do not name files so."""
         folder = os.open(path.parent, os.O_RDONLY)
         try:  # with a folder given, Python calls linkat, which follows the link in /proc
             os.link(f"/proc/self/fd/{self.stream.fileno()}", path.name, dst_dir_fd=folder, follow_symlinks=True)
-        except FileExistsError:
+        except OSError:
             return False
         finally:
             os.close(folder)
         return True
+
+    def _copy(self, path: Path) -> None:
+        """Write a nameless file's content to a file with a name, and flush it."""
+        self.stream.seek(0)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IMODE(os.fstat(self.stream.fileno()).st_mode))
+        with os.fdopen(handle, "wb") as named:
+            shutil.copyfileobj(self.stream, named)
+            named.flush()
+            os.fsync(named.fileno())
 
     def discard(self) -> None:
         """Close the file; without its name it is gone."""
         with suppress(OSError):  # what could not be flushed is not wanted any more
             self.stream.close()
         remove_owned(self.folder, DRAFT)
+
+
+def name_file(path: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name. Without ``overwrite`` a file that came up meanwhile stays.
+
+    Raises what `check_target` does.
+    """
+    check_target(target, overwrite=overwrite)
+    if not overwrite:
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            check_target(target, overwrite=False)
+            raise
+        except OSError as error:
+            if error.errno not in (*UNSUPPORTED, errno.EPERM, errno.EMLINK):  # a file system without links
+                raise
+        else:
+            path.unlink()
+            return
+    os.replace(path, target)
 
 
 @contextmanager
@@ -194,8 +224,7 @@ def open_replacing(path: Path, *, root: Path | None = None, overwrite: bool = Tr
     Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
     """
     check_target(path, root=root, overwrite=overwrite)
-    if root is None:
-        sweep_unfinished(path.parent, DRAFT)
+    sweep_unfinished(path.parent, DRAFT)
     with report_disk_errors(path, do=do):
         draft = _Draft(path)
         try:
@@ -289,6 +318,12 @@ def cut_file(path: Path, size: int, *, root: Path) -> None:
             stream.truncate(size)
 
 
+def flush_file(path: Path, *, root: Path) -> None:
+    """Wait until what was added to a log is on the disk. Raises `UsageError` for a link."""
+    with open_own(path, root=root, mode="r+b") as stream:
+        os.fsync(stream.fileno())
+
+
 def save_array(path: Path, array: NDArray[Any], *, root: Path) -> None:
     """Write an ``.npy`` file into an unfinished folder of our own."""
     import numpy as np
@@ -323,8 +358,7 @@ def let_library_write(path: Path, *, root: Path) -> Iterator[None]:
         mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
     yield
     path.chmod(mode)
-    with open_own(path, root=root, mode="r+b") as stream:
-        os.fsync(stream.fileno())
+    flush_file(path, root=root)
 
 
 @contextmanager

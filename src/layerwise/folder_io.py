@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layerwise.atomic_io import check_target, flush_folder, is_plain_file, make_folder, note_once, report_disk_errors
+from layerwise.atomic_io import check_target, flush_folder, is_plain_file, make_folder, name_file, note_once, report_disk_errors
 from layerwise.errors import UsageError
 from layerwise.owned_folders import MARKER, is_owned, make_owned, passing_name, remove_owned, sweep_unfinished
 
@@ -60,6 +60,7 @@ def build_folder(target: Path, kind: str, *, replace: bool = False) -> Iterator[
     ``replace``: a folder of this kind that is there is replaced. Raises `UsageError` for anything else in the way, before the block
     begins, and `StorageError` where the disk refuses.
     """
+    sweep_unfinished(target.parent, kind)  # first: one that was set aside may get this place back
     check_folder_target(target, kind, replace=replace)
     with report_disk_errors(target), open_unfinished(target, kind) as folder:
         yield folder
@@ -95,20 +96,25 @@ def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True, r
         flush_folder(folder)
     if target.exists() or target.is_symlink():
         check_folder_target(target, kind, replace=replace)
-        old = folder if _exchange(folder, target) else passing_name(target)
-    if old is None:
+        old = folder if _exchange(folder, target) else _set_aside(target, folder)
+    else:
         folder.rename(target)
-    elif old != folder:
-        target.rename(old)
-        try:
-            folder.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
     if durable:
         flush_folder(target.parent)
     if old is not None:
         remove_owned(old, kind)
+
+
+def _set_aside(target: Path, folder: Path) -> Path:
+    """Give a folder the place of another in two steps; return the other's name. If a kill comes between, `sweep_unfinished` ends it."""
+    old = passing_name(target, ending="old")
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    return old
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -129,14 +135,15 @@ def open_staged(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     check_target(path, overwrite=overwrite)
     with report_disk_errors(path), open_unfinished(path, "draft") as folder:
         yield folder / path.name
-        check_target(path, overwrite=overwrite)
-        os.replace(folder / path.name, path)
+        name_file(folder / path.name, path, overwrite=overwrite)
         flush_folder(path.parent)
 
 
 @contextmanager
 def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder to write files into; when the block ends they take their places in ``out``, made if need be, or none does.
+    """Yield a folder to write files into; when the block ends they take their places in ``out``, made if need be.
+
+    None does if the block raises or if one of the places is taken. A kill while they are named leaves some of them named, each whole.
 
     Raises `UsageError` for a file that may not be replaced or a link in a file's place, `StorageError` where the disk refuses.
     """
@@ -150,15 +157,19 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
         if files:
             make_folder(out)
         for path in files:
-            os.replace(path, out / path.name)
+            name_file(path, out / path.name, overwrite=overwrite)
 
 
 # -- locks -----------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[bool]:
+def hold_lock(
+    path: Path, *, wait: bool, root: Path | None = None, on_wait: Callable[[], object] = lambda: None
+) -> Iterator[bool]:
     """Hold the lock that a file stands for; yield whether it is held: False where another process has it and we do not ``wait``.
+
+    ``on_wait`` is called about once a second while we do.
 
     The file is removed before the lock is released; whoever waits for it then makes a new one. On a file system without locks that is said
     once, and the block runs as if it were held. Raises `UsageError` for a link or a device, and `StorageError` where the disk refuses.
@@ -166,15 +177,21 @@ def hold_lock(path: Path, *, wait: bool, root: Path | None = None) -> Iterator[b
     import filelock  # only where something is locked
 
     check_target(path, root=root)
-    lock, held = filelock.FileLock(path), True
+    lock, held = filelock.FileLock(path), False
     try:
-        with report_disk_errors(path):
-            lock.acquire(timeout=-1 if wait else 0)
-    except filelock.Timeout:
-        held = False
+        while not held:
+            try:
+                with report_disk_errors(path):
+                    lock.acquire(timeout=1 if wait else 0)
+                held = True
+            except filelock.Timeout:
+                if not wait:
+                    break
+                on_wait()
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
+        held = True
         note_once(path.parent, "has no locks: nothing keeps two programs from working there at the same time")
     try:
         yield held

@@ -1,7 +1,8 @@
 """Folders that Layerwise makes and may remove again, told by a sealed marker inside.
 
 Only a folder with such a marker is ever removed, whatever it is called, and links inside it are never followed. The marker says which
-process made it: what a killed one left is removed by the next.
+process made it: what a killed one left is removed by the next, and what one of another machine left when nothing in it has changed for a
+day. A folder that was set aside to be replaced gets its name back if the replacement did not come.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,31 +20,19 @@ from typing import Any
 import psutil
 
 from layerwise import strict_json
+from layerwise.runtime.process_identity import describe_process, is_running, machine_tag
 
 MARKER = ".layerwise"
 LARGEST = 4096  # bytes of a marker
-PASSING = re.compile(r"\..+\.[0-9a-f]{16}\.new", re.DOTALL)
-OLD = 3600  # seconds, after which nobody is making a folder any more
-
-
-def _this_process() -> dict[str, str | int | float]:
-    """Return what tells this process from all others: its host, number and start."""
-    return {"host": socket.gethostname(), "process": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _is_running(marker: dict[str, Any]) -> bool:
-    """Whether the process that made a folder may still be at work: it is alive, or on another host."""
-    if marker.get("host") != socket.gethostname():
-        return True
-    try:
-        return bool(psutil.Process(int(marker["process"])).create_time() == marker["started"])
-    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
-        return False
+PASSING = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(new|old)", re.DOTALL)
+OLD = 3600  # seconds, after which nobody is making an empty folder any more
+UNTOUCHED = 24 * 3600  # seconds, after which nobody is at work in a folder
+LONGEST_NAME = 200  # bytes of a target's name in a passing one
 
 
 def _seal(kind: str) -> bytes:
     """Return a marker's bytes: the kind of folder, the process that makes it, and a checksum."""
-    body = strict_json.dumps({"made by": "layerwise", "kind": kind, **_this_process()}, sort_keys=True)
+    body = strict_json.dumps({"made by": "layerwise", "kind": kind, **describe_process()}, sort_keys=True)
     return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode()
 
 
@@ -124,34 +112,57 @@ def remove_inside(path: Path, owner: Path, kind: str) -> bool:
     return not os.path.lexists(path)
 
 
-def passing_name(target: Path) -> Path:
-    """Return a hidden name beside a target that nobody else has. It tells host and process: the folder has no marker at first."""
-    return target.with_name(f".{target.name[:200]}.{_host_tag()}{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(3)}.new")
+def passing_name(target: Path, *, ending: str = "new") -> Path:
+    """Return a hidden name beside a target that nobody else has. It tells machine and process: the folder has no marker at first.
+
+    A folder that will be there is ``new``. One that was there is ``old``: its name is never cut, so that it can be given back.
+    """
+    name = target.name if ending == "old" else os.fsencode(target.name)[:LONGEST_NAME].decode(errors="ignore")
+    return target.with_name(f".{name}.{machine_tag()}{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(3)}.{ending}")
 
 
-def _host_tag() -> str:
-    """Return four digits that stand for this host in passing names."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+def find_passing(target: Path) -> list[Path]:
+    """Return what lies beside a target under passing names that were chosen for it."""
+    beside = sorted(target.parent.glob(".*")) if target.parent.is_dir() else []
+    return [path for path in beside if (found := PASSING.fullmatch(path.name)) and found[1] == target.name]
 
 
 def _has_ended(name: str) -> bool:
-    """Whether the process that chose a passing name ran on this host and is gone."""
+    """Whether the process that chose a passing name ran on this machine and is gone."""
     tag = name[-len("0123456789abcdef.new") :]
-    return tag.startswith(_host_tag()) and not psutil.pid_exists(int(tag[4:10], 16))
+    return tag.startswith(machine_tag()) and not psutil.pid_exists(int(tag[4:10], 16))
 
 
 def sweep_unfinished(place: Path, kind: str, *, alone: bool = False) -> None:
-    """Remove the unfinished folders of a kind that killed processes left in a place.
+    """Remove the unfinished folders of a kind that killed processes left in a place; give one that was set aside its name back if that is
+    free.
 
-    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, and old empty ones.
+    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, those of another machine in
+    which nothing has changed for a day, and old empty ones.
     """
-    for folder in place.glob(".*.new") if place.is_dir() else ():
+    for folder in place.glob(".*") if place.is_dir() else ():
+        name = PASSING.fullmatch(folder.name)
         with suppress(OSError):
-            marker = read_marker(folder)
-            if marker is None:
-                old = time.time() - folder.lstat().st_mtime > OLD
-                left = PASSING.fullmatch(folder.name) is not None and (alone or old or _has_ended(folder.name))
+            if name is None or not (alone or _is_left_over(folder)):
+                continue
+            target = place / name[1]
+            if name[2] == "old" and not os.path.lexists(target) and is_owned(folder, kind):
+                folder.rename(target)
             else:
-                left = alone or not _is_running(marker)
-            if left:
                 remove_owned(folder, kind)
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether nobody is at work any more in a folder with a passing name. Raises `OSError` if it goes meanwhile."""
+    marker = read_marker(folder)
+    if marker is None:
+        return time.time() - folder.lstat().st_mtime > OLD or _has_ended(folder.name)
+    # one that was set aside carries the marker of whoever made it: whoever set it aside chose its name
+    running = is_running(marker) if folder.suffix == ".new" else False if _has_ended(folder.name) else None
+    return time.time() - _last_change(folder) > UNTOUCHED if running is None else not running
+
+
+def _last_change(folder: Path) -> float:
+    """Return when a folder, its name or something in it last changed, in seconds since 1970. Links are not followed."""
+    inside = (Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
+    return max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))

@@ -270,7 +270,7 @@ def _overflowed() -> DataError:
     return DataError(
         "the network's outputs for this input are not finite",
         expected="an input like those of the training part",
-        received="numbers so large that float32 overflows on the way through the network",
+        received="infinity or NaN: most often an input's numbers are too large for float32 on the way through the network",
         do="check this input's units and values",
     )
 

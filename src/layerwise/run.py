@@ -19,6 +19,7 @@ from layerwise.atomic_io import (
     DRAFT,
     append_line,
     cut_file,
+    flush_file,
     is_plain_file,
     make_folder,
     refuse_links,
@@ -31,7 +32,7 @@ from layerwise.bounded_decoding import decode_json
 from layerwise.durable import Json, Tensors, damaged, digest, digest_of, mapped_tensors, refuse_newer, sealed, unsealed, write_tensors
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
 from layerwise.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder, remove_if_empty
-from layerwise.owned_folders import is_owned, mark_owned, remove_owned, sweep_unfinished
+from layerwise.owned_folders import find_passing, is_owned, mark_owned, remove_owned, sweep_unfinished
 from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
 
 CHECKPOINT = "checkpoint"  # the kind of folder
@@ -212,7 +213,7 @@ class RunDirectory:
         if not path.exists():
             return
         if not is_plain_file(path, root=self.path):
-            raise damaged(path, "it is no plain file")
+            raise damaged(path, "it is not a regular file")
         with path.open("rb") as stream:
             number = 0
             while data := stream.readline(LONGEST):
@@ -233,6 +234,8 @@ class RunDirectory:
         if place.exists() and not is_owned(place, CHECKPOINT) and not checkpoint_problems(place, root=self.path)["state.json"]:
             mark_owned(place, CHECKPOINT)  # the marker was not on the disk when the power went; the sealed state.json is ours
         check_folder_target(place, CHECKPOINT, replace=True)
+        if self.metrics_size():  # the checkpoint names the length of the log
+            flush_file(self.path / "metrics.jsonl", root=self.path)
         parts = {"model.safetensors": checkpoint.model, "state.safetensors": checkpoint.state}
         with report_disk_errors(place, do=GO_ON), open_unfinished(place, CHECKPOINT, durable=False) as new:
             files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
@@ -253,8 +256,7 @@ class RunDirectory:
 
     def _beside(self, which: str) -> list[Path]:
         """Return the folders of ours with passing names for this checkpoint."""
-        found = sorted(self._place(which).parent.glob(f".{which}.*.new"))
-        return [folder for folder in found if is_owned(folder, CHECKPOINT)]
+        return [folder for folder in find_passing(self._place(which)) if is_owned(folder, CHECKPOINT)]
 
     def read_steadily(self, which: str, read: Callable[[], Any]) -> Any:
         """Return what ``read`` gives of a checkpoint, read again for as long as a save replaces its folders meanwhile."""
@@ -272,7 +274,7 @@ class RunDirectory:
     def _identity(self, which: str) -> list[tuple[str, int, int]]:
         """Return what tells whether the folders of a checkpoint are still the same ones."""
         found = []
-        for folder in (self._place(which), *sorted(self._place(which).parent.glob(f".{which}.*.new"))):
+        for folder in (self._place(which), *find_passing(self._place(which))):
             try:
                 facts = folder.lstat()
             except OSError:
@@ -352,7 +354,7 @@ def checkpoint_problems(folder: Path, *, root: Path) -> dict[str, str]:
     for name in ("model.safetensors", "state.safetensors"):
         try:
             if not is_plain_file(folder / name, root=root):
-                problems[name] = "it is no plain file" if (folder / name).exists() else "it is missing"
+                problems[name] = "it is not a regular file" if (folder / name).exists() else "it is missing"
             elif digest_of(folder / name) != known.get(name):
                 problems[name] = "its checksum is wrong"
         except OSError as error:

@@ -145,7 +145,7 @@ def read_bounded(path: Path, *, root: Path) -> bytes:
     """Return the bytes of a file of a run. Raises `DamagedError` for one that is missing, a link out of the run, no file or too large."""
     try:
         if not is_plain_file(path, root=root):
-            raise damaged(path, "it is no plain file" if path.exists() else "it is missing")
+            raise damaged(path, "it is not a regular file" if path.exists() else "it is missing")
         if path.stat().st_size > LARGEST:
             raise damaged(path, f"it has more than {LARGEST:,} bytes")
         return path.read_bytes()

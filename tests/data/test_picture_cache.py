@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from layerwise import api
+from layerwise import api, owned_folders
 from layerwise.data import cache_folders, folders, images, picture_cache
 from layerwise.data.folders import PictureSource
 from layerwise.data.picture_cache import CachedPictures, opened
@@ -195,9 +195,33 @@ def test_a_killed_build_leaves_nothing_that_counts(photographs: Path, tmp_path: 
         assert process.stdout is not None
         assert process.stdout.readline() == b"writing\n"
         process.kill()
-    assert [p.suffix for p in tmp_path.iterdir()] == [".new"]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".lock", ".new"]
     folder = opened(tmp_path, source(photographs), limit=BIG, told=lambda *_: None)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_one_that_is_being_built_is_waited_for(photographs: Path, tmp_path: Path) -> None:
+    """Two runs begin at once: the second says now and then that it waits, and uses what the first has built."""
+    calls: list[tuple[int, int]] = []
+    code = KILLED.replace("time.sleep(60)", "time.sleep(1.5)")
+    with subprocess.Popen([sys.executable, "-c", code, str(photographs), str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        folder = opened(tmp_path, source(photographs), limit=BIG, told=lambda *call: calls.append(call))
+        assert process.wait() == 0
+    assert set(calls) == {(0, 24)}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_cache_that_is_gone_is_read_from_its_files(photographs: Path, tmp_path: Path) -> None:
+    """Another run needed its room: workers that open it later decode."""
+    files = source(photographs)
+    folder = opened(tmp_path, files, limit=BIG, told=lambda *_: None)
+    cached = CachedPictures(files, str(folder))
+    assert owned_folders.remove_owned(Path(folder), cache_folders.KIND)
+    at = [3, 0, 17]
+    assert np.array_equal(cached.fetch(at).inputs, files.fetch(at).inputs)
+    assert np.array_equal(cached[5].input, files[5].input)
 
 
 def test_a_disk_that_refuses_is_said_and_leaves_no_litter(photographs: Path, tmp_path: Path) -> None:

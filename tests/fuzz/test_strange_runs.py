@@ -238,7 +238,7 @@ def test_a_pipe_or_link_in_a_files_place_is_never_read(kind: str, name: str, row
     else:
         Path("elsewhere").write_bytes(content)
         (place / name).symlink_to("/dev/zero" if kind == "device" else Path("elsewhere").resolve())
-    with pytest.raises((DamagedError, UsageError), match=r"no plain file|not a run directory"):
+    with pytest.raises((DamagedError, UsageError), match=r"not a regular file|not a run directory"):
         api.open(place).predictor()(ROW)
 
 

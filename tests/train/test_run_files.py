@@ -55,7 +55,7 @@ def test_a_link_in_a_run_is_refused_by_name(name: str, run: api.Run, tmp_path: P
     assert main(go_on(run.path)) == 2
     said = capsys.readouterr().err
     assert name.split("/")[-1] in said, said
-    assert "link" in said or "no plain file" in said, said
+    assert "link" in said or "not a regular file" in said, said
     assert differences(before, record(tmp_path)) == []
 
 
@@ -88,6 +88,23 @@ def test_a_link_for_the_graphs_of_a_run_is_not_followed(run: api.Run, tmp_path: 
     run.predictor(engine="onnxruntime")
     assert differences(before, record(models)) == []
     assert list((tmp_path / "cache").rglob("*.onnx"))
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_names_its_length(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could leave a checkpoint that knows more lines than the log has."""
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert main(go_on(run.path)) == 0
+    states = [place for place, name in enumerate(flushed) if name == "state.json"]
+    assert states
+    for before, place in zip([-1, *states], states, strict=False):
+        assert "metrics.jsonl" in flushed[before + 1 : place]
 
 
 # -- resume ----------------------------------------------------------------------------------------------------------------

@@ -130,3 +130,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[1].startswith("precision@1\t1.000\t0.0")
     assert main(["map", "en.bin", "de.vec"]) == 2
     assert "--pairs FILE, or --sentences FILE FILE" in capsys.readouterr().err
+    assert main([*arguments, "--out", "one.vec", "--pairs-out", "./one.vec"]) == 2
+    assert "--out and --pairs-out are the same file, one.vec" in capsys.readouterr().err
+    assert not (tmp_path / "one.vec").exists()

@@ -54,6 +54,8 @@ def map_(
         raise UsageError("a map is learned from pairs of words", expected="--pairs FILE, or --sentences FILE FILE")
     for place in filter(None, (pairs_out, out)):
         check_target(place, overwrite=overwrite)
+    if out and pairs_out and out.resolve() == pairs_out.resolve():
+        raise UsageError(f"--out and --pairs-out are the same file, {out}", expected="two files", do="give one of them another name")
     both = mapping.Bilingual(vectors_of(source), vectors_of(target))
     known = lexicon.from_sentences(sentences, both.source, both.target) if sentences else lexicon.from_table(pairs or Path())
     learn, test = mapping.divided(known, held_out=held_out, seed=seed)

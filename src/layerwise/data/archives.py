@@ -129,7 +129,7 @@ def check_size(count: int, packed: int, path: Path) -> None:
     if count > MAX_BYTES or (count > FREE and count > MAX_RATIO * packed):
         raise DataError(
             f"{path} unpacks to too much to be read in memory",
-            expected=f"at most {MAX_BYTES >> 30} GiB, and at most {MAX_RATIO} times its packed size",
+            expected=f"at most {MAX_BYTES >> 30} GiB, and beyond {FREE >> 20} MiB at most {MAX_RATIO} times its packed size",
             received=f"{count} bytes or more from {packed} packed bytes",
             do="if you trust it, unpack it and give the folder instead",
         )

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,11 +65,11 @@ def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
 
 
 @contextmanager
-def lock_cache(folder: Path) -> Iterator[None]:
-    """Wait for another process that builds the same folder, and keep others waiting."""
+def lock_cache(folder: Path, *, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Wait for another process that builds the same folder, calling ``on_wait`` every second, and keep others waiting."""
     with remove_new_folders_on_error(folder.parent):
         make_folder(folder.parent)
-        with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True):
+        with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True, on_wait=on_wait):
             yield
 
 

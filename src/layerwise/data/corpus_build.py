@@ -27,6 +27,7 @@ from layerwise.data.token_file import TokenFile
 from layerwise.errors import DataError, LayerwiseError
 from layerwise.kernels.pairs import SLOTS, Pairs
 from layerwise.kernels.tokenizer import MOST, NotUtf8, Tokenizer, WordTable
+from layerwise.text_display import escape_control
 
 BLOCK = 1024  # tokens of an example
 Told = Callable[[int, int], None]  # bytes read, of how many (0: not known)
@@ -211,9 +212,9 @@ def shown(name: str) -> Iterator[Told]:
         yield lambda _done, _size: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"reading {name}", total=None)
+        task = bar.add_task(f"reading {escape_control(name)}", total=None)
         yield lambda done, size: bar.update(task, completed=done, total=size or None)

@@ -28,7 +28,7 @@ from layerwise.data.addresses import File, Form
 from layerwise.errors import DataError, UsageError
 from layerwise.folder_io import check_folder_target, hold_lock, put_folder
 from layerwise.owned_folders import holds_nothing, is_owned, make_owned, mark_owned, remove_inside
-from layerwise.text_display import write_line
+from layerwise.text_display import escape_control, write_line
 
 KIND = "downloads"  # of folder
 MIRROR = "LAYERWISE_MIRROR"
@@ -343,12 +343,12 @@ def _progress(name: str, total: int) -> Iterator[Advance]:
         yield lambda _file, _size: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     sizes: dict[str, int] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
+        task = bar.add_task(escape_control(name), total=total)
 
         def advance(file: str, size: int) -> None:
             sizes[file] = size

@@ -24,7 +24,17 @@ import torch
 
 from layerwise.atomic_io import is_plain_file, open_own, save_array
 from layerwise.data import cache_folders
-from layerwise.data.cache_folders import build_cache, find_damaged, load_array, make_room, mark_used, no_room, read_index, write_index
+from layerwise.data.cache_folders import (
+    build_cache,
+    find_damaged,
+    load_array,
+    lock_cache,
+    make_room,
+    mark_used,
+    no_room,
+    read_index,
+    write_index,
+)
 from layerwise.data.folders import PictureSource
 from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
 from layerwise.errors import StorageError, UsageError
@@ -64,10 +74,13 @@ class CachedPictures:
         return self.base.targets
 
     @cached_property
-    def _kept(self) -> tuple[Array, Array]:
-        """The pictures, mapped, and their sums."""
-        sums = load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
-        return load_array(Path(self.folder, PIXELS), np.uint8, _shape(self.base)), sums
+    def _kept(self) -> tuple[Array, Array] | None:
+        """The pictures, mapped, and their sums; None if the cache is gone: another run may have needed its room."""
+        try:
+            sums = load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
+            return load_array(Path(self.folder, PIXELS), np.uint8, _shape(self.base)), sums
+        except (OSError, ValueError):
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the map out: a worker opens its own."""
@@ -83,6 +96,8 @@ class CachedPictures:
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order, with their weights."""
         at = np.asarray(indices, dtype=np.int64)
+        if self._kept is None:
+            return self.base.fetch(at)
         pixels, sums = self._kept
         out = pixels[at]
         for place in find_damaged(self.folder, out, sums[at]):
@@ -175,9 +190,11 @@ def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path
     if reason := refused(place, [files], limit):
         return reason
     try:
-        make_room(place, limit - bytes_of(files), large=PIXELS)
-        with build_cache(folder) as part:
-            _write(part, files, told)
+        with lock_cache(folder, on_wait=lambda: told(0, len(files))):
+            if not whole(folder, files):  # else another process has built it meanwhile
+                make_room(place, limit - bytes_of(files), large=PIXELS)
+                with build_cache(folder) as part:
+                    _write(part, files, told)
     except OSError as error:
         return f"{folder} cannot be written: {error.strerror or error}"
     except (StorageError, UsageError) as error:  # a full disk, or something that is not ours in the place

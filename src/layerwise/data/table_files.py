@@ -166,7 +166,7 @@ def _check_rows(path: Path) -> None:
         size = file.metadata.num_rows * file.metadata.num_columns * 8
     if size > FREE and size > MAX_RATIO * path.stat().st_size:
         raise DataError(
-            f"{path} unpacks to too much to be read in memory", expected=f"at most {MAX_RATIO} times its size",
+            f"{path} unpacks to too much to be read in memory", expected=f"at most {MAX_RATIO} times its size, or {FREE >> 30} GiB",
             received=f"about {size:,} bytes from {path.stat().st_size:,}", do="if you trust it, write it again as several smaller files",
         )  # fmt: skip
 

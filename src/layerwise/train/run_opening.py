@@ -46,11 +46,12 @@ def open_run(directory: RunDirectory, request: Request, made: Plan, *, world: Wo
     if found is None and not all((path / name).exists() for name in FIRST):  # a kill came after run.json, which is written first
         display.say(f"{path} was stopped before it began: starting afresh")
         return Opening()
-    best = _refuse_lost(directory, found)
+    before = recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
+    best = _refuse_lost(directory, found, saves=bool(before.train.checkpoint_seconds))
     kept = {which: one for which, one in (("last", found), ("best", best)) if found is not None and one is not None}
     for which, one in kept.items():
-        check_places(directory, which, one, stages=_stages(directory))
-    changes = _find_changes(directory, found, made, world=world, allowed=request.allow_changes)
+        check_places(directory, which, one, stages=len(before.stages))
+    changes = _find_changes(directory, found, before, made, world=world, allowed=request.allow_changes)
     for which, one in kept.items():
         check_tensors(directory, which, one, made)
     if found is None and directory.info()["status"] != "finished":
@@ -71,21 +72,16 @@ def write_opening(directory: RunDirectory, opening: Opening, made: Plan, *, worl
     world.barrier()
 
 
-def _stages(directory: RunDirectory) -> int:
-    """Return how many stages the run's recipe has."""
-    return len(recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).stages)
-
-
-def _refuse_lost(directory: RunDirectory, found: Checkpoint | None) -> Checkpoint | None:
+def _refuse_lost(directory: RunDirectory, found: Checkpoint | None, *, saves: bool) -> Checkpoint | None:
     """Refuse to resume a run whose checkpoints are gone: what is left would be trained on, or over, as if nothing were wrong. Return the
-    best checkpoint.
+    best checkpoint. ``saves``: whether the run saves any.
 
     Raises `DamagedError` naming the checkpoint that is missing or not as it was written.
     """
-    path, saves = directory.path, recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).train
+    path = directory.path
     best = _restore_best(directory, left="last" if found is not None else "")
     finished = directory.info()["status"] == "finished"
-    if found is None and saves.checkpoint_seconds and (finished or best is not None or directory.metrics_size()):
+    if found is None and saves and (finished or best is not None or directory.metrics_size()):
         raise _lost(path / "checkpoints" / "last", "best" if best is not None else "")
     wanted = found.info.get("best_serial", 0) if found is not None else int(finished)
     if wanted and (best is None or best.info["serial"] < wanted):
@@ -137,11 +133,10 @@ def _facts(made: Plan, *, world: World) -> Json:
 
 
 def _find_changes(
-    directory: RunDirectory, found: Checkpoint | None, made: Plan, *, world: World, allowed: bool
+    directory: RunDirectory, found: Checkpoint | None, before: recipe.Recipe, made: Plan, *, world: World, allowed: bool
 ) -> list[str]:
     """Return what differs from the run so far. Raises `UsageError` for another recipe, other data or another number of processes, unless
     that is allowed."""
-    before = recipe.from_toml(directory.read("recipe.toml"), str(directory.path))
     changes = recipe.differences(completed(before, made.recipe, made.card), made.recipe)
     info, _ = directory.info(), directory.task()
     if info["fingerprint"] != made.splits.fingerprint():

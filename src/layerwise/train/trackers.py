@@ -75,7 +75,7 @@ def event_problems(run: Path) -> dict[str, str]:
     found = {}
     for path in sorted((run / FOLDER).glob("events.*")):
         name = f"{FOLDER}/{path.name}"
-        found[name] = "" if is_plain_file(path, root=run) else "it is no plain file"
+        found[name] = "" if is_plain_file(path, root=run) else "it is not a regular file"
         if not found[name]:
             reader = PyRecordReader_New(str(path), 0, "", None)
             try:

@@ -149,7 +149,7 @@ class Index:
         for name in FILES:
             try:
                 if not is_plain_file(path / name, root=path):
-                    raise index_damaged(path / name, "it is no plain file" if (path / name).exists() else "it is missing")
+                    raise index_damaged(path / name, "it is not a regular file" if (path / name).exists() else "it is missing")
                 fine = digest_of(path / name) == about["files"][name]
             except OSError as error:
                 raise index_damaged(path / name, f"it cannot be read ({error.strerror})") from error
