@@ -33,6 +33,7 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check src tests tools
+	$(BIN)/ruff format --check src tests tools
 	$(BIN)/mypy
 
 labs: $(READY)

@@ -21,8 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each worker of pytest-xdist cores of its own, before torch counts them: kernels that share theirs wait for each other."""
-    os.environ.setdefault("LAYERWISE_CONVOLUTION", "winograd")  # no test waits for a measurement, or depends on its result
+    """Give each worker of pytest-xdist cores of its own, before torch counts them: kernels that share theirs wait for
+    each other."""
+    os.environ.setdefault(
+        "LAYERWISE_CONVOLUTION", "winograd"
+    )  # no test waits for a measurement, or depends on its result
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -31,7 +34,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Check every refused call in the tests for traces (`refusals`): the test modules are imported now, and hold the entry points."""
+    """Check every refused call in the tests for traces (`refusals`): the test modules are imported now, and hold the
+    entry points."""
     from refusals import wrap_entry_points
 
     if session.items and not session.config.option.collectonly:
@@ -55,8 +59,11 @@ def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_reports(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave out the page at a run's end, whose figures cost more than a small training, but in modules that say ``REPORTS = True``."""
-    from processes import report_written  # imports torch, which must not count the cores before `pytest_configure` has given them out
+    """Leave out the page at a run's end, whose figures cost more than a small training, but in modules that say
+    ``REPORTS = True``."""
+    from processes import (
+        report_written,
+    )  # imports torch, which must not count the cores before `pytest_configure` has given them out
 
     with report_written(getattr(request.module, "REPORTS", False)):
         yield
@@ -80,8 +87,12 @@ def command(tmp_path: Path) -> Command:
     def call(*args: object, timeout: float = 100, env: dict[str, str] | None = None, **more: Any) -> Any:
         return subprocess.run(
             [sys.executable, "-m", "layerwise", *map(str, args)],
-            capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}, **more,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            **more,
+        )
 
     return call
 

@@ -19,29 +19,52 @@ from typing import Any
 import pytest
 import torch
 
-from layerwise.run import RunDirectory
 from layerwise.run_check import verify
-from layerwise.train import start
-from layerwise.train.start import write_page
+from layerwise.run_directory import RunDirectory
+from layerwise.training import run_training
+from layerwise.training.run_training import write_page
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["layerwise.train.start", "layerwise.cli.train", "layerwise.report.page", "layerwise.rules.backprop", "layerwise.rules.contrastive",
-     "layerwise.rules.perceptron", "layerwise.rules.hebb", "layerwise.rules.hogwild", "layerwise.models.feedforward", "sklearn.datasets",
-     "layerwise.models.boltzmann", "layerwise.models.convolutional", "layerwise.figures.charts", "torch._dynamo",
-     "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "matplotlib.figure"]
-)  # fmt: skip
+    [
+        "layerwise.training.run_training",
+        "layerwise.cli.train",
+        "layerwise.report.page",
+        "layerwise.rules.backprop",
+        "layerwise.rules.contrastive",
+        "layerwise.rules.perceptron",
+        "layerwise.rules.hebb",
+        "layerwise.rules.hogwild",
+        "layerwise.models.feedforward",
+        "sklearn.datasets",
+        "layerwise.models.boltzmann",
+        "layerwise.models.convolutional",
+        "layerwise.plotting.charts",
+        "torch._dynamo",
+        "matplotlib.backends.backend_svg",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+    ]
+)
 WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "open"}
 
 
 class Child:
-    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th operation ``below``.
+    """A process that runs ``layerwise ARGS…`` in a folder; with ``kill_at`` it kills itself before its n-th operation
+    ``below``.
 
     The page at a run's end is written where ``report`` says so, or where file operations are counted.
     """
 
     def __init__(
-        self, args: Sequence[object], folder: Path, *, kill_at: int = 0, below: str = "run", file_limit: int = 0, report: bool = False
+        self,
+        args: Sequence[object],
+        folder: Path,
+        *,
+        kill_at: int = 0,
+        below: str = "run",
+        file_limit: int = 0,
+        report: bool = False,
     ) -> None:
         self.folder = folder
         told = ([str(a) for a in args], folder, kill_at, below, file_limit, report or kill_at > 0)
@@ -82,7 +105,7 @@ def until(condition: Callable[[], bool], child: Child | None = None, *, timeout:
 def report_written(written: bool) -> Iterator[None]:
     """Write the page at a run's end, or leave it out: its figures cost more than a small training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "write_page", write_page if written else lambda *_, **__: None)
+        patch.setattr(run_training, "write_page", write_page if written else lambda *_, **__: None)
         yield
 
 
@@ -107,7 +130,8 @@ def _redirect(folder: Path) -> None:
 
 
 def die_at(count: int, place: str) -> None:
-    """Kill this process, really, before its n-th change of a file below a place. Nothing is patched: Python reports each one."""
+    """Kill this process, really, before its n-th change of a file below a place. Nothing is patched: Python reports
+    each one."""
     left = count
 
     def look(event: str, details: tuple[Any, ...]) -> None:
@@ -149,7 +173,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Both runs end with the same weights bit for bit, the same log, the same metrics; every file is whole and no litter lies about."""
+    """Both runs end with the same weights bit for bit, the same log, the same metrics; every file is whole and no
+    litter lies about."""
     for which in ("last", "best"):
         a, b = weights(one, which), weights(other, which)
         assert a.keys() == b.keys()

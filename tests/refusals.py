@@ -1,7 +1,9 @@
-"""A refused command changes nothing: every call in the tests that ends with exit code 2, or raises the error for it, is checked.
+"""A refused command changes nothing: every call in the tests that ends with exit code 2, or raises the error for it, is
+checked.
 
-The entry points are wrapped once for all tests. Before each call the folder of the test is recorded (names, kinds, modes, links, sizes
-and digests of the content; no times), and the folders of fixtures that the call names; after a refusal all must be as before.
+The entry points are wrapped once for all tests. Before each call the folder of the test is recorded (names, kinds,
+modes, links, sizes and digests of the content; no times), and the folders of fixtures that the call names; after a
+refusal all must be as before.
 """
 
 from __future__ import annotations
@@ -28,15 +30,23 @@ TESTS = Path(__file__).parent
 LARGE = 64 << 20  # bytes of a folder; of what lies beyond, names and sizes are compared
 SETTLED = 50_000_000  # nanoseconds after a change, from which on the system's times tell whether a file changed again
 ENTRIES = (
-    "layerwise.cli:main", "layerwise.api:train", "layerwise.api:open", "layerwise.api:build", "layerwise.api:Run.export",
-    "layerwise.weights.vector_files:write_vectors", "layerwise.train.start:train", "layerwise.vectors.index:build",
-    "layerwise.inspect:look", "layerwise.export.files:export",
-)  # fmt: skip
+    "layerwise.cli:main",
+    "layerwise.api:train",
+    "layerwise.api:open",
+    "layerwise.api:build",
+    "layerwise.api:Run.export",
+    "layerwise.weights.vector_files:write_vectors",
+    "layerwise.training.run_training:train",
+    "layerwise.embeddings.index:build",
+    "layerwise.inspection:look",
+    "layerwise.inference.export.files:export",
+)
 Record = dict[str, tuple[object, ...]]
 
 
 class Watch:
-    """What is watched now: the folder of the test that runs, and whether a call is checked already (the outermost one is)."""
+    """What is watched now: the folder of the test that runs, and whether a call is checked already (the outermost one
+    is)."""
 
     base = Path("/")
     folder: Path | None = None
@@ -67,7 +77,7 @@ def _describe(path: str, facts: os.stat_result, *, digested: bool) -> tuple[obje
         return "a link", os.readlink(path)
     if stat.S_ISREG(facts.st_mode):
         return "a file", oct(facts.st_mode), facts.st_size, _digest(path, facts) if digested else ""
-    return oct(facts.st_mode),
+    return (oct(facts.st_mode),)
 
 
 def _digest(path: str, facts: os.stat_result) -> str:
@@ -87,16 +97,20 @@ def differences(before: Record, after: Record) -> list[str]:
     """Return how two records differ, a line for each path."""
     lines = [f"{path}: is new, {after[path]}" for path in sorted(after.keys() - before.keys())]
     lines += [f"{path}: is gone" for path in sorted(before.keys() - after.keys())]
-    lines += [f"{p}: {before[p]} became {after[p]}" for p in sorted(before.keys() & after.keys()) if before[p] != after[p]]
+    lines += [
+        f"{p}: {before[p]} became {after[p]}" for p in sorted(before.keys() & after.keys()) if before[p] != after[p]
+    ]
     return lines
 
 
-# -- calls ---------------------------------------------------------------------------------------------------------------
+# -- calls
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def watched(named: object) -> Iterator[Callable[[str], None]]:
-    """Yield a function to call with the words of a refusal: it fails the test if something below the watched folders changed."""
+    """Yield a function to call with the words of a refusal: it fails the test if something below the watched folders
+    changed."""
     if Watch.folder is None or Watch.depth or multiprocessing.active_children():  # which may be at work in the folder
         yield lambda _: None
         return
@@ -118,8 +132,8 @@ def watched(named: object) -> Iterator[Callable[[str], None]]:
 
 
 def _holds_answers(named: object, line: str) -> bool:
-    """Whether a difference is the file of answers of ``predict``, the one thing that exit code 2 may leave: some inputs were answered,
-    the others failed."""
+    """Whether a difference is the file of answers of ``predict``, the one thing that exit code 2 may leave: some inputs
+    were answered, the others failed."""
     words = _words_of(named)
     if "predict" not in words or "--out" not in words:
         return False
@@ -186,7 +200,8 @@ def wrapped_run(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap_entry_points() -> None:
-    """Put the wrappers into the modules that define the entry points, and wherever the tests and the package hold them by name."""
+    """Put the wrappers into the modules that define the entry points, and wherever the tests and the package hold them
+    by name."""
     for entry in ENTRIES:
         module, _, name = entry.partition(":")
         place: Any = importlib.import_module(module)

@@ -9,12 +9,28 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from layerwise import api, catalog
+from layerwise import api, registry
 
 ONE_THREAD = {"train.threads": 1}
 SMALL = {**ONE_THREAD, "model.hidden": [16], "model.dropout": 0}
-LONG = ["train", "mlp", "--data", "digits", "--epochs", 8, "--batch", 64, "--seed", 5, "--out", "run", "--set", "train.threads=1",
-        "--set", "train.log_every=2"]  # fmt: skip
+LONG = [
+    "train",
+    "mlp",
+    "--data",
+    "digits",
+    "--epochs",
+    8,
+    "--batch",
+    64,
+    "--seed",
+    5,
+    "--out",
+    "run",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "train.log_every=2",
+]
 BATCH = {"hopfield": 2, "glove": 1}  # of the ten patterns that it stores; the others learn from many examples
 OF_THE_DATA = {"features", "classes", "outputs", "size", "words"}
 
@@ -27,8 +43,9 @@ def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
 
 
 def small_form(name: str, *, examples: int) -> dict[str, Any]:
-    """Return the options of a card's small form; with so many examples, of its small form's size, where that says the pictures'."""
-    card = catalog.find(name)
+    """Return the options of a card's small form; with so many examples, of its small form's size, where that says the
+    pictures'."""
+    card = registry.find(name)
     options = {f"model.{key}": value for key, value in card.small.items() if key not in OF_THE_DATA}
     if "size" in card.small:
         options |= {"task.size": card.small["size"][0], "examples": examples}
@@ -39,7 +56,15 @@ def small_form(name: str, *, examples: int) -> dict[str, Any]:
 
 def run_info(**more: Any) -> dict[str, Any]:
     """Return what run.json must hold at least, and more."""
-    least = {"status": "training", "data": "d", "fingerprint": "f", "examples": {}, "notes": [], "columns": [], "world": 1}
+    least = {
+        "status": "training",
+        "data": "d",
+        "fingerprint": "f",
+        "examples": {},
+        "notes": [],
+        "columns": [],
+        "world": 1,
+    }
     return {**least, "model": {"name": "mlp", "arguments": {}}, **more}
 
 
@@ -53,12 +78,15 @@ def written(path: Path) -> str:
 
 
 def digit_folders(place: Path, count: int, *, classes: int = 10, side: int = 8) -> Path:
-    """Write the first ``count`` digits as pictures of ``side`` × ``side`` into folders by digit modulo ``classes``; return the place."""
+    """Write the first ``count`` digits as pictures of ``side`` × ``side`` into folders by digit modulo ``classes``;
+    return the place."""
     images, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
         folder = place / f"class {label % classes}"
         folder.mkdir(exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).resize((side, side)).save(folder / f"{number:04}.png")
+        Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).resize((side, side)).save(
+            folder / f"{number:04}.png"
+        )
     return place
 
 
@@ -78,8 +106,9 @@ class Linear(nn.Module):
         return {outputs}
 
 
-@register("{name}", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000", summary="s", summary_zh="s",
-          parameters=15, size={{"features": 4, "classes": 3}}, small={{"features": 4, "classes": 3}},
+@register("{name}", family="f", tasks=("classification",), rule="backprop", year=2000, paper="2000",
+          summary="s", summary_zh="s", parameters=15,
+          size={{"features": 4, "classes": 3}}, small={{"features": 4, "classes": 3}},
           recipe={{"stages": [{{"epochs": 1}}]}})
 def made(*, features: int, classes: int):
     return Linear(features, classes)
@@ -87,6 +116,6 @@ def made(*, features: int, classes: int):
 
 
 def linear_card(path: Path, outputs: str) -> None:
-    """Write a file with one card, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows ``x`` (N, 4) are this
-    expression."""
+    """Write a file with one card, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows
+    ``x`` (N, 4) are this expression."""
     path.write_text(LINEAR.format(name=path.stem, outputs=outputs), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""One suite over the whole catalog: every card builds, learns, saves, opens, predicts, resumes exactly, and refuses clearly."""
+"""One suite over the whole catalog: every card builds, learns, saves, opens, predicts, resumes exactly, and refuses
+clearly."""
 
 from __future__ import annotations
 
@@ -9,27 +10,31 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise import api, catalog, recipe
+from layerwise import api, recipe, registry
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request
 from layerwise.rules import registry as rules
 from layerwise.run_check import verify
 from layerwise.tasks import registry as tasks
-from layerwise.train.loop import steps
-from layerwise.train.start import train
+from layerwise.training.loop import steps
+from layerwise.training.run_training import train
 from processes import report_written
 from small_runs import BATCH, small_form, written
 
-CARDS = sorted(catalog.cards())
-LEARNING = [name for name in CARDS if catalog.find(name).rule]
-ANSWERING = [name for name in LEARNING if catalog.find(name).family != "word-vectors"]  # answers about words: tests/tasks/test_words.py
-REPORTED = {catalog.find(name).module: name for name in LEARNING}.values()  # one card a file: figures cost more than the training
+CARDS = sorted(registry.cards())
+LEARNING = [name for name in CARDS if registry.find(name).rule]
+ANSWERING = [
+    name for name in LEARNING if registry.find(name).family != "word-vectors"
+]  # answers about words: tests/tasks/test_words.py
+REPORTED = {
+    registry.find(name).module: name for name in LEARNING
+}.values()  # one card a file: figures cost more than the training
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
 
 
-def small(name: str) -> catalog.Card:
+def small(name: str) -> registry.Card:
     """Return a card whose small form is at most 100,000 parameters."""
-    return catalog.find(name)
+    return registry.find(name)
 
 
 def count(model: torch.nn.Module) -> int:
@@ -38,17 +43,22 @@ def count(model: torch.nn.Module) -> int:
 
 
 def fit(name: str, out: Path, device: str) -> api.Run:
-    """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size), iris or a text."""
-    card = catalog.find(name)
+    """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size),
+    iris or a text."""
+    card = registry.find(name)
     options: dict[str, object] = {**TINY, **small_form(name, examples=48)}
     if device != "cpu":
         options["train.deterministic"] = True
     if "size" in card.small:
-        options["train.checkpoint_seconds"] = 60.0  # by the epoch, since each of many networks is trained four times here
+        options["train.checkpoint_seconds"] = (
+            60.0  # by the epoch, since each of many networks is trained four times here
+        )
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
     if card.family == "word-vectors":
         data = written(out.parent / "animals.txt")
-    return api.train(name, data=data, out=out, options=options, epochs=2, batch=BATCH.get(name, 16), seed=3, device=device)
+    return api.train(
+        name, data=data, out=out, options=options, epochs=2, batch=BATCH.get(name, 16), seed=3, device=device
+    )
 
 
 def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
@@ -79,7 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_card_is_complete(name: str) -> None:
-    card = catalog.find(name)
+    card = registry.find(name)
     assert card.summary
     assert card.summary_zh
     assert 1900 < card.year < 2100
@@ -91,37 +101,37 @@ def test_card_is_complete(name: str) -> None:
 
 @pytest.mark.parametrize("name", CARDS)
 def test_small_form_is_small(name: str) -> None:
-    card = catalog.find(name)
-    assert count(catalog.builder(card)(**recipe.arguments(catalog.builder(card), card.small, {}, name))) <= 100_000
+    card = registry.find(name)
+    assert count(registry.builder(card)(**recipe.arguments(registry.builder(card), card.small, {}, name))) <= 100_000
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_full_size_has_the_stated_parameters(name: str) -> None:
-    card = catalog.find(name)
-    args = recipe.arguments(catalog.builder(card), {**card.recipe.get("model", {}), **card.size}, {}, name)
+    card = registry.find(name)
+    args = recipe.arguments(registry.builder(card), {**card.recipe.get("model", {}), **card.size}, {}, name)
     with torch.device("meta"):
-        model = catalog.builder(card)(**args)
+        model = registry.builder(card)(**args)
     assert count(model) == card.parameters
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_unknown_argument_is_refused_with_the_nearest(name: str) -> None:
-    card = catalog.find(name)
-    names = recipe.parameters_of(catalog.builder(card))
+    card = registry.find(name)
+    names = recipe.parameters_of(registry.builder(card))
     with pytest.raises(UsageError, match=f"did you mean '{names[0]}'"):
-        recipe.arguments(catalog.builder(card), {names[0] + "x": 1}, {}, name)
+        recipe.arguments(registry.builder(card), {names[0] + "x": 1}, {}, name)
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_every_parameter_learns(name: str, runs: Runs) -> None:
     """Over a recipe's stages every parameter moves from where the seed put it."""
     run = runs[name]
-    card = catalog.find(name)
+    card = registry.find(name)
     with torch.random.fork_rng():
-        from layerwise.runtime import draws
+        from layerwise.runtime import rng
 
-        torch.manual_seed(draws.key(3, "weights"))
-        fresh = catalog.builder(card)(**run.info["model"]["arguments"]).state_dict()
+        torch.manual_seed(rng.key(3, "weights"))
+        fresh = registry.builder(card)(**run.info["model"]["arguments"]).state_dict()
     learned = weights_of(run)
     still = [n for n, p in fresh.items() if torch.equal(p, learned[n]) and not n.endswith("running_mean")]
     assert not still
@@ -140,7 +150,7 @@ def test_run_is_whole_and_its_metrics_are_finite(name: str, runs: Runs) -> None:
 def test_opened_run_predicts_what_was_evaluated(name: str, runs: Runs) -> None:
     """Metrics recomputed from a fresh opening, example by example in NumPy, equal those that training wrote."""
     run = runs[name]
-    from layerwise.data import open as data_
+    from layerwise.data import load as data_
     from layerwise.data.source import labels
 
     options = recipe.checked(data_.Options, run.recipe.data, where="test")
@@ -157,9 +167,11 @@ def test_opened_run_predicts_what_was_evaluated(name: str, runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_recipe_repeats_the_run_exactly_whatever_is_saved_and_logged(name: str, runs: Runs, tmp_path: Path) -> None:
-    """Without checkpoints and with other logging weights and metrics are the same: nothing around the loop draws numbers.
+    """Without checkpoints and with other logging weights and metrics are the same: nothing around the loop draws
+    numbers.
 
-    Such a run keeps its best weights only; the last ones are compared by the resume below, which trains the recipe again too.
+    Such a run keeps its best weights only; the last ones are compared by the resume below, which trains the recipe
+    again too.
     """
     options = {"train.checkpoint_seconds": 0, "train.log_every": 1000}
     again = api.train(str(runs[name].path / "recipe.toml"), out=tmp_path / "again", options=options)
@@ -190,7 +202,7 @@ def cut_short(whole: api.Run, out: Path, *, stage: int, after: int) -> None:
     import signal
 
     from layerwise.errors import Interrupted
-    from layerwise.train import session
+    from layerwise.training import session
 
     seen = 0
 
@@ -209,7 +221,9 @@ def cut_short(whole: api.Run, out: Path, *, stage: int, after: int) -> None:
 
 
 def test_network_without_a_rule_says_why() -> None:
-    with pytest.raises(UsageError, match=r"mcp \(1943\) cannot be trained: its weights and threshold are fixed by hand"):
+    with pytest.raises(
+        UsageError, match=r"mcp \(1943\) cannot be trained: its weights and threshold are fixed by hand"
+    ):
         api.train("mcp", data="digits")
 
 

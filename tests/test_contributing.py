@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_example_model_trains_from_one_file(tmp_path: Path) -> None:
-    """The example's file is imported, trained, evaluated; its stated parameters are right; the accuracy is far above chance."""
+    """The example's file is imported, trained, evaluated; its stated parameters are right; the accuracy is far above
+    chance."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- example: model -->\n```python\n(.*?)```", text, re.DOTALL)
     assert found

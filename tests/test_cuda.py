@@ -1,4 +1,5 @@
-"""What only an NVIDIA GPU shows: ``pytest -m cuda`` on such a machine, beside ``pytest tests/test_contract.py --device cuda``."""
+"""What only an NVIDIA GPU shows: ``pytest -m cuda`` on such a machine, beside ``pytest tests/test_contract.py --device
+cuda``."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 
 from conftest import Command, one_json
 from layerwise import api
-from layerwise.functional.augmentation import DRAWS, AugmentOptions, augment
+from layerwise.functional.augmentation.transforms import DRAWS, AugmentOptions, augment
 from layerwise.nn.pooling import AdaptiveMean
 from layerwise.planning.resolve import Request
-from layerwise.runtime import flags
-from layerwise.train.start import train
+from layerwise.runtime import compute_settings
+from layerwise.training.run_training import train
 from test_contract import cut_short, weights_of
 
 pytestmark = [pytest.mark.cuda, pytest.mark.timeout(300)]
@@ -25,7 +26,9 @@ TINY = {"train.threads": 1, "train.log_every": 3, "task.size": 8, "examples": 10
 
 def fit(out: Path, *, device: str = "cuda", **options: object) -> api.Run:
     """Train a small residual network on a few digits."""
-    return api.train("resnet20", data="digits", out=out, epochs=3, batch=32, seed=3, device=device, options={**TINY, **options})
+    return api.train(
+        "resnet20", data="digits", out=out, epochs=3, batch=32, seed=3, device=device, options={**TINY, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,10 @@ def test_answers_are_the_cpus(run: api.Run, engine: str) -> None:
 
 
 def test_commands_take_the_device(run: api.Run, command: Command) -> None:
-    found = [one_json(command("eval", run.path, "--device", device, "--json"))["metrics"]["accuracy"] for device in ("cuda", "cpu")]
+    found = [
+        one_json(command("eval", run.path, "--device", device, "--json"))["metrics"]["accuracy"]
+        for device in ("cuda", "cpu")
+    ]
     assert found[0] == pytest.approx(found[1], abs=0.01)
     refused = command("eval", run.path, "--device", "cuda", "--engine", "onnxruntime")
     assert refused.returncode == 2
@@ -63,7 +69,7 @@ def test_commands_take_the_device(run: api.Run, command: Command) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_sixteen_bits_learn_and_resume_exactly(precision: str, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole", **{"train.precision": precision, "train.deterministic": True})
-    assert whole.info["flags"]["layout"] == flags.CHANNELS_LAST
+    assert whole.info["flags"]["layout"] == compute_settings.CHANNELS_LAST
     cut_short(whole, tmp_path / "cut", stage=0, after=5)
     train(Request(model=str(tmp_path / "cut" / "recipe.toml"), resume=True), quiet=True)
     resumed = weights_of(api.Run(tmp_path / "cut"))
@@ -71,7 +77,9 @@ def test_sixteen_bits_learn_and_resume_exactly(precision: str, tmp_path: Path) -
 
 
 def test_a_compiled_run_learns_what_an_interpreted_one_does(tmp_path: Path) -> None:
-    found, wanted = (fit(tmp_path / str(on), **{"train.compile": on, "train.precision": "fp64"}) for on in (True, False))
+    found, wanted = (
+        fit(tmp_path / str(on), **{"train.compile": on, "train.precision": "fp64"}) for on in (True, False)
+    )
     for name, value in weights_of(wanted).items():
         torch.testing.assert_close(weights_of(found)[name], value, rtol=1e-5, atol=1e-7)
     assert found.metrics["test/accuracy"] == pytest.approx(wanted.metrics["test/accuracy"], abs=0.011)
@@ -85,9 +93,15 @@ def test_streamed_batches_are_those_in_memory(run: api.Run, tmp_path: Path) -> N
 
 
 TABLES: tuple[dict[str, Any], ...] = (
-    {"crop": 3}, {"crop": 9, "padding": "reflection"}, {"crop": 3, "rotate": 20, "scale": 0.2}, {"flip": "both"}, {"area": (0.3, 1.0)},
-    {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}, {"policy": "trivial"}, {"erase": 0.5},
-)  # fmt: skip
+    {"crop": 3},
+    {"crop": 9, "padding": "reflection"},
+    {"crop": 3, "rotate": 20, "scale": 0.2},
+    {"flip": "both"},
+    {"area": (0.3, 1.0)},
+    {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1},
+    {"policy": "trivial"},
+    {"erase": 0.5},
+)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: "-".join(table))
@@ -106,7 +120,9 @@ def test_a_plain_step_waits_for_nothing(tmp_path: Path) -> None:
     from layerwise.tasks.inputs import ImageInputs
 
     inputs = ImageInputs((8, 8), 3, (0.5,) * 3, (0.2,) * 3)
-    data = Batch(torch.zeros(64, 3, 8, 8, dtype=torch.uint8, device="cuda"), torch.zeros(64, device="cuda"), torch.arange(64))
+    data = Batch(
+        torch.zeros(64, 3, 8, 8, dtype=torch.uint8, device="cuda"), torch.zeros(64, device="cuda"), torch.arange(64)
+    )
     change = Augmentation(inputs, AugmentOptions(crop=2, flip="horizontal"), seed=0, plain=True)
     batches = Augmented(MemoryBatches(data, Order(64, 16, 0)), change).epoch(0)
     next(batches)
@@ -140,6 +156,6 @@ def test_a_kernel_that_cannot_repeat_is_named() -> None:
             F.adaptive_avg_pool2d(x, 3).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-    told = flags.unrepeatable(caught.value)
+    told = compute_settings.unrepeatable(caught.value)
     assert told is not None
     assert "train.deterministic refuses the kernel adaptive_avg_pool2d_backward_cuda" in str(told)

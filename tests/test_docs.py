@@ -1,4 +1,5 @@
-"""The pages stay true: links lead somewhere, both languages have the same pages, commands parse, options are those of the code."""
+"""The pages stay true: links lead somewhere, both languages have the same pages, commands parse, options are those of
+the code."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 from cyclopts import App, CycloptsError
 
-from layerwise import bench, catalog, labs, recipe
-from layerwise import inspect as views
+from layerwise import bench, labs, recipe, registry
+from layerwise import inspection as views
 from layerwise.cli import make_app
-from layerwise.data import named
+from layerwise.data.download import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PHOTOS = ("photos", "cells")  # the folders of pictures that the pages make up
 OWN = {"square-net"}  # the network that CONTRIBUTING.md makes up
@@ -70,7 +73,9 @@ def test_no_path_of_the_machine_is_told(page: Path) -> None:
 
 def test_every_page_exists_in_both_languages() -> None:
     """Each page has its twin, the twins link to each other, and their headings and code blocks are as many."""
-    english = {p for p in PAGES if not p.name.endswith(".zh-CN.md") and p.name not in ("CONTRIBUTING.md", "CHANGELOG.md")}
+    english = {
+        p for p in PAGES if not p.name.endswith(".zh-CN.md") and p.name not in ("CONTRIBUTING.md", "CHANGELOG.md")
+    }
     chinese = {p for p in PAGES if p.name.endswith(".zh-CN.md")}
     assert {p.with_name(p.name.replace(".md", ".zh-CN.md")) for p in english} == chinese
     for page in english:
@@ -81,7 +86,8 @@ def test_every_page_exists_in_both_languages() -> None:
 
 
 TOPICS = (
-    "README history feed-forward boltzmann convolutional residual data your-table your-pictures formulas recipes regularisation inspect "
+    "README history feed-forward boltzmann convolutional residual data your-table your-pictures formulas "
+    "recipes regularisation inspect "
     "runs weights vectors word-vectors export machine"
 ).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
@@ -156,13 +162,13 @@ def check_names(verb: str, given: dict[str, object]) -> None:
     """Check the names a command speaks of: networks, data sets, views, labs, cases, keys."""
     model = str(given.get("model", ""))
     if verb == "train" and not (model.endswith(".toml") or placeholder(model) or model in OWN):
-        check_settings(catalog.find(model), given.get("set") or [])  # type: ignore[arg-type]
+        check_settings(registry.find(model), given.get("set") or [])  # type: ignore[arg-type]
     data = str(given.get("data") or "")
     if data and "." not in data and "/" not in data and not placeholder(data) and data not in PHOTOS:
-        named.find(data)
+        datasets.find(data)
     if verb == "inspect":
         target = str(given["target"])
-        assert placeholder(target) or "/" in target or catalog.find(target)
+        assert placeholder(target) or "/" in target or registry.find(target)
         view = str(given.get("what", "summary"))
         if not placeholder(view):
             views.check_name(view)
@@ -172,7 +178,7 @@ def check_names(verb: str, given: dict[str, object]) -> None:
             assert {str(name) for name in asked if not placeholder(str(name))} <= set(known())  # type: ignore[attr-defined]
 
 
-def check_settings(card: catalog.Card, settings: list[str]) -> None:
+def check_settings(card: registry.Card, settings: list[str]) -> None:
     """Check the keys of ``--set`` against the card's stages and its builder's parameters."""
     table = recipe.merge({"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}, copy.deepcopy(card.recipe))
     for setting in settings:
@@ -186,17 +192,17 @@ def check_settings(card: catalog.Card, settings: list[str]) -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def signature(card: catalog.Card) -> tuple[str, list[str]]:
+def signature(card: registry.Card) -> tuple[str, list[str]]:
     """Return a builder's signature without types, and its parameters, read from the source."""
-    source = (catalog.FOLDER / f"{card.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
+    source = (registry.FOLDER / f"{card.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
     function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == card.builder)
     pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     shown = [a.arg if d is None else f"{a.arg}={ast.unparse(d)}" for a, d in pairs]
     return f"{card.builder}(*, {', '.join(shown)})".replace("'", '"'), [a.arg for a in function.args.kwonlyargs]
 
 
-@pytest.mark.parametrize("card", catalog.models(), ids=lambda card: card.name)
-def test_family_page_states_the_builders_signature(card: catalog.Card) -> None:
+@pytest.mark.parametrize("card", registry.list_models(), ids=lambda card: card.name)
+def test_family_page_states_the_builders_signature(card: registry.Card) -> None:
     for ending in ("md", "zh-CN.md"):
         assert f"`{signature(card)[0]}`" in text_of(ROOT / "docs" / f"{card.family}.{ending}")
 
@@ -213,20 +219,22 @@ def test_recipe_page_has_every_key(ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
 def test_regularisation_page_has_every_key(ending: str) -> None:
-    from layerwise.functional.augmentation import AugmentOptions
+    from layerwise.functional.augmentation.transforms import AugmentOptions
     from layerwise.tasks.classification import ClassificationOptions
     from layerwise.tasks.regression import RegressionOptions
 
     page = text_of(ROOT / "docs" / f"regularisation.{ending}")
     from layerwise.tasks.encoding import InputOptions
 
-    keys = {key for owner in (AugmentOptions, ClassificationOptions, RegressionOptions) for key in owner.__struct_fields__}
+    keys = {
+        key for owner in (AugmentOptions, ClassificationOptions, RegressionOptions) for key in owner.__struct_fields__
+    }
     assert not {key for key in keys - set(InputOptions.__struct_fields__) if f"`{key}`" not in page}
 
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
 def test_data_page_has_every_key(ending: str) -> None:
-    from layerwise.data.open import Options
+    from layerwise.data.load import Options
 
     page = text_of(ROOT / "docs" / f"data.{ending}")
     assert not {key for key in Options.__struct_fields__ if f"| `{key}` |" not in page}
@@ -238,7 +246,9 @@ def test_data_page_has_every_key(ending: str) -> None:
 def test_example_recipe_resolves(tmp_path: Path) -> None:
     from layerwise.planning.resolve import Request, plan
 
-    found = re.search(r"<!-- example: small.toml -->\n```toml\n(.*?)```", text_of(ROOT / "docs" / "recipes.md"), re.DOTALL)
+    found = re.search(
+        r"<!-- example: small.toml -->\n```toml\n(.*?)```", text_of(ROOT / "docs" / "recipes.md"), re.DOTALL
+    )
     assert found
     path = tmp_path / "small.toml"
     path.write_text(found[1], encoding="utf-8")
@@ -282,4 +292,4 @@ def test_helpers_would_notice() -> None:
     with pytest.raises(UsageError, match="digits"):
         check_names("train", {"model": "mlp", "data": "digit"})
     with pytest.raises(AssertionError):
-        check_settings(catalog.find("mlp"), ["model.widths=[3]"])
+        check_settings(registry.find("mlp"), ["model.widths=[3]"])

@@ -50,7 +50,8 @@ def numbers(text: str) -> set[str]:
 
 
 def faults(row: Row) -> list[str]:
-    """Return what is wrong with a row: no link, a dead one, code that does not state the formula, a test that does not name it."""
+    """Return what is wrong with a row: no link, a dead one, code that does not state the formula, a test that does not
+    name it."""
     out = [] if row.code and row.tests else ["no link to code, or none to a test"]
     for name, place in row.code:
         path = (DOCS / place).resolve()

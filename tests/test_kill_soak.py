@@ -1,7 +1,8 @@
-"""SIGKILL at any moment of any command that writes: what is there is the old or the new, whole, and the user's files are untouched (F22).
+"""SIGKILL at any moment of any command that writes: what is there is the old or the new, whole, and the user's files
+are untouched (F22).
 
-Ten models; training with its saves and caches, the first file operations of a new run, exports, indexes, answers and figures. Kills come
-at random times and before random file operations.
+Ten models; training with its saves and caches, the first file operations of a new run, exports, indexes, answers and
+figures. Kills come at random times and before random file operations.
 """
 
 from __future__ import annotations
@@ -16,20 +17,32 @@ from pathlib import Path
 
 import pytest
 
-from layerwise import catalog
+from layerwise import registry
 from processes import Child, assert_same
 from refusals import Record, differences, record
 from small_runs import BATCH, digit_folders, small_form, written
 
 PICTURES = {"lenet5", "cnn"}  # learned from picture files, decoded once into a cache
 MODELS = ("perceptron", "mlp", "rbm", "dbn", "lenet5", "cnn", "hopfield", "skipgram", "cbow", "glove")
-OPERATIONS = {"train": 300, "start": 100, "export": 8, "index": 24, "predict": 5, "inspect": 14}  # that kills are drawn from
+OPERATIONS = {
+    "train": 300,
+    "start": 100,
+    "export": 8,
+    "index": 24,
+    "predict": 5,
+    "inspect": 14,
+}  # that kills are drawn from
 KEYS = ("--seed", 5, "--epochs", 2, "--set", "train.threads=1", "--set", "train.log_every=2")
 SAVES = ("--set", "train.checkpoint_seconds=0.0001")
 PLANTED = {
-    "notes.txt.new": "mine", "docs/novel.part/chapter.txt": "once", ".x.0123456789abcdef.new": "a file", "cache/mycorp/tokens.bin": "0123",
-    "cache/.mine.0123456789abcdef.new/all.tex": "text", "cache/index.json": "{}", "elsewhere/diary": "dear diary",
-}  # fmt: skip
+    "notes.txt.new": "mine",
+    "docs/novel.part/chapter.txt": "once",
+    ".x.0123456789abcdef.new": "a file",
+    "cache/mycorp/tokens.bin": "0123",
+    "cache/.mine.0123456789abcdef.new/all.tex": "text",
+    "cache/index.json": "{}",
+    "elsewhere/diary": "dear diary",
+}
 LINKS = {"diary.new": "elsewhere/diary", "cache/linked": "../elsewhere", ".views.0123456789abcdef.new": "elsewhere"}
 
 
@@ -53,7 +66,9 @@ class Model:
     args: list[object] = field(default_factory=list)
     seconds: float = 0.0
     commands: list[Command] = field(default_factory=list)
-    expected: dict[tuple[object, ...], dict[str, Record]] = field(default_factory=dict)  # what each command writes, without a kill
+    expected: dict[tuple[object, ...], dict[str, Record]] = field(
+        default_factory=dict
+    )  # what each command writes, without a kill
 
     @property
     def whole(self) -> Path:
@@ -65,9 +80,13 @@ def prepare(name: str, place: Path, *, graphs: bool, report: bool) -> Model:
     """Train a model without a break; ``graphs``: export an ``.onnx`` file of it too."""
     model = Model(name, place, report)
     place.mkdir()
-    words = catalog.find(name).family == "word-vectors"
+    words = registry.find(name).family == "word-vectors"
     data: object = written(place / "text.txt") if words else {"perceptron": "iris"}.get(name, "digits")
-    given = [part for key, value in small_form(name, examples=192).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    given = [
+        part
+        for key, value in small_form(name, examples=192).items()
+        for part in ("--set", f"{key}={json.dumps(value)}")
+    ]
     if name in PICTURES:
         (place / "pictures").mkdir()
         data = digit_folders(place / "pictures", 330, side=12)
@@ -88,15 +107,21 @@ def prepare(name: str, place: Path, *, graphs: bool, report: bool) -> Model:
 
 def commands_of(name: str, *, words: bool, graphs: bool, place: Path) -> list[Command]:
     """Return the commands that write, for a model's run."""
-    found = [Command("export", ("export", "run", "net.safetensors"), ("net.safetensors", "net.safetensors.json")),
-             Command("inspect", ("inspect", "run", "--what", "weights", "--out", "views"), ("views",))]  # fmt: skip
+    found = [
+        Command("export", ("export", "run", "net.safetensors"), ("net.safetensors", "net.safetensors.json")),
+        Command("inspect", ("inspect", "run", "--what", "weights", "--out", "views"), ("views",)),
+    ]
     if words:
         found.append(Command("export", ("export", "run", "net.vec"), ("net.vec", "net.vec.json")))
         found.append(Command("index", ("index", str(place / "texts"), "--with", "run", "--out", "index"), ("index",)))
     if name == "perceptron":
-        found.append(Command("predict", ("predict", "run", "5.1,3.5,1.4,0.2", "--out", "answers.csv"), ("answers.csv",)))
+        found.append(
+            Command("predict", ("predict", "run", "5.1,3.5,1.4,0.2", "--out", "answers.csv"), ("answers.csv",))
+        )
     if name in PICTURES:
-        found.append(Command("predict", ("predict", "run", str(place / "pictures"), "--out", "answers.csv"), ("answers.csv",)))
+        found.append(
+            Command("predict", ("predict", "run", str(place / "pictures"), "--out", "answers.csv"), ("answers.csv",))
+        )
     if graphs:
         found.append(Command("export", ("export", "run", "net.onnx"), ("net.onnx", "net.onnx.json")))
     return found
@@ -127,7 +152,9 @@ def killed(model: Model, args: list[object], folder: Path, kind: str, draw: rand
     """Run a command and kill it, at a random time or before a random file operation; return its exit code."""
     planned = kind == "start" or draw.random() < 0.6
     below = "" if kind not in ("train", "start") else draw.choice(["", "run"])
-    child = Child(args, folder, kill_at=draw.randrange(1, OPERATIONS[kind]) if planned else 0, below=below, report=model.report)
+    child = Child(
+        args, folder, kill_at=draw.randrange(1, OPERATIONS[kind]) if planned else 0, below=below, report=model.report
+    )
     if not planned:
         time.sleep(draw.uniform(0, 1.2 * model.seconds if kind == "train" else 0.5))
         child.kill()
@@ -137,7 +164,8 @@ def killed(model: Model, args: list[object], folder: Path, kind: str, draw: rand
 
 
 def kill_training(model: Model, folder: Path, draw: random.Random, *, most: int) -> Counter[str]:
-    """Begin a run, kill it at its start and then again and again, until it ends; it must end as the one without a break."""
+    """Begin a run, kill it at its start and then again and again, until it ends; it must end as the one without a
+    break."""
     plant(folder)
     before, kills = users(folder), Counter[str]()
     kind = "start"
@@ -157,7 +185,8 @@ def kill_training(model: Model, folder: Path, draw: random.Random, *, most: int)
 
 
 def kill_command(model: Model, command: Command, folder: Path, draw: random.Random, *, overwrite: bool) -> Counter[str]:
-    """Kill a command beside a finished run: its outputs are the old or the new ones; the next call succeeds and leaves no litter."""
+    """Kill a command beside a finished run: its outputs are the old or the new ones; the next call succeeds and leaves
+    no litter."""
     plant(folder)
     shutil.copytree(model.whole / "run", folder / "run")
     if command.args not in model.expected:
@@ -173,7 +202,9 @@ def kill_command(model: Model, command: Command, folder: Path, draw: random.Rand
     for name in command.outputs:
         found = record_of(folder / name)
         if name == "views":  # a folder into which files come one after the other, each whole
-            assert {path for path, entry in found.items() if entry not in (old[name].get(path), new[name].get(path))} == set()
+            assert {
+                path for path, entry in found.items() if entry not in (old[name].get(path), new[name].get(path))
+            } == set()
         else:
             assert found in (old[name], new[name]), (name, code)
     again = ["--overwrite"] if overwrite or any((folder / name).exists() for name in command.outputs) else []
@@ -210,10 +241,17 @@ def record_of(path: Path) -> Record:
 
 
 def kill_all(
-    models: tuple[str, ...], place: Path, *, kills: int, graphs: tuple[str, ...] = (), report: bool = True,
-    seconds: float = float("inf"), seed: int,
-) -> Counter[str]:  # fmt: skip
-    """Kill so often, or for so long, over models, their trainings and commands by turns; return how many of each kind."""
+    models: tuple[str, ...],
+    place: Path,
+    *,
+    kills: int,
+    graphs: tuple[str, ...] = (),
+    report: bool = True,
+    seconds: float = float("inf"),
+    seed: int,
+) -> Counter[str]:
+    """Kill so often, or for so long, over models, their trainings and commands by turns; return how many of each
+    kind."""
     draw, counts, turn = random.Random(seed), Counter[str](), 0
     print(f"seed {seed}")
     prepared = [prepare(name, place / name, graphs=name in graphs, report=report) for name in models]

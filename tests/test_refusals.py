@@ -12,7 +12,7 @@ import pytest
 
 from layerwise import api, cli
 from layerwise.errors import DataError, StorageError
-from layerwise.train import start
+from layerwise.training import run_training
 from refusals import wrapped
 
 
@@ -84,7 +84,16 @@ def test_a_process_is_judged_too(tmp_path: Path) -> None:
 
 
 def test_the_entry_points_are_wrapped_wherever_they_are_held() -> None:
-    for function in (cli.main, api.train, api.train_, api.open, api.build, api.write_vectors, api.Run.export, start.train):
+    for function in (
+        cli.main,
+        api.train,
+        api.train_,
+        api.open,
+        api.build,
+        api.write_vectors,
+        api.Run.export,
+        run_training.train,
+    ):
         assert hasattr(function, "__wrapped__")
 
 

@@ -19,17 +19,48 @@ import layerwise
 from layerwise.cli import main
 from layerwise.cli.common import put_json, put_table
 from layerwise.errors import DataError
-from layerwise.figures.svg import escaped
-from layerwise.inspect.base import table
-from layerwise.text_display import escape_control, escape_json, format_row, guard_formula, unguard_formula, write_line, write_note
-from layerwise.train.progress import Display
+from layerwise.inspection.base import table
+from layerwise.plotting.svg import escaped
+from layerwise.text_display import (
+    escape_control,
+    escape_json,
+    format_row,
+    guard_formula,
+    unguard_formula,
+    write_line,
+    write_note,
+)
+from layerwise.training.progress import Display
 
 REPORTS = True  # one test reads a report
-NAMES = ["\x1b[31mred\x1b[0m", "[red]x[/red]", "safe\u202egnp.exe", "bell\x07\r\x08", "a\u2066b\u2069", "\u200frtl\u061c", "\x9b31m",
-         "c :smile:"]  # fmt: skip
+NAMES = [
+    "\x1b[31mred\x1b[0m",
+    "[red]x[/red]",
+    "safe\u202egnp.exe",
+    "bell\x07\r\x08",
+    "a\u2066b\u2069",
+    "\u200frtl\u061c",
+    "\x9b31m",
+    "c :smile:",
+]
 BIDI = {chr(code) for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-FORMULAS = ["=HYPERLINK(\"http://x\",\"y\")", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1", "-inf", "a;=1+1", '"=1', "=1\n=2"]
-ANY = st.text(st.characters() | st.sampled_from([*BIDI, "\x1b", "\x9b", "\ud800", "=", "+", "-", "@", "'", '"', ",", ";", "\t", "\n"]))
+FORMULAS = [
+    '=HYPERLINK("http://x","y")',
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "＝1",
+    "-inf",
+    "a;=1+1",
+    '"=1',
+    "=1\n=2",
+]
+ANY = st.text(
+    st.characters()
+    | st.sampled_from([*BIDI, "\x1b", "\x9b", "\ud800", "=", "+", "-", "@", "'", '"', ",", ";", "\t", "\n"])
+)
 
 
 def harmful(text: str) -> set[str]:
@@ -43,7 +74,9 @@ def test_escaped_text_is_harmless_and_what_was_harmless_stays(text: str) -> None
     assert not harmful(found)
     assert escape_control(found) == found
     assert found == text or harmful(text) or re.search("[\u206a-\u206f\ufff9-\ufffb]", text)
-    assert not harmful(escape_control(text, single_line=True)) | (set("\n\t") & set(escape_control(text, single_line=True)))
+    assert not harmful(escape_control(text, single_line=True)) | (
+        set("\n\t") & set(escape_control(text, single_line=True))
+    )
     found.encode()
 
 
@@ -113,7 +146,9 @@ def test_every_other_way_out_escapes(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_training_shows_names_of_stages_notes_and_metrics_as_they_are(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_shows_names_of_stages_notes_and_metrics_as_they_are(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for name in NAMES:
         stream = io.StringIO()
@@ -130,15 +165,22 @@ def test_training_shows_names_of_stages_notes_and_metrics_as_they_are(terminal: 
 
 def test_commands_print_through_the_one_way_out() -> None:
     """A bare print is left to what writes JSON, and to tables whose cells were escaped."""
-    places = [*(Path(layerwise.__file__).parent / "cli").glob("*.py"), Path(layerwise.__file__).parent / "data" / "download.py"]
-    bare = {path.name for path in places for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"}  # fmt: skip
+    places = [
+        *(Path(layerwise.__file__).parent / "cli").glob("*.py"),
+        Path(layerwise.__file__).parent / "data" / "download.py",
+    ]
+    bare = {
+        path.name
+        for path in places
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    }
     assert bare == {"common.py"}
 
 
 def written_table(path: Path) -> Path:
     """Write a table whose classes and columns have hostile names."""
-    classes = ["=HYPERLINK(\"http://x\")", NAMES[0], NAMES[1], NAMES[2]]
+    classes = ['=HYPERLINK("http://x")', NAMES[0], NAMES[1], NAMES[2]]
     rows = [[str(k + n / 50), str(n % 7), classes[k]] for n in range(20) for k in range(4)]
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["\x1b[32mwidth", "\u202ehtgneh", "[red]kind"], *rows])
@@ -147,17 +189,30 @@ def written_table(path: Path) -> Path:
 
 def test_no_command_prints_hostile_names_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written_table(tmp_path / "a\x1b[31m.csv")
-    assert main(["train", "mlp", "--data", str(data), "--epochs", "40", "--out", "run", "--set", "model.hidden=[16]"]) == 0
-    for words in (["data", str(data)], ["data", str(data), "--json"], ["data", str(tmp_path / "\x1b[2J")], ["eval", "run"],
-                  ["eval", "run", "--json"], ["predict", "run", str(data)], ["predict", "run", "x\u202e,1"], ["predict", "run", "\x1b.csv"],
-                  ["inspect", "run", "--what", "mistakes"], ["inspect", "run", "--what", "columns"], ["train", "\x1b[1m"],
-                  ["predict", "run", str(data), "--out", "x.csv"], ["train", "mlp", "--set", "\x1bx=1", "--data", str(data)]):  # fmt: skip
+    assert (
+        main(["train", "mlp", "--data", str(data), "--epochs", "40", "--out", "run", "--set", "model.hidden=[16]"]) == 0
+    )
+    for words in (
+        ["data", str(data)],
+        ["data", str(data), "--json"],
+        ["data", str(tmp_path / "\x1b[2J")],
+        ["eval", "run"],
+        ["eval", "run", "--json"],
+        ["predict", "run", str(data)],
+        ["predict", "run", "x\u202e,1"],
+        ["predict", "run", "\x1b.csv"],
+        ["inspect", "run", "--what", "mistakes"],
+        ["inspect", "run", "--what", "columns"],
+        ["train", "\x1b[1m"],
+        ["predict", "run", str(data), "--out", "x.csv"],
+        ["train", "mlp", "--set", "\x1bx=1", "--data", str(data)],
+    ):
         main(words)
     out, err = capsys.readouterr()
     assert not harmful(out + err), harmful(out + err)
     assert "\\x1b[32mwidth" in out
     sheet = list(csv.reader(io.StringIO(Path("x.csv").read_text(encoding="utf-8"), newline="")))
-    assert {"'=HYPERLINK(\"http://x\")", "[red]x[/red]"} < {cell for row in sheet for cell in row}
+    assert {'\'=HYPERLINK("http://x")', "[red]x[/red]"} < {cell for row in sheet for cell in row}
     report = (Path("run") / "report.html").read_text(encoding="utf-8")
     assert not harmful(report)
     assert "\\u202egnp.exe" in report
@@ -171,7 +226,7 @@ def test_a_file_name_that_is_not_utf_8_is_shown(tmp_path: Path, capsys: pytest.C
 
 
 def test_drawings_show_names_as_they_are() -> None:
-    from layerwise.figures.charts import drawn
+    from layerwise.plotting.charts import drawn
 
     svg = drawn(lambda axes: axes.set_xlabel("safe\u202egnp.exe\u2066"))
     assert not harmful(svg)

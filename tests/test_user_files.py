@@ -1,4 +1,5 @@
-"""Nothing of the user's is lost or touched: full disks, devices, places that are taken, caches in folders of the user's."""
+"""Nothing of the user's is lost or touched: full disks, devices, places that are taken, caches in folders of the
+user's."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ WORDS = "the of and ark king wine silver bread water son daughter house".split()
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small run on a table, a table to answer, word vectors in two languages, their pairs, and texts."""
+    """A folder with a small run on a table, a table to answer, word vectors in two languages, their pairs, and
+    texts."""
     folder = tmp_path_factory.mktemp("place")
     x = np.random.default_rng(0).normal(size=60).round(3)
     table = "a,c\n" + "".join(f"{v},{'yes' if v > 0 else 'no'}\n" for v in x)
@@ -46,7 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that measures nothing."""
-    result = SimpleNamespace(to_json=lambda: dict.fromkeys(("case", "peer", "ours", "theirs", "unit", "ratio", "runs"), 1))
+    result = SimpleNamespace(
+        to_json=lambda: dict.fromkeys(("case", "peer", "ours", "theirs", "unit", "ratio", "runs"), 1)
+    )
     monkeypatch.setattr(bench, "run", lambda name, *, runs: [result])
 
 
@@ -71,7 +75,8 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
 VERBS = tuple(writing(Path("a"), Path("b")))
 
 
-# -- where the answers of `predict` go -------------------------------------------------------------------------------------
+# -- where the answers of `predict` go
+# -------------------------------------------------------------------------------------
 
 
 def test_answers_do_not_replace_their_input(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +90,9 @@ def test_answers_do_not_replace_their_input(place: Path, tmp_path: Path, capsys:
     assert differences(before, record(tmp_path)) == []
 
 
-def test_answers_to_a_missing_input_keep_the_old_file(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_to_a_missing_input_keep_the_old_file(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "answers.csv").write_text("mine\n")
     before = record(tmp_path)
     assert main(["predict", str(place / "run"), "nofile.csv", "--out", "answers.csv", "--overwrite"]) == 2
@@ -93,7 +100,8 @@ def test_answers_to_a_missing_input_keep_the_old_file(place: Path, tmp_path: Pat
     assert differences(before, record(tmp_path)) == []
 
 
-# -- full disks and devices, for all verbs that write ----------------------------------------------------------------------
+# -- full disks and devices, for all verbs that write
+# ----------------------------------------------------------------------
 
 
 def on_full_disk(command: list[str], disk: Path | None, folder: Path) -> tuple[int, str]:
@@ -106,7 +114,8 @@ def on_full_disk(command: list[str], disk: Path | None, folder: Path) -> tuple[i
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[tuple[Path, Path | None]]:
-    """A folder on a full disk, with a file of the user's in it; and the disk, or None where mounting is not permitted."""
+    """A folder on a full disk, with a file of the user's in it; and the disk, or None where mounting is not
+    permitted."""
     with small_disk(tmp_path / "disk") as disk:
         place = tmp_path / "disk"
         (place / "mine.txt").write_text("mine\n")
@@ -117,7 +126,12 @@ def full(tmp_path: Path) -> Iterator[tuple[Path, Path | None]]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk_is_named_and_leaves_all_as_it_was(
-    verb: str, place: Path, full: tuple[Path, Path | None], tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_bench: None
+    verb: str,
+    place: Path,
+    full: tuple[Path, Path | None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    quick_bench: None,
 ) -> None:
     folder, disk = full
     command = writing(place, folder)[verb]
@@ -152,7 +166,9 @@ def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_device_is_refused(verb: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_bench: None) -> None:
+def test_a_device_is_refused(
+    verb: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_bench: None
+) -> None:
     """``--out /dev/full``, or what leads there: refused by name before any work."""
     command = writing(place, tmp_path)[verb]
     at = command.index(next(word for word in command if word.startswith(str(tmp_path))))
@@ -164,27 +180,39 @@ def test_a_device_is_refused(verb: str, place: Path, tmp_path: Path, capsys: pyt
     assert main(command) == 2
     said = capsys.readouterr().err
     assert command[at] in said
-    assert any(word in said for word in ("is a device", "is a link", "is a file, not a folder", "a file is in the way", "did not make it"))
+    assert any(
+        word in said
+        for word in ("is a device", "is a link", "is a file, not a folder", "a file is in the way", "did not make it")
+    )
     assert "Traceback" not in said
     assert differences(before, record(tmp_path)) == []
 
 
-def test_a_benchmark_is_not_measured_for_a_place_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_is_not_measured_for_a_place_that_will_not_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench, "run", lambda *_, **__: pytest.fail("it was measured"))
     (tmp_path / "folder").mkdir()
     assert main(["bench", "loop", "--out", "folder"]) == 2
 
 
-# -- caches ----------------------------------------------------------------------------------------------------------------
+# -- caches
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) -> None:
-    """``data.cache=docs`` with folders in it that are called as caches and unfinished ones are, and room for hardly one cache."""
+    """``data.cache=docs`` with folders in it that are called as caches and unfinished ones are, and room for hardly one
+    cache."""
     docs = tmp_path / "docs"
     planted = {
-        "novel.part/chapter.txt": "once", "mycorp/tokens.bin": "0123", "mycorp/index.json": "{}", "pictures/pixels.npy": "1",
-        ".thesis.0123456789abcdef.new/all.tex": "text", ".draft.fedcba9876543210.new": "a file", "notes.txt.new": "new",
-    }  # fmt: skip
+        "novel.part/chapter.txt": "once",
+        "mycorp/tokens.bin": "0123",
+        "mycorp/index.json": "{}",
+        "pictures/pixels.npy": "1",
+        ".thesis.0123456789abcdef.new/all.tex": "text",
+        ".draft.fedcba9876543210.new": "a file",
+        "notes.txt.new": "new",
+    }
     for name, text in planted.items():
         (docs / name).parent.mkdir(parents=True, exist_ok=True)
         (docs / name).write_text(text)
@@ -194,7 +222,12 @@ def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) 
         os.utime((docs / name).parent, (0, 0))
     before = record(docs)
     text = written(tmp_path / "text.txt")
-    options = {**small_form("skipgram", examples=100), "data.cache": str(docs), "data.cache_gib": 0.0004, "train.threads": 1}
+    options = {
+        **small_form("skipgram", examples=100),
+        "data.cache": str(docs),
+        "data.cache_gib": 0.0004,
+        "train.threads": 1,
+    }
     for seed in (1, 2):
         with open(text, "a") as stream:
             stream.write(f"a{seed} b{seed}\n")  # another text: the cache of the one before makes room
@@ -207,7 +240,11 @@ def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) 
 
 def test_a_folder_that_is_called_as_a_cache_but_is_not_ours_is_refused(tmp_path: Path) -> None:
     text = written(tmp_path / "text.txt")
-    options: dict[str, Any] = {**small_form("skipgram", examples=100), "data.cache": str(tmp_path / "docs"), "train.threads": 1}
+    options: dict[str, Any] = {
+        **small_form("skipgram", examples=100),
+        "data.cache": str(tmp_path / "docs"),
+        "train.threads": 1,
+    }
     api.train("skipgram", data=text, epochs=0, out=tmp_path / "run", options=options)
     cache = next(path for path in (tmp_path / "docs").iterdir() if path.is_dir())
     (cache / ".layerwise").unlink()
@@ -217,7 +254,8 @@ def test_a_folder_that_is_called_as_a_cache_but_is_not_ours_is_refused(tmp_path:
     assert differences(before, record(tmp_path)) == []
 
 
-# -- indexes ---------------------------------------------------------------------------------------------------------------
+# -- indexes
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def _index(args: Sequence[str], place: str, kill_at: int) -> None:

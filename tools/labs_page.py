@@ -1,8 +1,9 @@
 """Write the outputs of all labs into docs/labs.md and docs/labs.zh-CN.md, and their figures into docs/figures.
 
-Each lab runs once, in its normal form; both languages are told from that one result. What stands between the marks is replaced, the
-rest of a page is written by hand. A lab's description for those who do not see the figure is kept if the page has one; a new lab gets the
-figure's headline. With names, only these labs are run, and the other sections stay as they are.
+Each lab runs once, in its normal form; both languages are told from that one result. What stands between the marks is
+replaced, the rest of a page is written by hand. A lab's description for those who do not see the figure is kept if the
+page has one; a new lab gets the figure's headline. With names, only these labs are run, and the other sections stay as
+they are.
 
     python tools/labs_page.py [NAME…]
 """
@@ -36,7 +37,10 @@ def section(result: Result, lang: Lang, described: str) -> str:
     printed = labs.describe(replace(result, figure=Path("labs") / f"{result.name}.svg"), lang)
     command = f"$ layerwise lab {result.name}" + (" --lang zh" if lang == "zh" else "")
     mark = {"en": ": ", "zh": "："}[lang]
-    return f"## `{lab.name}` · {lab.claim_id}{mark}{lab.title.of(lang)}\n\n![{described}]({figure})\n\n```\n{command}\n{printed}\n```\n\n"
+    return (
+        f"## `{lab.name}` · "
+        f"{lab.claim_id}{mark}{lab.title.of(lang)}\n\n![{described}]({figure})\n\n```\n{command}\n{printed}\n```\n\n"
+    )
 
 
 def renewed(page: str, results: list[Result], lang: Lang) -> str:

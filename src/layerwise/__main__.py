@@ -11,8 +11,8 @@ from layerwise.runtime.waiting import wait_briefly
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:
-    """Answer Ctrl-C. Inside an import the process ends at once, as libraries turn the exception into others there and nothing of
-    the user's is open; elsewhere it is raised, for the command to clean up."""
+    """Answer Ctrl-C. Inside an import the process ends at once, as libraries turn the exception into others there and
+    nothing of the user's is open; elsewhere it is raised, for the command to clean up."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, b"layerwise: interrupted\n")

@@ -10,22 +10,34 @@ from typing import Any
 
 from torch import nn
 
-from layerwise import catalog, recipe
-from layerwise.catalog import Card, find, models
-from layerwise.engines.base import device_for
+from layerwise import recipe, registry
+from layerwise.inference.engines.base import device_for
+from layerwise.inference.predict import Predictor, load
 from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Request
-from layerwise.predict import Predictor, load
-from layerwise.run import RunDirectory
+from layerwise.registry import Card, find, list_models
+from layerwise.run_directory import RunDirectory
 from layerwise.text_display import escape_control
-from layerwise.train.records import metrics_of
-from layerwise.train.start import train as train_
+from layerwise.training.meters import metrics_of
+from layerwise.training.run_training import train as train_
 from layerwise.weights import load as load_weights
 from layerwise.weights.embeddings import embedding
 from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
 
-__all__ = ["Card", "Run", "VectorTable", "build", "embedding", "find", "models", "open", "read_vectors", "train", "write_vectors"]
+__all__ = [
+    "Card",
+    "Run",
+    "VectorTable",
+    "build",
+    "embedding",
+    "find",
+    "list_models",
+    "open",
+    "read_vectors",
+    "train",
+    "write_vectors",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final metrics by name (``test/accuracy``), NaN for one that is not finite or not defined; empty until the run is finished."""
+        """The final metrics by name (``test/accuracy``), NaN for one that is not finite or not defined; empty until the
+        run is finished."""
         return metrics_of(self.info)
 
     @property
@@ -52,18 +65,20 @@ class Run:
     def predictor(self, *, engine: str = "torch", device: str = "auto") -> Predictor:
         """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
 
-        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, or auto, the first
-        of cuda and cpu that is here and that the engine knows. Raises what `device_for` and `Loaded.engine` do.
+        ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, or
+        auto, the first of cuda and cpu that is here and that the engine knows. Raises what `device_for` and
+        `Loaded.engine` do.
         """
         found = load(self.path, device_for(engine, device))
         return Predictor(found.engine(engine), found.task)
 
     def export(self, path: str | Path, *, fold: bool = False, overwrite: bool = False) -> dict[str, Any]:
-        """Write the best weights' network to an ``.onnx``, ``.pt2`` or ``.safetensors`` file and return what the JSON file beside it says.
+        """Write the best weights' network to an ``.onnx``, ``.pt2`` or ``.safetensors`` file and return what the JSON
+        file beside it says.
 
-        Raises `UsageError` and `ExportError` as `layerwise.export.files.export` does.
+        Raises `UsageError` and `ExportError` as `layerwise.inference.export.files.export` does.
         """
-        from layerwise.export.files import export
+        from layerwise.inference.export.files import export
 
         return export(load(self.path).subject, Path(path), fold=fold, overwrite=overwrite).facts
 
@@ -75,13 +90,14 @@ class Run:
 def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
     """Build a network by its catalog name; ``arguments`` are those of its builder.
 
-    ``classes`` and ``outputs`` mean the same: the builder's own name for its width is found. ``weights`` is a run or a file
-    (``.safetensors``, ``.pth``, ``.pt``, ``.th``); where only the head is of another width, the rest is loaded, the head keeps its fresh
-    weights, and the logger ``layerwise`` warns of it. Raises `UsageError` for unknown names and arguments, and for weights that do not
+    ``classes`` and ``outputs`` mean the same: the builder's own name for its width is found. ``weights`` is a run or a
+    file (``.safetensors``, ``.pth``, ``.pt``, ``.th``); where only the head is of another width, the rest is loaded,
+    the head keeps its fresh weights, and the logger ``layerwise`` warns of it. Raises `UsageError` for unknown names
+    and arguments, and for weights that do not
     fit: then nothing is loaded.
     """
-    card = catalog.find(name)
-    builder = catalog.builder(card)
+    card = registry.find(name)
+    builder = registry.builder(card)
     names = recipe.parameters_of(builder)
     for given, own in (("classes", "outputs"), ("outputs", "classes")):
         if given in arguments and given not in names and own in names:
@@ -120,10 +136,22 @@ def train(
     """
     settings = tuple(f"{key}={recipe.toml_value(value)}" for key, value in (options or {}).items())
     request = Request(
-        model=str(model), data=None if data is None else str(data), task=task, out=None if out is None else Path(out),
-        epochs=epochs, batch=batch, lr=lr, seed=seed, device=device, precision=precision, compile=compile,
-        weights=None if weights is None else str(weights), transfer=transfer, resume=resume, settings=settings,
-    )  # fmt: skip
+        model=str(model),
+        data=None if data is None else str(data),
+        task=task,
+        out=None if out is None else Path(out),
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        compile=compile,
+        weights=None if weights is None else str(weights),
+        transfer=transfer,
+        resume=resume,
+        settings=settings,
+    )
     return Run(train_(request, quiet=quiet).directory.path)
 
 

@@ -15,7 +15,8 @@ from layerwise.text_display import escape_control
 class LayerwiseError(Exception):
     """Base of all errors meant for users: the message is complete, no traceback is needed.
 
-    The message is what a terminal can show: control characters in names are escaped. The parts are kept as they were given.
+    The message is what a terminal can show: control characters in names are escaped. The parts are kept as they were
+        given.
 
     Args:
         what: what happened, and where (file, row, key).
@@ -61,7 +62,8 @@ class TrainingError(LayerwiseError):
 
 
 class StorageError(LayerwiseError):
-    """A file cannot be written: the disk is full or read-only, or the file may not grow. What was there before is intact."""
+    """A file cannot be written: the disk is full or read-only, or the file may not grow. What was there before is
+    intact."""
 
 
 class Interrupted(LayerwiseError):

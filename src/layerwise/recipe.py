@@ -1,8 +1,8 @@
 """A recipe is data: what to train, on what, with which rule, for how long. TOML in, TOML out.
 
 A *resolved* recipe spells out every option of every owner (builder, reader, task, rule), so that it repeats a run
-exactly. Owners declare their options as frozen structs or as the builder's signature beside their code; this module only
-merges tables and checks them against those declarations.
+exactly. Owners declare their options as frozen structs or as the builder's signature beside their code; this module
+only merges tables and checks them against those declarations.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_or
 import msgspec
 import tomli_w
 
-from layerwise import strict_json
-from layerwise.bounded_decoding import MAX_DEPTH, decode_toml
 from layerwise.errors import DamagedError, UsageError, nearest, unknown
-from layerwise.input_files import read_regular_file
+from layerwise.runtime import strict_json
+from layerwise.runtime.bounded_decoding import MAX_DEPTH, decode_toml
+from layerwise.runtime.input_files import read_regular_file
 
 FORMAT = 1
 LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
@@ -40,13 +40,14 @@ OWNERS = ("model", "data", "task", "train")
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stretch of training with its own rule, task, part of the data, parameters and budget.
 
-    ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains on that
-    many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled set.
-    ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one such
-    stage for each of ``model.parts()``, named after them; ``parameters`` are shell-style patterns over the names of the model's
-    parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the task's own, ``last`` to keep
-    the last epoch's whatever validation says; ``patience`` the epochs without a better one before the stage ends (0: never).
-    ``augment`` is a table of the widest changes that training pictures get (`layerwise.functional.augmentation`); empty for none.
+    ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains
+    on that many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled
+    set. ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one
+    such stage for each of ``model.parts()``, named after them; ``parameters`` are shell-style patterns over the names
+    of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the
+    task's own, ``last`` to keep the last epoch's whatever validation says; ``patience`` the epochs without a better one
+    before the stage ends (0: never). ``augment`` is a table of the widest changes that training pictures get
+    (`layerwise.functional.augmentation.transforms`); empty for none.
     """
 
     name: str = "main"
@@ -65,11 +66,12 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a run runs, whatever it trains.
 
-    ``checkpoint_seconds`` between saves inside an epoch (every epoch saves too; 0 switches both off); ``log_every`` steps a line
-    in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a data set may take as
-    tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent rank counts as lost;
-    ``tensorboard`` writes the log as event files too, into the run's folder of that name; ``tiles``: 3×3 convolutions in float32 on a
-    CPU are computed by Winograd's tiles where that is faster, else all by torch.
+    ``checkpoint_seconds`` between saves inside an epoch (every epoch saves too; 0 switches both off); ``log_every``
+    steps a line in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a
+    data set may take as tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent
+    rank counts as lost; ``tensorboard`` writes the log as event files too, into the run's folder of that name;
+    ``tiles``: 3×3 convolutions in float32 on a CPU are computed by Winograd's tiles where that is faster, else all by
+    torch.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
@@ -89,7 +91,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is wanted, whole. ``model``, ``data`` and ``task`` are tables whose ``name`` (``source`` for data) picks the owner."""
+    """What is wanted, whole. ``model``, ``data`` and ``task`` are tables whose ``name`` (``source`` for data) picks the
+    owner."""
 
     model: Table
     data: Table
@@ -112,9 +115,13 @@ def read_toml(path: Path) -> Table:
     refuse_newer(table, str(path))
     for owner in OWNERS:
         if not isinstance(table.get(owner, {}), Mapping):
-            raise UsageError(f"a wrong value in {path}: {owner}", expected=f"a table, [{owner}]", received=f"{table[owner]!r:.60}")
+            raise UsageError(
+                f"a wrong value in {path}: {owner}", expected=f"a table, [{owner}]", received=f"{table[owner]!r:.60}"
+            )
     if not _are_tables(table.get("stages", [])):
-        raise UsageError(f"a wrong value in {path}: stages", expected="tables, [[stages]]", received=f"{table['stages']!r:.60}")
+        raise UsageError(
+            f"a wrong value in {path}: stages", expected="tables, [[stages]]", received=f"{table['stages']!r:.60}"
+        )
     return table
 
 
@@ -122,23 +129,30 @@ def refuse_newer(table: Mapping[str, Any], where: str) -> None:
     """Raise `DamagedError` for a recipe of a newer format."""
     found = table.get("format", FORMAT)
     if not isinstance(found, int) or found > FORMAT:
-        raise DamagedError(f"{where} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise")
+        raise DamagedError(
+            f"{where} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise"
+        )
 
 
 def from_toml(data: bytes, where: str) -> Recipe:
-    """Read a resolved recipe, as a run keeps it. Raises `DamagedError` for a newer format, and for what is no recipe."""
+    """Read a resolved recipe, as a run keeps it. Raises `DamagedError` for a newer format, and for what is no
+    recipe."""
     table = decode_toml(data, what=where, error=DamagedError, do="bring the file back from a copy, or start a new run")
     refuse_newer(table, where)
     try:
         return from_table(table, where)
     except UsageError as error:
-        raise DamagedError(f"{where} is damaged: {error.what}", expected=error.expected, received=error.received) from error
+        raise DamagedError(
+            f"{where} is damaged: {error.what}", expected=error.expected, received=error.received
+        ) from error
 
 
 def toml_value(value: Any) -> str:
     """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
     if isinstance(value, Mapping):  # an inline table, on one line
-        return "{" + ", ".join(f"{strict_json.dumps(str(key))} = {toml_value(item)}" for key, item in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{strict_json.dumps(str(key))} = {toml_value(item)}" for key, item in value.items()) + "}"
+        )
     try:
         text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
     except TypeError as error:
@@ -150,7 +164,9 @@ def from_table(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     """Check a whole table (as read from TOML) and return the recipe."""
     given = table.get("stages", [])
     if not isinstance(given, list | tuple):
-        raise UsageError(f"a wrong value in {where}: stages", expected="a list of tables, [[stages]]", received=f"{given!r:.60}")
+        raise UsageError(
+            f"a wrong value in {where}: stages", expected="a list of tables, [[stages]]", received=f"{given!r:.60}"
+        )
     stages = [checked(Stage, stage, where=f"stages of {where}") for stage in given]
     train = checked(Train, table.get("train", {}), where=f"[train] of {where}")
     rest = {key: value for key, value in table.items() if key not in ("stages", "train")}
@@ -168,7 +184,9 @@ def refuse_unknown(table: Mapping[str, Any], names: list[str], *, where: str) ->
 def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> StructT:
     """Turn a table into the struct that declares its options, or raise `UsageError` naming the key."""
     if not isinstance(table, Mapping):
-        raise UsageError(f"a wrong value in {where}", expected="a table", received=f"{table!r:.60}", do="correct it in the recipe")
+        raise UsageError(
+            f"a wrong value in {where}", expected="a table", received=f"{table!r:.60}", do="correct it in the recipe"
+        )
     refuse_unknown(table, list(kind.__struct_fields__), where=where)
     try:
         return msgspec.convert(dict(table), kind)
@@ -176,11 +194,19 @@ def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> Str
         raise _wrong_value(kind, table, str(error), where) from error
 
 
-WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list", "object": "a table"}
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 
 
 def _wrong_value(kind: type[msgspec.Struct], table: Mapping[str, Any], error: str, where: str) -> UsageError:
-    """Put msgspec's word on a value (``Expected `float` >= 0.0, got … - at `$.lr``) into the house's: key, expected, received."""
+    """Put msgspec's word on a value (``Expected `float` >= 0.0, got … - at `$.lr``) into the house's: key, expected,
+    received."""
     what, _, place = error.partition(" - at `$")
     place = place.strip("`.")
     key = re.split(r"[.\[]", place)[0]
@@ -262,18 +288,23 @@ def _are_tables(value: Any) -> TypeGuard[list[Table]]:
 def assign(table: Table, setting: str) -> None:
     """Carry out one ``--set KEY=VALUE``: a dotted key, a TOML value (a bare word counts as text), in place.
 
-    ``stages.NAME.KEY`` names a stage; ``rule.KEY``, ``augment.KEY`` and the other keys of a stage mean the only stage there is.
+    ``stages.NAME.KEY`` names a stage; ``rule.KEY``, ``augment.KEY`` and the other keys of a stage mean the only stage
+    there is.
     """
     key, equals, text = setting.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
         raise UsageError(
-            "--set takes KEY=VALUE", received=f"'{setting}'", do="for example --set rule.lr=0.01 or --set data.target=price"
+            "--set takes KEY=VALUE",
+            received=f"'{setting}'",
+            do="for example --set rule.lr=0.01 or --set data.target=price",
         )
     if len(path) > MAX_DEPTH:
         raise UsageError("--set names too deep a key", expected=f"at most {MAX_DEPTH} names", received=f"{len(path)}")
     try:
-        value = decode_toml(f"value = {text}".encode("utf-8", "surrogatepass"), what=f"the value of --set {key}", error=UsageError)["value"]
+        value = decode_toml(
+            f"value = {text}".encode("utf-8", "surrogatepass"), what=f"the value of --set {key}", error=UsageError
+        )["value"]
     except UsageError as error:
         if error.__cause__ is None:  # not the parser's word: it is too large or nested too deep
             raise
@@ -285,10 +316,16 @@ def assign(table: Table, setting: str) -> None:
         if path[1] not in names:
             raise unknown("stage", path[1], names, where=f"--set {setting}")
         _put(table["stages"][names.index(path[1])], path[2:], value)
-    elif path[0] in OWNERS and (len(path) == 2 or path[0] == "task"):  # a task's options may be tables: task.class_weights.cat
+    elif path[0] in OWNERS and (
+        len(path) == 2 or path[0] == "task"
+    ):  # a task's options may be tables: task.class_weights.cat
         _put(table, path, value)
     else:
-        raise unknown("recipe key", key, [*(f"{owner}.…" for owner in OWNERS), "rule.…", "augment.…", "stages.NAME.…", *_stage_keys()])
+        raise unknown(
+            "recipe key",
+            key,
+            [*(f"{owner}.…" for owner in OWNERS), "rule.…", "augment.…", "stages.NAME.…", *_stage_keys()],
+        )
 
 
 def _stage_keys() -> list[str]:

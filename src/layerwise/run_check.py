@@ -1,20 +1,22 @@
-"""What `doctor RUN` finds: every file of a run that is damaged, is missing though it should be there, or is no file of its own."""
+"""What `doctor RUN` finds: every file of a run that is damaged, is missing though it should be there, or is no file of
+its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from layerwise import recipe
-from layerwise.durable import Json, unsealed
 from layerwise.errors import LayerwiseError
-from layerwise.run import RunDirectory, checkpoint_problems, read_state
+from layerwise.run_directory import RunDirectory, checkpoint_problems, read_state
 from layerwise.run_records import read_bounded
+from layerwise.runtime.checksums import Json, unsealed
 
 Problems = dict[str, str]
 
 
 def verify(directory: RunDirectory) -> Problems:
-    """Check every file of a run. Returns each file's name with an empty text if it is as it was written, else what is wrong with it."""
+    """Check every file of a run. Returns each file's name with an empty text if it is as it was written, else what is
+    wrong with it."""
     found: Problems = {}
     _look(found, "run.json", directory.info)
     info = {} if found["run.json"] else directory.info()
@@ -75,6 +77,11 @@ def _name_missing(found: Problems, directory: RunDirectory, info: Json, states: 
 def _saves(directory: RunDirectory) -> bool:
     """Whether a run's recipe saves while it trains."""
     try:
-        return recipe.from_toml(directory.read("recipe.toml"), str(directory.path / "recipe.toml")).train.checkpoint_seconds > 0
+        return (
+            recipe.from_toml(
+                directory.read("recipe.toml"), str(directory.path / "recipe.toml")
+            ).train.checkpoint_seconds
+            > 0
+        )
     except LayerwiseError:
         return False  # the recipe itself is named

@@ -1,4 +1,5 @@
-"""What run.json and a checkpoint's state.json hold, typed: a stranger's file is data, and is checked before anything is made of it."""
+"""What run.json and a checkpoint's state.json hold, typed: a stranger's file is data, and is checked before anything is
+made of it."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from layerwise.atomic_io import is_plain_file
-from layerwise.durable import damaged
-from layerwise.runtime.flags import Flags
+from layerwise.runtime.atomic_io import is_plain_file
+from layerwise.runtime.checksums import damaged
+from layerwise.runtime.compute_settings import Flags
 
 LARGEST = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
 Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
@@ -27,7 +28,9 @@ class HistoryRow(msgspec.Struct, frozen=True):
 
 
 History = Annotated[list[HistoryRow], msgspec.Meta(max_length=1 << 20)]
-OWN_FILES = re.compile(r"recipe\.toml|task\.json|report\.html|(figures|tensorboard)/[^\0]+")  # that run.json may vouch for
+OWN_FILES = re.compile(
+    r"recipe\.toml|task\.json|report\.html|(figures|tensorboard)/[^\0]+"
+)  # that run.json may vouch for
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -128,7 +131,8 @@ def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
 
 
 def check_run_info(content: Any, path: Path) -> None:
-    """Raise `DamagedError` naming the field if run.json does not hold what it should, or names files that are not a run's own."""
+    """Raise `DamagedError` naming the field if run.json does not hold what it should, or names files that are not a
+    run's own."""
     check_record(content, RunInfo, path)
     for name in content["files"]:
         if not is_own_file(name):
@@ -142,7 +146,8 @@ def is_own_file(name: str) -> bool:
 
 
 def read_bounded(path: Path, *, root: Path) -> bytes:
-    """Return the bytes of a file of a run. Raises `DamagedError` for one that is missing, a link out of the run, no file or too large."""
+    """Return the bytes of a file of a run. Raises `DamagedError` for one that is missing, a link out of the run, no
+    file or too large."""
     try:
         if not is_plain_file(path, root=root):
             raise damaged(path, "it is not a regular file" if path.exists() else "it is missing")

@@ -1,6 +1,7 @@
 """Text on its way out: to a terminal, which obeys control characters, and to a spreadsheet, which runs formulas.
 
-Names of classes, columns and files come from strangers. Inside the program they stay as they are; here they become harmless.
+Names of classes, columns and files come from strangers. Inside the program they stay as they are; here they become
+harmless.
 """
 
 from __future__ import annotations
@@ -10,21 +11,28 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
-# Control characters but newline and tab (C0, DEL, C1), marks and overrides of direction, separators of lines and paragraphs,
-# deprecated format characters, annotations, and lone surrogates. Joiners stay: Indic scripts, Persian and emoji need them.
+# Control characters but newline and tab (C0, DEL, C1), marks and overrides of direction, separators of lines and
+# paragraphs,
+# deprecated format characters, annotations, and lone surrogates. Joiners stay: Indic scripts, Persian and emoji need
+# them.
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff"
 _CONTROL = re.compile(f"[{_UNSAFE}]")
 _CONTROL_OR_BREAK = re.compile(f"[{_UNSAFE}\t\n]")
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-(\[\d+\])?")  # also "-" and "-[3]": standard input and a row of it
-_PLAIN = re.compile(r"[\w.\[\]/\0]+")  # letters, digits and what paths are made of, with NUL between: no formulas, nothing to quote
+_NUMBER = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-(\[\d+\])?"
+)  # also "-" and "-[3]": standard input and a row of it
+_PLAIN = re.compile(
+    r"[\w.\[\]/\0]+"
+)  # letters, digits and what paths are made of, with NUL between: no formulas, nothing to quote
 _QUOTED = re.compile(r'[",;\t\r\n]|^\s|\s$')  # a semicolon ends a cell where a comma is the decimal mark
 
 
 def escape_control(text: str, *, single_line: bool = False) -> str:
     """Return text that a terminal shows as it is: control characters become ``\\x1b``, ``\\u202e`` and the like.
 
-    Newlines and tabs stay, unless it is to be ``single_line``. What is escaped once is not changed by escaping it again.
+    Newlines and tabs stay, unless it is to be ``single_line``. What is escaped once is not changed by escaping it
+    again.
     """
     return (_CONTROL_OR_BREAK if single_line else _CONTROL).sub(_escaped, text)
 
@@ -40,7 +48,8 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def write_line(*parts: object, stream: TextIO | None = None) -> None:
-    """Write parts with blanks between them as a line to standard output, or to another stream, without control characters."""
+    """Write parts with blanks between them as a line to standard output, or to another stream, without control
+    characters."""
     print(escape_control(" ".join(map(str, parts))), file=stream or sys.stdout)
 
 
@@ -50,9 +59,11 @@ def write_note(text: object) -> None:
 
 
 def guard_formula(cell: str) -> str:
-    """Return a cell that no spreadsheet runs: one that begins like a formula gets an apostrophe, as spreadsheets mark text.
+    """Return a cell that no spreadsheet runs: one that begins like a formula gets an apostrophe, as spreadsheets mark
+    text.
 
-    A cell begins like a formula with ``=``, ``+``, ``-``, ``@`` (also the full-width forms), a tab or a line break. Plain numbers stay.
+    A cell begins like a formula with ``=``, ``+``, ``-``, ``@`` (also the full-width forms), a tab or a line break.
+    Plain numbers stay.
     """
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 

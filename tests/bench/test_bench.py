@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layerwise import bench, catalog
+from layerwise import bench, registry
 from layerwise.bench import base
 from layerwise.bench.base import Bound, Case, Quality, Row
 from layerwise.bench.cases.rbm import reconstruction_error
@@ -21,7 +21,8 @@ from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, plan
 
 NAMES = (
-    "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one loop mlp-sklearn mlp-torch "
+    "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one "
+    "loop mlp-sklearn mlp-torch "
     "neighbour perceptron rbm schedule skipgram startup tables tiles training-step vocabulary zipf"
 ).split()
 
@@ -41,7 +42,10 @@ def test_names_come_without_torch() -> None:
 
 
 def test_every_case_imports_without_torch() -> None:
-    code = "import sys; from layerwise import bench; [bench.find(n) for n in bench.names()]; assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from layerwise import bench; [bench.find(n) for n in bench.names()]; assert 'torch' not in "
+        "sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -142,7 +146,19 @@ def test_startup_is_measured_and_kept(tmp_path: Path, capfd: pytest.CaptureFixtu
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 2
     for row in rows:
-        assert {"case", "peer", "ours", "theirs", "unit", "ratio", "runs", "target", "met", "ours_all", "machine"} <= set(row)
+        assert {
+            "case",
+            "peer",
+            "ours",
+            "theirs",
+            "unit",
+            "ratio",
+            "runs",
+            "target",
+            "met",
+            "ours_all",
+            "machine",
+        } <= set(row)
         assert row["ratio"] == pytest.approx(row["ours"] / row["theirs"], rel=1e-4)
         assert row["machine"]["cores"] >= 1
 
@@ -176,7 +192,7 @@ def test_the_mlp_cases_train_what_they_say_whatever_the_card_recommends() -> Non
     assert plain.items() <= stage.rule.items()
     off = ("weight_decay", "l2", "l1", "clip", "ema")
     assert [stage.rule[key] for key in off] == [0.0] * len(off)
-    built = [type(layer).__name__ for layer in catalog.builder(made.card)(**made.model_args)]
+    built = [type(layer).__name__ for layer in registry.builder(made.card)(**made.model_args)]
     assert built == ["Flatten", "Linear", "ReLU", "Linear"]
 
 

@@ -41,7 +41,8 @@ class Said:
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process; nothing but `LayerwiseError` may be turned into an exit code, so a bug shows as itself."""
+    """Run a command in this process; nothing but `LayerwiseError` may be turned into an exit code, so a bug shows as
+    itself."""
 
     def run(*args: object) -> Said:
         capsys.readouterr()
@@ -87,7 +88,17 @@ def test_models_json(say: Any) -> None:
     models = found.json["models"]
     assert {"mcp", "perceptron", "mlp", "rbm", "dbn", "lenet5", "cnn"} <= {m["name"] for m in models}
     for model in models:
-        assert list(model) == ["name", "family", "year", "tasks", "rule", "parameters", "paper", "summary", "summary_zh"]
+        assert list(model) == [
+            "name",
+            "family",
+            "year",
+            "tasks",
+            "rule",
+            "parameters",
+            "paper",
+            "summary",
+            "summary_zh",
+        ]
         assert isinstance(model["year"], int)
         assert isinstance(model["parameters"], int)
         assert isinstance(model["tasks"], list)
@@ -125,7 +136,9 @@ def test_eval_json(say: Any, place: Path) -> None:
         found = say("eval", place / "pictures", "--json", *more).json
         assert {"run", "split", "metrics"} <= found.keys()
         assert (found["run"], found["split"]) == (str(place / "pictures"), split)
-        assert found["metrics"] == pytest.approx({k.split("/")[1]: v for k, v in trained.items() if k.startswith(split)}, rel=1e-6)
+        assert found["metrics"] == pytest.approx(
+            {k.split("/")[1]: v for k, v in trained.items() if k.startswith(split)}, rel=1e-6
+        )
     other = say("eval", place / "pictures", "--data", "digits", "--json").json
     assert other["split"] == "all"
 
@@ -157,7 +170,9 @@ def test_predict_failed_list_and_exit_code(say: Any, place: Path) -> None:
     assert "no file" in answer["failed"][1]["error"]
 
 
-def test_predict_rows_typed_in_a_file_and_on_standard_input(say: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_rows_typed_in_a_file_and_on_standard_input(
+    say: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO((place / "rows.csv").read_text()))
     found = say("predict", place / "rows", "5.1,3.5,1.4,0.2", place / "rows.csv", "-", "--json")
     assert found.code == 0, found.err
@@ -165,7 +180,9 @@ def test_predict_rows_typed_in_a_file_and_on_standard_input(say: Any, place: Pat
     names = ["5.1,3.5,1.4,0.2", f"{place / 'rows.csv'}[1]", f"{place / 'rows.csv'}[2]", "-[1]", "-[2]"]
     assert [a["input"] for a in answers] == names
     for first, second in ((0, 1), (0, 3), (2, 4)):
-        assert {k: v for k, v in answers[first].items() if k != "input"} == {k: v for k, v in answers[second].items() if k != "input"}
+        assert {k: v for k, v in answers[first].items() if k != "input"} == {
+            k: v for k, v in answers[second].items() if k != "input"
+        }
     bad = say("predict", place / "rows", "5.1,3.5", "a,b,c,d", "-1,2,3,4", "--json")
     assert bad.code == 2
     assert [f["input"] for f in bad.json["failed"]] == ["5.1,3.5", "a,b,c,d"]
@@ -196,7 +213,10 @@ def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: P
         (("predict", place / "pictures", place / "inputs", "--out", "no/where.csv"), "there is no folder no"),
         (("predict", place / "pictures", place / "inputs", "--out", tmp_path), "is a folder, not a file"),
         (("predict", place / "pictures", "a" * 300), "File name too long"),
-        (("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"), "cannot be a folder: a file is in the way"),
+        (
+            ("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"),
+            "cannot be a folder: a file is in the way",
+        ),
         (("train", "mlp", "--data", "iris", "--out", "file"), "cannot be a folder: a file is in the way"),
         (("train", "mlp", "--data", "a" * 300), "File name too long"),
     ):
@@ -207,7 +227,8 @@ def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: P
 
 
 def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) -> None:
-    """Data to measure on need no parts of their own: one row, or one class, are enough; its metrics are the row's own."""
+    """Data to measure on need no parts of their own: one row, or one class, are enough; its metrics are the row's
+    own."""
     names = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm),species"
     (tmp_path / "one.csv").write_text(f"{names}\n5.1,3.5,1.4,0.2,setosa\n")
     answer = say("predict", place / "rows", "5.1,3.5,1.4,0.2", "--json").json["predictions"][0]
@@ -217,14 +238,19 @@ def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) 
     assert found["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
 
 
-CARD = "from layerwise.catalog import register\n@register('x', family='f', tasks=('classification',), rule=None, year=2000, " \
+CARD = (
+    "from layerwise.registry import register\n@register('x', family='f', tasks=('classification',), "
+    "rule=None, year=2000, "
     "paper='2000', summary='s', summary_zh='s', parameters=0, small={}, why='w', why_zh='w')\ndef x():\n    pass\n"
+)
 
 
 def test_ctrl_c_while_something_is_imported(command: Any, tmp_path: Path) -> None:
     """Even where a library would turn the exception into another: the documented code, one line, no traceback."""
-    swallowing = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n" \
+    swallowing = (
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "except BaseException:\n    raise ValueError('odd') from None\n"
+    )
     (tmp_path / "cards.py").write_text(CARD + swallowing)
     done = command("models", "--import", tmp_path / "cards.py")
     assert done.returncode == 130
@@ -283,34 +309,37 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--set", "epoch=3"], "epoch"),
     (["train", "mlp", "--data", "digits", "--set", "rule.lr=high"], "wrong value"),
     (["train", "mlp", "--data", "digits", "--set", "rule.optimizer=adamm"], "did you mean 'adam'"),
-    *((["train", "mlp", "--data", "iris", "--set", setting], text) for setting, text in (
-        ("rule.lr=high", "rule of stage 'main': lr\n  expected: a number\n  received: \"high\""),
-        ("rule.lr=-1", "expected: a number >= 0"),
-        ("rule.lr=nan", "received: nan"),
-        ("rule.lr=inf", "lr"),
-        ("rule.warmup=2", "expected: a number < 1"),
-        ("rule.clip=-1", "clip"),
-        ("rule.ema=1", "expected: a number < 1"),
-        ("rule.accumulate=0", "expected: a whole number >= 1"),
-        ("rule.betas=[0.9, 1.0]", "betas"),
-        ("rule.name=contrastive", "restricted Boltzmann machines"),
-        ("model.features=3", "decided by the data\n  expected: 4"),
-        ("model.outputs=7", "decided by the data\n  expected: 3"),
-        ("model.hidden=16", "expected: a list\n  received: 16"),
-        ("model.hidden=[-4]", "[model] of mlp: hidden[0]\n  expected: a whole number >= 1\n  received: [-4]"),
-        ("model.dropout=2", "expected: a number < 1"),
-        ("model.name=lenet5", "layerwise train lenet5"),
-        ("train.threads=-1", "expected: a whole number >= 0"),
-        ("train.threads=100000", "expected: a whole number <= 1024"),
-        ("train.log_every=0", "expected: a whole number >= 1"),
-        ("train.seed=99999999999999999999999", "seed"),
-        ("train.timeout=0", "timeout"),
-        ("examples=-1", "examples"),
-        ("patience=-1", "patience"),
-        ("part='x'", "not trained part by part"),
-        ("part='*'", "not trained part by part"),
-        ("nope.x=1", "there is no recipe key 'nope.x'"),
-    )),
+    *(
+        (["train", "mlp", "--data", "iris", "--set", setting], text)
+        for setting, text in (
+            ("rule.lr=high", "rule of stage 'main': lr\n  expected: a number\n  received: \"high\""),
+            ("rule.lr=-1", "expected: a number >= 0"),
+            ("rule.lr=nan", "received: nan"),
+            ("rule.lr=inf", "lr"),
+            ("rule.warmup=2", "expected: a number < 1"),
+            ("rule.clip=-1", "clip"),
+            ("rule.ema=1", "expected: a number < 1"),
+            ("rule.accumulate=0", "expected: a whole number >= 1"),
+            ("rule.betas=[0.9, 1.0]", "betas"),
+            ("rule.name=contrastive", "restricted Boltzmann machines"),
+            ("model.features=3", "decided by the data\n  expected: 4"),
+            ("model.outputs=7", "decided by the data\n  expected: 3"),
+            ("model.hidden=16", "expected: a list\n  received: 16"),
+            ("model.hidden=[-4]", "[model] of mlp: hidden[0]\n  expected: a whole number >= 1\n  received: [-4]"),
+            ("model.dropout=2", "expected: a number < 1"),
+            ("model.name=lenet5", "layerwise train lenet5"),
+            ("train.threads=-1", "expected: a whole number >= 0"),
+            ("train.threads=100000", "expected: a whole number <= 1024"),
+            ("train.log_every=0", "expected: a whole number >= 1"),
+            ("train.seed=99999999999999999999999", "seed"),
+            ("train.timeout=0", "timeout"),
+            ("examples=-1", "examples"),
+            ("patience=-1", "patience"),
+            ("part='x'", "not trained part by part"),
+            ("part='*'", "not trained part by part"),
+            ("nope.x=1", "there is no recipe key 'nope.x'"),
+        )
+    ),
     (["train", "mlp", "--data", "digits", "--set", "model.activation=rellu"], "relu"),
     (["train", "mlp", "--data", "digits", "--task", "clasification"], "classification"),
     (["train", "mlp", "--data", "digits", "--epochs", "-1"], "epochs"),
@@ -319,7 +348,10 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--precision", "fp8"], "fp8"),
     (["train", "mlp", "--data", "digits", "--device", "cuda:77"], "cuda"),
     (["train", "mlp", "--data", "digits", "--device", "gpu"], "gpu"),
-    (["train", "mlp", "--data", "digits", "--device", "mps"], "device 'mps' has no float64, in which metrics are summed"),
+    (
+        ["train", "mlp", "--data", "digits", "--device", "mps"],
+        "device 'mps' has no float64, in which metrics are summed",
+    ),
     (["train", "mlp", "--data", "digits", "--dat", "x"], "--dat"),
     (["train", "mlp", "--data", "digits", "--weights", "none.safetensors"], "none.safetensors"),
     (["train", "lenet5", "--data", "iris"], "lenet5 looks at pictures, and these data are rows"),
@@ -330,7 +362,10 @@ WRONG: list[tuple[list[object], str]] = [
     (["eval", "nowhere"], "nowhere is not a run directory"),
     (["eval", "nowhere", "--device", "cuda:x"], "cuda:x"),
     (["predict", "nowhere", "x.png", "--device", "gpu"], "device 'gpu' is not here"),
-    (["predict", "nowhere", "x.png", "--device", "cuda", "--engine", "openvino"], "the engine openvino runs on the CPU"),
+    (
+        ["predict", "nowhere", "x.png", "--device", "cuda", "--engine", "openvino"],
+        "the engine openvino runs on the CPU",
+    ),
     (["predict", "nowhere", "x.png"], "nowhere is not a run directory"),
     (["predict", "nowhere"], "nothing to answer"),
     (["predict", "nowhere", "x.png", "--jsom"], "there is no option '--jsom'"),
@@ -394,14 +429,21 @@ def test_data_that_cannot_be_used(say: Any, tmp_path: Path) -> None:
 def test_names_and_places_in_any_script(say: Any, tmp_path: Path) -> None:
     """A Chinese file name with spaces names the run."""
     (tmp_path / "我的 数据").mkdir()
-    (tmp_path / "我的 数据/花 (1).csv").write_text("甲,乙,类\n" + "".join(f"{i},{i * i},{'好坏'[i % 2]}\n" for i in range(40)))
+    (tmp_path / "我的 数据/花 (1).csv").write_text(
+        "甲,乙,类\n" + "".join(f"{i},{i * i},{'好坏'[i % 2]}\n" for i in range(40))
+    )
     found = say("train", "mlp", "--data", "我的 数据/花 (1).csv", "--epochs", "1", "--json", *SMALL).json
     assert found["run"] == "runs/mlp-花-1-1"
     assert say("predict", found["run"], "3,9", "--json").json["predictions"][0]["label"] in ("好", "坏")
 
 
 def test_damaged_recipe_files(say: Any, tmp_path: Path) -> None:
-    for name, text in (("a.toml", "x ="), ("b.toml", "format = 9"), ("c.toml", "[modle]\nname = 'mlp'"), ("d.toml", "")):
+    for name, text in (
+        ("a.toml", "x ="),
+        ("b.toml", "format = 9"),
+        ("c.toml", "[modle]\nname = 'mlp'"),
+        ("d.toml", ""),
+    ):
         (tmp_path / name).write_text(text)
         found = say("train", tmp_path / name, "--data", "iris")
         assert found.code == 2, (name, found.err)
@@ -419,9 +461,12 @@ def test_every_verb_has_help(say: Any) -> None:
 # -- start-up, in processes of their own -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("args", "code"), [(("--help",), 0), (("train", "lenett", "--data", "digits"), 2), (("trian",), 2)])
+@pytest.mark.parametrize(
+    ("args", "code"), [(("--help",), 0), (("train", "lenett", "--data", "digits"), 2), (("trian",), 2)]
+)
 def test_help_and_typos_take_a_moment(args: tuple[str, ...], code: int, command: Any) -> None:
-    """The contract's 0.3 s, in the processor's time, twice over for a busy machine; `bench startup` measures it in quiet."""
+    """The contract's 0.3 s, in the processor's time, twice over for a busy machine; `bench startup` measures it in
+    quiet."""
     times = []
     for _ in range(3):
         began = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerwise.data import archives, folders
-from layerwise.data.open import Options, open_data
+from layerwise.data.images import archives, folders
+from layerwise.data.load import Options, open_data
 from layerwise.errors import DataError
 
 
@@ -21,9 +21,7 @@ def png(shade: int) -> bytes:
     return out.getvalue()
 
 
-FILES = {
-    f"pets/{label}/{i}.png": png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)
-}
+FILES = {f"pets/{label}/{i}.png": png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)}
 
 
 def make_tar(path, files=FILES, *extra: tarfile.TarInfo, mode: str = "w:gz") -> None:
@@ -74,17 +72,13 @@ def test_parts_inside_an_archive(tmp_path) -> None:
     assert notes == ("8 pictures of the test part are in the training part too",)
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"]
-)
+@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_names_that_lead_outside_are_refused(tmp_path, name: str, kind: str) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     path = inside / f"a.{kind}"
-    make_zip(path, FILES | {name: png(0)}) if kind == "zip" else make_tar(
-        path, FILES | {name: png(0)}, mode="w"
-    )
+    make_zip(path, FILES | {name: png(0)}) if kind == "zip" else make_tar(path, FILES | {name: png(0)}, mode="w")
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(DataError, match="leads outside"):
         archives.load(path)

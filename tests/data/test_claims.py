@@ -20,8 +20,9 @@ import torch
 
 from layerwise import recipe
 from layerwise.cli import main
-from layerwise.data import archives, images, table_files
-from layerwise.data.reading import Reading
+from layerwise.data.images import archives, decoding
+from layerwise.data.tables import table_files
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.weights import reading
 from layerwise.weights.vector_files import read_vectors
@@ -42,10 +43,17 @@ class Traced:
         assert peak < MEMORY, f"{peak:,}"
 
 
-@pytest.mark.parametrize("line", [
-    b'{"x":' + b"[" * DEEP + b"]" * DEEP + b',"y":1}', b'{"x":' * DEEP + b"1" + b"}" * DEEP, b'{"x":' + b"[" * DEEP,
-    b'{"x":1}' + b"[" * DEEP, b'{"x":"\\""}{"x":' + b"[" * 65,
-], ids=["lists", "objects", "open", "after an object", "after a quote"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"x":' + b"[" * DEEP + b"]" * DEEP + b',"y":1}',
+        b'{"x":' * DEEP + b"1" + b"}" * DEEP,
+        b'{"x":' + b"[" * DEEP,
+        b'{"x":1}' + b"[" * DEEP,
+        b'{"x":"\\""}{"x":' + b"[" * 65,
+    ],
+    ids=["lists", "objects", "open", "after an object", "after a quote"],
+)
 @pytest.mark.parametrize("before", [0, 3])
 def test_deep_json_lines_are_refused_by_line(line: bytes, before: int, tmp_path: Path) -> None:
     """pyarrow's parser ends the process on them."""
@@ -82,7 +90,9 @@ def test_values_that_are_no_toml_are_text_as_ever() -> None:
         assert table["data"] == {"target": text}
 
 
-@pytest.mark.parametrize("first", [b"999999999999 300\n", b"2 999999999\n", b"1000000 1000000\n", b"999999999999 999999999\n"])
+@pytest.mark.parametrize(
+    "first", [b"999999999999 300\n", b"2 999999999\n", b"1000000 1000000\n", b"999999999999 999999999\n"]
+)
 @pytest.mark.parametrize("ending", ["bin", "vec"])
 def test_vectors_that_claim_more_than_the_file_holds(first: bytes, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"v.{ending}"
@@ -108,11 +118,16 @@ def test_a_safetensors_header_longer_than_its_file(size: int, tmp_path: Path) ->
         read_vectors(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("header", [
-    '{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,8]}}', '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4000000000]}}',
-    '{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}',
-    '{"a":' * DEEP, '{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,8]}}',
+        '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4000000000]}}',
+        '{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}',
+        '{"a":' * DEEP,
+        '{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}',
+    ],
+)
 def test_safetensors_that_claim_more_than_the_file_holds(header: str, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
     with Traced(), pytest.raises(DamagedError):
@@ -142,7 +157,10 @@ def test_a_tar_member_that_claims_more_than_the_archive_holds(ending: str, tmp_p
     import gzip
 
     (tmp_path / f"a.{ending}").write_bytes(gzip.compress(data) if ending == "tar.gz" else data)
-    with Traced(), pytest.raises(DataError, match=r"'cat/1.png' claims 3,221,225,472 bytes, more than the archive can hold"):
+    with (
+        Traced(),
+        pytest.raises(DataError, match=r"'cat/1.png' claims 3,221,225,472 bytes, more than the archive can hold"),
+    ):
         archives.load(tmp_path / f"a.{ending}")
 
 
@@ -164,12 +182,14 @@ def png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (8001, 8000)])
 def test_a_picture_that_claims_too_much(width: int, height: int) -> None:
-    for read in (images.inspect, images.probe, lambda data: images.decode(data, 3)):
+    for read in (decoding.inspect, decoding.probe, lambda data: decoding.decode(data, 3)):
         with Traced(), pytest.raises(DataError, match="is too large to decode"):
             read(png(width, height))
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layerwise.data import cooccurrence_build as building
 from layerwise.data.cache_folders import INDEX
-from layerwise.data.cooccurrence import RECORDS, Cooccurrences
 from layerwise.data.source import ArraySource, Schema
+from layerwise.data.text import cooccurrence_build as building
+from layerwise.data.text.cooccurrence import RECORDS, Cooccurrences
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.kernels.tokens import END, GAP
-from layerwise.owned_folders import MARKER
+from layerwise.kernels.text.tokens import END, GAP
+from layerwise.runtime.owned_folders import MARKER
 
 BLOCK = 8
 
@@ -75,7 +75,13 @@ def as_dict(found: Cooccurrences) -> dict[tuple[int, int], float]:
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_is_the_plain_count(
-    tmp_path_factory: pytest.TempPathFactory, tokens: list[int], window: int, memory: int, threads: int, block: int, rest: int
+    tmp_path_factory: pytest.TempPathFactory,
+    tokens: list[int],
+    window: int,
+    memory: int,
+    threads: int,
+    block: int,
+    rest: int,
 ) -> None:
     want, place = by_hand(tokens, window), tmp_path_factory.mktemp("counts")
     before, building.BLOCKS = building.BLOCKS, 1  # blocks read at once: stretches can be as short
@@ -92,7 +98,9 @@ def test_it_is_the_plain_count(
     assert list(got.values()) == pytest.approx([want[pair] for pair in got], rel=1e-6)
     assert [got[j, i] for i, j in got] == pytest.approx(list(got.values()), rel=1e-6)
     assert found.schema.shape[0] <= block
-    assert [one.name for one in place.iterdir() if one.suffix != ".lock"] == [Path(found.folder).name]  # nothing is left of the runs
+    assert [one.name for one in place.iterdir() if one.suffix != ".lock"] == [
+        Path(found.folder).name
+    ]  # nothing is left of the runs
     assert {one.name for one in Path(found.folder).iterdir()} == {RECORDS, INDEX, "sums.npy", MARKER}
 
 
@@ -104,7 +112,9 @@ def zipf(length: int, words: int, *, seed: int = 0) -> np.ndarray:
     return stream
 
 
-def test_the_same_bits_for_any_number_of_threads_and_nearly_for_any_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bits_for_any_number_of_threads_and_nearly_for_any_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(building, "GROUP", 500)
     monkeypatch.setattr(building, "PAIRS", 2000)
     monkeypatch.setattr(building, "BLOCKS", 16)
@@ -141,7 +151,9 @@ def test_each_block_is_an_even_sample_in_the_order_of_words(tmp_path: Path) -> N
     for block in blocks:
         assert (np.diff(block[block[:, 2] > 0, 0]) >= 0).all()
         share = np.bincount(block[block[:, 2] > 0, 0].astype(int), minlength=len(rows))
-        assert abs(share - rows / len(blocks)).max() < 2  # so many rounds lie within a row, and two are shared with its neighbours
+        assert (
+            abs(share - rows / len(blocks)).max() < 2
+        )  # so many rounds lie within a row, and two are shared with its neighbours
     first = np.array([block[block[:, 0] == 0, 1] for block in blocks[:2]], dtype=object)
     assert not np.array_equal(first[0], first[1])
 
@@ -152,7 +164,11 @@ def test_counts_are_found_again_and_made_anew_when_something_changes(tmp_path: P
     made = (Path(found.folder) / INDEX).stat().st_ino
     again = counted(tmp_path, text(stream), 20, threads=2, memory=1 << 20)
     assert (again.folder, (Path(again.folder) / INDEX).stat().st_ino) == (found.folder, made)
-    others = [counted(tmp_path, text(stream), 20, window=4), counted(tmp_path, text(stream[::-1]), 20), counted(tmp_path, text(stream), 21)]
+    others = [
+        counted(tmp_path, text(stream), 20, window=4),
+        counted(tmp_path, text(stream[::-1]), 20),
+        counted(tmp_path, text(stream), 21),
+    ]
     assert len({one.fingerprint() for one in (found, *others)}) == 4
     whole = as_dict(found)
     with (Path(found.folder) / RECORDS).open("r+b") as file:

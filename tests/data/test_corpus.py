@@ -20,15 +20,15 @@ import pyarrow as pa
 import pytest
 
 from layerwise.cli import main
-from layerwise.data import corpus_build
 from layerwise.data.cache_folders import INDEX
-from layerwise.data.corpus import SMALL, Recoded, corpus_of, counted
-from layerwise.data.corpus_build import Cutting
-from layerwise.data.open import Options, open_data
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import Splits, fetch
-from layerwise.data.texts import Texts
+from layerwise.data.text import corpus_build
+from layerwise.data.text.corpus import SMALL, Recoded, corpus_of, counted
+from layerwise.data.text.corpus_build import Cutting
+from layerwise.data.text.texts import Texts
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.kernels.tokens import END, GAP
+from layerwise.kernels.text.tokens import END, GAP
 
 LINES = [f"The cat no. {k % 7} sat on the mat, didn't it? Yes: {k}." for k in range(600)]
 
@@ -69,7 +69,9 @@ def test_parts_are_blocks_that_meet_nowhere_and_are_counted_alone(path: Path) ->
     assert [len(i) for i in ids] == [6, 1, 1]
     for part in ("train", "val", "test"):
         tokens = np.asarray(fetch(found.part(part), np.arange(len(found.part(part)))).inputs)
-        np.testing.assert_array_equal(counted(found.part(part)), np.bincount(tokens[tokens >= 0], minlength=len(counted(found.train))))
+        np.testing.assert_array_equal(
+            counted(found.part(part)), np.bincount(tokens[tokens >= 0], minlength=len(counted(found.train)))
+        )
 
 
 def test_recoded_sends_ids_through_a_mapping_and_leaves_the_corpus_as_it_is(path: Path) -> None:
@@ -151,7 +153,10 @@ def test_a_corpus_is_found_again_until_the_text_or_the_cutting_changes(path: Pat
     Path("copy.txt").write_text("\n".join(LINES), encoding="utf-8")
     copy = corpus_of(opened("copy.txt").train)
     assert copy is not None
-    assert (copy.folder != first.folder, copy.fingerprint()) == (True, first.fingerprint())  # contents count, not places
+    assert (copy.folder != first.folder, copy.fingerprint()) == (
+        True,
+        first.fingerprint(),
+    )  # contents count, not places
 
 
 def test_a_damaged_corpus_is_refused_and_built_anew(path: Path) -> None:
@@ -178,7 +183,8 @@ def test_a_damaged_corpus_is_refused_and_built_anew(path: Path) -> None:
 def test_one_flipped_bit_in_any_small_file_of_a_corpus_is_found_and_mended(
     name: str, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Words, places, counts, sums and phrases decide the vocabulary: they carry checksums, and what differs is made again, with a note."""
+    """Words, places, counts, sums and phrases decide the vocabulary: they carry checksums, and what differs is made
+    again, with a note."""
     found = corpus_of(opened(path, phrases=1).train)
     assert found is not None
     words, counts, pairs = list(found.words), found.counts.tolist(), found.phrases
@@ -196,7 +202,8 @@ def test_one_flipped_bit_in_any_small_file_of_a_corpus_is_found_and_mended(
 
 
 def test_what_is_not_ours_in_the_cache_stays(path: Path) -> None:
-    """A novel's folder with a name of ours, files with names of ours, and no room at all: only corpora of ours make room."""
+    """A novel's folder with a name of ours, files with names of ours, and no room at all: only corpora of ours make
+    room."""
     novel = Path("cache/novel.part")
     mine = Path("cache/mycorp")
     for folder in (novel, mine):
@@ -365,7 +372,11 @@ def test_phrases_are_those_of_a_naive_count(path: Path) -> None:
 
 def test_given_parts_have_the_phrases_of_training() -> None:
     Path("parts").mkdir()
-    texts = {"train": "ice cream melts in new york\nnew ice york cream in\n" * 400, "val": "new york has ice cream\n", "test": "x\n"}
+    texts = {
+        "train": "ice cream melts in new york\nnew ice york cream in\n" * 400,
+        "val": "new york has ice cream\n",
+        "test": "x\n",
+    }
     for name, text in texts.items():
         Path("parts", f"{name}.txt").write_text(text, encoding="utf-8")
     found = opened("parts", phrases=1, phrase_threshold=1.0)

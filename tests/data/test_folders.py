@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerwise.data import folders
-from layerwise.data.open import Options, open_data
+from layerwise.data.images import folders
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import labels
 from layerwise.errors import DataError
 
@@ -114,9 +114,7 @@ def test_bad_files_stop_by_name_or_are_counted(tmp_path) -> None:
         assert name in str(caught.value)
     parts, notes = folders.open_folder(tmp_path, on_bad="skip")
     assert len(parts["train"]) == 10
-    assert (
-        notes[0] == "3 of 13 files could not be decoded and were left out: a/cut.png, b/empty.png, b/text.jpg"
-    )
+    assert notes[0] == "3 of 13 files could not be decoded and were left out: a/cut.png, b/empty.png, b/text.jpg"
     found = open_data(Options(str(tmp_path), on_bad="skip"), seed=0)
     assert found.notes == notes
 
@@ -132,9 +130,7 @@ def test_many_bad_files_are_listed_up_to_ten(tmp_path) -> None:
 def test_fingerprint_follows_contents_not_place(tmp_path) -> None:
     paint(tmp_path / "one", "a/1.png", "b/1.png")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    first, second = (
-        folders.open_folder(tmp_path / name)[0]["train"].fingerprint() for name in ("one", "two")
-    )
+    first, second = (folders.open_folder(tmp_path / name)[0]["train"].fingerprint() for name in ("one", "two"))
     assert first == second
     paint(tmp_path / "two", "b/1.png", mode="L")
     assert folders.open_folder(tmp_path / "two")[0]["train"].fingerprint() != first

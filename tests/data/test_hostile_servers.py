@@ -1,4 +1,5 @@
-"""Servers that misbehave, on 127.0.0.1: each ends in one error after a few tries, and nothing of theirs is kept as the file."""
+"""Servers that misbehave, on 127.0.0.1: each ends in one error after a few tries, and nothing of theirs is kept as the
+file."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layerwise.data.addresses import File, Form
-from layerwise.data.download import KIND, Patience, fetch_set
+from layerwise.data.download.dataset_urls import File, Form
+from layerwise.data.download.downloader import KIND, Patience, fetch_set
 from layerwise.errors import DataError
-from layerwise.owned_folders import MARKER, make_owned
+from layerwise.runtime.owned_folders import MARKER, make_owned
 
 BODY = bytes(range(256)) * 8
 FILE = File("f.bin", "", (Form(len(BODY), hashlib.sha256(BODY).hexdigest()),))
@@ -87,18 +88,24 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
     "a short body": (says("200 OK", body=BODY[:100]), "is not the file it should be"),
     "a body that breaks off": (says("200 OK", "Content-Length: 2048", body=b"", length=False), "could not be fetched"),
     "a longer body": (says("200 OK", body=BODY * 500), "is not the file it should be"),
-    "a body without end": (lambda one, r, b: (one.sendall(b"HTTP/1.0 200 OK\r\n\r\n"), [one.sendall(BODY) for _ in range(10**5)])[0],
-                           "is not the file it should be"),
+    "a body without end": (
+        lambda one, r, b: (one.sendall(b"HTTP/1.0 200 OK\r\n\r\n"), [one.sendall(BODY) for _ in range(10**5)])[0],
+        "is not the file it should be",
+    ),
     "other bytes": (says("200 OK", body=BODY[::-1]), "is not the file it should be"),
     "a length of digits": (says("200 OK", "Content-Length: " + "9" * 6000, body=BODY[:7], length=False), NEITHER),
     "a negative length": (says("200 OK", "Content-Length: -5", body=BODY[:7], length=False), NEITHER),
-    "headers without end": (lambda one, r, b: (one.sendall(b"HTTP/1.1 200 OK\r\n"), [one.sendall(b"a: b\r\n") for _ in range(10**5)])[0],
-                            "could not be fetched"),
-    "a line without end": (lambda one, r, b: (one.sendall(b"HTTP/1.1 200 "), [one.sendall(b"a" * 4096) for _ in range(1000)])[0],
-                           "could not be fetched"),
+    "headers without end": (
+        lambda one, r, b: (one.sendall(b"HTTP/1.1 200 OK\r\n"), [one.sendall(b"a: b\r\n") for _ in range(10**5)])[0],
+        "could not be fetched",
+    ),
+    "a line without end": (
+        lambda one, r, b: (one.sendall(b"HTTP/1.1 200 "), [one.sendall(b"a" * 4096) for _ in range(1000)])[0],
+        "could not be fetched",
+    ),
     "bad chunks": (says("200 OK", "Transfer-Encoding: chunked", body=b"f" * 20 + b"\r\nabc", length=False), NEITHER),
     "an escape in its words": (says("404 \x1b[31mred"), "the server answers 404"),
-}  # fmt: skip
+}
 
 
 def hold_part(place: Path, data: bytes) -> Path:
@@ -111,14 +118,17 @@ def hold_part(place: Path, data: bytes) -> Path:
 
 
 HELD = [(kind, 0) for kind in HOSTILE] + [
-    (kind, held) for kind in ("416 for ever", "a longer body", "redirects for ever", "other bytes", "nothing", "bad chunks")
+    (kind, held)
+    for kind in ("416 for ever", "a longer body", "redirects for ever", "other bytes", "nothing", "bad chunks")
     for held in (100, len(BODY), 5000)
-]  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib leaves a bad redirect's socket
 @pytest.mark.parametrize(("kind", "held"), HELD)
-def test_a_hostile_server_ends_in_one_error(kind: str, held: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_server_ends_in_one_error(
+    kind: str, held: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answer, said = HOSTILE[kind]
     hold_part(tmp_path, bytes(held))
     with server(answer) as (address, asked), pytest.raises(DataError, match=said) as caught:
@@ -134,7 +144,10 @@ def test_a_hostile_server_ends_in_one_error(kind: str, held: int, tmp_path: Path
 
 def test_416_is_asked_again_from_the_first_byte_and_then_a_few_times(tmp_path: Path) -> None:
     hold_part(tmp_path, BODY[:100])
-    with server(says("416 Range Not Satisfiable")) as (address, asked), pytest.raises(DataError, match="could not be fetched"):
+    with (
+        server(says("416 Range Not Satisfiable")) as (address, asked),
+        pytest.raises(DataError, match="could not be fetched"),
+    ):
         fetch_set("set", (FILE,), tmp_path, mirror=address, patience=QUICK)
     assert [b"Range: bytes=100-" in one for one in asked] == [True, False] * QUICK.attempts
 
@@ -150,17 +163,35 @@ def test_416_once_is_answered_by_the_whole_file(tmp_path: Path) -> None:
     assert (folder / "f.bin").read_bytes() == BODY
 
 
-HEADERS = st.lists(st.sampled_from([
-    "Content-Length: 10", "Content-Length: 2048", "Content-Length: x", "Transfer-Encoding: chunked", "Content-Range: bytes 0-9/10",
-    "Location: /x", "Location: http://\x7f/", "Content-Encoding: gzip", ":", "a" * 70000,
-]), max_size=3)  # fmt: skip
+HEADERS = st.lists(
+    st.sampled_from(
+        [
+            "Content-Length: 10",
+            "Content-Length: 2048",
+            "Content-Length: x",
+            "Transfer-Encoding: chunked",
+            "Content-Range: bytes 0-9/10",
+            "Location: /x",
+            "Location: http://\x7f/",
+            "Content-Encoding: gzip",
+            ":",
+            "a" * 70000,
+        ]
+    ),
+    max_size=3,
+)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["200", "206", "301", "307", "416", "503", "999", "1", ""]), HEADERS, st.binary(max_size=60), st.booleans())
+@given(
+    st.sampled_from(["200", "206", "301", "307", "416", "503", "999", "1", ""]),
+    HEADERS,
+    st.binary(max_size=60),
+    st.booleans(),
+)
 def test_any_answer_ends_in_the_file_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, status: str, headers: list[str], body: bytes, held: bool
-) -> None:  # fmt: skip
+) -> None:
     place = tmp_path_factory.mktemp("s")
     hold_part(place, BODY[:100] if held else b"")
     with server(says(f"{status} x", *headers, body=body, length=False)) as (address, _), pytest.raises(DataError):

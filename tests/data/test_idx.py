@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from layerwise.data import idx
-from layerwise.data.open import Options, open_data
+from layerwise.data.images import idx
+from layerwise.data.load import Options, open_data
 from layerwise.errors import DataError
 
 
@@ -42,9 +42,7 @@ def test_round_trip(tmp_path_factory, pixels: np.ndarray, zipped: bool) -> None:
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("t10k", 12)):
-        write(
-            tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k"
-        )
+        write(tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k")
     return tmp_path
 
 
@@ -131,6 +129,10 @@ def test_no_training_pair(tmp_path) -> None:
 @pytest.mark.skipif(not os.environ.get("LAYERWISE_DATA"), reason="needs the real data")
 def test_fashion_mnist_by_name() -> None:
     found = open_data(Options("fashion-mnist"), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (54_000, 6_000, 10_000)  # a tenth, as a test part is given
+    assert (len(found.train), len(found.val), len(found.test)) == (
+        54_000,
+        6_000,
+        10_000,
+    )  # a tenth, as a test part is given
     assert found.train.schema.classes[9] == "Ankle boot"
     assert np.bincount(found.test.targets).tolist() == [1000] * 10

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from layerwise.data import images
+from layerwise.data.images import decoding
 from layerwise.errors import DataError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -30,34 +30,29 @@ def bomb(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
 def test_lossless_formats_give_back_their_pixels(kind: str) -> None:
     data = packed(Image.fromarray(RGB), kind)
-    np.testing.assert_array_equal(images.decode(data, 3), RGB)
-    assert images.probe(data) == images.inspect(data) == (6, 9, 3)
+    np.testing.assert_array_equal(decoding.decode(data, 3), RGB)
+    assert decoding.probe(data) == decoding.inspect(data) == (6, 9, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "WEBP"])
 def test_lossy_formats_agree_with_pillow(kind: str) -> None:
     data = packed(Image.fromarray(RGB), kind)
-    np.testing.assert_array_equal(
-        images.decode(data, 3), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    )
+    np.testing.assert_array_equal(decoding.decode(data, 3), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_grey_and_rgb() -> None:
     weights = np.array([0.299, 0.587, 0.114])
-    grey = images.decode(packed(Image.fromarray(RGB)), 1)
+    grey = decoding.decode(packed(Image.fromarray(RGB)), 1)
     assert grey.shape == (6, 9, 1)
     assert np.abs(grey[..., 0] - RGB @ weights).max() <= 1
-    wide = images.decode(packed(Image.fromarray(GREY)), 3)
+    wide = decoding.decode(packed(Image.fromarray(GREY)), 3)
     np.testing.assert_array_equal(wide, np.repeat(GREY[..., None], 3, 2))
 
 
@@ -65,42 +60,42 @@ def test_grey_and_rgb() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[images.ORIENTATION] = orientation
+    exif[decoding.ORIENTATION] = orientation
     data = packed(Image.fromarray(RGB), kind, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-    np.testing.assert_array_equal(images.decode(data, 3), expected)
+    np.testing.assert_array_equal(decoding.decode(data, 3), expected)
     assert expected.shape[0] == (9 if orientation >= 5 else 6)
-    assert images.probe(data) == images.inspect(data) == expected.shape
+    assert decoding.probe(data) == decoding.inspect(data) == expected.shape
 
 
 def test_alpha_is_composited_over_white() -> None:
     rgba = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
     alpha = rgba[..., 3:] / 255
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(images.decode(packed(Image.fromarray(rgba)), 3) - expected).max() <= 1
+    assert np.abs(decoding.decode(packed(Image.fromarray(rgba)), 3) - expected).max() <= 1
     clear = packed(Image.new("LA", (2, 2), (0, 0)))
-    np.testing.assert_array_equal(images.decode(clear, 1), np.full((2, 2, 1), 255))
+    np.testing.assert_array_equal(decoding.decode(clear, 1), np.full((2, 2, 1), 255))
 
 
 def test_palette_is_looked_up_with_its_transparent_colour() -> None:
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 100, 50])
     picture.putdata([0, 1])
-    np.testing.assert_array_equal(images.decode(packed(picture), 3), [[[10, 20, 30], [200, 100, 50]]])
-    through = images.decode(packed(picture, "PNG", transparency=1), 3)
+    np.testing.assert_array_equal(decoding.decode(packed(picture), 3), [[[10, 20, 30], [200, 100, 50]]])
+    through = decoding.decode(packed(picture, "PNG", transparency=1), 3)
     np.testing.assert_array_equal(through, [[[10, 20, 30], [255, 255, 255]]])
 
 
 def test_sixteen_bits_keep_the_high_byte() -> None:
     deep = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
     data = packed(Image.fromarray(deep))
-    np.testing.assert_array_equal(images.decode(data, 1)[..., 0], [[0, 0, 1, 128, 255]])
-    assert images.inspect(data) == (1, 5, 1)
+    np.testing.assert_array_equal(decoding.decode(data, 1)[..., 0], [[0, 0, 1, 128, 255]])
+    assert decoding.inspect(data) == (1, 5, 1)
 
 
 def test_cmyk_becomes_rgb() -> None:
     cmyk = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
-    red = images.decode(packed(cmyk, "TIFF"), 3)
+    red = decoding.decode(packed(cmyk, "TIFF"), 3)
     assert red.shape == (4, 4, 3)
     np.testing.assert_array_equal(red[0, 0], np.asarray(cmyk.convert("RGB"))[0, 0])
 
@@ -109,22 +104,22 @@ def test_wrong_extension_and_animation_are_told_by_content(tmp_path) -> None:
     path = tmp_path / "picture.png"
     frames = [Image.new("RGB", (3, 3), c) for c in ("red", "lime")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(images.decode(path, 3)[0, 0], [255, 0, 0])
-    np.testing.assert_array_equal(images.decode(str(path), 3), images.decode(path.read_bytes(), 3))
+    np.testing.assert_array_equal(decoding.decode(path, 3)[0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(decoding.decode(str(path), 3), decoding.decode(path.read_bytes(), 3))
 
 
 def test_every_kind_of_raw_input_gives_the_same(tmp_path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RGB).save(path)
     for raw in (path, str(path), path.read_bytes(), Image.fromarray(RGB), RGB):
-        np.testing.assert_array_equal(images.decode(raw, 3), RGB)
-    np.testing.assert_array_equal(images.decode(GREY, 1), images.decode(GREY[..., None], 1))
+        np.testing.assert_array_equal(decoding.decode(raw, 3), RGB)
+    np.testing.assert_array_equal(decoding.decode(GREY, 1), decoding.decode(GREY[..., None], 1))
 
 
 def test_bombs_are_refused_by_their_header() -> None:
     for width, height in ((9000, 9000), (12000, 12000), (60000, 60000)):
         with pytest.raises(DataError, match=r"x.png is too large to decode"):
-            images.decode(bomb(width, height), 3, name="x.png")
+            decoding.decode(bomb(width, height), 3, name="x.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
@@ -134,7 +129,7 @@ def test_truncated_files_are_named(tmp_path, kind: str) -> None:
     path = tmp_path / "cut.img"
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut.img"):
-        images.decode(path, 3)
+        decoding.decode(path, 3)
 
 
 @pytest.mark.parametrize(
@@ -143,26 +138,26 @@ def test_truncated_files_are_named(tmp_path, kind: str) -> None:
 def test_what_is_no_picture(tmp_path, data: bytes, text: str) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(data)
-    for read in (images.probe, images.inspect, lambda p: images.decode(p, 3)):
+    for read in (decoding.probe, decoding.inspect, lambda p: decoding.decode(p, 3)):
         with pytest.raises(DataError, match=f"bad.jpg {text}"):
             read(path)
 
 
 def test_what_cannot_be_a_picture(tmp_path) -> None:
     with pytest.raises(DataError, match="float64 of shape"):
-        images.decode(np.zeros((3, 3)), 1)
+        decoding.decode(np.zeros((3, 3)), 1)
     with pytest.raises(DataError, match="uint8 of shape"):
-        images.decode(np.zeros((3, 3, 2), dtype=np.uint8), 3)
+        decoding.decode(np.zeros((3, 3, 2), dtype=np.uint8), 3)
     with pytest.raises(DataError, match="cannot be read: No such file"):
-        images.decode(tmp_path / "none.png", 3)
+        decoding.decode(tmp_path / "none.png", 3)
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        images.decode(tmp_path, 3)
+        decoding.decode(tmp_path, 3)
     with pytest.raises(DataError, match="received: int"):
-        images.decode(3, 3)
+        decoding.decode(3, 3)
     with pytest.raises(UsageError, match="1 or 3 channels"):
-        images.decode(RGB, 2)
+        decoding.decode(RGB, 2)
     with pytest.raises(DataError, match="floating-point samples"):
-        images.decode(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), 1)
+        decoding.decode(Image.fromarray(np.zeros((2, 2), dtype=np.float32)), 1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
@@ -172,6 +167,6 @@ def test_flipped_bytes_never_show_a_raw_exception(kind: str) -> None:
         broken = bytearray(data)
         broken[at] ^= 0xFF
         try:
-            assert images.decode(bytes(broken), 3).shape[2] == 3
+            assert decoding.decode(bytes(broken), 3).shape[2] == 3
         except DataError as error:
             assert "the picture given" in str(error)  # noqa: PT017 - damage may be harmless

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.data import embedded
+from layerwise.data import sklearn_datasets
 from layerwise.data.loader import CHUNK, Batch, collated, gathered
 from layerwise.data.source import Examples
 
@@ -30,12 +30,17 @@ def test_other_tensors_are_gathered_as_they_are() -> None:
 def pictures(examples: Examples) -> Batch:
     """Turn pictures into tensors whose channels lie last in memory, with weights that tell the examples apart."""
     inputs = torch.from_numpy(np.asarray(examples.inputs)).permute(0, 3, 1, 2).float()
-    return Batch(inputs, torch.from_numpy(np.asarray(examples.targets)), torch.from_numpy(examples.ids), torch.tensor(examples.ids) / 7)
+    return Batch(
+        inputs,
+        torch.from_numpy(np.asarray(examples.targets)),
+        torch.from_numpy(examples.ids),
+        torch.tensor(examples.ids) / 7,
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_is_collated_by_chunks_is_the_whole(threads: int) -> None:
-    digits = embedded.load("digits")
+    digits = sklearn_datasets.load("digits")
     assert len(digits) > CHUNK
     found = collated(digits, pictures, threads)
     inputs, targets, _, _ = zip(*(digits[i] + (0, 0) for i in range(len(digits))), strict=True)
@@ -56,4 +61,4 @@ def test_an_example_that_cannot_be_collated_is_told(bad: int) -> None:
         return pictures(examples)
 
     with pytest.raises(ValueError, match="torn"):
-        collated(embedded.load("digits"), refusing, 2)
+        collated(sklearn_datasets.load("digits"), refusing, 2)

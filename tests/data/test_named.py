@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from sklearn import datasets
+import sklearn.datasets
 
-from layerwise.data import embedded, named
-from layerwise.data.open import Options, open_data
+from layerwise.data import sklearn_datasets
+from layerwise.data.download import datasets
+from layerwise.data.load import Options, open_data
 from layerwise.errors import DataError, UsageError
 from layerwise.recipe import checked
 
@@ -25,16 +26,14 @@ def test_the_catalogue_imports_nothing_heavy() -> None:
 def test_lookup_order(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LAYERWISE_DATA", str(tmp_path / "data"))
-    assert named.locate("cifar10") is None
-    with pytest.raises(
-        DataError, match=r"(?s)'cifar10' is not on this machine.*data/cifar10; or .*set LAYERWISE_DATA"
-    ):
+    assert datasets.locate("cifar10") is None
+    with pytest.raises(DataError, match=r"(?s)'cifar10' is not on this machine.*data/cifar10; or .*set LAYERWISE_DATA"):
         open_data(Options("cifar10"), seed=0)
-    for place in named.places()[::-1]:
+    for place in datasets.places()[::-1]:
         (place / "cifar10").mkdir(parents=True)
-        assert named.locate("cifar10") == place / "cifar10"
-    assert named.locate("iris") is None
-    assert named.present("iris")
+        assert datasets.locate("cifar10") == place / "cifar10"
+    assert datasets.locate("iris") is None
+    assert datasets.present("iris")
 
 
 def test_unknown_names_get_the_nearest() -> None:
@@ -45,29 +44,29 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_embedded_sets_are_sklearns() -> None:
-    assert {item.name for item in named.catalogue() if item.embedded} == set(embedded.NAMES)
-    digits, theirs = embedded.load("digits"), datasets.load_digits()
+    assert {item.name for item in datasets.catalogue() if item.embedded} == set(sklearn_datasets.NAMES)
+    digits, theirs = sklearn_datasets.load("digits"), sklearn.datasets.load_digits()
     assert digits.schema.shape == (8, 8, 1)
     assert digits.inputs.dtype == np.uint8
     np.testing.assert_allclose(digits.inputs[..., 0] * (16 / 255), theirs.images, atol=0.5 * 16 / 255 + 1e-9)
     np.testing.assert_array_equal(digits.targets, theirs.target)
     for name, load in (
-        ("iris", datasets.load_iris),
-        ("wine", datasets.load_wine),
-        ("breast-cancer", datasets.load_breast_cancer),
+        ("iris", sklearn.datasets.load_iris),
+        ("wine", sklearn.datasets.load_wine),
+        ("breast-cancer", sklearn.datasets.load_breast_cancer),
     ):
-        ours, theirs = embedded.load(name), load()
+        ours, theirs = sklearn_datasets.load(name), load()
         np.testing.assert_array_equal(ours.inputs, theirs.data)
         np.testing.assert_array_equal(ours.targets, theirs.target)
         assert ours.schema.classes == tuple(theirs.target_names)
         assert ours.schema.features == tuple(theirs.feature_names)
-    diabetes = embedded.load("diabetes")
+    diabetes = sklearn_datasets.load("diabetes")
     assert diabetes.schema.target == "number"
     assert diabetes.inputs[:, 0].min() == 19  # years of age, not standardised
 
 
-@pytest.mark.parametrize("item", [i for i in named.catalogue() if i.embedded], ids=lambda i: i.name)
-def test_counts_and_splits(item: named.NamedData) -> None:
+@pytest.mark.parametrize("item", [i for i in datasets.catalogue() if i.embedded], ids=lambda i: i.name)
+def test_counts_and_splits(item: datasets.NamedData) -> None:
     found = open_data(Options(item.name), seed=0)
     assert len(found.train) + len(found.val) + len(found.test) == item.examples
     assert found.name == item.name

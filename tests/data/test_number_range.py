@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from layerwise import api
-from layerwise.data import tables
-from layerwise.data.columns import Cells, days
-from layerwise.data.open import Options, open_data
-from layerwise.data.reading import Reading
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import LARGEST, ArraySource, Schema
+from layerwise.data.tables import table_source
+from layerwise.data.tables.columns import Cells, days
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DataError
-from layerwise.predict import Answer, Failure, Predictor, named_inputs
+from layerwise.inference.predict import Answer, Failure, Predictor, named_inputs
 from layerwise.tasks.encoding import InputOptions
 from layerwise.tasks.regression import Regression, RegressionOptions
 
@@ -35,8 +35,13 @@ def cells() -> Columns:
     """Return columns of numbers, a weight and a time."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=60).round(4)
-    return {"a": rng.normal(size=60).round(4).tolist(), "w": [1.5] * 60, "t": [i + 0.5 for i in range(60)], "x": x.tolist(),
-            "y": (2 * x).round(4).tolist()}  # fmt: skip
+    return {
+        "a": rng.normal(size=60).round(4).tolist(),
+        "w": [1.5] * 60,
+        "t": [i + 0.5 for i in range(60)],
+        "x": x.tolist(),
+        "y": (2 * x).round(4).tolist(),
+    }
 
 
 def as_text(path: Path, columns: Columns, mark: str = ",") -> None:
@@ -45,7 +50,9 @@ def as_text(path: Path, columns: Columns, mark: str = ",") -> None:
 
 
 def as_lines(path: Path, columns: Columns) -> None:
-    path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in zip(*columns.values(), strict=True)))
+    path.write_text(
+        "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in zip(*columns.values(), strict=True))
+    )
 
 
 WRITERS: dict[str, tuple[Callable[[Path, Columns], None], int]] = {  # and the number of the first row
@@ -64,8 +71,10 @@ def test_every_reader_names_column_and_row(tmp_path: Path, kind: str, column: st
     spoiled = cells()
     spoiled[column][ROW] = value
     write(tmp_path / f"t.{kind}", spoiled)
-    with pytest.raises(DataError, match=rf"row {ROW + first}: column '{column}' is out of range \(1 such rows\)") as caught:
-        tables.read(tmp_path / f"t.{kind}", Reading(weight="w", time="t"))
+    with pytest.raises(
+        DataError, match=rf"row {ROW + first}: column '{column}' is out of range \(1 such rows\)"
+    ) as caught:
+        table_source.read(tmp_path / f"t.{kind}", Reading(weight="w", time="t"))
     assert f"received: {value:g}" in str(caught.value)
 
 
@@ -85,10 +94,10 @@ def test_a_column_of_huge_numbers_is_refused_and_float32s_largest_is_not(tmp_pat
     columns["x"] = [v * 1e200 for v in columns["x"]]
     as_text(tmp_path / "t.csv", columns)
     with pytest.raises(DataError, match=r"row 2: column 'x' is out of range \(60 such rows\)"):
-        tables.read(tmp_path / "t.csv")
+        table_source.read(tmp_path / "t.csv")
     columns["x"] = [LARGEST, -LARGEST, *range(58)]
     as_text(tmp_path / "t.csv", columns)
-    assert np.abs(tables.read(tmp_path / "t.csv").source.inputs).max() == LARGEST
+    assert np.abs(table_source.read(tmp_path / "t.csv").source.inputs).max() == LARGEST
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -98,10 +107,10 @@ def test_what_is_read_is_what_float32_holds(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("range") / "t.parquet"
     pq.write_table(pa.table({"x": [value, 1.0], "y": ["p", "q"]}), path)
     if abs(value) <= LARGEST:
-        assert np.isfinite(tables.read(path).source.inputs.astype(np.float32)).all()
+        assert np.isfinite(table_source.read(path).source.inputs.astype(np.float32)).all()
     else:
         with pytest.raises(DataError, match="out of range"):
-            tables.read(path)
+            table_source.read(path)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "days"])
@@ -131,7 +140,8 @@ def source(x: list[float], y: list[float]) -> ArraySource:
 @given(st.integers(-37, 37), st.integers(-37, 37), st.sampled_from(["standard", "unit", "none"]))
 @settings(max_examples=200, deadline=None)
 def test_what_is_taken_is_finite_once_it_is_scaled(small: int, large: int, scale: Any) -> None:
-    """A part whose numbers are many deviations away is refused where scaling overflows, and otherwise finite in float32."""
+    """A part whose numbers are many deviations away is refused where scaling overflows, and otherwise finite in
+    float32."""
     train = source([1 * 10.0**small, 2 * 10.0**small, 4 * 10.0**small], [0.5, 1.5, 2.5])
     task = Regression.prepare(train, RegressionOptions(scale=scale))
     other = source([3 * 10.0**large, 0.0, 1.0], [0.5, 1.5, 2.5])

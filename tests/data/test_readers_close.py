@@ -1,4 +1,5 @@
-"""No thread of a reader outlives Python: readers are closed, and hold nothing of Python's; a table without rows is always an error."""
+"""No thread of a reader outlives Python: readers are closed, and hold nothing of Python's; a table without rows is
+always an error."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from layerwise import api
-from layerwise.data import delimited, table_files
-from layerwise.data.reading import Reading
+from layerwise.data.tables import delimited, table_files
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DataError
-from layerwise.predict import Failure, named_inputs
+from layerwise.inference.predict import Failure, named_inputs
 
 RUNS = 20
 ENCODINGS = ("utf-8", "utf8", "UTF-8", "utf-8-sig", "gbk", "cp1252", "utf-16")
@@ -42,7 +43,9 @@ def test_a_table_without_rows_is_an_error_in_every_process(run: api.Run, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["head.csv", "cut.csv", "blank.csv", "e.tsv", "e.parquet", "-"])
-def test_whatever_holds_no_row_says_so(run: api.Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_holds_no_row_says_so(
+    run: api.Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for file, text in (("head.csv", "a,x\n"), ("cut.csv", "a,x"), ("blank.csv", "a,x\n\n\n"), ("e.tsv", "a\tx\n")):
         (tmp_path / file).write_text(text)
     pq.write_table(pa.table({"a": pa.array([], pa.float64()), "x": pa.array([], pa.float64())}), tmp_path / "e.parquet")
@@ -70,8 +73,11 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any], 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_pyarrow_is_given_nothing_of_pythons(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A callback, a Python file or an encoding that pyarrow decodes through Python is freed on its thread, which needs Python then."""
-    (tmp_path / "t.csv").write_bytes("a,名字\n1,北京\n2,上海\n".encode(encoding) if encoding != "cp1252" else b"a,x\xe9\n1,a\n2,b\n")
+    """A callback, a Python file or an encoding that pyarrow decodes through Python is freed on its thread, which needs
+    Python then."""
+    (tmp_path / "t.csv").write_bytes(
+        "a,名字\n1,北京\n2,上海\n".encode(encoding) if encoding != "cp1252" else b"a,x\xe9\n1,a\n2,b\n"
+    )
     calls = watched(monkeypatch)
     dialect = delimited.sniff(tmp_path / "t.csv", encoding=encoding)
     whole, parts = delimited.read(dialect), list(delimited.chunks(dialect))
@@ -100,7 +106,9 @@ class Spy:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_reader_is_closed_where_reading_is_given_up(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_is_closed_where_reading_is_given_up(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = "a,b\n" + "1,2\n" * 400_000 if kind == "csv" else '{"a": 1, "b": 2}\n' * 200_000
     (tmp_path / f"t.{kind}").write_text(lines)
     spies: list[Spy] = []

@@ -4,17 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerwise.data.source import (
-    ArraySource,
-    Example,
-    Relabelled,
-    Schema,
-    Splits,
-    Subset,
-    fetch,
-    labels,
-    subset,
-)
+from layerwise.data.source import ArraySource, Example, Relabelled, Schema, Splits, Subset, fetch, labels, subset
 
 SCHEMA = Schema("row", (2,), "class", ("a", "b", "c"), ("x", "y"))
 INPUTS = np.arange(20.0).reshape(10, 2)

@@ -14,9 +14,7 @@ FRACTIONS = st.sampled_from([(0.15, 0.15), (0.15,), (0.4, 0.4)])
 
 def source(targets: np.ndarray, kind: str = "class") -> ArraySource:
     names = tuple(str(i) for i in range(int(targets.max()) + 1)) if len(targets) else ()
-    return ArraySource(
-        Schema("row", (1,), kind, names, ("x",)), np.arange(len(targets))[:, None] * 1.0, targets, "t"
-    )
+    return ArraySource(Schema("row", (1,), kind, names, ("x",)), np.arange(len(targets))[:, None] * 1.0, targets, "t")
 
 
 @given(st.lists(st.integers(0, 5), max_size=200), FRACTIONS, st.integers(0, 10))
@@ -87,12 +85,16 @@ def test_a_labelled_subset_keeps_shares() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
 def test_a_small_subset_has_as_many_as_were_asked_for(count: int) -> None:
-    """By hand: shares of 10 classes of 10 and one of 20, rounded down, and then no class has two more than another of its size."""
+    """By hand: shares of 10 classes of 10 and one of 20, rounded down, and then no class has two more than another of
+    its size."""
     targets = np.array([*np.repeat(np.arange(10), 10), *[10] * 20])
     found = np.bincount(labels(splits.take(source(targets), count, seed=1)), minlength=11)
     assert found.sum() == count
     assert found[:10].max() - found[:10].min() <= 1
     assert found[10] - count * 20 / 120 < 1
-    drawn = [np.concatenate([splits.take(source(targets), count, seed=seed)[i].input for i in range(count)]) for seed in (1, 1, 2)]
+    drawn = [
+        np.concatenate([splits.take(source(targets), count, seed=seed)[i].input for i in range(count)])
+        for seed in (1, 1, 2)
+    ]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])

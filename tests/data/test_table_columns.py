@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.data import table_files, tables
-from layerwise.data.open import Options, open_data
-from layerwise.data.reading import Reading
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import Column
 from layerwise.data.splits import grouped, in_time
+from layerwise.data.tables import table_files, table_source
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DataError, UsageError
 
 
@@ -30,8 +30,10 @@ def test_kinds_are_told_and_shown(tmp_path) -> None:
     for i in range(60):
         town = ["Köln", " Bonn", "?"][i % 3]
         size = "" if i == 4 else f"{50 + i}"
-        lines.append(f"{i + 10},{town},{size},20{i % 20:02d}-03-0{1 + i % 9},free text {i},,{str(i % 2 == 0).lower()},{i}.5")
-    found = tables.read(write(tmp_path / "t.csv", "\n".join(lines) + "\n"))
+        lines.append(
+            f"{i + 10},{town},{size},20{i % 20:02d}-03-0{1 + i % 9},free text {i},,{str(i % 2 == 0).lower()},{i}.5"
+        )
+    found = table_source.read(write(tmp_path / "t.csv", "\n".join(lines) + "\n"))
     schema = found.source.schema
     assert schema.table == (
         Column("town", "category", ("Bonn", "Köln"), True),
@@ -85,48 +87,54 @@ def test_csv_json_lines_and_parquet_agree_with_pandas(tmp_path_factory, rows) ->
     days = (pd.to_datetime(frame["d"]) - pd.Timestamp(0)).dt.total_seconds() / 86400
     want = np.stack([frame["x"].astype(float), np.where(codes < 0, np.nan, codes), days], 1)
     for name in ("t.csv", "t.jsonl", "t.parquet"):
-        found = tables.read(folder / name)
+        found = table_source.read(folder / name)
         np.testing.assert_array_equal(found.source.inputs, want, err_msg=name)
         assert found.source.schema.target == "class"
 
 
 def test_options_for_columns(tmp_path) -> None:
-    text = "code,when,v,y\n" + "".join(f"{i % 3},{1 + i % 28:02d}/02/2021,{-999 if i == 3 else i},{i}.5\n" for i in range(30))
+    text = "code,when,v,y\n" + "".join(
+        f"{i % 3},{1 + i % 28:02d}/02/2021,{-999 if i == 3 else i},{i}.5\n" for i in range(30)
+    )
     path = write(tmp_path / "t.csv", text)
-    found = tables.read(path, Reading(categories=("code",), dates="%d/%m/%Y", missing=("-999",))).source
-    assert found.schema.table == (Column("code", "category", ("0", "1", "2")), Column("when", "date"), Column("v", gaps=True))
+    found = table_source.read(path, Reading(categories=("code",), dates="%d/%m/%Y", missing=("-999",))).source
+    assert found.schema.table == (
+        Column("code", "category", ("0", "1", "2")),
+        Column("when", "date"),
+        Column("v", gaps=True),
+    )
     assert found.inputs[1, 1] == (dt.date(2021, 2, 2) - dt.date(1970, 1, 1)).days
     with pytest.raises(UsageError, match="no column 'cod'"):
-        tables.read(path, Reading(categories=("cod",)))
+        table_source.read(path, Reading(categories=("cod",)))
     with pytest.raises(UsageError, match=r"named twice: data\.group and data\.weight"):
-        tables.read(path, Reading(group="v", weight="v"))
+        table_source.read(path, Reading(group="v", weight="v"))
 
 
 def test_faulty_numbers_are_told_from_names(tmp_path) -> None:
     with pytest.raises(DataError, match=r"(?s)row 4: column 'x' is text \(1 of 3 rows\).*data.missing=\[\"oops\"\]"):
-        tables.read(write(tmp_path / "t.csv", "x,y\n1,2\n2,3\noops,3\n"))
+        table_source.read(write(tmp_path / "t.csv", "x,y\n1,2\n2,3\noops,3\n"))
     with pytest.raises(DataError, match=r"(?s)row 3: column 'x' is not finite.*data.missing"):
-        tables.read(write(tmp_path / "n.csv", "x,y\n1,2\nnan,3\n2,3\n"))
-    found = tables.read(write(tmp_path / "m.csv", "x,y\n1,2\nnan,3\n2,3\n"), Reading(missing=("nan",)))
+        table_source.read(write(tmp_path / "n.csv", "x,y\n1,2\nnan,3\n2,3\n"))
+    found = table_source.read(write(tmp_path / "m.csv", "x,y\n1,2\nnan,3\n2,3\n"), Reading(missing=("nan",)))
     assert np.isnan(found.source.inputs[1, 0])
     with pytest.raises(DataError, match="JSON lines"):
-        tables.read(write(tmp_path / "j.jsonl", '{"x": 1, "y": 2}\n{"x": [1], "y": 2}\n'))
+        table_source.read(write(tmp_path / "j.jsonl", '{"x": 1, "y": 2}\n{"x": [1], "y": 2}\n'))
     with pytest.raises(DataError, match="holds no numbers, dates or text"):
-        tables.read(write(tmp_path / "k.jsonl", '{"x": [1], "z": 1, "y": 2}\n{"x": [1], "z": 2, "y": 3}\n'))
+        table_source.read(write(tmp_path / "k.jsonl", '{"x": [1], "z": 1, "y": 2}\n{"x": [1], "z": 2, "y": 3}\n'))
 
 
 def test_weights(tmp_path) -> None:
     path = write(tmp_path / "t.csv", "x,w,y\n1,1,a\n2,3,b\n")
-    np.testing.assert_allclose(tables.read(path, Reading(weight="w")).source.weights, [0.5, 1.5])
+    np.testing.assert_allclose(table_source.read(path, Reading(weight="w")).source.weights, [0.5, 1.5])
     for cells, message in (("-1", "is no weight"), ("", "is no weight"), ("x", "holds no numbers")):
         bad = write(tmp_path / "b.csv", f"x,w,y\n1,{cells},a\n2,{cells or 1},b\n")
         with pytest.raises(DataError, match=message):
-            tables.read(bad, Reading(weight="w"))
+            table_source.read(bad, Reading(weight="w"))
 
 
 def test_ids_name_rows(tmp_path) -> None:
     path = write(tmp_path / "t.csv", "who,x,y\nann,1,a\nbob,2,b\n")
-    source = tables.read(path, Reading(id="who")).source
+    source = table_source.read(path, Reading(id="who")).source
     assert source.name_of(1).endswith("t.csv[3, who bob]")
     assert source.schema.features == ("x",)
 

@@ -1,4 +1,5 @@
-"""What is said of a table before anything is trained: kinds, gaps, purposes, uneven classes, rows in two parts (F18), `data PATH`."""
+"""What is said of a table before anything is trained: kinds, gaps, purposes, uneven classes, rows in two parts (F18),
+`data PATH`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 from layerwise import api
 from layerwise.cli import main
-from layerwise.data.open import Options, open_data
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import ArraySource, Column, Schema, Splits, described
 from layerwise.data.splits import repeated, row_keys
 from layerwise.tasks.classification import uneven
@@ -20,14 +21,18 @@ from processes import report_written
 
 def rows_of(inputs: list[list[float]], targets: list[float]) -> ArraySource:
     columns = tuple(f"x{i}" for i in range(len(inputs[0])))
-    return ArraySource(Schema("row", (len(columns),), "number", (), columns, "y"), np.array(inputs), np.array(targets), "t")
+    return ArraySource(
+        Schema("row", (len(columns),), "number", (), columns, "y"), np.array(inputs), np.array(targets), "t"
+    )
 
 
 def messy(path: Path, count: int = 60) -> Path:
     lines = ["id,who,town,size,built,note,w,y"]
     for i in range(count):
         size = "" if i % 10 == 0 else f"{50 + i}"
-        lines.append(f"{i},p{i // 3},{'ABC'[i % 3]},{size},2020-01-{1 + i % 28:02d},text {i},1,{'yes' if i % 6 == 0 else 'no'}")
+        lines.append(
+            f"{i},p{i // 3},{'ABC'[i % 3]},{size},2020-01-{1 + i % 28:02d},text {i},1,{'yes' if i % 6 == 0 else 'no'}"
+        )
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -62,7 +67,9 @@ def test_rows_of_training_in_other_parts_are_counted() -> None:
     (note,) = repeated(Splits(train, val, test, "t"))
     assert note.startswith("2 of 4 rows of the val part are in the training part too")
     rng = np.random.default_rng(0)
-    a, b = (rows_of(rng.integers(0, 3, (200, 4)).astype(float).tolist(), rng.integers(0, 2, 200).tolist()) for _ in range(2))
+    a, b = (
+        rows_of(rng.integers(0, 3, (200, 4)).astype(float).tolist(), rng.integers(0, 2, 200).tolist()) for _ in range(2)
+    )
     known = {(*row, y) for row, y in zip(a.inputs.tolist(), a.targets, strict=True)}
     count = sum((*row, y) in known for row, y in zip(b.inputs.tolist(), b.targets, strict=True))
     (note,) = repeated(Splits(a, b, test, "t"))
@@ -130,15 +137,20 @@ def test_data_shows_a_path(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_held_rows_are_described() -> None:
-    schema = Schema("row", (2,), "class", ("u", "v"), ("c", "x"), "y", (Column("c", "category", ("p", "q"), True), Column("x")))
+    schema = Schema(
+        "row", (2,), "class", ("u", "v"), ("c", "x"), "y", (Column("c", "category", ("p", "q"), True), Column("x"))
+    )
     source = ArraySource(schema, np.array([[1.0, 5], [float("nan"), 6], [1, 6]]), np.array([0, 1, 1]), "t")
     assert [tuple(one) for one in described(source)] == [
-        ("c", "feature", "category", 1, 1, "q"), ("x", "feature", "number", 0, 2, "5"), ("y", "target", "category", 0, 2, "u"),
-    ]  # fmt: skip
+        ("c", "feature", "category", 1, 1, "q"),
+        ("x", "feature", "number", 0, 2, "5"),
+        ("y", "target", "category", 0, 2, "u"),
+    ]
 
 
 def test_eval_reads_other_tables_as_the_training_part(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Kinds are the run's: in a short file towns that never repeat would be free text, ids that repeat a feature, gaps an empty column."""
+    """Kinds are the run's: in a short file towns that never repeat would be free text, ids that repeat a feature, gaps
+    an empty column."""
     path = messy(tmp_path / "t.csv")
     run = api.train("mlp", data=path, out=tmp_path / "run", epochs=1, options={"data.group": "who", "data.weight": "w"})
     lines = [f"7,q{i},T{i},,2020-02-01,same,1,{'no' if i % 2 else 'yes'}" for i in range(70)]

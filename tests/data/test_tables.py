@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.data import table_files, tables
-from layerwise.data.open import Options, open_data
-from layerwise.data.reading import Reading
+from layerwise.data.load import Options, open_data
 from layerwise.data.source import LARGEST, ArraySource, fetch, labels
+from layerwise.data.tables import table_files, table_source
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DataError, UsageError
 from layerwise.tasks import classification, regression
 
@@ -22,7 +22,7 @@ FINITE = st.floats(-LARGEST, LARGEST)
 
 def table(path, **reading) -> ArraySource:
     """Read a table, as examples."""
-    return tables.read(path, Reading(**reading)).source
+    return table_source.read(path, Reading(**reading)).source
 
 
 def write(path, text: str, encoding: str = "utf-8"):
@@ -69,9 +69,7 @@ def test_round_trip(tmp_path_factory, rows) -> None:
         ('"x","y"\n"1","2"\n"3","4"', ("x", "y")),
     ],
 )
-def test_separator_header_and_marks_are_told_by_content(
-    tmp_path, text: str, columns: tuple[str, ...]
-) -> None:
+def test_separator_header_and_marks_are_told_by_content(tmp_path, text: str, columns: tuple[str, ...]) -> None:
     source = table(write(tmp_path / "t.csv", text))
     assert (*source.schema.features, source.schema.target_name) == columns
     np.testing.assert_array_equal(source.inputs, [[1], [3]])
@@ -104,18 +102,14 @@ def test_rows_are_numbered_as_an_editor_does(tmp_path) -> None:
     ],
 )
 def test_kinds_of_target(tmp_path, cells, kind: str, classes, targets) -> None:
-    source = table(
-        write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells)))
-    )
+    source = table(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells))))
     assert (source.schema.target, source.schema.classes) == (kind, classes)
     np.testing.assert_array_equal(source.targets, targets)
 
 
 def test_whole_numbers_serve_both_tasks(tmp_path) -> None:
     values = [10, -2, 3, 3, 10, -2, 3, 10]
-    source = table(
-        write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values)))
-    )
+    source = table(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values))))
     sorts = classification.Classification.prepare(source, classification.ClassificationOptions())
     assert sorts.classes == ("-2", "3", "10")
     batch = sorts.collate(sorts.adopt(source).fetch(np.arange(8)))

@@ -113,10 +113,7 @@ def test_contrastive_statistics_follow_the_draws_by_hand(machine: dict[str, torc
         hidden = [p_hidden(row) for row in visible]
         close(
             got.weights,
-            [
-                [sum(h[j] * x[i] for h, x in zip(hidden, visible, strict=True)) for i in range(D)]
-                for j in range(H)
-            ],
+            [[sum(h[j] * x[i] for h, x in zip(hidden, visible, strict=True)) for i in range(D)] for j in range(H)],
         )
         close(got.visible, [sum(x[i] for x in visible) for i in range(D)])
         close(got.hidden, [sum(h[j] for h in hidden) for j in range(H)])

@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 from torch import Tensor
 
-from layerwise.functional import augmentation as aug
-from layerwise.functional.augmentation import AugmentOptions, augment, changes
+from layerwise.functional.augmentation import transforms as aug
+from layerwise.functional.augmentation.transforms import AugmentOptions, augment, changes
 
 MODES = {"zeros": "constant", "border": "nearest", "reflection": "mirror"}
 
@@ -28,7 +28,9 @@ def drawn(count: int = 6) -> Tensor:
     return torch.rand(count, aug.DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def warped(picture: NDArray[np.float64], angle: float, factor: float, shift: tuple[float, float], mode: str) -> NDArray[np.float64]:
+def warped(
+    picture: NDArray[np.float64], angle: float, factor: float, shift: tuple[float, float], mode: str
+) -> NDArray[np.float64]:
     """Return a plane (H, W) turned clockwise about its middle, scaled and shifted to the right and down, by SciPy."""
     a = np.deg2rad(angle)
     # rows grow downwards: in (row, column) a clockwise turn is this matrix
@@ -84,8 +86,10 @@ def test_flips_mirror_about_half_of_the_pictures(flip: Any, axes: tuple[int, ...
     assert abs(same - 0.5 ** len(axes)) < 0.12
 
 
-@pytest.mark.parametrize(("key", "enhancer"), [("brightness", ImageEnhance.Brightness), ("saturation", ImageEnhance.Color),
-                                               ("contrast", ImageEnhance.Contrast)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "enhancer"),
+    [("brightness", ImageEnhance.Brightness), ("saturation", ImageEnhance.Color), ("contrast", ImageEnhance.Contrast)],
+)
 def test_colours_are_pillows(key: str, enhancer: Any) -> None:
     """To within Pillow's rounding to whole levels."""
     x, u = (pictures() * 255).round() / 255, drawn()
@@ -123,8 +127,12 @@ def test_draws_lie_within_what_was_asked_and_use_it_all() -> None:
     u = torch.rand(20_000, aug.DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     found = changes(u, ALL)
     for value, low, high in (
-        (found.angle, -20, 20), (found.factor, 1 / 1.2, 1.2), (found.shift, -2, 2), (found.brightness, 0.7, 1.3), (found.hue, -0.1, 0.1),
-    ):  # fmt: skip
+        (found.angle, -20, 20),
+        (found.factor, 1 / 1.2, 1.2),
+        (found.shift, -2, 2),
+        (found.brightness, 0.7, 1.3),
+        (found.hue, -0.1, 0.1),
+    ):
         assert low <= float(value.min()) < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < float(value.max()) <= high
     shares = [float((found.shift[:, 0] == s).double().mean()) for s in range(-2, 3)]
@@ -143,7 +151,9 @@ def test_one_more_change_leaves_the_others_draws_alone() -> None:
     assert augment(pictures(), u, AugmentOptions()).equal(pictures())
 
 
-@pytest.mark.parametrize("table", [{"rotate": 181}, {"crop": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "grey"}])
+@pytest.mark.parametrize(
+    "table", [{"rotate": 181}, {"crop": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "grey"}]
+)
 def test_values_out_of_range_are_refused(table: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(table, AugmentOptions)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from layerwise.functional.assessment import calibration_error, of_classes, roc_area, roc_area_of
+from layerwise.functional.classification_metrics import calibration_error, of_classes, roc_area, roc_area_of
 
 
 @given(st.integers(2, 5), st.integers(1, 60), st.integers(0, 1000))

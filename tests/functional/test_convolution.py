@@ -24,9 +24,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def by_loops(x: Tensor, w: Tensor, b: Tensor, *, stride: int, padding: int, dilation: int) -> Tensor:
-    """y[n,k,i,j] = Σ_c Σₘₙ x[s·i + d·m − p, …] w[k,c,m,n] + b[k], one multiplication after the other; 0 beyond the border."""
+    """y[n,k,i,j] = Σ_c Σₘₙ x[s·i + d·m − p, …] w[k,c,m,n] + b[k], one multiplication after the other; 0 beyond the
+    border."""
     (count, channels, height, width), (filters, _, rows, columns) = x.shape, w.shape
-    sides = [len(range(0, side + 2 * padding - dilation * (k - 1), stride)) for side, k in ((height, rows), (width, columns))]
+    sides = [
+        len(range(0, side + 2 * padding - dilation * (k - 1), stride)) for side, k in ((height, rows), (width, columns))
+    ]
     y = torch.zeros(count, filters, *sides, dtype=torch.float64)
     for n, k, i, j in itertools.product(range(count), range(filters), range(sides[0]), range(sides[1])):
         total = float(b[k])

@@ -1,4 +1,5 @@
-"""Hebb's formulas (E10) against example-by-example loops, NumPy's pseudo-inverse, trying every state, and the numbers of the papers."""
+"""Hebb's formulas (E10) against example-by-example loops, NumPy's pseudo-inverse, trying every state, and the numbers
+of the papers."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def test_energy_is_the_double_sum() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_recall_ends_at_rest_and_never_climbs(seed: int) -> None:
-    """From all 256 states of a net: no unit of an end state would turn, its energy is not above the start's, and rest stays."""
+    """From all 256 states of a net: no unit of an end state would turn, its energy is not above the start's, and rest
+    stays."""
     weights = net(8, seed)
     starts = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=8)), dtype=torch.float64)
     ends = recalled(starts, weights)
@@ -87,7 +89,8 @@ def test_a_unit_without_input_stays_and_nothing_is_recalled_of_nothing() -> None
 
 
 def test_capacity_is_that_of_the_paper() -> None:
-    """Amit, Gutfreund & Sompolinsky 1985: α_c = 0.138, m_c = 0.967; and the curve solves their equations for m, r and C."""
+    """Amit, Gutfreund & Sompolinsky 1985: α_c = 0.138, m_c = 0.967; and the curve solves their equations for m, r and
+    C."""
     found = capacity()
     assert found.critical == pytest.approx(0.138, abs=5e-4)
     assert float(found.overlaps[-1]) == pytest.approx(0.967, abs=1e-3)

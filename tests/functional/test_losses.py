@@ -24,9 +24,7 @@ def test_binary_cross_entropy_is_the_formula() -> None:
     z, y = [-2.0, 0.3, 4.0], [1.0, 0.25, 0.0]
     s = [1 / (1 + math.exp(-v)) for v in z]
     want = [-(t * math.log(p) + (1 - t) * math.log(1 - p)) for t, p in zip(y, s, strict=True)]
-    got = losses.binary_cross_entropy(
-        torch.tensor(z, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
-    )
+    got = losses.binary_cross_entropy(torch.tensor(z, dtype=torch.float64), torch.tensor(y, dtype=torch.float64))
     torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))
 
 
@@ -58,7 +56,9 @@ def test_label_smoothing_gives_a_share_to_every_class(smoothing: float) -> None:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_is_the_formula_and_cross_entropy_at_zero(gamma: float) -> None:
-    want = [-((1 - probabilities(r)[y]) ** gamma) * math.log(probabilities(r)[y]) for r, y in zip(ROWS, LABELS, strict=True)]
+    want = [
+        -((1 - probabilities(r)[y]) ** gamma) * math.log(probabilities(r)[y]) for r, y in zip(ROWS, LABELS, strict=True)
+    ]
     torch.testing.assert_close(losses.focal(Z, Y, gamma=gamma), torch.tensor(want, dtype=torch.float64))
 
 
@@ -69,7 +69,9 @@ def test_one_against_rest_asks_each_class(smoothing: float) -> None:
         s = [1 / (1 + math.exp(-v)) for v in row]
         q = [(1 - smoothing) * (k == y) + smoothing / 3 for k in range(3)]
         want.append(-sum(t * math.log(p) + (1 - t) * math.log(1 - p) for t, p in zip(q, s, strict=True)))
-    torch.testing.assert_close(losses.one_against_rest(Z, Y, smoothing=smoothing), torch.tensor(want, dtype=torch.float64))
+    torch.testing.assert_close(
+        losses.one_against_rest(Z, Y, smoothing=smoothing), torch.tensor(want, dtype=torch.float64)
+    )
 
 
 def test_huber_is_a_parabola_and_then_straight() -> None:
@@ -91,7 +93,8 @@ def extreme(name: str, z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["cross", "cross-smooth", "rest", "rest-smooth", "binary", "focal0.5", "focal2"])
 def test_extreme_logits_give_finite_losses_and_gradients(name: str) -> None:
-    """Where σ and softmax round to 0 and 1 the losses stay finite, those of a sure mistake grow with it, and slopes have no NaN."""
+    """Where σ and softmax round to 0 and 1 the losses stay finite, those of a sure mistake grow with it, and slopes
+    have no NaN."""
     z = torch.tensor([[1e4, -1e4], [-1e4, 1e4], [80.0, -80.0], [-80.0, 80.0], [0.0, 0.0]], requires_grad=True)
     found = extreme(name, z)
     assert torch.isfinite(found).all()

@@ -1,4 +1,5 @@
-"""Random resized crop, TrivialAugment, random erasing, MixUp and CutMix against Pillow, NumPy loops and closed forms."""
+"""Random resized crop, TrivialAugment, random erasing, MixUp and CutMix against Pillow, NumPy loops and closed
+forms."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from layerwise.functional import augmentation as aug
-from layerwise.functional import erasing, mixing, trivial_augment
-from layerwise.functional.augmentation import AugmentOptions, augment, boxes
-from layerwise.functional.trivial_augment import OPERATIONS, Chosen
+from layerwise.functional.augmentation import erasing, mixup, trivial_augment
+from layerwise.functional.augmentation import transforms as aug
+from layerwise.functional.augmentation.transforms import AugmentOptions, augment, boxes
+from layerwise.functional.augmentation.trivial_augment import OPERATIONS, Chosen
 
 
 def pictures(count: int, channels: int = 3, height: int = 40, width: int = 48) -> Tensor:
@@ -57,17 +58,24 @@ def test_a_random_resized_crop_is_a_part_interpolated() -> None:
             want = loops(x[n, c].numpy(), box)
             np.testing.assert_allclose(found[n, c].numpy(), want, atol=1e-9)
             np.testing.assert_allclose(aug.sampled(x, boxes(u, CROP, (20, 24)))[n, c].numpy(), want, atol=1e-9)
-            np.testing.assert_allclose(bytes_[n, c].numpy(), want, atol=0.51 / 255 + 1 / 255)  # torch's bytes: rounded twice
+            np.testing.assert_allclose(
+                bytes_[n, c].numpy(), want, atol=0.51 / 255 + 1 / 255
+            )  # torch's bytes: rounded twice
 
 
 def test_with_other_moves_the_crop_is_part_of_the_same_map() -> None:
-    """Beside a shift of no pixel it goes the other way; the same but where the picture's parts beyond the crop come in, at its border."""
+    """Beside a shift of no pixel it goes the other way; the same but where the picture's parts beyond the crop come in,
+    at its border."""
     x, u = pictures(8), drawn(8)
     whole = aug.changes(u, CROP)
     box = boxes(u, CROP, (40, 48))
     found, want = aug.moved(x, whole, CROP, box=box), aug.cropped(x, box)
-    edge = (torch.tensor([40, 48]).max() / box[:, 2:].min()).ceil().long()  # how many pixels one of the picture's becomes
-    torch.testing.assert_close(found[:, :, edge:-edge, edge:-edge], want[:, :, edge:-edge, edge:-edge], rtol=0, atol=1e-9)
+    edge = (
+        (torch.tensor([40, 48]).max() / box[:, 2:].min()).ceil().long()
+    )  # how many pixels one of the picture's becomes
+    torch.testing.assert_close(
+        found[:, :, edge:-edge, edge:-edge], want[:, :, edge:-edge, edge:-edge], rtol=0, atol=1e-9
+    )
 
 
 def test_crops_use_the_range_and_stay_inside() -> None:
@@ -92,8 +100,12 @@ def original(picture: Image.Image, name: str, value: float) -> Image.Image:
         "shear-x": (1, value, 0, 0, 1, 0), "shear-y": (1, 0, 0, value, 1, 0), "translate-x": (1, 0, value, 0, 1, 0),
         "translate-y": (1, 0, 0, 0, 1, value),
     }  # fmt: skip
-    enhancers: dict[str, Any] = {"brightness": ImageEnhance.Brightness, "colour": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
-                                 "sharpness": ImageEnhance.Sharpness}  # fmt: skip
+    enhancers: dict[str, Any] = {
+        "brightness": ImageEnhance.Brightness,
+        "colour": ImageEnhance.Color,
+        "contrast": ImageEnhance.Contrast,
+        "sharpness": ImageEnhance.Sharpness,
+    }
     if name in matrices:
         return picture.transform(size, affine, matrices[name], resample=bilinear)
     if name == "rotate":
@@ -104,7 +116,9 @@ def original(picture: Image.Image, name: str, value: float) -> Image.Image:
         return ImageOps.posterize(picture, int(value))
     if name == "solarize":
         return ImageOps.solarize(picture, int(value * 255 + 0.5))
-    return {"identity": lambda p: p, "auto-contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](picture)
+    return {"identity": lambda p: p, "auto-contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](
+        picture
+    )
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -113,8 +127,11 @@ def test_operations_are_pillows(name: str) -> None:
     x = pictures(count)
     x[0], x[1] = x[0] * 0.5, 0.25 + x[1] * 0.25
     x = (x * 255).round() / 255
-    chosen = Chosen(torch.full((count,), OPERATIONS.index(name)), torch.tensor(levels).double() / 30,
-                    torch.tensor([1.0, -1, 1, -1, 1, -1]).double())  # fmt: skip
+    chosen = Chosen(
+        torch.full((count,), OPERATIONS.index(name)),
+        torch.tensor(levels).double() / 30,
+        torch.tensor([1.0, -1, 1, -1, 1, -1]).double(),
+    )
     change = aug.changes(drawn(count), AugmentOptions())
     moved = aug.moved(x, change, AugmentOptions(), drawn=chosen) if name in trivial_augment.MOVES else x
     found = trivial_augment.recoloured(moved, chosen)
@@ -177,9 +194,9 @@ def test_rectangles_have_the_ratios_asked_for() -> None:
 
 
 def test_neighbours_are_mixed() -> None:
-    assert mixing.partners(6).tolist() == [1, 0, 3, 2, 5, 4]
-    assert mixing.partners(5).tolist() == [1, 0, 3, 2, 4]
-    assert mixing.partners(0).tolist() == []
+    assert mixup.partners(6).tolist() == [1, 0, 3, 2, 5, 4]
+    assert mixup.partners(5).tolist() == [1, 0, 3, 2, 4]
+    assert mixup.partners(0).tolist() == []
 
 
 def test_shares_are_betas() -> None:
@@ -187,15 +204,15 @@ def test_shares_are_betas() -> None:
 
     u = drawn(4000)[:, 0]
     for alpha in (0.2, 1.0):
-        assert stats.kstest(mixing.shares(u, alpha).numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
+        assert stats.kstest(mixup.shares(u, alpha).numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_mixup_and_cutmix_pixel_by_pixel() -> None:
     x, u = pictures(7, height=9, width=11), drawn(7)
     share = torch.tensor([0.3, 1.0, 0.9, 0.5, 0.5, 0.7, 0.2]).double()
     cuts = torch.tensor([False, False, True, True, False, True, False])
-    box = mixing.pasted(u[:, :2], share, (9, 11))
-    found, kept = mixing.mixed(x, share, box, cuts)
+    box = mixup.pasted(u[:, :2], share, (9, 11))
+    found, kept = mixup.mixed(x, share, box, cuts)
     other = [1, 0, 3, 2, 5, 4, 6]
     for n in range(7):
         left, top, width, height = box[n].tolist()
@@ -212,9 +229,9 @@ def test_mixup_and_cutmix_pixel_by_pixel() -> None:
 
 def test_a_pasted_rectangle_has_its_share_unless_it_is_cut_off() -> None:
     u = torch.full((3, 2), 0.5, dtype=torch.float64)
-    box = mixing.pasted(u, torch.tensor([0.75, 0.0, 1.0]), (100, 200))
+    box = mixup.pasted(u, torch.tensor([0.75, 0.0, 1.0]), (100, 200))
     assert box.tolist() == [[50, 25, 100, 50], [0, 0, 200, 100], [100, 50, 0, 0]]
-    corner = mixing.pasted(torch.zeros(1, 2), torch.tensor([0.75]), (100, 200))
+    corner = mixup.pasted(torch.zeros(1, 2), torch.tensor([0.75]), (100, 200))
     assert corner.tolist() == [[0, 0, 50, 25]]
 
 

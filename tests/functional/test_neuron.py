@@ -46,8 +46,7 @@ def test_neuron_and_layer_are_the_sums() -> None:
     W = torch.randn(3, 4, generator=draw, dtype=torch.float64)
     b = torch.randn(3, generator=draw, dtype=torch.float64)
     want = [
-        [math.tanh(sum(float(W[k, i]) * float(row[i]) for i in range(4)) + float(b[k])) for k in range(3)]
-        for row in x
+        [math.tanh(sum(float(W[k, i]) * float(row[i]) for i in range(4)) + float(b[k])) for k in range(3)] for row in x
     ]
     got = layer(x, W, bias=b, activation=torch.tanh)
     torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))

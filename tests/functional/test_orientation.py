@@ -1,4 +1,5 @@
-"""S03: Gabor's response to gratings in closed form against the integral done numerically, and the measures against small cases."""
+"""S03: Gabor's response to gratings in closed form against the integral done numerically, and the measures against
+small cases."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.functional.orientation import Gabor, energy, gabor, grating, grating_response, modulation, selectivity, turn_between
+from layerwise.functional.orientation import (
+    Gabor,
+    energy,
+    gabor,
+    grating,
+    grating_response,
+    modulation,
+    selectivity,
+    turn_between,
+)
 
 CELLS = [
     Gabor(orientation=30, wavelength=5, phase=0, aspect=0.6, bandwidth=1.4),
@@ -27,7 +37,12 @@ def test_response_is_the_integral(cell: Gabor) -> None:
     x, y = grid(0.5)
     field = gabor(x, y, cell) * 0.25
     assert float(field.sum()) == pytest.approx(0, abs=1e-9)
-    for angle, wavelength, phase in ((cell.orientation, cell.wavelength, 20.0), (50.0, 6.0, 130.0), (100.0, 3.0, 0.0), (10.0, 12.0, 300.0)):
+    for angle, wavelength, phase in (
+        (cell.orientation, cell.wavelength, 20.0),
+        (50.0, 6.0, 130.0),
+        (100.0, 3.0, 0.0),
+        (10.0, 12.0, 300.0),
+    ):
         seen = grating(x, y, orientation=angle, wavelength=wavelength, phase=phase)
         found = grating_response(cell, orientation=angle, wavelength=wavelength, phase=phase)
         assert found == pytest.approx(float((field * seen).sum()), abs=1e-9)
@@ -48,7 +63,9 @@ def test_orientation_zero_is_horizontal_and_45_rises_to_the_right() -> None:
     x, y = torch.tensor([0.0, 5.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
     level = grating(x, y, orientation=0, wavelength=4)
     assert level.tolist() == pytest.approx([1, 1, 0], abs=1e-6)  # the same along x
-    rising = grating(torch.tensor([0.0, 3.0, 3.0]), torch.tensor([0.0, 3.0, -3.0]), orientation=45, wavelength=math.sqrt(72))
+    rising = grating(
+        torch.tensor([0.0, 3.0, 3.0]), torch.tensor([0.0, 3.0, -3.0]), orientation=45, wavelength=math.sqrt(72)
+    )
     assert rising.tolist() == pytest.approx([1, 1, -1], abs=1e-6)
 
 
@@ -57,5 +74,7 @@ def test_energy_and_measures_by_hand() -> None:
     assert modulation(torch.tensor([[1.0, 3.0], [2.0, 2.0], [0.0, 5.0]])).tolist() == [0.5, 0, 1]
     assert modulation(torch.zeros(3)) == 0
     angles = torch.tensor([0.0, 45, 90, 135])
-    assert selectivity(torch.tensor([[1.0, 1, 1, 1], [0, 2, 0, 0], [3, 0, 1, 0]]), angles).tolist() == pytest.approx([0, 1, 0.5], abs=1e-6)
+    assert selectivity(torch.tensor([[1.0, 1, 1, 1], [0, 2, 0, 0], [3, 0, 1, 0]]), angles).tolist() == pytest.approx(
+        [0, 1, 0.5], abs=1e-6
+    )
     assert turn_between(torch.tensor([179.0, 10, 100]), torch.tensor([1.0, 20, 10])).tolist() == [2, 10, 90]

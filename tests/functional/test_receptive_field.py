@@ -20,7 +20,10 @@ def seen(windows: list[Window], unit: int) -> set[int]:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_field_is_the_span_of_the_pixels_seen(seed: int) -> None:
     rng = random.Random(seed)
-    windows = [Window(rng.randint(1, 5), rng.randint(1, 3), rng.randint(0, 2), rng.randint(1, 3)) for _ in range(rng.randint(1, 5))]
+    windows = [
+        Window(rng.randint(1, 5), rng.randint(1, 3), rng.randint(0, 2), rng.randint(1, 3))
+        for _ in range(rng.randint(1, 5))
+    ]
     fields = stacked(windows)
     assert len(fields) == len(windows)
     for depth, field in enumerate(fields, start=1):

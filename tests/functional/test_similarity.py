@@ -1,4 +1,5 @@
-"""Cosines, analogies, sentence vectors, the orthogonal map and measures of an order, against plain loops, gensim and scipy."""
+"""Cosines, analogies, sentence vectors, the orthogonal map and measures of an order, against plain loops, gensim and
+scipy."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.functional import alignment, ranking, similarity
+from layerwise.functional import alignment, retrieval_metrics, similarity
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -132,14 +133,14 @@ def test_measures_of_an_order_against_loops(wanted: list[set[int]], k: int) -> N
         while place not in mine:
             place += 1
         reciprocal += 1 / place / len(wanted)
-    assert ranking.precision_at(ranks, k) == pytest.approx(precision)
-    assert ranking.recall_at(ranks, k) == pytest.approx(recall)
-    assert ranking.hits_at(ranks, k) == pytest.approx(hits)
-    assert ranking.mean_reciprocal_rank(ranks) == pytest.approx(reciprocal)
+    assert retrieval_metrics.precision_at(ranks, k) == pytest.approx(precision)
+    assert retrieval_metrics.recall_at(ranks, k) == pytest.approx(recall)
+    assert retrieval_metrics.hits_at(ranks, k) == pytest.approx(hits)
+    assert retrieval_metrics.mean_reciprocal_rank(ranks) == pytest.approx(reciprocal)
 
 
 def test_spearman_is_scipys() -> None:
     x, y = RNG.integers(0, 9, 50), RNG.normal(size=50)
-    assert ranking.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-    assert np.isnan(ranking.spearman([1, 1, 1], [1, 2, 3]))
-    assert np.isnan(ranking.spearman([1], [2]))
+    assert retrieval_metrics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert np.isnan(retrieval_metrics.spearman([1, 1, 1], [1, 2, 3]))
+    assert np.isnan(retrieval_metrics.spearman([1], [2]))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layerwise.functional import word_vectors as F
-from layerwise.kernels.huffman import huffman
+from layerwise.kernels.text.huffman import huffman
 
 
 def log_sigmoid(z: float) -> float:
@@ -27,13 +27,17 @@ def test_skipgram_is_the_sum_of_log_sigmoids() -> None:
     got = F.skipgram_loss(vectors, context, torch.tensor(centre), torch.tensor(positive), torch.tensor(negatives))
     for n in range(2):
         v = vectors[centre[n]]
-        wanted = log_sigmoid(float(context[positive[n]] @ v)) + sum(log_sigmoid(-float(context[k] @ v)) for k in negatives[n])
+        wanted = log_sigmoid(float(context[positive[n]] @ v)) + sum(
+            log_sigmoid(-float(context[k] @ v)) for k in negatives[n]
+        )
         assert math.isclose(float(got[n]), -wanted, rel_tol=1e-12)
 
 
 def test_cbow_scores_with_the_mean_of_the_words_that_are_there() -> None:
     vectors, context = tables(7, 4)
-    got = F.cbow_loss(vectors, context, torch.tensor([[4, 4, 1], [2, -1, -1]]), torch.tensor([0, 3]), torch.tensor([[5], [6]]))
+    got = F.cbow_loss(
+        vectors, context, torch.tensor([[4, 4, 1], [2, -1, -1]]), torch.tensor([0, 3]), torch.tensor([[5], [6]])
+    )
     means = [(2 * vectors[4] + vectors[1]) / 3, vectors[2]]
     for n, (v, o, k) in enumerate(zip(means, (0, 3), (5, 6), strict=True)):
         wanted = log_sigmoid(float(context[o] @ v)) + log_sigmoid(-float(context[k] @ v))

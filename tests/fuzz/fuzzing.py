@@ -1,6 +1,7 @@
 """Spoil valid files and read them: helpers for short runs under hypothesis, and for soaks that end by the clock.
 
-A case is a function of a random generator: it makes a spoiled file, reads it, and lets only what it accepts pass. A failing case is
+A case is a function of a random generator: it makes a spoiled file, reads it, and lets only what it accepts pass. A
+failing case is
 repeated by its seed: ``case(random.Random(SEED))``.
 """
 
@@ -15,12 +16,26 @@ from collections.abc import Callable
 
 Case = Callable[[random.Random], None]
 INTERESTING = (0, 1, 7, 127, 128, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**64 - 1)
-ODD = (b"\0", b"\xff\xfe", b"\n", b"\r", b'"', b"\x1b[31m", "\u202e".encode(), b"[" * 200, b"{" * 200, b" ", b"../", b"\xed\xa0\x80")
+ODD = (
+    b"\0",
+    b"\xff\xfe",
+    b"\n",
+    b"\r",
+    b'"',
+    b"\x1b[31m",
+    "\u202e".encode(),
+    b"[" * 200,
+    b"{" * 200,
+    b" ",
+    b"../",
+    b"\xed\xa0\x80",
+)
 GROWTH = 1 << 30  # bytes by which a process may grow while it reads spoiled small files
 
 
 def soak_seconds() -> float:
-    """Return how long a soak runs a fuzzer, all its cases together: LAYERWISE_FUZZ_SECONDS, an hour if it says nothing."""
+    """Return how long a soak runs a fuzzer, all its cases together: LAYERWISE_FUZZ_SECONDS, an hour if it says
+    nothing."""
     return float(os.environ.get("LAYERWISE_FUZZ_SECONDS", 3600))
 
 
@@ -49,7 +64,8 @@ def _peak() -> int:
 
 
 def mutate(data: bytes, draw: random.Random, other: bytes = b"") -> bytes:
-    """Return data spoiled in one to four places: flipped, cut, repeated, spliced with other data, numbers made large or negative."""
+    """Return data spoiled in one to four places: flipped, cut, repeated, spliced with other data, numbers made large or
+    negative."""
     for _ in range(draw.randint(1, 4)):
         data = draw.choice(MUTATIONS)(data, draw, other or data)
     return data

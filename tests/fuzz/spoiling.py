@@ -1,4 +1,5 @@
-"""Spoil decoded content by its structure, and seal files again so that readers see what was spoiled and not a wrong checksum."""
+"""Spoil decoded content by its structure, and seal files again so that readers see what was spoiled and not a wrong
+checksum."""
 
 from __future__ import annotations
 
@@ -16,18 +17,53 @@ import tomli_w
 import torch
 from fuzzing import mutate
 
-from layerwise.durable import digest_of, sealed
-from layerwise.run import line
+from layerwise.run_directory import line
+from layerwise.runtime.checksums import digest_of, sealed
 
 DEEP: Any = []
 for _ in range(60):
     DEEP = [DEEP]
 TYPES = (torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64)
 ODD: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2, 3, 7, 2**31, 2**53 + 1, -(2**63), 10**9, 10**30, 1e308, -0.5, 1e-320, "", "x", "0", "é" * 40,
-    "../../etc/passwd", "/dev/zero", "/etc/passwd", "cuda:99", "\u202e\x1b[31m", "\0", "a" * 70_000, [], {}, [[]], [0], [10**9],
-    [30_000, 30_000], [1] * 5000, ["a", "a"], {"a": {"b": {}}}, DEEP,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    2**31,
+    2**53 + 1,
+    -(2**63),
+    10**9,
+    10**30,
+    1e308,
+    -0.5,
+    1e-320,
+    "",
+    "x",
+    "0",
+    "é" * 40,
+    "../../etc/passwd",
+    "/dev/zero",
+    "/etc/passwd",
+    "cuda:99",
+    "\u202e\x1b[31m",
+    "\0",
+    "a" * 70_000,
+    [],
+    {},
+    [[]],
+    [0],
+    [10**9],
+    [30_000, 30_000],
+    [1] * 5000,
+    ["a", "a"],
+    {"a": {"b": {}}},
+    DEEP,
+)
 
 
 def spoil_value(value: Any, draw: random.Random, times: int = 3) -> Any:
@@ -97,7 +133,8 @@ def spoil_tensors(tensors: dict[str, torch.Tensor], draw: random.Random) -> dict
 
 
 def spoil_file(path: Path, draw: random.Random) -> None:
-    """Spoil a file by what it holds: sealed JSON, JSON, TOML, lines of a log, tensors; now and then its bytes. Nothing is sealed here."""
+    """Spoil a file by what it holds: sealed JSON, JSON, TOML, lines of a log, tensors; now and then its bytes. Nothing
+    is sealed here."""
     data = path.read_bytes()
     raw = draw.random() < 0.2 and path.name not in ("run.json", "state.json", "index.json")
     if raw:
@@ -121,7 +158,11 @@ def spoil_file(path: Path, draw: random.Random) -> None:
 def seal_file(path: Path, **more: Any) -> None:
     """Seal a JSON file again, with a right checksum, whatever it holds now."""
     content = json.loads(path.read_bytes())
-    content = {key: value for key, value in content.items() if key not in ("checksum", "format")} if isinstance(content, dict) else {}
+    content = (
+        {key: value for key, value in content.items() if key not in ("checksum", "format")}
+        if isinstance(content, dict)
+        else {}
+    )
     path.write_bytes(sealed({**content, **more}))
 
 

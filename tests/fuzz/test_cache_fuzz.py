@@ -1,4 +1,5 @@
-"""Caches whose files were spoiled and sealed again: they are built anew, or one error says what is wrong; never read as they are."""
+"""Caches whose files were spoiled and sealed again: they are built anew, or one error says what is wrong; never read as
+they are."""
 
 from __future__ import annotations
 
@@ -16,16 +17,17 @@ import pytest
 from fuzzing import fuzz, mutate, run_seed, soak_seconds
 from spoiling import digest_of_folder, seal_file, spoil_value
 
-from layerwise.data import cooccurrence_build, corpus_build, folders, picture_cache
 from layerwise.data.cache_folders import INDEX, load_array
-from layerwise.data.corpus import SMALL, TOKENS, WORDS, counted
-from layerwise.data.corpus_build import Cutting
-from layerwise.data.folders import PictureSource
+from layerwise.data.images import folders, image_cache
+from layerwise.data.images.folders import PictureSource
 from layerwise.data.source import sized
-from layerwise.data.texts import Texts
-from layerwise.durable import digest_of
+from layerwise.data.text import cooccurrence_build, corpus_build
+from layerwise.data.text.corpus import SMALL, TOKENS, WORDS, counted
+from layerwise.data.text.corpus_build import Cutting
+from layerwise.data.text.texts import Texts
 from layerwise.errors import LayerwiseError
-from layerwise.owned_folders import MARKER
+from layerwise.runtime.checksums import digest_of
+from layerwise.runtime.owned_folders import MARKER
 from small_runs import digit_folders
 
 LIMIT = 1 << 40
@@ -38,7 +40,9 @@ def texts(place: Path) -> Texts:
     """Return the text that is cut."""
     path = place / "text.txt"
     if not path.exists():
-        path.write_text("\n".join(" ".join(f"w{n * k % 17}" for n in range(12)) for k in range(1, 300)) + "\n", encoding="utf-8")
+        path.write_text(
+            "\n".join(" ".join(f"w{n * k % 17}" for n in range(12)) for k in range(1, 300)) + "\n", encoding="utf-8"
+        )
     return Texts("text", (str(path),))
 
 
@@ -57,9 +61,9 @@ def read_cache(kind: str, place: Path) -> None:
     """Open a cache of a kind, built if it must be, and read everything in it."""
     if kind == "pictures":
         files = pictures(place)
-        folder = picture_cache.opened(place / kind, files, limit=LIMIT, told=lambda *_: None)
+        folder = image_cache.opened(place / kind, files, limit=LIMIT, told=lambda *_: None)
         assert isinstance(folder, Path)
-        picture_cache.served(files, folder)[3]
+        image_cache.served(files, folder)[3]
         return
     corpus = corpus_build.opened(place / "text", texts(place), CUTTING, limit=LIMIT)
     if kind == "text":
@@ -118,7 +122,9 @@ def seal_blocks(folder: Path) -> None:
     """Write the checksums of blocks anew where that can be done, so that numbers are what is looked at."""
     content = json.loads((folder / INDEX).read_bytes())
     said, sums = content["content"], folder / "sums.npy"
-    large, size = (TOKENS, said.get("block", 0)) if (folder / TOKENS).is_file() else ("records.bin", said.get("block", 0))
+    large, size = (
+        (TOKENS, said.get("block", 0)) if (folder / TOKENS).is_file() else ("records.bin", said.get("block", 0))
+    )
     plain = all(path.is_file() and not path.is_symlink() for path in (folder / large, sums))
     if not plain or not isinstance(size, int) or not 0 < size < 1 << 20:
         return
@@ -161,7 +167,9 @@ def test_soak_of_caches(caches: Path) -> None:
     assert fuzz(soak_seconds(), lambda draw: case(draw, caches))
 
 
-@pytest.mark.parametrize("header", [b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", b"(" * 9000, b"{'shape': (10**15,)}"])
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", b"(" * 9000, b"{'shape': (10**15,)}"]
+)
 def test_the_header_of_an_array_is_compared_and_never_parsed(header: bytes) -> None:
     path = Path("a.npy")
     np.save(path, np.arange(3, dtype=np.uint32))

@@ -17,14 +17,14 @@ from fuzzing import fuzz, mutate, run_seed, soak_seconds
 from spoiling import digest_of_folder, seal_file, spoil_value
 
 from layerwise import api
-from layerwise.durable import digest, sealed
-from layerwise.engines import choice, graphs
-from layerwise.engines.choice import Choice
-from layerwise.engines.graphs import graph_problems
-from layerwise.engines.runtimes import OnnxRuntime, OpenVino, refuse_other_files
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.predict import load
+from layerwise.inference.engines import choice, graphs
+from layerwise.inference.engines.choice import Choice
+from layerwise.inference.engines.graphs import graph_problems
+from layerwise.inference.engines.runtimes import OnnxRuntime, OpenVino, refuse_other_files
+from layerwise.inference.predict import load
 from layerwise.runtime import machine
+from layerwise.runtime.checksums import digest, sealed
 
 IMAGE = np.zeros((8, 8), np.uint8)
 CHOICE = Choice(1, "torch", {"torch": 10.0, "onnxruntime": 9.0}, {"openvino": "not here"}, 2)
@@ -100,16 +100,25 @@ def bad_graphs(good: bytes) -> dict[str, bytes]:
     huge.graph.initializer[0].dims[:] = [2**40, 2**20]
     other.graph.input[0].name = "another"
     custom.graph.node[0].op_type, custom.graph.node[0].domain = "Sneaky", "evil"
-    return {"garbage": b"\xff" * 1000, "empty": b"", "outside": outside.SerializeToString(), "huge": huge.SerializeToString(),
-            "other": other.SerializeToString(), "custom": custom.SerializeToString()}  # fmt: skip
+    return {
+        "garbage": b"\xff" * 1000,
+        "empty": b"",
+        "outside": outside.SerializeToString(),
+        "huge": huge.SerializeToString(),
+        "other": other.SerializeToString(),
+        "custom": custom.SerializeToString(),
+    }
 
 
 KINDS = ("garbage", "empty", "outside", "huge", "other", "custom")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_that_came_with_a_run_is_exported_anew(kind: str, made: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Re-sealed in the run's folder, it reaches no runtime: the answers are the network's, and nothing is said on the terminal."""
+def test_a_graph_that_came_with_a_run_is_exported_anew(
+    kind: str, made: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Re-sealed in the run's folder, it reaches no runtime: the answers are the network's, and nothing is said on the
+    terminal."""
     run = Path(shutil.copytree(made / "run", Path("run")))
     graph = graph_in(run)
     good = graph.read_bytes()
@@ -134,7 +143,9 @@ def test_a_bad_graph_is_one_error_that_names_it(
     path.write_bytes(bad_graphs(graph_in(made / "run").read_bytes())[kind])
     found = load(made / "run")
     capfd.readouterr()
-    with pytest.raises(DamagedError, match=r"bad\.onnx (cannot be run by|is damaged).*rm |bad\.onnx(?s:.*)--engine torch"):
+    with pytest.raises(
+        DamagedError, match=r"bad\.onnx (cannot be run by|is damaged).*rm |bad\.onnx(?s:.*)--engine torch"
+    ):
         engine(path).run(found.task.inputs.tensor(IMAGE[None, :, :, None]))
     said = capfd.readouterr()
     assert said.out + said.err == ""
@@ -159,7 +170,9 @@ SPOILED = {"deep": b"[" * 100_000, "bytes": b"\xff", "none": b"{}", "x": b'{"x":
 
 
 @pytest.mark.parametrize("content", list(SPOILED.values()), ids=list(SPOILED))
-def test_spoiled_measurements_of_products_are_made_anew(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_spoiled_measurements_of_products_are_made_anew(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = tmp_path / "layerwise" / "matmul.json"
     path.parent.mkdir()

@@ -13,12 +13,12 @@ import pytest
 from fuzzing import fuzz, run_seed, soak_seconds
 from spoiling import digest_of_folder, seal_file, spoil_file
 
-from layerwise.durable import digest_of
+from layerwise.embeddings.embedders import WordEmbedder
+from layerwise.embeddings.index import Index, build
+from layerwise.embeddings.index_records import ABOUT, FILES
+from layerwise.embeddings.passages import Passages
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.vectors.embedders import WordEmbedder
-from layerwise.vectors.index import Index, build
-from layerwise.vectors.index_records import ABOUT, FILES
-from layerwise.vectors.passages import Passages
+from layerwise.runtime.checksums import digest_of
 from layerwise.weights.vectors import VectorTable
 
 WORDS = "the of and ark king wine silver bread water son daughter house".split()
@@ -88,12 +88,22 @@ def test_soak_of_indexes(index: Path) -> None:
     [
         ("passages", 2**50, r"index\.json is damaged: .*\$\.passages"),
         ("passages", 10**12, r"vectors\.safetensors is damaged: .*index\.json says F32 1,000,000,000,000×8"),
-        ("passages", 31, r"vectors\.safetensors is damaged: the tensor 'vectors' is F32 \[30, 8\], and index\.json says F32 31×8"),
+        (
+            "passages",
+            31,
+            r"vectors\.safetensors is damaged: the tensor 'vectors' is F32 \[30, 8\], and index\.json says F32 31×8",
+        ),
         ("dimensions", "x", r"index\.json is damaged: .*\$\.dimensions"),
-        ("embedder", {"kind": "words", "origin": "", "words": 12, "a": 0}, r"index\.json is damaged: .*\$\.embedder\.a"),
+        (
+            "embedder",
+            {"kind": "words", "origin": "", "words": 12, "a": 0},
+            r"index\.json is damaged: .*\$\.embedder\.a",
+        ),
     ],
 )
-def test_an_index_that_says_otherwise_than_its_files_is_refused_by_field(field: str, value: object, said: str, index: Path) -> None:
+def test_an_index_that_says_otherwise_than_its_files_is_refused_by_field(
+    field: str, value: object, said: str, index: Path
+) -> None:
     folder = Path(shutil.copytree(index, Path("spoiled")))
     seal_file(folder / ABOUT, **{field: value})
     with pytest.raises(DamagedError, match=f"(?s){said}.*build the index again"):

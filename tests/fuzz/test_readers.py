@@ -1,4 +1,5 @@
-"""Every reader of strangers' files on spoiled files: it reads them or refuses them with an error for users, and writes nothing.
+"""Every reader of strangers' files on spoiled files: it reads them or refuses them with an error for users, and writes
+nothing.
 
 Short under hypothesis; ``-m soak`` with LAYERWISE_FUZZ_SECONDS runs each by the clock.
 """
@@ -30,10 +31,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from layerwise import recipe
-from layerwise.bounded_decoding import decode_json, decode_toml
-from layerwise.data import archives, idx, images, table_files, texts
-from layerwise.data.reading import Reading
+from layerwise.data.images import archives, decoding, idx
+from layerwise.data.tables import table_files
+from layerwise.data.tables.table_options import Reading
+from layerwise.data.text import texts
 from layerwise.errors import LayerwiseError
+from layerwise.runtime.bounded_decoding import decode_json, decode_toml
 from layerwise.weights.reading import read
 from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
@@ -80,7 +83,7 @@ def vectors(kind: Any) -> bytes:
         return write_vectors(table, Path(place, "v"), kind=kind).read_bytes()
 
 
-PICTURES = {kind: picture(kind) for kind in images.FORMATS}
+PICTURES = {kind: picture(kind) for kind in decoding.FORMATS}
 STATE = {"a.weight": np.ones((3, 4), dtype=np.float32), "a.bias": np.zeros(3, dtype=np.float32)}
 TENSORS = {name: torch.from_numpy(array) for name, array in STATE.items()}
 SAFETENSORS = safetensors.numpy.save(STATE, metadata={"format": "1"})
@@ -137,21 +140,37 @@ def loaded(path: Path) -> object:
 
 
 READERS: dict[str, tuple[str, Make, Callable[[Path], object]]] = {
-    "safetensors": ("w.safetensors", plain(SAFETENSORS), read), "safetensors header": ("w.safetensors", safetensors_header, read),
-    "torch": ("w.pt", plain(TORCH), read), "torch pickle": ("w.pt", torch_pickle, read), "torch legacy": ("w.pt", plain(LEGACY), read),
-    **{f"vectors {kind}": ("v", plain(vectors(kind)), read_vectors) for kind in ("word2vec", "word2vec-binary", "glove", "safetensors")},
-    "csv": ("t.csv", plain(CSV), table_rows), "json lines": ("t.jsonl", plain(JSON_LINES), table_rows),
+    "safetensors": ("w.safetensors", plain(SAFETENSORS), read),
+    "safetensors header": ("w.safetensors", safetensors_header, read),
+    "torch": ("w.pt", plain(TORCH), read),
+    "torch pickle": ("w.pt", torch_pickle, read),
+    "torch legacy": ("w.pt", plain(LEGACY), read),
+    **{
+        f"vectors {kind}": ("v", plain(vectors(kind)), read_vectors)
+        for kind in ("word2vec", "word2vec-binary", "glove", "safetensors")
+    },
+    "csv": ("t.csv", plain(CSV), table_rows),
+    "json lines": ("t.jsonl", plain(JSON_LINES), table_rows),
     "parquet": ("t.parquet", plain(PARQUET), table_rows),
-    "tar": ("a.tar", plain(tar()), loaded), "tar.gz": ("a.tar.gz", gzipped(tar()), loaded), "zip": ("a.zip", zipped, loaded),
-    "idx": ("i", plain(IDX), lambda p: idx.read_array(p, 1)), "idx.gz": ("i.gz", gzipped(IDX), lambda p: idx.read_array(p, 1)),
-    "text": ("t.txt", plain(b"some words\n" * 20), lambda p: [texts.is_text(p), texts.is_table(p), list(texts.pieces(str(p)))]),
+    "tar": ("a.tar", plain(tar()), loaded),
+    "tar.gz": ("a.tar.gz", gzipped(tar()), loaded),
+    "zip": ("a.zip", zipped, loaded),
+    "idx": ("i", plain(IDX), lambda p: idx.read_array(p, 1)),
+    "idx.gz": ("i.gz", gzipped(IDX), lambda p: idx.read_array(p, 1)),
+    "text": (
+        "t.txt",
+        plain(b"some words\n" * 20),
+        lambda p: [texts.is_text(p), texts.is_table(p), list(texts.pieces(str(p)))],
+    ),
     "text.gz": ("t.gz", gzipped(b"some words\n" * 20), lambda p: [texts.is_text(p), list(texts.pieces(str(p)))]),
     "recipe": ("r.toml", plain(TOML), recipe.read_toml),
     "toml": ("x.toml", plain(TOML), lambda p: decode_toml(p.read_bytes(), what="x")),
     "json": ("x.json", plain(JSON_LINES.splitlines()[1]), lambda p: decode_json(p.read_bytes(), what="x")),
-    **{f"picture {kind}": ("p", plain(data), lambda p: [images.decode(p, 3), images.inspect(p), images.probe(p)])
-       for kind, data in PICTURES.items()},
-}  # fmt: skip
+    **{
+        f"picture {kind}": ("p", plain(data), lambda p: [decoding.decode(p, 3), decoding.inspect(p), decoding.probe(p)])
+        for kind, data in PICTURES.items()
+    },
+}
 
 
 def case_of(reader: str) -> Case:

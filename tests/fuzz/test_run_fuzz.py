@@ -1,4 +1,5 @@
-"""Runs whose files were spoiled by structure and sealed again: every reader answers, or refuses with one error for users."""
+"""Runs whose files were spoiled by structure and sealed again: every reader answers, or refuses with one error for
+users."""
 
 from __future__ import annotations
 
@@ -18,21 +19,28 @@ from fuzzing import fuzz, run_seed, soak_seconds
 from spoiling import digest_of_folder, seal_run, spoil_file
 
 from layerwise import api
-from layerwise.engines.telling import engines_of
+from layerwise.embeddings.sources import vectors_of
 from layerwise.errors import LayerwiseError
-from layerwise.evaluate import measure
-from layerwise.inspect.opening import opened
+from layerwise.inference.engines.engine_report import engines_of
+from layerwise.inference.evaluate import measure
+from layerwise.inspection.load_target import opened
 from layerwise.planning.resolve import Request
-from layerwise.run import RunDirectory
 from layerwise.run_check import verify
-from layerwise.train.start import train
-from layerwise.vectors.sources import vectors_of
+from layerwise.run_directory import RunDirectory
+from layerwise.training.run_training import train
 from small_runs import fit
 
 TARGETS = (
-    "run.json", "task.json", "recipe.toml", "metrics.jsonl", "checkpoints/best/state.json", "checkpoints/last/state.json",
-    "checkpoints/best/model.safetensors", "checkpoints/last/model.safetensors", "checkpoints/last/state.safetensors",
-)  # fmt: skip
+    "run.json",
+    "task.json",
+    "recipe.toml",
+    "metrics.jsonl",
+    "checkpoints/best/state.json",
+    "checkpoints/last/state.json",
+    "checkpoints/best/model.safetensors",
+    "checkpoints/last/model.safetensors",
+    "checkpoints/last/state.safetensors",
+)
 INPUTS: dict[str, Any] = {"rows": "5.1,3.5,1.4,0.2", "images": np.zeros((8, 8), np.uint8), "words": "a1"}
 SHORT = 3  # epochs, that a spoiled recipe may ask for here
 
@@ -85,13 +93,19 @@ def case(draw: random.Random, runs: dict[str, Path], targets: tuple[str, ...] = 
         seal_run(run)
         before = digest_of_folder(run, without=".lock")
         readers = [
-            lambda: verify(RunDirectory.open(run)), lambda: engines_of(RunDirectory.open(run)), lambda: api.open(run).metrics,
-            lambda: api.open(run).predictor()(INPUTS[kind]), lambda: RunDirectory(run).metrics(),
+            lambda: verify(RunDirectory.open(run)),
+            lambda: engines_of(RunDirectory.open(run)),
+            lambda: api.open(run).metrics,
+            lambda: api.open(run).predictor()(INPUTS[kind]),
+            lambda: RunDirectory(run).metrics(),
             lambda: opened(str(run), needs="run", view="weights"),
-        ]  # fmt: skip
+        ]
         readers += [lambda: vectors_of(run)] if kind == "words" else []
         if resumes(run):
-            readers += [lambda: measure(run), lambda: train(Request(model=str(run / "recipe.toml"), resume=True), quiet=True)]
+            readers += [
+                lambda: measure(run),
+                lambda: train(Request(model=str(run / "recipe.toml"), resume=True), quiet=True),
+            ]
         for read in readers:
             with contextlib.suppress(LayerwiseError):
                 read()

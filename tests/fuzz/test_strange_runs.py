@@ -1,4 +1,5 @@
-"""A stranger's run, sealed with right checksums: what it asks for is compared with what it holds before memory is taken (G, F31, F32)."""
+"""A stranger's run, sealed with right checksums: what it asks for is compared with what it holds before memory is taken
+(G, F31, F32)."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from spoiling import seal_run
 
 from layerwise import api
 from layerwise.cli import main
-from layerwise.durable import find_nonfinite
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
 from layerwise.planning.resolve import Request
-from layerwise.train.start import train
+from layerwise.runtime.checksums import find_nonfinite
+from layerwise.training.run_training import train
 from small_runs import fit
 
 ROW = "5.1,3.5,1.4,0.2"
@@ -34,7 +35,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = {"model.widths": [4], "model.dense": [8], "model.dropout": 0, "examples": 100, "train.threads": 1}
-    return api.train("cnn", data="digits", epochs=1, seed=5, out=tmp_path_factory.mktemp("images") / "run", options=options).path
+    return api.train(
+        "cnn", data="digits", epochs=1, seed=5, out=tmp_path_factory.mktemp("images") / "run", options=options
+    ).path
 
 
 def strange(run: Path, name: str, change: Any) -> Path:
@@ -63,19 +66,45 @@ def refused(run: Path, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("hidden", [10**9], r"run\.json is damaged: model\.arguments\.hidden is 1e\+09, which the checkpoint does not explain"),
+        (
+            "hidden",
+            [10**9],
+            r"run\.json is damaged: model\.arguments\.hidden is 1e\+09, which the checkpoint does not explain",
+        ),
         ("hidden", [2**31], r"run\.json is damaged: model\.arguments\.hidden"),
-        ("hidden", [1] * 10**6, r"run\.json is damaged: model\.arguments\.hidden is a list of 1,000,000, and the checkpoint has 4 tensors"),
-        ("hidden", [1] * 250, r"run\.json is damaged: the arguments of its model (ask for more tensors than the 4|do not describe)"),
-        ("hidden", "x", r"run\.json is damaged: a wrong value in model\.arguments: hidden.*expected: a list.*received: \"x\""),
-        ("hidden", [17], r"run\.json is damaged: the arguments of its model do not describe the weights in .*key\(s\) differ"),
+        (
+            "hidden",
+            [1] * 10**6,
+            r"run\.json is damaged: model\.arguments\.hidden is a list of 1,000,000, and the checkpoint has 4 tensors",
+        ),
+        (
+            "hidden",
+            [1] * 250,
+            r"run\.json is damaged: the arguments of its model (ask for more tensors than the 4|do not describe)",
+        ),
+        (
+            "hidden",
+            "x",
+            r"run\.json is damaged: a wrong value in model\.arguments: hidden.*expected: a list.*received: \"x\"",
+        ),
+        (
+            "hidden",
+            [17],
+            r"run\.json is damaged: the arguments of its model do not describe the weights in .*key\(s\) differ",
+        ),
         ("depth", 2**31, r"run\.json is damaged: model\.arguments\.depth"),
         ("nosuch", 1, r"run\.json is damaged: there is no option 'nosuch' in model\.arguments"),
         ("features", 5, r"run\.json is damaged: the arguments of its model do not describe"),
-        ("activation", "nosuch", r"run\.json is damaged: the arguments of its model do not describe the weights.*nosuch"),
+        (
+            "activation",
+            "nosuch",
+            r"run\.json is damaged: the arguments of its model do not describe the weights.*nosuch",
+        ),
     ],
 )
-def test_arguments_that_the_checkpoint_does_not_explain_are_refused(name: str, value: Any, said: str, rows: Path) -> None:
+def test_arguments_that_the_checkpoint_does_not_explain_are_refused(
+    name: str, value: Any, said: str, rows: Path
+) -> None:
     refused(strange(rows, "run.json", argument(name, value)), said)
 
 
@@ -101,7 +130,10 @@ def test_an_unknown_model_is_one_error_that_names_the_file(rows: Path) -> None:
         (lambda task: task["inputs"]["columns"][0].update(spread=0.0), r"\$\.inputs\.columns\[0\]\.spread"),
         (lambda task: task["inputs"]["columns"][0].update(spread=10**400), r"task\.json"),
         (lambda task: task["inputs"]["columns"][0].update(shift="x"), r"\$\.inputs\.columns\[0\]\.shift"),
-        (lambda task: task["inputs"]["columns"].pop(), r"it decides features = 3, and run\.json has model\.arguments\.features = 4"),
+        (
+            lambda task: task["inputs"]["columns"].pop(),
+            r"it decides features = 3, and run\.json has model\.arguments\.features = 4",
+        ),
     ],
 )
 def test_a_task_that_is_none_is_refused_by_its_field(change: Any, said: str, rows: Path) -> None:
@@ -111,8 +143,14 @@ def test_a_task_that_is_none_is_refused_by_its_field(change: Any, said: str, row
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda task: task["inputs"].update(size=[30_000, 30_000]), r"size \[30000, 30000\] with 1 channel\(s\) is more than .*\$\.inputs"),
-        (lambda task: task["inputs"].update(size=[16, 16]), r"it decides size = \[16, 16\], and run\.json has model\.arguments\.size"),
+        (
+            lambda task: task["inputs"].update(size=[30_000, 30_000]),
+            r"size \[30000, 30000\] with 1 channel\(s\) is more than .*\$\.inputs",
+        ),
+        (
+            lambda task: task["inputs"].update(size=[16, 16]),
+            r"it decides size = \[16, 16\], and run\.json has model\.arguments\.size",
+        ),
         (lambda task: task["inputs"].update(size="x"), r"\$\.inputs\.size"),
         (lambda task: task["inputs"].update(std=[0.0]), r"\$\.inputs\.std\[0\]"),
         (lambda task: task["inputs"].update(mean=[]), r"mean and std must have 1 number"),
@@ -149,7 +187,16 @@ def test_weights_that_are_not_finite_are_refused_by_name(number: float, rows: Pa
 
 
 def test_finite_weights_of_any_type_pass() -> None:
-    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int64, torch.bool, torch.complex64)
+    kinds = (
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.float8_e4m3fn,
+        torch.int64,
+        torch.bool,
+        torch.complex64,
+    )
     assert find_nonfinite({str(kind): torch.zeros(3).to(kind) for kind in kinds} | {"none": torch.zeros(0)}) == ""
     assert find_nonfinite({"a": torch.zeros(2), "b": torch.tensor([0, float("nan")], dtype=torch.float16)}) == "b"
     assert find_nonfinite({"c": torch.tensor([complex(0, float("inf"))])}) == "c"
@@ -176,12 +223,28 @@ def resume(run: Path) -> None:
     [
         ("model", fill(float("nan")), r"last/model\.safetensors is damaged: the tensor"),
         ("model", lambda t: t.pop(sorted(t)[0]), r"last/model\.safetensors.*1 key\(s\) differ"),
-        ("state", lambda t: t.update({"random.cpu": torch.zeros(3).byte()}), r"last/state\.safetensors is damaged: training cannot"),
+        (
+            "state",
+            lambda t: t.update({"random.cpu": torch.zeros(3).byte()}),
+            r"last/state\.safetensors is damaged: training cannot",
+        ),
         ("state", lambda t: t.pop("random.cpu"), r"last/state\.safetensors is damaged: .*random\.cpu"),
-        ("state", lambda t: t.update({"window.weight": torch.zeros(3)}), r"last/state\.safetensors is damaged: .*window\.weight"),
+        (
+            "state",
+            lambda t: t.update({"window.weight": torch.zeros(3)}),
+            r"last/state\.safetensors is damaged: .*window\.weight",
+        ),
         ("state", lambda t: t.pop("window.weight"), r"last/state\.safetensors is damaged: .*window\.weight"),
-        ("state", lambda t: t.pop("rule.steps"), r"last/state\.safetensors is damaged: .*'rule\.steps' is not what the rule saves"),
-        ("state", lambda t: t.update({"rule.steps": torch.tensor(float("nan"))}), r"last/state\.safetensors is damaged: .*'rule\.steps'"),
+        (
+            "state",
+            lambda t: t.pop("rule.steps"),
+            r"last/state\.safetensors is damaged: .*'rule\.steps' is not what the rule saves",
+        ),
+        (
+            "state",
+            lambda t: t.update({"rule.steps": torch.tensor(float("nan"))}),
+            r"last/state\.safetensors is damaged: .*'rule\.steps'",
+        ),
     ],
 )
 def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, said: str, rows: Path) -> None:
@@ -213,10 +276,15 @@ def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, said: 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"model = {", r"not valid TOML"), (b"\xff\xfe", r"not valid TOML"), (b"a = " + b"[" * 100_000, r"nested too deep"),
-        (b"stages = 5\n", r"stages"), (b"stages = [1]\n", r"stages"), (b"train = 5\n", r"\[train\]"), (b"format = 99\n", r"format 99"),
+        (b"model = {", r"not valid TOML"),
+        (b"\xff\xfe", r"not valid TOML"),
+        (b"a = " + b"[" * 100_000, r"nested too deep"),
+        (b"stages = 5\n", r"stages"),
+        (b"stages = [1]\n", r"stages"),
+        (b"train = 5\n", r"\[train\]"),
+        (b"format = 99\n", r"format 99"),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_is_none_is_one_error_that_names_it(content: bytes, said: str, rows: Path) -> None:
     place = Path(shutil.copytree(rows, Path("strange")))
     (place / "recipe.toml").write_bytes(content)

@@ -8,8 +8,8 @@ import torch
 
 from layerwise.errors import UsageError
 from layerwise.functional import glove as formula
-from layerwise.kernels import glove
-from layerwise.kernels.glove import Tables
+from layerwise.kernels.text import glove
+from layerwise.kernels.text.glove import Tables
 
 V = 11
 
@@ -29,7 +29,9 @@ def drawn(count: int, *, seed: int = 1) -> np.ndarray:
     return np.column_stack([ids, np.exp(draw.uniform(-3, 7, count))]).astype(np.float32)
 
 
-def by_hand(records: np.ndarray, parameters: Tables, squares: Tables, *, x_max: float, alpha: float, lr: float) -> tuple[list, float]:
+def by_hand(
+    records: np.ndarray, parameters: Tables, squares: Tables, *, x_max: float, alpha: float, lr: float
+) -> tuple[list, float]:
     """The rule as it is written, in float64, number by number."""
     W, C, b, c, W2, C2, b2, c2 = tables = [one.astype(np.float64) for one in (*parameters, *squares)]
     total = 0.0
@@ -96,7 +98,10 @@ def test_the_first_step_follows_the_gradient_of_half_the_formula() -> None:
     order = np.random.default_rng(3).permutation(V)
     records = np.column_stack([np.arange(V), order, drawn(V)[:, 2]]).astype(np.float32)
     parameters, squares = made(9)
-    leaves = {name: torch.tensor(array, dtype=torch.double, requires_grad=True) for name, array in parameters._asdict().items()}
+    leaves = {
+        name: torch.tensor(array, dtype=torch.double, requires_grad=True)
+        for name, array in parameters._asdict().items()
+    }
     i, j, x = (torch.tensor(column) for column in records.T)
     total = formula.loss(i.long(), j.long(), x.double(), **leaves).sum()
     (total / 2).backward()

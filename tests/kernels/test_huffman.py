@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layerwise.errors import UsageError
-from layerwise.kernels.huffman import huffman
+from layerwise.kernels.text.huffman import huffman
 
 
 def total_bits(counts: list[int]) -> int:
@@ -22,7 +22,9 @@ def total_bits(counts: list[int]) -> int:
     return total
 
 
-@pytest.mark.parametrize("counts", [[5, 9], [1, 1, 1], [1] * 16, [7, 100, 3, 3, 1, 50, 2], [2**k for k in range(20)], list(range(1, 400))])
+@pytest.mark.parametrize(
+    "counts", [[5, 9], [1, 1, 1], [1] * 16, [7, 100, 3, 3, 1, 50, 2], [2**k for k in range(20)], list(range(1, 400))]
+)
 def test_codes_are_as_short_as_a_heap_makes_them_and_free_of_prefixes(counts: list[int]) -> None:
     tree = huffman(np.array(counts))
     assert int(tree.lengths @ np.array(counts)) == total_bits(counts)

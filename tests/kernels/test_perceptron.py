@@ -44,9 +44,7 @@ def zeros(K: int, D: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((K, D), dtype=np.float32), np.zeros(K, dtype=np.float32)
 
 
-@pytest.mark.parametrize(
-    ("N", "D", "K"), [(60, 1, 1), (60, 7, 3), (50, 33, 5), (40, 18, 12), (0, 4, 2), (5, 0, 2)]
-)
+@pytest.mark.parametrize(("N", "D", "K"), [(60, 1, 1), (60, 7, 3), (50, 33, 5), (40, 18, 12), (0, 4, 2), (5, 0, 2)])
 @pytest.mark.parametrize("kind", [np.float32, np.int8])
 def test_it_is_the_rule(N: int, D: int, K: int, kind: type) -> None:
     X, Y = problem(N, D, K)
@@ -136,9 +134,7 @@ def test_nowhere_to_cache_still_works(tmp_path: Path) -> None:
     )
     home = str(tmp_path / "home")
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "HOME": home, "XDG_CACHE_HOME": home}
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code], env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-B", "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
     assert "[[1.0, 1.0]]" in done.stdout

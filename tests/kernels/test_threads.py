@@ -15,7 +15,9 @@ from layerwise.kernels.threads import edges_of, over_parts
 @given(st.integers(0, 50), st.integers(1, 7), st.booleans())
 def test_every_item_once_and_in_order(count: int, parts: int, given_pool: bool) -> None:
     with ThreadPoolExecutor(2) as pool:
-        found = over_parts(lambda first, last: list(range(first, last)), edges_of(count, parts), pool if given_pool else None)
+        found = over_parts(
+            lambda first, last: list(range(first, last)), edges_of(count, parts), pool if given_pool else None
+        )
     assert len(found) == parts
     assert [item for part in found for item in part] == list(range(count))
     assert max(map(len, found)) - min(map(len, found)) <= 1

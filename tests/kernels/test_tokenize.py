@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layerwise.data import alphabet
-from layerwise.data.reading import Tokens
-from layerwise.kernels.pairs import Counted, Joiner, Pairs
-from layerwise.kernels.tokenize import LONGEST, Ids, recode, tally
-from layerwise.kernels.tokenizer import NotUtf8, Tokenizer, WordTable, numbered
-from layerwise.kernels.tokens import END, GAP
+from layerwise.data.tables.table_options import Tokens
+from layerwise.data.text import char_classes
+from layerwise.kernels.text.pairs import Counted, Joiner, Pairs
+from layerwise.kernels.text.tokenize import LONGEST, Ids, recode, tally
+from layerwise.kernels.text.tokenizer import NotUtf8, Tokenizer, WordTable, numbered
+from layerwise.kernels.text.tokens import END, GAP
 
 LINE = re.compile("[\n\r\u2028\u2029]")
 PLAIN = settings(max_examples=60, deadline=None)
@@ -37,10 +37,12 @@ class Held:
         recode(self.tokens, mapping)
 
 
-def read(pieces: list[bytes], tokens: Tokens = "words", *, lower: bool = True, most: int = 1 << 20) -> tuple[list[str], WordTable]:
+def read(
+    pieces: list[bytes], tokens: Tokens = "words", *, lower: bool = True, most: int = 1 << 20
+) -> tuple[list[str], WordTable]:
     """Tokenise; return the tokens as text, line feeds for sentence ends, ``?`` for gaps."""
     held, table = Held(), WordTable(most=most)
-    tokenizer = Tokenizer(alphabet.classes(tokens), alphabet.folds(tokens, lower), table, held)
+    tokenizer = Tokenizer(char_classes.classes(tokens), char_classes.folds(tokens, lower), table, held)
     for piece in pieces:
         tokenizer.feed(piece)
     tokenizer.feed(b"", last=True)
@@ -53,7 +55,11 @@ def is_alone(c: str) -> bool:
     """Whether a letter is written without blanks between words, by its name."""
     name = unicodedata.name(c, "")
     kinds = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO")
-    return name.startswith(kinds) or c in "々〆〇ー〻〼ｰﾞﾟ\u309f\u30ff" or name.startswith(("HENTAIGANA", "HANGZHOU", "VERTICAL KANA"))
+    return (
+        name.startswith(kinds)
+        or c in "々〆〇ー〻〼ｰﾞﾟ\u309f\u30ff"
+        or name.startswith(("HENTAIGANA", "HANGZHOU", "VERTICAL KANA"))
+    )
 
 
 def letters(c: str) -> str:
@@ -184,7 +190,8 @@ def test_a_long_word_is_cut_wherever_pieces_end() -> None:
 
 
 def test_the_rarest_words_are_forgotten_when_there_are_too_many() -> None:
-    """Frequent words are kept and counted exactly; forgotten ones are gaps; every number is that of the word that stood there."""
+    """Frequent words are kept and counted exactly; forgotten ones are gaps; every number is that of the word that stood
+    there."""
     rng = np.random.default_rng(0)
     words = [f"w{k}" for k in np.minimum(rng.zipf(1.3, 20_000), 5000)]
     found, table = read([" ".join(words).encode()], "whitespace", most=500)
@@ -222,14 +229,18 @@ def test_pairs_are_counted(stream: list[int], size: int) -> None:
         pairs.count(piece)
     naive = Counter((a, b) for a, b in pairwise(stream) if a >= 0 and b >= 0)
     found = pairs.found(1)
-    assert list(zip(*(column.tolist() for column in found), strict=True)) == [(a, b, n) for (a, b), n in sorted(naive.items()) if n > 1]
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == [
+        (a, b, n) for (a, b), n in sorted(naive.items()) if n > 1
+    ]
 
 
 @PLAIN
 @given(STREAM, st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12), st.integers(1, 9))
 def test_pairs_are_joined_from_left_to_right(stream: list[int], chosen: set[tuple[int, int]], size: int) -> None:
     ids = {pair: 100 + k for k, pair in enumerate(sorted(chosen))}
-    first, second, names = (np.array(column, dtype=np.int32) for column in ([a for a, _ in ids], [b for _, b in ids], [*ids.values()]))
+    first, second, names = (
+        np.array(column, dtype=np.int32) for column in ([a for a, _ in ids], [b for _, b in ids], [*ids.values()])
+    )
     joiner = Joiner(first, second, names)
     found = [joiner.join(piece) for piece in split(stream, size)] + [joiner.join(np.empty(0, np.int32), last=True)]
     naive, at = [], 0

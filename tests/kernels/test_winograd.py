@@ -1,4 +1,5 @@
-"""Convolution by tiles: the identity behind it, its results and gradients against float64, whoever computes which tile."""
+"""Convolution by tiles: the identity behind it, its results and gradients against float64, whoever computes which
+tile."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.kernels import registers, team, tiles, winograd
+from layerwise.kernels import team
 from layerwise.kernels.compiling import entry
-from layerwise.kernels.tiles import POINTS, A, B, G, matrices
+from layerwise.kernels.convolution import simd, winograd, winograd_transforms
+from layerwise.kernels.convolution.winograd_transforms import POINTS, A, B, G, matrices
 
 
 @contextmanager
@@ -39,7 +41,8 @@ def test_the_matrices_make_a_correlation_with_six_products() -> None:
 
 
 def largest_error(points: tuple[float, ...]) -> float:
-    """Return the largest error of a tile over 128 maps, all in float32, beside float64, as a part of the largest output."""
+    """Return the largest error of a tile over 128 maps, all in float32, beside float64, as a part of the largest
+    output."""
     a, g, b = matrices(points)
     draw = np.random.default_rng(0)
     tiles, taps = draw.standard_normal((100, 128, 6, 6)).clip(0), draw.standard_normal((16, 128, 3, 3)) / 24
@@ -72,11 +75,16 @@ def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: t
 
 def tiled(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
     """Return the same by tiles."""
-    return [winograd.convolve_by(x, weight, bias), winograd.map_gradient(gradient, weight), winograd.weight_gradient(x, gradient)]
+    return [
+        winograd.convolve_by(x, weight, bias),
+        winograd.map_gradient(gradient, weight),
+        winograd.weight_gradient(x, gradient),
+    ]
 
 
 def tiles_of(x: torch.Tensor, size: int, margin: int) -> torch.Tensor:
-    """Return the tiles (N, C, rows, columns, size, size) of maps (N, C, H, W), 4 places apart, in float64 with zeros around."""
+    """Return the tiles (N, C, rows, columns, size, size) of maps (N, C, H, W), 4 places apart, in float64 with zeros
+    around."""
     high, wide = x.shape[2:]
     around = (margin, -wide % 4 + margin, margin, -high % 4 + margin)
     return torch.nn.functional.pad(x.double(), around).unfold(2, size, 4).unfold(3, size, 4)
@@ -95,22 +103,24 @@ LAMBDA = 8.0
 def roundings(transforms: int, terms: int) -> float:
     """Return how many units of the sums of absolute values an error may be.
 
-    A number that comes out of n operations, each with an error of at most `UNIT`, is off by at most n · UNIT · Σ|terms|, to first order
-    (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2002, lemma 3.1), and if the errors are independent and of mean zero,
-    by at most λ · √n · UNIT · Σ|terms| but with probability 2 n e^(−λ²/2) (N. J. Higham and T. Mary, A New Approach to Probabilistic
-    Rounding Error Analysis, 2019, theorem 2.4): with λ = 8 less than 10⁻⁹ for any n here. n is one for each of the ``terms`` of the sum
-    between the transforms, one more for the bias, and for each of six transforms at most 7: a constant's own rounding, and six operations
-    for the six terms.
+    A number that comes out of n operations, each with an error of at most `UNIT`, is off by at most n · UNIT ·
+    Σ|terms|, to first order (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2002, lemma 3.1), and if the
+    errors are independent and of mean zero, by at most λ · √n · UNIT · Σ|terms| but with probability 2 n e^(−λ²/2) (N.
+    J. Higham and T. Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019, theorem 2.4): with λ = 8 less
+    than 10⁻⁹ for any n here. n is one for each of the ``terms`` of the sum between the transforms, one more for the
+    bias, and for each of six transforms at most 7: a constant's own rounding, and six operations for the six terms.
     """
     count = 7 * transforms + terms + 1
     return min(count, LAMBDA * count**0.5)
 
 
-def bounds(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor, *, parts: int) -> list[torch.Tensor]:
+def bounds(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor, *, parts: int
+) -> list[torch.Tensor]:
     """Return the largest errors that float32 may make by tiles in the outputs and in the gradients by maps and filters.
 
-    Σ|terms| is |Aᵀ| [Σ (|G| |g| |Gᵀ|) ⊙ (|Bᵀ| |d| |B|)] |A| + |bias| for the outputs, and accordingly for the others. ``parts``: of a sum
-    over tiles at most.
+    Σ|terms| is |Aᵀ| [Σ (|G| |g| |Gᵀ|) ⊙ (|Bᵀ| |d| |B|)] |A| + |bias| for the outputs, and accordingly for the others.
+    ``parts``: of a sum over tiles at most.
     """
 
     def joined(maps: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
@@ -172,15 +182,16 @@ def test_filters_that_are_kept_give_the_same_outputs() -> None:
 
 
 def test_products_use_the_widest_vectors_of_the_processor() -> None:
-    """The machine code of the product has fused operations on 512-bit registers with AVX-512, and none where there is none."""
+    """The machine code of the product has fused operations on 512-bit registers with AVX-512, and none where there is
+    none."""
 
     def product(a: int, b: int, c: int, depth: int) -> None:
-        tiles.multiply(a, 64, 4, b, 64, 128, c, 128, depth)
+        winograd_transforms.multiply(a, 64, 4, b, 64, 128, c, 128, depth)
 
     compiled = numba.njit("void(int64, int64, int64, int64)")(product)
     [code] = compiled.inspect_asm().values()
-    if registers.widest_lanes() == 16:
-        assert len(re.findall(r"vfmadd\w+ps\s[^\n]*%zmm", code)) >= 2 * tiles.ROWS
+    if simd.widest_lanes() == 16:
+        assert len(re.findall(r"vfmadd\w+ps\s[^\n]*%zmm", code)) >= 2 * winograd_transforms.ROWS
         assert "%ymm" not in code
     else:
         assert "%zmm" not in code
@@ -188,32 +199,43 @@ def test_products_use_the_widest_vectors_of_the_processor() -> None:
 
 def test_lanes_are_those_of_numbas_target_not_of_the_processor() -> None:
     """With features of a smaller processor asked for, numba compiles for that one, and kernels are as wide as it."""
-    script = "from layerwise.kernels.registers import widest_lanes; print(widest_lanes())"
+    script = "from layerwise.kernels.convolution.simd import widest_lanes; print(widest_lanes())"
     env = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+avx512f"}
-    lanes = [subprocess.run([sys.executable, "-c", script], env=env | more, capture_output=True, text=True, check=True).stdout.strip()
-             for more in ({}, {"NUMBA_CPU_FEATURES": "+sse2"})]  # fmt: skip
+    lanes = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=env | more, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for more in ({}, {"NUMBA_CPU_FEATURES": "+sse2"})
+    ]
     assert lanes == ["16", "8"]
 
 
 @entry
 def two_phases(numbers: int) -> None:
-    """First phase: each part copies a vector from 0 to 1; second: each part copies that one on. Own numbers: the three places."""
+    """First phase: each part copies a vector from 0 to 1; second: each part copies that one on. Own numbers: the three
+    places."""
     part = team.next_early(numbers)
     while part < 64:
-        tiles.copied(team.number(numbers, 0) + tiles.VECTOR * part, team.number(numbers, 1) + tiles.VECTOR * part)
+        winograd_transforms.copied(
+            team.number(numbers, 0) + winograd_transforms.VECTOR * part,
+            team.number(numbers, 1) + winograd_transforms.VECTOR * part,
+        )
         team.early_done(numbers)
         part = team.next_early(numbers)
     team.wait_for_early(numbers, 64)
     part = team.next_part(numbers)
     while part < 64:
-        tiles.copied(team.number(numbers, 1) + tiles.VECTOR * (63 - part), team.number(numbers, 2) + tiles.VECTOR * part)
+        winograd_transforms.copied(
+            team.number(numbers, 1) + winograd_transforms.VECTOR * (63 - part),
+            team.number(numbers, 2) + winograd_transforms.VECTOR * part,
+        )
         part = team.next_part(numbers)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
 def test_a_second_phase_waits_for_the_first(count: int) -> None:
     """What the second phase copies is what the first one, on whatever thread, has copied before."""
-    given_ = torch.randn(64, tiles.WIDE)
+    given_ = torch.randn(64, winograd_transforms.WIDE)
     with threads(count):
         for _ in range(200):
             between, found = torch.zeros_like(given_), torch.zeros_like(given_)
@@ -235,7 +257,9 @@ def test_large_workspaces_are_used_again_and_small_ones_are_not_kept() -> None:
     assert len(spaces.kept) == spaces.COUNT
 
 
-@pytest.mark.parametrize("data", [drawn(6, 16, 32, 13, 13, 0), drawn(3, 128, 128, 5, 5, 1)], ids=["tiles shared", "maps shared"])
+@pytest.mark.parametrize(
+    "data", [drawn(6, 16, 32, 13, 13, 0), drawn(3, 128, 128, 5, 5, 1)], ids=["tiles shared", "maps shared"]
+)
 def test_which_thread_takes_a_tile_changes_no_bit(data: tuple[torch.Tensor, ...]) -> None:
     """Outputs are the same on any number of threads, the filters' gradient each time with the same number."""
     with threads(1):

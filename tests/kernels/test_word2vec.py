@@ -1,4 +1,5 @@
-"""word2vec's kernels against a slow, plain form with the same draws, and against autograd of E30; their draws against theory."""
+"""word2vec's kernels against a slow, plain form with the same draws, and against autograd of E30; their draws against
+theory."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from scipy import stats
 
 from layerwise.errors import UsageError
 from layerwise.functional import word_vectors as E30
-from layerwise.kernels import word2vec
-from layerwise.kernels.huffman import Tree, huffman
-from layerwise.kernels.sampling import alias_table, keep_probabilities
-from layerwise.kernels.tokens import END, GAP
-from layerwise.kernels.word2vec import Covered, Noise
+from layerwise.kernels.text import word2vec
+from layerwise.kernels.text.huffman import Tree, huffman
+from layerwise.kernels.text.sampling import alias_table, keep_probabilities
+from layerwise.kernels.text.tokens import END, GAP
+from layerwise.kernels.text.word2vec import Covered, Noise
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -84,12 +85,25 @@ def learnt(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, settled: 
     z = np.array([u[row] @ x for row, _ in group])
     labels = np.array([label for _, label in group])
     right = np.where(labels == 1, z, -z)
-    return np.where(right > settled, 0, labels - 1 / (1 + np.exp(-z))), float(np.logaddexp(0, np.where(labels == 1, -z, z)).sum())
+    return np.where(right > settled, 0, labels - 1 / (1 + np.exp(-z))), float(
+        np.logaddexp(0, np.where(labels == 1, -z, z)).sum()
+    )
 
 
-def plain(method: str, blocks: np.ndarray, v: np.ndarray, u: np.ndarray, *, against: Noise | Tree, keep: np.ndarray,
-          states: np.ndarray, rates: tuple[float, float], window: int, divided: bool = False,
-          settled: float = math.inf) -> Covered:  # fmt: skip
+def plain(
+    method: str,
+    blocks: np.ndarray,
+    v: np.ndarray,
+    u: np.ndarray,
+    *,
+    against: Noise | Tree,
+    keep: np.ndarray,
+    states: np.ndarray,
+    rates: tuple[float, float],
+    window: int,
+    divided: bool = False,
+    settled: float = math.inf,
+) -> Covered:
     """Skip-gram or CBOW word by word, in float64."""
     loss, pairs, tokens, kept = 0.0, 0, 0, 0
     share = against.share if isinstance(against, Noise) else 1
@@ -136,7 +150,9 @@ def text(V: int, shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
 
 def tables(V: int, D: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(1)
-    return (0.5 * draw.standard_normal((V, D))).astype(np.float32), (0.5 * draw.standard_normal((rows, D))).astype(np.float32)
+    return (0.5 * draw.standard_normal((V, D))).astype(np.float32), (0.5 * draw.standard_normal((rows, D))).astype(
+        np.float32
+    )
 
 
 def states(count: int) -> np.ndarray:
@@ -174,7 +190,10 @@ def test_it_is_the_plain_form(method: str, against: Noise | Tree, divided: bool)
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
 def test_scores_that_are_right_enough_are_left_alone(method: str, against: Noise | Tree) -> None:
     """By the plain form again; half of the scores lie beyond ½, on either side."""
-    blocks, options = text(V, (3, 40)), {"against": against, "keep": KEEP, "states": states(3), "rates": (0.1, 0.1), "window": 3}
+    blocks, options = (
+        text(V, (3, 40)),
+        {"against": against, "keep": KEEP, "states": states(3), "rates": (0.1, 0.1), "window": 3},
+    )
     found = {}
     for settled in (0.5, math.inf):
         v, u = tables(V, WIDE, V if isinstance(against, Noise) else V - 1)
@@ -198,7 +217,14 @@ def test_a_small_step_is_the_gradient_of_e30(method: str, against: Noise | Tree)
     block = np.array([[4, 17, 9, END]], dtype=np.int32)
     start = states(1)
     options = {"divided": True} if method == "cbow" else {}
-    call = {"against": against, "keep": np.ones(V, np.float32), "states": start, "rates": (rate, rate), "window": 2, "threads": 1}
+    call = {
+        "against": against,
+        "keep": np.ones(V, np.float32),
+        "states": start,
+        "rates": (rate, rate),
+        "window": 2,
+        "threads": 1,
+    }
     got = getattr(word2vec, method)(block, v, u, **call, **options)
     draws = Draws(int(start[0]))
     for _ in range(3):
@@ -208,7 +234,10 @@ def test_a_small_step_is_the_gradient_of_e30(method: str, against: Noise | Tree)
         for one in [[w] for w in around] if method == "skipgram" else [around]:
             x = before_v[one].mean(0, keepdim=True)
             group = rows_of(centre, against, draws)
-            path, signs = torch.tensor([[row for row, _ in group]]), torch.tensor([[float(label) for _, label in group]])
+            path, signs = (
+                torch.tensor([[row for row, _ in group]]),
+                torch.tensor([[float(label) for _, label in group]]),
+            )
             if isinstance(against, Noise):
                 negatives = path[:, 1:]
                 if method == "skipgram":
@@ -239,9 +268,16 @@ def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int)
     for tokens in (words, without):
         v, u = tables(4, 4, 4)
         got = word2vec.skipgram(
-            np.array([tokens or [END]], dtype=np.int32), v, u, against=against, keep=np.ones(4, np.float32), states=states(1),
-            rates=(0.1, 0.1), window=window, threads=1,
-        )  # fmt: skip
+            np.array([tokens or [END]], dtype=np.int32),
+            v,
+            u,
+            against=against,
+            keep=np.ones(4, np.float32),
+            states=states(1),
+            rates=(0.1, 0.1),
+            window=window,
+            threads=1,
+        )
         counted.append((got.loss, got.pairs, got.words, v.tobytes(), u.tobytes()))
     assert counted[0] == counted[1]
     draws, pairs = Draws(int(states(1)[0])), 0
@@ -256,7 +292,8 @@ def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int)
 
 
 def test_threads_on_words_of_their_own_are_one_thread() -> None:
-    """Two blocks that share no word; the negatives both draw score about −100, which is settled. In either order, the same bits."""
+    """Two blocks that share no word; the negatives both draw score about −100, which is settled. In either order, the
+    same bits."""
     half, D = 10, 12
     first, second = text(half, (1, 60)), text(half, (1, 60), seed=3)
     blocks = np.concatenate([first, np.where(second >= 0, second + half, second)]).astype(np.int32)
@@ -267,7 +304,13 @@ def test_threads_on_words_of_their_own_are_one_thread() -> None:
         v[:, -1], u[:20, -1], u[20:] = 10, 0, 0
         u[20:, -1] = -10
         before = (v.copy(), u.copy())
-        call = {"keep": np.ones(22, np.float32), "states": states(2), "rates": (0.01, 0.01), "window": 2, "settled": 6.0}
+        call = {
+            "keep": np.ones(22, np.float32),
+            "states": states(2),
+            "rates": (0.01, 0.01),
+            "window": 2,
+            "settled": 6.0,
+        }
         got = word2vec.skipgram(blocks, v, u, against=against, threads=threads, **call)
         assert np.array_equal(u[20:], before[1][20:])
         found.append((v - before[0], u - before[1], got))
@@ -279,7 +322,8 @@ def test_threads_on_words_of_their_own_are_one_thread() -> None:
 
 
 def test_negatives_are_drawn_by_their_weights() -> None:
-    """All of a large number of draws, told by what moved: a centre's row is 0, so only negatives' rows move, once each."""
+    """All of a large number of draws, told by what moved: a centre's row is 0, so only negatives' rows move, once
+    each."""
     weights = np.array([40.0, 1.0, 10.0, 25.0, 4.0, 20.0])
     draws = Draws(7)
     counts = np.bincount(draws.negatives(60_000, alias_table(weights)), minlength=6)
@@ -304,7 +348,9 @@ def test_subsampling_keeps_what_the_formula_says() -> None:
     blocks = np.tile(np.array([0, END, 1, END], dtype=np.int32), (50, 200))
     v, u = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
     against = Noise(alias=alias_table(np.ones(4)), negatives=1)
-    got = word2vec.skipgram(blocks, v, u, against=against, keep=keep, states=states(50), rates=(0.1, 0.1), window=1, threads=1)
+    got = word2vec.skipgram(
+        blocks, v, u, against=against, keep=keep, states=states(50), rates=(0.1, 0.1), window=1, threads=1
+    )
     each, expected = 50 * 100 * 2, 0.0
     variance = 0.0
     for chance in (float(keep[0]), float(keep[1])):
@@ -313,23 +359,30 @@ def test_subsampling_keeps_what_the_formula_says() -> None:
     assert got.tokens == 2 * each
 
 
-@pytest.mark.parametrize(("name", "change"), [
-    ("vectors", {"vectors": np.zeros((4, 3), np.float64)}),
-    ("context", {"context": np.zeros((3, 3), np.float32)}),
-    ("keep", {"keep": np.ones(5, np.float32)}),
-    ("states", {"states": np.zeros(2, np.uint64)}),
-    ("without a vector", {"blocks": np.full((1, 4), 4, np.int32)}),
-    ("alias", {"against": Noise(alias=alias_table(np.ones(5)))}),
-    ("tree", {"against": huffman(np.ones(7)), "context": np.zeros((3, 3), np.float32)}),
-    ("window", {"window": 0}),
-    ("negatives", {"against": Noise(alias=alias_table(np.ones(4)), negatives=0)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vectors", {"vectors": np.zeros((4, 3), np.float64)}),
+        ("context", {"context": np.zeros((3, 3), np.float32)}),
+        ("keep", {"keep": np.ones(5, np.float32)}),
+        ("states", {"states": np.zeros(2, np.uint64)}),
+        ("without a vector", {"blocks": np.full((1, 4), 4, np.int32)}),
+        ("alias", {"against": Noise(alias=alias_table(np.ones(5)))}),
+        ("tree", {"against": huffman(np.ones(7)), "context": np.zeros((3, 3), np.float32)}),
+        ("window", {"window": 0}),
+        ("negatives", {"against": Noise(alias=alias_table(np.ones(4)), negatives=0)}),
+    ],
+)
 def test_what_it_cannot_read_is_refused(name: str, change: dict[str, object]) -> None:
     call: dict[str, object] = {
-        "blocks": np.zeros((1, 4), np.int32), "vectors": np.zeros((4, 3), np.float32), "context": np.zeros((4, 3), np.float32),
-        "against": Noise(alias=alias_table(np.ones(4))), "keep": np.ones(4, np.float32), "states": np.zeros(1, np.uint64),
+        "blocks": np.zeros((1, 4), np.int32),
+        "vectors": np.zeros((4, 3), np.float32),
+        "context": np.zeros((4, 3), np.float32),
+        "against": Noise(alias=alias_table(np.ones(4))),
+        "keep": np.ones(4, np.float32),
+        "states": np.zeros(1, np.uint64),
         "rates": (0.1, 0.1),
-    }  # fmt: skip
+    }
     call |= change
     blocks, vectors, context = (call.pop(n) for n in ("blocks", "vectors", "context"))
     with pytest.raises(UsageError, match=name):

@@ -66,6 +66,8 @@ def test_both_networks_start_from_the_same_weights() -> None:
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(plain, normed, spoilt, strict=True))
 
 
-@pytest.mark.parametrize(("mean", "deviation", "near"), [(0, 1, 1), (0.6, 1, 0), (0, 2.5, 0), (-0.4, 0.6, 1), (0, 0.4, 0)])
+@pytest.mark.parametrize(
+    ("mean", "deviation", "near"), [(0, 1, 1), (0.6, 1, 0), (0, 2.5, 0), (-0.4, 0.6, 1), (0, 0.4, 0)]
+)
 def test_near_is_what_it_says(mean: float, deviation: float, near: float) -> None:
     assert lab.Trained(1.0, np.array([mean]), np.array([deviation])).near == near

@@ -17,7 +17,11 @@ def crossing(few: float, many: float) -> tuple[Course, Curves]:
     """Curves of three seeds on which both rivals are ahead by ``few`` first, and the network by ``many`` at last."""
     noise = np.array([[0.0], [0.002], [-0.002]])
     plain = np.array([[0.8, 0.9]]) + noise
-    return Course("digits", (100, 1259)), {"cnn": plain - [[few, -many]] + noise[::-1] / 2, "svm": plain, "linear": plain}
+    return Course("digits", (100, 1259)), {
+        "cnn": plain - [[few, -many]] + noise[::-1] / 2,
+        "svm": plain,
+        "linear": plain,
+    }
 
 
 @pytest.mark.parametrize(("few", "many", "held"), [(0.05, 0.03, True), (-0.05, 0.03, False), (0.05, -0.03, False)])
@@ -38,7 +42,8 @@ def test_without_convolutions_the_part_that_holds_falls() -> None:
 
 
 def test_features_that_are_not_learned_do_not_win() -> None:
-    """The sabotage: the same network whose convolutions stay as they were drawn. (That learned ones win is told by the short form.)"""
+    """The sabotage: the same network whose convolutions stay as they were drawn. (That learned ones win is told by the
+    short form.)"""
 
     def frozen(data: curves.Parts, plan: Plan, seed: int) -> float:
         return curves.network(data, plan, seed, learned=False)
@@ -49,7 +54,9 @@ def test_features_that_are_not_learned_do_not_win() -> None:
 
 
 def test_pixels_in_hogs_part_are_no_rival() -> None:
-    found = learned_features.measure("quick", learners=dict.fromkeys(learned_features.LEARNERS, curves.linear), plan=PLACED)
+    found = learned_features.measure(
+        "quick", learners=dict.fromkeys(learned_features.LEARNERS, curves.linear), plan=PLACED
+    )
     assert set(found.margins) == {0}
     assert not any(c.passed for c in found.checks)
 

@@ -12,7 +12,7 @@ import torch
 from layerwise.labs import base
 from layerwise.labs import dying_relu as lab
 from layerwise.labs.training import learn, parts
-from layerwise.train.loop import Event
+from layerwise.training.loop import Event
 
 SMALL = lab.Plan("digits", 3, (lab.USUAL, lab.LARGE, lab.HUGE), 2, 2)
 
@@ -31,7 +31,8 @@ def test_with_small_steps_no_unit_dies() -> None:
 
 
 def test_dead_units_are_those_without_a_gradient() -> None:
-    """The oracle: each example's gradient by hand, ∂L/∂w_h = (softmax(z₂) − onehot)·v_h · [z_h > 0] · x, in a loop in float64."""
+    """The oracle: each example's gradient by hand, ∂L/∂w_h = (softmax(z₂) − onehot)·v_h · [z_h > 0] · x, in a loop in
+    float64."""
     data = parts("digits", seed=1)
     net = lab.network(64, 10, activation="relu", seed=1)
     lab.live(net, data, rate=lab.LARGE, epochs=1, seed=1)

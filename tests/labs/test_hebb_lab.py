@@ -48,4 +48,6 @@ def test_hebbs_weight_is_the_power_method() -> None:
     values, vectors = np.linalg.eigh(covariance)
     steps = lab.EPOCHS * lab.MOMENTS / lab.BATCH
     assert abs(grown.weight @ vectors[:, -1]) / np.linalg.norm(grown.weight) > 0.99
-    assert np.log(grown.lengths[-1]) == pytest.approx(steps * np.log1p(lab.STEP * values[-1]), rel=0.25)  # less what the start lacked
+    assert np.log(grown.lengths[-1]) == pytest.approx(
+        steps * np.log1p(lab.STEP * values[-1]), rel=0.25
+    )  # less what the start lacked

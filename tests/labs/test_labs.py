@@ -24,7 +24,15 @@ from layerwise.labs.figures import save_svg
 from layerwise.labs.running import run as run_
 
 # claims that did not hold as they stand; the labs' own tests say in which part
-REFUTED = {"data-hunger", "dbn-pretraining", "relu-speed", "weight-sharing", "residual-depth", "residual-gradient", "small-filters"}
+REFUTED = {
+    "data-hunger",
+    "dbn-pretraining",
+    "relu-speed",
+    "weight-sharing",
+    "residual-depth",
+    "residual-gradient",
+    "small-filters",
+}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -91,7 +99,10 @@ def test_each_result_is_told_within_the_terminal(result: labs.Result, lang: labs
 
 
 def test_names_are_answered_without_torch() -> None:
-    code = "import sys; from layerwise import labs; print(labs.names()); assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules)"
+    code = (
+        "import sys; from layerwise import labs; print(labs.names()); assert not {'torch', 'matplotlib', "
+        "'scipy'} & set(sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(f"'{name}'" in told for name in ("backprop-cost", "vanishing-depth", "xor"))
 

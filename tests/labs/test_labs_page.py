@@ -43,7 +43,9 @@ def result(name: str, claim: str) -> labs.Result:
     def experiment(mode: Mode) -> Findings:
         return Findings((1.0, 1.1), 0.0, (Check(text, True),), Table((Column(text),), (("cell",),)), draw)
 
-    return run_(Lab(name, claim, text, text, text, text, text, text, text, experiment), mode="normal", out=None, lang="en")
+    return run_(
+        Lab(name, claim, text, text, text, text, text, text, text, experiment), mode="normal", out=None, lang="en"
+    )
 
 
 def test_sections_come_in_the_order_of_claims_and_hand_written_parts_stay(tool: ModuleType) -> None:

@@ -29,7 +29,9 @@ def test_a_net_for_any_table_computes_it() -> None:
         table = tuple(code >> i & 1 for i in range(16))
         net = lab.net_of(table)
         for row, wanted in zip(itertools.product((0, 1), repeat=4), table, strict=True):
-            hidden = [int(sum(w * x for w, x in zip(n.weights.tolist(), row, strict=True)) >= n.threshold) for n in net.first]
+            hidden = [
+                int(sum(w * x for w, x in zip(n.weights.tolist(), row, strict=True)) >= n.threshold) for n in net.first
+            ]
             assert int(sum(hidden) >= 1) == wanted
             assert float(net(torch.tensor([row], dtype=torch.float32))) == wanted
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.data.open import Options, open_data
+from layerwise.data.load import Options, open_data
 from layerwise.labs import base
 from layerwise.labs import outliers as lab
 
 SMALL = lab.Plan(2, 60, (), everywhere=False)
 
 
-@pytest.mark.parametrize("parts", [{"mse": "mse", "mae": "mse"}, {"mse": "mae", "mae": "mse"}], ids=["both MSE", "exchanged"])
+@pytest.mark.parametrize(
+    "parts", [{"mse": "mse", "mae": "mse"}, {"mse": "mae", "mae": "mse"}], ids=["both MSE", "exchanged"]
+)
 def test_with_other_losses_the_claim_does_not_hold(parts: dict[lab.Error, lab.Error]) -> None:
     found = lab.measure("quick", errors=parts, plan=SMALL)
     assert not base.verdict(found)
@@ -42,7 +44,8 @@ def test_a_constant_is_fitted_by_mean_and_median() -> None:
 
 
 def test_closed_forms_meet_their_conditions() -> None:
-    """The oracle: the normal equations; and for least absolute deviations no better point among lines through any three points."""
+    """The oracle: the normal equations; and for least absolute deviations no better point among lines through any three
+    points."""
     rng = np.random.default_rng(1)
     x = np.column_stack([rng.normal(size=(14, 2)), np.ones(14)])
     y = rng.standard_t(2, size=14)

@@ -24,7 +24,9 @@ def test_with_kernels_of_one_pixel_nothing_grows() -> None:
     assert not base.verdict(found)
 
 
-@pytest.mark.parametrize(("kind", "depth", "side"), [("plain", 16, 33), ("dilated", 4, 31), ("pooled", 3, 22), ("pooled", 4, 46)])
+@pytest.mark.parametrize(
+    ("kind", "depth", "side"), [("plain", 16, 33), ("dilated", 4, 31), ("pooled", 3, 22), ("pooled", 4, 46)]
+)
 def test_the_formula_counted_by_hand(kind: str, depth: int, side: int) -> None:
     """3 + 2 + 2 …; 1 + 2·(1 + 2 + 4 + 8); pooled: 2 for the kernel and 1 for the pool, times the jump."""
     assert lab.formula(lab.stack(kind, depth, kernel=3, seed=(0,))) == side
@@ -59,7 +61,9 @@ def test_squared_gradients_are_those_of_a_linear_layer() -> None:
     net = nn.Sequential(nn.Conv2d(1, lab.MAPS, 3, bias=False)).double()
     with torch.no_grad():
         net[0].weight[:, :, 0] = 0  # type: ignore[index, operator]
-    found = torch.stack([lab.squared_gradient(net, torch.rand(2, 1, 3, 3, dtype=torch.float64), s)[0] for s in range(60)]).mean(0)
+    found = torch.stack(
+        [lab.squared_gradient(net, torch.rand(2, 1, 3, 3, dtype=torch.float64), s)[0] for s in range(60)]
+    ).mean(0)
     squares = net[0].weight.detach().square().sum((0, 1))  # type: ignore[union-attr, operator]
     assert torch.allclose(found / found.sum(), squares / squares.sum(), atol=0.03)
     assert lab.squared_gradient(net, torch.rand(1, 1, 3, 3, dtype=torch.float64), 0)[1] == (2, 3)

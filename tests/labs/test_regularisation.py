@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerwise.functional.augmentation import AugmentOptions
+from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.labs import base, l1_l2, overfitting
 from layerwise.labs.trial import TRAIN, WRONG, Treatment, Trial, noisy_digits, trained
 
@@ -62,11 +62,13 @@ def test_parts_are_apart_and_one_label_in_ten_is_drawn_anew() -> None:
     assert sizes == [TRAIN, 300, 1797 - TRAIN - 300]
     ids = torch.cat([part.ids for part in (parts.train, parts.val, parts.test)])
     assert len(ids.unique()) == 1797
-    from layerwise.data import embedded
+    from layerwise.data import sklearn_datasets
 
-    true = torch.from_numpy(embedded.load("digits").targets.astype("int64"))[ids]
+    true = torch.from_numpy(sklearn_datasets.load("digits").targets.astype("int64"))[ids]
     told = torch.cat([p.targets for p in (parts.train, parts.val, parts.test) if p.targets is not None])
-    assert float((true != told).double().mean()) == pytest.approx(0.9 * WRONG, abs=0.02)  # one in ten draws the same class again
+    assert float((true != told).double().mean()) == pytest.approx(
+        0.9 * WRONG, abs=0.02
+    )  # one in ten draws the same class again
 
 
 def test_early_stopping_ends_with_the_best_weights_of_the_validation_part() -> None:

@@ -9,7 +9,7 @@ from layerwise.labs import relu_speed as lab
 from layerwise.labs.training import learn, metrics, parts
 from layerwise.models.feedforward import mlp
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 SMALL = lab.Plan("digits", 3, (0.3,), 0.4, 120, 5)
 
@@ -37,10 +37,12 @@ def test_a_race_counts_the_steps_to_the_target() -> None:
     """The oracle: the same training without stopping, its loss looked at after every step."""
     data = parts("digits", seed=1)
     found = lab.race("relu", 0.3, data, plan=lab.Plan("digits", 1, (0.3,), 0.5, 100, 1), seed=1)
-    with draws.seeded(draws.key("relu-speed", 1)):
+    with rng.seeded(rng.key("relu-speed", 1)):
         net = mlp(features=64, outputs=10, hidden=lab.HIDDEN)
     losses = [metrics(net, data.task, data.train)["loss"]]
-    for _ in learn(net, data.task, data.train, options=BackpropOptions(optimizer="sgd", lr=0.3), epochs=1, batch=lab.BATCH, seed=1):
+    for _ in learn(
+        net, data.task, data.train, options=BackpropOptions(optimizer="sgd", lr=0.3), epochs=1, batch=lab.BATCH, seed=1
+    ):
         losses.append(metrics(net, data.task, data.train)["loss"])
     first = next(i for i, loss in enumerate(losses) if loss <= 0.5)
     assert (found.steps, found.reached) == (first, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from layerwise.inspect.summary import layers
+from layerwise.inspection.views.summary import layers
 from layerwise.labs import base
 from layerwise.labs import small_filters as lab
 

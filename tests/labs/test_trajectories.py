@@ -1,4 +1,5 @@
-"""S11: without momentum, or in a round bowl, nothing is gained; steps and paths are those of closed forms and of torch."""
+"""S11: without momentum, or in a round bowl, nothing is gained; steps and paths are those of closed forms and of
+torch."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def test_the_steepest_slope(module: nn.Module, slope: float) -> None:
 
 
 def test_the_factor_of_a_layer_predicts_the_fall() -> None:
-    """Mean-field theory and backpropagation agree: the fall over 20 further layers is 20 times the log of the factor."""
+    """Mean-field theory and backpropagation agree: the fall over 20 further layers is 20 times the log of the
+    factor."""
     task, batch = lab.digits(64, 1)
     for name, start in (("sigmoid", lab.CENTRED), ("tanh", lab.SHIFTED)):
         shallow, deep = (lab.profile(lab.network(name, start, depth, 1), task, batch) for depth in (10, 30))

@@ -28,7 +28,9 @@ def test_against_itself_nothing_is_gained() -> None:
     assert not base.verdict(found)
 
 
-@pytest.mark.parametrize(("kind", "weights"), [("convolution", 8 * (9 + 1)), ("local", 144 * 8 * (9 + 1)), ("dense", 144 * 8 * (144 + 1))])
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("convolution", 8 * (9 + 1)), ("local", 144 * 8 * (9 + 1)), ("dense", 144 * 8 * (144 + 1))]
+)
 def test_weights_are_those_of_the_formula(kind: str, weights: int) -> None:
     x = torch.rand(2, 1, 12, 12)
     net = lab.network(kind, x, 10, 0)

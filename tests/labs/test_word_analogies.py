@@ -1,4 +1,5 @@
-"""C20: the verdict flips when words lose their company, and when a learner's vectors are dealt out anew; measures against references."""
+"""C20: the verdict flips when words lose their company, and when a learner's vectors are dealt out anew; measures
+against references."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from layerwise.embeddings.queries import analogy
 from layerwise.labs import base
 from layerwise.labs import word_analogies as lab
-from layerwise.vectors.queries import analogy
 from layerwise.weights.vectors import VectorTable
 
 PLAN = lab.Plan(8, 2_000, {"skipgram": 5, "cbow": 8, "glove": 15}, 3)

@@ -1,7 +1,7 @@
 """torchvision's and timm's own models to compare with, and weights under which a comparison is sharp.
 
-torchvision's wheel looks for compiled operators that do not load beside a CPU-only torch. Its models are plain Python, so they are
-imported file by file, without the packages' own start. (timm imports beside them.)
+torchvision's wheel looks for compiled operators that do not load beside a CPU-only torch. Its models are plain Python,
+so they are imported file by file, without the packages' own start. (timm imports beside them.)
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def outcome(model: nn.Module, x: Tensor, *, training: bool) -> dict[str, Tensor]:
-    """Return a model's outputs and its gradients of Σ cᵢ·outᵢ, by the pictures and by every parameter. Dropout is left out."""
+    """Return a model's outputs and its gradients of Σ cᵢ·outᵢ, by the pictures and by every parameter. Dropout is left
+    out."""
     model.train(training).zero_grad()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -63,15 +64,19 @@ def outcome(model: nn.Module, x: Tensor, *, training: bool) -> dict[str, Tensor]
     pictures = x.clone().requires_grad_()
     out = model(pictures)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-    found = {"outputs": out.detach(), "pictures": pictures.grad, **{name: p.grad for name, p in model.named_parameters()}}
+    found = {
+        "outputs": out.detach(),
+        "pictures": pictures.grad,
+        **{name: p.grad for name, p in model.named_parameters()},
+    }
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def distance(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """Return the largest difference of any tensor, relative to that tensor's largest reference value. Names must agree.
 
-    A bias under batch norm has the gradient 0, of which only rounding is seen: no tensor counts as smaller than a thousandth of the
-    largest.
+    A bias under batch norm has the gradient 0, of which only rounding is seen: no tensor counts as smaller than a
+    thousandth of the largest.
     """
     assert mine.keys() == theirs.keys()
     largest = {name: float(tensor.abs().max()) for name, tensor in theirs.items()}

@@ -1,4 +1,5 @@
-"""The networks beside torchvision's and timm's own: the same names and shapes, the same outputs and gradients; weights go both ways."""
+"""The networks beside torchvision's and timm's own: the same names and shapes, the same outputs and gradients; weights
+go both ways."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ import torch
 from references import distance, lively, outcome, torchvisions
 from torch import nn
 
-from layerwise import api, catalog
+from layerwise import api, registry
 
 VGGS = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
+# all of which timm has under the same names
 RESNETS = (
-    "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2".split()
-)  # all of which timm has under the same names
+    "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2"
+).split()
 TORCHVISION = ["alexnet", *VGGS, *RESNETS]
 SIZE, CLASSES = 64, 5
 
@@ -63,21 +65,37 @@ def test_names_and_shapes_are_timms(name: str) -> None:
 
 
 def test_every_card_of_these_files_is_compared() -> None:
-    files = {catalog.find(name).module for name in TORCHVISION}
+    files = {registry.find(name).module for name in TORCHVISION}
     small = {"alexnet_small", *(f"{name}_small" for name in VGGS if name.endswith("_bn"))}
-    assert {card.name for card in catalog.models() if card.module in files} == {*TORCHVISION, *small}
+    assert {card.name for card in registry.list_models() if card.module in files} == {*TORCHVISION, *small}
 
 
 def dense(inputs: int, hidden: int, *, dropout_first: bool) -> nn.Sequential:
-    """Return a classifier as torchvision's AlexNet and VGG have it, but narrow: at full width it alone is a hundred million numbers."""
-    layers = [nn.Linear(inputs, hidden), nn.ReLU(True), nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout()]
+    """Return a classifier as torchvision's AlexNet and VGG have it, but narrow: at full width it alone is a hundred
+    million numbers."""
+    layers = [
+        nn.Linear(inputs, hidden),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(True),
+        nn.Dropout(),
+    ]
     if dropout_first:
-        layers = [nn.Dropout(), nn.Linear(inputs, hidden), nn.ReLU(True), nn.Dropout(), nn.Linear(hidden, hidden), nn.ReLU(True)]
+        layers = [
+            nn.Dropout(),
+            nn.Linear(inputs, hidden),
+            nn.ReLU(True),
+            nn.Dropout(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(True),
+        ]
     return nn.Sequential(*layers, nn.Linear(hidden, CLASSES))
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Return ours and torchvision's of the same form, with few blocks and narrow dense layers where the card has many and wide ones."""
+    """Return ours and torchvision's of the same form, with few blocks and narrow dense layers where the card has many
+    and wide ones."""
     file = torchvisions(file_of(name))
     wanted: dict[str, Any] = {"outputs": CLASSES, "size": [SIZE, SIZE]}
     theirs: nn.Module
@@ -95,7 +113,11 @@ def pair(name: str) -> tuple[nn.Module, nn.Module]:
     elif name == "resnet18":
         theirs = file.resnet18(num_classes=CLASSES)
     else:
-        more = {"resnet50": {}, "resnext50_32x4d": {"groups": 32, "width_per_group": 4}, "wide_resnet50_2": {"width_per_group": 128}}[name]
+        more = {
+            "resnet50": {},
+            "resnext50_32x4d": {"groups": 32, "width_per_group": 4},
+            "wide_resnet50_2": {"width_per_group": 128},
+        }[name]
         blocks = [2, 1, 1, 1] if name == "resnet50" else [1, 1, 1, 1]
         theirs = file.ResNet(file.Bottleneck, blocks, num_classes=CLASSES, **more)
         wanted |= {"blocks": blocks}
@@ -115,7 +137,10 @@ def test_outputs_and_gradients_are_torchvisions(name: str, training: bool) -> No
     x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     assert distance(outcome(ours, x, training=training), outcome(theirs, x, training=training)) < 1e-5
     wide = x.double()
-    assert distance(outcome(ours.double(), wide, training=training), outcome(theirs.double(), wide, training=training)) < 1e-10
+    assert (
+        distance(outcome(ours.double(), wide, training=training), outcome(theirs.double(), wide, training=training))
+        < 1e-10
+    )
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -132,7 +157,8 @@ def test_outputs_and_gradients_are_timms() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_comparison_would_notice() -> None:
-    """The paper's stride, on the first 1×1 convolution, in place of torchvision's: the same names and shapes, other outputs."""
+    """The paper's stride, on the first 1×1 convolution, in place of torchvision's: the same names and shapes, other
+    outputs."""
     ours, theirs = pair("resnet50")
     lively(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)

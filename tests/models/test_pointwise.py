@@ -1,4 +1,5 @@
-"""1×1 convolutions with a stride: equal to torch's own, and none of torch's own where its kernel writes beyond its memory."""
+"""1×1 convolutions with a stride: equal to torch's own, and none of torch's own where its kernel writes beyond its
+memory."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerwise import catalog
+from layerwise import registry
 from layerwise.nn.convolution import SAFE, StridedPointwise, pointwise
 
 
@@ -34,11 +35,13 @@ def test_where_torchs_own_is_safe_it_is_taken() -> None:
     assert type(pointwise(4, 4, 1)) is nn.Conv2d
 
 
-@pytest.mark.parametrize("name", [n for n, card in catalog.cards().items() if card.family in ("convolutional", "residual")])
+@pytest.mark.parametrize(
+    "name", [n for n, card in registry.cards().items() if card.family in ("convolutional", "residual")]
+)
 def test_no_card_of_the_catalog_meets_the_fault(name: str) -> None:
     """The small form, which has the fewest maps."""
-    card = catalog.find(name)
+    card = registry.find(name)
     with torch.device("meta"):
-        net = catalog.builder(card)(**card.small)
+        net = registry.builder(card)(**card.small)
     risky = [m for m in net.modules() if type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1)]
     assert [m.in_channels for m in risky if m.in_channels < SAFE] == []

@@ -1,4 +1,5 @@
-"""The residual block (E32) in plain loops, and the networks for 32×32 pictures beside a second writing of them and published weights."""
+"""The residual block (E32) in plain loops, and the networks for 32×32 pictures beside a second writing of them and
+published weights."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from references import distance, lively, outcome
 from torch import Tensor, nn
 
-from layerwise import api, catalog
+from layerwise import api, registry
 from layerwise.errors import UsageError
 from layerwise.models.resnet import BasicBlock, Bottleneck, projection
 from layerwise.models.resnet_cifar import PaddedShortcut
@@ -22,7 +23,8 @@ PUBLISHED = Path(os.environ.get("LAYERWISE_DATA", "")) / "resnet20-cifar10" / "r
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
 
-# -- E32, number by number -----------------------------------------------------------------------------------------------
+# -- E32, number by number
+# -----------------------------------------------------------------------------------------------
 
 
 def convolved(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
@@ -43,7 +45,9 @@ def convolved(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
 
 def normalised(x: np.ndarray, norm: nn.BatchNorm2d) -> np.ndarray:
     """Return batch norm with running statistics, of one picture."""
-    gain, bias, mean, var = (t.detach().numpy()[:, None, None] for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    gain, bias, mean, var = (
+        t.detach().numpy()[:, None, None] for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
     return gain * (x - mean) / np.sqrt(var + norm.eps) + bias
 
 
@@ -85,11 +89,13 @@ def test_block_is_its_formula(kind: str) -> None:
     assert np.abs(got - np.maximum(whole, 0)).max() < 1e-12 * max(1.0, np.abs(whole).max())
 
 
-# -- the networks of section 4.2 -----------------------------------------------------------------------------------------
+# -- the networks of section 4.2
+# -----------------------------------------------------------------------------------------
 
 
 def rewritten(state: dict[str, Tensor], x: Tensor, *, residual: bool, training: bool) -> Tensor:
-    """Run the network from its tensors alone, as the paper and the published checkpoints' names say. Every tensor must be used."""
+    """Run the network from its tensors alone, as the paper and the published checkpoints' names say. Every tensor must
+    be used."""
     left = dict(state)
 
     def norm(z: Tensor, name: str) -> Tensor:
@@ -154,7 +160,7 @@ def test_every_depth_has_the_papers_layers(name: str) -> None:
         assert len(weights) == depth == 6 * n + 2
         convs = 27 * 16 + 9 * (2 * n * 16 * 16 + 16 * 32 + (2 * n - 1) * 32 * 32 + 32 * 64 + (2 * n - 1) * 64 * 64)
         norms = 2 * (16 + 2 * n * (16 + 32 + 64))
-        assert sum(p.numel() for p in model.parameters()) == convs + norms + 650 == catalog.find(name).parameters
+        assert sum(p.numel() for p in model.parameters()) == convs + norms + 650 == registry.find(name).parameters
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
 
 
@@ -166,7 +172,8 @@ def test_published_weights_load() -> None:
 
 
 def test_signal_passes_through_many_blocks() -> None:
-    """At the start, of a picture of noise, F(x) does not die out nor blow up over 54 blocks (He et al. 2015's start and batch norm)."""
+    """At the start, of a picture of noise, F(x) does not die out nor blow up over 54 blocks (He et al. 2015's start and
+    batch norm)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = api.build("resnet110", outputs=10).train()
@@ -181,7 +188,9 @@ def test_convolutions_start_with_the_stated_variance() -> None:
     assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (256 * 9)), rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "least"), [("alexnet", 63), ("vgg11", 32), ("resnet18", 32), ("resnet20", 4), ("alexnet_small", 16)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("alexnet", 63), ("vgg11", 32), ("resnet18", 32), ("resnet20", 4), ("alexnet_small", 16)]
+)
 def test_pictures_too_small_are_refused(name: str, least: int) -> None:
     with torch.device("meta"):
         api.build(name, outputs=2, size=[least, least])

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from layerwise.durable import sealed
 from layerwise.errors import UsageError
 from layerwise.nn import kernel_choice as choice
 from layerwise.nn.convolution import by_tiles
 from layerwise.nn.kernel_choice import LEAST, MIXED, PRODUCT, TORCH, WINOGRAD, Choices, Layer, Timing
 from layerwise.nn.kernel_table import describe_timing, timing_columns, timing_row
 from layerwise.nn.kernel_timing import time_kernels
+from layerwise.runtime.checksums import sealed
 
 LAYER = Layer(3, 1, 64, 64, 28, 28, "train", 0)
 TIMES = {TORCH: 0.002, WINOGRAD: 0.001, MIXED: 0.0015}
@@ -43,7 +43,14 @@ def timer(seconds: dict[str, float], calls: list[Layer]) -> Callable[[Layer], Ti
     return time
 
 
-@given(st.integers(1, 2000), st.integers(1, 64), st.integers(1, 64), st.integers(1, 400), st.integers(1, 400), st.sampled_from([1, 3]))
+@given(
+    st.integers(1, 2000),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.sampled_from([1, 3]),
+)
 def test_only_calls_with_work_enough_have_a_class_and_the_class_says_how_much(
     count: int, maps: int, outputs: int, high: int, wide: int, size: int
 ) -> None:
@@ -56,7 +63,9 @@ def test_only_calls_with_work_enough_have_a_class_and_the_class_says_how_much(
         assert layer.work == sum(work >= LEAST * 4**k for k in (1, 2))
         assert (layer.height >= high) & (layer.width >= wide)
         assert max(layer.height / high, layer.width / wide) < 1.25
-        assert Layer.of((count, maps, layer.height, layer.width), outputs, size=size, stride=1, use="evaluate") is not None
+        assert (
+            Layer.of((count, maps, layer.height, layer.width), outputs, size=size, stride=1, use="evaluate") is not None
+        )
         again = Layer.of((layer.batch, maps, layer.height, layer.width), outputs, size=size, stride=1, use="evaluate")
         assert again is not None
         assert again.work >= layer.work
@@ -109,13 +118,19 @@ def content(**changes: object) -> bytes:
 
 
 BAD = {
-    "empty": b"", "cut": content()[:-30], "a byte": content().replace(b"0.0015", b"0.0016"), "foreign": b'{"a": 1}',
+    "empty": b"",
+    "cut": content()[:-30],
+    "a byte": content().replace(b"0.0015", b"0.0016"),
+    "foreign": b'{"a": 1}',
     "no list": sealed({"timings": 3}),
-    "a kernel of another use": content(seconds={TORCH: 1.0, "sse": 0.5}, chosen="sse"), "not the fastest": content(chosen=TORCH),
-    "no times": content(seconds={}, chosen=TORCH), "negative": content(seconds={**TIMES, TORCH: -1.0}, chosen=TORCH),
-    "another type": content(layer="3x3"), "newer": sealed({"timings": []}).replace(b'"format": 1', b'"format": 99'),
+    "a kernel of another use": content(seconds={TORCH: 1.0, "sse": 0.5}, chosen="sse"),
+    "not the fastest": content(chosen=TORCH),
+    "no times": content(seconds={}, chosen=TORCH),
+    "negative": content(seconds={**TIMES, TORCH: -1.0}, chosen=TORCH),
+    "another type": content(layer="3x3"),
+    "newer": sealed({"timings": []}).replace(b'"format": 1', b'"format": 99'),
     "too large": content() + b" " * choice.BYTES,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -137,10 +152,17 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: 
     assert Choices({}, timer(TIMES, [])).kernel(LAYER) == WINOGRAD
 
 
-@pytest.mark.parametrize("layer", [
-    LAYER, Layer(3, 1, 32, 16, 9, 9, "evaluate", 0), Layer(3, 1, 32, 16, 9, 9, "infer", 0), Layer(1, 2, 256, 256, 14, 14, "train", 0),
-    Layer(3, 1, 32, 32, 4000, 2000, "infer", 2),
-], ids=lambda layer: layer.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LAYER,
+        Layer(3, 1, 32, 16, 9, 9, "evaluate", 0),
+        Layer(3, 1, 32, 16, 9, 9, "infer", 0),
+        Layer(1, 2, 256, 256, 14, 14, "train", 0),
+        Layer(3, 1, 32, 32, 4000, 2000, "infer", 2),
+    ],
+    ids=lambda layer: layer.name,
+)
 def test_measuring_times_every_kernel_and_leaves_no_trace(layer: Layer) -> None:
     state = torch.get_rng_state()
     with torch.inference_mode():
@@ -174,7 +196,15 @@ def test_copies_of_a_network_share_its_choices_and_every_kernel_computes_the_sam
 
 def test_doctors_table_and_facts() -> None:
     timing = Timing(msgspec.structs.replace(LAYER, stride=2), TIMES, WINOGRAD)
-    assert timing_row(2, timing, chinese=False) == ("3×3, stride 2, 64 → 64 maps of 28×28", "train", "9", "2", "winograd", "2", "1")
+    assert timing_row(2, timing, chinese=False) == (
+        "3×3, stride 2, 64 → 64 maps of 28×28",
+        "train",
+        "9",
+        "2",
+        "winograd",
+        "2",
+        "1",
+    )
     assert timing_row(2, timing, chinese=True)[:2] == ("3×3，步长 2，64 → 64 个 28×28 的特征图", "训练")
     assert len(timing_columns(chinese=True)) == len(timing_columns(chinese=False)) == 7
     facts = describe_timing(2, timing)

@@ -1,4 +1,5 @@
-"""Networks whose 3×3 convolutions go by tiles: the same names and functions, and torch's own way wherever tiles cannot or do not pay."""
+"""Networks whose 3×3 convolutions go by tiles: the same names and functions, and torch's own way wherever tiles cannot
+or do not pay."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 
 from layerwise import api
-from layerwise.export.folding import fold
-from layerwise.kernels import winograd
+from layerwise.inference.export.folding import fold
+from layerwise.kernels.convolution import winograd
 from layerwise.nn.convolution import by_tiles
 from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
 from processes import assert_same
@@ -31,14 +32,26 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def network() -> nn.Sequential:
-    """Two convolutions of the kind, and others: of three maps, with a stride, dilated, in groups, 5×5, without zeros around."""
+    """Two convolutions of the kind, and others: of three maps, with a stride, dilated, in groups, 5×5, without zeros
+    around."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.Conv2d(32, 32, 3, padding=2, dilation=2),
-        nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Conv2d(32, 16, 5, padding=2), nn.Conv2d(16, 16, 3),
-        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
-    )  # fmt: skip
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, stride=2, padding=1),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        nn.Conv2d(32, 16, 5, padding=2),
+        nn.Conv2d(16, 16, 3),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
 
 
 def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -49,7 +62,9 @@ def gradients(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [*(p.grad for p in net.parameters() if p.grad is not None), x.grad]
 
 
-@pytest.mark.parametrize("frozen", [(), ("2.weight",), ("5.bias", "2.weight", "5.weight"), ("0.weight", "0.bias", "5.bias")])
+@pytest.mark.parametrize(
+    "frozen", [(), ("2.weight",), ("5.bias", "2.weight", "5.weight"), ("0.weight", "0.bias", "5.bias")]
+)
 def test_gradients_are_those_of_a_plain_network(frozen: tuple[str, ...], calls: list[str]) -> None:
     net = network()
     for name, parameter in net.named_parameters():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layerwise import catalog, recipe
+from layerwise import recipe, registry
 from layerwise.planning import resolve
 from layerwise.planning.resolve import Plan, Request, plan
 
@@ -34,7 +34,7 @@ def test_what_a_user_says_lies_over_every_variant(tmp_path: Path) -> None:
 
 
 def test_composing_leaves_the_card_as_it_was() -> None:
-    card = catalog.find("dbn")
+    card = registry.find("dbn")
     before = json.dumps(card.recipe)
     table = resolve.compose(card, {}, Request(model="dbn", epochs=3), "small")
     recipe.assign(table, "stages.fine-tune.rule.lr=0.5")

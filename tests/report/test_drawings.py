@@ -14,19 +14,23 @@ from hypothesis import strategies as st
 
 from layerwise.cli import main
 from layerwise.errors import StorageError
-from layerwise.figures import bars, charts, functions
-from layerwise.figures.functions import Dots
-from layerwise.inspect.function import axis, crossings, level_lines
+from layerwise.inspection.views.decision_surface import axis, crossings, level_lines
+from layerwise.plotting import bars, charts, functions
+from layerwise.plotting.functions import Dots
 from layerwise.report import page
-from layerwise.run import RunDirectory
 from layerwise.run_check import verify
+from layerwise.run_directory import RunDirectory
 
-ANY = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 1e300, -1e300, 5e-324, math.nan, math.inf, -math.inf])
+ANY = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(
+    [0.0, 1.0, 1e300, -1e300, 5e-324, math.nan, math.inf, -math.inf]
+)
 SOME = st.lists(ANY, min_size=0, max_size=6)
 GRID = st.lists(st.lists(ANY, min_size=4, max_size=4), min_size=4, max_size=4).map(np.array)
 
 
-DRAWN = settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])  # a drawing takes a tenth of a second
+DRAWN = settings(
+    max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate]
+)  # a drawing takes a tenth of a second
 
 
 def is_drawing(svg: str) -> bool:
@@ -81,8 +85,9 @@ def test_functions_of_two_numbers(z: Any, a: list[float], b: list[float]) -> Non
 
 REPORTS = True
 SECTIONS = {
-    "c": ["stages", "table", "function", "confusion", "calibration", "mistakes"], "n": ["stages", "function", "scatter", "mistakes"],
-}  # fmt: skip
+    "c": ["stages", "table", "function", "confusion", "calibration", "mistakes"],
+    "n": ["stages", "function", "scatter", "mistakes"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +103,36 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in SECTIONS.items() for name in names])
 def test_a_part_of_the_page_that_fails_is_a_note(
-    tables: Path, tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tables: Path,
+    tmp_path: Path,
+    kind: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run is finished, whole and can be opened; the page, its log and run.json say what is missing and why."""
+
     def fail(*_: Any, **__: Any) -> Any:
         raise OverflowError("cannot convert float infinity to integer")
 
     monkeypatch.setattr(*((page.columns, "table") if name == "table" else (page.sections, name)), fail)
-    assert main(["train", "mlp", "--data", str(tables / f"{kind}.csv"), "--epochs", "1", "--out", "r", "--set", "train.threads=1"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "mlp",
+                "--data",
+                str(tables / f"{kind}.csv"),
+                "--epochs",
+                "1",
+                "--out",
+                "r",
+                "--set",
+                "train.threads=1",
+            ]
+        )
+        == 0
+    )
     directory = RunDirectory(Path("r"))
     info = directory.info()
     assert info["status"] == "finished"
@@ -134,6 +161,7 @@ def test_a_page_that_fails_altogether_ends_the_run_all_the_same(
 
 def test_a_full_disk_is_no_drawing(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stops the run as before, which a resume finishes."""
+
     def full(*_: Any, **__: Any) -> Any:
         raise StorageError("figures could not be written: No space left on device")
 
@@ -153,7 +181,12 @@ def test_pages_of_numbers_of_any_size(tables: Path, tmp_path: Path, kind: str, s
     cells = lines[30].split(",")
     lines[30] = ",".join([repr(size), *cells[1:]])
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
-    assert main(["train", "mlp", "--data", "t.csv", "--epochs", "2", "--out", "r", "--set", "train.threads=1"]) in (0, 1)
+    assert main(["train", "mlp", "--data", "t.csv", "--epochs", "2", "--out", "r", "--set", "train.threads=1"]) in (
+        0,
+        1,
+    )
     info = RunDirectory(Path("r")).info()
-    assert info["status"] == "finished" or Path("r/failure.json").is_file()  # a loss that is not finite is another matter
+    assert (
+        info["status"] == "finished" or Path("r/failure.json").is_file()
+    )  # a loss that is not finite is another matter
     assert not any("the report lacks" in english for english, _ in info.get("verdicts", []))

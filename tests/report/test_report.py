@@ -15,12 +15,12 @@ from torch import nn
 from layerwise.data.loader import MemoryBatches, Order, collated
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.figures import charts, pictures
-from layerwise.figures.svg import inline, shortened, width_of
-from layerwise.inspect.answers import answers
+from layerwise.inspection.predictions import answers
 from layerwise.models.boltzmann import rbm
+from layerwise.plotting import charts, images
+from layerwise.plotting.svg import inline, shortened, width_of
 from layerwise.report.page import wilson, write_report
-from layerwise.run import RunDirectory
+from layerwise.run_directory import RunDirectory
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
@@ -60,13 +60,25 @@ def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, la
     ]
     directory.write_info(
         {
-            **run_info(), "layerwise": "0", "torch": "0", "python": "0", "host": {"system": "x"}, "data": "d<u>", "fingerprint": "f",
-            "examples": {"train": 1, "val": 1, "test": len(source)}, "notes": ["skipped <a.png>"],
-            "model": {"name": "mlp", "arguments": {"features": 3}}, "seconds": 3.0, "epochs": 2, "history": history,
-            "metrics": {"val/loss": 1.0, "test/loss": 2.0}, "flags": {"threads": 1}, "verdicts": [["done", "完成"]],
+            **run_info(),
+            "layerwise": "0",
+            "torch": "0",
+            "python": "0",
+            "host": {"system": "x"},
+            "data": "d<u>",
+            "fingerprint": "f",
+            "examples": {"train": 1, "val": 1, "test": len(source)},
+            "notes": ["skipped <a.png>"],
+            "model": {"name": "mlp", "arguments": {"features": 3}},
+            "seconds": 3.0,
+            "epochs": 2,
+            "history": history,
+            "metrics": {"val/loss": 1.0, "test/loss": 2.0},
+            "flags": {"threads": 1},
+            "verdicts": [["done", "完成"]],
         },
         written=("recipe.toml",),
-    )  # fmt: skip
+    )
     batches = MemoryBatches(collated(source, task.collate, 1), Order(len(source), 16))
     write_report(directory, model, task, found=answers(model, task, batches), source=source, lang=lang)
     return (path / "report.html").read_text("utf-8")
@@ -183,7 +195,9 @@ def test_confusion_counts_and_worst_mistakes_match_naive_loops(tmp_path: Path) -
     cells = [int(c or 0) for c in re.findall(r'<td class="[rw](?: loud)?" style="--a: [\d.]+">(\d*)</td>', page)]
     assert cells == [*counts[0], *counts[1]]
     table = page[page.index("Worst mistakes") :]
-    assert re.findall(r"<bdi>(t\.csv\[\d+\])</bdi>", table)[:24] == [name for _, name in sorted(wrong, reverse=True)][:24]
+    assert (
+        re.findall(r"<bdi>(t\.csv\[\d+\])</bdi>", table)[:24] == [name for _, name in sorted(wrong, reverse=True)][:24]
+    )
     assert "b&lt;i&gt;" in table
 
 
@@ -229,7 +243,7 @@ def test_pictures_keep_their_pixels() -> None:
     from PIL import Image
 
     picture = np.arange(12).reshape(1, 3, 4) / 11
-    read = np.asarray(Image.open(io.BytesIO(pictures.png(picture))))
+    read = np.asarray(Image.open(io.BytesIO(images.png(picture))))
     assert np.array_equal(read, np.round(picture[0] * 255).astype(np.uint8))
 
 

@@ -1,4 +1,5 @@
-"""E11, E12, E08: gradients against finite differences, optimizers against their formulas in NumPy, penalties against autograd."""
+"""E11, E12, E08: gradients against finite differences, optimizers against their formulas in NumPy, penalties against
+autograd."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rule_fixtures import Squares, batches, context, net
 from torch import Tensor, nn
-from workshop import Squares, batches, context, net
 
 from layerwise import api
 from layerwise.data.loader import Batch
@@ -52,7 +53,8 @@ def numeric(model: nn.Module, batch: Batch) -> list[Floats]:
 
 @pytest.mark.parametrize(("size", "nominal", "accumulate"), [(6, 6, 1), (6, 8, 1), (7, 7, 3)])
 def test_gradients_equal_finite_differences(size: int, nominal: int, accumulate: int) -> None:
-    """With whole batches, with a last batch smaller than the others, and in unequal pieces. lr = 0 leaves them to be read."""
+    """With whole batches, with a last batch smaller than the others, and in unequal pieces. lr = 0 leaves them to be
+    read."""
     model, batch = net(norm=True), batches(1, size)[0]
     wanted = numeric(model, batch)
     made = rule(model, nominal, optimizer="sgd", lr=0.0, accumulate=accumulate)
@@ -64,7 +66,8 @@ def test_gradients_equal_finite_differences(size: int, nominal: int, accumulate:
 
 
 def formula(name: str, w: Floats, g: Floats, slot: dict[str, Any], *, decay: float) -> Floats:
-    """One step of each optimizer as in its paper, in NumPy: lr 0.1, momentum 0.8, betas (0.7, 0.9), alpha 0.95, eps 1e-3."""
+    """One step of each optimizer as in its paper, in NumPy: lr 0.1, momentum 0.8, betas (0.7, 0.9), alpha 0.95, eps
+    1e-3."""
     lr, mu, (b1, b2), alpha, eps = 0.1, 0.8, (0.7, 0.9), 0.95, 1e-3
     t = slot["t"] = slot.get("t", 0) + 1
     if name == "adamw":
@@ -95,7 +98,7 @@ def test_optimizer_equals_its_formula(name: str, decay: float) -> None:
     mirror = copy.deepcopy(model)
     made = rule(
         model, 6, optimizer=name, lr=0.1, momentum=0.8, betas=(0.7, 0.9), alpha=0.95, eps=1e-3, weight_decay=decay
-    )  # fmt: skip
+    )
     slots: list[dict[str, Any]] = [{} for _ in mirror.parameters()]
     for batch in batches(5, 6):
         made.step(batch, 0.0)
@@ -127,9 +130,15 @@ def test_penalties_equal_autograd_of_the_penalised_loss(l2: float, l1: float, ac
             torch.testing.assert_close(p.grad, without, rtol=0, atol=1e-14)
     terms = {n: float(t) / step.weight for n, t in step.parts.items() if n != "squares"}
     assert terms == pytest.approx(
-        {n: v for n, v in (("l2", l2 * sum(float(w.detach().pow(2).sum()) for w in covered)),
-                           ("l1", l1 * sum(float(w.detach().abs().sum()) for w in covered))) if v}
-    )  # fmt: skip
+        {
+            n: v
+            for n, v in (
+                ("l2", l2 * sum(float(w.detach().pow(2).sum()) for w in covered)),
+                ("l1", l1 * sum(float(w.detach().abs().sum()) for w in covered)),
+            )
+            if v
+        }
+    )
 
 
 @pytest.mark.parametrize("options", [{"l2": 0.1}, {"l1": 0.1}, {"l1": 0.1, "l1_proximal": True}])
@@ -177,8 +186,18 @@ def lasso(x: Floats, y: Floats, lam: float) -> Floats:
     return w
 
 
-@pytest.mark.parametrize(("method", "lr"), [("sgd", 0.1), ("momentum", 0.02), ("nesterov", 0.02), ("adagrad", 0.3), ("rmsprop", 0.02),
-                                            ("adam", 0.05), ("adamw", 0.05)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "lr"),
+    [
+        ("sgd", 0.1),
+        ("momentum", 0.02),
+        ("nesterov", 0.02),
+        ("adagrad", 0.3),
+        ("rmsprop", 0.02),
+        ("adam", 0.05),
+        ("adamw", 0.05),
+    ],
+)
 def test_proximal_l1_finds_the_lasso_with_every_optimizer(method: str, lr: float) -> None:
     """λ means the same whatever the method: the zeros are those of the lasso, and so are the other weights."""
     torch.manual_seed(3)
@@ -267,7 +286,10 @@ def test_fp16_penalties_are_unscaled_with_the_gradients() -> None:
     kept = {}
     for precision in ("fp32", "fp16"):
         model = net(torch.float32)
-        made = Backprop(context(model, batch=6, precision=precision), BackpropOptions(optimizer="sgd", lr=0.5, l2=0.05, l1=0.02, clip=1.0))
+        made = Backprop(
+            context(model, batch=6, precision=precision),
+            BackpropOptions(optimizer="sgd", lr=0.5, l2=0.05, l1=0.02, clip=1.0),
+        )
         made.step(batches(1, 6, torch.float32)[0], 0.0)
         kept[precision] = [p.detach().clone() for p in model.parameters()]
     for a, b in zip(kept["fp32"], kept["fp16"], strict=True):

@@ -1,4 +1,5 @@
-"""E13: contrastive divergence against the plain computation with the same draws, and against exact likelihoods by enumeration."""
+"""E13: contrastive divergence against the plain computation with the same draws, and against exact likelihoods by
+enumeration."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from rule_fixtures import context
 from torch import Tensor
-from workshop import context
 
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
@@ -18,7 +19,7 @@ from layerwise.kernels.bernoulli import bernoulli
 from layerwise.models.boltzmann import Machine
 from layerwise.rules import registry
 from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 
 def machine(visible: int = 6, hidden: int = 4, seed: int = 0) -> Machine:
@@ -38,8 +39,9 @@ def binary(count: int, width: int, seed: int = 1) -> Batch:
 
 
 def uniforms(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
-    """Return the numbers that the rule's samples, call after call, are compared with: the documented hash, in Python's whole numbers."""
-    key, out = draws.key("contrastive", seed, 0), []
+    """Return the numbers that the rule's samples, call after call, are compared with: the documented hash, in Python's
+    whole numbers."""
+    key, out = rng.key("contrastive", seed, 0), []
     for call, shape in enumerate(shapes, start=1):
         z = (key + (call + 1) * 0x9E3779B97F4A7C15) % 2**64
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -56,7 +58,8 @@ def uniforms(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
 
 
 def test_draws_are_fair_and_unrelated() -> None:
-    """Of a million draws: the share of ones at several probabilities, and no correlation between calls, seeds and neighbours."""
+    """Of a million draws: the share of ones at several probabilities, and no correlation between calls, seeds and
+    neighbours."""
     for p in (0.0, 0.01, 0.3, 0.5, 0.9, 1.0):
         share = float(bernoulli(torch.full((1000, 1000), p), seed=3, call=1).mean())
         assert abs(share - p) <= 5 * (p * (1 - p) / 1e6) ** 0.5
@@ -78,13 +81,19 @@ def test_cd_equals_the_plain_computation_with_the_same_draws(k: int) -> None:
     before = copy.deepcopy(model)
     found = uniforms(7, *[(n, h), (n, d)] * k)
     positive, negative, _ = contrastive_statistics(
-        batch.inputs, batch.inputs, weights=before.weight, visible_bias=before.visible_bias, hidden_bias=before.hidden_bias,
+        batch.inputs,
+        batch.inputs,
+        weights=before.weight,
+        visible_bias=before.visible_bias,
+        hidden_bias=before.hidden_bias,
         draws=list(zip(found[::2], found[1::2], strict=True)),
-    )  # fmt: skip
+    )
     rule(model, n, k=k, persistent=False, lr=0.3, final=0.1, l2=0.02).step(batch, 0.25)
     rate = 0.3 * (1 - 0.9 * 0.25)
     decayed = before.weight * (1 - 2 * 0.02 * rate)
-    torch.testing.assert_close(model.weight, decayed + rate * (positive.weights - negative.weights) / n, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model.weight, decayed + rate * (positive.weights - negative.weights) / n, rtol=0, atol=1e-12
+    )
     bias = before.visible_bias + rate * (positive.visible - negative.visible) / n
     torch.testing.assert_close(model.visible_bias, bias, rtol=0, atol=1e-12)
     bias = before.hidden_bias + rate * (positive.hidden - negative.hidden) / n
@@ -113,7 +122,9 @@ def test_cd_1_equals_a_loop_over_examples_and_units() -> None:
                 dw[j, m] += p0[j] * v0[m] - p1[j] * v1[m]
         da += v0 - np.array(v1)
     rule(model, n, k=1, persistent=False, lr=0.3, final=1.0).step(batch, 0.5)
-    for p, old, change in zip((model.weight, model.visible_bias, model.hidden_bias), (w, a, b), (dw, da, db), strict=True):
+    for p, old, change in zip(
+        (model.weight, model.visible_bias, model.hidden_bias), (w, a, b), (dw, da, db), strict=True
+    ):
         np.testing.assert_allclose(p.detach().numpy(), old + 0.3 * change / n, atol=1e-12, rtol=0)
 
 
@@ -149,7 +160,8 @@ def log_likelihood(model: Machine, data: Tensor) -> float:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_training_raises_the_exact_likelihood(persistent: bool) -> None:
-    """Bars of a 2 × 4 grid: from a uniform model's −8 log 2 towards the data's entropy, monotone over long stretches."""
+    """Bars of a 2 × 4 grid: from a uniform model's −8 log 2 towards the data's entropy, monotone over long
+    stretches."""
     rows = [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 1]]
     data = torch.tensor(rows, dtype=torch.float64).repeat(8, 1)
     torch.manual_seed(0)
@@ -166,7 +178,8 @@ def test_training_raises_the_exact_likelihood(persistent: bool) -> None:
 
 
 def test_exact_direction_is_the_likelihoods_gradient() -> None:
-    """Averaged over many draws, CD with long chains points along ∂(log-likelihood)/∂W, computed by autograd on the enumeration."""
+    """Averaged over many draws, CD with long chains points along ∂(log-likelihood)/∂W, computed by autograd on the
+    enumeration."""
     model, n = machine(3, 2), 4000
     data = torch.tensor([[1, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.float64)
     v = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)

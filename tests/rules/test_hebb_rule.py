@@ -1,4 +1,5 @@
-"""The rule ``hebb`` (E10): a step by hand, the principal components of real digits by NumPy, and recall by counting trials."""
+"""The rule ``hebb`` (E10): a step by hand, the principal components of real digits by NumPy, and recall by counting
+trials."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rule_fixtures import context
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import nn
-from workshop import context
 
 from layerwise import api
+from layerwise.data.load import Options, open_data
 from layerwise.data.loader import Batch
-from layerwise.data.open import Options, open_data
 from layerwise.data.splits import take
 from layerwise.errors import TrainingError, UsageError
 from layerwise.nn.hebbian import Hopfield, LinearUnits, unit_rows
@@ -44,7 +45,8 @@ def units(count: int = 2, *, directions: bool = False) -> LinearUnits:
 
 @pytest.mark.parametrize("variant", ["hebb", "oja"])
 def test_two_steps_by_hand(variant: str) -> None:
-    """Example by example in NumPy: the running mean, y = W(x − m), the change over the batch, η falling by half a cosine."""
+    """Example by example in NumPy: the running mean, y = W(x − m), the change over the batch, η falling by half a
+    cosine."""
     model, rng = units(1), np.random.default_rng(0)
     options = HebbOptions(variant=variant, lr=0.3, schedule="cosine", floor=0.1)  # type: ignore[arg-type]
     rule = make(context(model, batch=5, task=Rebuilt()), options)
@@ -154,9 +156,13 @@ FIGURES = [("hebb", 2, 0.95), ("projection", 10, 0.75)]
 
 
 @pytest.mark.parametrize(("variant", "count", "least"), FIGURES)
-def test_a_fifth_of_the_pixels_flipped_is_recalled_exactly(variant: str, count: int, least: float, tmp_path: Path) -> None:
+def test_a_fifth_of_the_pixels_flipped_is_recalled_exactly(
+    variant: str, count: int, least: float, tmp_path: Path
+) -> None:
     """S02's figures, by the real command."""
-    run = api.train("hopfield", data="digits", out=tmp_path / "run", options={"rule.variant": variant, "examples": count})
+    run = api.train(
+        "hopfield", data="digits", out=tmp_path / "run", options={"rule.variant": variant, "examples": count}
+    )
     stored = training_pixels(run) >= 0.5
     assert len(stored) == count
     assert trials(run.model(), stored, seed=0, repeats=400 // count) >= least

@@ -103,7 +103,9 @@ def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
     task = CoOccurrence(INPUTS, CoOccurrenceOptions(x_max=10.0))
     at = context(GlobalVectors, task)
     draw = np.random.default_rng(0)
-    records = np.stack([draw.integers(0, 30, 50), draw.integers(0, 30, 50), draw.uniform(0.2, 30, 50)], 1).astype(np.float32)
+    records = np.stack([draw.integers(0, 30, 50), draw.integers(0, 30, 50), draw.uniform(0.2, 30, 50)], 1).astype(
+        np.float32
+    )
     records[-1] = 0  # fills the block up
     p = {name: t.detach().double().numpy().copy() for name, t in at.model.named_parameters()}
     s = {name: np.ones_like(t) for name, t in p.items()}
@@ -111,12 +113,19 @@ def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
         i, j = int(i_), int(j_)
         w, c = p["vectors.weight"][i].copy(), p["context.weight"][j].copy()
         pull = min(1.0, x / 10) ** 0.75 * (w @ c + p["bias"][i] + p["context_bias"][j] - np.log(x))
-        gradients = {"vectors.weight": (i, pull * c), "context.weight": (j, pull * w), "bias": (i, pull), "context_bias": (j, pull)}
+        gradients = {
+            "vectors.weight": (i, pull * c),
+            "context.weight": (j, pull * w),
+            "bias": (i, pull),
+            "context_bias": (j, pull),
+        }
         for name, (row, gradient) in gradients.items():
             step = 0.05 * gradient
             p[name][row] -= step / np.sqrt(s[name][row])
             s[name][row] += step**2
-    found = trained(at, {"lr": 0.05, "schedule": "constant"}, [Batch(torch.from_numpy(records)[None], None, torch.tensor([0]))])
+    found = trained(
+        at, {"lr": 0.05, "schedule": "constant"}, [Batch(torch.from_numpy(records)[None], None, torch.tensor([0]))]
+    )
     for name, wanted in p.items():
         np.testing.assert_allclose(found[name].numpy(), wanted, atol=1e-5)
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rule_fixtures import context
 from torch import Tensor
-from workshop import context
 
 from layerwise import api
 from layerwise.data.loader import Batch
@@ -41,7 +41,8 @@ def learn(x: Tensor, labels: Tensor, epochs: int, classes: int = 2) -> tuple[int
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0.05, 1.0), st.floats(0.1, 30.0))
 def test_mistakes_stay_below_novikoffs_bound(seed: int, width: int, margin: float, scale: float) -> None:
-    """Random sets that a known plane separates: the rule converges with at most (R/γ)² updates, and then makes no mistake."""
+    """Random sets that a known plane separates: the rule converges with at most (R/γ)² updates, and then makes no
+    mistake."""
     draw = np.random.default_rng(seed)
     plane = draw.normal(size=width + 1)
     x = draw.normal(size=(60, width)) * scale
@@ -60,7 +61,8 @@ def test_mistakes_stay_below_novikoffs_bound(seed: int, width: int, margin: floa
 
 
 def test_setosa_converges_within_the_bound(tmp_path: Path) -> None:
-    """Through the whole house: the updates that the run reports stay below the bound of scikit-learn's widest margin."""
+    """Through the whole house: the updates that the run reports stay below the bound of scikit-learn's widest
+    margin."""
     from sklearn.datasets import load_iris
     from sklearn.svm import LinearSVC
 
@@ -110,9 +112,14 @@ def accuracy_of_sklearn(x: NDArray[np.float64], y: NDArray[np.int64], cut: int) 
     """Return the mean test accuracy of scikit-learn's Perceptron over three shuffles, after as many epochs as ours."""
     from sklearn.linear_model import Perceptron as Theirs
 
-    return float(np.mean([
-        Theirs(max_iter=20, tol=None, random_state=seed).fit(x[:cut], y[:cut]).score(x[cut:], y[cut:]) for seed in range(3)
-    ]))  # fmt: skip
+    return float(
+        np.mean(
+            [
+                Theirs(max_iter=20, tol=None, random_state=seed).fit(x[:cut], y[:cut]).score(x[cut:], y[cut:])
+                for seed in range(3)
+            ]
+        )
+    )
 
 
 def test_accuracy_agrees_with_scikit_learn_on_the_digits() -> None:

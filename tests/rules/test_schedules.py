@@ -63,7 +63,7 @@ def test_rises_through_the_warmup_and_falls_after_it(a: float, b: float, warmup:
 
 
 def test_an_exponential_schedule_needs_somewhere_to_go() -> None:
-    from workshop import context, net
+    from rule_fixtures import context, net
 
     from layerwise.errors import UsageError
     from layerwise.rules.backprop import Backprop, BackpropOptions

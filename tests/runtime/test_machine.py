@@ -17,7 +17,7 @@ import torch
 
 from layerwise.errors import UsageError
 from layerwise.runtime import machine
-from layerwise.runtime.telling import told
+from layerwise.runtime.machine_report import told
 
 
 @pytest.fixture
@@ -70,9 +70,7 @@ def test_measuring_is_quick_and_leaves_no_trace() -> None:
         ([product(speedup=3, error=float("nan"))], "highest", "rounds its inputs"),
     ],
 )
-def test_the_choice_weighs_error_first_then_time(
-    products: list[machine.Product], chosen: str, why: str
-) -> None:
+def test_the_choice_weighs_error_first_then_time(products: list[machine.Product], chosen: str, why: str) -> None:
     found = machine.judge(products)
     assert found.chosen == chosen
     assert why in found.why
@@ -135,9 +133,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(mode: str, environment: dict[str, str]) -> int:
     """Page faults of 20 rounds over 44 MiB of large buffers, in a process of its own."""
-    plain = {
-        name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))
-    }
+    plain = {name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, mode],
         env=plain | environment,
@@ -174,7 +170,11 @@ def test_free_memory_is_given_back_where_it_was_kept(setting: str, ours: bool) -
     plain = {name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))}
     script = GIVEN_BACK if ours else GIVEN_BACK.replace("assert machine", "assert not machine")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=plain | {"LAYERWISE_MALLOC": setting}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=plain | {"LAYERWISE_MALLOC": setting},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(done.stdout) > 70 * 1024 if ours else int(done.stdout) < 1024
 
@@ -193,9 +193,7 @@ def test_large_buffers_stay_and_fault_no_more() -> None:
         ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1"),
     ],
 )
-def test_the_users_own_allocator_settings_stand(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_own_allocator_settings_stand(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert machine.keep_large_buffers() is False
 

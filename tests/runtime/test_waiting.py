@@ -1,4 +1,5 @@
-"""Kernel threads sleep soon beside a busy neighbour: what libgomp itself says of its settings, and that the user's own word stands."""
+"""Kernel threads sleep soon beside a busy neighbour: what libgomp itself says of its settings, and that the user's own
+word stands."""
 
 from __future__ import annotations
 
@@ -48,9 +49,12 @@ def test_libgomp_is_told_before_it_is_loaded(tmp_path: Path, running: int, given
     (tmp_path / "loadavg").write_text(f"0.10 0.20 0.30 {running}/400 12345\n")
     environment = {name: value for name, value in os.environ.items() if name not in waiting.ASKED}
     done = subprocess.run(
-        [sys.executable, "-c", TOLD, str(libgomp()), str(tmp_path / "loadavg")], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", TOLD, str(libgomp()), str(tmp_path / "loadavg")],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**environment, **given, "OMP_DISPLAY_ENV": "VERBOSE"},
-    )  # fmt: skip
+    )
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
@@ -86,7 +90,9 @@ def test_neighbours_on_every_core_are_seen() -> None:
 
 
 @pytest.mark.parametrize("said", ["", "0.1 0.2", "a b c d e", None], ids=["empty", "short", "words", "no file"])
-def test_a_system_that_does_not_say_is_not_crowded(said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_does_not_say_is_not_crowded(
+    said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waiting, "LOAD", tmp_path / "loadavg")
     if said is not None:
         (tmp_path / "loadavg").write_text(said)

@@ -1,4 +1,5 @@
-"""A classifier's assessment beside scikit-learn's metrics of the same probabilities; merged, kept and counted scores; regression."""
+"""A classifier's assessment beside scikit-learn's metrics of the same probabilities; merged, kept and counted scores;
+regression."""
 
 from typing import Any
 
@@ -51,15 +52,22 @@ def test_metrics_equal_scikit_learn(classes: int) -> None:
     logits = torch.cat([torch.zeros_like(outputs), outputs], 1) if classes == 1 else outputs
     p, y = logits.double().softmax(1).numpy(), labels.numpy()
     said = p.argmax(1)
-    area = metrics.roc_auc_score(y, p[:, 1]) if p.shape[1] == 2 else metrics.roc_auc_score(y, p, multi_class="ovr", average="macro")
+    area = (
+        metrics.roc_auc_score(y, p[:, 1])
+        if p.shape[1] == 2
+        else metrics.roc_auc_score(y, p, multi_class="ovr", average="macro")
+    )
     edges = np.linspace(0, 1, 16)
     places = np.searchsorted(edges[1:-1], p.max(1))
     gaps = [abs(((said == y) * 1.0 - p.max(1))[places == b].sum()) for b in range(15)]
     want = {
-        "accuracy": metrics.accuracy_score(y, said), "loss": metrics.log_loss(y, p),
-        "balanced-accuracy": metrics.balanced_accuracy_score(y, said), "macro-f1": metrics.f1_score(y, said, average="macro"),
-        "roc-auc": area, "calibration-error": sum(gaps) / len(y),
-    }  # fmt: skip
+        "accuracy": metrics.accuracy_score(y, said),
+        "loss": metrics.log_loss(y, p),
+        "balanced-accuracy": metrics.balanced_accuracy_score(y, said),
+        "macro-f1": metrics.f1_score(y, said, average="macro"),
+        "roc-auc": area,
+        "calibration-error": sum(gaps) / len(y),
+    }
     assert got.result() == pytest.approx(want, abs=1e-7)
     details: dict[str, Any] = got.details()
     assert details["confusion"] == metrics.confusion_matrix(y, said).tolist()
@@ -131,8 +139,10 @@ def test_regression_equals_scikit_learn_far_from_zero() -> None:
         found.update(outputs[start : start + 100], batch)
     said = outputs[:, 0].numpy() * made.spread + made.shift
     want = {
-        "mae": metrics.mean_absolute_error(y, said), "rmse": metrics.root_mean_squared_error(y, said), "r2": metrics.r2_score(y, said),
-    }  # fmt: skip
+        "mae": metrics.mean_absolute_error(y, said),
+        "rmse": metrics.root_mean_squared_error(y, said),
+        "r2": metrics.r2_score(y, said),
+    }
     got = found.result()
     assert {name: got[name] for name in want} == pytest.approx(want, rel=1e-6)
     assert found.details() == {}

@@ -1,4 +1,5 @@
-"""Augmentation in training: a pure function of seed, stage, epoch and example, on both loading paths, exact on resume, never elsewhere."""
+"""Augmentation in training: a pure function of seed, stage, epoch and example, on both loading paths, exact on resume,
+never elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from layerwise import api
 from layerwise.data.loader import Batch, Batches, MemoryBatches, Order, StreamedBatches, collated
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.functional.augmentation import AugmentOptions
-from layerwise.inspect import look
+from layerwise.functional.augmentation.transforms import AugmentOptions
+from layerwise.inspection import look
 from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import Augmentation, Augmented, augmented
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
-from layerwise.train.start import train
+from layerwise.training.run_training import train
 from test_contract import cut_short, weights_of
 
 OPTIONS = AugmentOptions(rotate=15, scale=0.1, crop=1, brightness=0.2)
@@ -39,7 +40,9 @@ CHANGE = Augmentation(TASK.inputs, OPTIONS, seed=4)
 
 def by_id(batches: Batches, epoch: int, change: Augmentation = CHANGE, start: int = 0) -> dict[int, torch.Tensor]:
     """Return each example's picture in an epoch."""
-    return {int(i): x for b in Augmented(batches, change).epoch(epoch, start) for i, x in zip(b.ids, b.inputs, strict=True)}
+    return {
+        int(i): x for b in Augmented(batches, change).epoch(epoch, start) for i, x in zip(b.ids, b.inputs, strict=True)
+    }
 
 
 def memory(order: Order) -> MemoryBatches:
@@ -97,14 +100,23 @@ def test_layout_in_memory_and_type_are_kept() -> None:
     torch.testing.assert_close(found.inputs, plain.inputs)
 
 
-KEYS: dict[str, Any] = {"augment": {"rotate": 10, "crop": 1}, "train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9,
-                        "model.widths": [4], "model.dense": [8], "examples": 200}  # fmt: skip
+KEYS: dict[str, Any] = {
+    "augment": {"rotate": 10, "crop": 1},
+    "train.threads": 1,
+    "train.log_every": 3,
+    "train.checkpoint_seconds": 1e-9,
+    "model.widths": [4],
+    "model.dense": [8],
+    "examples": 200,
+}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A small training with augmentation."""
-    return api.train("cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run")
+    return api.train(
+        "cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run"
+    )
 
 
 def test_resume_inside_an_epoch_is_exact(whole: api.Run, tmp_path: Path) -> None:
@@ -123,9 +135,11 @@ def test_both_loading_paths_train_the_same_network(whole: api.Run, tmp_path: Pat
 def test_augmentation_reaches_training_only(whole: api.Run, tmp_path: Path) -> None:
     """Other weights than without, and the metrics of the whole test part as it is, computed apart."""
     plain = api.train(str(whole.path / "recipe.toml"), out=tmp_path / "run", options={"augment": {}})
-    assert not all(torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(plain).values(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(plain).values(), strict=True)
+    )
     answers = api.open(whole.path).predictor()
-    from layerwise.data import open as data_
+    from layerwise.data import load as data_
     from layerwise.recipe import checked
 
     test = data_.open_data(checked(data_.Options, whole.recipe.data, where="test"), seed=3).test
@@ -157,9 +171,9 @@ def test_the_view_shows_the_draws_of_the_run(whole: api.Run, tmp_path: Path) -> 
     assert (tmp_path / "out" / "augmentations.svg").read_text().count("<image") == 3 * 7
     first = view.data["examples"][0]["epochs"]
     assert first[0].keys() == {"epoch", "angle", "right", "down"}
-    from layerwise.runtime import draws
+    from layerwise.runtime import rng
 
-    u = draws.uniform(torch.tensor([0]), 10, draws.key(3, "augment", 0), 1)[0]
+    u = rng.uniform(torch.tensor([0]), 10, rng.key(3, "augment", 0), 1)[0]
     assert first[1]["angle"] == pytest.approx(20 * float(u[0]) - 10, abs=1e-3)
     assert "旋转" in look("augmentations", str(whole.path), lang="zh").text
     with pytest.raises(UsageError, match="did you mean 'train'"):
@@ -174,5 +188,8 @@ def test_the_view_says_how_to_get_a_run_with_augmentation(tmp_path: Path) -> Non
 
 
 def test_kornia_is_loaded_where_it_is_used_only() -> None:
-    code = "import sys, layerwise.train.session, layerwise.inspect.augmentations; assert 'kornia' not in sys.modules"
+    code = (
+        "import sys, layerwise.training.session, layerwise.inspection.views.augmentations; assert 'kornia' not "
+        "in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

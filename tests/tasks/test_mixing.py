@@ -1,4 +1,5 @@
-"""MixUp and CutMix in training: pairs of neighbours, the same for any cut among ranks, a loss in both shares, exact on resume."""
+"""MixUp and CutMix in training: pairs of neighbours, the same for any cut among ranks, a loss in both shares, exact on
+resume."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from layerwise import api
 from layerwise.data.loader import Batch, MemoryBatches, Mix, Order, StreamedBatches, collated
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.functional.augmentation import AugmentOptions
-from layerwise.inspect import look
-from layerwise.inspect.augmentations import neighbours
+from layerwise.functional.augmentation.transforms import AugmentOptions
+from layerwise.inspection import look
+from layerwise.inspection.views.augmentations import neighbours
 from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import Augmentation, Augmented, augmented, collating
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import Regression
-from layerwise.train.start import train
+from layerwise.training.run_training import train
 from test_contract import cut_short, weights_of
 
 CPU = torch.device("cpu")
@@ -51,7 +52,12 @@ def joined(found: list[list[Batch]]) -> list[Tensor]:
     mixes = [b.mix for b in every if b.mix is not None]
     assert len(mixes) == len(every)
     others = [m.targets for m in mixes if m.targets is not None]
-    return [torch.cat([b.ids for b in every]), torch.cat([b.inputs for b in every]), torch.cat([m.share for m in mixes]), torch.cat(others)]
+    return [
+        torch.cat([b.ids for b in every]),
+        torch.cat([b.inputs for b in every]),
+        torch.cat([m.share for m in mixes]),
+        torch.cat(others),
+    ]
 
 
 @pytest.mark.parametrize("batch", [7, 8, 23])
@@ -124,7 +130,11 @@ def test_the_loss_is_the_convex_combination(weights: Tensor | None) -> None:
     options = Classification.Options(label_smoothing=0.1, class_weights={"a": 2.0, "c": 0.5})
     task = Classification.prepare(SOURCE, options)
     z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    y, other, share = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 0, 0, 2]), torch.tensor([0.2, 0.5, 1.0, 0.7]).double()
+    y, other, share = (
+        torch.tensor([0, 1, 2, 0]),
+        torch.tensor([1, 0, 0, 2]),
+        torch.tensor([0.2, 0.5, 1.0, 0.7]).double(),
+    )
     mix = Mix(share, other, None if weights is None else weights[[1, 0, 3, 2]])
     loss = task.objective(Fixed(z), Batch(torch.zeros(4, 3, 6, 5), y, torch.arange(4), weights, mix))
     want, covered, heavy = 0.0, 0.0, {0: 2.0, 1: 1.0, 2: 0.5}
@@ -144,7 +154,12 @@ def test_mixed_numbers_have_the_gradient_of_the_mixed_target() -> None:
     schema = Schema("image", (6, 5, 3), "number")
     source = ArraySource(schema, SOURCE.inputs, np.arange(23.0), "p")
     task = Regression.prepare(source, Regression.Options())
-    outputs, y, other, share = torch.randn(4, 1), torch.randn(4, 1), torch.randn(4, 1), torch.tensor([0.2, 0.5, 1.0, 0.7])
+    outputs, y, other, share = (
+        torch.randn(4, 1),
+        torch.randn(4, 1),
+        torch.randn(4, 1),
+        torch.tensor([0.2, 0.5, 1.0, 0.7]),
+    )
     batch = Batch(torch.zeros(4, 3, 6, 5), y, torch.arange(4), None, Mix(share, other, None))
     model, plain = Fixed(outputs), Fixed(outputs.clone())
     task.objective(model, batch).total.backward()
@@ -154,7 +169,9 @@ def test_mixed_numbers_have_the_gradient_of_the_mixed_target() -> None:
 
 
 def test_micro_batches_keep_their_mixes() -> None:
-    batch = Batch(torch.zeros(4, 1), torch.arange(4), torch.arange(4), None, Mix(torch.arange(4.0), torch.arange(4) + 4, None))
+    batch = Batch(
+        torch.zeros(4, 1), torch.arange(4), torch.arange(4), None, Mix(torch.arange(4.0), torch.arange(4) + 4, None)
+    )
     for part in (batch.chunks(2)[1], batch.at(torch.tensor([2, 3]))):
         assert part.mix is not None
         assert part.mix.targets is not None
@@ -163,15 +180,22 @@ def test_micro_batches_keep_their_mixes() -> None:
 
 
 KEYS: dict[str, Any] = {
-    "augment": {"mixup": 0.2, "cutmix": 1.0, "area": [0.5, 1.0], "policy": "trivial", "erase": 0.3}, "train.threads": 1,
-    "train.log_every": 3, "train.checkpoint_seconds": 1e-9, "model.widths": [4], "model.dense": [8], "examples": 200,
-}  # fmt: skip
+    "augment": {"mixup": 0.2, "cutmix": 1.0, "area": [0.5, 1.0], "policy": "trivial", "erase": 0.3},
+    "train.threads": 1,
+    "train.log_every": 3,
+    "train.checkpoint_seconds": 1e-9,
+    "model.widths": [4],
+    "model.dense": [8],
+    "examples": 200,
+}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A small training with everything."""
-    return api.train("cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run")
+    return api.train(
+        "cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run"
+    )
 
 
 def test_resume_inside_an_epoch_is_exact(whole: api.Run, tmp_path: Path) -> None:
@@ -206,5 +230,9 @@ def test_what_makes_no_sense_is_refused(model: str, data: str, options: dict[str
 
 def test_what_is_validated_is_not_mixed() -> None:
     assert all(batch.mix is None for batch in MemoryBatches(collated(SOURCE, TASK.collate, 1), Order(23, 256)).epoch(0))
-    assert isinstance(augmented(MemoryBatches(collated(SOURCE, TASK.collate, 1), Order(23, 6, 1)), TASK.inputs, TABLE, seed=0, stage=0),
-                      Augmented)  # fmt: skip
+    assert isinstance(
+        augmented(
+            MemoryBatches(collated(SOURCE, TASK.collate, 1), Order(23, 6, 1)), TASK.inputs, TABLE, seed=0, stage=0
+        ),
+        Augmented,
+    )

@@ -1,4 +1,5 @@
-"""S09 as recipe keys: losses by name, smoothing and weights of classes, what is refused, what travels with the weights."""
+"""S09 as recipe keys: losses by name, smoothing and weights of classes, what is refused, what travels with the
+weights."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from torch import nn
 from layerwise import api
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.inspect.procedure import output_gradient
+from layerwise.inspection.procedure import output_gradient
 from layerwise.planning.resolve import Request, plan
 from layerwise.tasks import registry
 from layerwise.tasks.base import Task
@@ -47,7 +48,10 @@ def both(task: Task, source: ArraySource = SOURCE, outputs: int = 3) -> tuple[to
     [
         ({}, nn.CrossEntropyLoss(reduction="sum")),
         ({"label_smoothing": 0.2}, nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.2)),
-        ({"class_weights": {"owl": 5.0, "cat": 0.5}}, nn.CrossEntropyLoss(reduction="sum", weight=torch.tensor([0.5, 1, 5]).double())),
+        (
+            {"class_weights": {"owl": 5.0, "cat": 0.5}},
+            nn.CrossEntropyLoss(reduction="sum", weight=torch.tensor([0.5, 1, 5]).double()),
+        ),
     ],
     ids=["plain", "smoothed", "weighted"],
 )
@@ -60,7 +64,12 @@ def test_objective_equals_torchs(options: dict[str, Any], reference: nn.Module) 
 
 def test_one_question_for_two_classes_is_smoothed_and_focused_as_two_logits_are() -> None:
     """A single output z means the logits (0, z)."""
-    for options in ({"label_smoothing": 0.2}, {"loss": "focal"}, {"loss": "binary-cross-entropy"}, {"class_weights": {"dog": 3.0}}):
+    for options in (
+        {"label_smoothing": 0.2},
+        {"loss": "focal"},
+        {"loss": "binary-cross-entropy"},
+        {"class_weights": {"dog": 3.0}},
+    ):
         loss = classes(**options).loss
         z, y = torch.randn(5, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
         wide = torch.cat([torch.zeros_like(z), z], 1)
@@ -145,7 +154,9 @@ def test_wrong_options_say_what_to_do(options: dict[str, Any], message: str) -> 
         classes(**options)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"loss": "huber", "huber_delta": 0.0}, "over 0"), ({"huber_delta": 2.0}, "loss is mse")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"loss": "huber", "huber_delta": 0.0}, "over 0"), ({"huber_delta": 2.0}, "loss is mse")]
+)
 def test_wrong_deltas_say_what_to_do(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Regression.prepare(NUMBERS, Regression.Options(**options))
@@ -160,7 +171,10 @@ def test_keys_reach_the_run() -> None:
     """Weights by name, as a dotted key, saved in the recipe and in task.json; patience knows which way is up."""
     keys = ("task.class_weights.class_2=4", "task.label_smoothing=0.05", "monitor=val/balanced-accuracy")
     run = api.train(
-        "mlp", data="wine", epochs=3, options={"task.class_weights": {"class_2": 4.0}, "monitor": "val/balanced-accuracy"}
+        "mlp",
+        data="wine",
+        epochs=3,
+        options={"task.class_weights": {"class_2": 4.0}, "monitor": "val/balanced-accuracy"},
     )
     assert run.recipe.task["class_weights"] == {"class_2": 4.0}
     saved = json.loads((run.path / "task.json").read_text())

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from layerwise import api
-from layerwise.data import table_files, tables
-from layerwise.data.reading import Reading
 from layerwise.data.source import Column
+from layerwise.data.tables import table_files, table_source
+from layerwise.data.tables.table_options import Reading
 from layerwise.errors import DataError
+from layerwise.inference.predict import Answer, Failure, Predictor, named_inputs
 from layerwise.nn.embedding import CategoryEmbedding
-from layerwise.predict import Answer, Failure, Predictor, named_inputs
 from layerwise.tasks import columnar
 from layerwise.tasks.coders import CategoryCoder, DateCoder, NumberCoder
 from layerwise.tasks.rows import RowInputs
@@ -30,20 +30,26 @@ def test_numbers_and_categories_equal_scikit_learn(tmp_path) -> None:
     numbers, names = rng.normal(5, 3, 200), rng.choice(["a", "b", "c"], 200)
     lines = "".join(f"{x!r},{c},{i % 2}\n" for i, (x, c) in enumerate(zip(numbers.tolist(), names, strict=True)))
     (tmp_path / "t.csv").write_text("x,c,y\n" + lines)
-    source = tables.read(tmp_path / "t.csv").source
+    source = table_source.read(tmp_path / "t.csv").source
     got = RowInputs.fit(source, scale="standard").tensor(source.inputs).numpy()
-    want = np.hstack([
-        StandardScaler().fit_transform(numbers[:, None]),
-        OneHotEncoder(sparse_output=False).fit_transform(names[:, None]),
-    ])  # fmt: skip
+    want = np.hstack(
+        [
+            StandardScaler().fit_transform(numbers[:, None]),
+            OneHotEncoder(sparse_output=False).fit_transform(names[:, None]),
+        ]
+    )
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_gaps_are_marked_and_not_guessed() -> None:
     number = NumberCoder.fit(Column("x", gaps=True), np.array([1.0, nan, 3.0]), "standard")
     np.testing.assert_allclose(number.encode(np.array([1.0, nan, 3.0])), [[-1, 0], [0, 1], [1, 0]])
-    category = CategoryCoder.fit(Column("c", "category", ("a", "b"), True), np.array([0, 1, nan]), most=0, unseen="unknown")
-    np.testing.assert_array_equal(category.encode(np.array([0, 1, nan, -1])), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    category = CategoryCoder.fit(
+        Column("c", "category", ("a", "b"), True), np.array([0, 1, nan]), most=0, unseen="unknown"
+    )
+    np.testing.assert_array_equal(
+        category.encode(np.array([0, 1, nan, -1])), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    )
     whole = NumberCoder.fit(Column("x"), np.array([1.0, 3.0]), "standard")
     with pytest.raises(DataError, match="never lacked one in training"):
         whole.checked("")
@@ -68,15 +74,19 @@ CELL = {
 }
 
 
-@given(st.lists(st.fixed_dictionaries(CELL), min_size=1, max_size=8), st.sampled_from(["unknown", "refuse"]), st.booleans())
+@given(
+    st.lists(st.fixed_dictionaries(CELL), min_size=1, max_size=8), st.sampled_from(["unknown", "refuse"]), st.booleans()
+)
 @settings(max_examples=150, deadline=None)
 def test_whole_columns_equal_single_cells(tmp_path_factory, rows, unseen, gaps) -> None:
     """The fast way over a file's columns gives what reading each cell gives, or leaves the chunk to it."""
-    inputs = RowInputs((
-        NumberCoder("x", gaps, 1.0, 2.0, False),
-        CategoryCoder("c", gaps, ("None", "a", "b"), False, unseen),
-        DateCoder("d", gaps, 0.0, 1.0, False, False),
-    ))  # fmt: skip
+    inputs = RowInputs(
+        (
+            NumberCoder("x", gaps, 1.0, 2.0, False),
+            CategoryCoder("c", gaps, ("None", "a", "b"), False, unseen),
+            DateCoder("d", gaps, 0.0, 1.0, False, False),
+        )
+    )
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text("x,c,d\n" + "".join(f"{r['x']},{r['c']},{r['d']}\n" for r in rows))
     singly: list[np.ndarray | None] = []
@@ -108,7 +118,8 @@ def test_vectors_of_categories() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on a small table with everything in it: the class follows from town and day of the week, with gaps about."""
+    """A run on a small table with everything in it: the class follows from town and day of the week, with gaps
+    about."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(1)
     lines = ["town,size,built,w,y"]
@@ -151,11 +162,13 @@ def test_unseen_categories_are_reported(run, tmp_path) -> None:
 
 
 def test_eval_on_other_data_matches_categories_by_name(run, tmp_path) -> None:
-    from layerwise.evaluate import measure
+    from layerwise.inference.evaluate import measure
 
     made, folder = run
     lines = (folder / "t.csv").read_text().splitlines()
-    (tmp_path / "o.csv").write_text("\n".join([lines[0], *[line.replace("t9,", "u9,") for line in lines[:0:-1]]]) + "\n")
+    (tmp_path / "o.csv").write_text(
+        "\n".join([lines[0], *[line.replace("t9,", "u9,") for line in lines[:0:-1]]]) + "\n"
+    )
     found = measure(made.path, data=str(tmp_path / "o.csv"))
     assert any("town" in note and "'u9'" in note for note in found.notes)
     again = measure(made.path, data=str(folder / "t.csv"))
@@ -168,8 +181,8 @@ def test_an_example_counts_by_its_weight(tmp_path) -> None:
 
     (tmp_path / "w.csv").write_text("x,w,y\n1,3,0.5\n2,1,1.5\n4,2,-1.5\n")
     (tmp_path / "r.csv").write_text("x,y\n1,0.5\n1,0.5\n1,0.5\n2,1.5\n4,-1.5\n4,-1.5\n")
-    weighted = tables.read(tmp_path / "w.csv", Reading(weight="w")).source
-    repeated = tables.read(tmp_path / "r.csv").source
+    weighted = table_source.read(tmp_path / "w.csv", Reading(weight="w")).source
+    repeated = table_source.read(tmp_path / "r.csv").source
     task = Regression.prepare(repeated, RegressionOptions())
     net = torch.nn.Linear(1, 1)
     grads = []

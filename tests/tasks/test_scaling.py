@@ -1,4 +1,5 @@
-"""Scales are relative: the unit of a column decides nothing. Oracle: scikit-learn's StandardScaler, and exact arithmetic."""
+"""Scales are relative: the unit of a column decides nothing. Oracle: scikit-learn's StandardScaler, and exact
+arithmetic."""
 
 from __future__ import annotations
 
@@ -26,20 +27,24 @@ MAGNITUDES = st.integers(-30, 30)
 @given(VALUES, MAGNITUDES, st.floats(-1, 1), st.integers(-3, 14))
 @settings(max_examples=400, deadline=None)
 def test_mean_and_deviation_are_standard_scalers(values: list[float], power: int, offset: float, far: int) -> None:
-    """Over magnitudes of 1e-30 to 1e30, near zero and far from it: the same mean, the same deviation, the same columns are constant."""
+    """Over magnitudes of 1e-30 to 1e30, near zero and far from it: the same mean, the same deviation, the same columns
+    are constant."""
     column = (np.array(values) + offset * 10.0**far) * 10.0**power
     theirs = StandardScaler().fit(column[:, None])
     shift, spread = standard_scale(column)
     assert shift == pytest.approx(theirs.mean_[0], rel=1e-12, abs=1e-14 * np.abs(column).max())
     bound, deviation = len(column) * 2.2e-16 * abs(shift), float(column.std())
     if deviation < bound / 4 or deviation > 4 * bound:  # between these either answer is rounding
-        assert spread == pytest.approx(theirs.scale_[0], rel=1e-9 + (10 * bound / deviation if deviation > bound else 0))
+        assert spread == pytest.approx(
+            theirs.scale_[0], rel=1e-9 + (10 * bound / deviation if deviation > bound else 0)
+        )
 
 
 @given(VALUES, st.integers(-900, 900))
 @settings(max_examples=200, deadline=None)
 def test_a_unit_changes_nothing(values: list[float], power: int) -> None:
-    """A column times a power of two has the same numbers after scaling, bit for bit, far beyond what squares can hold."""
+    """A column times a power of two has the same numbers after scaling, bit for bit, far beyond what squares can
+    hold."""
     column = np.array(values)
     other = np.ldexp(column, power)
     for scale in (standard_scale, range_scale):
@@ -92,7 +97,9 @@ def test_coders_scale_relatively(scale: Any, power: int) -> None:
 @pytest.mark.parametrize("power", [-30, -13, 0, 13, 30])
 def test_targets_are_scaled_relatively(power: int) -> None:
     values = np.array([1.0, 2.0, 4.0, 3.0]) * 10.0**power
-    task = Regression.prepare(ArraySource(Schema("row", (1,), "number", (), ("x",)), np.zeros((4, 1)), values, "t"), RegressionOptions())
+    task = Regression.prepare(
+        ArraySource(Schema("row", (1,), "number", (), ("x",)), np.zeros((4, 1)), values, "t"), RegressionOptions()
+    )
     assert task.spread == pytest.approx(values.std(), rel=1e-12)
     constant = np.full(4, 16777217.1)
     source = ArraySource(Schema("row", (1,), "number", (), ("x",)), np.zeros((4, 1)), constant, "t")
@@ -118,7 +125,9 @@ def test_a_column_of_1e_minus_13_that_decides_is_learned(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     lines = [f"{rng.normal():.4f},{x * 1e-13:.4e},{'p' if x > 0 else 'q'}" for x in rng.normal(size=120)]
     (tmp_path / "t.csv").write_text("a,x,y\n" + "\n".join(lines) + "\n")
-    run = api.train("mlp", data=tmp_path / "t.csv", out=tmp_path / "run", epochs=30, seed=1, options={"train.threads": 1})
+    run = api.train(
+        "mlp", data=tmp_path / "t.csv", out=tmp_path / "run", epochs=30, seed=1, options={"train.threads": 1}
+    )
     assert run.metrics["test/accuracy"] > 0.85
 
 
@@ -127,7 +136,9 @@ def test_a_constant_column_does_not_override_the_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = [f"16777217.1,{x:.4f},{'p' if x > 0 else 'q'}" for x in rng.normal(size=120)]
     (tmp_path / "t.csv").write_text("a,x,y\n" + "\n".join(lines) + "\n")
-    run = api.train("mlp", data=tmp_path / "t.csv", out=tmp_path / "run", epochs=30, seed=1, options={"train.threads": 1})
+    run = api.train(
+        "mlp", data=tmp_path / "t.csv", out=tmp_path / "run", epochs=30, seed=1, options={"train.threads": 1}
+    )
     same, moved = run.predictor()([16777217.1, 1.5], [16777217.2, 1.5])
     assert same.label == moved.label == "p"  # type: ignore[attr-defined]
     assert moved.score == pytest.approx(same.score, abs=0.05)  # type: ignore[attr-defined]

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.data import open as data_
+from layerwise.data import load as data_
 from layerwise.data.loader import Batch
 from layerwise.errors import DataError, UsageError
 from layerwise.functional import windows
-from layerwise.kernels.tokens import END, GAP
+from layerwise.inference.predict import Predictor
+from layerwise.kernels.text.tokens import END, GAP
 from layerwise.nn.word_vectors import ContinuousBagOfWords, SkipGram
-from layerwise.predict import Predictor
 from layerwise.tasks.cooccurrence import FitMeter
 from layerwise.tasks.vocabulary import Question, WordInputs, parsed
 from layerwise.tasks.words import TOGETHER, Words, WordsOptions
@@ -32,7 +32,9 @@ def task(**options: object) -> Words:
     return Words(WordInputs(WORDS, (50, 20, 10, 9, 8, 7, 5)), WordsOptions(**options))  # type: ignore[arg-type]
 
 
-def net(kind: type[SkipGram] | type[ContinuousBagOfWords] = SkipGram, *, outputs: int = 7) -> SkipGram | ContinuousBagOfWords:
+def net(
+    kind: type[SkipGram] | type[ContinuousBagOfWords] = SkipGram, *, outputs: int = 7
+) -> SkipGram | ContinuousBagOfWords:
     """Return a net of order-one tables."""
     torch.manual_seed(0)
     model = kind(7, outputs, 4)
@@ -57,7 +59,8 @@ def log_sigmoid(z: float) -> float:
 
 
 def naive(block: list[int], model: SkipGram | ContinuousBagOfWords, made: Words) -> tuple[float, float]:
-    """Return a block's expected log-likelihood and what it covers: every window size by itself, every negative by itself."""
+    """Return a block's expected log-likelihood and what it covers: every window size by itself, every negative by
+    itself."""
     v, u = (t.weight.detach().double().numpy() for t in (model.vectors, model.context))
     noise, k, w = made.noise(), made.options.negative, made.options.window
     total = covered = 0.0
@@ -93,7 +96,10 @@ def test_held_out_loss_is_the_expectation_over_all_windows(block: list[int], poo
 @pytest.mark.parametrize("pooled", [False, True])
 def test_many_blocks_are_measured_as_each_alone(pooled: bool, loss: Literal["negative", "hierarchical"]) -> None:
     """More than are measured at once, of more words than are scored at once."""
-    model, made = net(ContinuousBagOfWords if pooled else SkipGram, outputs=7 - (loss == "hierarchical")), task(window=3, loss=loss)
+    model, made = (
+        net(ContinuousBagOfWords if pooled else SkipGram, outputs=7 - (loss == "hierarchical")),
+        task(window=3, loss=loss),
+    )
     blocks = torch.from_numpy(np.random.default_rng(0).integers(min(GAP, END), 7, (TOGETHER + 6, 100), dtype=np.int32))
     assert TOGETHER * blocks.shape[1] > windows.PAIRS
     with torch.no_grad():
@@ -129,7 +135,10 @@ def test_sentences_end_at_blocks_and_ends() -> None:
         ("- man + king", Question("analogy", (("man", -1.0), ("king", 1.0)))),
         ("king ~ queen", Question("similarity", (("king", 1.0),), ("queen",))),
         ("king queen man", Question("mean", (("king", 1.0), ("queen", 1.0), ("man", 1.0)))),
-        ("king, queen，stone", Question("odd one out", (("king", 1.0), ("queen", 1.0), ("stone", 1.0)), ("king", "queen", "stone"))),
+        (
+            "king, queen，stone",
+            Question("odd one out", (("king", 1.0), ("queen", 1.0), ("stone", 1.0)), ("king", "queen", "stone")),
+        ),
     ],
 )
 def test_questions(text: str, wanted: Question) -> None:
@@ -147,7 +156,9 @@ def test_answers_are_those_of_cosines_by_hand() -> None:
     table = model.vectors.weight.detach().double().numpy()
     unit = table / np.linalg.norm(table, axis=1, keepdims=True)
     ask = Predictor(made.answering(model), made)
-    analogy, similar, odd, mean, first = ask("king - man + woman", "king ~ queen", "king, man, stone", "king queen man", "king")
+    analogy, similar, odd, mean, first = ask(
+        "king - man + woman", "king ~ queen", "king, man, stone", "king queen man", "king"
+    )
     wanted = unit[1] - unit[3] + unit[4]
     order = [n for n in np.argsort(-(unit @ wanted)) if n not in (1, 3, 4)]
     assert list(analogy.nearest) == [WORDS[n] for n in order]  # type: ignore[attr-defined]
@@ -175,7 +186,9 @@ def test_vocabulary_is_by_falling_count_and_travels(tmp_path: Path) -> None:
     made = Words.prepare(splits.train, WordsOptions(min_count=2))
     assert made.inputs.words == ("a", "b", "c")
     blocks = [splits.train[i].input for i in range(len(splits.train))]
-    assert sum(made.inputs.counts) == sum(int((b >= 0).sum()) for b in blocks) - sum(int((b == 3).sum()) for b in blocks)
+    assert sum(made.inputs.counts) == sum(int((b >= 0).sum()) for b in blocks) - sum(
+        int((b == 3).sum()) for b in blocks
+    )
     again = Words.from_json(msgspec.json.decode(msgspec.json.encode(made.to_json())))
     assert again.inputs == made.inputs
     assert again.options == made.options
@@ -206,7 +219,10 @@ def test_fit_of_counts_leaves_one_constant_free() -> None:
     half.merge(rest.state())
     c = np.average(z - y, weights=f)
     covariance = np.cov(z, y, aweights=f)
-    wanted = {"loss": (f * (z - y - c) ** 2).sum() / 55, "correlation": covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1])}
+    wanted = {
+        "loss": (f * (z - y - c) ** 2).sum() / 55,
+        "correlation": covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]),
+    }
     assert whole.result() == pytest.approx(wanted, rel=1e-10)
     assert half.result() == pytest.approx(wanted, rel=1e-10)
     assert FitMeter().result() == {"loss": 0.0, "correlation": 0.0}

@@ -1,4 +1,5 @@
-"""Other people's weights: nothing in them is executed, and what is malformed or does not fit is refused whole (F29–F31)."""
+"""Other people's weights: nothing in them is executed, and what is malformed or does not fit is refused whole
+(F29–F31)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The published CIFAR networks load, and answer as their own code does: against a plain float64 form of it, written from its layout.
+"""The published CIFAR networks load, and answer as their own code does: against a plain float64 form of it, written
+from its layout.
 
 The published ResNet-20 scores 18.97 % error on the JPEG copy of CIFAR-10 by its own code.
 """
@@ -25,11 +26,14 @@ needs_data = pytest.mark.skipif(not os.environ.get("LAYERWISE_DATA"), reason="ne
 
 
 def naive(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Map pictures (N, 3, 32, 32) to logits by the formulas alone, in float64, from a state dict of a network of 6n + 2 layers."""
+    """Map pictures (N, 3, 32, 32) to logits by the formulas alone, in float64, from a state dict of a network of 6n + 2
+    layers."""
     state = {name.removeprefix("module."): tensor.double() for name, tensor in state.items()}
 
     def normed(h: Tensor, name: str) -> Tensor:
-        mean, var, scale, shift = (state[f"{name}.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, scale, shift = (
+            state[f"{name}.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias")
+        )
         return (h - mean) / (var + 1e-5).sqrt() * scale + shift
 
     h = normed(F.conv2d(x.double(), state["conv1.weight"], padding=1), "bn1").clamp_min(0)
@@ -48,7 +52,8 @@ def naive(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def layout(blocks: int) -> dict[str, Tensor]:
-    """Return random tensors in the published files' layout: behind ``module.``, without counters, of order one throughout."""
+    """Return random tensors in the published files' layout: behind ``module.``, without counters, of order one
+    throughout."""
     draw = torch.Generator().manual_seed(blocks)
     out: dict[str, Tensor] = {}
 
@@ -79,8 +84,12 @@ def test_every_depth_of_the_family_loads(depth: int, blocks: int, tmp_path: Path
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     wanted = naive(state, x)
     with torch.no_grad():
-        torch.testing.assert_close(model(x).double() / wanted.abs().max(), wanted / wanted.abs().max(), rtol=0, atol=1e-5)
-        torch.testing.assert_close(model.double()(x.double()), wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
+        torch.testing.assert_close(
+            model(x).double() / wanted.abs().max(), wanted / wanted.abs().max(), rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            model.double()(x.double()), wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max())
+        )
 
 
 def some_pictures(folder: Path, every: int) -> list[Path]:
@@ -106,11 +115,17 @@ def test_500_pictures_are_answered_as_by_its_own_code(tmp_path: Path) -> None:
     paths = some_pictures(tmp_path / "data", every=20)
     assert len(paths) == 500
     run = api.train(
-        "resnet20", data=tmp_path / "data", weights=WEIGHTS, epochs=0, out=tmp_path / "run",
+        "resnet20",
+        data=tmp_path / "data",
+        weights=WEIGHTS,
+        epochs=0,
+        out=tmp_path / "run",
         options={"task.mean": list(MEAN), "task.std": list(STD)},
-    )  # fmt: skip
+    )
     pixels = torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
-    x = (pixels.double().permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    x = (pixels.double().permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
+        1, 3, 1, 1
+    )
     state = torch.load(WEIGHTS, map_location="cpu", weights_only=True)["state_dict"]
     wanted = torch.cat([naive(state, part) for part in x.split(20)])
     with torch.no_grad():
@@ -127,5 +142,7 @@ def test_500_pictures_are_answered_as_by_its_own_code(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.soak
 def test_all_10_000_pictures_give_the_published_networks_error(tmp_path: Path) -> None:
-    run = api.train("resnet20", data="cifar10", weights=WEIGHTS, epochs=0, out=tmp_path / "run", options={"task.scale": "imagenet"})
+    run = api.train(
+        "resnet20", data="cifar10", weights=WEIGHTS, epochs=0, out=tmp_path / "run", options={"task.scale": "imagenet"}
+    )
     assert abs(100 * (1 - run.metrics["test/accuracy"]) - 18.97) <= 0.1

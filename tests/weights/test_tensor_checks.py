@@ -1,4 +1,5 @@
-"""Tensors of strangers: not finite, of another kind, larger than their file, or inside a program: refused by name, with the reason."""
+"""Tensors of strangers: not finite, of another kind, larger than their file, or inside a program: refused by name, with
+the reason."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from layerwise import api
 from layerwise.cli import main
-from layerwise.durable import is_finite
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
+from layerwise.runtime.checksums import is_finite
 from layerwise.weights import load
 from layerwise.weights.reading import read
 
@@ -46,7 +47,9 @@ def test_numbers_that_are_not_finite_are_refused_by_name(ending: str, value: flo
     state = network().state_dict()
     state["0.weight"][2, 1] = value
     path = saved(tmp_path / f"w.{ending}", state)
-    message = r"w\.\w+: the tensor '0.weight' has numbers that are not finite\n.*\n  received: 1 of 12 are NaN or infinite"
+    message = (
+        r"w\.\w+: the tensor '0.weight' has numbers that are not finite\n.*\n  received: 1 of 12 are NaN or infinite"
+    )
     with pytest.raises(DamagedError, match=message):
         load(network(), path)
 
@@ -90,7 +93,9 @@ def test_tensors_of_another_kind_are_refused_by_name(kind: str, tmp_path: Path) 
     path = saved(tmp_path / "w.pt", {**network().state_dict(), "0.weight": odd})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match=rf"w.pt: the tensor '0.weight' is .*{said}.*\n  expected: dense tensors of real numbers"):
+        with pytest.raises(
+            DataError, match=rf"w.pt: the tensor '0.weight' is .*{said}.*\n  expected: dense tensors of real numbers"
+        ):
             load(network(), path)
 
 
@@ -130,7 +135,11 @@ def test_a_program_is_named_and_the_advice_works(kind: str, tmp_path: Path) -> N
         load(network(), path)
     text = str(caught.value)
     assert "weights_only" not in text
-    advice = text.partition("weights alone: ")[2].replace(f"'{path.name}'", f"'{path}'").replace("'weights.pt'", f"'{tmp_path}/weights.pt'")
+    advice = (
+        text.partition("weights alone: ")[2]
+        .replace(f"'{path.name}'", f"'{path}'")
+        .replace("'weights.pt'", f"'{tmp_path}/weights.pt'")
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         eval(advice, {"torch": torch})
@@ -154,14 +163,18 @@ def test_weights_beside_other_things_are_taken(where: str, tmp_path: Path) -> No
     content: dict[str, Any] = {**state, "epoch": 3, "best": 0.5, "optimizer": optimizer}
     content = {where: content, "arch": "x"} if where else content
     found = load(network(), saved(tmp_path / "w.pt", content))
-    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {name: tensor.tolist() for name, tensor in state.items()}
+    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
+        name: tensor.tolist() for name, tensor in state.items()
+    }
     assert set(found.assets["beside"]) == {"epoch", "best", "optimizer"} | ({"arch"} if where else set())
     assert "epoch" in found.note
 
 
 def test_a_lone_tensor_beside_weights_does_not_hide_them(tmp_path: Path) -> None:
     state = network().state_dict()
-    found = load(network(), saved(tmp_path / "w.pt", {"mine": state, "rng": torch.zeros(9, dtype=torch.uint8), "epoch": 3}))
+    found = load(
+        network(), saved(tmp_path / "w.pt", {"mine": state, "rng": torch.zeros(9, dtype=torch.uint8), "epoch": 3})
+    )
     assert found.assets["place"] == "mine"
     assert set(found.assets["beside"]) == {"rng", "epoch"}
 
@@ -171,7 +184,9 @@ def test_a_lone_tensor_beside_weights_does_not_hide_them(tmp_path: Path) -> None
 def test_one_extra_name_beside_a_prefix_is_the_one_in_the_error(extra: str, prefix: str, tmp_path: Path) -> None:
     state = {prefix + name: tensor for name, tensor in network().state_dict().items()}
     path = saved(tmp_path / "w.pt", {**state, extra: torch.ones(2)})
-    with pytest.raises(UsageError, match=rf"(?s)1 key\(s\) differ\n    {extra}: not in the model \(received \(2,\)\)\n  do this"):
+    with pytest.raises(
+        UsageError, match=rf"(?s)1 key\(s\) differ\n    {extra}: not in the model \(received \(2,\)\)\n  do this"
+    ):
         load(network(), path)
     assert load(network(), saved(tmp_path / "w.pt", state)).assets["prefix"] == prefix
 

@@ -1,4 +1,5 @@
-"""Transfer learning: the head alone, then everything with smaller rates below; what is held still does not change by one bit."""
+"""Transfer learning: the head alone, then everything with smaller rates below; what is held still does not change by
+one bit."""
 
 from __future__ import annotations
 
@@ -15,20 +16,28 @@ from torch import Tensor, nn
 from layerwise import api
 from layerwise.data.loader import Batch
 from layerwise.errors import Interrupted, UsageError
-from layerwise.planning.making import network
+from layerwise.planning.build import network
 from layerwise.planning.resolve import Request, plan
 from layerwise.rules.backprop import Backprop, BackpropOptions
 from layerwise.rules.base import Context
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Loss
-from layerwise.train import session
-from layerwise.train.loop import steps
+from layerwise.training import session
+from layerwise.training.loop import steps
 
 SHAPE: dict[str, Any] = {"channels": 1, "size": [8, 8], "width": 4, "blocks": 1}
 OPTIONS: dict[str, Any] = {
-    "model.width": 4, "model.blocks": 1, "task.size": 8, "train.threads": 1, "train.log_every": 2, "train.checkpoint_seconds": 1e-9,
-    "stages.head.examples": 200, "stages.all.examples": 200, "stages.all.rule.ema": 0.9, "stages.all.rule.clip": 1.0,
-}  # fmt: skip
+    "model.width": 4,
+    "model.blocks": 1,
+    "task.size": 8,
+    "train.threads": 1,
+    "train.log_every": 2,
+    "train.checkpoint_seconds": 1e-9,
+    "stages.head.examples": 200,
+    "stages.all.examples": 200,
+    "stages.all.rule.ema": 0.9,
+    "stages.all.rule.clip": 1.0,
+}
 HEAD = {"linear.weight", "linear.bias"}
 
 
@@ -70,7 +79,10 @@ def test_the_first_stage_changes_the_head_and_not_one_bit_below_it() -> None:
     """Weights, and batch norm's statistics too: below the head everything is what it will be in evaluation."""
     given = donor()
     run = fit("run", epochs=(2, 0), **{"stages.head.monitor": "last"})
-    kept, fresh = best(run.path), network(plan(Request(model=str(run.path / "recipe.toml"))), torch.device("cpu")).state_dict()
+    kept, fresh = (
+        best(run.path),
+        network(plan(Request(model=str(run.path / "recipe.toml"))), torch.device("cpu")).state_dict(),
+    )
     for name, tensor in kept.items():
         if name in HEAD:
             assert not torch.equal(tensor, fresh[name]), name
@@ -81,7 +93,9 @@ def test_the_first_stage_changes_the_head_and_not_one_bit_below_it() -> None:
 def test_the_second_stage_changes_everything(place: Path) -> None:
     first = torch.load(place / "w.pth", weights_only=True)
     last = best(place / "whole", "last")
-    assert [name for name, tensor in last.items() if tensor.shape == first[name].shape and torch.equal(tensor, first[name])] == []
+    assert [
+        name for name, tensor in last.items() if tensor.shape == first[name].shape and torch.equal(tensor, first[name])
+    ] == []
 
 
 def test_the_recipe_says_it_all_and_repeats_it(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,7 +105,9 @@ def test_the_recipe_says_it_all_and_repeats_it(place: Path, monkeypatch: pytest.
     assert (head.name, set(head.parameters), rest.name, rest.parameters) == ("head", HEAD, "all", ("*",))
     assert (rest.rule["lr"], rest.rule["taper"]) == (pytest.approx(head.rule["lr"] / 10), 0.1)
     again = api.train("whole/recipe.toml", out=tmp_path / "again")
-    assert all(torch.equal(tensor, best(again.path, "last")[name]) for name, tensor in best(place / "whole", "last").items())
+    assert all(
+        torch.equal(tensor, best(again.path, "last")[name]) for name, tensor in best(place / "whole", "last").items()
+    )
     assert again.metrics == whole.metrics
 
 
@@ -123,16 +139,21 @@ def test_a_resume_on_either_side_of_the_boundary_is_exact(
     assert api.open(out).metrics == api.open(place / "whole").metrics
 
 
-def test_resuming_does_not_ask_for_the_weights_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_does_not_ask_for_the_weights_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # no w.pth here
     assert api.train(str(place / "whole" / "recipe.toml"), resume=True).metrics == api.open(place / "whole").metrics
 
 
-@pytest.mark.parametrize(("request_", "text"), [
-    ({"model": "mlp", "data": "iris", "transfer": True}, "--transfer begins with other weights"),
-    ({"model": "rbm", "data": "digits", "transfer": True, "weights": "w"}, "trains by backpropagation"),
-    ({"model": "rbm", "data": "digits", "settings": ("parameters=['@head']",)}, "this network has no head"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ({"model": "mlp", "data": "iris", "transfer": True}, "--transfer begins with other weights"),
+        ({"model": "rbm", "data": "digits", "transfer": True, "weights": "w"}, "trains by backpropagation"),
+        ({"model": "rbm", "data": "digits", "settings": ("parameters=['@head']",)}, "this network has no head"),
+    ],
+)
 def test_what_cannot_be_transferred_says_why(request_: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         plan(Request(**request_))
@@ -150,7 +171,8 @@ def test_epochs_are_shared_out_and_settings_name_the_stages() -> None:
     assert [(s.epochs, s.rule["lr"], s.rule["taper"]) for s in made] == [(3, 0.5, 1.0), (3, 0.05, 1.0)]
 
 
-# -- rates by depth ------------------------------------------------------------------------------------------------------
+# -- rates by depth
+# ------------------------------------------------------------------------------------------------------
 
 
 class Squares:
@@ -167,7 +189,9 @@ class Squares:
 def layers() -> nn.Sequential:
     """Return a network of four layers with parameters."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return nn.Sequential(
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3)
+    ).double()
 
 
 def batches(count: int) -> list[Batch]:
@@ -179,12 +203,18 @@ def batches(count: int) -> list[Batch]:
 
 def by_hand(model: nn.Sequential, method: str, rates: Sequence[float]) -> torch.optim.Optimizer:
     """Return torch's optimizer with a group for each layer."""
-    groups = [{"params": list(model[at].parameters()), "lr": rate} for at, rate in zip((0, 2, 3, 5), rates, strict=True)]
+    groups = [
+        {"params": list(model[at].parameters()), "lr": rate} for at, rate in zip((0, 2, 3, 5), rates, strict=True)
+    ]
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "sgd": (torch.optim.SGD, {}), "momentum": (torch.optim.SGD, {"momentum": 0.9}),
-        "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}), "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
-        "rmsprop": (torch.optim.RMSprop, {}), "adam": (torch.optim.Adam, {}), "adamw": (torch.optim.AdamW, {"weight_decay": 0.1}),
-    }  # fmt: skip
+        "sgd": (torch.optim.SGD, {}),
+        "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+        "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
+        "rmsprop": (torch.optim.RMSprop, {}),
+        "adam": (torch.optim.Adam, {}),
+        "adamw": (torch.optim.AdamW, {"weight_decay": 0.1}),
+    }
     kind, options = kinds[method]
     made: torch.optim.Optimizer = kind(groups, **options)
     return made
@@ -192,13 +222,22 @@ def by_hand(model: nn.Sequential, method: str, rates: Sequence[float]) -> torch.
 
 @pytest.mark.parametrize("method", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
 def test_tapered_rates_equal_a_loop_by_hand_with_groups(method: str) -> None:
-    """Layer d of D = 4 learns at lr · 0.125^((3 − d)/3): an eighth, a quarter, a half, all; with schedule, L2, clipping, averages."""
+    """Layer d of D = 4 learns at lr · 0.125^((3 − d)/3): an eighth, a quarter, a half, all; with schedule, L2,
+    clipping, averages."""
     model, given = layers(), batches(6)
     mirror = copy.deepcopy(model)
     options = BackpropOptions(
-        optimizer=method, lr=0.05, taper=0.125, schedule="step", milestones=(0.5,), gamma=0.1, l2=0.01, clip=0.5, ema=0.5,  # type: ignore[arg-type]
+        optimizer=method,
+        lr=0.05,
+        taper=0.125,
+        schedule="step",
+        milestones=(0.5,),
+        gamma=0.1,
+        l2=0.01,
+        clip=0.5,
+        ema=0.5,  # type: ignore[arg-type]
         weight_decay=0.1 if method == "adamw" else 0.0,
-    )  # fmt: skip
+    )
     rule = Backprop(Context(model, Squares(), dict(model.named_parameters()), World(), 0, "fp64", 6, 36), options)  # type: ignore[arg-type]
     optimizer = by_hand(mirror, method, [0.05 / 8, 0.05 / 4, 0.05 / 2, 0.05])
     average = [p.detach().clone() for p in mirror.parameters()]
@@ -254,8 +293,12 @@ def test_proximal_zeros_are_measured_by_each_layers_own_rate() -> None:
     model, batch = layers(), batches(1)[0]
     mirror = copy.deepcopy(model)
     options = BackpropOptions(optimizer="sgd", lr=0.2, taper=0.125, l1=0.3, l1_proximal=True)
-    Backprop(Context(model, Squares(), dict(model.named_parameters()), World(), 0, "fp64", 6, 36), options).step(batch, 0.0)  # type: ignore[arg-type]
-    gradients = torch.autograd.grad((mirror(batch.inputs) - batch.targets).pow(2).sum() / 2 / 6, list(mirror.parameters()))
+    Backprop(Context(model, Squares(), dict(model.named_parameters()), World(), 0, "fp64", 6, 36), options).step(
+        batch, 0.0
+    )  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(
+        (mirror(batch.inputs) - batch.targets).pow(2).sum() / 2 / 6, list(mirror.parameters())
+    )
     for (name, ours), theirs, gradient in zip(model.named_parameters(), mirror.parameters(), gradients, strict=True):
         rate = 0.2 * 0.125 ** ((3 - ["0", "2", "3", "5"].index(name.split(".")[0])) / 3)
         moved = theirs.detach() - rate * gradient

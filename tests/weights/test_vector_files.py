@@ -1,4 +1,5 @@
-"""Word vectors in files: every form against gensim's and the C program's, whatever the numbers; what is damaged is refused in words."""
+"""Word vectors in files: every form against gensim's and the C program's, whatever the numbers; what is damaged is
+refused in words."""
 
 from __future__ import annotations
 
@@ -94,8 +95,12 @@ def test_gensim_opens_our_files_and_we_open_gensims(binary: bool, table: VectorT
 
 
 def c_text(table: VectorTable) -> bytes:
-    """Return what word2vec.c writes with -binary 0: fprintf(fo, "%s ", word), "%lf " for each number, then a newline."""
-    rows = [f"{word} " + "".join(f"{x:f} " for x in row) + "\n" for word, row in zip(table.words, table.matrix.tolist(), strict=True)]
+    """Return what word2vec.c writes with -binary 0: fprintf(fo, "%s ", word), "%lf " for each number, then a
+    newline."""
+    rows = [
+        f"{word} " + "".join(f"{x:f} " for x in row) + "\n"
+        for word, row in zip(table.words, table.matrix.tolist(), strict=True)
+    ]
     return (f"{len(table)} {table.dimensions}\n" + "".join(rows)).encode()
 
 
@@ -151,7 +156,9 @@ def test_pieces_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_cut_anywhere_is_refused(kind: vector_files.Kind, tmp_path: Path) -> None:
     path = write_vectors(small(), tmp_path / "a", kind=kind)
     data = path.read_bytes()
-    ends = {at + 1 for at, byte in enumerate(data) if byte == ord("\n")} if kind == "glove" else set()  # a whole row fewer: not to be seen
+    ends = (
+        {at + 1 for at, byte in enumerate(data) if byte == ord("\n")} if kind == "glove" else set()
+    )  # a whole row fewer: not to be seen
     for cut in sorted(set(range(0, len(data), 3)) - ends):
         path.write_bytes(data[:cut])
         with pytest.raises((DamagedError, DataError), match=r"a (is damaged|holds no word vectors)"):
@@ -160,7 +167,9 @@ def test_a_file_cut_anywhere_is_refused(kind: vector_files.Kind, tmp_path: Path)
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(KINDS), at=st.integers(0, 10_000), byte=st.integers(0, 255))
-def test_a_changed_byte_gives_vectors_or_an_error_in_words(kind: vector_files.Kind, at: int, byte: int, tmp_path: Path) -> None:
+def test_a_changed_byte_gives_vectors_or_an_error_in_words(
+    kind: vector_files.Kind, at: int, byte: int, tmp_path: Path
+) -> None:
     path, whole = tmp_path / "a", tmp_path / kind
     if not whole.exists():
         write_vectors(small(), whole, kind=kind)
@@ -179,8 +188,14 @@ def test_a_changed_byte_gives_vectors_or_an_error_in_words(kind: vector_files.Ki
 BAD = {
     "more rows": (b"1 2\na 1 2\nb 3 4\n", r"more rows than it says\n  expected: 1 rows"),
     "fewer rows": (b"3 2\na 1 2\nb 3 4\n", r"cut off\n  expected: 3 .*\n  received: "),
-    "fewer rows, long ones": (b"3 2\na 1.0000 2.0000\nb 3.0000 4.0000\n", r"cut off\n  expected: 3 rows\n  received: 2"),
-    "a short row": (b"2 2\na 1 2.25\nb 3\n", r"line 3 is no row of vectors\n  expected: a word and 2 numbers\n  received: b 3"),
+    "fewer rows, long ones": (
+        b"3 2\na 1.0000 2.0000\nb 3.0000 4.0000\n",
+        r"cut off\n  expected: 3 rows\n  received: 2",
+    ),
+    "a short row": (
+        b"2 2\na 1 2.25\nb 3\n",
+        r"line 3 is no row of vectors\n  expected: a word and 2 numbers\n  received: b 3",
+    ),
     "a word for a number": (b"2 2\na 1 2\nb 3 x\n", r"line 3 is no row"),
     "two numbers in one": (b"2 2\na 1 2\nb 3 4-5\n", r"line 3 is no row"),
     "NaN": (b"2 2\na 1 2\nb nan 4\n", r"the vector of 'b' \(row 2\) has a number that is not finite"),
@@ -209,7 +224,9 @@ def test_other_safetensors_are_no_word_vectors(tmp_path: Path) -> None:
 
     path = tmp_path / "net.safetensors"
     save_file({"weight": np.zeros((2, 2), dtype=np.float32)}, path)
-    with pytest.raises(DataError, match=r"holds no word vectors\n  expected: tensors vectors, words, ends\n  received: weight"):
+    with pytest.raises(
+        DataError, match=r"holds no word vectors\n  expected: tensors vectors, words, ends\n  received: weight"
+    ):
         read_vectors(path)
     ok = {"vectors": np.zeros((2, 2), dtype=np.float32), "words": np.frombuffer(b"ab", dtype=np.uint8)}
     save_file({**ok, "ends": np.array([2, 1])}, path)
@@ -240,7 +257,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_layer_has_the_tables_rows(tmp_path: Path) -> None:
     table = small()
     path = write_vectors(table, tmp_path / "v.bin")
-    layer, coverage = lw.embedding(path, ["<pad>", "ark_of_god", "The", "the", "zebra"], padding="<pad>", lower=True, seed=3)
+    layer, coverage = lw.embedding(
+        path, ["<pad>", "ark_of_god", "The", "the", "zebra"], padding="<pad>", lower=True, seed=3
+    )
     weight = layer.weight.detach().numpy()
     assert layer.padding_idx == 0
     assert bits(weight[[1, 2, 3]]) == bits(table.matrix[[2, 0, 0]])

@@ -1,4 +1,5 @@
-"""Weights from files: every form in which people save them is read, everything that differs is listed, and nothing is loaded half-way."""
+"""Weights from files: every form in which people save them is read, everything that differs is listed, and nothing is
+loaded half-way."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from layerwise import api, catalog
+from layerwise import api, registry
 from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
 from layerwise.nn.modes import in_evaluation, learning
@@ -54,9 +55,14 @@ def trained_beside(model: nn.Module) -> dict[str, Any]:
     optimizer.step()
     plan = torch.optim.lr_scheduler.StepLR(optimizer, 3)
     return {
-        "optimizer": optimizer.state_dict(), "lr_scheduler": plan.state_dict(), "epoch": 7, "args": argparse.Namespace(lr=0.1, name="x"),
-        "best_acc": np.float64(93.5), "best_epoch": np.int64(5), "history": [{"loss": 0.5}],
-    }  # fmt: skip
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": plan.state_dict(),
+        "epoch": 7,
+        "args": argparse.Namespace(lr=0.1, name="x"),
+        "best_acc": np.float64(93.5),
+        "best_epoch": np.int64(5),
+        "history": [{"loss": 0.5}],
+    }
 
 
 def under(prefix: str, state: State) -> State:
@@ -70,13 +76,22 @@ FORMS: dict[str, Callable[[nn.Module, State], Any]] = {
     "the published CIFAR networks": lambda m, s: {"state_dict": under("module.", s), "best_prec1": 91.78},
     "state_dict": lambda m, s: {"state_dict": s, **trained_beside(net())},
     "model": lambda m, s: {"model": s, **trained_beside(net())},
-    "model_state_dict": lambda m, s: {"epoch": 3, "model_state_dict": s, "optimizer_state_dict": trained_beside(net())["optimizer"]},
+    "model_state_dict": lambda m, s: {
+        "epoch": 3,
+        "model_state_dict": s,
+        "optimizer_state_dict": trained_beside(net())["optimizer"],
+    },
     "net": lambda m, s: {"net": under("module.", s), "acc": 92.1, "epoch": 199},
     "one table deeper": lambda m, s: {"ema": {"module": s, "decay": 0.999}, "epoch": 3},
     "averaged before raw": lambda m, s: {"model": net(seed=1).state_dict(), "model_ema": averaged(m)},
     "compiled": lambda m, s: under("_orig_mod.", s),
     "compiled in DataParallel": lambda m, s: {"model": under("module._orig_mod.", s)},
-    "Lightning": lambda m, s: {"state_dict": under("model.", s), "hyper_parameters": {"lr": 0.1}, "global_step": 5, "loops": {}},
+    "Lightning": lambda m, s: {
+        "state_dict": under("model.", s),
+        "hyper_parameters": {"lr": 0.1},
+        "global_step": 5,
+        "loops": {},
+    },
     "an unknown name": lambda m, s: {"student": s, "epoch": 3},
     "before torch 0.4.1": lambda m, s: {n: t for n, t in s.items() if not n.endswith("num_batches_tracked")},
 }
@@ -118,7 +133,8 @@ def test_what_was_understood_is_told(tmp_path: Path) -> None:
     torch.save(FORMS["the published CIFAR networks"](net(), dict(net().state_dict())), tmp_path / "w.pth")
     found = load(net(seed=1), tmp_path / "w.pth")
     assert found.note == (
-        f"weights of {tmp_path / 'w.pth'}: 44 of 44 tensors taken (under 'state_dict', beside best_prec1, names without 'module.')"
+        f"weights of {tmp_path / 'w.pth'}: 44 of 44 tensors taken (under 'state_dict', beside best_prec1, "
+        "names without 'module.')"
     )
     assert read(tmp_path / "w.pth").assets.keys() == {"sha256", "place", "prefix", "beside"}
 
@@ -146,16 +162,22 @@ def test_a_file_without_a_head_leaves_it_fresh(tmp_path: Path, caplog: pytest.Lo
 
 
 HEADS = {
-    "resnet18": "fc", "resnet50": "fc", "vgg11": "classifier.6", "alexnet": "classifier.6", "resnet110": "linear", "mlp": "4",
-    "lenet5": "classifier.4", "dbn": "head",
-}  # fmt: skip
+    "resnet18": "fc",
+    "resnet50": "fc",
+    "vgg11": "classifier.6",
+    "alexnet": "classifier.6",
+    "resnet110": "linear",
+    "mlp": "4",
+    "lenet5": "classifier.4",
+    "dbn": "head",
+}
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_head_is_found_by_the_structure(name: str) -> None:
     """In the card's small form: the names that torchvision and the papers' code give to the last layer."""
-    card = catalog.find(name)
-    builder = catalog.builder(card)
+    card = registry.find(name)
+    builder = registry.builder(card)
     found = head_of(builder, api.recipe.arguments(builder, card.small, {}, name))
     if name == "mlp":  # nameless layers: the last linear one
         layers = [n for n, m in builder(**card.small).named_modules() if isinstance(m, nn.Linear)]
@@ -165,7 +187,7 @@ def test_the_head_is_found_by_the_structure(name: str) -> None:
 
 
 def test_a_network_without_outputs_has_no_head() -> None:
-    assert head_of(catalog.builder(catalog.find("rbm")), {"features": 8, "hidden": 4}) == ()
+    assert head_of(registry.builder(registry.find("rbm")), {"features": 8, "hidden": 4}) == ()
 
 
 def edited(change: Callable[[State], None]) -> State:
@@ -183,16 +205,20 @@ def wider(state: State) -> None:
 WRONG: dict[str, tuple[Callable[[State], Any], list[str]]] = {
     "another layer too": (
         lambda s: s.update({"conv1.weight": torch.zeros(4, 3, 3, 3)}),
-        ["conv1.weight: expected (4, 1, 3, 3), received (4, 3, 3, 3)", "linear.weight: expected (10, 16), received (7, 16)"],
+        [
+            "conv1.weight: expected (4, 1, 3, 3), received (4, 3, 3, 3)",
+            "linear.weight: expected (10, 16), received (7, 16)",
+        ],
     ),
     "columns of the head": (wider, ["linear.weight: expected (10, 16), received (7, 5)"]),
     "half of a head": (lambda s: s.pop("linear.bias"), ["linear.bias: missing (expected (10,))"]),
     "a key missing": (lambda s: s.pop("bn1.running_var"), ["bn1.running_var: missing (expected (4,))"]),
     "a key left over": (lambda s: s.update({"fc.bias": torch.zeros(3)}), ["fc.bias: not in the model (received (3,))"]),
     "another kind of number": (
-        lambda s: s.update({"bn1.weight": torch.ones(4, dtype=torch.int8)}), ["bn1.weight: expected float32, received int8"],
+        lambda s: s.update({"bn1.weight": torch.ones(4, dtype=torch.int8)}),
+        ["bn1.weight: expected float32, received int8"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -208,7 +234,8 @@ def test_anything_else_is_an_error_and_nothing_is_loaded(name: str, tmp_path: Pa
 
 
 def test_hundreds_of_keys_are_counted_by_kind(tmp_path: Path) -> None:
-    """A network of 56 layers into one of 20: 36 layers of 7 tensors (a convolution, a batch norm with its counter …) are too many."""
+    """A network of 56 layers into one of 20: 36 layers of 7 tensors (a convolution, a batch norm with its counter …)
+    are too many."""
     torch.save(api.build("resnet56", outputs=10).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UsageError) as caught:
         api.build("resnet20", outputs=10, weights=tmp_path / "w.pth")
@@ -224,12 +251,15 @@ def test_a_network_that_is_all_head_does_not_load_nothing(tmp_path: Path) -> Non
         load(nn.Linear(4, 3), tmp_path / "w.pth", head=("weight", "bias"))
 
 
-@pytest.mark.parametrize(("content", "text"), [
-    ({"epoch": 3, "optimizer": {"state": {}}}, "received: epoch, optimizer"),
-    ({"a": {"w": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}, "received: a, b"),
-    ([torch.zeros(2)], "received: list"),
-    ({}, "received: nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"epoch": 3, "optimizer": {"state": {}}}, "received: epoch, optimizer"),
+        ({"a": {"w": torch.zeros(2)}, "b": {"w": torch.zeros(2)}}, "received: a, b"),
+        ([torch.zeros(2)], "received: list"),
+        ({}, "received: nothing"),
+    ],
+)
 def test_files_without_a_table_of_tensors_say_what_they_hold(content: Any, text: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(DamagedError, match="holds no tensors by name") as caught:
@@ -240,7 +270,10 @@ def test_files_without_a_table_of_tensors_say_what_they_hold(content: Any, text:
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     """64 MiB of zeros in 64 KiB, which torch's reader would unpack (F02)."""
     torch.save({"w": torch.zeros(2**24)}, tmp_path / "whole.pt")
-    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         for entry in whole.infolist():
             packed.writestr(entry.filename, whole.read(entry))
     tracemalloc.start()
@@ -250,13 +283,15 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
     tracemalloc.stop()
 
 
-# -- training that begins with weights -----------------------------------------------------------------------------------
+# -- training that begins with weights
+# -----------------------------------------------------------------------------------
 
 DIGITS: dict[str, Any] = {"model.width": 4, "model.blocks": 1, "task.size": 8, "train.threads": 1}
 
 
 def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
-    """The run's metrics are the network's own, with the pictures scaled as it was said; nothing is trained; the run is whole."""
+    """The run's metrics are the network's own, with the pictures scaled as it was said; nothing is trained; the run is
+    whole."""
     from sklearn.datasets import load_digits
 
     model = net()
@@ -293,7 +328,25 @@ def test_a_new_head_is_told_and_recorded(tmp_path: Path, capsys: pytest.CaptureF
     donor = net(outputs=7)
     torch.save(donor.state_dict(), tmp_path / "w.pth")
     keys = [word for key, value in DIGITS.items() for word in ("--set", f"{key}={value}")]
-    assert main(["train", "resnet20", "--data", "digits", "--epochs", "0", "--weights", "w.pth", "--out", "run", "--json", *keys]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "resnet20",
+                "--data",
+                "digits",
+                "--epochs",
+                "0",
+                "--weights",
+                "w.pth",
+                "--out",
+                "run",
+                "--json",
+                *keys,
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr()
     assert "the head (linear.weight, linear.bias) is new: 7 outputs there, 10 here" in told.err
     assert "no stage trains the new head" in told.err
@@ -302,7 +355,9 @@ def test_a_new_head_is_told_and_recorded(tmp_path: Path, capsys: pytest.CaptureF
     assert run.info["weights"]["fresh"] == ["linear.weight", "linear.bias"]
     assert any("is new: 7 outputs there" in note for note in run.info["notes"])
     bare = api.train("resnet20", data="digits", epochs=0, out="bare", options=DIGITS).model().state_dict()
-    for name, tensor in run.model().state_dict().items():  # the head is the one that the seed draws, the rest is the donor's
+    for name, tensor in (
+        run.model().state_dict().items()
+    ):  # the head is the one that the seed draws, the rest is the donor's
         assert torch.equal(tensor, (bare if name.startswith("linear.") else donor.state_dict())[name]), name
 
 
@@ -352,20 +407,24 @@ def test_a_runs_scaling_of_pictures_comes_along() -> None:
     assert scale(given) == ([0.5], [1.0])
 
 
-@pytest.mark.parametrize(("data", "settings", "text"), [
-    ("digits", {"task.mean": [0.5]}, r"task.mean and task.std with 1 number\(s\) each"),
-    ("digits", {"task.scale": "imagenet"}, r"pictures of 1 channel\(s\) are scaled by as many"),
-    ("digits", {"task.mean": [0.5], "task.std": [0.0]}, "a wrong value"),
-    ("digits", {"task.mean": [0.5], "task.std": [1.0], "task.scale": "unit"}, "a scale of their own"),
-    ("iris", {"task.mean": [0.5], "task.std": [1.0]}, "these data are rows"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "settings", "text"),
+    [
+        ("digits", {"task.mean": [0.5]}, r"task.mean and task.std with 1 number\(s\) each"),
+        ("digits", {"task.scale": "imagenet"}, r"pictures of 1 channel\(s\) are scaled by as many"),
+        ("digits", {"task.mean": [0.5], "task.std": [0.0]}, "a wrong value"),
+        ("digits", {"task.mean": [0.5], "task.std": [1.0], "task.scale": "unit"}, "a scale of their own"),
+        ("iris", {"task.mean": [0.5], "task.std": [1.0]}, "these data are rows"),
+    ],
+)
 def test_means_and_deviations_that_cannot_be_are_refused(data: str, settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         api.train("lenet5" if data == "digits" else "mlp", data=data, out="run", options=settings)
     assert not Path("run").exists()
 
 
-# -- modes ---------------------------------------------------------------------------------------------------------------
+# -- modes
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_batch_norms_that_are_held_still_stay_in_evaluation() -> None:

@@ -1,7 +1,7 @@
 """Benchmarks: Layerwise beside its peers, as ratios. Each side runs in a process of its own, with its own defaults.
 
-A case is a file of ``cases/``, found by its name: ``mlp_sklearn.py`` is ``mlp-sklearn``. Names are answered without importing
-torch, and a case's file imports what it measures only inside its sides.
+A case is a file of ``cases/``, found by its name: ``mlp_sklearn.py`` is ``mlp-sklearn``. Names are answered without
+importing torch, and a case's file imports what it measures only inside its sides.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerwise import strict_json
-from layerwise.atomic_io import append_line, make_folder
 from layerwise.errors import unknown
-from layerwise.folder_io import remove_new_folders_on_error
+from layerwise.runtime import strict_json
+from layerwise.runtime.atomic_io import append_line, make_folder
+from layerwise.runtime.folder_io import remove_new_folders_on_error
 
 if TYPE_CHECKING:
     from layerwise.bench.base import Case, Result
@@ -46,7 +46,8 @@ def run(name: str, *, runs: int) -> list[Result]:
 
 
 def append(path: Path, result: Result) -> None:
-    """Add a result to a file of JSON lines, made with its folders if it is not there. Raises what `append_line` does."""
+    """Add a result to a file of JSON lines, made with its folders if it is not there. Raises what `append_line`
+    does."""
     with remove_new_folders_on_error(path.parent):
         make_folder(path.parent)
         append_line(path, (strict_json.dumps(result.to_json()) + "\n").encode(), root=path.parent)

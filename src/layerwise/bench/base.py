@@ -1,7 +1,8 @@
 """What a case is made of, how it is measured, and what comes out.
 
-In each turn every side is measured once, each in a new process; the order is turned round from turn to turn, so that a machine
-that grows slower or busier does so for all. What is compared is the median (of speeds) or the mean (of accuracies) over all turns.
+In each turn every side is measured once, each in a new process; the order is turned round from turn to turn, so that a
+machine that grows slower or busier does so for all. What is compared is the median (of speeds) or the mean (of
+accuracies) over all turns.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Quality:
-    """A metric of what was learned, compared beside the speed. ``judged``: ours must not be worse for the target to be met.
+    """A metric of what was learned, compared beside the speed. ``judged``: ours must not be worse for the target to be
+    met.
 
-    Not worse: the mean is as good, or the 95 % interval of the difference (Welch) reaches equality. A single run has no interval.
+    Not worse: the mean is as good, or the 95 % interval of the difference (Welch) reaches equality. A single run has no
+        interval.
     """
 
     metric: str
@@ -51,7 +54,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison: the side ``ours`` beside ``theirs``, another side or a fixed number. Without a bound it is shown only."""
+    """A comparison: the side ``ours`` beside ``theirs``, another side or a fixed number. Without a bound it is shown
+    only."""
 
     peer: str
     theirs: str | float
@@ -63,9 +67,10 @@ class Row:
 class Case:
     """What is measured, with what, beside whom.
 
-    ``spec`` is told to every side, with the turn's ``seed``; ``least`` is the fewest turns that make sense; ``timeout`` the seconds
-    after which a side has failed; ``note`` what a reader of the numbers must know. ``paired``: in each turn all sides have the same
-    split, so that differences are taken turn by turn. ``lacking`` says what this machine lacks to run the case; empty: nothing.
+    ``spec`` is told to every side, with the turn's ``seed``; ``least`` is the fewest turns that make sense; ``timeout``
+    the seconds after which a side has failed; ``note`` what a reader of the numbers must know. ``paired``: in each turn
+    all sides have the same split, so that differences are taken turn by turn. ``lacking`` says what this machine lacks
+    to run the case; empty: nothing.
     """
 
     name: str
@@ -86,9 +91,10 @@ class Case:
 class Result:
     """A comparison's outcome. ``ours`` and ``theirs`` are averages in ``unit``, ``ratio`` is ours/theirs.
 
-    ``met`` says whether ratio and quality keep to the target, None where there is no target. ``ours_all`` and ``theirs_all`` are
-    the single measurements, in the order made; ``quality`` has both sides' metrics with 95 % t-intervals of their means.
-    ``skipped`` says why nothing was measured, where this machine lacks what the case needs; the figures are then None.
+    ``met`` says whether ratio and quality keep to the target, None where there is no target. ``ours_all`` and
+    ``theirs_all`` are the single measurements, in the order made; ``quality`` has both sides' metrics with 95 %
+    t-intervals of their means. ``skipped`` says why nothing was measured, where this machine lacks what the case needs;
+    the figures are then None.
     """
 
     case: str
@@ -149,7 +155,10 @@ def run(case: Case, *, runs: int, changes: Mapping[str, Any] | None = None, leas
             found[side].append(one)
             learned = "".join(f"  {name} {value:.5g}" for name, value in one.quality.items())
             took = time.monotonic() - began
-            print(f"{case.name}  {turn + 1}/{turns}  {side}  {one.value:.5g} {case.unit}{learned}  ({took:.1f} s)", file=sys.stderr)
+            print(
+                f"{case.name}  {turn + 1}/{turns}  {side}  {one.value:.5g} {case.unit}{learned}  ({took:.1f} s)",
+                file=sys.stderr,
+            )
     machine = {**versions(), "load_before": before}
     return [result_of(case, row, found, spec=spec, machine=machine) for row in case.rows]
 
@@ -158,10 +167,25 @@ def skipped(case: Case, row: Row, reason: str, *, spec: Spec) -> Result:
     """Return the result of a row that this machine cannot measure."""
     bound = row.bound
     return Result(
-        case=case.name, peer=row.peer, ours=None, theirs=None, unit=case.unit, ratio=None, runs=0, average=case.average,
-        target=None if bound is None else bound.value, bound=None if bound is None else bound.kind, met=None, ours_all=[], theirs_all=[],
-        quality={}, spec=spec, note=case.note, machine=versions(), skipped=reason,
-    )  # fmt: skip
+        case=case.name,
+        peer=row.peer,
+        ours=None,
+        theirs=None,
+        unit=case.unit,
+        ratio=None,
+        runs=0,
+        average=case.average,
+        target=None if bound is None else bound.value,
+        bound=None if bound is None else bound.kind,
+        met=None,
+        ours_all=[],
+        theirs_all=[],
+        quality={},
+        spec=spec,
+        note=case.note,
+        machine=versions(),
+        skipped=reason,
+    )
 
 
 def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dict[str, Any]) -> Result:
@@ -171,7 +195,9 @@ def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dic
     others = found[row.theirs] if isinstance(row.theirs, str) else [Measure(row.theirs) for _ in mine]
     ours, theirs = middle([m.value for m in mine]), middle([m.value for m in others])
     ratio = ours / theirs
-    quality = {q.metric: compared(q, mine, others, paired=case.paired) for q in case.quality if isinstance(row.theirs, str)}
+    quality = {
+        q.metric: compared(q, mine, others, paired=case.paired) for q in case.quality if isinstance(row.theirs, str)
+    }
     good = all(quality[q.metric]["not_worse"] for q in case.quality if q.judged and q.metric in quality)
     bound = row.bound
     return Result(
@@ -196,8 +222,11 @@ def result_of(case: Case, row: Row, found: Measured, *, spec: Spec, machine: dic
     )
 
 
-def compared(quality: Quality, mine: Sequence[Measure], others: Sequence[Measure], *, paired: bool = False) -> dict[str, Any]:
-    """Return a metric of both sides with its intervals, and whether ours is not worse. ``paired`` takes the difference turn by turn."""
+def compared(
+    quality: Quality, mine: Sequence[Measure], others: Sequence[Measure], *, paired: bool = False
+) -> dict[str, Any]:
+    """Return a metric of both sides with its intervals, and whether ours is not worse. ``paired`` takes the difference
+    turn by turn."""
     ours, theirs = ([m.quality[quality.metric] for m in side] for side in (mine, others))
     gap = interval([a - b for a, b in zip(ours, theirs, strict=True)]) if paired else difference(ours, theirs)
     better = gap.mean >= 0 if quality.more_is_better else gap.mean <= 0

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from layerwise.atomic_io import write_file
+from layerwise.runtime.atomic_io import write_file
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
 
 
 def written(folder: Path, name: str, words: int) -> tuple[Path, int]:
-    """Write a named English text, in small letters and without punctuation, again and again until it has about so many words.
+    """Write a named English text, in small letters and without punctuation, again and again until it has about so many
+    words.
 
     Returns the file and the words in it.
     """
-    from layerwise.data import named
+    from layerwise.data.download import datasets
 
-    lines = [WORD.findall(line.lower()) for path in sorted(named.folder_of(name).iterdir()) for line in path.open(encoding="utf-8")]
+    lines = [
+        WORD.findall(line.lower())
+        for path in sorted(datasets.folder_of(name).iterdir())
+        for line in path.open(encoding="utf-8")
+    ]
     once = sum(map(len, lines))
     times = max(1, round(words / once))
     path = folder / f"{name}.txt"
@@ -29,8 +34,8 @@ def lacking(package: str, name: str = "") -> str:
     """Say what is missing of a peer's package and a named text."""
     from importlib.util import find_spec
 
-    from layerwise.data import named
+    from layerwise.data.download import datasets
 
-    if name and not named.present(name):
+    if name and not datasets.present(name):
         return f"the text {name} is not here"
     return "" if find_spec(package) else f"the package {package} is not installed"

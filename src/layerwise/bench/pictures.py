@@ -1,4 +1,5 @@
-"""Networks on pictures of 224×224, ours and torchvision's with the same weights, timed on one batch made up beforehand."""
+"""Networks on pictures of 224×224, ours and torchvision's with the same weights, timed on one batch made up
+beforehand."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise import catalog
-from layerwise.atomic_io import open_temporary_folder
+from layerwise import registry
 from layerwise.bench.process import Measure
-from layerwise.export.base import Subject
-from layerwise.runtime import draws
+from layerwise.inference.export.base import Subject
+from layerwise.runtime import rng
+from layerwise.runtime.atomic_io import open_temporary_folder
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 
@@ -28,9 +29,10 @@ Spec = Mapping[str, Any]
 
 
 def ours(spec: Spec) -> nn.Module:
-    """Build the spec's network, with its ``arguments`` if there are any; drawn from the seed, the weights are every process's."""
-    with draws.seeded(draws.key(spec["seed"], "bench")):
-        model: nn.Module = catalog.builder(catalog.find(spec["model"]))(outputs=CLASSES, **spec.get("arguments", {}))
+    """Build the spec's network, with its ``arguments`` if there are any; drawn from the seed, the weights are every
+    process's."""
+    with rng.seeded(rng.key(spec["seed"], "bench")):
+        model: nn.Module = registry.builder(registry.find(spec["model"]))(outputs=CLASSES, **spec.get("arguments", {}))
     return model.eval()
 
 
@@ -42,7 +44,8 @@ def theirs(spec: Spec) -> nn.Module:
 
 
 def torchvision_models() -> Any:
-    """Import torchvision's networks. Beside a torch without its compiled operators the package imports only if these have a name."""
+    """Import torchvision's networks. Beside a torch without its compiled operators the package imports only if these
+    have a name."""
     torchvision_operators()
     import torchvision.models
 
@@ -51,8 +54,8 @@ def torchvision_models() -> Any:
 
 @cache
 def torchvision_operators() -> torch.library.Library:
-    """Name the operators that torchvision asks for before it lets itself be imported, where its own do not load. They live as long as what
-    is returned."""
+    """Name the operators that torchvision asks for before it lets itself be imported, where its own do not load. They
+    live as long as what is returned."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     if compiled_operators_load():
         return library
@@ -63,7 +66,8 @@ def torchvision_operators() -> torch.library.Library:
 
 
 def compiled_operators_load() -> bool:
-    """Load torchvision's compiled operators, as its package does when it is imported; say whether that works beside this torch."""
+    """Load torchvision's compiled operators, as its package does when it is imported; say whether that works beside
+    this torch."""
     found = find_spec("torchvision")
     folder = Path(found.origin).parent if found and found.origin else Path()
     for library in folder.glob("_C*.so"):
@@ -77,7 +81,7 @@ def subject(spec: Spec) -> Subject:
     """Return what an engine is made from."""
     inputs = ImageInputs((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     task = Classification(inputs, tuple(str(i) for i in range(CLASSES)))
-    card = catalog.find(spec["model"])
+    card = registry.find(spec["model"])
     arguments = {"outputs": CLASSES, **spec.get("arguments", {})}
     return Subject(card, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
 
@@ -88,7 +92,8 @@ def pictures(spec: Spec) -> Tensor:
 
 
 def timed(run: Callable[[], Any], spec: Spec, *, wait: Callable[[], None] | None = None) -> float:
-    """Return pictures a second: the batch over the median time of a run. ``wait`` is for devices that work on by themselves."""
+    """Return pictures a second: the batch over the median time of a run. ``wait`` is for devices that work on by
+    themselves."""
     taken: list[float] = []
     for _ in range(WARM):
         run()
@@ -105,8 +110,12 @@ def timed(run: Callable[[], Any], spec: Spec, *, wait: Callable[[], None] | None
 
 
 def shown(outputs: Tensor) -> dict[str, Any]:
-    """Return the first outputs, so that a reader of the results sees that both sides computed the same, and the threads."""
-    return {"outputs": [round(value, 4) for value in outputs.flatten()[:3].tolist()], "threads": torch.get_num_threads()}
+    """Return the first outputs, so that a reader of the results sees that both sides computed the same, and the
+    threads."""
+    return {
+        "outputs": [round(value, 4) for value in outputs.flatten()[:3].tolist()],
+        "threads": torch.get_num_threads(),
+    }
 
 
 def eager(spec: Spec) -> Measure:
@@ -118,18 +127,23 @@ def eager(spec: Spec) -> Measure:
 
 def engine(name: str, spec: Spec) -> Measure:
     """Our engine of this name, with the flags that ``layerwise predict`` sets."""
-    from layerwise.engines import choice
-    from layerwise.runtime import flags
+    from layerwise.inference.engines import choice
+    from layerwise.runtime import compute_settings
 
-    with open_temporary_folder() as folder, flags.applied(flags.answering()), torch.inference_mode():
+    with (
+        open_temporary_folder() as folder,
+        compute_settings.applied(compute_settings.answering()),
+        torch.inference_mode(),
+    ):
         runner, x = choice.make(subject(spec), name, folder), pictures(spec)
         out = runner(x)
         return Measure(timed(lambda: runner(x), spec), facts={**shown(out), "engine": dict(runner.told())})
 
 
 def direct(name: str, spec: Spec) -> Measure:
-    """onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many threads."""
-    from layerwise.engines import graphs
+    """onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many
+    threads."""
+    from layerwise.inference.engines import graphs
     from layerwise.runtime import machine
 
     x = pictures(spec)

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from layerwise import strict_json
 from layerwise.errors import LayerwiseError
+from layerwise.runtime import strict_json
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """What one side measured once: ``value`` in the case's unit, the ``quality`` of what was learned, and what else to know."""
+    """What one side measured once: ``value`` in the case's unit, the ``quality`` of what was learned, and what else to
+    know."""
 
     value: float
     quality: dict[str, float] = {}
@@ -31,7 +32,9 @@ def measure(case: str, side: str, spec: dict[str, Any], *, timeout: float) -> Me
     """
     command = [sys.executable, "-m", "layerwise.bench.side", case, side]
     try:
-        done = subprocess.run(command, input=strict_json.dumps(spec), capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, input=strict_json.dumps(spec), capture_output=True, text=True, timeout=timeout, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{case}: {side} did not end", expected=f"an answer within {timeout:g} s") from error
     if done.returncode != 0:

@@ -1,4 +1,5 @@
-"""``python -m layerwise.bench.side CASE SIDE``: a spec as JSON on standard input, a measurement as JSON on the last line."""
+"""``python -m layerwise.bench.side CASE SIDE``: a spec as JSON on standard input, a measurement as JSON on the last
+line."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import sys
 
 import msgspec
 
-from layerwise import bench, strict_json
+from layerwise import bench
+from layerwise.runtime import strict_json
 
 
 def main(case: str, side: str) -> None:

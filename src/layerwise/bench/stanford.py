@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerwise.atomic_io import open_own
 from layerwise.bench.base import Spec
+from layerwise.runtime.atomic_io import open_own
 
 PROGRAMS = ("vocab_count", "cooccur", "shuffle", "glove")
 PLACE = "LAYERWISE_GLOVE"
@@ -30,11 +30,15 @@ def folder() -> Path | None:
 
 def lacking() -> str:
     """Say what is missing to compare with the C program."""
-    from layerwise.data import named
+    from layerwise.data.download import datasets
 
-    if not named.present("kjv"):
+    if not datasets.present("kjv"):
         return "the text kjv is not here"
-    return "" if folder() else f"Stanford's GloVe is not here: build it and name the folder of {', '.join(PROGRAMS)} in {PLACE}"
+    return (
+        ""
+        if folder()
+        else f"Stanford's GloVe is not here: build it and name the folder of {', '.join(PROGRAMS)} in {PLACE}"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,13 @@ class Programs:
         with source.open("rb") as given, open_own(self.work / sink, root=self.work) as out:
             began = time.perf_counter()
             subprocess.run(
-                [place / name, "-verbose", "0", *map(str, arguments)], stdin=given, stdout=out, stderr=subprocess.DEVNULL,
-                cwd=self.work, check=True,
-            )  # fmt: skip
+                [place / name, "-verbose", "0", *map(str, arguments)],
+                stdin=given,
+                stdout=out,
+                stderr=subprocess.DEVNULL,
+                cwd=self.work,
+                check=True,
+            )
             return time.perf_counter() - began
 
     def vocabulary(self) -> float:
@@ -63,7 +71,15 @@ class Programs:
 
     def count(self) -> float:
         """Count the pairs."""
-        return self._run("cooccur", "-window-size", self.spec["window"], "-vocab-file", "vocab.txt", source=self.text, sink="pairs.bin")
+        return self._run(
+            "cooccur",
+            "-window-size",
+            self.spec["window"],
+            "-vocab-file",
+            "vocab.txt",
+            source=self.text,
+            sink="pairs.bin",
+        )
 
     def shuffle(self) -> float:
         """Bring the pairs into random order."""
@@ -75,7 +91,8 @@ class Programs:
         return (self.work / "pairs.bin").stat().st_size // RECORD
 
     def train(self) -> tuple[float, list[float]]:
-        """Train; return pairs a second from the end of the first iteration to that of the last, and the losses of the iterations.
+        """Train; return pairs a second from the end of the first iteration to that of the last, and the losses of the
+        iterations.
 
         A loss is Σ f·diff² / pairs: twice what the program prints.
         """
@@ -83,13 +100,26 @@ class Programs:
         assert place is not None
         spec = self.spec
         options = {
-            "input-file": "shuffled.bin", "vocab-file": "vocab.txt", "save-file": "vectors", "vector-size": spec["dim"], "binary": 1,
-            "threads": spec["threads"], "iter": spec["epochs"], "eta": spec["lr"], "x-max": spec["x_max"], "alpha": spec["alpha"],
+            "input-file": "shuffled.bin",
+            "vocab-file": "vocab.txt",
+            "save-file": "vectors",
+            "vector-size": spec["dim"],
+            "binary": 1,
+            "threads": spec["threads"],
+            "iter": spec["epochs"],
+            "eta": spec["lr"],
+            "x-max": spec["x_max"],
+            "alpha": spec["alpha"],
             "seed": spec["seed"] + 1,
-        }  # fmt: skip
-        command = [str(place / "glove"), *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
+        }
+        command = [
+            str(place / "glove"),
+            *(str(part) for name, value in options.items() for part in (f"-{name}", value)),
+        ]
         times, losses = [], []
-        with subprocess.Popen(command, cwd=self.work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        with subprocess.Popen(
+            command, cwd=self.work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as running:
             assert running.stderr is not None
             for line in running.stderr:
                 if found := re.search(r"iter: \d+, cost: ([-\d.naif]+)", line):

@@ -10,19 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise import strict_json
-from layerwise.atomic_io import open_temporary_folder
 from layerwise.data.loader import collated
 from layerwise.data.source import Source
 from layerwise.planning.resolve import Plan, Request, plan
-from layerwise.train.start import Outcome, train
+from layerwise.runtime import strict_json
+from layerwise.runtime.atomic_io import open_temporary_folder
+from layerwise.training.run_training import Outcome, train
 
 Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run and the speed of its training: examples and steps a second between the first and the last line of its log."""
+    """A finished run and the speed of its training: examples and steps a second between the first and the last line of
+    its log."""
 
     outcome: Outcome
     examples_per_second: float
@@ -48,15 +49,17 @@ class Given(NamedTuple):
 def trained(request: Request) -> Iterator[Trained]:
     """Train as ``layerwise train`` does, in a folder that is gone afterwards.
 
-    The time is that of ``metrics.jsonl``: from its first line (decoding, compiling and first touch lie before it) to its last, so
-    logging is in it, and every epoch's checkpoints and validation but what follows the last line.
+    The time is that of ``metrics.jsonl``: from its first line (decoding, compiling and first touch lie before it) to
+    its last, so logging is in it, and every epoch's checkpoints and validation but what follows the last line.
     """
     with open_temporary_folder() as folder:
         path = folder / "run"
         outcome = train(Request(**{**_fields(request), "out": path}), quiet=True)
         first, *_, last = (strict_json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines())
         seconds = last["seconds"] - first["seconds"]
-        yield Trained(outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds)
+        yield Trained(
+            outcome, (last["examples"] - first["examples"]) / seconds, (last["step"] - first["step"]) / seconds
+        )
 
 
 def _fields(request: Request) -> dict[str, Any]:

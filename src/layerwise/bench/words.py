@@ -1,9 +1,11 @@
 """What the cases of word vectors share: the text, the peer, and how good vectors are.
 
-The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another order each time.
-Each seed has orders of its own: our side goes through the blocks of a text in random order, the peer from front to back, and vectors
-learned over one and the same order are more alike than others. The lines left out tell how likely their windows are; and over the most
-frequent words the cosines of a side are ranked beside those of one more run of the peer.
+The text is the King James Bible in lower case, letters only, without every 20th line, repeated, its lines in another
+order each time.
+Each seed has orders of its own: our side goes through the blocks of a text in random order, the peer from front to
+back, and vectors learned over one and the same order are more alike than others. The lines left out tell how likely
+their windows are; and over the most frequent words the cosines of a side are ranked beside those of one more run of the
+peer.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise import strict_json
-from layerwise.atomic_io import make_folder, open_replacing, open_temporary_folder
 from layerwise.bench.base import Spec
 from layerwise.bench.process import Measure
-from layerwise.functional.ranking import spearman
+from layerwise.functional.retrieval_metrics import spearman
+from layerwise.runtime import strict_json
+from layerwise.runtime.atomic_io import make_folder, open_replacing, open_temporary_folder
 
 Floats = NDArray[np.floating[Any]]
 HELD_OUT = 20  # every so manyth line
@@ -46,7 +48,8 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Texts:
-    """A folder with the parts ``train``, ``val`` and ``test`` as text files; how often each word is in training; the lines left out."""
+    """A folder with the parts ``train``, ``val`` and ``test`` as text files; how often each word is in training; the
+    lines left out."""
 
     folder: Path
     counts: Mapping[str, int]
@@ -66,11 +69,13 @@ class Texts:
 @contextmanager
 def bible(repeats: int, seed: int) -> Iterator[Texts]:
     """Write the text of the cases, gone afterwards. Raises `DataError` where the King James Bible is nowhere."""
-    from layerwise.data import named
+    from layerwise.data.download import datasets
 
-    text = (named.folder_of("kjv") / "kjv.txt").read_text(encoding="utf-8")
+    text = (datasets.folder_of("kjv") / "kjv.txt").read_text(encoding="utf-8")
     lines = [line for line in map(_words, text.splitlines()) if line]
-    with written([line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats, seed=seed) as texts:
+    with written(
+        [line for n, line in enumerate(lines) if n % HELD_OUT], lines[::HELD_OUT], repeats=repeats, seed=seed
+    ) as texts:
         yield texts
 
 
@@ -88,7 +93,9 @@ def zipf(words: int, tokens: int) -> Iterator[Texts]:
 
 
 @contextmanager
-def written(train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int, seed: int) -> Iterator[Texts]:
+def written(
+    train: Sequence[Sequence[str]], held_out: Sequence[Sequence[str]], *, repeats: int, seed: int
+) -> Iterator[Texts]:
     """Write the parts as files of lines, in another order each time."""
     counts = Counter(word for line in train for word in line)
     draw = np.random.default_rng(seed)
@@ -110,8 +117,8 @@ def _words(line: str) -> list[str]:
 def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
     """Train as ``layerwise train`` does."""
     from layerwise.bench.training import request, trained
+    from layerwise.inference.predict import load
     from layerwise.nn.word_vectors import Predictive
-    from layerwise.predict import load
     from layerwise.tasks.words import Words
 
     settings = (
@@ -136,27 +143,42 @@ def ours(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
 
 
 def gensim(spec: Spec, texts: Texts) -> tuple[Measure, Vectors]:
-    """Train gensim's ``Word2Vec`` from the file, which releases the GIL; its time is that of training alone, without the vocabulary."""
+    """Train gensim's ``Word2Vec`` from the file, which releases the GIL; its time is that of training alone, without
+    the vocabulary."""
     import gensim as package
     from gensim.models import Word2Vec
 
     model = Word2Vec(
-        vector_size=spec["dim"], window=spec["window"], negative=spec["negative"], sample=spec["sample"], min_count=spec["min_count"],
-        alpha=spec["lr"], sg=int(spec["model"] == "skipgram"), workers=spec["threads"], seed=spec["seed"],
-    )  # fmt: skip
+        vector_size=spec["dim"],
+        window=spec["window"],
+        negative=spec["negative"],
+        sample=spec["sample"],
+        min_count=spec["min_count"],
+        alpha=spec["lr"],
+        sg=int(spec["model"] == "skipgram"),
+        workers=spec["threads"],
+        seed=spec["seed"],
+    )
     model.build_vocab(corpus_file=str(texts.train))
     began = time.perf_counter()
     model.train(
-        corpus_file=str(texts.train), total_words=model.corpus_total_words, total_examples=model.corpus_count, epochs=spec["epochs"]
+        corpus_file=str(texts.train),
+        total_words=model.corpus_total_words,
+        total_examples=model.corpus_count,
+        epochs=spec["epochs"],
     )
     seconds = time.perf_counter() - began
     facts = {"gensim": package.__version__, "workers": spec["threads"]}
-    return Measure(spec["epochs"] * texts.total / seconds, facts=facts), Vectors(model.wv.index_to_key, model.wv.vectors, model.syn1neg)
+    return Measure(spec["epochs"] * texts.total / seconds, facts=facts), Vectors(
+        model.wv.index_to_key, model.wv.vectors, model.syn1neg
+    )
 
 
 def judged(spec: Spec, texts: Texts, measure: Measure, found: Vectors) -> Measure:
     """Return a measurement with the quality of what was learned."""
-    common = sorted((w for w, count in texts.counts.items() if count >= spec["min_count"]), key=lambda w: (-texts.counts[w], w))
+    common = sorted(
+        (w for w, count in texts.counts.items() if count >= spec["min_count"]), key=lambda w: (-texts.counts[w], w)
+    )
     mine = aligned(found, common)
     other = another(spec, common)
     quality = {
@@ -188,7 +210,8 @@ def another(spec: Spec, common: Sequence[str]) -> Floats:
 
 
 def log_likelihood(spec: Spec, texts: Texts, found: Vectors) -> float:
-    """Return E30 of the lines left out, in nats: the mean over pairs (CBOW: windows), thinned out and with negatives as in training.
+    """Return E30 of the lines left out, in nats: the mean over pairs (CBOW: windows), thinned out and with negatives as
+    in training.
 
     The draws are the same for every side.
     """
@@ -205,7 +228,11 @@ def log_likelihood(spec: Spec, texts: Texts, found: Vectors) -> float:
             radius = int(draw.integers(1, spec["window"] + 1))
             windows.append((centre, stay[max(0, i - radius) : i] + stay[i + 1 : i + radius + 1]))
     one_by_one = spec["model"] == "skipgram"
-    pairs = [(c, [w]) for c, around in windows for w in around] if one_by_one else [(c, around) for c, around in windows if around]
+    pairs = (
+        [(c, [w]) for c, around in windows for w in around]
+        if one_by_one
+        else [(c, around) for c, around in windows if around]
+    )
     x = np.stack([found.vectors[around].mean(0) for _, around in pairs])
     centres = np.array([c for c, _ in pairs])
     total = -np.logaddexp(0, -(x * found.context[centres]).sum(1)).sum()

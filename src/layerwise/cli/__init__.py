@@ -79,13 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(
             f"there is no memory left: {str(error).splitlines()[0] if str(error) else 'Python was refused some'}\n"
             "  expected: memory for the network, its inputs and its maps\n"
-            "  do this:  close other programs, or use --device cpu where it is a GPU's that is full", 1,
-        )  # fmt: skip
+            "  do this:  close other programs, or use --device cpu where it is a GPU's that is full",
+            1,
+        )
     except OSError as error:
         if error.filename is None:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        return _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a place that can be used so", 1 if full else 2)
+        return _refuse(
+            f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a place that can be used so",
+            1 if full else 2,
+        )
 
 
 def overview() -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from layerwise import bench
-from layerwise.atomic_io import check_target
 from layerwise.cli.common import Json, put_json, put_table
+from layerwise.runtime.atomic_io import check_target
 from layerwise.text_display import write_line
 
 

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from layerwise import strict_json
+from layerwise.runtime import strict_json
 from layerwise.text_display import escape_control, escape_json
 
 Lang = Literal["en", "zh"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON object on standard output")]
-LangOption = Annotated[Lang | None, Parameter(name="--lang", help="language of prose: en or zh (default: the locale's)")]
+LangOption = Annotated[
+    Lang | None, Parameter(name="--lang", help="language of prose: en or zh (default: the locale's)")
+]
 Imports = Annotated[
     list[Path] | None, Parameter(name="--import", negative="", help="a Python file with your own @register cards")
 ]
@@ -42,14 +44,15 @@ def language(wanted: Lang | None) -> Lang:
 
 def take_imports(paths: Sequence[Path] | None) -> None:
     """Run the files of ``--import`` and take their cards."""
-    from layerwise.catalog import import_file
+    from layerwise.registry import import_file
 
     for path in paths or ():
         import_file(path)
 
 
 def put_json(**content: Any) -> None:
-    """Print the verb's one JSON object: numbers that are not finite are null, what would direct a terminal is escaped."""
+    """Print the verb's one JSON object: numbers that are not finite are null, what would direct a terminal is
+    escaped."""
     print(escape_json(strict_json.dumps({"format": 1, **content}, default=str)))
 
 
@@ -59,7 +62,8 @@ def shown(value: float | None, digits: int = 4) -> str:
 
 
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to standard output; plain tab-separated lines where that is not a terminal. Control characters are escaped."""
+    """Print a table to standard output; plain tab-separated lines where that is not a terminal. Control characters are
+    escaped."""
     lines = [[escape_control(str(cell), single_line=True) for cell in line] for line in (columns, *rows)]
     if not sys.stdout.isatty():
         for line in lines:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from layerwise.cli.common import Json, put_json, put_table
-from layerwise.data import named
+from layerwise.data.download import datasets
 from layerwise.errors import DataError, UsageError, unknown
 from layerwise.text_display import escape_control, write_line, write_note
 
@@ -27,7 +27,8 @@ def data_(
     set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     json: Json = False,
 ) -> int:
-    """List the named data sets: what they are, their licence, and where they lie; or show what a path of your own holds.
+    """List the named data sets: what they are, their licence, and where they lie; or show what a path of your own
+    holds.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def data_(
     set
         with a path: how it is read, as in training (data.target=price); repeat it for more
     """
-    sets = named.catalogue()
+    sets = datasets.catalogue()
     if name not in ("", *(one.name for one in sets)) and Path(name).expanduser().exists():
         return _show(name, set or [], json=json)
     if set:
@@ -54,7 +55,7 @@ def data_(
         _get(sets, mirror)
     rows = []
     for one in sets:
-        path = named.locate(one.name)
+        path = datasets.locate(one.name)
         rows.append(
             {
                 "name": one.name,
@@ -71,18 +72,23 @@ def data_(
     put_table(
         ("name", "tasks", "examples", "licence", "where"),
         [
-            (one.name, ", ".join(one.tasks), f"{one.examples:,}", one.licence,
-             row["path"] or ("in the package scikit-learn" if row["present"] else "not here"))
+            (
+                one.name,
+                ", ".join(one.tasks),
+                f"{one.examples:,}",
+                one.licence,
+                row["path"] or ("in the package scikit-learn" if row["present"] else "not here"),
+            )
             for one, row in zip(sets, rows, strict=True)
         ],
-    )  # fmt: skip
+    )
     return 0
 
 
 def _show(source: str, settings: list[str], *, json: bool) -> int:
     """Show what a path holds: parts, columns, notes. Nothing is written."""
     from layerwise import recipe
-    from layerwise.data.open import Options, open_data
+    from layerwise.data.load import Options, open_data
     from layerwise.data.source import SPLITS, TASKS_FOR
 
     table: dict[str, Any] = {"data": {"source": source}}
@@ -98,10 +104,21 @@ def _show(source: str, settings: list[str], *, json: bool) -> int:
     text = _text(found) if schema.kind == "text" else {}
     if json:
         one = {
-            "name": found.name, "tasks": tasks, "examples": sum(parts.values()), "licence": "", "present": True,
+            "name": found.name,
+            "tasks": tasks,
+            "examples": sum(parts.values()),
+            "licence": "",
+            "present": True,
             "path": source,
-        }  # fmt: skip
-        put_json(data=[one], parts=parts, classes=list(schema.classes), columns=columns, notes=notes, **({"text": text} if text else {}))
+        }
+        put_json(
+            data=[one],
+            parts=parts,
+            classes=list(schema.classes),
+            columns=columns,
+            notes=notes,
+            **({"text": text} if text else {}),
+        )
         return 0
     for note in notes:
         write_note(note)
@@ -122,10 +139,11 @@ def _show(source: str, settings: list[str], *, json: bool) -> int:
 
 
 def _text(found: Splits) -> dict[str, Any]:
-    """Return what the training part of a text has: how many words, how many different ones, the commonest, and the commonest phrases."""
+    """Return what the training part of a text has: how many words, how many different ones, the commonest, and the
+    commonest phrases."""
     import numpy as np
 
-    from layerwise.data.corpus import corpus_of, counted
+    from layerwise.data.text.corpus import corpus_of, counted
 
     corpus, counts = corpus_of(found.train), counted(found.train)
     assert corpus is not None
@@ -156,13 +174,13 @@ def _noticed(found: Splits) -> tuple[str, ...]:
     return notes
 
 
-def _get(sets: list[named.NamedData], mirror: str) -> None:
+def _get(sets: list[datasets.NamedData], mirror: str) -> None:
     """Fetch every data set that is not here; a set that cannot be fetched does not keep others from it."""
     failed: dict[str, DataError] = {}
     for one in sets:
         try:
             if not one.embedded:
-                named.folder_of(one.name, mirror=mirror)
+                datasets.folder_of(one.name, mirror=mirror)
         except DataError as error:
             failed[one.name] = error
     if len(failed) == 1:

@@ -21,7 +21,7 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
         from layerwise.nn.kernel_choice import list_timings
         from layerwise.nn.kernel_table import describe_timing, timing_columns, timing_row
         from layerwise.runtime import machine
-        from layerwise.runtime.telling import told
+        from layerwise.runtime.machine_report import told
 
         facts, timings = machine.describe(), list_timings()
         if json:
@@ -32,11 +32,11 @@ def doctor_(run: Path | None = None, *, lang: LangOption = None, json: Json = Fa
                 write_line()
                 put_table(timing_columns(chinese=chinese), [timing_row(*one, chinese=chinese) for one in timings])
         return 0
-    from layerwise.engines.graphs import graph_problems
-    from layerwise.engines.telling import engines_of
-    from layerwise.run import RunDirectory
+    from layerwise.inference.engines.engine_report import engines_of
+    from layerwise.inference.engines.graphs import graph_problems
     from layerwise.run_check import verify
-    from layerwise.train.trackers import event_problems
+    from layerwise.run_directory import RunDirectory
+    from layerwise.training.trackers import event_problems
 
     directory = RunDirectory.open(run)
     found = verify(directory)

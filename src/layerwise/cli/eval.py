@@ -36,12 +36,16 @@ def eval_(
         flip: the mean of the answers to each picture and its mirror image
     """
     take_imports(imports)
-    from layerwise.evaluate import measure
+    from layerwise.inference.evaluate import measure
 
     found = measure(run, data=data, split=split, tta=tta, engine=engine, device=device)
     if json:
-        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": found.engine})
-        put_json(run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **asked)
+        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | (
+            {} if engine == "torch" else {"engine": found.engine}
+        )
+        put_json(
+            run=str(run), split=found.split, metrics=found.metrics, notes=list(found.notes), **found.details, **asked
+        )
         return 0
     for note in found.notes:
         write_note(note)
@@ -53,8 +57,9 @@ def eval_(
 
 
 def tables(details: dict[str, Any]) -> list[str]:
-    """Return what an assessment says beside its metrics, as plain tables: by class, the confusion matrix, the calibration."""
-    from layerwise.inspect.base import table
+    """Return what an assessment says beside its metrics, as plain tables: by class, the confusion matrix, the
+    calibration."""
+    from layerwise.inspection.base import table
 
     if not details:
         return []
@@ -62,9 +67,7 @@ def tables(details: dict[str, Any]) -> list[str]:
         return [_sections(details["sections"])]
     classes = details["classes"]
     columns = ("precision", "recall", "f1", "roc_auc")
-    by_class = [
-        [one["name"], *(shown(one[key]) for key in columns), str(one["support"])] for one in classes
-    ]
+    by_class = [[one["name"], *(shown(one[key]) for key in columns), str(one["support"])] for one in classes]
     out = [table(["class", "precision", "recall", "f1", "roc-auc", "examples"], by_class, right=frozenset(range(1, 6)))]
     if len(classes) <= READABLE:
         names = [one["name"] for one in classes]
@@ -80,7 +83,7 @@ def tables(details: dict[str, Any]) -> list[str]:
 
 def _sections(found: list[dict[str, Any]]) -> str:
     """Return the sections of benchmarks for words as a table."""
-    from layerwise.inspect.base import table
+    from layerwise.inspection.base import table
 
     rows = []
     for one in found:

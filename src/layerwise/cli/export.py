@@ -23,30 +23,28 @@ def export_(
 ) -> int:
     """Write a run's best weights as a file for other programs, checked against the network.
 
-    Parameters
-    ----------
-    run
-        a run directory
-    file
-        where to: the ending says what: .onnx, .pt2, .safetensors, and for word vectors .vec, .bin (word2vec) or .txt (GloVe); FILE.json
-        beside it holds the check's figures
-    fold
-        fold batch norms into the layers before them (.onnx and .pt2)
-    overwrite
-        replace a file that is there
+    Parameters ---------- run a run directory file where to: the ending says what: .onnx, .pt2, .safetensors, and for
+    word vectors .vec, .bin (word2vec) or .txt (GloVe); FILE.json beside it holds the check's figures fold fold batch
+    norms into the layers before them (.onnx and .pt2) overwrite replace a file that is there
     """
     take_imports(imports)
     refuse_card(run)
-    from layerwise.export.files import export
-    from layerwise.predict import load
+    from layerwise.inference.export.files import export
+    from layerwise.inference.predict import load
 
     made = export(load(run).subject, file, fold=fold, overwrite=overwrite)
     facts = made.facts
     if json:
         put_json(
-            run=str(run), file=str(made.path), beside=str(made.beside), bytes=made.size, input=facts["input"], outputs=facts["outputs"],
-            batch_norms_folded=facts["batch_norms_folded"], check=facts["check"],
-        )  # fmt: skip
+            run=str(run),
+            file=str(made.path),
+            beside=str(made.beside),
+            bytes=made.size,
+            input=facts["input"],
+            outputs=facts["outputs"],
+            batch_norms_folded=facts["batch_norms_folded"],
+            check=facts["check"],
+        )
         return 0
     rows = [[one["batch"], f"{one['absolute']:.2e}", f"{one['relative']:.2e}"] for one in facts["check"]["differences"]]
     put_table(("batch", "largest difference", "of the largest output"), rows)
@@ -59,14 +57,18 @@ def export_(
 
 def refuse_card(run: Path) -> None:
     """Say of a card's name that a run is exported, and of a card that learns nothing why there is no run of it."""
-    from layerwise import catalog
+    from layerwise import registry
 
-    if run.exists() or str(run) not in catalog.cards():
+    if run.exists() or str(run) not in registry.cards():
         return
-    card = catalog.find(str(run))
+    card = registry.find(str(run))
     if card.rule is None:
         raise UsageError(
-            f"{card.name} ({card.year}) has no weights to export: {card.why}", do=f"layerwise inspect {card.name} shows what it does"
+            f"{card.name} ({card.year}) has no weights to export: {card.why}",
+            do=f"layerwise inspect {card.name} shows what it does",
         )
-    raise UsageError(f"{card.name} is a card of the catalog, and a trained network is exported", expected="a run directory",
-                     do=f"layerwise train {card.name} --data …, then export the run")  # fmt: skip
+    raise UsageError(
+        f"{card.name} is a card of the catalog, and a trained network is exported",
+        expected="a run directory",
+        do=f"layerwise train {card.name} --data …, then export the run",
+    )

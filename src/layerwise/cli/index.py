@@ -23,7 +23,9 @@ def index_(
     column: str = "",
     id: str = "",
     encoding: str = "utf-8",
-    smoothing: Annotated[float, Parameter(help="a of SIF's weights a/(a + p(w)): the smaller, the less frequent words count")] = 1e-3,
+    smoothing: Annotated[
+        float, Parameter(help="a of SIF's weights a/(a + p(w)): the smaller, the less frequent words count")
+    ] = 1e-3,
     overwrite: Flag = False,
     json: Json = False,
 ) -> int:
@@ -46,10 +48,10 @@ def index_(
     overwrite
         replace an index that is there
     """
-    from layerwise.vectors.embedders import WordEmbedder
-    from layerwise.vectors.index import build
-    from layerwise.vectors.passages import Passages
-    from layerwise.vectors.sources import vectors_of
+    from layerwise.embeddings.embedders import WordEmbedder
+    from layerwise.embeddings.index import build
+    from layerwise.embeddings.passages import Passages
+    from layerwise.embeddings.sources import vectors_of
 
     began = time.perf_counter()
     passages = Passages(source, by, column, id, encoding)
@@ -57,12 +59,19 @@ def index_(
     about, seconds = found.about, time.perf_counter() - began
     if json:
         put_json(
-            index=str(out), source=source, passages=about["passages"], left_out=about["left_out"], dimensions=about["dimensions"],
-            embedder=about["embedder"], seconds=round(seconds, 3),
-        )  # fmt: skip
+            index=str(out),
+            source=source,
+            passages=about["passages"],
+            left_out=about["left_out"],
+            dimensions=about["dimensions"],
+            embedder=about["embedder"],
+            seconds=round(seconds, 3),
+        )
         return 0
     without = f", {about['left_out']:,} without a known word left out" if about["left_out"] else ""
     write_line(f"passages\t{about['passages']:,}{without}")
-    write_line(f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF")
+    write_line(
+        f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF"
+    )
     write_line(f"index\t{out}\t{seconds:.1f} s")
     return 0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from layerwise import labs
-from layerwise.atomic_io import check_target
 from layerwise.cli.common import Json, LangOption, Overwrite, language, put_json
 from layerwise.errors import UsageError
+from layerwise.runtime.atomic_io import check_target
 from layerwise.text_display import write_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def lab_(
         write_line("\n".join(labs.names()))
         return 0
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a folder", expected="a folder for the figures", do="choose another --out")
+        raise UsageError(
+            f"{out} is a file, not a folder", expected="a folder for the figures", do="choose another --out"
+        )
     chosen = [labs.find(name) for name in (labs.names() if all else names)]
     for lab in chosen if out.is_dir() else ():
         check_target(out / f"{lab.name}.svg", overwrite=overwrite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerwise import catalog
+from layerwise import registry
 from layerwise.cli.common import Imports, Json, LangOption, language, put_json, put_table, take_imports
 
 
@@ -15,14 +15,17 @@ def models_(*, family: str = "", json: Json = False, lang: LangOption = None, im
         only the networks of this family
     """
     take_imports(imports)
-    cards = catalog.models(family=family)
+    cards = registry.list_models(family=family)
     if json:
         keys = ("name", "family", "year", "tasks", "rule", "parameters", "paper", "summary", "summary_zh")
         put_json(models=[{key: getattr(card, key) for key in keys} for card in cards])
         return 0
     chinese = language(lang) == "zh"
-    columns = ("名称", "年份", "家族", "规则", "参数", "简介") if chinese else ("name", "year", "family", "rule", "parameters",
-    "what")
+    columns = (
+        ("名称", "年份", "家族", "规则", "参数", "简介")
+        if chinese
+        else ("name", "year", "family", "rule", "parameters", "what")
+    )
     put_table(
         columns,
         [

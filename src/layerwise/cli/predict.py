@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
-from layerwise.atomic_io import check_target, open_replacing
 from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, put_json, take_imports
 from layerwise.errors import UsageError
+from layerwise.runtime.atomic_io import check_target, open_replacing
 from layerwise.text_display import format_row, write_note
 
 SHOWN = 5  # unseen values that are named
@@ -37,36 +37,33 @@ def predict_(
 ) -> int:
     """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
 
-    Parameters
-    ----------
-    run
-        a run directory
-    inputs
-        picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
-    out
-        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be answered; names
-        that a spreadsheet would run as formulas get an apostrophe
-    tta
-        flip: the mean of the answers to each picture and its mirror image
+    Parameters ---------- run a run directory inputs picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or
+    - for standard input out write the answers to this CSV file instead; it appears when all inputs are done, and not at
+    all if none could be answered; names that a spreadsheet would run as formulas get an apostrophe tta flip: the mean
+    of the answers to each picture and its mirror image
     """
     if not inputs:
-        raise UsageError("there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE")
+        raise UsageError(
+            "there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE"
+        )
     for text in inputs:
         if re.match(r"-[^\d.,]", text) and not Path(text).exists():
-            raise UsageError(f"there is no option '{text}'", do="layerwise predict --help; a file of that name is ./" + text)
+            raise UsageError(
+                f"there is no option '{text}'", do="layerwise predict --help; a file of that name is ./" + text
+            )
     if out is not None:
         refuse_out(out, inputs, overwrite=overwrite)
     take_imports(imports)
     import msgspec
 
-    from layerwise.engines.base import device_for
-    from layerwise.predict import Answer, Failure, Predictor, load, looking, named_inputs
-    from layerwise.runtime import flags
+    from layerwise.inference.engines.base import device_for
+    from layerwise.inference.predict import Answer, Failure, Predictor, load, looking, named_inputs
+    from layerwise.runtime import compute_settings
 
     place = device_for(engine, device)
     found = load(run, place)
     flagged = ExitStack()
-    flagged.enter_context(flags.applied(flags.answering(str(place))))
+    flagged.enter_context(compute_settings.applied(compute_settings.answering(str(place))))
     runner = found.engine(engine)
     answers = Predictor(looking(runner, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
     failed: list[Failure] = []
@@ -94,7 +91,9 @@ def predict_(
         if out and not done:
             raise _NothingAnswered
     if json:
-        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | ({} if engine == "torch" else {"engine": runner.told()})
+        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | (
+            {} if engine == "torch" else {"engine": runner.told()}
+        )
         put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
     else:
         for failure in failed:
@@ -118,17 +117,21 @@ class _NothingAnswered(Exception):
 
 
 def refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
-    """Raise `UsageError` for a file of answers that may not be written, or that is one of the inputs. Nothing is touched."""
+    """Raise `UsageError` for a file of answers that may not be written, or that is one of the inputs. Nothing is
+    touched."""
     for text in inputs:
         with suppress(OSError):  # a place that is not there, or no place at all
             if out.samefile(Path(text).expanduser()):
-                raise UsageError(f"{out} is one of the inputs", expected="another file for the answers", do="choose another --out")
+                raise UsageError(
+                    f"{out} is one of the inputs", expected="another file for the answers", do="choose another --out"
+                )
     check_target(out, overwrite=overwrite)
 
 
 @contextmanager
 def open_answers(out: Path | None, *, overwrite: bool) -> Iterator[tuple[TextIO, str]]:
-    """Yield a stream for the answers and what delimits their cells: a CSV file that appears when the block ends, or standard output."""
+    """Yield a stream for the answers and what delimits their cells: a CSV file that appears when the block ends, or
+    standard output."""
     if out is None:
         yield sys.stdout, "\t"
         return

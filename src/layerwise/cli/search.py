@@ -14,7 +14,7 @@ from layerwise.errors import LayerwiseError, UsageError
 from layerwise.text_display import write_line, write_note
 
 if TYPE_CHECKING:
-    from layerwise.vectors.index import Hit, Index
+    from layerwise.embeddings.index import Hit, Index
 
 DEPTHS = (1, 5, 10)
 
@@ -26,7 +26,8 @@ def search_(
     labelled: Path | None = None,
     json: Json = False,
 ) -> int:
-    """Find the passages nearest to each question. Exit code 2 if nothing is known of one; the others are answered all the same.
+    """Find the passages nearest to each question. Exit code 2 if nothing is known of one; the others are answered all
+    the same.
 
     Parameters
     ----------
@@ -38,13 +39,20 @@ def search_(
         measure the index instead: a table of two columns, a question and the name of a passage that answers it
     """
     if bool(questions) == bool(labelled):
-        raise UsageError("a search needs questions, or a file of them with their answers", expected="QUESTION… or --labelled FILE")
-    from layerwise.vectors.index import Index
+        raise UsageError(
+            "a search needs questions, or a file of them with their answers", expected="QUESTION… or --labelled FILE"
+        )
+    from layerwise.embeddings.index import Index
 
     opened = Index.open(index)
     if labelled:
         return _measured(opened, labelled, json=json)
-    asked = [text for given in questions for text in (sys.stdin.read().splitlines() if given == "-" else [given]) if text.strip()]
+    asked = [
+        text
+        for given in questions
+        for text in (sys.stdin.read().splitlines() if given == "-" else [given])
+        if text.strip()
+    ]
     found = opened.search(asked, k=k)
     failed = [(text, one) for text, one in zip(asked, found, strict=True) if isinstance(one, LayerwiseError)]
     answered = [(text, one) for text, one in zip(asked, found, strict=True) if not isinstance(one, LayerwiseError)]
@@ -71,14 +79,20 @@ def _show(answered: Sequence[tuple[str, Sequence[Hit]]], *, several: bool) -> No
 
 def _measured(opened: Index, labelled: Path, *, json: bool) -> int:
     """Measure an index by questions whose answers are known."""
-    from layerwise.functional.ranking import mean_reciprocal_rank, recall_at
-    from layerwise.vectors.labelled import read
+    from layerwise.embeddings.labelled import read
+    from layerwise.functional.retrieval_metrics import mean_reciprocal_rank, recall_at
 
     questions, wanted = read(labelled)
     ranks = opened.ranks(questions, wanted)
     metrics = {**{f"recall@{k}": recall_at(ranks, k) for k in DEPTHS}, "mrr": mean_reciprocal_rank(ranks)}
     if json:
-        put_json(index=str(opened.path), labelled=str(labelled), questions=len(questions), passages=len(opened), metrics=metrics)
+        put_json(
+            index=str(opened.path),
+            labelled=str(labelled),
+            questions=len(questions),
+            passages=len(opened),
+            metrics=metrics,
+        )
         return 0
     write_line(f"questions\t{len(questions):,}\npassages\t{len(opened):,}")
     for name, value in metrics.items():

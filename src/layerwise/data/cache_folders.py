@@ -1,8 +1,9 @@
-"""Folders that hold what was made once and is used again: built beside their place, put there when complete, bounded together.
+"""Folders that hold what was made once and is used again: built beside their place, put there when complete, bounded
+together.
 
-Each is a folder of our own (`layerwise.owned_folders`): whatever else lies in the same place is never touched. ``index.json`` is sealed
-and says what the folder holds, with a checksum of every small file; large files carry checksums by block, which are looked at as they
-are read.
+Each is a folder of our own (`layerwise.runtime.owned_folders`): whatever else lies in the same place is never touched.
+``index.json`` is sealed and says what the folder holds, with a checksum of every small file; large files carry
+checksums by block, which are looked at as they are read.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from layerwise.atomic_io import is_plain_file, make_folder, open_own, write_file
 from layerwise.data.source import Array
-from layerwise.durable import digest_of, sealed, unsealed
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.folder_io import build_folder, check_folder_target, hold_lock, open_unfinished, put_folder, remove_new_folders_on_error
-from layerwise.owned_folders import is_owned, remove_owned, sweep_unfinished
+from layerwise.runtime.atomic_io import is_plain_file, make_folder, open_own, write_file
+from layerwise.runtime.checksums import digest_of, sealed, unsealed
+from layerwise.runtime.folder_io import (
+    build_folder,
+    check_folder_target,
+    hold_lock,
+    open_unfinished,
+    put_folder,
+    remove_new_folders_on_error,
+)
+from layerwise.runtime.owned_folders import is_owned, remove_owned, sweep_unfinished
 
 SPARE = 0.1  # share of the disk that is left free
 INDEX = "index.json"  # the file that says what a folder holds
@@ -46,7 +54,8 @@ def place_of(cache: str, kind: str) -> Path:
 
 
 def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
-    """Return why so many bytes, of which some are ``written`` already, are not kept there; the empty text if they may be.
+    """Return why so many bytes, of which some are ``written`` already, are not kept there; the empty text if they may
+    be.
 
     ``limit`` bytes is the most all caches take together.
     """
@@ -66,7 +75,8 @@ def no_room(place: Path, needed: int, limit: int, *, written: int = 0) -> str:
 
 @contextmanager
 def lock_cache(folder: Path, *, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Wait for another process that builds the same folder, calling ``on_wait`` every second, and keep others waiting."""
+    """Wait for another process that builds the same folder, calling ``on_wait`` every second, and keep others
+    waiting."""
     with remove_new_folders_on_error(folder.parent):
         make_folder(folder.parent)
         with hold_lock(folder.with_name(f"{folder.name}.lock"), wait=True, on_wait=on_wait):
@@ -75,8 +85,8 @@ def lock_cache(folder: Path, *, on_wait: Callable[[], object] = lambda: None) ->
 
 @contextmanager
 def build_cache(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which takes its place at the end; one of ours that is there is replaced. Removed if anything goes
-    wrong. Raises `UsageError` if a link or a folder that is not ours is in the place."""
+    """Yield a folder to write into, which takes its place at the end; one of ours that is there is replaced. Removed if
+    anything goes wrong. Raises `UsageError` if a link or a folder that is not ours is in the place."""
     with build_folder(folder, KIND, replace=True) as part:
         yield part
 
@@ -108,7 +118,8 @@ def write_index(part: Path, content: msgspec.Struct, *small: str) -> None:
 
 
 def read_index(folder: Path, kind: type[StructT], *small: str) -> StructT | None:
-    """Return what a folder's index says, if it and the small files are as they were written; None if not, and that is said."""
+    """Return what a folder's index says, if it and the small files are as they were written; None if not, and that is
+    said."""
     if not folder.exists() and not folder.is_symlink():
         return None
     path = folder / INDEX
@@ -136,7 +147,8 @@ def _say_damaged(folder: Path, name: str) -> None:
 
 
 def load_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
-    """Return an ``.npy`` file, mapped, as `numpy.save` writes one of this type and shape. Its header is compared and never parsed.
+    """Return an ``.npy`` file, mapped, as `numpy.save` writes one of this type and shape. Its header is compared and
+    never parsed.
 
     Raises `ValueError` for a link, a device, another header and another length.
     """
@@ -165,7 +177,8 @@ def mark_used(folder: Path) -> None:
 
 
 def find_damaged(folder: str, found: Array, sums: Array) -> list[int]:
-    """Return which of some examples (N, …) that were read differ from their CRC-32 (N,); if any, the next run builds the folder anew."""
+    """Return which of some examples (N, …) that were read differ from their CRC-32 (N,); if any, the next run builds
+    the folder anew."""
     wrong = [place for place, one in enumerate(found) if zlib.crc32(one) != sums[place]]
     if wrong and is_owned(Path(folder), KIND):
         with suppress(OSError, LayerwiseError):
@@ -182,9 +195,11 @@ def not_as_written(folder: str, name: str, what: str) -> DamagedError:
 
 
 def make_room(place: Path, limit: int, *, large: str) -> None:
-    """Remove what killed processes left, then the least recently used caches until the rest takes at most ``limit`` bytes.
+    """Remove what killed processes left, then the least recently used caches until the rest takes at most ``limit``
+    bytes.
 
-    ``large`` is the file that marks a cache of this kind and holds most of its bytes. Only folders with our marker are removed.
+    ``large`` is the file that marks a cache of this kind and holds most of its bytes. Only folders with our marker are
+    removed.
     """
     sweep_unfinished(place, KIND)
     kept: list[tuple[float, int, Path]] = []

@@ -1,7 +1,7 @@
 """Batches, by one of two paths behind one interface.
 
-What fits in memory becomes tensors once and is sliced on the device; the rest streams through ``DataLoader`` workers. Both give
-the same batches in the same order, which is a pure function of (seed, stage, epoch, position).
+What fits in memory becomes tensors once and is sliced on the device; the rest streams through ``DataLoader`` workers.
+Both give the same batches in the same order, which is a pure function of (seed, stage, epoch, position).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from layerwise.data.source import Examples, Source, fetch
 from layerwise.data.workers import at_work, refuse_small_shared_memory
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 
 CHUNK = 1024
@@ -28,7 +28,8 @@ Collate = Callable[[Examples], "Batch"]
 
 
 class Mix(NamedTuple):
-    """What was mixed into the examples of a batch: ``share`` (N,) that remains of their own, ``targets`` and ``weights`` of the others."""
+    """What was mixed into the examples of a batch: ``share`` (N,) that remains of their own, ``targets`` and
+    ``weights`` of the others."""
 
     share: Tensor
     targets: Tensor | None
@@ -41,8 +42,9 @@ class Mix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their source,
-    ``weights`` (N,) how much each counts in training, or None: all the same. ``mix``: what else is in the inputs (MixUp, CutMix)."""
+    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their
+    source, ``weights`` (N,) how much each counts in training, or None: all the same. ``mix``: what else is in the
+    inputs (MixUp, CutMix)."""
 
     inputs: Tensor
     targets: Tensor | None
@@ -64,8 +66,8 @@ class Batch:
         return Batch(moved(self.inputs), targets, self.ids, weights)
 
     def at(self, index: Tensor) -> Batch:
-        """Return the examples of these positions. ``index`` (N,) lies on the CPU, as the ids do: read back from a device, it would be
-        waited for behind all that the device has still to do."""
+        """Return the examples of these positions. ``index`` (N,) lies on the CPU, as the ids do: read back from a
+        device, it would be waited for behind all that the device has still to do."""
         here = index.to(self.inputs.device, non_blocking=True)
         targets = None if self.targets is None else self.targets.index_select(0, here)
         weights = None if self.weights is None else self.weights.index_select(0, here)
@@ -80,7 +82,9 @@ class Batch:
     def span(self, part: slice) -> Batch:
         """Return consecutive examples, as views."""
         targets, weights = (None if tensor is None else tensor[part] for tensor in (self.targets, self.weights))
-        return Batch(self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.at(part))
+        return Batch(
+            self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.at(part)
+        )
 
 
 def weights_of(examples: Examples) -> Tensor | None:
@@ -110,8 +114,8 @@ class Batches(Protocol):
 class Order:
     """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
 
-    Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of neighbours only.
-    Unshuffled without a ``seed``.
+    Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of
+    neighbours only. Unshuffled without a ``seed``.
     """
 
     examples: int
@@ -130,7 +134,7 @@ class Order:
         """Return the order of the whole epoch, (N,)."""
         if self.seed is None:
             return torch.arange(self.examples)
-        return draws.order(self.examples, self.seed, self.stage, epoch)
+        return rng.order(self.examples, self.seed, self.stage, epoch)
 
     def epoch(self, epoch: int, start: int) -> Iterator[Tensor]:
         """Yield this rank's indices of each global batch from ``start`` on."""
@@ -225,7 +229,9 @@ class StreamedBatches:
 
         Raises `TrainingError` when a worker dies or stays silent for ``timeout`` seconds.
         """
-        batches = [index.numpy() for index in self.order.epoch(epoch, start)]  # views: lists of numbers are nine times as large
+        batches = [
+            index.numpy() for index in self.order.epoch(epoch, start)
+        ]  # views: lists of numbers are nine times as large
         if self.workers:
             one = bytes_needed(self.source, self.collate, torch.float32) // max(1, len(self.source))
             refuse_small_shared_memory(one * max(map(len, batches), default=0) * 2 * self.workers)
@@ -260,7 +266,8 @@ def collated(source: Source, collate: Collate, threads: int) -> Batch:
 
 
 def _room(like: Batch, count: int) -> Batch:
-    """Return an empty batch for ``count`` examples of a kind; pictures whose channels lie last in memory do so there too."""
+    """Return an empty batch for ``count`` examples of a kind; pictures whose channels lie last in memory do so there
+    too."""
 
     def room(tensor: Tensor) -> Tensor:
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
@@ -273,7 +280,9 @@ def _room(like: Batch, count: int) -> Batch:
 
 def _put(whole: Batch, part: Batch, start: int) -> None:
     """Copy examples to their place, from ``start`` on."""
-    for to, of in zip((whole.inputs, whole.targets, whole.weights), (part.inputs, part.targets, part.weights), strict=True):
+    for to, of in zip(
+        (whole.inputs, whole.targets, whole.weights), (part.inputs, part.targets, part.weights), strict=True
+    ):
         if to is not None and of is not None:
             to[start : start + len(of)] = of
 

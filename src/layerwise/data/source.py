@@ -19,14 +19,21 @@ Kind = Literal["image", "row", "text", "counts"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
 LARGEST = float(np.finfo(np.float32).max)  # networks get float32, whatever the precision of a run
-MAPPED: tuple[Kind, ...] = ("text", "counts")  # read from a file that is mapped into memory: a worker would only copy it
+MAPPED: tuple[Kind, ...] = (
+    "text",
+    "counts",
+)  # read from a file that is mapped into memory: a worker would only copy it
 TASKS_FOR: dict[Target, tuple[str, ...]] = {
-    "class": ("classification",), "number": ("regression",), "either": ("classification", "regression"), "none": (),
-}  # fmt: skip
+    "class": ("classification",),
+    "number": ("regression",),
+    "either": ("classification", "regression"),
+    "none": (),
+}
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column of a table: a number, a category with its ``values`` (cells hold the place of theirs) or a date (days since 1970).
+    """A column of a table: a number, a category with its ``values`` (cells hold the place of theirs) or a date (days
+    since 1970).
 
     ``gaps``: whether some row has no value there.
     """
@@ -38,7 +45,8 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Described(NamedTuple):
-    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a value."""
+    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a
+    value."""
 
     name: str
     role: str
@@ -51,10 +59,11 @@ class Described(NamedTuple):
 class Schema(msgspec.Struct, frozen=True):
     """What the examples are.
 
-    ``kind``: pictures, rows or text. ``shape``: of one decoded input, ``(H, W, C)``, ``(D,)`` or, of text, tokens in a block; 0 where
-    sizes differ.
-    ``features``: column names of rows; ``columns`` says more of them, if not all are numbers. ``target``: a class, a number,
-    either (whole numbers in a table: the task must be named) or none. ``classes``: their names, in the order of the labels.
+    ``kind``: pictures, rows or text. ``shape``: of one decoded input, ``(H, W, C)``, ``(D,)`` or, of text, tokens in a
+    block; 0 where sizes differ.
+    ``features``: column names of rows; ``columns`` says more of them, if not all are numbers. ``target``: a class, a
+    number, either (whole numbers in a table: the task must be named) or none. ``classes``: their names, in the order of
+    the labels.
     """
 
     kind: Kind
@@ -72,14 +81,16 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Example(NamedTuple):
-    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64 (NaN: a gap); ``target`` a label, a number or None."""
+    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64 (NaN: a gap); ``target`` a label, a
+    number or None."""
 
     input: Array
     target: float | None
 
 
 class Examples(NamedTuple):
-    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ; ``weights`` (N,) say how much
+    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ; ``weights`` (N,)
+    say how much
     each counts in training, None: all the same."""
 
     inputs: Array | list[Array]
@@ -182,7 +193,8 @@ def targets_of(examples: Sequence[Example]) -> Array | None:
 class ArraySource:
     """Examples held as arrays: ``inputs`` (N, …) and ``targets`` (N,) or None.
 
-    ``origin`` names where they come from, ``rows`` (N,) their numbers there. ``weights`` (N,): how much each counts in training.
+    ``origin`` names where they come from, ``rows`` (N,) their numbers there. ``weights`` (N,): how much each counts in
+    training.
     """
 
     schema: Schema
@@ -254,7 +266,8 @@ class Subset:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Another source with other class names and numbers: ``mapping[old label]`` is the new one; ``kind`` of target, if another."""
+    """Another source with other class names and numbers: ``mapping[old label]`` is the new one; ``kind`` of target, if
+    another."""
 
     base: Source
     classes: tuple[str, ...]
@@ -264,7 +277,9 @@ class Relabelled:
     @property
     def schema(self) -> Schema:
         """What the examples are: as before, with the new classes."""
-        return msgspec.structs.replace(self.base.schema, classes=self.classes, target=self.kind or self.base.schema.target)
+        return msgspec.structs.replace(
+            self.base.schema, classes=self.classes, target=self.kind or self.base.schema.target
+        )
 
     @property
     def targets(self) -> Array:
@@ -304,7 +319,9 @@ def described(source: ArraySource) -> tuple[Described, ...]:
         cells = source.inputs[:, at]
         known = cells[~np.isnan(cells)]
         example = "" if not len(known) else column.values[int(known[0])] if column.values else f"{known[0]:g}"
-        out.append(Described(column.name, "feature", column.kind, len(cells) - len(known), len(np.unique(known)), example))
+        out.append(
+            Described(column.name, "feature", column.kind, len(cells) - len(known), len(np.unique(known)), example)
+        )
     if source.targets is not None and len(source):
         names, first = source.schema.classes, source.targets[0]
         kind = "category" if source.schema.target == "class" else "number"
@@ -326,7 +343,8 @@ def subset(source: Source, indices: Array) -> Source:
 
 @runtime_checkable
 class Resizable(Protocol):
-    """A source of pictures that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if known."""
+    """A source of pictures that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if
+    known."""
 
     sides: Array | None
     size: tuple[int, int] | None

@@ -1,4 +1,5 @@
-"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are classes.
+"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are
+classes.
 
 Of text the blocks are drawn, 98/1/1.
 """
@@ -9,7 +10,7 @@ import numpy as np
 
 from layerwise.data.source import Array, Source, Splits, fetch, labels, subset
 from layerwise.errors import DataError
-from layerwise.runtime import draws
+from layerwise.runtime.rng import GOLDEN, mixed, numpy_generator
 
 VAL, TEST = 0.15, 0.15
 VAL_OF_TRAINING = 0.1
@@ -24,17 +25,17 @@ def partition(targets: Array | None, count: int, fractions: tuple[float, ...], s
     is in every part. Returned indices are sorted.
     """
     groups = [np.arange(count)] if targets is None else [np.flatnonzero(targets == c) for c in np.unique(targets)]
-    rng = draws.numpy_generator("split", seed)
+    rng = numpy_generator("split", seed)
     parts: list[list[Array]] = [[] for _ in range(len(fractions) + 1)]
     for group in groups:
-        mixed = rng.permutation(group)
+        shuffled = rng.permutation(group)
         start = 0
         for number, fraction in enumerate(fractions, start=1):
             most = len(group) - start - (len(fractions) - number) - 1  # the first and the later parts get one at least
             take = min(max(1, round(fraction * len(group))), most) if len(group) > len(fractions) else 0
-            parts[number].append(mixed[start : start + take])
+            parts[number].append(shuffled[start : start + take])
             start += take
-        parts[0].append(mixed[start:])
+        parts[0].append(shuffled[start:])
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
@@ -46,11 +47,11 @@ def classes_of(source: Source) -> Array | None:
 def grouped(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Array]:
     """Split indices into a first part (the rest) and one part per fraction, so that no group (N,) is in two parts.
 
-    Groups are taken in a seeded order until a part has its share. Returned indices are sorted; parts may be empty where there are
-    fewer groups than parts.
+    Groups are taken in a seeded order until a part has its share. Returned indices are sorted; parts may be empty where
+    there are fewer groups than parts.
     """
     values, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = draws.numpy_generator("split", seed).permutation(len(values))
+    order = numpy_generator("split", seed).permutation(len(values))
     part_of = np.zeros(len(values), dtype=np.int64)
     start = 0
     for number, fraction in enumerate(fractions, start=1):
@@ -64,7 +65,8 @@ def grouped(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Arra
 
 
 def in_time(times: Array, fractions: tuple[float, ...]) -> list[Array]:
-    """Split indices by time (N,): the earliest rows are the first part, the latest the last. Rows of one time stay together."""
+    """Split indices by time (N,): the earliest rows are the first part, the latest the last. Rows of one time stay
+    together."""
     order = np.argsort(times, kind="stable")
     ends = np.round(len(times) * (1 - np.cumsum((*fractions[::-1], 0.0))[:-1][::-1])).astype(np.int64)
     cuts = [int(np.searchsorted(times[order], times[order[min(end, len(order) - 1)]])) for end in ends]
@@ -82,10 +84,9 @@ def split(
 ) -> Splits:
     """Complete the given parts to training, validation and test.
 
-    ``{"train": all}`` is drawn 70/15/15, by class where there are classes, or by ``groups`` or ``times`` (N,) of the training part
-    if they are given. Where a test part is given, a missing validation part is a tenth of training. Of text a missing part is a
-    hundredth of the blocks.
-    Raises `DataError` where a part would be empty.
+    ``{"train": all}`` is drawn 70/15/15, by class where there are classes, or by ``groups`` or ``times`` (N,) of the
+    training part if they are given. Where a test part is given, a missing validation part is a tenth of training. Of
+    text a missing part is a hundredth of the blocks. Raises `DataError` where a part would be empty.
     """
     if "train" not in parts:
         raise DataError(f"{name} has no training part", expected="train, val and test", received=" and ".join(parts))
@@ -134,13 +135,14 @@ def repeated(parts: Splits) -> tuple[str, ...]:
 
 
 def row_keys(source: Source) -> Array:
-    """Return a 64-bit digest of each row with its target, (N,): equal rows have equal digests, others by chance of 2⁻⁶⁴ a pair."""
+    """Return a 64-bit digest of each row with its target, (N,): equal rows have equal digests, others by chance of 2⁻⁶⁴
+    a pair."""
     found = fetch(source, np.arange(len(source)))
     inputs = np.asarray(found.inputs, dtype=np.float64)
     keys = np.zeros(len(inputs), dtype=np.uint64)
     for column in (*inputs.T, *(() if found.targets is None else (found.targets.astype(np.float64),))):
         cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for gaps, one for zero
-        keys = draws.mixed(keys * draws.GOLDEN + cells.view(np.uint64))
+        keys = mixed(keys * GOLDEN + cells.view(np.uint64))
     return keys
 
 
@@ -163,8 +165,8 @@ def _counted(source: Source) -> str:
 def take(source: Source, count: int, seed: int) -> Source:
     """Return ``count`` examples drawn once with the seed, each class with its share: the named labelled subset.
 
-    Shares are rounded by class, so that there may be a few more or less; where that would be off by over a twentieth (few examples for
-    the number of classes), so many are drawn exactly, some classes with one more than others.
+    Shares are rounded by class, so that there may be a few more or less; where that would be off by over a twentieth
+    (few examples for the number of classes), so many are drawn exactly, some classes with one more than others.
     """
     if count <= 0 or count >= len(source):
         return source
@@ -176,8 +178,9 @@ def take(source: Source, count: int, seed: int) -> Source:
 
 
 def exactly(targets: Array, count: int, seed: int) -> Array:
-    """Return ``count`` indices, sorted: each class its share rounded down, and one more for the largest remainders (Hamilton)."""
-    rng = draws.numpy_generator("split", seed)
+    """Return ``count`` indices, sorted: each class its share rounded down, and one more for the largest remainders
+    (Hamilton)."""
+    rng = numpy_generator("split", seed)
     groups = [rng.permutation(np.flatnonzero(targets == c)) for c in np.unique(targets)]
     shares = np.array([len(group) for group in groups]) * (count / len(targets))
     sizes = np.floor(shares).astype(np.int64)

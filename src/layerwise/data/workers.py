@@ -1,8 +1,8 @@
 """The loader's workers: room for what they hand over, an orderly end, and the word that one of them is lost.
 
-torch watches its workers by a handler of SIGCHLD that raises wherever the program happens to be: in a step, while a checkpoint is
-written, in the destructor that clears up after another error, where it can only be printed. Here the word is kept until the next batch
-is asked for, the one place where it can be acted on.
+torch watches its workers by a handler of SIGCHLD that raises wherever the program happens to be: in a step, while a
+checkpoint is written, in the destructor that clears up after another error, where it can only be printed. Here the word
+is kept until the next batch is asked for, the one place where it can be acted on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ T = TypeVar("T")
 def at_work(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
     """Start a loader's worker processes, give their batches, and end them with the ``with`` block.
 
-    Raises `TrainingError` where a worker died or stayed silent for the loader's timeout, when the next batch is asked for.
+    Raises `TrainingError` where a worker died or stayed silent for the loader's timeout, when the next batch is asked
+    for.
     """
     try:
         batches = iter(loader)
@@ -44,7 +45,8 @@ def at_work(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
 
 
 def refuse_small_shared_memory(needed: int) -> None:
-    """Raise `TrainingError` where /dev/shm, through which workers hand over batches, is smaller than the batches under way."""
+    """Raise `TrainingError` where /dev/shm, through which workers hand over batches, is smaller than the batches under
+    way."""
     if not SHARED.is_dir():
         return
     free = shutil.disk_usage(SHARED).free
@@ -60,7 +62,8 @@ def refuse_small_shared_memory(needed: int) -> None:
 
 @final
 class _Listener:
-    """A handler of SIGCHLD around torch's: what that one raises comes out while a batch is waited for, or else before the next."""
+    """A handler of SIGCHLD around torch's: what that one raises comes out while a batch is waited for, or else before
+    the next."""
 
     def __init__(self, theirs: Callable[[int, FrameType | None], Any]) -> None:
         self.theirs = theirs
@@ -93,7 +96,8 @@ class _Listener:
 
 @contextmanager
 def _listening() -> Iterator[_Listener | None]:
-    """Put a listener in the place of torch's handler, one for all streams that are open; None where torch has put none."""
+    """Put a listener in the place of torch's handler, one for all streams that are open; None where torch has put
+    none."""
     here = signal.getsignal(signal.SIGCHLD) if _may_set_handlers() else None
     if not callable(here):
         yield None
@@ -110,7 +114,8 @@ def _listening() -> Iterator[_Listener | None]:
 
 
 def _may_set_handlers() -> bool:
-    """Whether this thread of this system may: elsewhere torch has no handler either, and finds a lost worker by asking."""
+    """Whether this thread of this system may: elsewhere torch has no handler either, and finds a lost worker by
+    asking."""
     return hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
 
 

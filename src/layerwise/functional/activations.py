@@ -106,7 +106,8 @@ def derivative(name: str, z: Tensor) -> Tensor:
 
 
 def softmax_pullback(y: Tensor, gradient: Tensor) -> Tensor:
-    """Return ∂L/∂z from ∂L/∂y for y = softmax(z) (E12): zᵢ gets yᵢ(gᵢ − Σⱼ gⱼyⱼ), for ∂yⱼ/∂zᵢ = yⱼ([i=j] − yᵢ); both (…, K)."""
+    """Return ∂L/∂z from ∂L/∂y for y = softmax(z) (E12): zᵢ gets yᵢ(gᵢ − Σⱼ gⱼyⱼ), for ∂yⱼ/∂zᵢ = yⱼ([i=j] − yᵢ); both
+    (…, K)."""
     return y * (gradient - (gradient * y).sum(-1, keepdim=True))
 
 

@@ -1,8 +1,8 @@
 """The orthogonal map between two clouds of points of which pairs are known.
 
-``N`` pairs, ``D`` dimensions. P. H. Schönemann, A generalized solution of the orthogonal Procrustes problem, Psychometrika 31 (1966); for
-word vectors C. Xing et al., NAACL 2015, and S. Smith et al., ICLR 2017. The one idea: a map that only turns and mirrors keeps every angle
-within a language.
+``N`` pairs, ``D`` dimensions. P. H. Schönemann, A generalized solution of the orthogonal Procrustes problem,
+Psychometrika 31 (1966); for word vectors C. Xing et al., NAACL 2015, and S. Smith et al., ICLR 2017. The one idea: a
+map that only turns and mirrors keeps every angle within a language.
 """
 
 from __future__ import annotations

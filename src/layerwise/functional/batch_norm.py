@@ -1,7 +1,8 @@
-"""Batch normalisation (E18): each channel brought to mean β and deviation γ. Networks use torch's own kernels (`nn.BatchNorm1d/2d`).
+"""Batch normalisation (E18): each channel brought to mean β and deviation γ. Networks use torch's own kernels
+(`nn.BatchNorm1d/2d`).
 
-``N`` examples, ``C`` channels (units of a dense layer), and places where there are any. Source: S. Ioffe, C. Szegedy, Batch
-normalization, ICML (2015).
+``N`` examples, ``C`` channels (units of a dense layer), and places where there are any. Source: S. Ioffe, C. Szegedy,
+Batch normalization, ICML (2015).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class Moments(NamedTuple):
 
 
 def batch_moments(x: Tensor, *, unbiased: bool = False) -> Moments:
-    """Return μ_B and σ²_B of each channel over examples and places: x (N, C, …). Divides by n, or by n − 1 if ``unbiased``."""
+    """Return μ_B and σ²_B of each channel over examples and places: x (N, C, …). Divides by n, or by n − 1 if
+    ``unbiased``."""
     rows = x.transpose(0, 1).flatten(1)  # (C, N · places)
     return Moments(rows.mean(1), rows.var(1, correction=1 if unbiased else 0))
 
@@ -40,7 +42,8 @@ def normalized(x: Tensor, moments: Moments, *, weight: Tensor, bias: Tensor, eps
 
 
 def running(old: Moments, x: Tensor, *, momentum: float = 0.1) -> Moments:
-    """Return the running statistics after a training batch: (1−m)·old + m·new, the new variance unbiased, as in torch (E18)."""
+    """Return the running statistics after a training batch: (1−m)·old + m·new, the new variance unbiased, as in torch
+    (E18)."""
     new = batch_moments(x, unbiased=True)
     return Moments(*((1 - momentum) * before + momentum * now for before, now in zip(old, new, strict=True)))
 

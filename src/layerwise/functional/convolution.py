@@ -1,7 +1,8 @@
 """Convolution as networks mean it, cross-correlation (E14), written as its sum over the kernel's places.
 
-``N`` examples, ``C`` channels in, ``K`` channels out, ``H W`` pixels, ``M × P`` the kernel's sides. Networks use torch's own
-kernel (`torch.nn.Conv2d`), which tests hold equal to this. Source: LeCun et al., Neural Computation 1 (1989).
+``N`` examples, ``C`` channels in, ``K`` channels out, ``H W`` pixels, ``M × P`` the kernel's sides. Networks use
+torch's own kernel (`torch.nn.Conv2d`), which tests hold equal to this. Source: LeCun et al., Neural Computation 1
+(1989).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch import Tensor
 
 
 def output_side(side: int, kernel: int, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """Return how many places a kernel has along a side: ⌊(side + 2p − d(k−1) − 1)/s⌋ + 1; 0 or less where it does not fit."""
+    """Return how many places a kernel has along a side: ⌊(side + 2p − d(k−1) − 1)/s⌋ + 1; 0 or less where it does not
+    fit."""
     return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
@@ -45,6 +47,8 @@ def cross_correlation(
     for m in range(rows):
         for n in range(columns):
             top, left = dilation * m, dilation * n
-            seen = x[..., top : top + stride * (height - 1) + 1 : stride, left : left + stride * (width - 1) + 1 : stride]
+            seen = x[
+                ..., top : top + stride * (height - 1) + 1 : stride, left : left + stride * (width - 1) + 1 : stride
+            ]
             y = y + torch.einsum("nchw,kc->nkhw", seen, weights[..., m, n])  # every place of one weight at once
     return y if bias is None else y + bias[:, None, None]

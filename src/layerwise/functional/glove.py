@@ -25,7 +25,8 @@ def loss(
     x_max: float = 100.0,
     alpha: float = 0.75,
 ) -> Tensor:
-    """Return f(Xᵢⱼ)(wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ − log Xᵢⱼ)² of each co-occurrence (E31), (N,). J is their sum; the authors' program halves it.
+    """Return f(Xᵢⱼ)(wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ − log Xᵢⱼ)² of each co-occurrence (E31), (N,). J is their sum; the authors'
+    program halves it.
 
     Args:
         words: i (N,), whole numbers.

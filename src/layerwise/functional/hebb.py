@@ -1,10 +1,11 @@
 """Learning by co-occurrence (E10): ``N`` examples, ``D`` inputs, ``K`` units or ``D`` units of one recurrent net.
 
-W is (K, D), unit by input. Sources: D. O. Hebb, The organization of behavior (1949); E. Oja, A simplified neuron model as a principal
-component analyzer (1982); T. D. Sanger, Optimal unsupervised learning in a single-layer linear feedforward neural network (1989);
-J. J. Hopfield, Neural networks and physical systems with emergent collective computational abilities (1982); L. Personnaz,
-I. Guyon, G. Dreyfus, Collective computational properties of neural networks (1986); D. J. Amit, H. Gutfreund, H. Sompolinsky, Storing
-infinite numbers of patterns in a spin-glass model of neural networks (1985).
+W is (K, D), unit by input. Sources: D. O. Hebb, The organization of behavior (1949); E. Oja, A simplified neuron model
+as a principal component analyzer (1982); T. D. Sanger, Optimal unsupervised learning in a single-layer linear
+feedforward neural network (1989); J. J. Hopfield, Neural networks and physical systems with emergent collective
+computational abilities (1982); L. Personnaz, I. Guyon, G. Dreyfus, Collective computational properties of neural
+networks (1986); D. J. Amit, H. Gutfreund, H. Sompolinsky, Storing infinite numbers of patterns in a spin-glass model of
+neural networks (1985).
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ DEPENDENT = 1e-9  # of ‖x‖²: what is left of a pattern that lies in the spa
 
 
 def hebb(x: Tensor, y: Tensor) -> Tensor:
-    """Return Σₙ yₙ xₙᵀ (K, D), Hebb's change for η = 1 (E10): x (N, D), y (N, K). A sum, so that windows and ranks add up."""
+    """Return Σₙ yₙ xₙᵀ (K, D), Hebb's change for η = 1 (E10): x (N, D), y (N, K). A sum, so that windows and ranks add
+    up."""
     return y.T @ x
 
 
 def oja(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """Return Oja's change for η = 1, summed over examples, (K, D) (E10): Σₙ y (x − y w) for a single unit.
 
-    Of several units each sees what those before it leave over (Sanger 1989): Δw_k = y_k (x − Σ_{j≤k} y_j w_j), so that they become
-    the principal components in their order.
+    Of several units each sees what those before it leave over (Sanger 1989): Δw_k = y_k (x − Σ_{j≤k} y_j w_j), so that
+    they become the principal components in their order.
 
     Args:
         x: centred inputs (N, D).
@@ -38,15 +40,17 @@ def oja(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 def outer_products(x: Tensor) -> Tensor:
-    """Return Σₙ xₙ xₙᵀ (D, D) without its diagonal: Hebb's rule between the units of one net (Hopfield 1982); x (N, D) in {−1, +1}."""
+    """Return Σₙ xₙ xₙᵀ (D, D) without its diagonal: Hebb's rule between the units of one net (Hopfield 1982); x (N, D)
+    in {−1, +1}."""
     return hebb(x, x).fill_diagonal_(0)
 
 
 def extended(projection: Tensor, x: Tensor) -> Tensor:
-    """Return the projection onto a span and one more pattern: P + r rᵀ/‖r‖², r = x − P x (Personnaz, Guyon & Dreyfus 1986).
+    """Return the projection onto a span and one more pattern: P + r rᵀ/‖r‖², r = x − P x (Personnaz, Guyon & Dreyfus
+    1986).
 
-    From P = 0, pattern after pattern, this ends at X⁺X with the patterns as rows of X, in whatever order they come. A pattern of the
-    span changes nothing.
+    From P = 0, pattern after pattern, this ends at X⁺X with the patterns as rows of X, in whatever order they come. A
+    pattern of the span changes nothing.
 
     Args:
         projection: P (D, D), symmetric; float64, since errors add up.
@@ -67,8 +71,8 @@ def energy(states: Tensor, weights: Tensor) -> Tensor:
 def recalled(states: Tensor, weights: Tensor) -> Tensor:
     """Return the states in which a Hopfield net comes to rest, (N, D).
 
-    One unit at a time takes the sign of its input h = W s: the one whose turn lowers the energy most, by 2|h|, until no turn does. A unit
-    whose input is 0 stays as it is. The energy falls with each turn, so this ends.
+    One unit at a time takes the sign of its input h = W s: the one whose turn lowers the energy most, by 2|h|, until no
+    turn does. A unit whose input is 0 stays as it is. The energy falls with each turn, so this ends.
 
     Args:
         states: s (N, D) in {−1, +1}.
@@ -90,7 +94,8 @@ def recalled(states: Tensor, weights: Tensor) -> Tensor:
 
 
 class Capacity(NamedTuple):
-    """The retrieval states of a large Hopfield net under Hebb's rule: loads α = P/D, and the overlap m with the pattern at each."""
+    """The retrieval states of a large Hopfield net under Hebb's rule: loads α = P/D, and the overlap m with the pattern
+    at each."""
 
     loads: Tensor
     overlaps: Tensor
@@ -102,10 +107,11 @@ class Capacity(NamedTuple):
 
 
 def capacity(points: int = 400) -> Capacity:
-    """Return the overlap against the load in the limit of many units, without noise (Amit, Gutfreund & Sompolinsky 1985).
+    """Return the overlap against the load in the limit of many units, without noise (Amit, Gutfreund & Sompolinsky
+    1985).
 
-    m = erf(y), where y(√(2α) + (2/√π) e^{−y²}) = erf(y); solved for α, with y falling from where m is nearly 1 to where α is largest.
-    Beyond it the equation has no solution with m > 0 that is stable.
+    m = erf(y), where y(√(2α) + (2/√π) e^{−y²}) = erf(y); solved for α, with y falling from where m is nearly 1 to where
+    α is largest. Beyond it the equation has no solution with m > 0 that is stable.
     """
     y = torch.linspace(6.0, 0.5, points * 8, dtype=torch.float64)
     loads = 0.5 * (torch.erf(y) / y - 2 / math.sqrt(math.pi) * torch.exp(-(y**2))) ** 2

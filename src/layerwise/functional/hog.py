@@ -1,8 +1,9 @@
-"""Histograms of oriented gradients (HOG): features of a picture made by hand, the best there were before features were learned.
+"""Histograms of oriented gradients (HOG): features of a picture made by hand, the best there were before features were
+learned.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, ``B`` bins of direction, ``Y X`` cells. N. Dalal, B. Triggs, Histograms of oriented
-gradients for human detection, CVPR 2005. The one idea: count the directions of edges in small cells, and compare each cell with its
-neighbours, so that neither brightness nor a small shift matters.
+``N`` pictures, ``C`` channels, ``H W`` pixels, ``B`` bins of direction, ``Y X`` cells. N. Dalal, B. Triggs, Histograms
+of oriented gradients for human detection, CVPR 2005. The one idea: count the directions of edges in small cells, and
+compare each cell with its neighbours, so that neither brightness nor a small shift matters.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ EPS = 1e-3  # beside a block's norm, for pictures in [0, 1]
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (size, direction) of each pixel's gradient, (N, H, W) each; directions in [0, π), for light and dark change places freely.
+    """Return (size, direction) of each pixel's gradient, (N, H, W) each; directions in [0, π), for light and dark
+    change places freely.
 
-    g = (x[i, j+1] − x[i, j−1], x[i+1, j] − x[i−1, j]), the border repeated outwards; of several channels the one that changes most.
+    g = (x[i, j+1] − x[i, j−1], x[i+1, j] − x[i−1, j]), the border repeated outwards; of several channels the one that
+    changes most.
     """
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]  # (N, C, H, W)
@@ -33,8 +36,8 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 def cells(x: Tensor, *, cell: int, bins: int = 9) -> Tensor:
     """Return each cell's histogram of directions, (N, B, Y, X), of pictures (N, C, H, W).
 
-    Y = ⌊H / cell⌋, X = ⌊W / cell⌋. A pixel votes with its gradient's size, shared between the two nearest bins and the four nearest
-    cells, in proportion to the distance from their middles.
+    Y = ⌊H / cell⌋, X = ⌊W / cell⌋. A pixel votes with its gradient's size, shared between the two nearest bins and the
+    four nearest cells, in proportion to the distance from their middles.
     """
     size, angle = gradients(x)
     place = angle * (bins / math.pi) - 0.5  # bin b's middle is at b
@@ -46,7 +49,9 @@ def cells(x: Tensor, *, cell: int, bins: int = 9) -> Tensor:
     rows, columns = x.shape[2] // cell, x.shape[3] // cell
     before = cell // 2
     after = (rows * cell + cell - before - x.shape[2], columns * cell + cell - before - x.shape[3])
-    tent = (1 - (torch.arange(2 * cell, dtype=x.dtype, device=x.device) - before - (cell - 1) / 2).abs() / cell).clamp_min(0)
+    tent = (
+        1 - (torch.arange(2 * cell, dtype=x.dtype, device=x.device) - before - (cell - 1) / 2).abs() / cell
+    ).clamp_min(0)
     laid = F.pad(votes.flatten(0, 1)[:, None], (before, after[1], before, after[0]))  # (N·B, 1, ·, ·)
     found = F.conv2d(laid, torch.outer(tent, tent)[None, None], stride=cell)
     return found.view(len(x), bins, rows, columns)
@@ -55,11 +60,13 @@ def cells(x: Tensor, *, cell: int, bins: int = 9) -> Tensor:
 def hog(x: Tensor, *, cell: int, bins: int = 9, block: int = 2) -> Tensor:
     """Return the features of pictures (N, C, H, W) in [0, 1], (N, blocks · block² · B).
 
-    Each block of ``block`` × ``block`` neighbouring cells, one at every place, is normalised by v/√(‖v‖² + ε²), cut off at 0.2, and
-    normalised again. Raises `ValueError` for pictures smaller than a block.
+    Each block of ``block`` × ``block`` neighbouring cells, one at every place, is normalised by v/√(‖v‖² + ε²), cut off
+    at 0.2, and normalised again. Raises `ValueError` for pictures smaller than a block.
     """
     if min(x.shape[2:]) < block * cell:
-        raise ValueError(f"a block of {block}×{block} cells of {cell} pixels does not fit into {x.shape[2]}×{x.shape[3]} pixels")
+        raise ValueError(
+            f"a block of {block}×{block} cells of {cell} pixels does not fit into {x.shape[2]}×{x.shape[3]} pixels"
+        )
     v = cells(x, cell=cell, bins=bins).unfold(2, block, 1).unfold(3, block, 1)  # (N, B, Y′, X′, block, block)
     v = v.permute(0, 2, 3, 4, 5, 1).flatten(3)  # (N, Y′, X′, block²·B)
     v = (v / (v.square().sum(-1, keepdim=True) + EPS**2).sqrt()).clamp_max(CLIP)

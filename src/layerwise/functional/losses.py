@@ -14,10 +14,8 @@ from torch import Tensor
 def cross_entropy(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return −Σₖ qₖ log softmax(z)ₖ for each example (E07), stable for any logits.
 
-    Args:
-        logits: z (N, K).
-        labels: y (N,) int64 in [0, K).
-        smoothing: ε in [0, 1): q = (1−ε)·onehot(y) + ε/K (label smoothing, Szegedy et al. 2016, §7); 0 leaves −log softmax(z)[y].
+    Args: logits: z (N, K). labels: y (N,) int64 in [0, K). smoothing: ε in [0, 1): q = (1−ε)·onehot(y) + ε/K (label
+        smoothing, Szegedy et al. 2016, §7); 0 leaves −log softmax(z)[y].
     """
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
@@ -47,7 +45,8 @@ def one_against_rest(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) 
 def focal(logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
     """Return −(1−p)^γ log p with p = softmax(z)[y] for each example (Lin et al. 2017, eq. 4), stable for any logits.
 
-    What is already right with confidence counts little, so that rare and hard examples are heard. γ = 0 is cross-entropy.
+    What is already right with confidence counts little, so that rare and hard examples are heard. γ = 0 is
+    cross-entropy.
 
     Args:
         logits: z (N, K).

@@ -1,9 +1,10 @@
 """Cells of the visual cortex (S03): Gabor's function, its response to gratings in closed form, and the energy model.
 
-Places are ``x`` to the right and ``y`` upwards, in pixels; angles and phases are in degrees. Stripes of orientation θ run along
-(cos θ, sin θ): 0° is horizontal, 90° vertical, 45° rises to the right. Across the stripes u = −x sin θ + y cos θ, along them
-v = x cos θ + y sin θ. D. H. Hubel, T. N. Wiesel (1959, 1962) found the cells; S. Marčelja, J. Opt. Soc. Am. 70 (1980) and J. G. Daugman, J.
-Opt. Soc. Am. A 2 (1985) gave simple cells this formula; E. H. Adelson, J. R. Bergen, ibid. (1985) complex cells theirs.
+Places are ``x`` to the right and ``y`` upwards, in pixels; angles and phases are in degrees. Stripes of orientation θ
+run along (cos θ, sin θ): 0° is horizontal, 90° vertical, 45° rises to the right. Across the stripes u = −x sin θ + y
+cos θ, along them v = x cos θ + y sin θ. D. H. Hubel, T. N. Wiesel (1959, 1962) found the cells; S. Marčelja, J. Opt.
+Soc. Am. 70 (1980) and J. G. Daugman, J. Opt. Soc. Am. A 2 (1985) gave simple cells this formula; E. H. Adelson, J. R.
+Bergen, ibid. (1985) complex cells theirs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Gabor:
 
     @property
     def sigma(self) -> float:
-        """The envelope's standard deviation across the stripes: σ = λ/π · √(ln 2 / 2) · (2ᵇ + 1)/(2ᵇ − 1), in pixels."""
+        """The envelope's standard deviation across the stripes: σ = λ/π · √(ln 2 / 2) · (2ᵇ + 1)/(2ᵇ − 1), in
+        pixels."""
         ratio = math.pow(2, self.bandwidth)
         return self.wavelength / math.pi * math.sqrt(math.log(2) / 2) * (ratio + 1) / (ratio - 1)
 
@@ -64,15 +66,17 @@ def gabor(x: Tensor, y: Tensor, cell: Gabor) -> Tensor:
 
 
 def grating(x: Tensor, y: Tensor, *, orientation: float, wavelength: float, phase: float = 0.0) -> Tensor:
-    """Return cos(2πu/λ + ψ): stripes of amplitude 1 about an even grey of 0, ψ (``phase``) in degrees. As ψ grows, they drift."""
+    """Return cos(2πu/λ + ψ): stripes of amplitude 1 about an even grey of 0, ψ (``phase``) in degrees. As ψ grows, they
+    drift."""
     return torch.cos(2 * math.pi / wavelength * across(x, y, orientation) + math.radians(phase))
 
 
 def grating_response(cell: Gabor, *, orientation: float, wavelength: float, phase: float = 0.0) -> float:
-    """Return ∫∫ g(x, y) · cos(k·(x, y) + ψ) dx dy in closed form: what the cell answers to a grating, before it is rectified.
+    """Return ∫∫ g(x, y) · cos(k·(x, y) + ψ) dx dy in closed form: what the cell answers to a grating, before it is
+    rectified.
 
-    With k₀ = (2π/λ, 0) the cell's own wave and k = 2π/λ′ (cos Δ, −sin Δ) the grating's, both in the cell's frame (u, v), Δ their
-    angle, and H(a) = e^{−½σ²(a_u² + a_v²/γ²)}, the envelope's Fourier transform:
+    With k₀ = (2π/λ, 0) the cell's own wave and k = 2π/λ′ (cos Δ, −sin Δ) the grating's, both in the cell's frame (u,
+    v), Δ their angle, and H(a) = e^{−½σ²(a_u² + a_v²/γ²)}, the envelope's Fourier transform:
 
         cos(φ + ψ) H(k + k₀) + cos(φ − ψ) H(k − k₀) − 2 cos φ cos ψ e^{−½σ²k₀²} H(k)
     """
@@ -88,12 +92,14 @@ def grating_response(cell: Gabor, *, orientation: float, wavelength: float, phas
 
 
 def energy(even: Tensor, odd: Tensor) -> Tensor:
-    """Return even² + odd², the complex cell's answer: two simple cells' linear responses a quarter of a wave apart, of one shape."""
+    """Return even² + odd², the complex cell's answer: two simple cells' linear responses a quarter of a wave apart, of
+    one shape."""
     return even.square() + odd.square()
 
 
 def modulation(responses: Tensor) -> Tensor:
-    """Return (max − min)/(max + min) over the last axis, phases or moments: 0 is steady, 1 falls to nothing. Responses are ≥ 0.
+    """Return (max − min)/(max + min) over the last axis, phases or moments: 0 is steady, 1 falls to nothing. Responses
+    are ≥ 0.
 
     (…, P) give (…). A cell that never answers gives 0.
     """
@@ -102,7 +108,8 @@ def modulation(responses: Tensor) -> Tensor:
 
 
 def selectivity(responses: Tensor, angles: Tensor) -> Tensor:
-    """Return |Σ r(θ) e^{2iθ}| / Σ r(θ), the orientation selectivity: 0 answers all alike, 1 a single one (Swindale 1998).
+    """Return |Σ r(θ) e^{2iθ}| / Σ r(θ), the orientation selectivity: 0 answers all alike, 1 a single one (Swindale
+    1998).
 
     Args:
         responses: r (…, A) ≥ 0, not all 0, at angles that divide 180° evenly.

@@ -1,6 +1,7 @@
 """Pooling (E15): a window's largest value or its mean, map by map.
 
-``N`` examples, ``C`` channels, ``H W`` pixels. Networks use torch's own kernels (`torch.nn.MaxPool2d`, `torch.nn.AvgPool2d`), which
+``N`` examples, ``C`` channels, ``H W`` pixels. Networks use torch's own kernels (`torch.nn.MaxPool2d`,
+`torch.nn.AvgPool2d`), which
 tests hold equal to these. Sources: K. Fukushima, Biological Cybernetics 36 (1980); LeCun et al., Proc. IEEE 86 (1998).
 """
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 
 def windows(x: Tensor, size: int, *, stride: int) -> Tensor:
-    """Return every window x[s·i : s·i+k, s·j : s·j+k] of pictures (N, C, H, W), as (N, C, H′, W′, k, k). A view: nothing is copied."""
+    """Return every window x[s·i : s·i+k, s·j : s·j+k] of pictures (N, C, H, W), as (N, C, H′, W′, k, k). A view:
+    nothing is copied."""
     return x.unfold(2, size, stride).unfold(3, size, stride)
 
 

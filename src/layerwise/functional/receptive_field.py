@@ -1,8 +1,9 @@
 """The receptive field (E16): which pixels a unit can depend on, along one axis of the picture.
 
-A unit of a map sees an interval of pixels. Units side by side see intervals that lie ``jump`` pixels apart. Each layer of kernel k,
-stride s, padding p and dilation d makes the interval longer and the jump larger. Sources: V. Dumoulin, F. Visin, arXiv:1603.07285
-(2016); A. Araujo, W. Norris, J. Sim, Computing receptive fields of convolutional neural networks, Distill (2019).
+A unit of a map sees an interval of pixels. Units side by side see intervals that lie ``jump`` pixels apart. Each layer
+of kernel k, stride s, padding p and dilation d makes the interval longer and the jump larger. Sources: V. Dumoulin, F.
+Visin, arXiv:1603.07285 (2016); A. Araujo, W. Norris, J. Sim, Computing receptive fields of convolutional neural
+networks, Distill (2019).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Window(NamedTuple):
 class Field(NamedTuple):
     """What the units of a map see along one axis, in pixels of the picture, the first of which is 0.
 
-    The unit at 0 sees pixels ``first`` to ``last``, both included; the unit at i sees them moved by i·``jump``. Pixels below 0 or
-    beyond the picture are border.
+    The unit at 0 sees pixels ``first`` to ``last``, both included; the unit at i sees them moved by i·``jump``. Pixels
+    below 0 or beyond the picture are border.
     """
 
     first: int = 0
@@ -50,7 +51,8 @@ class Field(NamedTuple):
 def through(field: Field, window: Window) -> Field:
     """Return the field behind one more layer (E16).
 
-    rₗ = rₗ₋₁ + (kₗ−1)·dₗ·jₗ₋₁ and jₗ = jₗ₋₁·sₗ, so that jₗ₋₁ = Πᵢ<ₗ sᵢ; the first unit's field begins pₗ·jₗ₋₁ pixels earlier.
+    rₗ = rₗ₋₁ + (kₗ−1)·dₗ·jₗ₋₁ and jₗ = jₗ₋₁·sₗ, so that jₗ₋₁ = Πᵢ<ₗ sᵢ; the first unit's field begins pₗ·jₗ₋₁ pixels
+    earlier.
     """
     first = field.first - window.padding * field.jump
     grown = field.size + (window.kernel - 1) * window.dilation * field.jump
@@ -76,5 +78,6 @@ def merged(a: Field, b: Field) -> Field:
 
 
 def spanned(field: Field, units: int) -> Field:
-    """Return what a unit sees that looks at ``units`` neighbours of a map, all of them (a dense layer, a global mean): jump 0."""
+    """Return what a unit sees that looks at ``units`` neighbours of a map, all of them (a dense layer, a global mean):
+    jump 0."""
     return Field(field.first, field.last + (units - 1) * field.jump, 0)

@@ -1,7 +1,7 @@
 """What vectors say by the angles between them: nearest words, analogies, the odd one out, a text's vector.
 
-``V`` words, ``D`` dimensions, ``Q`` questions, ``N`` texts. The one idea: at length one a cosine is a product, so that every question is
-a product with the table.
+``V`` words, ``D`` dimensions, ``Q`` questions, ``N`` texts. The one idea: at length one a cosine is a product, so that
+every question is a product with the table.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def top(scores: Floats, k: int) -> tuple[Ids, Floats]:
 def analogies(unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", epsilon: float = EPSILON) -> Floats:
     """Return how well every word answers "a is to b as c is to …", (Q, V); the three words given have −∞.
 
-    ``add`` (3CosAdd): cos(d, b − a + c). T. Mikolov, W. Yih, G. Zweig, NAACL 2013.
-    ``mul`` (3CosMul): cos′(d, b) · cos′(d, c) / (cos′(d, a) + ε) with cos′ = (1 + cos) / 2. O. Levy, Y. Goldberg, CoNLL 2014.
+    ``add`` (3CosAdd): cos(d, b − a + c). T. Mikolov, W. Yih, G. Zweig, NAACL 2013. ``mul`` (3CosMul): cos′(d, b) ·
+    cos′(d, c) / (cos′(d, a) + ε) with cos′ = (1 + cos) / 2. O. Levy, Y. Goldberg, CoNLL 2014.
 
     Args:
         unit: the words' vectors at length one (V, D).

@@ -1,8 +1,10 @@
 """How likely held-out windows are under the objective of word2vec (E30), without chance in the windows.
 
-Training draws each window's size from 1 … w and its negatives from P. Here the expectation over the sizes is taken exactly, and that
-over the negatives over one large sample, the same for every model: so the figures of two models, or of two epochs, may be compared.
-Shape letters: ``N`` blocks, ``L`` tokens each, ``M`` words in them, ``V`` words, ``O`` rows of outputs, ``D`` dimensions.
+Training draws each window's size from 1 … w and its negatives from P. Here the expectation over the sizes is taken
+exactly, and that over the negatives over one large sample, the same for every model: so the figures of two models, or
+of two epochs, may be compared.
+Shape letters: ``N`` blocks, ``L`` tokens each, ``M`` words in them, ``V`` words, ``O`` rows of outputs, ``D``
+    dimensions.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ PAIRS = 1024  # at a time: the rows of a pair's words, likewise
 
 
 class Score(NamedTuple):
-    """A log-likelihood in two parts that add up: that of vectors (M, D) and the words they are to predict (M,), and that of vectors alone.
+    """A log-likelihood in two parts that add up: that of vectors (M, D) and the words they are to predict (M,), and
+    that of vectors alone.
 
     Whoever asks with the same vector many times needs the second only once. Both return (M,).
     """
@@ -29,7 +32,8 @@ class Score(NamedTuple):
 
 
 class Sentences(NamedTuple):
-    """The words of some blocks: their numbers ``ids`` (M,), the ``sentence`` (M,) and the ``block`` (M,) in which each stands."""
+    """The words of some blocks: their numbers ``ids`` (M,), the ``sentence`` (M,) and the ``block`` (M,) in which each
+    stands."""
 
     ids: Tensor
     sentence: Tensor
@@ -37,7 +41,8 @@ class Sentences(NamedTuple):
 
 
 def sentences(blocks: Tensor, *, end: int = -1) -> Sentences:
-    """Return the words of blocks (N, L); ``end`` closes a sentence, as a block does, and other negative numbers are left out."""
+    """Return the words of blocks (N, L); ``end`` closes a sentence, as a block does, and other negative numbers are
+    left out."""
     count, length = blocks.shape
     flat = blocks.reshape(-1).long()
     block = torch.arange(count, device=flat.device).repeat_interleave(length)
@@ -47,7 +52,8 @@ def sentences(blocks: Tensor, *, end: int = -1) -> Sentences:
 
 
 def sampled(outputs: Tensor, negatives: Tensor, *, count: int) -> Score:
-    """Return E30's score with ``count`` negatives: log σ(u_oᵀ v) + count · mean over the ``negatives`` (S,) of log σ(−u_nᵀ v)."""
+    """Return E30's score with ``count`` negatives: log σ(u_oᵀ v) + count · mean over the ``negatives`` (S,) of log
+    σ(−u_nᵀ v)."""
     noise = outputs[negatives]  # (S, D)
 
     def pair(v: Tensor, words: Tensor) -> Tensor:
@@ -60,7 +66,8 @@ def sampled(outputs: Tensor, negatives: Tensor, *, count: int) -> Score:
 
 
 def hierarchical(outputs: Tensor, nodes: Tensor, signs: Tensor) -> Score:
-    """Return the score of a tree: Σ log σ(s uₙᵀ v) over a word's path; ``nodes`` and ``signs`` are (V, longest), sign 0 beyond its end."""
+    """Return the score of a tree: Σ log σ(s uₙᵀ v) over a word's path; ``nodes`` and ``signs`` are (V, longest), sign 0
+    beyond its end."""
 
     def pair(v: Tensor, words: Tensor) -> Tensor:
         sign = signs[words].to(v.dtype)
@@ -90,7 +97,8 @@ def skipgram(found: Sentences, vectors: Tensor, score: Score, *, window: int, bl
 
 
 def pooled(found: Sentences, vectors: Tensor, score: Score, *, window: int, blocks: int) -> Tensor:
-    """Return each block's expected log-likelihood over windows whose mean predicts the middle, and their number, (blocks, 2) float64."""
+    """Return each block's expected log-likelihood over windows whose mean predicts the middle, and their number,
+    (blocks, 2) float64."""
     out = torch.zeros(blocks, 2, dtype=torch.float64, device=vectors.device)
     total = len(found.ids)
     for first in range(0, total, PAIRS):

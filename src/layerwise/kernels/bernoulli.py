@@ -1,8 +1,9 @@
 """Bernoulli draws as one compiled pass: a counter hash in place of a generator's sequential state.
 
-Entry i of a call is 1 where u(key, i) < p[i]; u has 24 bits, as ``torch.rand``'s float32 draws have. The idea: a hash of the
-entry's number needs no state from entry to entry, so the loop vectorises, and no array of uniforms is written and read again.
-128×784 draws took 75 µs beside 370 µs of ``torch.rand`` and a comparison (2 cores of a Zen 3 EPYC, torch 2.13).
+Entry i of a call is 1 where u(key, i) < p[i]; u has 24 bits, as ``torch.rand``'s float32 draws have. The idea: a hash
+of the entry's number needs no state from entry to entry, so the loop vectorises, and no array of uniforms is written
+and read again. 128×784 draws took 75 µs beside 370 µs of ``torch.rand`` and a comparison (2 cores of a Zen 3 EPYC,
+torch 2.13).
 
 Source: the mixing constants are those of C. Wellons' *lowbias32* (2018), found by measuring avalanche bias.
 """
@@ -23,7 +24,8 @@ MASK = (1 << 64) - 1
 
 
 def _hash_draws(p: Floats, out: Floats, first: np.uint32, second: np.uint32) -> None:
-    """Write 1 where a hash of (key, i) falls below p[i], else 0. Two halves of the key enter at two places of the hash."""
+    """Write 1 where a hash of (key, i) falls below p[i], else 0. Two halves of the key enter at two places of the
+    hash."""
     one, zero = out.dtype.type(1), out.dtype.type(0)
     for i in range(p.shape[0]):
         z = np.uint32(np.uint32(i) * np.uint32(0x9E3779B9)) ^ first  # uint32(…): numba widens products and sums

@@ -22,9 +22,7 @@ from layerwise.kernels.threads import over_parts
 Floats = NDArray[np.float32]
 Signs = NDArray[np.float32] | NDArray[np.int8]
 Counts = NDArray[np.int64]
-GROUP = (
-    5  # classes whose dot products are taken together; threads get whole groups, so that sums stay the same
-)
+GROUP = 5  # classes whose dot products are taken together; threads get whole groups, so that sums stay the same
 # Another thread costs some tenths of a millisecond; below so many multiply-adds it did not pay.
 WORTH_SPLITTING = 1 << 26
 

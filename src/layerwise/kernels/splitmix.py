@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from layerwise.kernels.compiling import compiled
-from layerwise.runtime.draws import GOLDEN
+from layerwise.runtime.rng import GOLDEN
 
 __all__ = ["GOLDEN", "mix"]
 

@@ -1,4 +1,5 @@
-"""Compiled loops over parts of their work on Python threads: they release the GIL, and each part is a call of its own."""
+"""Compiled loops over parts of their work on Python threads: they release the GIL, and each part is a call of its
+own."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ def edges_of(count: int, parts: int) -> list[int]:
 
 
 def over_parts(run: Callable[[int, int], ResultT], edges: Sequence[int], pool: Executor | None) -> list[ResultT]:
-    """Call ``run(first, last)`` for each two neighbouring edges, the first part on the calling thread, and return what each gave.
+    """Call ``run(first, last)`` for each two neighbouring edges, the first part on the calling thread, and return what
+    each gave.
 
-    ``pool`` has the threads for the others; made for the call when not given. All parts have ended when this returns or raises.
+    ``pool`` has the threads for the others; made for the call when not given. All parts have ended when this returns or
+    raises.
     """
     own, *others = pairwise(edges)
     with ExitStack() as stack:

@@ -39,8 +39,8 @@ def find(name: str) -> Lab:
 def run(lab: Lab, *, mode: Mode = "normal", out: Path | None = None, lang: Lang = "en") -> Result:
     """Run a lab's experiment, and draw its figure as ``out/NAME.svg`` if there is an ``out``.
 
-    ``mode``: ``quick`` takes seconds and fewer seeds, ``normal`` at most two minutes, ``full`` as long as it needs. Every mode
-    measures over three seeds or more. torch's random state is left as it was.
+    ``mode``: ``quick`` takes seconds and fewer seeds, ``normal`` at most two minutes, ``full`` as long as it needs.
+    Every mode measures over three seeds or more. torch's random state is left as it was.
     """
     from layerwise.labs import running  # torch is slow to import
 

@@ -1,8 +1,9 @@
-"""C05: backpropagation gets the whole gradient for about two further forward passes; finite differences need one per weight.
+"""C05: backpropagation gets the whole gradient for about two further forward passes; finite differences need one per
+weight.
 
-``N`` examples, ``D`` and ``K`` a layer's inputs and outputs, ``P`` weights. S. Linnainmaa (1970); D. E. Rumelhart, G. E. Hinton,
-R. J. Williams (1986); A. Griewank (1989), the cheap-gradient principle. The one idea: a layer z = aWᵀ costs one product forward,
-and backward one for ∂W = δᵀa and one for ∂a = δW, whatever the number of weights.
+``N`` examples, ``D`` and ``K`` a layer's inputs and outputs, ``P`` weights. S. Linnainmaa (1970); D. E. Rumelhart, G.
+E. Hinton, R. J. Williams (1986); A. Griewank (1989), the cheap-gradient principle. The one idea: a layer z = aWᵀ costs
+one product forward, and backward one for ∂W = δᵀa and one for ∂a = δW, whatever the number of weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from layerwise.functional.losses import cross_entropy
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.models.feedforward import mlp
-from layerwise.runtime import draws
+from layerwise.runtime.rng import generator, key, numpy_generator, seeded
 
 Gradient = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
 Scheme = Literal["forward", "central"]
@@ -39,7 +40,8 @@ NUDGE = 1e-6  # of finite differences in float64, near the cube root of its prec
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, sizes in weights, up to which size finite differences are really taken, and timings by median."""
+    """How much to do: seeds, sizes in weights, up to which size finite differences are really taken, and timings by
+    median."""
 
     seeds: int
     sizes: tuple[int, ...]
@@ -58,12 +60,9 @@ PLANS: dict[Mode, Plan] = {
 class Cost:
     """What one network's gradient costs, in units of one forward pass over the same examples.
 
-    Args:
-        weights: P.
-        backward: counted multiply-adds of the backward pass alone.
-        differences: multiply-adds of forward finite differences: counted where they were taken, else P + 1 forward passes.
-        counted: whether finite differences were taken.
-        seconds: measured time of forward and backward together, over that of a forward pass.
+    Args: weights: P. backward: counted multiply-adds of the backward pass alone. differences: multiply-adds of forward
+        finite differences: counted where they were taken, else P + 1 forward passes. counted: whether finite
+        differences were taken. seconds: measured time of forward and backward together, over that of a forward pass.
         seconds_differences: measured time of finite differences over that of a forward pass, where they were taken.
         error: largest difference between both gradients over the largest entry, where both were taken.
     """
@@ -78,11 +77,12 @@ class Cost:
 
 
 def network(weights: int, seed: int) -> tuple[nn.Module, int]:
-    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are exact.
+    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are
+    exact.
 
     The seed draws its shape: 2 to 6 hidden layers and the proportions of their widths, scaled to the number of weights.
     """
-    rng = draws.numpy_generator("backprop-cost", seed)
+    rng = numpy_generator("backprop-cost", seed)
     shape = rng.uniform(0.5, 1.5, size=1 + int(rng.integers(2, 7)))  # inputs, hidden layers
 
     def widths(scale: float) -> list[int]:
@@ -97,14 +97,14 @@ def network(weights: int, seed: int) -> tuple[nn.Module, int]:
         middle = (low + high) / 2
         low, high = (middle, high) if count(middle) < weights else (low, middle)
     features, *hidden = widths(high)
-    with draws.seeded(draws.key("backprop-cost", weights, seed)):
+    with seeded(key("backprop-cost", weights, seed)):
         net = mlp(features=features, outputs=CLASSES, hidden=tuple(hidden), activation="tanh").double()
     return net, features
 
 
 def examples(features: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return inputs (N, D) and labels (N,) drawn by the seed."""
-    own = draws.generator("backprop-cost", "examples", seed)
+    own = generator("backprop-cost", "examples", seed)
     x = torch.randn(EXAMPLES, features, generator=own, dtype=torch.float64)
     return x, torch.randint(CLASSES, (EXAMPLES,), generator=own)
 
@@ -158,7 +158,9 @@ class Products(TorchDispatchMode):
         """Say that nothing here is compiled, so that torch need not load its compiler."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run an operation; a product (M, D) × (D, K) counts M·D·K."""
         first = FIRST_FACTOR.get(func.overloadpacket)
         if first is not None:
@@ -234,14 +236,16 @@ def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None =
     checks = (
         Check(
             Text(
-                f"the backward pass never costs more than {ABOUT_TWO} forward passes (worst of all networks: {worst:.3f})",
+                f"the backward pass never costs more than {ABOUT_TWO} forward passes (worst of all networks: "
+                f"{worst:.3f})",
                 f"反向传播的代价从不超过 {ABOUT_TWO} 次前向传播（所有网络中最差为 {worst:.3f}）",
             ),
             worst <= ABOUT_TWO,
         ),
         Check(
             Text(
-                f"in forward passes, backpropagation's cost does not grow with the weights (as P to the {signed(max(slopes))})",
+                "in forward passes, backpropagation's cost does not grow with the weights (as P to the "
+                f"{signed(max(slopes))})",
                 f"以前向传播次数计，反向传播的代价不随权重数 P 增长（P 的 {signed(max(slopes))} 次方）",
             ),
             max(slopes) < 0.1,
@@ -324,14 +328,24 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
             BLUE,
         ),
     ):
-        axes.plot(at[: len(timed)], timed, "o", markersize=14, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6)
+        axes.plot(
+            at[: len(timed)],
+            timed,
+            "o",
+            markersize=14,
+            markerfacecolor="none",
+            markeredgecolor=color,
+            markeredgewidth=1.6,
+        )
         axes.plot(at[: len(counted)], counted, "o", markersize=9, color=color)
     axes.set(xscale="log", yscale="log", xlim=(ends[0] * 0.9, top * 1.6), ylim=(0.7, top * 6))
     axes.minorticks_off()
     axes.set_xlabel(Text("number of weights", "权重数").of(lang))
     axes.set_ylabel(Text("cost, in forward passes", "代价（前向传播次数）").of(lang))
     slow = Text("finite differences:\none forward pass for each weight", "有限差分：\n每个权重一次前向传播").of(lang)
-    fast = Text("backpropagation: one pass forward, at most two more backward", "反向传播：一次前向，外加至多两次的反向").of(lang)
+    fast = Text(
+        "backpropagation: one pass forward, at most two more backward", "反向传播：一次前向，外加至多两次的反向"
+    ).of(lang)
     label(axes, (top**0.72, top**0.93), slow, color=VERMILION, align="right")
     label(axes, (top**0.97, 20), fast, color=BLUE, align="right")
     return figure
@@ -342,7 +356,8 @@ LAB = Lab(
     claim_id="C05",
     title=Text("the whole gradient for about two further forward passes", "全部梯度只需约两次额外的前向传播"),
     claim=Text(
-        "Backpropagation gets the gradient of all weights for the price of about two further forward passes, whatever the "
+        "Backpropagation gets the gradient of all weights for the price of about two further forward passes, "
+        "whatever the "
         "number of weights. Finite differences need one forward pass for each weight.",
         "反向传播求出全部权重的梯度，代价约为两次额外的前向传播，与权重数无关。有限差分则每个权重都需要一次前向传播。",
     ),
@@ -357,13 +372,19 @@ LAB = Lab(
     method=Text(
         "Multilayer perceptrons of 2 to 6 hidden layers; a seed draws depth and proportions, which are scaled to each "
         "number of weights; 16 examples, float64, one thread. A counter between torch and its kernels adds up the "
-        "multiply-adds of all matrix products in a forward pass, in backpropagation and in finite differences; biases and "
-        "activations, of order 1/width beside them, are not counted. Columns are in forward passes. Finite differences are "
-        "really taken on the smaller networks, where their gradient is also the oracle for backpropagation's; numbers in "
+        "multiply-adds of all matrix products in a forward pass, in backpropagation and in finite "
+        "differences; biases and "
+        "activations, of order 1/width beside them, are not counted. Columns are in forward passes. Finite "
+        "differences are "
+        "really taken on the smaller networks, where their gradient is also the oracle for "
+        "backpropagation's; numbers in "
         "brackets are P + 1. Times, the median of several runs, are shown but do not decide.",
-        "多层感知机，2 至 6 个隐藏层，深度与宽度比例由种子决定，再缩放到各个权重数；16 个样本，float64，单线程。在 torch "
-        "与其内核之间放置计数器，统计前向传播、反向传播与有限差分中所有矩阵乘法的乘加次数；偏置与激活相比之下只占 1/宽度 "
-        "的量级，不计入。各列均以前向传播次数为单位。较小的网络真正做了有限差分，其梯度也用来检验反向传播；括号中的数为 P + "
+        "多层感知机，2 至 6 个隐藏层，深度与宽度比例由种子决定，再缩放到各个权重数；16 个样本，float64，"
+        "单线程。在 torch "
+        "与其内核之间放置计数器，统计前向传播、反向传播与有限差分中所有矩阵乘法的乘加次数；"
+        "偏置与激活相比之下只占 1/宽度 "
+        "的量级，不计入。各列均以前向传播次数为单位。较小的网络真正做了有限差分，其梯度也用来检验反向传播；"
+        "括号中的数为 P + "
         "1。用时取多次运行的中位数，仅供参考，不参与判定。",
     ),
     margin=Text(
@@ -371,16 +392,21 @@ LAB = Lab(
         f"{ABOUT_TWO} 次前向传播（“约两次”）减去该种子最差的反向传播代价",
     ),
     held=Text(
-        "The backward pass makes two products where the forward pass makes one, save in the first layer, whose inputs need "
-        "no gradient: so it costs two minus the first layer's share, for a thousand weights as for a million. By the clock "
-        "it is more, for memory traffic and bookkeeping come on top of the products. This is why networks with millions of "
+        "The backward pass makes two products where the forward pass makes one, save in the first layer, "
+        "whose inputs need "
+        "no gradient: so it costs two minus the first layer's share, for a thousand weights as for a "
+        "million. By the clock "
+        "it is more, for memory traffic and bookkeeping come on top of the products. This is why networks "
+        "with millions of "
         "weights can be trained at all.",
-        "前向传播每层做一次矩阵乘法，反向传播做两次，只有第一层例外，因为输入不需要梯度：所以代价是 2 减去第一层所占的份额，"
+        "前向传播每层做一次矩阵乘法，反向传播做两次，只有第一层例外，因为输入不需要梯度：所以代价是 2 "
+        "减去第一层所占的份额，"
         "一千个权重如此，一百万个权重也如此。实际用时会更多一些，因为除矩阵乘法外还有内存读写与记录开销。正因如此，"
         "拥有数百万权重的网络才可能训练。",
     ),
     refuted=Text(
-        "Here the claim did not hold: this way of finding the gradient costs more than about two further forward passes, or "
+        "Here the claim did not hold: this way of finding the gradient costs more than about two further "
+        "forward passes, or "
         "gives another gradient. Look at the checks.",
         "此处论断不成立：这种求梯度的方法代价超过约两次前向传播，或给出了不同的梯度。请看各项检查。",
     ),

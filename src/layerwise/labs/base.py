@@ -1,7 +1,7 @@
 """What a lab is made of, and what it gives back.
 
-A lab measures, seed by seed, by how much its claim holds. The claim held if the 95 % interval of the mean margin lies above the
-lab's bound and every check passed.
+A lab measures, seed by seed, by how much its claim holds. The claim held if the 95 % interval of the mean margin lies
+above the lab's bound and every check passed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Cell = Text | str | int | float | None
 
 
 class Column(NamedTuple):
-    """A column of a lab's table: its heading, and how its numbers are written (a format; ``>`` sets texts to the right)."""
+    """A column of a lab's table: its heading, and how its numbers are written (a format; ``>`` sets texts to the
+    right)."""
 
     heading: Text
     spec: str = ""
@@ -90,8 +91,9 @@ class Findings:
 class Lab:
     """A small experiment that anyone can rerun.
 
-    ``claim_id`` is the claim's number in the list of claims (C04); ``margin`` says in words what the margin measures and in which
-    unit; ``held`` and ``refuted`` are the conclusions to be drawn from either verdict. ``formula`` is read by eye, not by TeX.
+    ``claim_id`` is the claim's number in the list of claims (C04); ``margin`` says in words what the margin measures
+    and in which unit; ``held`` and ``refuted`` are the conclusions to be drawn from either verdict. ``formula`` is read
+    by eye, not by TeX.
     """
 
     name: str
@@ -108,7 +110,8 @@ class Lab:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a lab. ``margin`` is the mean over seeds, ``interval`` its 95 % interval, ``figure`` the SVG or None."""
+    """What came out of a lab. ``margin`` is the mean over seeds, ``interval`` its 95 % interval, ``figure`` the SVG or
+    None."""
 
     lab: Lab
     mode: Mode
@@ -194,7 +197,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def one_thread() -> Iterator[None]:
     """Run torch and the linear algebra beneath NumPy and scikit-learn on one thread inside.
 
-    For problems so small that handing work to a second thread costs more than it saves: up to fifteen times as much was seen.
+    For problems so small that handing work to a second thread costs more than it saves: up to fifteen times as much was
+    seen.
     """
     import scipy.linalg  # noqa: F401 (its library must be there to be told)
     import torch  # labs' names and texts are known without it

@@ -1,7 +1,8 @@
 """C12: batch norm keeps each neuron's pre-activation near zero mean and unit variance, and allows larger steps.
 
-``N`` examples, ``L`` hidden layers of ``D`` units. S. Ioffe, C. Szegedy, Batch normalization (2015); J. Bjorck et al., Understanding batch
-normalization (2018). The one idea: ẑ = (z − μ)/√(σ² + ε) by batch, then γẑ + β; however large the weights grow, ẑ stays as it is.
+``N`` examples, ``L`` hidden layers of ``D`` units. S. Ioffe, C. Szegedy, Batch normalization (2015); J. Bjorck et al.,
+Understanding batch normalization (2018). The one idea: ẑ = (z − μ)/√(σ² + ε) by batch, then γẑ + β; however large the
+weights grow, ẑ stays as it is.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.figures.svg import MUTED
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.feedforward import mlp
+from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 HIDDEN, BATCH = (64,) * 5, 64
 SHIFT, SPREAD = 0.5, 2.0  # near: |mean| < ½ and ½ < deviation < 2
@@ -37,7 +38,8 @@ USUAL = 0.1  # the step size after which neurons are looked at
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, seeds, step sizes η in rising order, epochs, the training accuracy from which a step size trains."""
+    """How much to do: data set, seeds, step sizes η in rising order, epochs, the training accuracy from which a step
+    size trains."""
 
     data: str
     seeds: int
@@ -55,7 +57,8 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """One network after training: accuracy on the training part, and each neuron's mean and deviation, (L·D,), on test examples."""
+    """One network after training: accuracy on the training part, and each neuron's mean and deviation, (L·D,), on test
+    examples."""
 
     accuracy: float
     means: NDArray[np.float64]
@@ -81,8 +84,10 @@ class Unnormalised(nn.BatchNorm1d):
 
 def network(data: Parts, *, batch_norm: bool, normalise: bool, seed: int) -> nn.Sequential:
     """Return the catalog's mlp with ReLU, with or without batch norm; both start from the same weights."""
-    with draws.seeded(draws.key("batch-norm", seed)):
-        net = mlp(features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm)
+    with rng.seeded(rng.key("batch-norm", seed)):
+        net = mlp(
+            features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm
+        )
     assert isinstance(net, nn.Sequential)
     layers = [Unnormalised(m.num_features) if isinstance(m, nn.BatchNorm1d) and not normalise else m for m in net]
     return nn.Sequential(*layers)
@@ -90,7 +95,8 @@ def network(data: Parts, *, batch_norm: bool, normalise: bool, seed: int) -> nn.
 
 @torch.no_grad()
 def received(net: nn.Sequential, inputs: Tensor) -> list[Tensor]:
-    """Return what each hidden layer's activation receives, L tensors (N, D), in evaluation mode; the network's mode is put back."""
+    """Return what each hidden layer's activation receives, L tensors (N, D), in evaluation mode; the network's mode is
+    put back."""
     training = net.training
     net.eval()
     found, value = [], inputs
@@ -127,8 +133,12 @@ def measure(mode: Mode, *, normalise: bool = True, plan: Plan | None = None) -> 
         for seed in range(plan.seeds):
             data = parts(plan.data, seed=seed)
             for norm, rate in found:
-                found[norm, rate].append(train(data, rate=rate, batch_norm=norm, normalise=normalise, plan=plan, seed=seed))
-    margins = tuple(math.log10(largest(found, plan, True, seed) / largest(found, plan, False, seed)) for seed in range(plan.seeds))
+                found[norm, rate].append(
+                    train(data, rate=rate, batch_norm=norm, normalise=normalise, plan=plan, seed=seed)
+                )
+    margins = tuple(
+        math.log10(largest(found, plan, True, seed) / largest(found, plan, False, seed)) for seed in range(plan.seeds)
+    )
     return Findings(margins, FARTHER, _checks(found, plan), _table(found, plan), partial(_draw, found, plan))
 
 
@@ -138,16 +148,19 @@ def largest(found: Found, plan: Plan, norm: bool, seed: int) -> float:
 
 
 def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: neurons near (0, 1) with batch norm, fewer without; the plan's steps suffice."""
+    """Return what must be so beside the margin: neurons near (0, 1) with batch norm, fewer without; the plan's steps
+    suffice."""
     plain, normed = (mean_interval([t.near for t in found[norm, USUAL]]) for norm in (False, True))
     runs = ((norm, s) for norm in (False, True) for s in range(plan.seeds))
     learned = [any(found[norm, rate][s].accuracy >= plan.learned for rate in plan.rates) for norm, s in runs]
     return (
         Check(
             Text(
-                f"with batch norm {normed.mean:.0%} of the neurons have |mean| < {SHIFT:g} and a deviation between {1 / SPREAD:g} and "
+                f"with batch norm {normed.mean:.0%} of the neurons have |mean| < {SHIFT:g} and a deviation "
+                f"between {1 / SPREAD:g} and "
                 f"{SPREAD:g} on test examples (η = {USUAL:g}); {MOST:.0%} are asked for",
-                f"用批归一化时，{normed.mean:.0%} 的神经元在测试样本上 |均值| < {SHIFT:g} 且标准差在 {1 / SPREAD:g} 与 {SPREAD:g} 之间"
+                f"用批归一化时，{normed.mean:.0%} 的神经元在测试样本上 |均值| < {SHIFT:g} 且标准差在 "
+                f"{1 / SPREAD:g} 与 {SPREAD:g} 之间"
                 f"（η = {USUAL:g}）；要求 {MOST:.0%}",
             ),
             normed.low >= MOST,
@@ -166,10 +179,13 @@ def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
 def _table(found: Found, plan: Plan) -> Table:
     """Return one row for each step size: accuracy, and the neurons' statistics, without and with batch norm."""
     heads = (
-        (("accuracy, plain", "准确率，普通"), ".1%"), (("batch norm", "批归一化"), ".1%"),
-        (("neurons near (0, 1), plain", "接近 (0, 1) 的神经元，普通"), ".0%"), (("batch norm", "批归一化"), ".0%"),
-        (("deviation, plain", "标准差，普通"), ".2f"), (("batch norm", "批归一化"), ".2f"),
-    )  # fmt: skip
+        (("accuracy, plain", "准确率，普通"), ".1%"),
+        (("batch norm", "批归一化"), ".1%"),
+        (("neurons near (0, 1), plain", "接近 (0, 1) 的神经元，普通"), ".0%"),
+        (("batch norm", "批归一化"), ".0%"),
+        (("deviation, plain", "标准差，普通"), ".2f"),
+        (("batch norm", "批归一化"), ".2f"),
+    )
     columns = (Column(Text("step", "步长")), *(Column(Text(*head), spec) for head, spec in heads))
     rows = []
     for rate in plan.rates:
@@ -179,7 +195,9 @@ def _table(found: Found, plan: Plan) -> Table:
         for what in ("near", "deviation"):
             for trained, right in zip(pair, learned, strict=True):
                 values = [t.near if what == "near" else float(np.median(t.deviations)) for t in trained]
-                cells.append(float(np.mean(values)) if right >= plan.learned else None)  # of wrecks nothing is to be learned
+                cells.append(
+                    float(np.mean(values)) if right >= plan.learned else None
+                )  # of wrecks nothing is to be learned
         rows.append((f"η = {rate:g}", *cells))
     return Table(columns, tuple(rows))
 
@@ -189,10 +207,15 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     figure = Figure(figsize=SIZE)
     headline(
         figure,
-        Text("Batch norm holds every neuron in place and bears larger steps", "批归一化稳住每个神经元，也经得起更大的步长"),
         Text(
-            f"{len(HIDDEN)} hidden layers, real pictures ({plan.data}), {plan.seeds} seeds. Left: one dot a neuron, η = {USUAL:g}.",
-            f"{len(HIDDEN)} 个隐藏层，真实图像（{plan.data}），{plan.seeds} 个种子。左图：每点一个神经元，η = {USUAL:g}。",
+            "Batch norm holds every neuron in place and bears larger steps",
+            "批归一化稳住每个神经元，也经得起更大的步长",
+        ),
+        Text(
+            f"{len(HIDDEN)} hidden layers, real pictures ({plan.data}), {plan.seeds} seeds. Left: one dot a "
+            f"neuron, η = {USUAL:g}.",
+            f"{len(HIDDEN)} 个隐藏层，真实图像（{plan.data}），{plan.seeds} 个种子。左图：每点一个神经元，η "
+            f"= {USUAL:g}。",
         ),
         lang=lang,
     )
@@ -233,7 +256,8 @@ LAB = Lab(
         "批归一化使神经元保持在 (0, 1) 附近，并允许更大的步长",
     ),
     claim=Text(
-        "Batch norm keeps each neuron's pre-activation near zero mean and unit variance while the weights below it change, and it allows "
+        "Batch norm keeps each neuron's pre-activation near zero mean and unit variance while the weights "
+        "below it change, and it allows "
         "larger steps.",
         "批归一化使每个神经元的激活前输入在下层权重不断变化时仍保持均值近零、方差近一，并允许使用更大的步长。",
     ),
@@ -242,36 +266,45 @@ LAB = Lab(
         "ẑ = (z − μ_B)/√(σ_B² + ε)    γẑ + β  →  ReLU      γ 与 β 由学习得到，起始为 1 与 0",
     ),
     method=Text(
-        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} ReLU units learn real pictures (scikit-learn's digits; "
+        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} ReLU units learn real "
+        "pictures (scikit-learn's digits; "
         f"fashion-mnist in the full form) by plain gradient descent, batches of {BATCH}, with and without "
-        f"batch norm from the same weights. "
-        f"A step size η trains if the training accuracy comes to 90% (80% on fashion-mnist). Neurons are "
-        f"looked at on test examples, with the running statistics and after γ and β, so "
+        "batch norm from the same weights. "
+        "A step size η trains if the training accuracy comes to 90% (80% on fashion-mnist). Neurons are "
+        "looked at on test examples, with the running statistics and after γ and β, so "
         f"as the activation receives them; near (0, 1): |mean| < {SHIFT:g}, deviation between "
-        f"{1 / SPREAD:g} and {SPREAD:g}. Where a step did not train, the neurons are left out. Bounds were fixed before the first run, "
+        f"{1 / SPREAD:g} and {SPREAD:g}. Where a step did not train, the neurons are left out. Bounds were "
+        "fixed before the first run, "
         "but for the 80%: three epochs bring no network to 90% there.",
-        f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个 ReLU 单元，学习真实图像（scikit-learn 的 digits；完整形式用 "
+        f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个 ReLU 单元，学习真实图像（scikit-learn 的 "
+        "digits；完整形式用 "
         f"fashion-mnist），普通梯度下降，批量 {BATCH}，从同样的权重出发，用与不用批归一化各一次。训练准确率达到 90%"
-        f"（fashion-mnist 为 80%）即算该步长 η 可行。在测试样本上考察神经元：用滑动统计量，并经过 γ 与 β，即激活函数实际收到的输入；"
+        "（fashion-mnist 为 80%）即算该步长 η 可行。在测试样本上考察神经元：用滑动统计量，并经过 γ 与 β，"
+        "即激活函数实际收到的输入；"
         f"接近 (0, 1)：|均值| < {SHIFT:g}，标准差在 {1 / SPREAD:g} 与 {SPREAD:g} 之间。步长不可行时不列神经元数据。"
         "界限在首次运行之前确定，唯 80% 除外：三轮训练在 fashion-mnist 上没有网络能达到 90%。",
     ),
     margin=Text(
-        "log₁₀ of the largest step size that trains with batch norm over the largest without, half a decade being one place of the series",
+        "log₁₀ of the largest step size that trains with batch norm over the largest without, half a decade "
+        "being one place of the series",
         "用批归一化时可行的最大步长与不用时之比的 log₁₀；步长序列相邻两档约差半个数量级",
     ),
     held=Text(
-        "What the activation receives stays near mean 0 and deviation 1, on new examples and after γ and β too, and steps train that "
+        "What the activation receives stays near mean 0 and deviation 1, on new examples and after γ and β "
+        "too, and steps train that "
         "wreck the plain network. Only near: γ and β are free to move it, and larger steps move it further. "
         "And it is no licence for any step: far enough "
-        "along the series batch norm fails as well. Why larger steps are borne is debated; that the output does not depend on the "
+        "along the series batch norm fails as well. Why larger steps are borne is debated; that the output "
+        "does not depend on the "
         "weights' scale is part of it.",
-        "激活函数收到的输入在新样本上、经过 γ 与 β 之后，仍保持均值近 0、标准差近 1；能毁掉普通网络的步长，此时仍可训练。"
+        "激活函数收到的输入在新样本上、经过 γ 与 β 之后，仍保持均值近 0、标准差近 1；能毁掉普通网络的步长，"
+        "此时仍可训练。"
         "但只是“近”：γ 与 β 可以自由改变它，步长越大变得越多。而且并非任何步长都行：步长再大，批归一化同样失败。"
         "为何能承受更大的步长，学界尚有争论；输出不依赖权重的尺度是原因之一。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the neurons left the neighbourhood of (0, 1), or no larger step trained. Look at the checks.",
+        "Here the claim did not hold: the neurons left the neighbourhood of (0, 1), or no larger step "
+        "trained. Look at the checks.",
         "此处论断不成立：神经元离开了 (0, 1) 附近，或者没有更大的步长可行。请看各项检查。",
     ),
     experiment=measure,

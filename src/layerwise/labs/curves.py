@@ -1,6 +1,7 @@
 """Learning curves: how right several learners are after so many examples, each tuned on the same validation part.
 
-``N`` examples, ``D`` features. The one idea: of a seed all learners see the same examples, few or many, and are judged on the same ones.
+``N`` examples, ``D`` features. The one idea: of a seed all learners see the same examples, few or many, and are judged
+on the same ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from layerwise.labs.figures import SIZE, headline
 from layerwise.labs.training import Parts, fit, parts
 from layerwise.models.convolutional import cnn
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws, flags
+from layerwise.runtime import compute_settings, rng
 from layerwise.tasks.inputs import ImageInputs
 
 WIDTHS, BATCH = (16, 32), 32
@@ -35,8 +36,8 @@ CELLS = 7  # a side of a picture has about so many cells of HOG, two pixels each
 
 @dataclass(frozen=True)
 class Course:
-    """The examples of one curve: a data set, the numbers of training examples in rising order, and the side of a field of background
-    on which each picture is placed at random (0: pictures as they are)."""
+    """The examples of one curve: a data set, the numbers of training examples in rising order, and the side of a field
+    of background on which each picture is placed at random (0: pictures as they are)."""
 
     data: str
     sizes: tuple[int, ...]
@@ -45,7 +46,8 @@ class Course:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: the curves' examples, seeds, and how long a network learns: so many steps and so many epochs at least."""
+    """How much to do: the curves' examples, seeds, and how long a network learns: so many steps and so many epochs at
+    least."""
 
     courses: tuple[Course, ...]
     seeds: int
@@ -67,7 +69,7 @@ def examples(course: Course, size: int, *, seed: int) -> Parts:
     if not course.field:
         return data
     train, val, test = (
-        placed(batch, course.field, copies, seed=draws.key("placed", name, seed))
+        placed(batch, course.field, copies, seed=rng.key("placed", name, seed))
         for name, batch, copies in (
             ("train", data.train, -(-size // len(data.train))),
             ("val", data.val, 1),
@@ -78,7 +80,8 @@ def examples(course: Course, size: int, *, seed: int) -> Parts:
 
 
 def placed(batch: Batch, field: int, copies: int, *, seed: int) -> Batch:
-    """Return each picture of a batch (N, C, H, W) so many times, each time at a random place of a field of background."""
+    """Return each picture of a batch (N, C, H, W) so many times, each time at a random place of a field of
+    background."""
     x = batch.inputs.repeat(copies, 1, 1, 1)
     height, width = x.shape[2:]
     places = np.random.default_rng(seed).integers(0, (field - height + 1, field - width + 1), (len(x), 2))
@@ -93,14 +96,15 @@ def placed(batch: Batch, field: int, copies: int, *, seed: int) -> Batch:
 
 
 def network(data: Parts, plan: Plan, seed: int, *, learned: bool = True) -> float:
-    """Train the catalog's cnn, two convolutions with pooling and a linear layer, and return its accuracy on the test part.
+    """Train the catalog's cnn, two convolutions with pooling and a linear layer, and return its accuracy on the test
+    part.
 
     If its features are not to be ``learned`` the convolutions stay as they were drawn, which is a counter-experiment.
     """
     channels, height, width = data.train.inputs.shape[1:]
-    with draws.seeded(draws.key("curves", seed)):
+    with rng.seeded(rng.key("curves", seed)):
         net = cnn(outputs=len(data.task.classes), channels=channels, size=(height, width), widths=WIDTHS, dense=())
-    flags.lay_out(net, flags.CHANNELS_LAST)
+    compute_settings.lay_out(net, compute_settings.CHANNELS_LAST)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(learned or name.startswith("classifier"))
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
@@ -146,7 +150,8 @@ def svm(data: Parts, plan: Plan, seed: int) -> float:
 
 
 def support_vectors(data: Parts) -> float:
-    """Fit support vector machines with the RBF kernel on pixels, and return the accuracy of the one that validation chooses."""
+    """Fit support vector machines with the RBF kernel on pixels, and return the accuracy of the one that validation
+    chooses."""
     from sklearn.svm import SVC
 
     x = pixels(data, data.train)
@@ -155,7 +160,8 @@ def support_vectors(data: Parts) -> float:
 
 
 def _chosen(data: Parts, features: Features, models: Sequence[Any]) -> float:
-    """Fit each model, and return the test accuracy of the one that does best on the validation part, the first of equals."""
+    """Fit each model, and return the test accuracy of the one that does best on the validation part, the first of
+    equals."""
     train, val, test = ((features(data, b), _targets(b)) for b in (data.train, data.val, data.test))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="lbfgs failed to converge")  # validation judges the model as it is
@@ -199,7 +205,8 @@ def points(span: Interval) -> str:
 
 
 def table(found: Sequence[tuple[Course, Curves]], names: Mapping[str, Text], behind: tuple[str, str]) -> Table:
-    """Return one row for each number of examples: mean accuracies, and by how many points ``behind[0]`` is ahead of ``behind[1]``."""
+    """Return one row for each number of examples: mean accuracies, and by how many points ``behind[0]`` is ahead of
+    ``behind[1]``."""
     first, second = (names[name] for name in behind)
     columns = (
         Column(Text("pictures", "图像")),
@@ -211,12 +218,15 @@ def table(found: Sequence[tuple[Course, Curves]], names: Mapping[str, Text], beh
     for course, curves in found:
         for at, size in enumerate(course.sizes):
             ahead = points(mean_interval(lead(curves, *behind, at)))
-            rows.append((PLACED if course.field else PLAIN, size, *(float(curves[name][:, at].mean()) for name in names), ahead))
+            rows.append(
+                (PLACED if course.field else PLAIN, size, *(float(curves[name][:, at].mean()) for name in names), ahead)
+            )
     return Table(columns, tuple(rows))
 
 
 def draw(axes: Axes, course: Course, curves: Curves, colors: Mapping[str, str]) -> None:
-    """Draw each learner's error by the number of examples, both on logarithmic scales: the mean, and its interval as a band."""
+    """Draw each learner's error by the number of examples, both on logarithmic scales: the mean, and its interval as a
+    band."""
     for name, color in colors.items():
         spans = [mean_interval((1 - curves[name][:, at]).tolist()) for at in range(len(course.sizes))]
         low, high = ([max(1e-3, s[part]) for s in spans] for part in (1, 2))
@@ -231,7 +241,12 @@ def draw(axes: Axes, course: Course, curves: Curves, colors: Mapping[str, str]) 
 
 
 def pictured(
-    found: Sequence[tuple[Course, Curves]], title: Text, *, names: Mapping[str, Text], colors: Mapping[str, str], lang: Lang
+    found: Sequence[tuple[Course, Curves]],
+    title: Text,
+    *,
+    names: Mapping[str, Text],
+    colors: Mapping[str, str],
+    lang: Lang,
 ) -> Figure:
     """Draw the curves of one or two courses side by side, with the learners' names where no falling curve comes."""
     figure = Figure(figsize=SIZE)
@@ -243,10 +258,16 @@ def pictured(
     for place, (course, result) in enumerate(found):
         axes = figure.add_axes((0.09 + 0.49 * place, 0.155, 0.395 if len(found) > 1 else 0.87, 0.59))
         draw(axes, course, result, colors)
-        kind = Text(f"{course.data}, placed at random", f"{course.data}，随机摆放") if course.field else Text(course.data, course.data)
+        kind = (
+            Text(f"{course.data}, placed at random", f"{course.data}，随机摆放")
+            if course.field
+            else Text(course.data, course.data)
+        )
         axes.set_title(kind.of(lang), loc="left")
         axes.set_xlabel(Text("training examples", "训练样本数").of(lang))
         for line, (name, color) in enumerate(list(colors.items())[::-1] if place == 0 else []):
             at = (0.04, 0.06 + 0.09 * line)
-            axes.text(*at, names[name].of(lang), color=color, fontsize=13.5, fontweight="bold", transform=axes.transAxes)
+            axes.text(
+                *at, names[name].of(lang), color=color, fontsize=13.5, fontweight="bold", transform=axes.transAxes
+            )
     return figure

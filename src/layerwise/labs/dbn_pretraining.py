@@ -1,7 +1,8 @@
 """C06: layer-wise pre-training helps a deep net where labels are few, and such a net passed the SVM.
 
-``N`` examples, ``L`` of them with labels. G. E. Hinton, S. Osindero, Y.-W. Teh (2006); G. E. Hinton, R. R. Salakhutdinov (2006); X. Glorot,
-Y. Bengio (2010). The one idea: pictures without labels are many, so let the layers learn from them first; labels then only fine-tune.
+``N`` examples, ``L`` of them with labels. G. E. Hinton, S. Osindero, Y.-W. Teh (2006); G. E. Hinton, R. R.
+Salakhutdinov (2006); X. Glorot, Y. Bengio (2010). The one idea: pictures without labels are many, so let the layers
+learn from them first; labels then only fine-tune.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, MemoryBatches, Order
-from layerwise.figures.svg import INK, MUTED
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.curves import points, support_vectors
 from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, VERMILION, headline
 from layerwise.labs.training import Parts, fit, parts
 from layerwise.models.boltzmann import DeepBeliefNet
 from layerwise.models.feedforward import mlp
+from layerwise.plotting.svg import INK, MUTED
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.rules.base import Context
 from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
-from layerwise.train.loop import Cursor, steps
+from layerwise.training.loop import Cursor, steps
 
 NAMES = {
     "dbn": Text("pre-trained", "预训练"),
@@ -62,8 +63,8 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, widths, numbers of labels in rising order (the first ``few`` of them are few), pre-training; steps and
-    epochs of fine-tuning, whichever is more, its batch; seeds; and who takes part."""
+    """How much to do: data set, widths, numbers of labels in rising order (the first ``few`` of them are few),
+    pre-training; steps and epochs of fine-tuning, whichever is more, its batch; seeds; and who takes part."""
 
     data: str
     hidden: tuple[int, ...]
@@ -91,22 +92,30 @@ def as_it_is(inputs: Tensor) -> Tensor:
 
 
 def pretrain(net: DeepBeliefNet, data: Parts, greedy: Greedy, *, seed: int) -> None:
-    """Let each layer learn from all training pictures, from the bottom up, by contrastive divergence; no label is looked at."""
+    """Let each layer learn from all training pictures, from the bottom up, by contrastive divergence; no label is
+    looked at."""
     unlabelled = Batch(data.train.inputs, None, data.train.ids)
     for layer, name in enumerate(net.parts()):
         part = net.part(name)
         context = Context(
-            part, data.task, dict(part.named_parameters()), World(), seed, "fp32", batch=greedy.batch, examples=len(unlabelled)
+            part,
+            data.task,
+            dict(part.named_parameters()),
+            World(),
+            seed,
+            "fp32",
+            batch=greedy.batch,
+            examples=len(unlabelled),
         )
         rule = Contrastive(context, ContrastiveOptions(lr=greedy.lr, persistent=False))
-        batches = MemoryBatches(unlabelled, Order(len(unlabelled), greedy.batch, draws.key("layer", layer, seed)))
+        batches = MemoryBatches(unlabelled, Order(len(unlabelled), greedy.batch, rng.key("layer", layer, seed)))
         for _ in steps(rule, batches, greedy.epochs, Cursor()):
             pass
 
 
 def belief_net(data: Parts, plan: Plan, seed: int) -> DeepBeliefNet:
     """Return the catalog's dbn, whose machines' weights stay as they are when the way up is fine-tuned."""
-    with draws.seeded(draws.key("dbn-pretraining", seed)):
+    with rng.seeded(rng.key("dbn-pretraining", seed)):
         return DeepBeliefNet(data.train.inputs[0].numel(), len(data.task.classes), plan.hidden)
 
 
@@ -114,15 +123,22 @@ def network(name: str, data: Parts, plan: Plan, seed: int) -> nn.Module:
     """Return a net of the same shape that was not pre-trained, from one of three starts."""
     if name == "small":
         return belief_net(data, plan, seed)
-    with draws.seeded(draws.key("dbn-pretraining", seed)):
+    with rng.seeded(rng.key("dbn-pretraining", seed)):
         activation = "relu" if name == "relu" else "sigmoid"
-        return mlp(features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=plan.hidden, activation=activation)
+        return mlp(
+            features=data.train.inputs[0].numel(),
+            outputs=len(data.task.classes),
+            hidden=plan.hidden,
+            activation=activation,
+        )
 
 
 def tuned(net: nn.Module, data: Parts, plan: Plan, *, rate: float, seed: int) -> float:
     """Fine-tune a network with the labels of the training part, and return its accuracy on the test part."""
     if isinstance(net, DeepBeliefNet):
-        net.rbms.requires_grad_(False)  # as in the catalog's recipe: the way up learns, the machines keep what they know
+        net.rbms.requires_grad_(
+            False
+        )  # as in the catalog's recipe: the way up learns, the machines keep what they know
     options = BackpropOptions(lr=rate, schedule="cosine", floor=0.02)
     count = max(plan.steps, plan.epochs * len(data.train) // plan.batch)
     return fit(net, data, options=options, steps=count, batch=min(plan.batch, len(data.train)), seed=seed)
@@ -149,7 +165,9 @@ def measure(
         for seed in range(plan.seeds):
             whole = parts(plan.data, seed=seed, scale="unit")
             net = belief_net(whole, plan, seed)
-            pretrain(net, replace(whole, train=replace(whole.train, inputs=seen(whole.train.inputs))), plan.greedy, seed=seed)
+            pretrain(
+                net, replace(whole, train=replace(whole.train, inputs=seen(whole.train.inputs))), plan.greedy, seed=seed
+            )
             learned = {name: value.clone() for name, value in net.state_dict().items()}
             for place, count in enumerate(plan.labels):
                 data = parts(plan.data, seed=seed, examples=count, scale="unit")
@@ -175,14 +193,16 @@ def judged(found: Found, plan: Plan) -> Findings:
 
 
 def _ahead(found: Found, rival: str) -> NDArray[np.float64]:
-    """Return the pre-trained net's lead, (seeds, numbers of labels), over the SVM or over the better of the two other starts."""
+    """Return the pre-trained net's lead, (seeds, numbers of labels), over the SVM or over the better of the two other
+    starts."""
     other = found["svm"] if rival == "svm" else np.maximum(found["small"], found["glorot"])
     lead: NDArray[np.float64] = found["dbn"] - other
     return lead
 
 
 def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
-    """Return the claim's halves: pre-training helps where labels are few; the net passes the SVM there, or with the most labels."""
+    """Return the claim's halves: pre-training helps where labels are few; the net passes the SVM there, or with the
+    most labels."""
     few = " / ".join(str(count) for count in plan.labels[: plan.few])
     most = f"{plan.labels[-1]:,d}"
     helps, passes = (mean_interval(_ahead(found, rival)[:, : plan.few].mean(1).tolist()) for rival in ("plain", "svm"))
@@ -245,8 +265,16 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     left, right = figure.add_axes((0.09, 0.155, 0.40, 0.585)), figure.add_axes((0.60, 0.155, 0.375, 0.585))
     for line, name in enumerate(reversed([n for n in COLORS if n in plan.names])):
         left.plot(plan.labels, found[name].mean(0), "o-", color=COLORS[name], markersize=6)
-        left.text(0.97, 0.29 + 0.085 * line, NAMES[name].of(lang), color=COLORS[name], fontsize=13, fontweight="bold", ha="right",
-                  transform=left.transAxes)  # fmt: skip
+        left.text(
+            0.97,
+            0.29 + 0.085 * line,
+            NAMES[name].of(lang),
+            color=COLORS[name],
+            fontsize=13,
+            fontweight="bold",
+            ha="right",
+            transform=left.transAxes,
+        )
     left.set(ylim=(0, 1.02))
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_title(Text("test accuracy", "测试准确率").of(lang), loc="left")
@@ -261,7 +289,10 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
 
 def _leads(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
     """Draw by how many points the pre-trained net is ahead of the other starts and of the SVM, with intervals."""
-    shown = (("plain", BLUE, Text("over no pre-training", "领先无预训练")), ("svm", VERMILION, Text("over the SVM", "领先 SVM")))
+    shown = (
+        ("plain", BLUE, Text("over no pre-training", "领先无预训练")),
+        ("svm", VERMILION, Text("over the SVM", "领先 SVM")),
+    )
     axes.axhline(0, color=INK, linewidth=1.2)
     for line, (rival, color, name) in enumerate(shown):
         spans = [mean_interval((100 * _ahead(found, rival)[:, place]).tolist()) for place in range(len(plan.labels))]
@@ -269,7 +300,9 @@ def _leads(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
         reach = [[s.mean - s.low for s in spans], [s.high - s.mean for s in spans]]
         axes.errorbar(at, [s.mean for s in spans], reach, fmt="o-", color=color, markersize=7, capsize=4, linewidth=1.8)
         corner = (0.97, 0.93 - 0.09 * line)
-        axes.text(*corner, name.of(lang), color=color, fontsize=13, fontweight="bold", ha="right", transform=axes.transAxes)
+        axes.text(
+            *corner, name.of(lang), color=color, fontsize=13, fontweight="bold", ha="right", transform=axes.transAxes
+        )
     axes.set_title(Text("pre-trained: lead in points", "预训练网络的领先（百分点）").of(lang), loc="left")
 
 
@@ -278,7 +311,8 @@ LAB = Lab(
     claim_id="C06",
     title=Text("layer-wise pre-training where labels are few, beside the SVM", "标签很少时的逐层预训练，并与 SVM 比较"),
     claim=Text(
-        "Layer-wise pre-training without labels helps a deep network where labels are few, and a network so trained passes the support "
+        "Layer-wise pre-training without labels helps a deep network where labels are few, and a network so "
+        "trained passes the support "
         "vector "
         "machine.",
         "标签很少时，无标签的逐层预训练对深度网络有帮助，并且这样训练出的网络超过支持向量机。",
@@ -288,22 +322,29 @@ LAB = Lab(
         "E(v, h) = −aᵀv − bᵀh − vᵀWh      ΔW = η(⟨vhᵀ⟩₀ − ⟨vhᵀ⟩₁)      逐层进行，然后用标签微调",
     ),
     method=Text(
-        "A deep belief network of three hidden layers of 200 sigmoid units learns from all 1,259 training pictures of scikit-learn's "
+        "A deep belief network of three hidden layers of 200 sigmoid units learns from all 1,259 training "
+        "pictures of scikit-learn's "
         "digits "
-        "without labels (CD-1; 500 units on the 54,000 of fashion-mnist in the full form; 100 in the quick one), then is fine-tuned with a "
+        "without labels (CD-1; 500 units on the 54,000 of fashion-mnist in the full form; 100 in the quick "
+        "one), then is fine-tuned with a "
         "few labels by Adam. Beside it, with the same "
-        "labels: the same network from its small random weights; from Glorot's, which were found later; with ReLU from He's, later still "
+        "labels: the same network from its small random weights; from Glorot's, which were found later; with "
+        "ReLU from He's, later still "
         "(not in the claim); and an RBF-SVM. All choose on the same "
-        "validation part: the networks the step at which they were best, the SVM C and γ, eight pairs. Without pre-training counts as the "
+        "validation part: the networks the step at which they were best, the SVM C and γ, eight pairs. "
+        "Without pre-training counts as the "
         "better of the first two starts, seed by seed.",
-        "三个隐藏层、每层 200 个 sigmoid 单元的深度置信网络，先从 scikit-learn digits 的全部 1,259 幅训练图像中无标签地学习（CD-1；"
-        "完整形式用 fashion-mnist 的 54,000 幅，每层 500 个单元；快速形式每层 100 个），再用少量标签以 Adam 微调。对照者用同样的标签："
+        "三个隐藏层、每层 200 个 sigmoid 单元的深度置信网络，先从 scikit-learn digits 的全部 1,259 "
+        "幅训练图像中无标签地学习（CD-1；"
+        "完整形式用 fashion-mnist 的 54,000 幅，每层 500 个单元；快速形式每层 100 个），再用少量标签以 Adam "
+        "微调。对照者用同样的标签："
         "同一网络从小随机权重起步；"
         "从后来才发现的 Glorot 权重起步；以及更晚的 ReLU 与 He 权重（论断未涉及）；还有 RBF-SVM。"
         "各方在同一验证集上选择：网络选表现最好的那一步，SVM 选 C 与 γ（八组）。“无预训练”逐种子取前两种起点中较好者。",
     ),
     margin=Text(
-        "by how much accuracy the pre-trained net is ahead, with few labels: the lesser of its lead over no pre-training and over the SVM",
+        "by how much accuracy the pre-trained net is ahead, with few labels: the lesser of its lead over no "
+        "pre-training and over the SVM",
         "标签很少时预训练网络领先的准确率：对无预训练与对 SVM 两者中较小的一个",
     ),
     held=Text(
@@ -311,12 +352,17 @@ LAB = Lab(
         "标签很少时，预训练网络既领先于未经预训练的自己，也领先于 SVM。",
     ),
     refuted=Text(
-        "As it stands the claim did not hold here; read its halves in the checks. Pre-training does help where labels are few: much, "
-        "beside small random weights, the start of those days; beside Glorot's better start by some points at best, fewer the more labels "
-        "there are. But it does not carry the net past an SVM that is tuned with as much care. Hinton's net passed it on MNIST, with all "
-        "60,000 labels, by 0.2 points. And a deep net of ReLU units from He's weights does without pre-training what the pre-trained one "
+        "As it stands the claim did not hold here; read its halves in the checks. Pre-training does help "
+        "where labels are few: much, "
+        "beside small random weights, the start of those days; beside Glorot's better start by some points "
+        "at best, fewer the more labels "
+        "there are. But it does not carry the net past an SVM that is tuned with as much care. Hinton's net "
+        "passed it on MNIST, with all "
+        "60,000 labels, by 0.2 points. And a deep net of ReLU units from He's weights does without "
+        "pre-training what the pre-trained one "
         "does with it: that is why it is no longer in use.",
-        "论断按原文在此不成立；请在各项检查中分开看两半。标签很少时，预训练确有帮助：与当年的小随机权重起步相比，帮助很大；"
+        "论断按原文在此不成立；请在各项检查中分开看两半。标签很少时，预训练确有帮助："
+        "与当年的小随机权重起步相比，帮助很大；"
         "与后来更好的 Glorot 起步相比，至多值几个百分点，标签越多则越少。但它并没有使网络超过同样用心调过的 SVM。"
         "Hinton 的网络超过 SVM 是在 MNIST 上、用全部 60,000 个标签，领先 0.2 个百分点。"
         "而从 He 权重起步的 ReLU 深度网络，不经预训练也能做到预训练网络所做到的：这正是预训练如今不再使用的原因。",

@@ -17,7 +17,8 @@ def width(text: str) -> int:
 
 
 def wrapped(text: str, lang: Lang, mark: str = "") -> str:
-    """Break a paragraph into indented lines, the first with a mark: between words, and in Chinese between characters too."""
+    """Break a paragraph into indented lines, the first with a mark: between words, and in Chinese between characters
+    too."""
     first, rest = "  " + mark, " " * (2 + len(mark))
     if lang == "en":
         return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest)
@@ -75,10 +76,14 @@ def _verdict(result: Result, lang: Lang) -> str:
     what = result.lab.margin.of(lang)
     if lang == "zh":
         word = "成立" if result.held else "不成立"
-        return f"{word}。裕量 {mean}，95 % 区间 [{low}, {high}]，{result.seeds} 个随机种子；须大于 {bound}。裕量 = {what}。"
+        return (
+            f"{word}。裕量 {mean}，95 % 区间 [{low}, {high}]，{result.seeds} 个随机种子；须大于 {bound}。裕量 = "
+            f"{what}。"
+        )
     word = "held" if result.held else "did not hold"
     return (
-        f"{word}. Margin {mean}, 95 % interval [{low}, {high}] over {result.seeds} seeds; it must lie above {bound}. The margin is {what}."
+        f"{word}. Margin {mean}, 95 % interval [{low}, {high}] over {result.seeds} seeds; it must lie above "
+        f"{bound}. The margin is {what}."
     )
 
 

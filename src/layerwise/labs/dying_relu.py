@@ -1,8 +1,9 @@
 """C08: ReLU units can die.
 
-``N`` examples, ``D`` inputs, ``H`` hidden units. A. L. Maas, A. Y. Hannun, A. Y. Ng, Rectifier nonlinearities improve neural network
-acoustic models (2013); L. Lu et al., Dying ReLU and initialization (2020). The one idea: where ReLU is off its slope is 0, so a unit that
-one large step has switched off for every example gets no gradient from any of them, and stays where it is for good.
+``N`` examples, ``D`` inputs, ``H`` hidden units. A. L. Maas, A. Y. Hannun, A. Y. Ng, Rectifier nonlinearities improve
+neural network acoustic models (2013); L. Lu et al., Dying ReLU and initialization (2020). The one idea: where ReLU is
+off its slope is 0, so a unit that one large step has switched off for every example gets no gradient from any of them,
+and stays where it is for good.
 """
 
 from __future__ import annotations
@@ -20,23 +21,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
-from layerwise.figures.svg import MUTED
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.feedforward import mlp
+from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 HIDDEN, BATCH = 64, 32
-USUAL, LARGE, HUGE = 0.1, 1.0, 3.0  # steps: an everyday one, one with which the network still learns well, one that wrecks it
+USUAL, LARGE, HUGE = (
+    0.1,
+    1.0,
+    3.0,
+)  # steps: an everyday one, one with which the network still learns well, one that wrecks it
 MANY, FEW = 0.1, 0.02  # the share that must die with the large step, and that may die with the usual one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, seeds, steps η, epochs with each of them, epochs with the usual step afterwards, the step that decides."""
+    """How much to do: data set, seeds, steps η, epochs with each of them, epochs with the usual step afterwards, the
+    step that decides."""
 
     data: str
     seeds: int
@@ -74,7 +80,8 @@ class Life:
 
 @dataclass(frozen=True)
 class Story:
-    """What one seed saw: training with each step, and with the usual one from the network that the largest step left behind."""
+    """What one seed saw: training with each step, and with the usual one from the network that the largest step left
+    behind."""
 
     lives: dict[float, Life]
     rescued: Life
@@ -82,8 +89,9 @@ class Story:
 
 
 def network(features: int, outputs: int, *, activation: str, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never change."""
-    with draws.seeded(draws.key("dying-relu", seed)):
+    """Return the catalog's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never
+    change."""
+    with rng.seeded(rng.key("dying-relu", seed)):
         net = mlp(features=features, outputs=outputs, hidden=(HIDDEN,), activation=activation)
     assert isinstance(net, nn.Sequential)
     return net
@@ -134,7 +142,8 @@ def _incoming(net: nn.Sequential) -> Tensor:
 
 
 def story(plan: Plan, seed: int, activation: str) -> Story:
-    """Train one seed's network with each step, and go on from the last with the usual step, as it is and with a leaky slope."""
+    """Train one seed's network with each step, and go on from the last with the usual step, as it is and with a leaky
+    slope."""
     data = parts(plan.data, seed=seed)
     features, outputs = data.train.inputs[0].numel(), len(data.task.classes)
     make = partial(network, features, outputs, seed=seed)
@@ -193,9 +202,11 @@ def _checks(stories: Sequence[Story]) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"it is the slope 0: from the same wrecked weights, a slope of 0.01 learns again, by {100 * gain.mean:.0f} points "
+                "it is the slope 0: from the same wrecked weights, a slope of 0.01 learns again, by "
+                f"{100 * gain.mean:.0f} points "
                 f"of test accuracy more [{100 * gain.low:.0f}, {100 * gain.high:.0f}]",
-                f"原因在于斜率为 0：从同样被毁坏的权重出发，把斜率改为 0.01 就能重新学习，测试准确率高出 {100 * gain.mean:.0f} "
+                "原因在于斜率为 0：从同样被毁坏的权重出发，把斜率改为 0.01 就能重新学习，测试准确率高出 "
+                f"{100 * gain.mean:.0f} "
                 f"个百分点 [{100 * gain.low:.0f}, {100 * gain.high:.0f}]",
             ),
             gain.low > 0,
@@ -217,7 +228,9 @@ def _table(stories: Sequence[Story], plan: Plan) -> Table:
 
     def row(name: Text | str, lives: list[Life]) -> tuple[Cell, ...]:
         last = mean_interval([life.dead[-1] for life in lives])
-        first, off, right = (float(np.mean(v)) for v in zip(*((x.dead[0], x.off, x.accuracy[-1]) for x in lives), strict=True))
+        first, off, right = (
+            float(np.mean(v)) for v in zip(*((x.dead[0], x.off, x.accuracy[-1]) for x in lives), strict=True)
+        )
         return (name, len(lives[0].dead) - 1, first, last.mean, last.high - last.mean, off, right)
 
     rows = [row(f"η = {rate:g}", [s.lives[rate] for s in stories]) for rate in plan.rates]
@@ -276,7 +289,9 @@ def _by_epoch(axes: Axes, stories: Sequence[Story], plan: Plan, lang: Lang) -> N
     axes.set_xlabel(Text("epoch", "轮").of(lang))
     label(axes, (wreck / 2, 0.985), f"η = {wrecking:g}", color=MUTED, align="center")
     middle = wreck + plan.rescue / 2
-    label(axes, (middle, 0.985), Text(f"then η = {USUAL:g}", f"随后 η = {USUAL:g}").of(lang), color=MUTED, align="center")
+    label(
+        axes, (middle, 0.985), Text(f"then η = {USUAL:g}", f"随后 η = {USUAL:g}").of(lang), color=MUTED, align="center"
+    )
     end = after[-1] * 0.985
     label(axes, (wreck + 0.02 * end, 0.87), Text("slope 0.01 (leaky)", "斜率 0.01（带泄漏）").of(lang), color=BLUE)
     label(axes, (end, 0.04), Text("slope 0 (ReLU)", "斜率 0（ReLU）").of(lang), color=VERMILION, align="right")
@@ -287,9 +302,11 @@ LAB = Lab(
     claim_id="C08",
     title=Text("ReLU units can die", "ReLU 单元会死亡"),
     claim=Text(
-        "A ReLU unit that is off for every example has slope 0 everywhere, so it gets no gradient and never learns again: it "
+        "A ReLU unit that is off for every example has slope 0 everywhere, so it gets no gradient and never "
+        "learns again: it "
         "is dead. Large steps kill units.",
-        "若一个 ReLU 单元对所有样本都关闭，其斜率处处为 0，便得不到任何梯度，再也学不到东西：它死了。步长过大会杀死单元。",
+        "若一个 ReLU 单元对所有样本都关闭，其斜率处处为 0，便得不到任何梯度，再也学不到东西：它死了。"
+        "步长过大会杀死单元。",
     ),
     formula=Text(
         "a = max(0, z),  z = w·x + b       dead: zₙ ≤ 0 for all n\n"
@@ -298,17 +315,24 @@ LAB = Lab(
         "∂L/∂w = Σₙ ∂L/∂aₙ · [zₙ > 0] · xₙ = 0        带泄漏：[zₙ > 0] + 0.01 · [zₙ ≤ 0]",
     ),
     method=Text(
-        f"One hidden layer of {HIDDEN} ReLU units learns real pictures (scikit-learn's digits; fashion-mnist in the full form) by "
-        f"plain gradient descent, batches of {BATCH}, with steps η of several sizes from the same start. After each epoch a unit "
-        f"counts as dead if f′(z) = 0 on every training example; off: z ≤ 0 on every one. The network that the largest step "
-        f"leaves behind then goes on with η = {USUAL:g}, from the same weights, once as it is and once with the slope 0.01 where "
-        f"ReLU has 0 (leaky). ± is the interval of the dead at the end. Steps and bounds were fixed after one trial run on "
-        f"other draws; that η = {HUGE:g} decides on fashion-mnist, after a run in which η = {LARGE:g} killed 10% [1%, 18%] there and "
-        f"wrecked the network.",
-        f"一个含 {HIDDEN} 个 ReLU 单元的隐藏层学习真实图像（scikit-learn 的 digits；完整形式用 fashion-mnist），用普通梯度下降，"
+        f"One hidden layer of {HIDDEN} ReLU units learns real pictures (scikit-learn's digits; fashion-mnist "
+        "in the full form) by "
+        f"plain gradient descent, batches of {BATCH}, with steps η of several sizes from the same start. "
+        "After each epoch a unit "
+        "counts as dead if f′(z) = 0 on every training example; off: z ≤ 0 on every one. The network that "
+        "the largest step "
+        f"leaves behind then goes on with η = {USUAL:g}, from the same weights, once as it is and once with "
+        "the slope 0.01 where "
+        "ReLU has 0 (leaky). ± is the interval of the dead at the end. Steps and bounds were fixed after "
+        "one trial run on "
+        f"other draws; that η = {HUGE:g} decides on fashion-mnist, after a run in which η = {LARGE:g} killed "
+        "10% [1%, 18%] there and "
+        "wrecked the network.",
+        f"一个含 {HIDDEN} 个 ReLU 单元的隐藏层学习真实图像（scikit-learn 的 digits；完整形式用 "
+        "fashion-mnist），用普通梯度下降，"
         f"批量 {BATCH}，从同一起点出发，分别用几种步长 η。每轮之后，若某单元在所有训练样本上 f′(z) = 0，则计为死亡；"
         f"若在所有样本上 z ≤ 0，则计为关闭。最大步长留下的网络再以 η = {USUAL:g} 从同样的权重继续训练：一次保持原样，"
-        f"一次把 ReLU 斜率为 0 的一侧改为 0.01（带泄漏）。± 为结束时死亡比例的区间半宽。"
+        "一次把 ReLU 斜率为 0 的一侧改为 0.01（带泄漏）。± 为结束时死亡比例的区间半宽。"
         f"步长与界限在一次试运行（用别的随机数）之后确定；在 fashion-mnist 上由 η = {HUGE:g} 判定，"
         f"则是因为一次运行中 η = {LARGE:g} 杀死 10% [1%, 18%] 的单元，并已毁坏网络。",
     ),
@@ -317,18 +341,26 @@ LAB = Lab(
         f"以 η = {LARGE:g}（完整形式为 {HUGE:g}）训练期间死亡的隐藏单元所占比例",
     ),
     held=Text(
-        "ReLU units do die, and for good: none came back, none of their weights moved. But it takes a large step. With everyday "
-        f"steps hardly a unit dies, and on the digits with η = {LARGE:g} the network does well without its dead. Only where all "
-        "are dead is learning over. From those very weights a leaky slope learns again, though most units stay off: it learns on the "
-        "leaky side. That death is for good holds for a first layer and plain gradient descent; deeper units may wake when "
+        "ReLU units do die, and for good: none came back, none of their weights moved. But it takes a large "
+        "step. With everyday "
+        f"steps hardly a unit dies, and on the digits with η = {LARGE:g} the network does well without its "
+        "dead. Only where all "
+        "are dead is learning over. From those very weights a leaky slope learns again, though most units "
+        "stay off: it learns on the "
+        "leaky side. That death is for good holds for a first layer and plain gradient descent; deeper units "
+        "may wake when "
         "the layers below them change.",
-        "ReLU 单元确实会死亡，而且是永久的：没有一个恢复，它们的权重也一个都没有变过。但这需要很大的步长：日常步长下几乎没有单元死亡；"
-        f"在 digits 上 η = {LARGE:g} 时虽有不少死亡，其余单元仍足以胜任。只有全部死亡时，学习才告终结。从同样的权重出发，"
-        "带泄漏的斜率又能重新学习，尽管多数单元仍然关闭：它是在泄漏的一侧学习。“永久死亡”对第一层与普通梯度下降成立；更深层的单元，"
+        "ReLU 单元确实会死亡，而且是永久的：没有一个恢复，它们的权重也一个都没有变过。但这需要很大的步长："
+        "日常步长下几乎没有单元死亡；"
+        f"在 digits 上 η = {LARGE:g} 时虽有不少死亡，其余单元仍足以胜任。只有全部死亡时，学习才告终结。"
+        "从同样的权重出发，"
+        "带泄漏的斜率又能重新学习，尽管多数单元仍然关闭：它是在泄漏的一侧学习。"
+        "“永久死亡”对第一层与普通梯度下降成立；更深层的单元，"
         "若其下方的层发生变化，仍可能醒来。",
     ),
     refuted=Text(
-        "Here the claim did not hold: units did not die with the large step, or the dead came back. Look at the checks.",
+        "Here the claim did not hold: units did not die with the large step, or the dead came back. Look at "
+        "the checks.",
         "此处论断不成立：大步长下单元没有死亡，或死亡的单元又恢复了。请看各项检查。",
     ),
     experiment=measure,

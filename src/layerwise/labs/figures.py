@@ -16,11 +16,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerwise.atomic_io import make_folder, write_file
-from layerwise.figures.charts import NO_DATES, STYLE
-from layerwise.figures.svg import FONT, INK, MUTED
-from layerwise.folder_io import remove_new_folders_on_error
 from layerwise.labs.base import Lang, Text
+from layerwise.plotting.charts import NO_DATES, STYLE
+from layerwise.plotting.svg import FONT, INK, MUTED
+from layerwise.runtime.atomic_io import make_folder, write_file
+from layerwise.runtime.folder_io import remove_new_folders_on_error
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe & Ito 2008
 SIZE = (10.0, 5.2)  # inches: 720 × 374 points

@@ -1,7 +1,8 @@
 """C02: cells that fire together wire together: Hebbian weights find what co-occurs.
 
-``N`` moments, ``D`` cells. D. O. Hebb, The organization of behavior (1949); E. Oja (1982). The one idea: a weight grows where the two cells
-it joins are active together, and the cells that drive a neuron together outvote those that come alone.
+``N`` moments, ``D`` cells. D. O. Hebb, The organization of behavior (1949); E. Oja (1982). The one idea: a weight grows
+where the two cells it joins are active together, and the cells that drive a neuron together outvote those that come
+alone.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from numpy.typing import NDArray
 
 from layerwise.data.loader import Batch, MemoryBatches, Order
 from layerwise.data.source import ArraySource, Schema, fetch
-from layerwise.figures.svg import MUTED
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.nn.hebbian import LinearUnits
+from layerwise.plotting.svg import MUTED
 from layerwise.rules.base import Context
 from layerwise.rules.hebb import HebbOptions, Variant, make
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.reconstruction import Reconstruction
-from layerwise.train.loop import Cursor, steps
+from layerwise.training.loop import Cursor, steps
 
 CELLS, GROUP = 32, 8  # the cells, and those of them that fire together
 MOMENTS, BATCH, EPOCHS = 500, 50, 10
@@ -41,7 +42,8 @@ LEAST = 0.25  # what must be gained on chance
 
 @dataclass(frozen=True)
 class Grown:
-    """One neuron's weight (D,) at the end, the share of it (of Σw²) that lies on the group, and share and length after each epoch."""
+    """One neuron's weight (D,) at the end, the share of it (of Σw²) that lies on the group, and share and length after
+    each epoch."""
 
     weight: NDArray[np.float64]
     shares: tuple[float, ...]
@@ -50,7 +52,8 @@ class Grown:
 
 @dataclass(frozen=True)
 class Trial:
-    """One seed: the group, the neurons under Hebb's and Oja's rule, and the same after the cells' firing was shuffled, each by itself."""
+    """One seed: the group, the neurons under Hebb's and Oja's rule, and the same after the cells' firing was shuffled,
+    each by itself."""
 
     group: NDArray[np.bool_]
     hebb: Grown
@@ -63,10 +66,10 @@ class Trial:
 def firing(seed: int, together: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return which cells fire at which moment, (N, D) of zeros and ones, and which cells are the group, (D,).
 
-    Every cell fires at the rate `RATE`. A cell of the group copies a hidden event with the probability ``together`` and else fires by
-    itself, so that its rate stays the same.
+    Every cell fires at the rate `RATE`. A cell of the group copies a hidden event with the probability ``together`` and
+    else fires by itself, so that its rate stays the same.
     """
-    draw = draws.numpy_generator("hebb", seed)
+    draw = rng.numpy_generator("hebb", seed)
     group = np.zeros(CELLS, dtype=np.bool_)
     group[draw.choice(CELLS, GROUP, replace=False)] = True
     event = draw.random((MOMENTS, 1)) < RATE
@@ -76,8 +79,9 @@ def firing(seed: int, together: float) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def shuffled(cells: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Return the same firing with each cell's moments in an order of its own: as often as before, but no longer together."""
-    return draws.numpy_generator("hebb shuffled", seed).permuted(cells, axis=0)
+    """Return the same firing with each cell's moments in an order of its own: as often as before, but no longer
+    together."""
+    return rng.numpy_generator("hebb shuffled", seed).permuted(cells, axis=0)
 
 
 def grow(cells: NDArray[np.float64], group: NDArray[np.bool_], variant: Variant, seed: int) -> Grown:
@@ -86,7 +90,7 @@ def grow(cells: NDArray[np.float64], group: NDArray[np.bool_], variant: Variant,
     source = ArraySource(Schema("row", (CELLS,), "none", (), names), cells, None, "cells")
     task = Reconstruction.prepare(source, Reconstruction.Options(scale="none"))
     batch: Batch = task.collate(fetch(source, range(len(cells))))
-    with draws.seeded(draws.key("hebb", seed)):
+    with rng.seeded(rng.key("hebb", seed)):
         net = LinearUnits(CELLS, 1, directions=variant == "hebb")
     context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=len(cells))
     shares, lengths = [_share(net, group)], [1.0]
@@ -139,26 +143,33 @@ def measure(mode: Mode, *, together: float = TOGETHER, seeds: int = 0) -> Findin
     checks = (
         Check(
             Text(
-                f"it is not the rate: the cells of the group fire {rates[0]:.1%} of the time, the others {rates[1]:.1%}",
+                f"it is not the rate: the cells of the group fire {rates[0]:.1%} of the time, the others "
+                f"{rates[1]:.1%}",
                 f"原因不在发放频率：组内细胞发放 {rates[0]:.1%} 的时间，其余 {rates[1]:.1%}",
             ),
             abs(rates[0] - rates[1]) < 0.02,
         ),
         Check(
             Text(
-                f"shuffled, so that cells fire as often but not together, the group gets {control.mean:.0%} of the weight, as by "
+                f"shuffled, so that cells fire as often but not together, the group gets {control.mean:.0%} "
+                "of the weight, as by "
                 f"chance ({CHANCE:.0%})",
-                f"打乱之后，细胞发放次数不变但不再同时，该组只得到 {control.mean:.0%} 的权重，与偶然水平（{CHANCE:.0%}）相当",
+                f"打乱之后，细胞发放次数不变但不再同时，该组只得到 {control.mean:.0%} 的权重，"
+                f"与偶然水平（{CHANCE:.0%}）相当",
             ),
             control.low < CHANCE + 0.1,
         ),
         Check(
-            Text(f"Hebb's plain rule finds the group too ({hebb.mean:.0%})", f"赫布的原始规则也找到了该组（{hebb.mean:.0%}）"),
+            Text(
+                f"Hebb's plain rule finds the group too ({hebb.mean:.0%})",
+                f"赫布的原始规则也找到了该组（{hebb.mean:.0%}）",
+            ),
             hebb.low > CHANCE + LEAST,
         ),
         Check(
             Text(
-                f"but its weight grows without bound ({growth:,.0f} times at least), while Oja's stays within {off:.1%} of length 1",
+                f"but its weight grows without bound ({growth:,.0f} times at least), while Oja's stays "
+                f"within {off:.1%} of length 1",
                 f"但它的权重无界增长（至少 {growth:,.0f} 倍），而 Oja 规则的长度与 1 相差不超过 {off:.1%}",
             ),
             growth > 10 and off < 0.1,
@@ -171,7 +182,9 @@ def measure(mode: Mode, *, together: float = TOGETHER, seeds: int = 0) -> Findin
             angle > 0.95,
         ),
     )
-    return Findings(tuple(t.oja.shares[-1] - CHANCE for t in trials), LEAST, checks, _table(trials), partial(_draw, trials))
+    return Findings(
+        tuple(t.oja.shares[-1] - CHANCE for t in trials), LEAST, checks, _table(trials), partial(_draw, trials)
+    )
 
 
 def _table(trials: list[Trial]) -> Table:
@@ -187,20 +200,24 @@ def _table(trials: list[Trial]) -> Table:
         shares = mean_interval([g.shares[-1] for g in grown])
         weights = [np.abs(g.weight) / np.linalg.norm(g.weight) for g in grown]
         inside, outside = (
-            float(np.mean([w[t.group == side].mean() for w, t in zip(weights, trials, strict=True)])) for side in (True, False)
+            float(np.mean([w[t.group == side].mean() for w, t in zip(weights, trials, strict=True)]))
+            for side in (True, False)
         )
         length = max(g.lengths[-1] for g in grown)
         before = float(np.mean([g.shares[0] for g in grown]))
         found.append((name, before, shares.mean, inside, outside, f"{length:.3g}"))
     heads = (
-        ("share of the group before", "学习前该组所占份额"), ("after", "学习后"),
-        ("mean |w| in the group", "组内平均 |w|"), ("outside", "组外"),
-    )  # fmt: skip
+        ("share of the group before", "学习前该组所占份额"),
+        ("after", "学习后"),
+        ("mean |w| in the group", "组内平均 |w|"),
+        ("outside", "组外"),
+    )
     specs = (".0%", ".0%", ".3f", ".3f")
     columns = (
-        Column(Text("rule", "规则")), *(Column(Text(*h), s) for h, s in zip(heads, specs, strict=True)),
+        Column(Text("rule", "规则")),
+        *(Column(Text(*h), s) for h, s in zip(heads, specs, strict=True)),
         Column(Text("longest w", "最长的 w"), ">"),
-    )  # fmt: skip
+    )
     return Table(columns, tuple(found))
 
 
@@ -211,7 +228,8 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
         figure,
         Text("Cells that fire together wire together", "一起发放的细胞，连接在一起"),
         Text(
-            f"{GROUP} of {CELLS} cells fire together, all equally often. Left: one neuron's weights. Right: {len(trials)} seeds.",
+            f"{GROUP} of {CELLS} cells fire together, all equally often. Left: one neuron's weights. Right: "
+            f"{len(trials)} seeds.",
             f"{CELLS} 个细胞中有 {GROUP} 个一起发放，频率都相同。左图：一个神经元的权重。右图：{len(trials)} 个种子。",
         ),
         lang=lang,
@@ -230,12 +248,15 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
     axes.set_xlabel(Text("epochs", "轮数").of(lang))
     label(axes, (EPOCHS, 0.64), Text("Oja's rule", "Oja 规则").of(lang), color=BLUE, align="right")
     label(axes, (EPOCHS, 0.55), Text("Hebb's rule (dashed)", "赫布规则（虚线）").of(lang), color=GREEN, align="right")
-    label(axes, (EPOCHS, 0.43), Text("not together: shuffled", "打乱：不再同时").of(lang), color=VERMILION, align="right")
+    label(
+        axes, (EPOCHS, 0.43), Text("not together: shuffled", "打乱：不再同时").of(lang), color=VERMILION, align="right"
+    )
     return figure
 
 
 def _bars(axes: Axes, first: Trial, lang: Lang) -> None:
-    """Draw |w| of each cell at length 1: the group on the left in blue, the others grey; a line marks each after the shuffle."""
+    """Draw |w| of each cell at length 1: the group on the left in blue, the others grey; a line marks each after the
+    shuffle."""
     order = np.argsort(~first.group, kind="stable")
     for grown, color in ((first.oja, BLUE), (first.shuffled, VERMILION)):
         heights = (np.abs(grown.weight) / np.linalg.norm(grown.weight))[order]
@@ -254,7 +275,8 @@ LAB = Lab(
     claim_id="C02",
     title=Text("cells that fire together wire together", "一起发放的细胞连接在一起"),
     claim=Text(
-        "Cells that fire together wire together: Hebbian weights find what co-occurs, without labels and without being told what to look "
+        "Cells that fire together wire together: Hebbian weights find what co-occurs, without labels and "
+        "without being told what to look "
         "for.",
         "一起发放的细胞连接在一起：赫布权重无需标签、无需告知要找什么，就能找到共同出现的东西。",
     ),
@@ -263,25 +285,34 @@ LAB = Lab(
         "y = w·(x − m)      赫布  Δw = η x y      Oja  Δw = η y (x − y w)",
     ),
     method=Text(
-        f"{CELLS} cells fire in {RATE:.0%} of {MOMENTS} moments each. {GROUP} of them, drawn by the seed, follow a hidden event in "
-        f"{TOGETHER:.0%} of the moments and fire by themselves in the others, so that they fire no oftener than the rest. One linear "
-        f"neuron from a random start learns for {EPOCHS} epochs by the package's rule hebb (η = {STEP:g}), plain and as Oja's. Measured: "
-        f"the share of Σw² on the group; by chance {CHANCE:.0%}. The control sees the same firing with each cell's moments shuffled by "
+        f"{CELLS} cells fire in {RATE:.0%} of {MOMENTS} moments each. {GROUP} of them, drawn by the seed, "
+        "follow a hidden event in "
+        f"{TOGETHER:.0%} of the moments and fire by themselves in the others, so that they fire no oftener "
+        "than the rest. One linear "
+        f"neuron from a random start learns for {EPOCHS} epochs by the package's rule hebb (η = {STEP:g}), "
+        "plain and as Oja's. Measured: "
+        f"the share of Σw² on the group; by chance {CHANCE:.0%}. The control sees the same firing with each "
+        "cell's moments shuffled by "
         "itself.",
-        f"{CELLS} 个细胞各在 {MOMENTS} 个时刻中的 {RATE:.0%} 发放。由种子抽出的 {GROUP} 个在 {TOGETHER:.0%} 的时刻跟随一个隐藏事件，"
-        f"其余时刻各自独立，因此并不比别的细胞发放得更多。一个线性神经元从随机起点出发，用本软件的 hebb 规则学习 {EPOCHS} 轮"
+        f"{CELLS} 个细胞各在 {MOMENTS} 个时刻中的 {RATE:.0%} 发放。由种子抽出的 {GROUP} 个在 {TOGETHER:.0%} "
+        "的时刻跟随一个隐藏事件，"
+        "其余时刻各自独立，因此并不比别的细胞发放得更多。一个线性神经元从随机起点出发，用本软件的 hebb "
+        f"规则学习 {EPOCHS} 轮"
         f"（η = {STEP:g}），分别用原始规则与 Oja 规则。测量 Σw² 落在该组的份额，偶然水平为 {CHANCE:.0%}。"
         "对照组看到同样的发放，但每个细胞的时刻各自打乱。",
     ),
     margin=Text("the group's share of Oja's weight minus chance", "该组在 Oja 权重中的份额减去偶然水平"),
     held=Text(
-        "The weights find the cells that fire together, and only because they do: shuffled in time they are found no more. The plain rule "
-        "points the same way and explodes; Oja's forgetting term holds it at length 1 and makes it the first principal component.",
+        "The weights find the cells that fire together, and only because they do: shuffled in time they are "
+        "found no more. The plain rule "
+        "points the same way and explodes; Oja's forgetting term holds it at length 1 and makes it the first "
+        "principal component.",
         "权重找到了一起发放的细胞，而且正因为它们一起发放：时间一打乱就再也找不到。原始规则指向同一方向，但会爆炸；"
         "Oja 的遗忘项把长度稳定在 1，并使权重成为第一主成分。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the weights did not find the group, or not because it fires together. Look at the checks.",
+        "Here the claim did not hold: the weights did not find the group, or not because it fires together. "
+        "Look at the checks.",
         "此处论断不成立：权重没有找到该组，或者原因并不是一起发放。请看各项检查。",
     ),
     experiment=measure,

@@ -1,7 +1,7 @@
 """C10: L1 gives sparse weights, L2 small ones.
 
-A. N. Tikhonov (1963); R. Tibshirani, Regression shrinkage and selection via the lasso (1996). The one idea: L1 pulls at every weight
-with the same force λ down to zero, L2 with 2λw, which fades as the weight does.
+A. N. Tikhonov (1963); R. Tibshirani, Regression shrinkage and selection via the lasso (1996). The one idea: L1 pulls at
+every weight with the same force λ down to zero, L2 with 2λw, which fades as the weight does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layerwise.figures.svg import INK
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline
 from layerwise.labs.trial import HIDDEN, TRAIN, Treatment, Trial, noisy_digits, trained
+from layerwise.plotting.svg import INK
 
 PLAIN, L2, L1, SLOPE = "none", "L2", "L1", "L1 by its slope"
 TREATMENTS: dict[str, Treatment] = {
@@ -29,10 +29,11 @@ TREATMENTS: dict[str, Treatment] = {
     SLOPE: Treatment(rule={"l1": 1e-3}),
 }
 NAMES = {
-    PLAIN: Text("no penalty", "无惩罚"), L2: Text("L2, λ = 0.003", "L2，λ = 0.003"),
+    PLAIN: Text("no penalty", "无惩罚"),
+    L2: Text("L2, λ = 0.003", "L2，λ = 0.003"),
     L1: Text("L1, λ = 0.001, proximal", "L1，λ = 0.001，近端步"),
     SLOPE: Text("L1, λ = 0.001, subgradient", "L1，λ = 0.001，次梯度"),
-}  # fmt: skip
+}
 BOUND = 0.25  # a quarter of all weights
 TINY = 0.01  # of a network's largest weight: below it a weight is called negligible
 
@@ -95,11 +96,15 @@ def measure(mode: Mode, *, treatments: Mapping[str, Treatment] = TREATMENTS, pla
 
 
 def _checks(found: Trials) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: L2's weights are the smallest, its zeros none; neither penalty hurts."""
+    """Return what must be so beside the margin: L2's weights are the smallest, its zeros none; neither penalty
+    hurts."""
     rms = {name: mean_interval([typical(t) for t in trials]).mean for name, trials in found.items()}
     ratio = [largest(small) / largest(sparse) for small, sparse in zip(found[L2], found[L1], strict=True)]
     shrink = [typical(small) / typical(plain) for small, plain in zip(found[L2], found[PLAIN], strict=True)]
-    gains = {name: mean_interval([p.test - t.test for p, t in zip(found[PLAIN], found[name], strict=True)]) for name in (L2, L1)}
+    gains = {
+        name: mean_interval([p.test - t.test for p, t in zip(found[PLAIN], found[name], strict=True)])
+        for name in (L2, L1)
+    }
     least = min(gain.low for gain in gains.values())
     return (
         Check(
@@ -111,7 +116,8 @@ def _checks(found: Trials) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"and even: its largest weight is {mean_interval(ratio).mean:.2f} of L1's, which keeps a few large ones",
+                f"and even: its largest weight is {mean_interval(ratio).mean:.2f} of L1's, which keeps a few "
+                "large ones",
                 f"而且均匀：最大权重只有 L1 的 {mean_interval(ratio).mean:.2f} 倍，L1 则保留少数大权重",
             ),
             mean_interval(ratio).high < 1,
@@ -170,10 +176,16 @@ def _draw(found: Trials, lang: Lang) -> Figure:
     axes.legend(loc="upper right")
     empty = 100 * (1 - zeros(found[L1][0]))
     axes.annotate(
-        Text(f"from here on exactly 0\n({100 - empty:.0f} % of them)", f"此后恰好为 0\n（占 {100 - empty:.0f} %）").of(lang),
-        (empty, 0), (empty + 4, 0.27 * axes.get_ylim()[1]), color=GREEN, fontsize=13, fontweight="bold",
+        Text(f"from here on exactly 0\n({100 - empty:.0f} % of them)", f"此后恰好为 0\n（占 {100 - empty:.0f} %）").of(
+            lang
+        ),
+        (empty, 0),
+        (empty + 4, 0.27 * axes.get_ylim()[1]),
+        color=GREEN,
+        fontsize=13,
+        fontweight="bold",
         arrowprops={"arrowstyle": "->", "color": GREEN, "linewidth": 1.8},
-    )  # fmt: skip
+    )
     _forces(figure.add_axes((0.70, 0.145, 0.275, 0.56)), lang)
     return figure
 
@@ -194,7 +206,8 @@ LAB = Lab(
     claim_id="C10",
     title=Text("L1 gives sparse weights, L2 small ones", "L1 使权重稀疏，L2 使权重变小"),
     claim=Text(
-        "A penalty λΣ|w| sets many weights to exactly zero and leaves some large; a penalty λΣw² makes all of them small and none zero.",
+        "A penalty λΣ|w| sets many weights to exactly zero and leaves some large; a penalty λΣw² makes all "
+        "of them small and none zero.",
         "惩罚项 λΣ|w| 使许多权重恰好为零，同时保留少数大权重；惩罚项 λΣw² 使所有权重变小，但没有一个为零。",
     ),
     formula=Text(
@@ -208,12 +221,17 @@ LAB = Lab(
         "    r：优化器自身的尺度，SGD 为 1，Adam 为 1/√v̂",
     ),
     method=Text(
-        f"A network with one hidden layer of {HIDDEN} units learns {TRAIN} of scikit-learn's digits with Adam; one label in ten is drawn "
-        "anew, so that it overfits. The two strengths are chosen so that L1 and L2 reach about the same test loss. Negligible: below a "
-        "hundredth of the network's largest weight. The subgradient row is the same L1 without the proximal step: its weights hover "
+        f"A network with one hidden layer of {HIDDEN} units learns {TRAIN} of scikit-learn's digits with "
+        "Adam; one label in ten is drawn "
+        "anew, so that it overfits. The two strengths are chosen so that L1 and L2 reach about the same test "
+        "loss. Negligible: below a "
+        "hundredth of the network's largest weight. The subgradient row is the same L1 without the proximal "
+        "step: its weights hover "
         "about zero. Biases are not penalised. All penalties of a seed share start, order and data.",
-        f"单隐藏层（{HIDDEN} 个单元）网络用 Adam 学习 scikit-learn digits 中的 {TRAIN} 个样本；十分之一的标签重新随机抽取，使其过拟合。"
-        "两种惩罚的强度选得使 L1 与 L2 的测试损失大致相同。可忽略：小于网络最大权重的百分之一。次梯度一行是不用近端步的同一 L1："
+        f"单隐藏层（{HIDDEN} 个单元）网络用 Adam 学习 scikit-learn digits 中的 {TRAIN} 个样本；"
+        "十分之一的标签重新随机抽取，使其过拟合。"
+        "两种惩罚的强度选得使 L1 与 L2 的测试损失大致相同。可忽略：小于网络最大权重的百分之一。"
+        "次梯度一行是不用近端步的同一 L1："
         "权重在零附近来回摆动。偏置不受惩罚。同一种子下，各种惩罚的起点、样本顺序与数据完全相同。",
     ),
     margin=Text(
@@ -221,11 +239,15 @@ LAB = Lab(
         "L1 使之恰好为零的权重比例，减去 L2 仅使之可忽略的权重比例",
     ),
     held=Text(
-        "At the same test loss and the same overall size of the weights, L1 spends them on few connections and L2 on all. Exact zeros "
-        "need the proximal step: with the subgradient the weights come near zero and never rest there. Both shrink the gap "
+        "At the same test loss and the same overall size of the weights, L1 spends them on few connections "
+        "and L2 on all. Exact zeros "
+        "need the proximal step: with the subgradient the weights come near zero and never rest there. Both "
+        "shrink the gap "
         "between training and test about equally here; sparsity is a choice of form, not of accuracy.",
-        "在测试损失与权重总体大小都相近的情况下，L1 把权重集中于少数连接，L2 则分摊到全部连接。要得到恰好为零的权重，须用近端步："
-        "用次梯度时权重靠近零却从不停在零上。这里两者缩小训练与测试差距的程度相近；稀疏是形式上的选择，而非精度上的选择。",
+        "在测试损失与权重总体大小都相近的情况下，L1 把权重集中于少数连接，L2 则分摊到全部连接。"
+        "要得到恰好为零的权重，须用近端步："
+        "用次梯度时权重靠近零却从不停在零上。这里两者缩小训练与测试差距的程度相近；稀疏是形式上的选择，"
+        "而非精度上的选择。",
     ),
     refuted=Text(
         "Here the claim did not hold: L1 did not make the weights sparse, or L2 not small. Look at the checks.",

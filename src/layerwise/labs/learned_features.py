@@ -1,7 +1,9 @@
 """C27: learned features beat hand-made ones (HOG + linear against a CNN) when data suffice.
 
-``N`` examples. N. Dalal, B. Triggs (2005); A. Krizhevsky, I. Sutskever, G. E. Hinton (2012). The one idea: the same linear layer reads
-three descriptions of a picture: its pixels, histograms of edges that people designed, and maps that were learned together with it.
+``N`` examples. N. Dalal, B. Triggs (2005); A. Krizhevsky, I. Sutskever, G. E. Hinton (2012). The one idea: the same
+linear layer reads
+three descriptions of a picture: its pixels, histograms of edges that people designed, and maps that were learned
+    together with it.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ LAB = Lab(
     claim_id="C27",
     title=Text("learned features beat hand-made ones when data suffice", "数据足够时，学到的特征胜过手工设计的特征"),
     claim=Text(
-        "Features that a CNN learns beat features made by hand, histograms of oriented gradients read by a linear layer, when there are "
+        "Features that a CNN learns beat features made by hand, histograms of oriented gradients read by a "
+        "linear layer, when there are "
         "examples enough.",
         "样本足够时，CNN 学到的特征胜过手工设计的特征（由线性层读取的方向梯度直方图）。",
     ),
@@ -91,19 +94,28 @@ LAB = Lab(
         "学习得到   softmax(W · f(x; θ) + b)    f：两层卷积、ReLU 与池化，θ 与 W 一同学习",
     ),
     method=Text(
-        f"Scikit-learn's digits of 8×8, each placed at random on a field of {FIELD}×{FIELD}, so that one picture gives many examples; "
+        f"Scikit-learn's digits of 8×8, each placed at random on a field of {FIELD}×{FIELD}, so that one "
+        "picture gives many examples; "
         "then, "
         "beside them, as they are (fashion-mnist in the full form). Three linear layers: on pixels, on HOG "
-        "(Dalal & Triggs's: nine directions, cells of two pixels, of four on fashion-mnist), and on the maps of two convolutions "
+        "(Dalal & Triggs's: nine directions, cells of two pixels, of four on fashion-mnist), and on the maps "
+        "of two convolutions "
         f"({curves.WIDTHS[0]} and "
-        f"{curves.WIDTHS[1]} filters of 3×3) that learn with it, by Adam. All see the same examples and choose on the same validation "
+        f"{curves.WIDTHS[1]} filters of 3×3) that learn with it, by Adam. All see the same examples and "
+        "choose on the same validation "
         "part: the L2 "
-        "penalty, and the step at which the network was best. The margin is read at the last number of examples of the first kind of "
-        "pictures; the checks at the first and the last. (In the full form the first is 100: with 30, five seeds left open who is ahead.)",
-        f"scikit-learn 的 digits（8×8），每个随机摆放在 {FIELD}×{FIELD} 的背景上，因而一幅图可以产生许多样本；另附原样图像"
-        "（完整形式用 fashion-mnist）。三个线性层：分别读取像素、HOG（Dalal 与 Triggs 的形式：九个方向，单元边长 2 像素，"
-        f"fashion-mnist 为 4 像素），以及与之一同用 Adam 学习的两层卷积（{curves.WIDTHS[0]} 与 {curves.WIDTHS[1]} 个 3×3 滤波器）的特征图。"
-        "各方使用同样的样本，并在同一验证集上选择：L2 惩罚的强度，以及网络表现最好的那一步。裕量取第一类图像在样本最多时的值；"
+        "penalty, and the step at which the network was best. The margin is read at the last number of "
+        "examples of the first kind of "
+        "pictures; the checks at the first and the last. (In the full form the first is 100: with 30, five "
+        "seeds left open who is ahead.)",
+        f"scikit-learn 的 digits（8×8），每个随机摆放在 {FIELD}×{FIELD} 的背景上，"
+        "因而一幅图可以产生许多样本；另附原样图像"
+        "（完整形式用 fashion-mnist）。三个线性层：分别读取像素、HOG（Dalal 与 Triggs 的形式：九个方向，"
+        "单元边长 2 像素，"
+        f"fashion-mnist 为 4 像素），以及与之一同用 Adam 学习的两层卷积（{curves.WIDTHS[0]} 与 "
+        f"{curves.WIDTHS[1]} 个 3×3 滤波器）的特征图。"
+        "各方使用同样的样本，并在同一验证集上选择：L2 惩罚的强度，以及网络表现最好的那一步。"
+        "裕量取第一类图像在样本最多时的值；"
         "各项检查取样本最少与最多时的值。（完整形式从 100 个样本开始：只有 30 个时，五个种子分不出先后。）",
     ),
     margin=Text(
@@ -111,15 +123,19 @@ LAB = Lab(
         "样本最多时，CNN 的测试准确率减去 HOG 的",
     ),
     held=Text(
-        "With few examples what people knew about edges beats what can be learned; with many, what is learned fits the task and what was "
-        "designed does not change. When data suffice depends on the task: on digits as they are (normal form) HOG leads over most of the "
+        "With few examples what people knew about edges beats what can be learned; with many, what is "
+        "learned fits the task and what was "
+        "designed does not change. When data suffice depends on the task: on digits as they are (normal "
+        "form) HOG leads over most of the "
         "curve, "
         "and 1,259 of them only just bring the network level.",
         "样本少时，人们关于边缘的知识胜过所能学到的；样本多时，学到的特征契合任务，而设计好的特征不再变化。"
-        "多少数据才算足够，取决于任务：在原样的 digits 上（标准形式），HOG 在曲线的大部分领先，1,259 个样本也只够让网络勉强追平。",
+        "多少数据才算足够，取决于任务：在原样的 digits 上（标准形式），HOG 在曲线的大部分领先，1,259 "
+        "个样本也只够让网络勉强追平。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the learned features were not ahead at the end of the curve, or the hand-made ones were no rival at "
+        "Here the claim did not hold: the learned features were not ahead at the end of the curve, or the "
+        "hand-made ones were no rival at "
         "its "
         "beginning. Look at the checks.",
         "此处论断不成立：曲线末端学到的特征没有领先，或者手工特征在曲线开头不构成对手。请看各项检查。",

@@ -1,7 +1,8 @@
 """C01: an MCP neuron computes logic but cannot learn.
 
-``M`` = 2ⁿ rows of a truth table with ``n`` inputs. W. S. McCulloch, W. Pitts (1943); F. Rosenblatt (1958). The one idea: its output is a
-step, so that a small change of a weight changes nothing, and there is no slope that could say which way to turn it.
+``M`` = 2ⁿ rows of a truth table with ``n`` inputs. W. S. McCulloch, W. Pitts (1943); F. Rosenblatt (1958). The one
+idea: its output is a step, so that a small change of a weight changes nothing, and there is no slope that could say
+which way to turn it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from layerwise.figures.svg import MUTED
 from layerwise.functional.neuron import mcp, neuron
 from layerwise.functional.perceptron import perceptron_step
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
-from layerwise.models.history import MCPNet, MCPNeuron
-from layerwise.models.history import mcp as gate_of
-from layerwise.runtime import draws
+from layerwise.models.mcculloch_pitts import MCPNet, MCPNeuron
+from layerwise.models.mcculloch_pitts import mcp as gate_of
+from layerwise.plotting.svg import MUTED
+from layerwise.runtime import rng
 
 Fires = Callable[[Tensor, Tensor, Tensor], Tensor]  # inputs (M, n), weights (n,), threshold () to outputs (M,)
 INPUTS = 4
@@ -43,7 +44,8 @@ WIDEST = 8  # inputs up to which each gate is checked
 
 @dataclass(frozen=True)
 class Learner:
-    """What became of one neuron: the share of the truth table it has right after each pass (PASSES + 1,), from before the first on."""
+    """What became of one neuron: the share of the truth table it has right after each pass (PASSES + 1,), from before
+    the first on."""
 
     path: tuple[float, ...]
 
@@ -55,7 +57,8 @@ class Learner:
 
 @dataclass(frozen=True)
 class Trial:
-    """One seed: a McCulloch–Pitts neuron and a sigmoid neuron under gradient descent, a perceptron under its rule, all from one start."""
+    """One seed: a McCulloch–Pitts neuron and a sigmoid neuron under gradient descent, a perceptron under its rule, all
+    from one start."""
 
     mcp: Learner
     sigmoid: Learner
@@ -80,7 +83,8 @@ def soft(x: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
 
 
 def wrongly_computed() -> int:
-    """Return how many entries of the truth tables of AND, OR, NAND, NOR (1 to WIDEST inputs), NOT and XOR the catalog's nets have wrong."""
+    """Return how many entries of the truth tables of AND, OR, NAND, NOR (1 to WIDEST inputs), NOT and XOR the catalog's
+    nets have wrong."""
     wrong = 0
     for name, wanted in GATES.items():
         for inputs in range(1, WIDEST + 1):
@@ -90,7 +94,8 @@ def wrongly_computed() -> int:
 
 
 def net_of(table: tuple[int, ...]) -> MCPNet:
-    """Return a net of two layers for any truth table (2ⁿ entries): one neuron for each row with a 1, which fires there only, then OR.
+    """Return a net of two layers for any truth table (2ⁿ entries): one neuron for each row with a 1, which fires there
+    only, then OR.
 
     A table without a 1 gets one neuron that never fires.
     """
@@ -115,11 +120,13 @@ def _differing(net: torch.nn.Module, inputs: int, wanted: Callable[[tuple[int, .
 
 
 def task(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a function that one neuron can compute, to be learned, and a start: outputs (M,), weights (n,), threshold ().
+    """Return a function that one neuron can compute, to be learned, and a start: outputs (M,), weights (n,), threshold
+    ().
 
-    Function and start are drawn until the function is not constant and the start has at least a quarter of the table wrong.
+    Function and start are drawn until the function is not constant and the start has at least a quarter of the table
+    wrong.
     """
-    draw = draws.numpy_generator("mcp-logic", seed)
+    draw = rng.numpy_generator("mcp-logic", seed)
     x = rows(INPUTS)
     while True:
         goal, start = (torch.from_numpy(draw.normal(size=INPUTS + 1)) for _ in range(2))
@@ -134,7 +141,8 @@ def accuracy(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Ten
 
 
 def slope(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
-    """Return the gradient of Σ(output − y)² in weights and threshold, (n + 1,), by central differences with the step `NUDGE`."""
+    """Return the gradient of Σ(output − y)² in weights and threshold, (n + 1,), by central differences with the step
+    `NUDGE`."""
     whole = torch.cat([weights, threshold[None]])
     nudges = NUDGE * torch.eye(len(whole), dtype=torch.float64)
 
@@ -145,7 +153,8 @@ def slope(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor
 
 
 def descend(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> tuple[Learner, int, int]:
-    """Follow the slope of the error downhill for all passes. Returns the learner, the slopes that were not 0, and all of them."""
+    """Follow the slope of the error downhill for all passes. Returns the learner, the slopes that were not 0, and all
+    of them."""
     path, sloped, slopes = [accuracy(fires, x, y, weights, threshold)], 0, 0
     for _ in range(PASSES):
         gradient = slope(fires, x, y, weights, threshold)
@@ -177,11 +186,9 @@ def trial(seed: int, fires: Fires, rate: float) -> Trial:
 def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 0) -> Findings:
     """Check the logic, then let neurons learn, seed by seed.
 
-    Args:
-        mode: how many seeds.
-        fires: the output of the neuron that is to follow its slope; with `soft` it is no McCulloch–Pitts neuron any more.
-        rate: η of the perceptron's rule; 0 takes the rule away.
-        seeds: another number of seeds than the mode's.
+    Args: mode: how many seeds. fires: the output of the neuron that is to follow its slope; with `soft` it is no
+        McCulloch–Pitts neuron any more. rate: η of the perceptron's rule; 0 takes the rule away. seeds: another number
+        of seeds than the mode's.
     """
     with one_thread():
         trials = [trial(seed, fires, rate) for seed in range(seeds or SEEDS[mode])]
@@ -198,8 +205,10 @@ def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 
         ),
         Check(
             Text(
-                f"two layers compute {functions[0]} of the 16 functions of two bits and {functions[1]} of the 256 of three",
-                f"两层网络能算出两个比特的 16 个函数中的 {functions[0]} 个、三个比特的 256 个函数中的 {functions[1]} 个",
+                f"two layers compute {functions[0]} of the 16 functions of two bits and {functions[1]} of "
+                "the 256 of three",
+                f"两层网络能算出两个比特的 16 个函数中的 {functions[0]} 个、三个比特的 256 个函数中的 "
+                f"{functions[1]} 个",
             ),
             functions == (16, 256),
         ),
@@ -212,7 +221,8 @@ def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 
         ),
         Check(
             Text(
-                f"these functions can be learned: the perceptron ends without a mistake with {learned} of {len(trials)} seeds",
+                f"these functions can be learned: the perceptron ends without a mistake with {learned} of "
+                f"{len(trials)} seeds",
                 f"这些函数是可学的：感知机在 {len(trials)} 个种子中的 {learned} 个上最终全对",
             ),
             learned == len(trials),
@@ -234,8 +244,16 @@ def _table(trials: list[Trial]) -> Table:
         learners: list[Learner] = [getattr(t, key) for t in trials]
         before, after = (mean_interval([one.path[at] for one in learners]).mean for at in (0, -1))
         found.append((name, before, after, f"{sum(one.path[-1] == 1 for one in learners)}/{len(learners)}"))
-    heads = (("right before", "学习前正确率"), ("after", "学习后"), ("seeds that end without a mistake", "最终全对的种子"))
-    columns = (Column(Text("neuron", "神经元")), *(Column(Text(*head), ".3f") for head in heads[:2]), Column(Text(*heads[2])))
+    heads = (
+        ("right before", "学习前正确率"),
+        ("after", "学习后"),
+        ("seeds that end without a mistake", "最终全对的种子"),
+    )
+    columns = (
+        Column(Text("neuron", "神经元")),
+        *(Column(Text(*head), ".3f") for head in heads[:2]),
+        Column(Text(*heads[2])),
+    )
     return Table(columns, tuple(found))
 
 
@@ -261,7 +279,13 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
     axes.set_xlabel(Text("passes over the table", "遍历真值表的次数").of(lang))
     level = float(np.mean([t.mcp.path[-1] for t in trials]))
     label(axes, (PASSES, 0.88), Text("perceptron's rule", "感知机规则").of(lang), color=BLUE, align="right")
-    label(axes, (PASSES, 0.80), Text("sigmoid, gradient descent", "sigmoid，梯度下降").of(lang), color=GREEN, align="right")
+    label(
+        axes,
+        (PASSES, 0.80),
+        Text("sigmoid, gradient descent", "sigmoid，梯度下降").of(lang),
+        color=GREEN,
+        align="right",
+    )
     name = Text("McCulloch–Pitts, gradient descent", "麦卡洛克-皮茨，梯度下降")
     label(axes, (PASSES, level - 0.06), name.of(lang), color=VERMILION, align="right")
     return figure
@@ -272,7 +296,9 @@ def _staircase(axes: Axes, lang: Lang) -> None:
     y, weights, threshold = task(0)
     x, turns = rows(INPUTS), torch.linspace(-4, 4, 801, dtype=torch.float64)
     for fires, color, style in ((soft, GREEN, "--"), (step, VERMILION, "-")):
-        errors = [float((fires(x, torch.cat([turn[None], weights[1:]]), threshold) - y).square().sum()) for turn in turns]
+        errors = [
+            float((fires(x, torch.cat([turn[None], weights[1:]]), threshold) - y).square().sum()) for turn in turns
+        ]
         axes.plot(turns, errors, style, color=color, linewidth=2.6)
     axes.axvline(float(weights[0]), color=MUTED, linewidth=1.2, linestyle=(0, (2, 3)))
     axes.set_ylim(bottom=0)
@@ -285,7 +311,8 @@ LAB = Lab(
     claim_id="C01",
     title=Text("an MCP neuron computes logic but cannot learn", "麦卡洛克-皮茨神经元能计算逻辑，却不能学习"),
     claim=Text(
-        "McCulloch–Pitts neurons compute every function of logic with weights and thresholds set by hand, and nothing in them says "
+        "McCulloch–Pitts neurons compute every function of logic with weights and thresholds set by hand, "
+        "and nothing in them says "
         "how to change a weight.",
         "麦卡洛克-皮茨神经元凭人设定的权重与阈值可以计算一切逻辑函数，但其中没有任何东西说明应如何改变权重。",
     ),
@@ -294,29 +321,42 @@ LAB = Lab(
         "若 Σ wᵢxᵢ ≥ θ 则 y = 1，否则 y = 0      只要 Σ wᵢxᵢ ≠ θ，就有 ∂y/∂w = 0",
     ),
     method=Text(
-        f"Logic: the catalog's gates against their truth tables, and a net of two layers (one neuron for each row with a 1, then OR) "
-        f"for every function of two and of three bits. Learning: a function of {INPUTS} inputs that one neuron can compute, and a start "
-        f"with at least a quarter of the table wrong, both drawn by the seed. {PASSES} passes of gradient descent on the squared error, "
-        f"its slope measured by central differences (±{NUDGE:g}, η = {RATE:g}), which need no formula and so give the step its chance; the "
+        "Logic: the catalog's gates against their truth tables, and a net of two layers (one neuron for "
+        "each row with a 1, then OR) "
+        f"for every function of two and of three bits. Learning: a function of {INPUTS} inputs that one "
+        "neuron can compute, and a start "
+        f"with at least a quarter of the table wrong, both drawn by the seed. {PASSES} passes of gradient "
+        "descent on the squared error, "
+        f"its slope measured by central differences (±{NUDGE:g}, η = {RATE:g}), which need no formula and so "
+        "give the step its chance; the "
         "same with a sigmoid in the step's place; and Rosenblatt's rule (E09, η = 1) on the very same step.",
-        f"逻辑：目录中的各个门逐行对照真值表；对两个和三个比特的每个函数，用两层网络（每个取 1 的行一个神经元，再取或）实现。"
-        f"学习：由种子抽取一个单个神经元能算出的 {INPUTS} 输入函数，以及一个至少错四分之一的起点。在平方误差上做 {PASSES} 遍梯度下降，"
-        f"斜率用中心差分测量（±{NUDGE:g}，η = {RATE:g}），不依赖公式，因而给阶跃函数公平的机会；再把阶跃换成 sigmoid 重做一遍；"
+        "逻辑：目录中的各个门逐行对照真值表；对两个和三个比特的每个函数，用两层网络（每个取 1 "
+        "的行一个神经元，再取或）实现。"
+        f"学习：由种子抽取一个单个神经元能算出的 {INPUTS} 输入函数，以及一个至少错四分之一的起点。"
+        f"在平方误差上做 {PASSES} 遍梯度下降，"
+        f"斜率用中心差分测量（±{NUDGE:g}，η = {RATE:g}），不依赖公式，因而给阶跃函数公平的机会；再把阶跃换成 "
+        "sigmoid 重做一遍；"
         "最后对同样的阶跃使用罗森布拉特规则（E09，η = 1）。",
     ),
     margin=Text(
-        "what the perceptron's rule gained in accuracy minus what gradient descent gained on the McCulloch–Pitts neuron",
+        "what the perceptron's rule gained in accuracy minus what gradient descent gained on the "
+        "McCulloch–Pitts neuron",
         "感知机规则带来的正确率增量，减去梯度下降在麦卡洛克-皮茨神经元上带来的增量",
     ),
     held=Text(
-        "Its error is a staircase: flat where it stands, so that no slope says which way a weight should go. Two ways out were found: a "
-        "rule that needs no slope (the perceptron, 1958), and a smooth step (the sigmoid), on which gradients work. That the neuron itself "
+        "Its error is a staircase: flat where it stands, so that no slope says which way a weight should go. "
+        "Two ways out were found: a "
+        "rule that needs no slope (the perceptron, 1958), and a smooth step (the sigmoid), on which "
+        "gradients work. That the neuron itself "
         "has no rule is history, not a theorem: the perceptron is the same neuron with one.",
-        "它的误差是一级级台阶：所处之处是平的，没有斜率指示权重该往哪个方向变。后来有两条出路：不需要斜率的规则（1958 年的感知机），"
-        "以及光滑的阶跃（sigmoid），使梯度可用。神经元本身没有学习规则是史实而非定理：感知机正是配上了规则的同一种神经元。",
+        "它的误差是一级级台阶：所处之处是平的，没有斜率指示权重该往哪个方向变。后来有两条出路："
+        "不需要斜率的规则（1958 年的感知机），"
+        "以及光滑的阶跃（sigmoid），使梯度可用。神经元本身没有学习规则是史实而非定理："
+        "感知机正是配上了规则的同一种神经元。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the neuron failed at logic, its error had a slope, or the rule beside it did not learn. Look at the "
+        "Here the claim did not hold: the neuron failed at logic, its error had a slope, or the rule beside "
+        "it did not learn. Look at the "
         "checks.",
         "此处论断不成立：神经元算错了逻辑，或误差有了斜率，或对照的规则没有学会。请看各项检查。",
     ),

@@ -1,8 +1,9 @@
 """C03: vision is layered: simple cells prefer an orientation, complex cells keep it and forget the phase.
 
-``K`` cells, ``A`` angles and ``P`` phases of gratings, ``M`` places of photographs, ``T`` moments of a drift, ``S`` a field's side. D. H.
-Hubel, T. N. Wiesel (1962); E. H. Adelson, J. R. Bergen, Spatiotemporal energy models, J. Opt. Soc. Am. A 2 (1985). The one idea: r₀² + r₉₀²
-of two cells a quarter of a wave apart is steady while a stripe passes, and as oriented as they are.
+``K`` cells, ``A`` angles and ``P`` phases of gratings, ``M`` places of photographs, ``T`` moments of a drift, ``S`` a
+field's side. D. H. Hubel, T. N. Wiesel (1962); E. H. Adelson, J. R. Bergen, Spatiotemporal energy models, J. Opt. Soc.
+Am. A 2 (1985). The one idea: r₀² + r₉₀² of two cells a quarter of a wave apart is steady while a stripe passes, and as
+oriented as they are.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from layerwise.functional.orientation import Gabor, energy, gabor, modulation, selectivity, turn_between
-from layerwise.inspect.filtered import grey_photographs
-from layerwise.inspect.tuning import Answers, answers
+from layerwise.inspection.views.filtered import grey_photographs
+from layerwise.inspection.views.tuning import Answers, answers
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.models.orientation import QUADRATURE, OrientationCells
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 OFF, STEADY = 5.0, 0.05  # degrees that a peak may lie off; modulation of a cell that is called steady
 AHEAD = 0.5  # by how much more complex cells' answers must persist on photographs, in rank correlation
@@ -60,8 +61,8 @@ PLANS: dict[Mode, Plan] = {
 class Layer:
     """One layer's cells: how far peaks lie off in degrees (K,), selectivity (K,), modulation by the best grating (K,).
 
-    ``persistence`` (T,) is `persistence`, the mean over cells. ``by_angle`` (K, A) are tuning curves from 90° before the built-in angle
-    on, ``by_phase`` (K, P) the answers to the best grating, both over their largest value.
+    ``persistence`` (T,) is `persistence`, the mean over cells. ``by_angle`` (K, A) are tuning curves from 90° before
+    the built-in angle on, ``by_phase`` (K, P) the answers to the best grating, both over their largest value.
     """
 
     off: Tensor
@@ -73,17 +74,21 @@ class Layer:
 
     @property
     def least(self) -> float:
-        """The least persistence during a drift of half a wavelength, in which each bright stripe gives way to a dark one."""
+        """The least persistence during a drift of half a wavelength, in which each bright stripe gives way to a dark
+        one."""
         return float(self.persistence[: MOMENTS // 2 + 1].min())
 
 
 def concentric(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
-    """Return the field of a cell of the retina: a bright disk in a dark ring, a difference of Gaussians (Rodieck 1965) of integral 0.
+    """Return the field of a cell of the retina: a bright disk in a dark ring, a difference of Gaussians (Rodieck 1965)
+    of integral 0.
 
     It answers stripes of this wavelength most, those of amplitude 1 with 1.
     """
     ratio, wave = 1.6, 2 * math.pi / wavelength
-    inner = math.sqrt(2 * math.log(ratio**2) / (ratio**2 - 1)) / wave  # where the transform's derivative by the wave is 0
+    inner = (
+        math.sqrt(2 * math.log(ratio**2) / (ratio**2 - 1)) / wave
+    )  # where the transform's derivative by the wave is 0
     square = x.square() + y.square()
     disks = [torch.exp(-square / (2 * s**2)) / (2 * math.pi * s**2) for s in (inner, ratio * inner)]
     gain = math.exp(-0.5 * (inner * wave) ** 2) - math.exp(-0.5 * (ratio * inner * wave) ** 2)
@@ -91,9 +96,14 @@ def concentric(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
 
 
 def drawn_cells(plan: Plan, phases: tuple[float, float], seed: int) -> list[Gabor]:
-    """Return 2K fields of drawn orientation, one wavelength and shape, the K of the first phase, then those of the second."""
-    generator = draws.numpy_generator("orientation", seed)
-    shape = dict(zip(("wavelength", "aspect", "bandwidth"), generator.uniform((4, 0.5, 0.8), (8, 1.0, 1.4)).tolist(), strict=True))
+    """Return 2K fields of drawn orientation, one wavelength and shape, the K of the first phase, then those of the
+    second."""
+    generator = rng.numpy_generator("orientation", seed)
+    shape = dict(
+        zip(
+            ("wavelength", "aspect", "bandwidth"), generator.uniform((4, 0.5, 0.8), (8, 1.0, 1.4)).tolist(), strict=True
+        )
+    )
     angles = generator.uniform(0, 180, plan.cells).tolist()
     return [Gabor(orientation=angle, phase=phase, **shape) for phase in phases for angle in angles]
 
@@ -131,7 +141,8 @@ def drifting(cells: list[Gabor], model: OrientationCells, patches: Tensor, *, or
 
 
 def persistence(drift: Tensor) -> Tensor:
-    """Return Spearman's rank correlation over places between the answers at first and at each moment (T,), the mean over cells.
+    """Return Spearman's rank correlation over places between the answers at first and at each moment (T,), the mean
+    over cells.
 
     ``drift`` is (K, M, T). Ranks, because they are the same for an energy and its root. Ties get their mean rank.
     """
@@ -145,7 +156,7 @@ def persistence(drift: Tensor) -> Tensor:
 
 def patches_of(side: int, count: int, seed: int) -> Tensor:
     """Return ``count`` squares of each photograph, (2·count, side, side) float64, drawn by the seed."""
-    generator, found = draws.numpy_generator("orientation", "patches", seed), []
+    generator, found = rng.numpy_generator("orientation", "patches", seed), []
     for picture in grey_photographs().values():
         grey = picture[0, 0].double()
         tops, lefts = (generator.integers(0, n - side + 1, count) for n in grey.shape)
@@ -154,15 +165,20 @@ def patches_of(side: int, count: int, seed: int) -> Tensor:
 
 
 def layer(cells: list[Gabor], found: Answers, kind: Tensor, drift: Tensor) -> Layer:
-    """Sum up what a layer's K cells answered to gratings, ``kind`` (K, A, P), and to drifting photographs, ``drift`` (K, M, T) ≥ 0."""
+    """Sum up what a layer's K cells answered to gratings, ``kind`` (K, A, P), and to drifting photographs, ``drift``
+    (K, M, T) ≥ 0."""
     built_in = torch.tensor([cell.orientation for cell in cells[: len(kind)]])
     curves, at_peak = kind.amax(2), found.at_peak(kind)
     starts = (built_in - 90).remainder(180).div(180 / len(found.angles)).round().long()
     order = (starts[:, None] + torch.arange(len(found.angles))).remainder(len(found.angles))
     return Layer(
-        turn_between(found.peaks(kind), built_in), selectivity(curves, found.angles), modulation(at_peak),
-        persistence(drift), (curves / curves.amax(1, keepdim=True)).gather(1, order), at_peak / at_peak.amax(),
-    )  # fmt: skip
+        turn_between(found.peaks(kind), built_in),
+        selectivity(curves, found.angles),
+        modulation(at_peak),
+        persistence(drift),
+        (curves / curves.amax(1, keepdim=True)).gather(1, order),
+        at_peak / at_peak.amax(),
+    )
 
 
 def look(plan: Plan, seed: int, *, phases: tuple[float, float], oriented: bool) -> dict[str, Layer]:
@@ -185,7 +201,9 @@ def look(plan: Plan, seed: int, *, phases: tuple[float, float], oriented: bool) 
 Seen = dict[str, list[Layer]]
 
 
-def measure(mode: Mode, *, phases: tuple[float, float] = QUADRATURE, oriented: bool = True, plan: Plan | None = None) -> Findings:
+def measure(
+    mode: Mode, *, phases: tuple[float, float] = QUADRATURE, oriented: bool = True, plan: Plan | None = None
+) -> Findings:
     """Look at the three layers, seed by seed.
 
     Args:
@@ -212,29 +230,37 @@ def _all(layers: list[Layer], what: str) -> Tensor:
 def _checks(seen: Seen) -> tuple[Check, ...]:
     """Return what must be so beside the margin, of every single cell."""
     off = {name: float(_all(seen[name], "off").max()) for name in ("simple", "complex")}
-    steadiest, unsteadiest = float(_all(seen["simple"], "modulation").min()), float(_all(seen["complex"], "modulation").max())
+    steadiest, unsteadiest = (
+        float(_all(seen["simple"], "modulation").min()),
+        float(_all(seen["complex"], "modulation").max()),
+    )
     least = min(float(_all(seen[name], "selectivity").min()) for name in ("simple", "complex"))
     blind = float(_all(seen["concentric"], "selectivity").max())
     return (
         Check(
             Text(
-                f"every cell peaks within {OFF:g}° of its angle: simple cells lie at most {off['simple']:.1f}° off, complex ones "
+                f"every cell peaks within {OFF:g}° of its angle: simple cells lie at most "
+                f"{off['simple']:.1f}° off, complex ones "
                 f"{off['complex']:.1f}°",
-                f"每个细胞的峰值距其角度不超过 {OFF:g}°：简单细胞最多偏 {off['simple']:.1f}°，复杂细胞最多偏 {off['complex']:.1f}°",
+                f"每个细胞的峰值距其角度不超过 {OFF:g}°：简单细胞最多偏 {off['simple']:.1f}°，复杂细胞最多偏 "
+                f"{off['complex']:.1f}°",
             ),
             max(off.values()) <= OFF,
         ),
         Check(
             Text(
-                f"while its best grating drifts by, every complex cell is steady: modulation {unsteadiest:.2%} at most; no simple cell "
+                "while its best grating drifts by, every complex cell is steady: modulation "
+                f"{unsteadiest:.2%} at most; no simple cell "
                 f"is: {steadiest:.0%} at least",
-                f"最佳光栅漂移时，每个复杂细胞都稳定：调制至多 {unsteadiest:.2%}；简单细胞无一稳定：至少 {steadiest:.0%}",
+                f"最佳光栅漂移时，每个复杂细胞都稳定：调制至多 {unsteadiest:.2%}；简单细胞无一稳定：至少 "
+                f"{steadiest:.0%}",
             ),
             unsteadiest < STEADY < steadiest,
         ),
         Check(
             Text(
-                f"orientation comes with the simple cells and stays: selectivity {least:.2f} or more, concentric cells {blind:.2f} or less",
+                f"orientation comes with the simple cells and stays: selectivity {least:.2f} or more, "
+                f"concentric cells {blind:.2f} or less",
                 f"方向选择性始于简单细胞并得以保持：选择性至少 {least:.2f}，同心圆细胞至多 {blind:.2f}",
             ),
             least > 0.5 and blind < FLAT,
@@ -269,7 +295,8 @@ def _draw(seen: Seen, lang: Lang) -> Figure:
         figure,
         Text("Each layer keeps one thing and gives up another", "每一层保留一样，舍弃一样"),
         Text(
-            f"{len(_all(seen['simple'], 'off'))} drawn cells in each layer; the bands hold them all. Right: real photographs.",
+            f"{len(_all(seen['simple'], 'off'))} drawn cells in each layer; the bands hold them all. Right: "
+            "real photographs.",
             f"每层随机抽取 {len(_all(seen['simple'], 'off'))} 个细胞，色带包含全部；右图用真实照片。",
         ),
         lang=lang,
@@ -292,13 +319,15 @@ def _draw(seen: Seen, lang: Lang) -> Figure:
 
 
 def _band(axes: Axes, at: np.ndarray[tuple[int, ...], np.dtype[np.float64]], curves: Tensor, name: str) -> None:
-    """Draw the mean of a layer's curves in the band from the least to the most; simple cells dashed, as they may lie over others."""
+    """Draw the mean of a layer's curves in the band from the least to the most; simple cells dashed, as they may lie
+    over others."""
     axes.fill_between(at, curves.amin(0), curves.amax(0), color=COLORS[name], alpha=0.2, linewidth=0)
     axes.plot(at, curves.mean(0), color=COLORS[name], linestyle=(0, (3, 1.5)) if name == "simple" else "-")
 
 
 def _drift(axes: Axes, seen: Seen, lang: Lang) -> None:
-    """Draw each layer's persistence over the drift of a photograph, one curve for each seed in the band, and name the layers."""
+    """Draw each layer's persistence over the drift of a photograph, one curve for each seed in the band, and name the
+    layers."""
     at = np.linspace(0, 1, MOMENTS + 1)
     for name in LAYERS:
         _band(axes, at, torch.stack([found.persistence for found in seen[name]]), name)
@@ -318,9 +347,11 @@ LAB = Lab(
         "简单细胞偏好方向；复杂细胞保留方向而忽略相位",
     ),
     claim=Text(
-        "Vision is layered. Simple cells answer stripes of one orientation at one place of their field; complex cells, which read simple "
+        "Vision is layered. Simple cells answer stripes of one orientation at one place of their field; "
+        "complex cells, which read simple "
         "cells, answer the same orientation wherever in the field the stripe lies.",
-        "视觉是分层的。简单细胞只对感受野中某一位置、某一方向的条纹响应；复杂细胞读取简单细胞，对同一方向响应，而不管条纹落在感受野何处。",
+        "视觉是分层的。简单细胞只对感受野中某一位置、某一方向的条纹响应；复杂细胞读取简单细胞，"
+        "对同一方向响应，而不管条纹落在感受野何处。",
     ),
     formula=Text(
         "g = γ/(πσ²) · exp(−(u² + γ²v²)/2σ²) · cos(2πu/λ + φ)\n"
@@ -331,12 +362,18 @@ LAB = Lab(
         "调制 = (max − min)/(max + min)      选择性 = |Σ r(θ)e^{2iθ}| / Σ r(θ)",
     ),
     method=Text(
-        "Fields of drawn orientation, wavelength (4 to 8 pixels), shape and bandwidth; concentric fields of the retina, a bright disk in a "
-        "dark ring, stand beside them. First each cell is shown gratings of its wavelength, of all angles and phases: how far its peak "
-        "lies off, its selectivity, and its modulation while the best grating drifts by. Then patches of scikit-learn's two sample "
-        "photographs drift across its stripes. Persistence is the rank correlation, over the patches, of its answers before and "
-        "after, at its least during half a wavelength, in which a bright stripe gives way to a dark one. Nothing is learned: the fields "
-        "are built in. Measure and bound on photographs were chosen after a first look at six seeds; a ratio of modulations, tried before, "
+        "Fields of drawn orientation, wavelength (4 to 8 pixels), shape and bandwidth; concentric fields of "
+        "the retina, a bright disk in a "
+        "dark ring, stand beside them. First each cell is shown gratings of its wavelength, of all angles "
+        "and phases: how far its peak "
+        "lies off, its selectivity, and its modulation while the best grating drifts by. Then patches of "
+        "scikit-learn's two sample "
+        "photographs drift across its stripes. Persistence is the rank correlation, over the patches, of its "
+        "answers before and "
+        "after, at its least during half a wavelength, in which a bright stripe gives way to a dark one. "
+        "Nothing is learned: the fields "
+        "are built in. Measure and bound on photographs were chosen after a first look at six seeds; a ratio "
+        "of modulations, tried before, "
         "told nothing, since simple cells are at 100% there.",
         "随机抽取感受野的方向、波长（4 至 8 像素）、形状与带宽；旁边放上视网膜的同心圆感受野（亮盘外围暗环）作对照。"
         "先给每个细胞看其波长的光栅，取遍角度与相位，测其峰值偏差、选择性，以及最佳光栅漂移时的调制；"
@@ -346,13 +383,17 @@ LAB = Lab(
         "此前试过的调制之比说明不了问题，因为简单细胞在那里总是 100%。",
     ),
     margin=Text(
-        "by how much more the complex cells' answers to photographs persist than the simple cells', in rank correlation",
+        "by how much more the complex cells' answers to photographs persist than the simple cells', in rank "
+        "correlation",
         "对照片的响应，复杂细胞比简单细胞多出的持续性（秩相关之差）",
     ),
     held=Text(
-        "Each layer adds something and gives something up: orientation comes with the simple cells; the complex cells keep it and let go "
-        "of the phase, with gratings wholly, with photographs nearly so, as within a wavelength the content itself changes a little.",
-        "每一层都添上一样、舍弃一样：方向选择性始于简单细胞；复杂细胞保留方向而舍弃相位。对光栅完全如此，对照片近乎如此，因为一个波长之内内容本身也略有变化。",
+        "Each layer adds something and gives something up: orientation comes with the simple cells; the "
+        "complex cells keep it and let go "
+        "of the phase, with gratings wholly, with photographs nearly so, as within a wavelength the content "
+        "itself changes a little.",
+        "每一层都添上一样、舍弃一样：方向选择性始于简单细胞；复杂细胞保留方向而舍弃相位。对光栅完全如此，"
+        "对照片近乎如此，因为一个波长之内内容本身也略有变化。",
     ),
     refuted=Text(
         "The layers did not divide the work as claimed; see which check failed.",

@@ -1,8 +1,8 @@
 """C09: the mean absolute error shrugs off outliers, the mean squared error does not.
 
-``N`` examples, ``D`` inputs. A. M. Legendre (1805), least squares; R. J. Boscovich (1757), P.-S. Laplace (1793), least absolute
-deviations; P. J. Huber, Robust estimation of a location parameter (1964). The one idea: the squared error pulls with a force in proportion
-to the error, the absolute error with the same force however large it is.
+``N`` examples, ``D`` inputs. A. M. Legendre (1805), least squares; R. J. Boscovich (1757), P.-S. Laplace (1793), least
+absolute deviations; P. J. Huber, Robust estimation of a location parameter (1964). The one idea: the squared error
+pulls with a force in proportion to the error, the absolute error with the same force however large it is.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
+from layerwise.data.load import Options, open_data
 from layerwise.data.loader import Batch, collated
-from layerwise.data.open import Options, open_data
 from layerwise.data.source import ArraySource, Source, fetch
-from layerwise.figures.svg import MUTED
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.labs.training import learn, metrics
 from layerwise.models.feedforward import mlp
+from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.tasks.regression import Regression
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,11 @@ Place = Literal["targets", "both"]
 ERRORS: tuple[Error, Error] = ("mse", "mae")
 DATA, COLUMN = "diabetes", 2  # the column of inputs that may go wild too: the body mass index, which tells most
 SHARE, FAR = 0.1, 10.0  # the case that decides: a tenth of the targets, ten standard deviations off
-GAP, SHRUG, CLOSE = 0.2, 0.1, 0.02  # least gap between the losses; most that MAE may suffer; how near training must come to the optimum
+GAP, SHRUG, CLOSE = (
+    0.2,
+    0.1,
+    0.02,
+)  # least gap between the losses; most that MAE may suffer; how near training must come to the optimum
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ FARTHER, LEVERAGE = Case("targets", SHARE, 10 * FAR), Case("both", SHARE)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, steps of training, the shares of wild targets beside the deciding one, hidden layers in all cases or two."""
+    """How much to do: seeds, steps of training, the shares of wild targets beside the deciding one, hidden layers in
+    all cases or two."""
 
     seeds: int
     steps: int
@@ -109,7 +114,7 @@ def spoiled(source: Source, case: Case, seed: int) -> ArraySource:
     assert isinstance(found.inputs, np.ndarray)
     assert found.targets is not None
     inputs, targets = found.inputs.astype(np.float64), found.targets.astype(np.float64)  # copies
-    at = draws.numpy_generator("outliers", seed).permutation(len(targets))[: round(case.share * len(targets))]
+    at = rng.numpy_generator("outliers", seed).permutation(len(targets))[: round(case.share * len(targets))]
     targets[at] += case.far * targets.std()
     if case.place == "both":
         inputs[at, COLUMN] += case.far * inputs[:, COLUMN].std()
@@ -123,7 +128,8 @@ def least_squares(x: Floats, y: Floats) -> Floats:
 
 
 def least_absolute(x: Floats, y: Floats) -> Floats:
-    """Return a w (D,) that minimises Σ|y − x·w|, by the dual linear program, which is small: max y·a with xᵀa = 0, −1 ≤ a ≤ 1.
+    """Return a w (D,) that minimises Σ|y − x·w|, by the dual linear program, which is small: max y·a with xᵀa = 0, −1 ≤
+    a ≤ 1.
 
     The multipliers of its D equations are w.
     """
@@ -148,14 +154,15 @@ def best(error: Error, data: Batch) -> nn.Sequential:
 
 def network(features: int, hidden: tuple[int, ...], seed: int) -> nn.Sequential:
     """Return the catalog's mlp for one number."""
-    with draws.seeded(draws.key("outliers", seed)):
+    with rng.seeded(rng.key("outliers", seed)):
         net = mlp(features=features, outputs=1, hidden=hidden)
     assert isinstance(net, nn.Sequential)
     return net
 
 
 def fitted(error: Error, train: ArraySource, test: Source, *, steps: int, seed: int, deep: bool) -> Fit:
-    """Train the linear network and perhaps the deeper one with one error, full batch, and look for the best linear one."""
+    """Train the linear network and perhaps the deeper one with one error, full batch, and look for the best linear
+    one."""
     task = Regression.prepare(train, Regression.Options(loss=error))
     data, clean = (collated(source, task.collate, 1) for source in (train, test))
     trained = []
@@ -212,7 +219,8 @@ def _excess(found: Trial, case: Case, error: Error) -> float:
 
 
 def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: how little MAE suffers, however far the outliers; training; a deeper network."""
+    """Return what must be so beside the margin: how little MAE suffers, however far the outliers; training; a deeper
+    network."""
     suffered = mean_interval([_harm(t, "mae") for t in trials])
     growth = mean_interval([_excess(t, FARTHER, "mse") / _excess(t, DECIDING, "mse") for t in trials]).mean
     still = max(abs(t[FARTHER, "mae"].exact / t[DECIDING, "mae"].exact - 1) for t in trials)
@@ -221,7 +229,8 @@ def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
     return (
         Check(
             Text(
-                f"MAE shrugs: with {SHARE:.0%} of the targets wild its test error grows by {suffered.mean:.1%}, at most {SHRUG:.0%} by the "
+                f"MAE shrugs: with {SHARE:.0%} of the targets wild its test error grows by "
+                f"{suffered.mean:.1%}, at most {SHRUG:.0%} by the "
                 f"interval's upper end ({suffered.high:.1%})",
                 f"MAE 几乎不受影响：{SHARE:.0%} 的目标异常时，其测试误差增加 {suffered.mean:.1%}，"
                 f"区间上端（{suffered.high:.1%}）不超过 {SHRUG:.0%}",
@@ -230,7 +239,8 @@ def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"outliers ten times as far: the harm to least squares grows {growth:.1f}-fold, least absolute deviations change by "
+                f"outliers ten times as far: the harm to least squares grows {growth:.1f}-fold, least "
+                "absolute deviations change by "
                 f"{still:.2%} at most",
                 f"异常值再远十倍：最小二乘受到的损害增至 {growth:.1f} 倍，最小绝对偏差至多变化 {still:.2%}",
             ),
@@ -238,7 +248,8 @@ def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"training finds the best line there is: its error is at most {gap:.1%} above that by least squares or linear programming",
+                f"training finds the best line there is: its error is at most {gap:.1%} above that by least "
+                "squares or linear programming",
                 f"训练找到了最优直线：其误差比最小二乘或线性规划的最优值至多高 {gap:.1%}",
             ),
             gap < CLOSE,
@@ -247,7 +258,8 @@ def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
             Text(
                 f"so it is with a hidden layer: MSE suffers by {100 * deep.mean:.0f} points more than MAE "
                 f"[{100 * deep.low:.0f}, {100 * deep.high:.0f}]",
-                f"带隐藏层的网络也是如此：MSE 比 MAE 多受损 {100 * deep.mean:.0f} 个百分点 [{100 * deep.low:.0f}, {100 * deep.high:.0f}]",
+                f"带隐藏层的网络也是如此：MSE 比 MAE 多受损 {100 * deep.mean:.0f} 个百分点 "
+                f"[{100 * deep.low:.0f}, {100 * deep.high:.0f}]",
             ),
             deep.low > GAP,
         ),
@@ -265,17 +277,25 @@ def _name(case: Case) -> Text | str:
 def _table(trials: Sequence[Trial], plan: Plan) -> Table:
     """Return one row for each case: the mean test error by either loss, of each kind of network."""
     heads = (
-        ("MSE", "MSE"), ("least squares", "最小二乘"), ("MAE", "MAE"), ("least abs. dev.", "最小绝对偏差"),
-        ("MSE, hidden layer", "MSE，隐藏层"), ("MAE, hidden layer", "MAE，隐藏层"),
-    )  # fmt: skip
+        ("MSE", "MSE"),
+        ("least squares", "最小二乘"),
+        ("MAE", "MAE"),
+        ("least abs. dev.", "最小绝对偏差"),
+        ("MSE, hidden layer", "MSE，隐藏层"),
+        ("MAE, hidden layer", "MAE，隐藏层"),
+    )
     columns = (Column(Text("wild targets", "异常目标")), *(Column(Text(*head), ".1f") for head in heads))
     rows = []
     for case in plan.cases:
         mse, mae = ([t[case, error] for t in trials] for error in ERRORS)
         values = (
-            [f.linear for f in mse], [f.exact for f in mse], [f.linear for f in mae], [f.exact for f in mae],
-            [f.deep for f in mse], [f.deep for f in mae],
-        )  # fmt: skip
+            [f.linear for f in mse],
+            [f.exact for f in mse],
+            [f.linear for f in mae],
+            [f.exact for f in mae],
+            [f.deep for f in mse],
+            [f.deep for f in mae],
+        )
         row: tuple[Cell, ...] = (_name(case), *(None if math.isnan(v[0]) else float(np.mean(v)) for v in values))
         rows.append(row)
     return Table(columns, tuple(rows))
@@ -288,7 +308,8 @@ def _draw(trials: Sequence[Trial], plan: Plan, lang: Lang) -> Figure:
         figure,
         Text("One tenth wild readings: MSE follows them, MAE does not", "十分之一的读数异常：MSE 被带偏，MAE 不受影响"),
         Text(
-            f"Real data (diabetes), wild targets {FAR:g} standard deviations too large. Bands: all of {len(trials)} seeds.",
+            f"Real data (diabetes), wild targets {FAR:g} standard deviations too large. Bands: all of "
+            f"{len(trials)} seeds.",
             f"真实数据（diabetes），异常目标偏大 {FAR:g} 个标准差。色带：全部 {len(trials)} 个种子。",
         ),
         lang=lang,
@@ -324,7 +345,9 @@ def _by_share(axes: Axes, trials: Sequence[Trial], plan: Plan, lang: Lang) -> No
         exact = np.array([[t[case, error].exact for case in cases] for t in trials])
         axes.fill_between(shares, table.min(0), table.max(0), color=color, alpha=0.2, linewidth=0)
         axes.plot(shares, table.mean(0), color=color)
-        axes.plot(shares, exact.mean(0), "o", markersize=9, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6)
+        axes.plot(
+            shares, exact.mean(0), "o", markersize=9, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6
+        )
     axes.set(ylim=(0, None), xlim=(-0.01, shares[-1] * 1.03))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title(Text("error on clean test data (RMSE)", "在干净测试数据上的误差（RMSE）").of(lang), loc="left")
@@ -341,7 +364,8 @@ LAB = Lab(
     claim_id="C09",
     title=Text("MAE shrugs off outliers, MSE does not", "MAE 几乎不受异常值影响，MSE 则不然"),
     claim=Text(
-        "Trained by the mean absolute error, a network hardly notices a few wild targets. Trained by the mean squared error, it follows "
+        "Trained by the mean absolute error, a network hardly notices a few wild targets. Trained by the "
+        "mean squared error, it follows "
         "them.",
         "用平均绝对误差训练，网络几乎不理会少数异常目标；用均方误差训练，网络会被它们带偏。",
     ),
@@ -352,33 +376,46 @@ LAB = Lab(
         "MAE = 1/n Σ|y−ŷ|     ∂/∂ŷ = sign(ŷ−y)/n   最优常数：中位数",
     ),
     method=Text(
-        f"Real data: diabetes, 442 patients, ten measurements, the disease's progression a year later. In the training part the seed "
-        f"draws a share of patients whose target becomes {FAR:g} standard deviations (σ) too large. A linear network and one "
-        f"with 16 hidden units learn it by MSE and by MAE (Adam, full batch). The best linear network there is comes "
-        f"from least squares and from a linear "
-        f"program (least absolute deviations). All are judged on clean test data by the root mean squared error, MSE's own measure, in the "
-        f"target's unit. The case that decides is {SHARE:.0%} at {FAR:g} σ. In the last row the body mass index of the same patients is "
-        f"{FAR:g} σ too large as well. Bounds were fixed before the first run; the last row was chosen after a milder one showed no harm.",
-        f"真实数据 diabetes：442 名患者、十项测量值、一年后的病情进展。在训练部分，由种子抽取一定比例的患者，将其目标加大 {FAR:g} "
-        f"个标准差（σ）。线性网络与带 16 个隐藏单元的网络分别用 MSE 与 MAE 学习（Adam，全批量）。"
-        f"最优的线性网络由最小二乘与线性规划（最小绝对偏差）求得。全部在干净的测试数据上以均方根误差（MSE "
+        "Real data: diabetes, 442 patients, ten measurements, the disease's progression a year later. In "
+        "the training part the seed "
+        f"draws a share of patients whose target becomes {FAR:g} standard deviations (σ) too large. A linear "
+        "network and one "
+        "with 16 hidden units learn it by MSE and by MAE (Adam, full batch). The best linear network there is comes "
+        "from least squares and from a linear "
+        "program (least absolute deviations). All are judged on clean test data by the root mean squared "
+        "error, MSE's own measure, in the "
+        f"target's unit. The case that decides is {SHARE:.0%} at {FAR:g} σ. In the last row the body mass "
+        "index of the same patients is "
+        f"{FAR:g} σ too large as well. Bounds were fixed before the first run; the last row was chosen after "
+        "a milder one showed no harm.",
+        "真实数据 diabetes：442 名患者、十项测量值、一年后的病情进展。在训练部分，由种子抽取一定比例的患者，"
+        f"将其目标加大 {FAR:g} "
+        "个标准差（σ）。线性网络与带 16 个隐藏单元的网络分别用 MSE 与 MAE 学习（Adam，全批量）。"
+        "最优的线性网络由最小二乘与线性规划（最小绝对偏差）求得。全部在干净的测试数据上以均方根误差（MSE "
         f"自己的尺度）评判，单位与目标相同。判定所用情形为 {SHARE:.0%}、{FAR:g} σ。"
-        f"最后一行中，同一批患者的体质指数也加大 {FAR:g} σ。界限在首次运行之前确定；最后一行是在一种较温和的设置未见损害之后选定的。",
+        f"最后一行中，同一批患者的体质指数也加大 {FAR:g} σ。界限在首次运行之前确定；"
+        "最后一行是在一种较温和的设置未见损害之后选定的。",
     ),
     margin=Text(
-        f"by how much more of its clean value the test error grows with MSE than with MAE, linear network, {SHARE:.0%} of the targets "
+        "by how much more of its clean value the test error grows with MSE than with MAE, linear network, "
+        f"{SHARE:.0%} of the targets "
         f"{FAR:g} σ off",
         f"线性网络、{SHARE:.0%} 的目标偏离 {FAR:g} σ 时，测试误差的相对增幅：MSE 的减去 MAE 的",
     ),
     held=Text(
-        "The squared error's pull grows with the distance, so the harm to MSE grows with every σ; to MAE a wild target is one vote among "
-        "many, however far. The table shows the limits. From about half of the targets on, MAE follows the outliers too, and "
-        "then further than MSE. Where the outliers' inputs are wild as well, the line turns to reach them, and MAE is no "
+        "The squared error's pull grows with the distance, so the harm to MSE grows with every σ; to MAE a "
+        "wild target is one vote among "
+        "many, however far. The table shows the limits. From about half of the targets on, MAE follows the "
+        "outliers too, and "
+        "then further than MSE. Where the outliers' inputs are wild as well, the line turns to reach them, "
+        "and MAE is no "
         "shield. And with a hidden layer MAE is harmed by very far outliers: they blow up the σ by which targets are "
         "standardised, so that all else is small in training.",
         "平方误差的拉力随距离增大，所以偏离越远，MSE 受损越重；对 MAE 而言，无论多远，一个异常目标只是众多票中的一票。"
-        "表中也显示了界限：异常目标约达一半时，MAE 同样被带走，且比 MSE 走得更远；若异常样本的输入也异常，直线会转过去迁就它们，"
-        "MAE 便起不到保护作用；带隐藏层时，极远的异常值也会损害 MAE：它们撑大了用来标准化目标的 σ，使其余部分在训练中显得微小。",
+        "表中也显示了界限：异常目标约达一半时，MAE 同样被带走，且比 MSE 走得更远；若异常样本的输入也异常，"
+        "直线会转过去迁就它们，"
+        "MAE 便起不到保护作用；带隐藏层时，极远的异常值也会损害 MAE：它们撑大了用来标准化目标的 σ，"
+        "使其余部分在训练中显得微小。",
     ),
     refuted=Text(
         "Here the claim did not hold: MSE did not suffer from the outliers, or MAE did. Look at the checks.",

@@ -1,7 +1,8 @@
 """C11: dropout, augmentation and early stopping each shrink the train–test gap without raising the test loss.
 
-N. Srivastava et al., Dropout (2014); P. Y. Simard et al. (2003); L. Prechelt, Early stopping, but when? (1998). The one idea: a
-network that can learn its examples by heart learns their mislabelled ones too, unless something makes that dear.
+N. Srivastava et al., Dropout (2014); P. Y. Simard et al. (2003); L. Prechelt, Early stopping, but when? (1998). The one
+idea: a network that can learn its examples by heart learns their mislabelled ones too, unless something makes that
+dear.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerwise.figures.svg import INK, MUTED
-from layerwise.functional.augmentation import AugmentOptions
+from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.labs.trial import HIDDEN, TRAIN, VAL, Treatment, Trial, noisy_digits, trained
+from layerwise.plotting.svg import INK, MUTED
 
 PLAIN = "none"
 CLAIMED = ("dropout", "augmentation", "early stopping")
@@ -32,17 +33,21 @@ TREATMENTS: dict[str, Treatment] = {
     "batch norm": Treatment(batch_norm=True),
 }
 NAMES = {
-    PLAIN: Text("nothing", "无正则化"), "dropout": Text("dropout, p = 0.5", "dropout，p = 0.5"),
-    "augmentation": Text("augmentation", "数据增强"), "early stopping": Text("early stopping", "早停"),
+    PLAIN: Text("nothing", "无正则化"),
+    "dropout": Text("dropout, p = 0.5", "dropout，p = 0.5"),
+    "augmentation": Text("augmentation", "数据增强"),
+    "early stopping": Text("early stopping", "早停"),
     "L2": Text("L2, λ = 0.003", "L2，λ = 0.003"),
-    "L1": Text("L1, λ = 0.001", "L1，λ = 0.001"), "batch norm": Text("batch norm", "批归一化"),
-}  # fmt: skip
+    "L1": Text("L1, λ = 0.001", "L1，λ = 0.001"),
+    "batch norm": Text("batch norm", "批归一化"),
+}
 WATCH = 2  # epochs between two points of the curves
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, epochs of the budget, and whether the treatments that the claim does not name are run too."""
+    """How much to do: seeds, epochs of the budget, and whether the treatments that the claim does not name are run
+    too."""
 
     seeds: int
     epochs: int
@@ -68,7 +73,9 @@ def measure(mode: Mode, *, treatments: Mapping[str, Treatment] = TREATMENTS, pla
         for seed in range(plan.seeds):
             parts = noisy_digits(seed)
             for name in names:
-                found[name].append(trained(parts, seed, treatments[name], epochs=plan.epochs, watch=WATCH if seed == 0 else 0))
+                found[name].append(
+                    trained(parts, seed, treatments[name], epochs=plan.epochs, watch=WATCH if seed == 0 else 0)
+                )
     margins = tuple(min(shrunk(found, name, seed) for name in CLAIMED) for seed in range(plan.seeds))
     return Findings(margins, 0.0, tuple(_check(found, name) for name in CLAIMED), _table(found), partial(_draw, found))
 
@@ -124,8 +131,10 @@ def _draw(found: Trials, lang: Lang) -> Figure:
     headline(
         figure,
         Text("Learning by heart, and three ways out", "死记硬背，以及三条出路"),
-        Text("300 digits, one label in ten drawn anew. Cross-entropy in nats.",
-             "300 个数字，十分之一的标签重新随机抽取。交叉熵，单位奈特。"),
+        Text(
+            "300 digits, one label in ten drawn anew. Cross-entropy in nats.",
+            "300 个数字，十分之一的标签重新随机抽取。交叉熵，单位奈特。",
+        ),
         lang=lang,
     )
     _curves(figure.add_axes((0.085, 0.145, 0.37, 0.62)), found, lang)
@@ -158,7 +167,9 @@ def _gaps(axes: Axes, found: Trials, lang: Lang) -> None:
         axes.plot([train, test], [row, row], color=MUTED, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(train, row, "o", color=BLUE, markersize=10)
         axes.plot(test, row, "o", color=VERMILION, markersize=10)
-    axes.axvline(float(np.mean([t.test for t in found[PLAIN]])), ymax=0.85, color=VERMILION, linewidth=1.2, linestyle=(0, (2, 3)))
+    axes.axvline(
+        float(np.mean([t.test for t in found[PLAIN]])), ymax=0.85, color=VERMILION, linewidth=1.2, linestyle=(0, (2, 3))
+    )
     axes.set_yticks(range(len(found)), [NAMES[name].of(lang) for name in found], color=INK)
     plain = found[PLAIN]
     first, last = (float(np.mean([getattr(t, part) for t in plain])) for part in ("train", "test"))
@@ -173,9 +184,13 @@ def _gaps(axes: Axes, found: Trials, lang: Lang) -> None:
 LAB = Lab(
     name="overfitting",
     claim_id="C11",
-    title=Text("dropout, augmentation and early stopping shrink the train–test gap", "dropout、数据增强与早停缩小训练与测试的差距"),
+    title=Text(
+        "dropout, augmentation and early stopping shrink the train–test gap",
+        "dropout、数据增强与早停缩小训练与测试的差距",
+    ),
     claim=Text(
-        "Dropout, data augmentation and early stopping each shrink the gap between training loss and test loss, and none of them raises "
+        "Dropout, data augmentation and early stopping each shrink the gap between training loss and test "
+        "loss, and none of them raises "
         "the test loss.",
         "dropout、数据增强与早停各自都能缩小训练损失与测试损失之间的差距，并且都不会使测试损失升高。",
     ),
@@ -190,13 +205,19 @@ LAB = Lab(
         "早停      取验证损失最低那一轮的权重",
     ),
     method=Text(
-        f"A network with one hidden layer of {HIDDEN} units learns {TRAIN} of scikit-learn's digits, with Adam at a fixed rate; {VAL} "
-        "more are for early stopping to look at (the others leave them alone) and 1197 for the test. In every part one label in ten is "
-        "drawn anew from the ten classes, so that nobody can be sure of a label and learning by heart is dear. Both losses are "
-        "measured at the end, on the pictures as they are, with nothing dropped. Augmentation turns by up to 12°, scales by up to a tenth "
+        f"A network with one hidden layer of {HIDDEN} units learns {TRAIN} of scikit-learn's digits, with "
+        f"Adam at a fixed rate; {VAL} "
+        "more are for early stopping to look at (the others leave them alone) and 1197 for the test. In "
+        "every part one label in ten is "
+        "drawn anew from the ten classes, so that nobody can be sure of a label and learning by heart is "
+        "dear. Both losses are "
+        "measured at the end, on the pictures as they are, with nothing dropped. Augmentation turns by up to "
+        "12°, scales by up to a tenth "
         "and shifts by up to one of the 8 pixels. All treatments of a seed share start, order and data.",
-        f"单隐藏层（{HIDDEN} 个单元）网络学习 scikit-learn digits 中的 {TRAIN} 个样本，Adam，学习率固定；另外 {VAL} 个供早停观察"
-        "（其他方法不用），1197 个作测试。每一部分都有十分之一的标签从十个类别中重新随机抽取：没有人能完全确信标签，死记硬背因此代价高昂。"
+        f"单隐藏层（{HIDDEN} 个单元）网络学习 scikit-learn digits 中的 {TRAIN} 个样本，Adam，学习率固定；"
+        f"另外 {VAL} 个供早停观察"
+        "（其他方法不用），1197 个作测试。每一部分都有十分之一的标签从十个类别中重新随机抽取："
+        "没有人能完全确信标签，死记硬背因此代价高昂。"
         "两种损失都在训练结束后测量，用未经增强的图像，且不丢弃任何单元。数据增强："
         "旋转至多 12°，缩放至多一成，平移至多 1 个像素（边长 8）。"
         "同一种子下，各方法的起点、样本顺序与数据完全相同。",
@@ -206,12 +227,17 @@ LAB = Lab(
         "差距缩小的比例：取三种方法中的最小值",
     ),
     held=Text(
-        "Left alone, the network drives its training loss to nearly nothing by learning wrong labels, and pays for it on the "
-        "test. Early stopping leaves before that; augmentation never shows the same picture twice, so there is nothing to learn by "
-        "heart; dropout makes it harder and leaves most of the gap. A small gap is no aim in itself: augmentation's and early stopping's "
+        "Left alone, the network drives its training loss to nearly nothing by learning wrong labels, and "
+        "pays for it on the "
+        "test. Early stopping leaves before that; augmentation never shows the same picture twice, so there "
+        "is nothing to learn by "
+        "heart; dropout makes it harder and leaves most of the gap. A small gap is no aim in itself: "
+        "augmentation's and early stopping's "
         "come with a higher training loss. What counts is the test loss.",
-        "若不加约束，网络靠记住错误标签把训练损失压到近乎为零，却在测试上付出代价。早停在此之前离开；数据增强从不重复同一张图像，"
-        "也就无从背诵；dropout 使死记变难，但大部分差距仍在。差距小本身不是目的：数据增强与早停的训练损失更高，真正要看的是测试损失。",
+        "若不加约束，网络靠记住错误标签把训练损失压到近乎为零，却在测试上付出代价。早停在此之前离开；"
+        "数据增强从不重复同一张图像，"
+        "也就无从背诵；dropout 使死记变难，但大部分差距仍在。差距小本身不是目的："
+        "数据增强与早停的训练损失更高，真正要看的是测试损失。",
     ),
     refuted=Text(
         "Here the claim did not hold: a treatment left the gap as it was, or raised the test loss. Look at the checks.",

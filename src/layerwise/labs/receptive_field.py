@@ -1,9 +1,10 @@
 """C14: the receptive field grows with depth.
 
-``L`` layers, ``k`` a kernel's side, ``C`` maps, ``H W`` pixels. A. Araujo, W. Norris, J. Sim, Computing receptive fields of convolutional
-neural networks, Distill (2019); W. Luo, Y. Li, R. Urtasun, R. Zemel, Understanding the effective receptive field in deep convolutional
-neural networks, NeurIPS (2016). The one idea: a unit *can* see r = 1 + L(k − 1) pixels in a row, but the paths to its middle are many and
-those to its edge few, so what it sees *much* of grows as √L.
+``L`` layers, ``k`` a kernel's side, ``C`` maps, ``H W`` pixels. A. Araujo, W. Norris, J. Sim, Computing receptive
+fields of convolutional neural networks, Distill (2019); W. Luo, Y. Li, R. Urtasun, R. Zemel, Understanding the
+effective receptive field in deep convolutional neural networks, NeurIPS (2016). The one idea: a unit *can* see r = 1 +
+L(k − 1) pixels in a row, but the paths to its middle are many and those to its edge few, so what it sees *much* of
+grows as √L.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from layerwise.figures.svg import INK
-from layerwise.inspect.fields import effective, follow, squared, support
-from layerwise.inspect.filtered import grey_photographs
+from layerwise.inspection.fields import effective, follow, squared, support
+from layerwise.inspection.views.filtered import grey_photographs
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
-from layerwise.runtime import draws
+from layerwise.plotting.svg import INK
+from layerwise.runtime import rng
 
 MAPS, KERNEL = 16, 3
 PROBES, PATCHES = 4, 2  # drawn sums of maps, and patches, for each network
@@ -41,7 +42,8 @@ COLORS = {"plain": VERMILION, "dilated": BLUE, "pooled": GREEN}
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, drawn networks and patches for each, depths of plain stacks, and of those whose field doubles."""
+    """How much to do: seeds, drawn networks and patches for each, depths of plain stacks, and of those whose field
+    doubles."""
 
     seeds: int
     networks: int
@@ -61,7 +63,8 @@ PLANS: dict[Mode, Plan] = {
 
 
 class Sides(NamedTuple):
-    """Sides of a middle unit's field: by the formula (E16), of the gradient's support, and the effective one, in pixels."""
+    """Sides of a middle unit's field: by the formula (E16), of the gradient's support, and the effective one, in
+    pixels."""
 
     formula: int
     support: int
@@ -69,7 +72,8 @@ class Sides(NamedTuple):
 
 
 def stack(kind: str, depth: int, *, kernel: int, seed: tuple[int, ...]) -> nn.Sequential:
-    """Return L convolutions of 16 maps with ReLU, without border, weights drawn from He's normal distribution, in float64.
+    """Return L convolutions of 16 maps with ReLU, without border, weights drawn from He's normal distribution, in
+    float64.
 
     Args:
         kind: ``plain``; ``dilated`` by 1, 2, 4, …; ``pooled``, each followed by a mean over 2×2.
@@ -84,7 +88,7 @@ def stack(kind: str, depth: int, *, kernel: int, seed: tuple[int, ...]) -> nn.Se
         if kind == "pooled":
             layers.append(nn.AvgPool2d(2))
     net = nn.Sequential(*layers).double()
-    with draws.seeded(draws.key("receptive-field", *seed)):
+    with rng.seeded(rng.key("receptive-field", *seed)):
         for module in net:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -97,11 +101,12 @@ def formula(net: nn.Module) -> int:
 
 
 def predicted(kind: str, depth: int, kernel: int = KERNEL) -> float:
-    """Return the effective side that random weights must give: √(1 + 12·variance), the side of the even square that spreads as much.
+    """Return the effective side that random weights must give: √(1 + 12·variance), the side of the even square that
+    spreads as much.
 
-    Gradients of independent weights of mean 0 add up in their squares, so the expected square of the gradient is the distribution of a
-    walk with an even step over each layer's window. Windows of k places j pixels apart add j²(k² − 1)/12 to its variance: with
-    stride 1, √(1 + L(k² − 1)) in all.
+    Gradients of independent weights of mean 0 add up in their squares, so the expected square of the gradient is the
+    distribution of a walk with an even step over each layer's window. Windows of k places j pixels apart add j²(k² −
+    1)/12 to its variance: with stride 1, √(1 + L(k² − 1)) in all.
     """
     spread, jump = 0.0, 1
     for number in range(depth):
@@ -114,14 +119,15 @@ def predicted(kind: str, depth: int, kernel: int = KERNEL) -> float:
 
 
 def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Tensor, tuple[int, int]]:
-    """Return the mean of (∂ unit / ∂ pixel)² over patches (H, W), for sums of the unit's maps with drawn weights, and the support's sides.
+    """Return the mean of (∂ unit / ∂ pixel)² over patches (H, W), for sums of the unit's maps with drawn weights, and
+    the support's sides.
 
-    The weights are standard normal, so the expected square is the sum over maps of each one's square. ``patches`` (N, 1, H, W) are as large
-    as one unit's field, so that there is one unit.
+    The weights are standard normal, so the expected square is the sum over maps of each one's square. ``patches`` (N,
+    1, H, W) are as large as one unit's field, so that there is one unit.
     """
     x = patches.clone().requires_grad_()
     out = net(x)  # (N, C, 1, 1)
-    generator = torch.Generator().manual_seed(draws.key("receptive-field", "maps", seed))
+    generator = torch.Generator().manual_seed(rng.key("receptive-field", "maps", seed))
     total = squared(out, x, generator, probes=PROBES)
     (top, bottom), (left, right) = support(out[:1], x, (0, 0))
     return total.mean((0, 1)), (bottom - top + 1, right - left + 1)
@@ -129,7 +135,7 @@ def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Te
 
 def patches_of(pictures: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
     """Return patches of pictures (H, W), (N, 1, side, side) float64, standardised, drawn by the seed."""
-    generator, found = draws.numpy_generator("receptive-field", "patches", side, *seed), []
+    generator, found = rng.numpy_generator("receptive-field", "patches", side, *seed), []
     for number in range(PATCHES):
         grey = pictures[number % len(pictures)]
         top, left = (int(generator.integers(0, n - side + 1)) for n in grey.shape)
@@ -139,7 +145,8 @@ def patches_of(pictures: list[Tensor], side: int, seed: tuple[int, ...]) -> Tens
 
 
 def look(nets: list[nn.Sequential], side: int, pictures: list[Tensor], seed: int) -> tuple[Sides, Tensor]:
-    """Measure stacks of one kind and depth: the sides, and the mean squared gradient over them, (r, r), with the largest value 1.
+    """Measure stacks of one kind and depth: the sides, and the mean squared gradient over them, (r, r), with the
+    largest value 1.
 
     ``side`` is what E16 gives.
     """
@@ -171,13 +178,17 @@ def measure(mode: Mode, *, kernel: int = KERNEL, plan: Plan | None = None) -> Fi
         for kind, depth in found:
             side = formula(stack(kind, depth, kernel=kernel, seed=(0,)))
             for seed in range(plan.seeds):
-                nets = [stack(kind, depth, kernel=kernel, seed=(depth, seed, number)) for number in range(plan.networks)]
+                nets = [
+                    stack(kind, depth, kernel=kernel, seed=(depth, seed, number)) for number in range(plan.networks)
+                ]
                 sides, mean = look(nets, side, pictures, seed)
                 found[kind, depth].append(sides)
                 if kind == "plain":
                     maps[depth] = mean
     margins = tuple(min(growth(found, plan, seed)) for seed in range(plan.seeds))
-    return Findings(margins, 0.0, _checks(found, plan, kernel), _table(found, plan, kernel), partial(_draw, found, maps, plan))
+    return Findings(
+        margins, 0.0, _checks(found, plan, kernel), _table(found, plan, kernel), partial(_draw, found, maps, plan)
+    )
 
 
 def growth(found: Found, plan: Plan, seed: int) -> list[float]:
@@ -192,7 +203,8 @@ def _mean(found: Found, kind: str, depth: int) -> float:
 
 
 def _checks(found: Found, plan: Plan, kernel: int) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: E16 exactly; the effective side as predicted, ever less of the whole; faster ways."""
+    """Return what must be so beside the margin: E16 exactly; the effective side as predicted, ever less of the whole;
+    faster ways."""
     exact = sum(s.formula == s.support for sides in found.values() for s in sides)
     total = sum(len(sides) for sides in found.values())
     worst = max(abs(_mean(found, *key) / predicted(*key, kernel) - 1) for key in found)
@@ -209,14 +221,16 @@ def _checks(found: Found, plan: Plan, kernel: int) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"the effective side is √(1 + 12·variance) of a random walk through the windows, within {worst:.0%}; {CLOSE:.0%} allowed",
+                "the effective side is √(1 + 12·variance) of a random walk through the windows, within "
+                f"{worst:.0%}; {CLOSE:.0%} allowed",
                 f"有效边长等于穿过各窗口的随机游走的 √(1 + 12·方差)，误差 {worst:.0%} 以内；允许 {CLOSE:.0%}",
             ),
             worst <= CLOSE,
         ),
         Check(
             Text(
-                f"in a plain stack it is ever less of the whole field: {shares[0]:.0%} of the side at depth {plan.plain[0]}, "
+                f"in a plain stack it is ever less of the whole field: {shares[0]:.0%} of the side at depth "
+                f"{plan.plain[0]}, "
                 f"{shares[-1]:.0%} at depth {plan.plain[-1]}",
                 f"普通堆叠中它占整个感受野的比例越来越小：深度 {plan.plain[0]} 时为边长的 {shares[0]:.0%}，"
                 f"深度 {plan.plain[-1]} 时为 {shares[-1]:.0%}",
@@ -225,7 +239,8 @@ def _checks(found: Found, plan: Plan, kernel: int) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"dilation and pooling multiply it instead: ×{ways['dilated']:.2f} and ×{ways['pooled']:.2f} with layer {last} alone",
+                f"dilation and pooling multiply it instead: ×{ways['dilated']:.2f} and ×{ways['pooled']:.2f} "
+                f"with layer {last} alone",
                 f"膨胀与池化则使它成倍增长：仅第 {last} 层就分别 ×{ways['dilated']:.2f} 与 ×{ways['pooled']:.2f}",
             ),
             min(ways.values()) > 1.5,
@@ -250,9 +265,15 @@ def _table(found: Found, plan: Plan, kernel: int) -> Table:
         span = mean_interval([s.effective for s in sides])
         first = NAMES[kind] if depth == plan.depths(kind)[0] else ""
         row: tuple[Cell, ...] = (
-            first, depth, sides[0].formula, min(s.support for s in sides), span.mean, span.high - span.mean,
-            predicted(kind, depth, kernel), span.mean / sides[0].formula,
-        )  # fmt: skip
+            first,
+            depth,
+            sides[0].formula,
+            min(s.support for s in sides),
+            span.mean,
+            span.high - span.mean,
+            predicted(kind, depth, kernel),
+            span.mean / sides[0].formula,
+        )
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -283,7 +304,14 @@ def _map(axes: Axes, gradient: Tensor, largest: int, depth: int, lang: Lang) -> 
     """Draw one map of amplitudes in a frame as large as the deepest stack's field, with its own field framed."""
     side = len(gradient)
     half = side / 2
-    axes.imshow(gradient.sqrt().numpy(), cmap="Blues", extent=(-half, half, -half, half), interpolation="nearest", vmin=0, vmax=1)
+    axes.imshow(
+        gradient.sqrt().numpy(),
+        cmap="Blues",
+        extent=(-half, half, -half, half),
+        interpolation="nearest",
+        vmin=0,
+        vmax=1,
+    )
     axes.plot([-half, half, half, -half, -half], [-half, -half, half, half, -half], color=INK, linewidth=1.2)
     frame = (-largest / 2 - 0.5, largest / 2 + 0.5)
     axes.set(xlim=frame, ylim=frame, xticks=[], yticks=[], aspect="equal")
@@ -295,7 +323,8 @@ def _map(axes: Axes, gradient: Tensor, largest: int, depth: int, lang: Lang) -> 
 
 
 def _sides(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
-    """Draw sides over depth: what E16 allows dashed, the effective side with every seed's value, and the prediction as a thin line."""
+    """Draw sides over depth: what E16 allows dashed, the effective side with every seed's value, and the prediction as
+    a thin line."""
     for kind in KINDS:
         depths = plan.depths(kind)
         axes.plot(depths, [found[kind, d][0].formula for d in depths], "--", color=COLORS[kind], linewidth=1.4)
@@ -309,12 +338,22 @@ def _sides(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
     axes.minorticks_off()
     axes.set_title(Text("side in pixels; dashed: E16", "边长（像素）；虚线为 E16").of(lang), loc="left")
     axes.set_xlabel(Text("layers", "层数").of(lang))
-    names = {"plain": "3×3  ∝ √L", "dilated": Text("dilated", "膨胀").of(lang), "pooled": Text("pooled", "池化").of(lang)}
+    names = {
+        "plain": "3×3  ∝ √L",
+        "dilated": Text("dilated", "膨胀").of(lang),
+        "pooled": Text("pooled", "池化").of(lang),
+    }
     for kind, text in names.items():
         depth = plan.depths(kind)[-1]
         low = {"plain": 0.5, "dilated": 0.70, "pooled": 1.0}[kind]
         align = "right" if kind == "plain" else "left"
-        label(axes, (depth * (1.06 if kind == "plain" else 1.09), _mean(found, kind, depth) * low), text, color=COLORS[kind], align=align)
+        label(
+            axes,
+            (depth * (1.06 if kind == "plain" else 1.09), _mean(found, kind, depth) * low),
+            text,
+            color=COLORS[kind],
+            align=align,
+        )
 
 
 LAB = Lab(
@@ -322,7 +361,8 @@ LAB = Lab(
     claim_id="C14",
     title=Text("the receptive field grows with depth", "感受野随深度增长"),
     claim=Text(
-        "A unit of a convolutional network depends on a small square of pixels; the deeper the layer, the larger the square.",
+        "A unit of a convolutional network depends on a small square of pixels; the deeper the layer, the "
+        "larger the square.",
         "卷积网络的一个单元只依赖一小块方形像素；层越深，这块方形越大。",
     ),
     formula=Text(
@@ -332,26 +372,35 @@ LAB = Lab(
         "L 层 k×k、步幅 1：r = 1 + L(k − 1)      有效 √(1 + L(k² − 1))",
     ),
     method=Text(
-        f"Stacks of 3×3 convolutions ({MAPS} maps, ReLU, He's random weights, untrained) look at patches of two real photographs. For the "
-        "middle unit the gradient by every pixel is taken. Its support, where it is not zero, is held against E16. Its square, "
-        "summed over maps, patches and drawn networks, tells how much of the field counts: the effective side is that of an even square of "
-        "the same spread, so that one convolution of k×k has k. Random weights predict it in closed form. Three ways to go deeper are "
+        f"Stacks of 3×3 convolutions ({MAPS} maps, ReLU, He's random weights, untrained) look at patches of "
+        "two real photographs. For the "
+        "middle unit the gradient by every pixel is taken. Its support, where it is not zero, is held "
+        "against E16. Its square, "
+        "summed over maps, patches and drawn networks, tells how much of the field counts: the effective "
+        "side is that of an even square of "
+        "the same spread, so that one convolution of k×k has k. Random weights predict it in closed form. "
+        "Three ways to go deeper are "
         "compared: plain, dilated by 1, 2, 4 …, and pooled 2×2 after each convolution.",
-        f"3×3 卷积的堆叠（{MAPS} 个图，ReLU，He 随机权重，未经训练），输入为两张真实照片的局部。对中间单元求其对每个像素的梯度。"
+        f"3×3 卷积的堆叠（{MAPS} 个图，ReLU，He 随机权重，未经训练），输入为两张真实照片的局部。"
+        "对中间单元求其对每个像素的梯度。"
         "梯度的支撑（不为零之处）与 E16 对照；梯度的平方对图、局部与随机网络求和，反映感受野中真正起作用的部分："
         "有效边长取离散程度相同的均匀方形的边长，因此一层 k×k 卷积恰为 k。随机权重下它有闭式预测。"
         "比较三种加深方式：普通、膨胀 1、2、4……，以及每层卷积后 2×2 池化。",
     ),
     margin=Text(
-        "log₂ of the growth of the plain stack's effective side with a doubling of its depth, of all doublings the least; 1 means twice "
+        "log₂ of the growth of the plain stack's effective side with a doubling of its depth, of all "
+        "doublings the least; 1 means twice "
         "as large",
         "普通堆叠深度每加倍，有效边长增长倍数的 log₂，取各次加倍中的最小值；1 表示两倍",
     ),
     held=Text(
-        "The field grows with every layer, and E16 gives its side to the pixel. But what a unit can see and what it looks at are two "
-        "things: in a plain stack the first grows as L, the second only as √L. Dilation and pooling make both grow in leaps. These are "
+        "The field grows with every layer, and E16 gives its side to the pixel. But what a unit can see and "
+        "what it looks at are two "
+        "things: in a plain stack the first grows as L, the second only as √L. Dilation and pooling make "
+        "both grow in leaps. These are "
         "networks before training; Luo et al. saw the effective field widen as they learn.",
-        "感受野逐层增长，E16 给出的边长逐像素准确。但“看得到”与“真正在看”是两回事：普通堆叠中前者按 L 增长，后者只按 √L 增长；"
+        "感受野逐层增长，E16 给出的边长逐像素准确。但“看得到”与“真正在看”是两回事：普通堆叠中前者按 L 增长，"
+        "后者只按 √L 增长；"
         "膨胀与池化使两者成倍增长。这里是训练前的网络；Luo 等人观察到有效感受野会在学习中变宽。",
     ),
     refuted=Text(

@@ -1,8 +1,9 @@
 """C28: ReLU trains faster than sigmoid and tanh.
 
-``N`` examples. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with deep convolutional neural networks (2012), figure 1;
-X. Glorot, A. Bordes, Y. Bengio, Deep sparse rectifier neural networks (2011). The one idea: ReLU's slope is 1 wherever a unit is on, the
-sigmoid's is a quarter at best, so its steps are small. Each activation gets the step size that suits it best.
+``N`` examples. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with deep convolutional neural
+networks (2012), figure 1; X. Glorot, A. Bordes, Y. Bengio, Deep sparse rectifier neural networks (2011). The one idea:
+ReLU's slope is 1 wherever a unit is on, the sigmoid's is a quarter at best, so its steps are small. Each activation
+gets the step size that suits it best.
 """
 
 from __future__ import annotations
@@ -18,14 +19,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerwise.figures.svg import MUTED
-from layerwise.labs.base import Cell, Check, Column, Findings, Interval, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Interval,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    mean_interval,
+    one_thread,
+    signed,
+)
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.feedforward import mlp
+from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 HIDDEN, BATCH = (64, 64, 64), 32
 ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid"}
@@ -35,7 +50,8 @@ COLORS = {"relu": GREEN, "tanh": BLUE, "sigmoid": VERMILION}
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, seeds, step sizes η, the loss to be reached, the most steps, and after how many to look."""
+    """How much to do: data set, seeds, step sizes η, the loss to be reached, the most steps, and after how many to
+    look."""
 
     data: str
     seeds: int
@@ -54,7 +70,8 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Race:
-    """One training: the loss on the training part before the first step and every so many, up to the target, and seconds a step.
+    """One training: the loss on the training part before the first step and every so many, up to the target, and
+    seconds a step.
 
     ``steps`` is when the target was reached, or the most there may be; ``reached`` tells which.
     """
@@ -70,8 +87,10 @@ Races = dict[tuple[str, float], list[Race]]
 
 def race(activation: str, rate: float, data: Parts, *, plan: Plan, seed: int) -> Race:
     """Train the catalog's mlp by plain gradient descent until its loss on the whole training part is at the target."""
-    with draws.seeded(draws.key("relu-speed", seed)):
-        net = mlp(features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation)
+    with rng.seeded(rng.key("relu-speed", seed)):
+        net = mlp(
+            features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation
+        )
     losses, taken, spent = [metrics(net, data.task, data.train)["loss"]], 0, 0.0
     epochs = math.ceil(plan.steps * BATCH / len(data.train))
     began, options = time.perf_counter(), BackpropOptions(optimizer="sgd", lr=rate)
@@ -107,11 +126,14 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
     rates = {part: best_rate(races, part, plan) for part in ACTIVATIONS}
     rivals = [_ahead(races, rates, rival) for rival in ("tanh", "sigmoid")]
     margins = tuple(min(pair) for pair in zip(*rivals, strict=True))
-    return Findings(margins, 0.0, _checks(races, rates, plan), _table(races, rates, plan), partial(_draw, races, rates, plan))
+    return Findings(
+        margins, 0.0, _checks(races, rates, plan), _table(races, rates, plan), partial(_draw, races, rates, plan)
+    )
 
 
 def best_rate(races: Races, part: str, plan: Plan) -> float:
-    """Return the step size with which an activation reaches the target soonest, in the mean over seeds of the steps' logarithm."""
+    """Return the step size with which an activation reaches the target soonest, in the mean over seeds of the steps'
+    logarithm."""
     return min(plan.rates, key=lambda rate: float(np.mean([math.log(r.steps) for r in races[part, rate]])))
 
 
@@ -135,10 +157,16 @@ def _checks(races: Races, rates: Mapping[str, float], plan: Plan) -> tuple[Check
         late = sum(not r.reached for r in races[rival, rates[rival]])
         more = f" ({late} of {plan.seeds} never arrived and count as the limit)" if late else ""
         mehr = f"（{plan.seeds} 个中有 {late} 个未达到，按上限计）" if late else ""
-        text = Text(f"{rival} needs {_times(span)} times as many steps{more}", f"{rival} 所需步数是 ReLU 的 {_times(span)} 倍{mehr}")
+        text = Text(
+            f"{rival} needs {_times(span)} times as many steps{more}",
+            f"{rival} 所需步数是 ReLU 的 {_times(span)} 倍{mehr}",
+        )
         checks.append(Check(text, span.low > 0))
     arrived = sum(r.reached for r in races["relu", rates["relu"]])
-    text = Text(f"{arrived} of {plan.seeds} ReLU networks reach the target", f"{plan.seeds} 个 ReLU 网络中有 {arrived} 个达到目标")
+    text = Text(
+        f"{arrived} of {plan.seeds} ReLU networks reach the target",
+        f"{plan.seeds} 个 ReLU 网络中有 {arrived} 个达到目标",
+    )
     return (*checks, Check(text, arrived == plan.seeds))
 
 
@@ -163,8 +191,13 @@ def _table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
         span = mean_interval([r.steps for r in best])
         took = 1000 * float(np.median([r.seconds for r in best]))
         row: tuple[Cell, ...] = (
-            SHOWN[part], *(shown(races[part, rate]) for rate in plan.rates), rates[part], span.mean, span.high - span.mean, took,
-        )  # fmt: skip
+            SHOWN[part],
+            *(shown(races[part, rate]) for rate in plan.rates),
+            rates[part],
+            span.mean,
+            span.high - span.mean,
+            took,
+        )
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -185,9 +218,13 @@ def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> F
     _curves(left, races, rates, plan, lang)
     for part in ACTIVATIONS:
         steps = [float(np.mean([r.steps for r in races[part, rate]])) for rate in plan.rates]
-        kept = [(rate, s) for rate, s in zip(plan.rates, steps, strict=True) if any(r.reached for r in races[part, rate])]
+        kept = [
+            (rate, s) for rate, s in zip(plan.rates, steps, strict=True) if any(r.reached for r in races[part, rate])
+        ]
         right.plot([k[0] for k in kept], [k[1] for k in kept], "o-", color=COLORS[part], markersize=7)
-        right.plot(rates[part], dict(zip(plan.rates, steps, strict=True))[rates[part]], "o", color=COLORS[part], markersize=13)
+        right.plot(
+            rates[part], dict(zip(plan.rates, steps, strict=True))[rates[part]], "o", color=COLORS[part], markersize=13
+        )
     right.set(xscale="log", yscale="log", xticks=plan.rates, xticklabels=[f"{r:g}" for r in plan.rates])
     right.set(xlim=(plan.rates[0] / 1.4, plan.rates[-1] * 1.4))
     right.minorticks_off()
@@ -224,7 +261,8 @@ LAB = Lab(
     claim_id="C28",
     title=Text("ReLU trains faster than sigmoid and tanh", "ReLU 比 sigmoid 与 tanh 训练得更快"),
     claim=Text(
-        "A network of ReLU units comes to a small training loss in fewer steps than the same network of sigmoid or tanh units.",
+        "A network of ReLU units comes to a small training loss in fewer steps than the same network of "
+        "sigmoid or tanh units.",
         "由 ReLU 单元构成的网络，比同样结构的 sigmoid 或 tanh 网络以更少的步数达到小的训练损失。",
     ),
     formula=Text(
@@ -232,13 +270,19 @@ LAB = Lab(
         "sigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}      步数(f) = 在各 η 中到达目标损失所需的最少步数",
     ),
     method=Text(
-        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} units learn real pictures (scikit-learn's digits to a "
-        f"training loss of 0.1; fashion-mnist to 0.4 in the full form) by plain gradient descent, batches of {BATCH}. Each activation "
-        "has the weights made for it (Glorot's for sigmoid and tanh, He's for ReLU) and, as in Krizhevsky's comparison, the step "
-        "size that suits it best: of the series, the one that arrives soonest. A dash: no seed arrived; >: some did not. Time a step "
+        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} units learn real pictures "
+        "(scikit-learn's digits to a "
+        "training loss of 0.1; fashion-mnist to 0.4 in the full form) by plain gradient descent, batches of "
+        f"{BATCH}. Each activation "
+        "has the weights made for it (Glorot's for sigmoid and tanh, He's for ReLU) and, as in Krizhevsky's "
+        "comparison, the step "
+        "size that suits it best: of the series, the one that arrives soonest. A dash: no seed arrived; >: "
+        "some did not. Time a step "
         "is shown but does not decide. Series, target and bound were fixed before the verdict was looked at.",
-        f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个单元，学习真实图像（scikit-learn 的 digits，训练损失降到 0.1；"
-        f"完整形式用 fashion-mnist，降到 0.4），普通梯度下降，批量 {BATCH}。每种激活都用为其设计的初始权重（sigmoid 与 tanh "
+        f"多层感知机，{len(HIDDEN)} 个隐藏层，每层 {HIDDEN[0]} 个单元，学习真实图像（scikit-learn 的 digits，"
+        "训练损失降到 0.1；"
+        f"完整形式用 fashion-mnist，降到 0.4），普通梯度下降，批量 {BATCH}。"
+        "每种激活都用为其设计的初始权重（sigmoid 与 tanh "
         "用 Glorot，ReLU 用 He），并且如 Krizhevsky 的比较那样，各用最适合自己的步长，即所列步长中最早到达者。"
         "短横：无一种子到达；>：部分未到达。每步用时仅供参考，不参与判定。步长、目标与界限在查看判定结果之前确定。",
     ),
@@ -251,9 +295,12 @@ LAB = Lab(
         "即使各对手都用最适合自己的步长，ReLU 仍最先到达。",
     ),
     refuted=Text(
-        "As it stands the claim did not hold here. Read the checks: sigmoid is several times slower, whatever its step size. "
-        "Tanh is not: with the same small step ReLU is ahead of it, but tanh bears larger steps, and with its best one it arrives as "
-        "soon. A network this small and shallow gives ReLU no lead over a well-tuned tanh; Krizhevsky's sixfold one was measured on a "
+        "As it stands the claim did not hold here. Read the checks: sigmoid is several times slower, "
+        "whatever its step size. "
+        "Tanh is not: with the same small step ReLU is ahead of it, but tanh bears larger steps, and with "
+        "its best one it arrives as "
+        "soon. A network this small and shallow gives ReLU no lead over a well-tuned tanh; Krizhevsky's "
+        "sixfold one was measured on a "
         "convolutional network of four layers on CIFAR-10, which this lab does not repeat.",
         "论断按原文在此不成立。请看各项检查：无论步长多大，sigmoid 都慢数倍；tanh 却不然：步长同样小时 ReLU 领先，"
         "但 tanh 经得起更大的步长，用其最佳步长时到达得一样早。在这样小而浅的网络上，ReLU 对调好步长的 tanh 没有优势；"

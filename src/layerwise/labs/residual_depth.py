@@ -1,8 +1,8 @@
 """C22: plain deep nets get worse with depth; residual ones do not.
 
-K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image recognition, CVPR 2016, figures 1 and 6. The one idea: a deeper net could
-copy its input through the layers that it does not need, so it should never be worse on the pictures it learns from; a plain one
-does not find that copy, and a sum gives it for nothing.
+K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image recognition, CVPR 2016, figures 1 and 6. The one idea:
+a deeper net could copy its input through the layers that it does not need, so it should never be worse on the pictures
+it learns from; a plain one does not find that copy, and a sum gives it for nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.resnet_cifar import resnet20
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 KINDS = {"plain": False, "residual": True}
 NAMES = {"plain": Text("plain", "普通"), "residual": Text("residual", "残差")}
@@ -36,7 +36,8 @@ LR = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, training examples (0: all), seeds, epochs, batch, maps of the first stage, the two numbers of layers."""
+    """How much to do: data set, training examples (0: all), seeds, epochs, batch, maps of the first stage, the two
+    numbers of layers."""
 
     data: str
     examples: int
@@ -68,15 +69,21 @@ Scores = dict[tuple[str, int], list[Score]]
 def network(residual: bool, depth: int, data: Parts, *, width: int, seed: int) -> nn.Module:
     """Return the catalog's network of 6n + 2 layers, with or without its sums."""
     channels, height, side = data.train.inputs.shape[1:]
-    with draws.seeded(draws.key("residual-depth", depth, seed)):
+    with rng.seeded(rng.key("residual-depth", depth, seed)):
         return resnet20(
-            outputs=len(data.task.classes), channels=channels, size=(height, side), width=width, blocks=(depth - 2) // 6, residual=residual
+            outputs=len(data.task.classes),
+            channels=channels,
+            size=(height, side),
+            width=width,
+            blocks=(depth - 2) // 6,
+            residual=residual,
         )
 
 
 @torch.no_grad()
 def settle(net: nn.Module, batch: Batch) -> None:
-    """Take batch norm's statistics afresh of a batch's pictures: in short trainings the running ones lag behind the weights."""
+    """Take batch norm's statistics afresh of a batch's pictures: in short trainings the running ones lag behind the
+    weights."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -139,14 +146,16 @@ def lost(scores: Scores, kind: str, *, part: str = "train") -> list[float]:
 
 
 def _checks(scores: Scores) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: the plain net loses, on what it learned from; the residual one does not."""
+    """Return what must be so beside the margin: the plain net loses, on what it learned from; the residual one does
+    not."""
     plain, residual = mean_interval(lost(scores, "plain")), mean_interval(lost(scores, "residual"))
     shallow, deep = depths(scores)
     p, r = ([f"{100 * v:.1f}".replace("-", "−") for v in span] for span in (plain, residual))
     return (
         Check(
             Text(
-                f"with {deep} layers instead of {shallow} the plain net loses {p[0]} points of training accuracy [{p[1]}, {p[2]}]",
+                f"with {deep} layers instead of {shallow} the plain net loses {p[0]} points of training "
+                f"accuracy [{p[1]}, {p[2]}]",
                 f"从 {shallow} 层到 {deep} 层，普通网络的训练准确率损失 {p[0]} 个百分点 [{p[1]}, {p[2]}]",
             ),
             plain.low > 0,
@@ -174,7 +183,14 @@ def _table(scores: Scores) -> Table:
     rows = []
     for (kind, depth), found in scores.items():
         train, test = mean_interval([s.train for s in found]), mean_interval([s.test for s in found])
-        row: tuple[Cell, ...] = (NAMES[kind], depth, train.mean, train.high - train.mean, test.mean, test.high - test.mean)
+        row: tuple[Cell, ...] = (
+            NAMES[kind],
+            depth,
+            train.mean,
+            train.high - train.mean,
+            test.mean,
+            test.high - test.mean,
+        )
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -184,7 +200,10 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
     figure = Figure(figsize=SIZE)
     headline(
         figure,
-        Text("From {} to {} layers, with and without sums".format(*plan.depths), "从 {} 层到 {} 层：有无残差相加".format(*plan.depths)),
+        Text(
+            "From {} to {} layers, with and without sums".format(*plan.depths),
+            "从 {} 层到 {} 层：有无残差相加".format(*plan.depths),
+        ),
         Text(
             f"{plan.data}, {plan.epochs} epochs, {plan.seeds} seeds: each a thin line, their mean a thick one.",
             f"{plan.data}，{plan.epochs} 轮，{plan.seeds} 个种子：细线为各种子，粗线为均值。",
@@ -206,7 +225,9 @@ def _lines(axes: Axes, scores: Scores, part: str, lang: Lang) -> None:
         axes.plot([0, 1], table, color=COLORS[kind], linewidth=1, alpha=0.6)
         axes.plot([0, 1], table.mean(1), "o-", color=COLORS[kind], markersize=8, linewidth=3)
         label(axes, (1.06, float(table[1].mean())), NAMES[kind].of(lang), color=COLORS[kind])
-    axes.set(xlim=(-0.15, 1.5), xticks=[0, 1], xticklabels=[Text(f"{d} layers", f"{d} 层").of(lang) for d in depths(scores)])
+    axes.set(
+        xlim=(-0.15, 1.5), xticks=[0, 1], xticklabels=[Text(f"{d} layers", f"{d} 层").of(lang) for d in depths(scores)]
+    )
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
@@ -215,25 +236,32 @@ LAB = Lab(
     claim_id="C22",
     title=Text("plain deep nets get worse with depth; residual ones do not", "普通网络越深越差，残差网络不会"),
     claim=Text(
-        "A plain network of 56 layers learns worse than one of 20, even on the pictures that it learns from. With residual "
+        "A plain network of 56 layers learns worse than one of 20, even on the pictures that it learns from. "
+        "With residual "
         "connections the deeper one is no worse.",
         "56 层的普通网络比 20 层的学得更差，在训练图像上也是如此。有残差连接时，更深的网络不会更差。",
     ),
     formula=Text(
         "plain y = ReLU(F(x))      residual y = ReLU(x + F(x)) (E32)\n"
         "margin = (plain₂₀ − plain₅₆) − (residual₂₀ − residual₅₆)",
-        "普通 y = ReLU(F(x))      残差 y = ReLU(x + F(x))（E32）\n"
-        "余量 = (普通₂₀ − 普通₅₆) − (残差₂₀ − 残差₅₆)",
+        "普通 y = ReLU(F(x))      残差 y = ReLU(x + F(x))（E32）\n余量 = (普通₂₀ − 普通₅₆) − (残差₂₀ − 残差₅₆)",
     ),
     method=Text(
-        "He et al.'s networks for small pictures of 20 and 56 layers (8 and 32 in the quick form) with batch norm and at most half as "
-        "many maps, and the same without the sums, learn real pictures (scikit-learn's digits; cifar10 in the full form) with "
-        "Nesterov's momentum on one cycle of the rate, without augmentation. Shortcuts have no parameters, so both kinds have as many. "
-        "Batch norm's statistics are taken of the training part before accuracies are measured. Rate and bounds were fixed before the "
+        "He et al.'s networks for small pictures of 20 and 56 layers (8 and 32 in the quick form) with batch "
+        "norm and at most half as "
+        "many maps, and the same without the sums, learn real pictures (scikit-learn's digits; cifar10 in "
+        "the full form) with "
+        "Nesterov's momentum on one cycle of the rate, without augmentation. Shortcuts have no parameters, "
+        "so both kinds have as many. "
+        "Batch norm's statistics are taken of the training part before accuracies are measured. Rate and "
+        "bounds were fixed before the "
         "first run; the epochs were doubled after it, for the deep nets were still learning.",
-        "He 等人用于小图像的 20 层与 56 层网络（短形式为 8 层与 32 层；含批归一化，特征图数至多为一半），以及去掉相加的同样网络，"
-        "学习真实图像（scikit-learn 的 digits；完整形式用 cifar10），使用 Nesterov 动量与 one-cycle 学习率，不做增强。捷径不含参数，"
-        "两类网络参数量相同。测量准确率之前，在训练部分上重新统计批归一化的均值与方差。学习率与界限在首次运行前确定；首次"
+        "He 等人用于小图像的 20 层与 56 层网络（短形式为 8 层与 32 层；含批归一化，特征图数至多为一半），"
+        "以及去掉相加的同样网络，"
+        "学习真实图像（scikit-learn 的 digits；完整形式用 cifar10），使用 Nesterov 动量与 one-cycle 学习率，"
+        "不做增强。捷径不含参数，"
+        "两类网络参数量相同。测量准确率之前，在训练部分上重新统计批归一化的均值与方差。"
+        "学习率与界限在首次运行前确定；首次"
         "运行后轮数加倍，因为深的网络仍在学习。",
     ),
     margin=Text(
@@ -241,12 +269,14 @@ LAB = Lab(
         "从浅到深，普通网络比残差网络多损失的训练准确率",
     ),
     held=Text(
-        "The plain net gets worse with depth, on the very pictures that it learns from, so it is not overfitting; the residual one "
+        "The plain net gets worse with depth, on the very pictures that it learns from, so it is not "
+        "overfitting; the residual one "
         "does not.",
         "普通网络随深度变差，而且是在训练图像上变差，所以不是过拟合；残差网络则不会。",
     ),
     refuted=Text(
-        "As it stands the claim did not hold here; the checks say which half of it. A training this short measures how fast a net "
+        "As it stands the claim did not hold here; the checks say which half of it. A training this short "
+        "measures how fast a net "
         "learns rather than how well in the end: He et al. trained for 64,000 steps on CIFAR-10.",
         "论断按原文在此不成立；各项检查说明是哪一半。如此短的训练衡量的是学得多快，而不是最终学得多好："
         "He 等人在 CIFAR-10 上训练了 64,000 步。",

@@ -1,9 +1,10 @@
 """C29: residual connections keep the gradient alive through depth.
 
-``B`` blocks of two 3×3 convolutions, δ⁽ᵇ⁾ = ∂L/∂x⁽ᵇ⁾ behind block b. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for
-image recognition (2016); G. Yang et al., A mean field theory of batch normalization (2019), on why plain nets with it explode;
-H. Zhang, Y. Dauphin, T. Ma, Fixup initialization (2019), on residual ones without it. The one idea: ∂(x + F(x))/∂x = 1 + ∂F/∂x, so what
-comes back past a block is never only what the block's own weights let through.
+``B`` blocks of two 3×3 convolutions, δ⁽ᵇ⁾ = ∂L/∂x⁽ᵇ⁾ behind block b. K. He, X. Zhang, S. Ren, J. Sun, Deep residual
+learning for image recognition (2016); G. Yang et al., A mean field theory of batch normalization (2019), on why plain
+nets with it explode; H. Zhang, Y. Dauphin, T. Ma, Fixup initialization (2019), on residual ones without it. The one
+idea: ∂(x + F(x))/∂x = 1 + ∂F/∂x, so what comes back past a block is never only what the block's own weights let
+through.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from layerwise.data import embedded
+from layerwise.data import sklearn_datasets
 from layerwise.data.loader import Batch
 from layerwise.data.source import fetch
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.models.resnet_cifar import resnet20
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.tasks.classification import Classification
 
 DECADE = 1.0  # powers of ten: what a plain net must be more uneven by, and what a residual one may be uneven by at most
@@ -63,15 +64,14 @@ Profiles = dict[tuple[str, str, int], list[tuple[float, ...]]]  # by kind, start
 def network(residual: bool, start: str, depth: int, *, width: int, seed: int) -> nn.Module:
     """Return the catalog's network of 6n + 2 layers for pictures of 8×8 in float64, with its start changed.
 
-    Args:
-        residual: whether the sums are there.
-        start: ``normed`` as in the paper, ``bare`` without batch norm, ``halved`` so and with the convolutions' weights times ½.
-        depth: 6n + 2.
-        width: maps of the first stage.
-        seed: of all draws.
+    Args: residual: whether the sums are there. start: ``normed`` as in the paper, ``bare`` without batch norm,
+        ``halved`` so and with the convolutions' weights times ½. depth: 6n + 2. width: maps of the first stage. seed:
+        of all draws.
     """
-    with draws.seeded(draws.key("residual-gradient", depth, seed)):
-        net = resnet20(outputs=10, channels=1, size=(8, 8), width=width, blocks=(depth - 2) // 6, residual=residual).double()
+    with rng.seeded(rng.key("residual-gradient", depth, seed)):
+        net = resnet20(
+            outputs=10, channels=1, size=(8, 8), width=width, blocks=(depth - 2) // 6, residual=residual
+        ).double()
     if start == NORMED:
         return net
     for module in list(net.modules()):
@@ -85,9 +85,9 @@ def network(residual: bool, start: str, depth: int, *, width: int, seed: int) ->
 
 def digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     """Return the task and a batch of real handwritten digits, drawn by the seed, in float64."""
-    source = embedded.load("digits")
+    source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    at = draws.numpy_generator("residual-gradient", seed).permutation(len(source))[:examples]
+    at = rng.numpy_generator("residual-gradient", seed).permutation(len(source))[:examples]
     return task, task.collate(fetch(source, at)).to(torch.device("cpu"), torch.float64)
 
 
@@ -95,7 +95,11 @@ def profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, 
     """Return ‖∂L/∂x‖ behind each block, from the first to the last, L the mean loss in training mode."""
     outputs: list[Tensor] = []
     stages = [net.get_submodule(f"layer{number}") for number in (1, 2, 3)]
-    handles = [block.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for stage in stages for block in stage.children()]
+    handles = [
+        block.register_forward_hook(lambda _m, _i, out: outputs.append(out))
+        for stage in stages
+        for block in stage.children()
+    ]
     try:
         loss = task.objective(net.train(), batch)
     finally:
@@ -105,7 +109,8 @@ def profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, 
 
 
 def decades(norms: tuple[float, ...]) -> float:
-    """Return log₁₀ of the first block's norm over the last's: below 0 the gradient fades on its way back, above 0 it grows."""
+    """Return log₁₀ of the first block's norm over the last's: below 0 the gradient fades on its way back, above 0 it
+    grows."""
     return math.log10(norms[0] / norms[-1])
 
 
@@ -127,7 +132,9 @@ def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None 
                 found[kind, start, depth].append(profile(net, task, batch))
     deepest = plan.depths[-1]
     margins = tuple(min(_gap(found, start, deepest, seed) for start in DECIDING) for seed in range(plan.seeds))
-    return Findings(margins, DECADE, _checks(found, deepest), _table(found, plan), partial(_draw, found, deepest, plan.seeds))
+    return Findings(
+        margins, DECADE, _checks(found, deepest), _table(found, plan), partial(_draw, found, deepest, plan.seeds)
+    )
 
 
 def _gap(found: Profiles, start: str, depth: int, seed: int) -> float:
@@ -142,14 +149,16 @@ def _mean(found: Profiles, kind: str, start: str, depth: int) -> float:
 
 
 def _checks(found: Profiles, depth: int) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: the residual net's gradient stays within a factor of ten at both deciding starts."""
+    """Return what must be so beside the margin: the residual net's gradient stays within a factor of ten at both
+    deciding starts."""
     checks = []
     for start in DECIDING:
         worst = max((decades(norms) for norms in found["residual", start, depth]), key=abs)
         name = STARTS[start]
         factor = f"{10 ** abs(worst):.1f}"
         text = Text(
-            f"{name.en}: from the last block to the first of {depth} layers the residual net's gradient changes by a factor of at most "
+            f"{name.en}: from the last block to the first of {depth} layers the residual net's gradient "
+            "changes by a factor of at most "
             f"{factor}; ten allowed",
             f"{name.zh}：{depth} 层时，残差网络的梯度从最后一块到第一块至多变化 {factor} 倍；允许十倍",
         )
@@ -239,47 +248,67 @@ LAB = Lab(
     claim_id="C29",
     title=Text("residual connections keep the gradient alive through depth", "残差连接让梯度穿过深层而不消失"),
     claim=Text(
-        "In a deep plain network the gradient changes by a factor with every layer on its way back, and fades or explodes. Where each "
+        "In a deep plain network the gradient changes by a factor with every layer on its way back, and "
+        "fades or explodes. Where each "
         "block adds its input to its output, it arrives at the first block about as large as it left the last.",
-        "在深的普通网络中，梯度每往回传一层就乘一个因子，或消失或爆炸。若每块都把输入加到输出上，梯度到达第一块时与离开最后一块时大小相近。",
+        "在深的普通网络中，梯度每往回传一层就乘一个因子，或消失或爆炸。若每块都把输入加到输出上，"
+        "梯度到达第一块时与离开最后一块时大小相近。",
     ),
     formula=Text(
         "plain xᵇ⁺¹ = F(xᵇ)      residual xᵇ⁺¹ = xᵇ + F(xᵇ)\n"
         "∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   (E32, ReLU after the sum)",
-        "普通 xᵇ⁺¹ = F(xᵇ)      残差 xᵇ⁺¹ = xᵇ + F(xᵇ)\n"
-        "∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   （E32，相加后 ReLU）",
+        "普通 xᵇ⁺¹ = F(xᵇ)      残差 xᵇ⁺¹ = xᵇ + F(xᵇ)\n∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   （E32，相加后 ReLU）",
     ),
     method=Text(
-        "The networks of He et al. for small pictures, 6n + 2 layers in three stages, and the same without the sums, untrained, on a batch "
-        "of real handwritten digits (8×8), float64, training mode. The numbers are log₁₀ of ‖∂L/∂x‖ behind the first block over "
-        "that behind the last: −3 means a thousandth, 3 a thousandfold. Three starts: as in the paper, with batch norm; without it, the "
-        "weights half of He's; without it, with He's. The first two decide, the third is shown. Starts, bounds and what decides were "
+        "The networks of He et al. for small pictures, 6n + 2 layers in three stages, and the same without "
+        "the sums, untrained, on a batch "
+        "of real handwritten digits (8×8), float64, training mode. The numbers are log₁₀ of ‖∂L/∂x‖ behind "
+        "the first block over "
+        "that behind the last: −3 means a thousandth, 3 a thousandfold. Three starts: as in the paper, with "
+        "batch norm; without it, the "
+        "weights half of He's; without it, with He's. The first two decide, the third is shown. Starts, "
+        "bounds and what decides were "
         "fixed before the first run.",
-        "He 等人用于小图像的网络，6n + 2 层、三个阶段，以及去掉相加的同样网络；未训练，输入一批真实手写数字（8×8），float64，训练模式。"
-        "表中数值是第一块与最后一块之后 ‖∂L/∂x‖ 之比的 log₁₀：−3 即千分之一，3 即一千倍。三种起点：如论文所述，有批归一化；"
-        "无批归一化且权重为 He 的一半；无批归一化、He 初始化。前两种用于判定，第三种仅供参考。起点、界限与判定方式在首次运行前确定。",
+        "He 等人用于小图像的网络，6n + 2 层、三个阶段，以及去掉相加的同样网络；未训练，"
+        "输入一批真实手写数字（8×8），float64，训练模式。"
+        "表中数值是第一块与最后一块之后 ‖∂L/∂x‖ 之比的 log₁₀：−3 即千分之一，3 即一千倍。三种起点："
+        "如论文所述，有批归一化；"
+        "无批归一化且权重为 He 的一半；无批归一化、He 初始化。前两种用于判定，第三种仅供参考。起点、"
+        "界限与判定方式在首次运行前确定。",
     ),
     margin=Text(
-        "by how many powers of ten the plain net's gradient is more uneven than the residual one's at the greatest depth, up or down: the "
+        "by how many powers of ten the plain net's gradient is more uneven than the residual one's at the "
+        "greatest depth, up or down: the "
         "least of the two deciding starts",
         "在最大深度，普通网络的梯度比残差网络多不均匀多少个数量级（无论增减）：取两种判定起点中的较小者",
     ),
     held=Text(
-        "The sums keep the gradient even: it comes back to the first block within a factor of ten, where the plain net's explodes with "
+        "The sums keep the gradient even: it comes back to the first block within a factor of ten, where the "
+        "plain net's explodes with "
         "batch norm and fades with weights that are too small.",
         "相加使梯度保持均匀：回到第一块时变化不出十倍；而普通网络的梯度在有批归一化时爆炸，在权重过小时消失。",
     ),
     refuted=Text(
-        "As it stands the claim did not hold here, and the checks say by which part. Beside the plain net the sums do what is said of "
-        "them: with weights that are too small its gradient fades by tens of powers of ten and the residual net's stays; with batch norm "
-        "it does not fade but explode, a thousandfold and more. But 'about as large' is too much to say: with batch norm the residual "
-        "net's gradient grows too, past the ten that were allowed, slowly in the late blocks and fast in the first, where what a block "
-        "adds is as large as what it is added to. And a sum alone is no shield: in the third start, without batch norm, each sum adds "
-        "to the variance, and the residual net explodes where the plain one, which loses paths at the borders of small maps, fades.",
-        "论断按原文在此不成立，各项检查说明是哪一部分。与普通网络相比，相加确实起了应有的作用：权重过小时，普通网络的梯度消失几十个数量级，"
-        "残差网络则保住了梯度；有批归一化时，普通网络的梯度并非消失，而是爆炸千倍以上。但“大小相近”说过头了：有批归一化时，"
-        "残差网络的梯度也在增长，超出所允许的十倍；后面的块增长缓慢，最前面的块增长很快，因为那里每块所加之量与原量相当。"
-        "而且仅有相加并不保险：第三种起点没有批归一化，每次相加都使方差增大，残差网络爆炸，而普通网络因小特征图边缘损失通路而消失。",
+        "As it stands the claim did not hold here, and the checks say by which part. Beside the plain net "
+        "the sums do what is said of "
+        "them: with weights that are too small its gradient fades by tens of powers of ten and the residual "
+        "net's stays; with batch norm "
+        "it does not fade but explode, a thousandfold and more. But 'about as large' is too much to say: "
+        "with batch norm the residual "
+        "net's gradient grows too, past the ten that were allowed, slowly in the late blocks and fast in the "
+        "first, where what a block "
+        "adds is as large as what it is added to. And a sum alone is no shield: in the third start, without "
+        "batch norm, each sum adds "
+        "to the variance, and the residual net explodes where the plain one, which loses paths at the "
+        "borders of small maps, fades.",
+        "论断按原文在此不成立，各项检查说明是哪一部分。与普通网络相比，相加确实起了应有的作用：权重过小时，"
+        "普通网络的梯度消失几十个数量级，"
+        "残差网络则保住了梯度；有批归一化时，普通网络的梯度并非消失，而是爆炸千倍以上。但“大小相近”说过头了："
+        "有批归一化时，"
+        "残差网络的梯度也在增长，超出所允许的十倍；后面的块增长缓慢，最前面的块增长很快，"
+        "因为那里每块所加之量与原量相当。"
+        "而且仅有相加并不保险：第三种起点没有批归一化，每次相加都使方差增大，残差网络爆炸，"
+        "而普通网络因小特征图边缘损失通路而消失。",
     ),
     experiment=measure,
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layerwise.errors import UsageError
 from layerwise.labs.base import MODES, Lab, Lang, Mode, Result, mean_interval, verdict
-from layerwise.runtime import draws, machine
+from layerwise.runtime import machine, rng
 
 
 def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
@@ -18,7 +18,7 @@ def run(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
         raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
     machine.keep_large_buffers()
     began = time.perf_counter()
-    with draws.untouched():
+    with rng.untouched():
         findings = lab.experiment(mode)
     mean, low, high = mean_interval(findings.margins)
     figure = None

@@ -1,8 +1,9 @@
 """C23: depth with small filters beats shallow large ones at equal cost.
 
-``N`` examples, ``C`` maps, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for large-scale image recognition
-(2015), section 2.3; A. Krizhevsky, I. Sutskever, G. E. Hinton (2012) for the large filters. The one idea: three 3×3 in a row see 7×7 as
-one 7×7 does, with 27 weights for each pair of maps instead of 49, and two more ReLUs in between.
+``N`` examples, ``C`` maps, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for large-scale
+image recognition (2015), section 2.3; A. Krizhevsky, I. Sutskever, G. E. Hinton (2012) for the large filters. The one
+idea: three 3×3 in a row see 7×7 as one 7×7 does, with 27 weights for each pair of maps instead of 49, and two more
+ReLUs in between.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 
-from layerwise.inspect.fields import follow
+from layerwise.inspection.fields import follow
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
 from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.nn.convolution import he_fan_out_
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 KINDS = {"small": 3, "large": 7}  # sides of filters; a stage's stack sees 7×7 places of its input either way
 NAMES = {"small": Text("three 3×3", "三层 3×3"), "large": Text("one 7×7", "一层 7×7")}
@@ -72,8 +73,9 @@ def stage(side: int, before: int, after: int) -> list[nn.Module]:
 
 
 def network(side: int, widths: tuple[int, int], *, channels: int, classes: int, seed: int) -> nn.Sequential:
-    """Return two stages of filters of a side, the mean over places, and a dense layer: pictures (N, C, H, W) to logits (N, K)."""
-    with draws.seeded(draws.key("small-filters", seed)):
+    """Return two stages of filters of a side, the mean over places, and a dense layer: pictures (N, C, H, W) to logits
+    (N, K)."""
+    with rng.seeded(rng.key("small-filters", seed)):
         layers = [*stage(side, channels, widths[0]), *stage(side, widths[0], widths[1])]
         net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[1], classes))
         he_fan_out_(net)
@@ -81,7 +83,8 @@ def network(side: int, widths: tuple[int, int], *, channels: int, classes: int, 
 
 
 def cost(side: int, widths: tuple[int, int], shape: tuple[int, int, int]) -> int:
-    """Return the multiply-adds of both stages for one picture (C, H, W): k²·C·C′ for each place of each convolution, borders included."""
+    """Return the multiply-adds of both stages for one picture (C, H, W): k²·C·C′ for each place of each convolution,
+    borders included."""
     channels, height, width = shape
     total, before = 0, channels
     for number, after in enumerate(widths):
@@ -93,7 +96,8 @@ def cost(side: int, widths: tuple[int, int], shape: tuple[int, int, int]) -> int
 
 
 def equal_widths(side: int, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the widths (w, v), v near 2w, with which filters of a side cost most nearly what 3×3 filters of `WIDTHS` do."""
+    """Return the widths (w, v), v near 2w, with which filters of a side cost most nearly what 3×3 filters of `WIDTHS`
+    do."""
     target = cost(KINDS["small"], WIDTHS, shape)
     choices = [(w, v) for w in range(2, 40) for v in range(2 * w - 2, 2 * w + 3)]
     return min(choices, key=lambda widths: (abs(cost(side, widths, shape) - target), abs(widths[1] - 2 * widths[0])))
@@ -110,7 +114,8 @@ def score(side: int, widths: tuple[int, int], data: Parts, *, rate: float, plan:
 
 
 def measure(mode: Mode, *, kinds: Mapping[str, int] = KINDS, plan: Plan | None = None) -> Findings:
-    """Train both networks with each step size, seed by seed; each counts with the step size that is best on the validation part.
+    """Train both networks with each step size, seed by seed; each counts with the step size that is best on the
+    validation part.
 
     Args:
         mode: how many seeds, examples and epochs, on which data.
@@ -128,14 +133,20 @@ def measure(mode: Mode, *, kinds: Mapping[str, int] = KINDS, plan: Plan | None =
             widths = {kind: equal_widths(side, shape) for kind, side in kinds.items()}
             for kind, rate in scores:
                 scores[kind, rate].append(score(kinds[kind], widths[kind], data, rate=rate, plan=plan, seed=seed))
-    rates = {kind: max(plan.rates, key=lambda rate: float(np.mean([s.val for s in scores[kind, rate]]))) for kind in KINDS}
+    rates = {
+        kind: max(plan.rates, key=lambda rate: float(np.mean([s.val for s in scores[kind, rate]]))) for kind in KINDS
+    }
     best = {kind: scores[kind, rates[kind]] for kind in KINDS}
     margins = tuple(a.test - b.test for a, b in zip(best["small"], best["large"], strict=True))
     made = {kind: network(side, widths[kind], channels=shape[0], classes=10, seed=0) for kind, side in kinds.items()}
     costs = {kind: cost(side, widths[kind], shape) for kind, side in kinds.items()}
     return Findings(
-        margins, 0.0, _checks(made, costs, shape), _table(best, rates, made, costs), partial(_draw, best, made, costs, plan),
-    )  # fmt: skip
+        margins,
+        0.0,
+        _checks(made, costs, shape),
+        _table(best, rates, made, costs),
+        partial(_draw, best, made, costs, plan),
+    )
 
 
 def fields(net: nn.Sequential, shape: tuple[int, int, int]) -> list[int]:
@@ -144,15 +155,19 @@ def fields(net: nn.Sequential, shape: tuple[int, int, int]) -> list[int]:
     return [rows[at - 1].fields[0].size for at, row in enumerate(rows) if row.type == "MaxPool2d"]
 
 
-def _checks(made: Mapping[str, nn.Sequential], costs: Mapping[str, int], shape: tuple[int, int, int]) -> tuple[Check, ...]:
+def _checks(
+    made: Mapping[str, nn.Sequential], costs: Mapping[str, int], shape: tuple[int, int, int]
+) -> tuple[Check, ...]:
     """Return what must be so for the race to be fair: equal cost, equal fields."""
     apart = abs(costs["small"] - costs["large"]) / costs["large"]
     seen = {kind: fields(net, shape) for kind, net in made.items()}
     return (
         Check(
             Text(
-                f"equal cost: {costs['small']:,d} and {costs['large']:,d} multiply-adds a picture, {apart:.1%} apart; {EQUAL:.0%} allowed",
-                f"计算量相等：每张图 {costs['small']:,d} 与 {costs['large']:,d} 次乘加，相差 {apart:.1%}；允许 {EQUAL:.0%}",
+                f"equal cost: {costs['small']:,d} and {costs['large']:,d} multiply-adds a picture, "
+                f"{apart:.1%} apart; {EQUAL:.0%} allowed",
+                f"计算量相等：每张图 {costs['small']:,d} 与 {costs['large']:,d} 次乘加，相差 {apart:.1%}；"
+                f"允许 {EQUAL:.0%}",
             ),
             apart <= EQUAL,
         ),
@@ -167,7 +182,10 @@ def _checks(made: Mapping[str, nn.Sequential], costs: Mapping[str, int], shape: 
 
 
 def _table(
-    best: Mapping[str, list[Score]], rates: Mapping[str, float], made: Mapping[str, nn.Sequential], costs: Mapping[str, int]
+    best: Mapping[str, list[Score]],
+    rates: Mapping[str, float],
+    made: Mapping[str, nn.Sequential],
+    costs: Mapping[str, int],
 ) -> Table:
     """Return one row for each network."""
     columns = (
@@ -185,9 +203,15 @@ def _table(
         span = mean_interval([s.test for s in best[kind]])
         maps = [m.out_channels for m in made[kind] if isinstance(m, nn.Conv2d)]
         row: tuple[Cell, ...] = (
-            NAMES[kind], f"{maps[0]}, {maps[-1]}", sum(p.numel() for p in made[kind].parameters()), costs[kind], rates[kind],
-            float(np.mean([s.loss for s in best[kind]])), span.mean, span.high - span.mean,
-        )  # fmt: skip
+            NAMES[kind],
+            f"{maps[0]}, {maps[-1]}",
+            sum(p.numel() for p in made[kind].parameters()),
+            costs[kind],
+            rates[kind],
+            float(np.mean([s.loss for s in best[kind]])),
+            span.mean,
+            span.high - span.mean,
+        )
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -239,38 +263,56 @@ def _costs(axes: Axes, made: Mapping[str, nn.Sequential], costs: Mapping[str, in
 LAB = Lab(
     name="small-filters",
     claim_id="C23",
-    title=Text("depth with small filters beats shallow large ones at equal cost", "计算量相等时，小卷积核加深度胜过浅层大卷积核"),
+    title=Text(
+        "depth with small filters beats shallow large ones at equal cost",
+        "计算量相等时，小卷积核加深度胜过浅层大卷积核",
+    ),
     claim=Text(
-        "Three convolutions of 3×3 in a row see as much as one of 7×7. At the same number of multiply-adds a network of such stacks "
+        "Three convolutions of 3×3 in a row see as much as one of 7×7. At the same number of multiply-adds a "
+        "network of such stacks "
         "classifies better than a network of large filters.",
-        "三层 3×3 卷积叠起来，看到的范围与一层 7×7 相同。乘加次数相等时，由这样的小卷积核堆叠而成的网络比大卷积核的网络分类更准。",
+        "三层 3×3 卷积叠起来，看到的范围与一层 7×7 相同。乘加次数相等时，"
+        "由这样的小卷积核堆叠而成的网络比大卷积核的网络分类更准。",
     ),
     formula=Text(
         "three 3×3: 3 · 9 · C²      one 7×7: 49 · C²      weights for C maps; both see r = 1 + 3·(3 − 1) = 7 (E16)",
         "三层 3×3：3 · 9 · C²      一层 7×7：49 · C²      C 个特征图的权重数；两者都看到 r = 1 + 3·(3 − 1) = 7（E16）",
     ),
     method=Text(
-        f"Two networks of two stages, each stage ending in 2×2 pooling, then the mean over places and a dense layer, on real pictures "
-        "(scikit-learn's digits of 8×8 in the quick form, fashion-mnist otherwise). A stage is three 3×3 convolutions with ReLUs "
-        f"({WIDTHS[0]} and {WIDTHS[1]} maps), or one 7×7 with a ReLU and as many maps as make the multiply-adds equal. He's weights, no "
-        "batch norm, Adam with a falling step size; of the series each network counts with the step size that is best on the validation "
-        "part. Widths, step sizes and bound were fixed before the first run (the quick form's epochs were halved after it, for its time).",
-        "两个网络各有两个阶段，每阶段以 2×2 池化结束，然后对位置取平均并接全连接层；数据为真实图像（快速形式用 scikit-learn 的 "
-        f"8×8 digits，其余用 fashion-mnist）。一个阶段是三层带 ReLU 的 3×3 卷积（{WIDTHS[0]} 与 {WIDTHS[1]} 个特征图），"
+        "Two networks of two stages, each stage ending in 2×2 pooling, then the mean over places and a "
+        "dense layer, on real pictures "
+        "(scikit-learn's digits of 8×8 in the quick form, fashion-mnist otherwise). A stage is three 3×3 "
+        "convolutions with ReLUs "
+        f"({WIDTHS[0]} and {WIDTHS[1]} maps), or one 7×7 with a ReLU and as many maps as make the "
+        "multiply-adds equal. He's weights, no "
+        "batch norm, Adam with a falling step size; of the series each network counts with the step size "
+        "that is best on the validation "
+        "part. Widths, step sizes and bound were fixed before the first run (the quick form's epochs were "
+        "halved after it, for its time).",
+        "两个网络各有两个阶段，每阶段以 2×2 池化结束，然后对位置取平均并接全连接层；"
+        "数据为真实图像（快速形式用 scikit-learn 的 "
+        f"8×8 digits，其余用 fashion-mnist）。一个阶段是三层带 ReLU 的 3×3 卷积（{WIDTHS[0]} 与 {WIDTHS[1]} "
+        "个特征图），"
         "或一层带 ReLU 的 7×7 卷积，"
         "其特征图数使乘加次数相等。He 初始化，无批归一化，Adam，步长递减；每个网络用所列步长中验证集上最好的一个。"
         "宽度、步长与界限在首次运行前确定（快速形式的轮数在首次运行后为省时减半）。",
     ),
-    margin=Text("by how much the stacks' test accuracy is above the large filters'", "小卷积核网络的测试准确率高出大卷积核网络多少"),
+    margin=Text(
+        "by how much the stacks' test accuracy is above the large filters'",
+        "小卷积核网络的测试准确率高出大卷积核网络多少",
+    ),
     held=Text(
         "At equal cost the stacks of small filters classify better.",
         "计算量相等时，小卷积核的堆叠分类更准。",
     ),
     refuted=Text(
-        "Here the claim did not hold: at equal cost, at this small scale and after this short a training, the stacks were not reliably "
-        "better. They have fewer weights and three times the layers to train. VGG's lead over large filters was measured on ImageNet, "
+        "Here the claim did not hold: at equal cost, at this small scale and after this short a training, "
+        "the stacks were not reliably "
+        "better. They have fewer weights and three times the layers to train. VGG's lead over large filters "
+        "was measured on ImageNet, "
         "with networks a thousand times as large and long trainings, which this lab does not repeat.",
-        "此处论断不成立：在这样小的规模与短的训练下，计算量相等时，小卷积核的堆叠并不稳定地更好。它们的权重更少，要训练的层数却是三倍。"
+        "此处论断不成立：在这样小的规模与短的训练下，计算量相等时，小卷积核的堆叠并不稳定地更好。"
+        "它们的权重更少，要训练的层数却是三倍。"
         "VGG 对大卷积核的优势是在 ImageNet 上以大上千倍的网络和长时间训练测得的，本实验没有重复。",
     ),
     experiment=measure,

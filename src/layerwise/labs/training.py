@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from layerwise.data.load import Options, open_data
 from layerwise.data.loader import Batch, MemoryBatches, Order, collated
-from layerwise.data.open import Options, open_data
 from layerwise.data.splits import take
 from layerwise.rules.backprop import Backprop, BackpropOptions
 from layerwise.rules.base import Context
@@ -18,7 +18,7 @@ from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.coders import Scale
-from layerwise.train.loop import Cursor, Event, steps
+from layerwise.training.loop import Cursor, Event, steps
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Parts:
 def parts(name: str, *, seed: int, examples: int = 0, scale: Scale = "standard") -> Parts:
     """Open a named data set for classification, split and drawn by the seed.
 
-    ``examples`` are taken of the training part, each class with its share; 0 takes all. ``scale`` brings pixels to mean 0 and deviation
-    1, or to [0, 1] (``unit``). Raises `DataError` where the set is not on this machine.
+    ``examples`` are taken of the training part, each class with its share; 0 takes all. ``scale`` brings pixels to mean
+    0 and deviation 1, or to [0, 1] (``unit``). Raises `DataError` where the set is not on this machine.
     """
     splits = open_data(Options(name), seed=seed)
     train = take(splits.train, examples, seed)
@@ -44,7 +44,9 @@ def parts(name: str, *, seed: int, examples: int = 0, scale: Scale = "standard")
     return Parts(task, *found)
 
 
-def learn(net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, epochs: int, batch: int, seed: int) -> Iterator[Event]:
+def learn(
+    net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, epochs: int, batch: int, seed: int
+) -> Iterator[Event]:
     """Train a network in place by backpropagation, batches drawn by the seed, and yield after each step.
 
     Parameters that want no gradient stay as they are.
@@ -57,8 +59,11 @@ def learn(net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, 
     yield from steps(Backprop(context, options), MemoryBatches(data, order), epochs, Cursor())
 
 
-def fit(net: nn.Module, data: Parts, *, options: BackpropOptions, steps: int, batch: int, seed: int, looks: int = 20) -> float:
-    """Train for whole epochs of ``steps`` or more together, and put back the weights that did best on the validation part.
+def fit(
+    net: nn.Module, data: Parts, *, options: BackpropOptions, steps: int, batch: int, seed: int, looks: int = 20
+) -> float:
+    """Train for whole epochs of ``steps`` or more together, and put back the weights that did best on the validation
+    part.
 
     The validation part is looked at ``looks`` times, evenly spaced. Returns the accuracy on the test part.
     """
@@ -66,7 +71,9 @@ def fit(net: nn.Module, data: Parts, *, options: BackpropOptions, steps: int, ba
     epochs = math.ceil(steps / per_epoch)
     every = max(1, epochs * per_epoch // looks)
     best, kept = -1.0, net.state_dict()
-    for taken, _ in enumerate(learn(net, data.task, data.train, options=options, epochs=epochs, batch=batch, seed=seed), start=1):
+    for taken, _ in enumerate(
+        learn(net, data.task, data.train, options=options, epochs=epochs, batch=batch, seed=seed), start=1
+    ):
         if taken % every:
             continue
         right = metrics(net, data.task, data.val)["accuracy"]

@@ -1,7 +1,8 @@
-"""What the labs on regularisation share: digits of which some are mislabelled, one small network, and one treatment of it.
+"""What the labs on regularisation share: digits of which some are mislabelled, one small network, and one treatment of
+it.
 
-``N`` examples, ``K`` classes. The one idea: a network that can learn 300 examples by heart, labels that are sometimes wrong, and
-the same start and order for every treatment of a seed, so that differences are the treatment's.
+``N`` examples, ``K`` classes. The one idea: a network that can learn 300 examples by heart, labels that are sometimes
+wrong, and the same start and order for every treatment of a seed, so that differences are the treatment's.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.data import embedded
+from layerwise.data import sklearn_datasets
 from layerwise.data.loader import Batch, Batches, MemoryBatches, Order
 from layerwise.data.source import fetch
-from layerwise.functional.augmentation import AugmentOptions
+from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.models.feedforward import mlp
 from layerwise.rules.backprop import Backprop
 from layerwise.rules.base import Context
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import Augmentation, Augmented
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
-from layerwise.train.loop import Cursor, steps
-from layerwise.train.records import Best
+from layerwise.training.loop import Cursor, steps
+from layerwise.training.meters import Best
 
 HIDDEN, BATCH, RATE = 128, 50, 0.005
 TRAIN, VAL = 300, 300  # the other 1197 of the 1797 digits are the test part
@@ -35,7 +36,8 @@ WRONG = 0.1  # the share of examples whose label is drawn anew, in every part
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done against overfitting. ``rule`` are further options of backpropagation; ``patience`` 0 never stops early."""
+    """What is done against overfitting. ``rule`` are further options of backpropagation; ``patience`` 0 never stops
+    early."""
 
     rule: Mapping[str, Any] | None = None
     dropout: float = 0.0
@@ -56,7 +58,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trained network: mean losses in nats and accuracy at its end, (epoch, train, test) losses on the way, its weights."""
+    """One trained network: mean losses in nats and accuracy at its end, (epoch, train, test) losses on the way, its
+    weights."""
 
     train: float
     test: float
@@ -72,17 +75,20 @@ class Trial:
 
 
 def noisy_digits(seed: int) -> Parts:
-    """Return scikit-learn's digits in three parts, with the share `WRONG` of all labels drawn anew from the ten classes."""
-    source = embedded.load("digits")
+    """Return scikit-learn's digits in three parts, with the share `WRONG` of all labels drawn anew from the ten
+    classes."""
+    source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    generator = draws.numpy_generator("regularisation", seed)
+    generator = rng.numpy_generator("regularisation", seed)
     order = generator.permutation(len(source))
     batch = task.collate(fetch(source, order))
     assert batch.targets is not None
     redrawn = torch.from_numpy(generator.integers(0, 10, len(order)))
     spoiled = torch.from_numpy(generator.random(len(order)) < WRONG)
     whole = replace(batch, targets=torch.where(spoiled, redrawn, batch.targets))
-    return Parts(task, whole.span(slice(TRAIN)), whole.span(slice(TRAIN, TRAIN + VAL)), whole.span(slice(TRAIN + VAL, None)))
+    return Parts(
+        task, whole.span(slice(TRAIN)), whole.span(slice(TRAIN, TRAIN + VAL)), whole.span(slice(TRAIN + VAL, None))
+    )
 
 
 def trained(parts: Parts, seed: int, treatment: Treatment, *, epochs: int, watch: int = 0) -> Trial:
@@ -95,10 +101,12 @@ def trained(parts: Parts, seed: int, treatment: Treatment, *, epochs: int, watch
         epochs: the budget.
         watch: note the losses every so many epochs; 0 never.
     """
-    with draws.seeded(draws.key("regularisation", seed)):
+    with rng.seeded(rng.key("regularisation", seed)):
         net = mlp(features=64, outputs=10, hidden=(HIDDEN,), dropout=treatment.dropout, batch_norm=treatment.batch_norm)
         torch.manual_seed(seed)  # of dropout, whatever the network drew
-        context = Context(net, parts.task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=TRAIN)
+        context = Context(
+            net, parts.task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=TRAIN
+        )
         rule = Backprop(context, Backprop.Options(lr=RATE, **(treatment.rule or {})))
         best, kept, path = Best(), dict[str, Tensor](), []
         net.train()

@@ -1,8 +1,8 @@
 """C07: sigmoid and tanh saturate and the gradient vanishes with depth; ReLU does not.
 
-``N`` examples, ``D`` = 64 units in every layer, ``L`` hidden layers. S. Hochreiter (1991); X. Glorot, Y. Bengio (2010); K. He et
-al. (2015); S. S. Schoenholz et al., Deep information propagation (2017). The one idea: each layer on the way back multiplies the
-gradient by about √(D·Var w·E f′²), and where f is flat, f′ is small.
+``N`` examples, ``D`` = 64 units in every layer, ``L`` hidden layers. S. Hochreiter (1991); X. Glorot, Y. Bengio (2010);
+K. He et al. (2015); S. S. Schoenholz et al., Deep information propagation (2017). The one idea: each layer on the way
+back multiplies the gradient by about √(D·Var w·E f′²), and where f is flat, f′ is small.
 """
 
 from __future__ import annotations
@@ -18,13 +18,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from layerwise.data import embedded
+from layerwise.data import sklearn_datasets
 from layerwise.data.loader import Batch
 from layerwise.data.source import fetch
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    mean_interval,
+    one_thread,
+    signed,
+)
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.models.feedforward import mlp
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.tasks.classification import Classification
 
 WIDTH = 64  # as many units as digits has pixels, so that every hidden layer's weights have the same shape
@@ -59,7 +72,8 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One network at its start: ‖∂L/∂W⁽ˡ⁾‖ by hidden layer, the saturated share, and √(D·Var w·E f′²) of the later half."""
+    """One network at its start: ‖∂L/∂W⁽ˡ⁾‖ by hidden layer, the saturated share, and √(D·Var w·E f′²) of the later
+    half."""
 
     norms: tuple[float, ...]
     saturated: float
@@ -72,15 +86,13 @@ class Profile:
 
 
 def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed as the start says.
+    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed as the
+    start says.
 
-    Args:
-        activation: its name.
-        start: ``centred`` leaves the biases at zero, ``shifted`` draws them from N(0, 1), ``large`` takes the weights times 3.
-        depth: hidden layers.
-        seed: of all draws.
+    Args: activation: its name. start: ``centred`` leaves the biases at zero, ``shifted`` draws them from N(0, 1),
+        ``large`` takes the weights times 3. depth: hidden layers. seed: of all draws.
     """
-    with draws.seeded(draws.key("vanishing-depth", depth, seed)):
+    with rng.seeded(rng.key("vanishing-depth", depth, seed)):
         net = mlp(features=WIDTH, outputs=10, hidden=(WIDTH,) * depth, activation=activation).double()
         for layer in linear_layers(net):
             if start == SHIFTED:
@@ -98,9 +110,9 @@ def linear_layers(net: nn.Module) -> list[nn.Linear]:
 
 def digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     """Return the task and a batch of real handwritten digits, drawn by the seed, in float64."""
-    source = embedded.load("digits")
+    source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    at = draws.numpy_generator("vanishing-depth", seed).permutation(len(source))[:examples]
+    at = rng.numpy_generator("vanishing-depth", seed).permutation(len(source))[:examples]
     return task, task.collate(fetch(source, at)).to(torch.device("cpu"), torch.float64)
 
 
@@ -162,8 +174,12 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
 
 
 def _margin(profiles: Profiles, seed: int, depth: int) -> float:
-    """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the least."""
-    return min(profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades for name, start in VANISHING)
+    """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the
+    least."""
+    return min(
+        profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades
+        for name, start in VANISHING
+    )
 
 
 def _trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
@@ -173,15 +189,20 @@ def _trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
 
 
 def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: vanishing comes with saturation and grows with depth; ReLU's does not."""
+    """Return what must be so beside the margin: vanishing comes with saturation and grows with depth; ReLU's does
+    not."""
     trends = [_trend(profiles, name, start, plan) for name, start in VANISHING]
     relu = [_trend(profiles, "relu", start, plan) for start in (CENTRED, SHIFTED)]
-    flat = {start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean for start in (CENTRED, SHIFTED)}
+    flat = {
+        start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean
+        for start in (CENTRED, SHIFTED)
+    }
     slowest, worst = signed(10 ** max(trends), ".2f"), signed(10 ** min(relu), ".2f")
     return (
         Check(
             Text(
-                f"with sigmoid, and with tanh shifted by biases, each further layer multiplies the gradient by {slowest} or less",
+                "with sigmoid, and with tanh shifted by biases, each further layer multiplies the gradient "
+                f"by {slowest} or less",
                 f"使用 sigmoid，或使用 tanh 且偏置使其偏移时，每多一层，梯度至少缩小到 {slowest} 倍",
             ),
             max(trends) < -KEPT,
@@ -289,20 +310,26 @@ LAB = Lab(
         "sigmoid 与 tanh 会饱和，梯度随深度消失；ReLU 不会",
     ),
     claim=Text(
-        "Sigmoid and tanh flatten out where their input is large; there the gradient is small, and through many layers it "
+        "Sigmoid and tanh flatten out where their input is large; there the gradient is small, and through "
+        "many layers it "
         "vanishes. ReLU's slope is exactly 1 wherever a unit is active, so the gradient survives.",
-        "输入较大时，sigmoid 与 tanh 趋于平坦，斜率很小；经过许多层后，梯度就消失了。ReLU 在单元激活时斜率恒为 1，梯度得以保留。",
+        "输入较大时，sigmoid 与 tanh 趋于平坦，斜率很小；经过许多层后，梯度就消失了。ReLU "
+        "在单元激活时斜率恒为 1，梯度得以保留。",
     ),
     formula=Text(
         "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      factor a layer ≈ √(D · Var w · E f′²)\n"
         "sigmoid f′ ≤ ¼,  tanh f′ ≤ 1,  ReLU f′ ∈ {0, 1}",
-        "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      每层因子 ≈ √(D · Var w · E f′²)\nsigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}",
+        "∂L/∂a⁽ˡ⁻¹⁾ = W⁽ˡ⁾ᵀ(f′(z⁽ˡ⁾) ⊙ ∂L/∂a⁽ˡ⁾)      每层因子 ≈ √(D · Var w · E f′²)\nsigmoid f′ ≤ ¼，tanh "
+        "f′ ≤ 1，ReLU f′ ∈ {0, 1}",
     ),
     method=Text(
         "Multilayer perceptrons of 64 units a layer, untrained, on a batch of real handwritten digits (scikit-learn's, "
-        "standardised), float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, He's for ReLU. "
-        "The numbers under the depths are log₁₀ of ‖∂L/∂W‖ in the first layer over that in the last hidden layer: −6 is a "
-        "millionth; ± is the interval of the last. Saturated: the share of units with f′ below a tenth of its largest value "
+        "standardised), float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, "
+        "He's for ReLU. "
+        "The numbers under the depths are log₁₀ of ‖∂L/∂W‖ in the first layer over that in the last hidden "
+        "layer: −6 is a "
+        "millionth; ± is the interval of the last. Saturated: the share of units with f′ below a tenth of "
+        "its largest value "
         "(for ReLU: switched off, f′ = 0). Biases start at zero, or are drawn from N(0, 1), which pushes tanh off its "
         "straight part; or the weights are three times as large.",
         "每层 64 个单元的多层感知机，未经训练，输入一批真实手写数字（scikit-learn 的 digits，已标准化），float64。"
@@ -312,15 +339,21 @@ LAB = Lab(
         "偏置为零，或取自 N(0, 1)（使 tanh 离开其近似线性的部分），或将权重放大三倍。",
     ),
     margin=Text(
-        "by how many powers of ten the gradient falls further than ReLU's at the same start, at the greatest depth: the least of "
+        "by how many powers of ten the gradient falls further than ReLU's at the same start, at the greatest "
+        "depth: the least of "
         "sigmoid at both starts and tanh with drawn biases",
-        "在最大深度、相同起点下，梯度比 ReLU 多缩小的数量级（以十的幂计）：取 sigmoid 两种起点与 tanh 偏置偏移三者中的最小值",
+        "在最大深度、相同起点下，梯度比 ReLU 多缩小的数量级（以十的幂计）：取 sigmoid 两种起点与 tanh "
+        "偏置偏移三者中的最小值",
     ),
     held=Text(
-        "The claim holds, with a limit that the table shows. Sigmoid loses the gradient from any start, saturated or not: "
-        "its slope is a quarter at best. Tanh loses it where it saturates and the weights do not make up for it; on its "
-        "straight part, with Glorot's weights and zero biases, it keeps the gradient; and with weights three times as large "
-        "it saturates most, yet the gradient grows, for the weights outweigh the small slopes. ReLU, half of whose units "
+        "The claim holds, with a limit that the table shows. Sigmoid loses the gradient from any start, "
+        "saturated or not: "
+        "its slope is a quarter at best. Tanh loses it where it saturates and the weights do not make up for "
+        "it; on its "
+        "straight part, with Glorot's weights and zero biases, it keeps the gradient; and with weights three "
+        "times as large "
+        "it saturates most, yet the gradient grows, for the weights outweigh the small slopes. ReLU, half of "
+        "whose units "
         "are off, keeps the gradient at both starts: He's factor 2 makes up for the half, wherever the biases lie.",
         "论断成立，但表中也显示了它的界限。sigmoid 无论起点如何、是否饱和，都会丢失梯度：其斜率至多四分之一。"
         "tanh 在饱和且权重不足以弥补时丢失梯度；在近似线性的部分（Glorot 权重、零偏置）则能保住梯度；"
@@ -328,7 +361,8 @@ LAB = Lab(
         "ReLU 虽有一半单元关闭，却在两种起点下都保住梯度：He 初始化的因子 2 恰好补上这一半，与偏置在何处无关。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the gradient did not vanish where it should, or ReLU did not keep it. Look at the checks.",
+        "Here the claim did not hold: the gradient did not vanish where it should, or ReLU did not keep it. "
+        "Look at the checks.",
         "此处论断不成立：梯度没有在应当消失之处消失，或者 ReLU 没有保住梯度。请看各项检查。",
     ),
     experiment=measure,

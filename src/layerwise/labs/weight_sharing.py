@@ -1,7 +1,9 @@
 """C13: a convolution needs far fewer weights than a dense layer and is robust to small shifts and changes of scale.
 
-``N`` examples, ``C`` channels, ``H W`` pixels, ``P`` places of a map. K. Fukushima, Neocognitron (1980); Y. LeCun et al. (1989, 1998). The
-one idea: the same small filter at every place, so a shifted picture gives the same map, shifted, and pooling forgets where exactly.
+``N`` examples, ``C`` channels, ``H W`` pixels, ``P`` places of a map. K. Fukushima, Neocognitron (1980); Y. LeCun et
+al. (1989, 1998). The
+one idea: the same small filter at every place, so a shifted picture gives the same map, shifted, and pooling forgets
+    where exactly.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ from layerwise.labs.training import Parts, learn, metrics, parts
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
 from layerwise.rules.backprop import BackpropOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 WIDTHS, BATCH = (8, 16), 32
 BORDER = 2  # pixels of background around each picture, so that a shift loses nothing
-FEWER, AHEAD, ROBUST = 100, 0.05, 0.1  # weights by this factor; accuracy by this much more; the most that a robust net may lose
+FEWER, AHEAD, ROBUST = (
+    100,
+    0.05,
+    0.1,
+)  # weights by this factor; accuracy by this much more; the most that a robust net may lose
 ZOOMS = (0.85, 1.15)  # small changes of scale
 KINDS = ("convolution", "local", "dense")
 NAMES = {
@@ -70,7 +76,8 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Score:
-    """One trained network: weights of its first layer, accuracy on test pictures as they are, shifted (by pixels) and zoomed."""
+    """One trained network: weights of its first layer, accuracy on test pictures as they are, shifted (by pixels) and
+    zoomed."""
 
     weights: int
     plain: float
@@ -83,13 +90,16 @@ class Score:
 
 
 class LocalConv2d(nn.Module):
-    """A convolution whose filters are not shared: each place of the map has its own. What is left when sharing is taken away."""
+    """A convolution whose filters are not shared: each place of the map has its own. What is left when sharing is taken
+    away."""
 
     def __init__(self, like: nn.Conv2d, size: tuple[int, int]) -> None:
         super().__init__()
         self.kernel, self.border, self.size = like.kernel_size[0], like.kernel_size[0] // 2, size
         places, fan = size[0] * size[1], like.in_channels * self.kernel**2
-        self.weight = nn.Parameter(torch.empty(places, like.out_channels, fan).uniform_(-1, 1) / fan**0.5)  # as nn.Conv2d starts
+        self.weight = nn.Parameter(
+            torch.empty(places, like.out_channels, fan).uniform_(-1, 1) / fan**0.5
+        )  # as nn.Conv2d starts
         self.bias = nn.Parameter(torch.empty(like.out_channels, places).uniform_(-1, 1) / fan**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,10 +110,11 @@ class LocalConv2d(nn.Module):
 
 
 def network(kind: str, inputs: Tensor, outputs: int, seed: int) -> nn.Module:
-    """Return the catalog's cnn, the same without shared weights, or an mlp with as many hidden units as the cnn's first map has."""
+    """Return the catalog's cnn, the same without shared weights, or an mlp with as many hidden units as the cnn's first
+    map has."""
     channels, *side = inputs.shape[1:]
     size = (side[0], side[1])
-    with draws.seeded(draws.key("weight-sharing", seed)):
+    with rng.seeded(rng.key("weight-sharing", seed)):
         if kind == "dense":
             return mlp(features=inputs[0].numel(), outputs=outputs, hidden=(WIDTHS[0] * size[0] * size[1],))
         net = cnn(outputs=outputs, channels=channels, size=size, widths=WIDTHS, dense=())
@@ -134,11 +145,14 @@ def framed(data: Parts) -> Parts:
 
 
 def moved(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Batch:
-    """Return the pictures zoomed about their middle and shifted by pixels, by bilinear interpolation; background comes in."""
+    """Return the pictures zoomed about their middle and shifted by pixels, by bilinear interpolation; background comes
+    in."""
     x = batch.inputs
     height, width = x.shape[2:]
     background = x.min()
-    matrix = torch.tensor([[1 / zoom, 0, -2 * right / width / zoom], [0, 1 / zoom, -2 * down / height / zoom]], dtype=x.dtype)
+    matrix = torch.tensor(
+        [[1 / zoom, 0, -2 * right / width / zoom], [0, 1 / zoom, -2 * down / height / zoom]], dtype=x.dtype
+    )
     grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return replace(batch, inputs=F.grid_sample(x - background, grid, align_corners=False) + background)
 
@@ -154,7 +168,9 @@ def score(kind: str, data: Parts, *, plan: Plan, seed: int) -> Score:
         return metrics(net, data.task, batch)["accuracy"]
 
     ways = ((1, 0), (-1, 0), (0, 1), (0, -1))
-    shifted = {s: float(np.mean([right(moved(data.test, right=s * x, down=s * y)) for x, y in ways])) for s in plan.shifts}
+    shifted = {
+        s: float(np.mean([right(moved(data.test, right=s * x, down=s * y)) for x, y in ways])) for s in plan.shifts
+    }
     return Score(first_layer(net), right(data.test), shifted, {z: right(moved(data.test, zoom=z)) for z in plan.zooms})
 
 
@@ -187,42 +203,54 @@ def _lost(score: Score, what: str, at: Sequence[float]) -> float:
 
 def _gaps(scores: Scores, what: str, at: Sequence[float]) -> list[float]:
     """Return, for each seed, how much more accuracy the dense network loses than the convolutional one."""
-    return [_lost(d, what, at) - _lost(c, what, at) for d, c in zip(scores["dense"], scores["convolution"], strict=True)]
+    return [
+        _lost(d, what, at) - _lost(c, what, at) for d, c in zip(scores["dense"], scores["convolution"], strict=True)
+    ]
 
 
 def _checks(scores: Scores, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: far fewer weights; robust to shifts, and to scale, by itself and beside dense."""
+    """Return what must be so beside the margin: far fewer weights; robust to shifts, and to scale, by itself and beside
+    dense."""
     conv, dense = scores["convolution"], scores["dense"]
     factor = dense[0].weights / conv[0].weights
     zoom = mean_interval(_gaps(scores, "zoomed", ZOOMS))
-    own = {what: mean_interval([_lost(s, what, at) for s in conv]) for what, at in (("shifted", [plan.shift]), ("zoomed", ZOOMS))}
+    own = {
+        what: mean_interval([_lost(s, what, at) for s in conv])
+        for what, at in (("shifted", [plan.shift]), ("zoomed", ZOOMS))
+    }
     count = f"{conv[0].weights:,d}", f"{dense[0].weights:,d}"
     return (
         Check(
             Text(
-                f"from the same picture to as many outputs: {count[0]} weights beside {count[1]}, {factor:,.0f} times fewer",
+                f"from the same picture to as many outputs: {count[0]} weights beside {count[1]}, "
+                f"{factor:,.0f} times fewer",
                 f"输入相同、输出数相同：权重 {count[0]} 个，全连接 {count[1]} 个，相差 {factor:,.0f} 倍",
             ),
             factor >= FEWER,
         ),
         Check(
             Text(
-                f"shifted by {plan.shift:g} pixel(s) it loses {own['shifted'].mean:.1%} of accuracy itself, at most {ROBUST:.0%} is robust",
+                f"shifted by {plan.shift:g} pixel(s) it loses {own['shifted'].mean:.1%} of accuracy itself, "
+                f"at most {ROBUST:.0%} is robust",
                 f"平移 {plan.shift:g} 个像素，自身准确率损失 {own['shifted'].mean:.1%}；不超过 {ROBUST:.0%} 算稳健",
             ),
             own["shifted"].mean <= ROBUST,
         ),
         Check(
             Text(
-                f"scaled by {ZOOMS[0]:g} and {ZOOMS[1]:g} it loses {own['zoomed'].mean:.1%} itself, at most {ROBUST:.0%} is robust",
-                f"缩放到 {ZOOMS[0]:g} 与 {ZOOMS[1]:g} 倍，自身损失 {own['zoomed'].mean:.1%}；不超过 {ROBUST:.0%} 算稳健",
+                f"scaled by {ZOOMS[0]:g} and {ZOOMS[1]:g} it loses {own['zoomed'].mean:.1%} itself, at most "
+                f"{ROBUST:.0%} is robust",
+                f"缩放到 {ZOOMS[0]:g} 与 {ZOOMS[1]:g} 倍，自身损失 {own['zoomed'].mean:.1%}；不超过 "
+                f"{ROBUST:.0%} 算稳健",
             ),
             own["zoomed"].mean <= ROBUST,
         ),
         Check(
             Text(
-                f"scaled so, the dense network loses {100 * zoom.mean:.1f} points more [{100 * zoom.low:.1f}, {100 * zoom.high:.1f}]",
-                f"同样缩放时，全连接网络多损失 {100 * zoom.mean:.1f} 个百分点 [{100 * zoom.low:.1f}, {100 * zoom.high:.1f}]",
+                f"scaled so, the dense network loses {100 * zoom.mean:.1f} points more "
+                f"[{100 * zoom.low:.1f}, {100 * zoom.high:.1f}]",
+                f"同样缩放时，全连接网络多损失 {100 * zoom.mean:.1f} 个百分点 [{100 * zoom.low:.1f}, "
+                f"{100 * zoom.high:.1f}]",
             ),
             zoom.low > 0,
         ),
@@ -255,7 +283,8 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
         figure,
         Text("Sharing saves weights by the thousand, but is no shield", "权值共享省下千倍权重，但本身不是护身符"),
         Text(
-            f"Trained on pictures as they are ({plan.data}), tested on moved ones; {plan.seeds} seeds. Bands: all seeds.",
+            f"Trained on pictures as they are ({plan.data}), tested on moved ones; {plan.seeds} seeds. "
+            "Bands: all seeds.",
             f"用原样图像训练（{plan.data}），在移动过的图像上测试；{plan.seeds} 个种子。色带：所有种子。",
         ),
         lang=lang,
@@ -264,7 +293,9 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
     for place, kind in enumerate(reversed(KINDS)):
         count = scores[kind][0].weights
         bars.barh(place, count, color=COLORS[kind], height=0.42)
-        bars.text(2, place + 0.33, f"{NAMES[kind].of(lang)}: {count:,d}", fontsize=12, color=COLORS[kind], fontweight="bold")
+        bars.text(
+            2, place + 0.33, f"{NAMES[kind].of(lang)}: {count:,d}", fontsize=12, color=COLORS[kind], fontweight="bold"
+        )
     bars.set(xscale="log", xlim=(1, 10 ** np.ceil(np.log10(scores["dense"][0].weights))), ylim=(-0.4, 2.7), yticks=[])
     bars.minorticks_off()
     bars.set_title(Text("weights, first layer", "第一层权重数").of(lang), loc="left")
@@ -300,9 +331,11 @@ LAB = Lab(
         "卷积所需权重远少于全连接层，且对小的平移与缩放稳健",
     ),
     claim=Text(
-        "A convolution uses the same few weights at every place, so it needs far fewer than a dense layer, and a network of convolutions "
+        "A convolution uses the same few weights at every place, so it needs far fewer than a dense layer, "
+        "and a network of convolutions "
         "and poolings still recognises pictures that are shifted or scaled a little.",
-        "卷积在每个位置使用同样的少量权重，因此所需权重远少于全连接层；由卷积与池化构成的网络，仍能认出略有平移或缩放的图像。",
+        "卷积在每个位置使用同样的少量权重，因此所需权重远少于全连接层；由卷积与池化构成的网络，"
+        "仍能认出略有平移或缩放的图像。",
     ),
     formula=Text(
         "convolution O(Ck² + 1)      local PO(Ck² + 1)      dense PO(PC + 1)      weights, P places, O maps\n"
@@ -311,18 +344,26 @@ LAB = Lab(
         "conv(shift x) = shift(conv x)",
     ),
     method=Text(
-        f"Three networks learn real pictures (scikit-learn's digits of 8×8 in a border of {BORDER} pixels; fashion-mnist in the full form) "
-        f"as they are, without augmentation, with Adam: two convolutions of 3×3 ({WIDTHS[0]} and {WIDTHS[1]} maps) with 2×2 pooling and a "
-        "dense layer for the classes; the same with filters of its own at every place; and a dense hidden layer with as many outputs as "
-        "the first convolution. They are tested on pictures shifted in four directions (one pixel is an eighth of a digit) and scaled, "
+        f"Three networks learn real pictures (scikit-learn's digits of 8×8 in a border of {BORDER} pixels; "
+        "fashion-mnist in the full form) "
+        f"as they are, without augmentation, with Adam: two convolutions of 3×3 ({WIDTHS[0]} and {WIDTHS[1]} "
+        "maps) with 2×2 pooling and a "
+        "dense layer for the classes; the same with filters of its own at every place; and a dense hidden "
+        "layer with as many outputs as "
+        "the first convolution. They are tested on pictures shifted in four directions (one pixel is an "
+        "eighth of a digit) and scaled, "
         "by bilinear interpolation. What counts as small and as robust was fixed before the first run.",
-        f"三个网络学习真实图像（scikit-learn 的 digits，8×8，外加 {BORDER} 像素边框；完整形式用 fashion-mnist），图像保持原样，不做增强，"
-        f"用 Adam：两层 3×3 卷积（{WIDTHS[0]} 与 {WIDTHS[1]} 个图）加 2×2 池化与一个输出类别的全连接层；同样结构但每个位置各有滤波器；"
-        "以及一个输出数与第一层卷积相同的全连接隐藏层。测试时将图像向四个方向平移（一个像素是数字宽度的八分之一）或缩放，双线性插值。"
+        f"三个网络学习真实图像（scikit-learn 的 digits，8×8，外加 {BORDER} 像素边框；完整形式用 "
+        "fashion-mnist），图像保持原样，不做增强，"
+        f"用 Adam：两层 3×3 卷积（{WIDTHS[0]} 与 {WIDTHS[1]} 个图）加 2×2 池化与一个输出类别的全连接层；"
+        "同样结构但每个位置各有滤波器；"
+        "以及一个输出数与第一层卷积相同的全连接隐藏层。"
+        "测试时将图像向四个方向平移（一个像素是数字宽度的八分之一）或缩放，双线性插值。"
         "何为“小”、何为“稳健”，在首次运行之前确定。",
     ),
     margin=Text(
-        "by how much more accuracy the dense network loses than the convolutional one when pictures are shifted a little",
+        "by how much more accuracy the dense network loses than the convolutional one when pictures are "
+        "shifted a little",
         "图像略微平移时，全连接网络比卷积网络多损失的准确率",
     ),
     held=Text(
@@ -330,13 +371,17 @@ LAB = Lab(
         "卷积所需权重少得多，图像略微移动或缩放时损失也很小。",
     ),
     refuted=Text(
-        "As it stands the claim did not hold here; read its parts in the checks and in the table. The weights are fewer by a factor in the "
-        "thousands. But robust it is only beside a dense network, and only to shifts: a convolution carries a shift on, exactly, and does "
+        "As it stands the claim did not hold here; read its parts in the checks and in the table. The "
+        "weights are fewer by a factor in the "
+        "thousands. But robust it is only beside a dense network, and only to shifts: a convolution carries "
+        "a shift on, exactly, and does "
         "not remove it. Two poolings of 2×2 blur it a little, and the dense layer at the end, which is "
         "trained at one place, sees the rest. "
         "Nothing in it makes up for scale. Robustness comes from more pooling, or from augmented data.",
-        "论断按原文在此不成立；请在检查与表中分项来看。权重确实少了上千倍。但说到稳健，只是相对于全连接网络而言，且只对平移："
-        "卷积把平移原样传递下去，并不消除它；两次 2×2 池化只能略微模糊它，其余的都落到最后那个只在一个位置训练过的全连接层上。"
+        "论断按原文在此不成立；请在检查与表中分项来看。权重确实少了上千倍。但说到稳健，"
+        "只是相对于全连接网络而言，且只对平移："
+        "卷积把平移原样传递下去，并不消除它；两次 2×2 池化只能略微模糊它，"
+        "其余的都落到最后那个只在一个位置训练过的全连接层上。"
         "对缩放则没有任何补偿机制。稳健性要靠更多的池化，或靠数据增强。",
     ),
     experiment=measure,

@@ -1,8 +1,10 @@
 """C20: word vectors put similar words close and carry analogies; GloVe adds global counts.
 
-``V`` words, ``Q`` questions, ``R`` rows and ``C`` columns. T. Mikolov et al., NeurIPS 2013 and NAACL 2013; J. Pennington et al., EMNLP
-2014. The one idea: the text is of a language made up so that what is alike and what is analogous is known, and nowhere written down. A
-word belongs to a row (a country) and to a column (its capital, its river …), and only the company it keeps tells which.
+``V`` words, ``Q`` questions, ``R`` rows and ``C`` columns. T. Mikolov et al., NeurIPS 2013 and NAACL 2013; J.
+Pennington et al., EMNLP
+2014. The one idea: the text is of a language made up so that what is alike and what is analogous is known, and nowhere
+written down. A word belongs to a row (a country) and to a column (its capital, its river …), and only the company it
+keeps tells which.
 """
 
 from __future__ import annotations
@@ -18,26 +20,39 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from layerwise.atomic_io import open_temporary_folder, write_file
-from layerwise.data.corpus import Corpus
-from layerwise.data.corpus_build import Cutting, opened
 from layerwise.data.loader import MemoryBatches, Order, collated
-from layerwise.data.texts import Texts
+from layerwise.data.text.corpus import Corpus
+from layerwise.data.text.corpus_build import Cutting, opened
+from layerwise.data.text.texts import Texts
+from layerwise.embeddings.sources import table_of
 from layerwise.functional import similarity
-from layerwise.functional.ranking import mean_reciprocal_rank
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
+from layerwise.functional.retrieval_metrics import mean_reciprocal_rank
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    mean_interval,
+    one_thread,
+    signed,
+)
 from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, headline
 from layerwise.models.word_vectors import cbow, glove, skipgram
 from layerwise.rules import hogwild
 from layerwise.rules.base import Context
 from layerwise.rules.hogwild import HogwildOptions
-from layerwise.runtime import draws
+from layerwise.runtime import rng
+from layerwise.runtime.atomic_io import open_temporary_folder, write_file
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 from layerwise.tasks.cooccurrence import CoOccurrence, CoOccurrenceOptions
 from layerwise.tasks.words import Words, WordsOptions
-from layerwise.train.loop import Cursor, steps
-from layerwise.vectors.sources import table_of
+from layerwise.training.loop import Cursor, steps
 from layerwise.weights.vectors import VectorTable
 
 Ids = NDArray[np.int64]
@@ -86,17 +101,27 @@ class Language:
 
 
 def language(plan: Plan, seed: int, *, company: bool = True) -> Language:
-    """Draw a language's text: each sentence has one word of the table, some of its row's company, some of its column's, and common words.
+    """Draw a language's text: each sentence has one word of the table, some of its row's company, some of its column's,
+    and common words.
 
     ``company=False`` deals the same words out over the sentences at random: nothing is left of who stands with whom.
     """
-    generator = draws.numpy_generator("word-analogies", seed)
+    generator = rng.numpy_generator("word-analogies", seed)
     count, common = plan.sentences, 1 / np.arange(1, COMMON + 1)
     row, column = generator.integers(plan.rows, size=count), generator.integers(COLUMNS, size=count)
     beside = (("a", row), ("a", row), ("b", column), ("b", column))
-    parts = [("r{}c{}", row, column), *((f"{kind}{{}}x{{}}", of, generator.integers(NEAR, size=count)) for kind, of in beside)]
-    words = [[form.format(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)] for form, first, second in parts]
-    words += [[f"w{n}" for n in generator.choice(COMMON, count, p=common / common.sum()).tolist()] for _ in range(LENGTH - len(words))]
+    parts = [
+        ("r{}c{}", row, column),
+        *((f"{kind}{{}}x{{}}", of, generator.integers(NEAR, size=count)) for kind, of in beside),
+    ]
+    words = [
+        [form.format(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+        for form, first, second in parts
+    ]
+    words += [
+        [f"w{n}" for n in generator.choice(COMMON, count, p=common / common.sum()).tolist()]
+        for _ in range(LENGTH - len(words))
+    ]
     table = generator.permuted(np.array(words).T, axis=1)  # (sentences, LENGTH)
     if not company:
         table = generator.permutation(table.ravel()).reshape(table.shape)
@@ -137,7 +162,9 @@ def fitting(text: Language, found: Corpus, seed: int) -> VectorTable:
     task = CoOccurrence.prepare(found, CoOccurrenceOptions(min_count=LEAST, window=LENGTH - 1, x_max=10.0))
     torch.manual_seed(seed)
     net = glove(words=len(task.inputs.words), dim=DIM)
-    learned(net, task, found, options=HogwildOptions(lr=0.02, schedule="constant"), epochs=text.epochs["glove"], seed=seed)
+    learned(
+        net, task, found, options=HogwildOptions(lr=0.02, schedule="constant"), epochs=text.epochs["glove"], seed=seed
+    )
     return table_of(net, task.inputs)  # type: ignore[arg-type]
 
 
@@ -153,7 +180,7 @@ LEARNERS: dict[str, Learner] = {
 
 def questions(text: Language, seed: int) -> list[list[str]]:
     """Draw analogies: two rows and two columns, r₁c₁ : r₁c₂ = r₂c₁ : r₂c₂."""
-    generator = draws.numpy_generator("word-analogies questions", seed)
+    generator = rng.numpy_generator("word-analogies questions", seed)
     asked = []
     for _ in range(QUESTIONS):
         rows, columns = generator.choice(text.rows, 2, replace=False), generator.choice(COLUMNS, 2, replace=False)
@@ -169,11 +196,14 @@ def analogy_ranks(vectors: VectorTable, rows: Ids) -> list[Ids]:
 
 
 def closeness(vectors: VectorTable, text: Language) -> float:
-    """Return how often, of an alike and an unlike word of the table, the alike one is closer: the area under the ROC curve of cosines.
+    """Return how often, of an alike and an unlike word of the table, the alike one is closer: the area under the ROC
+    curve of cosines.
 
     Alike are words of the same row or column; chance is a half.
     """
-    places = [(r, c, vectors.index[word]) for r, row in enumerate(text.cells) for c, word in enumerate(row) if word in vectors]
+    places = [
+        (r, c, vectors.index[word]) for r, row in enumerate(text.cells) for c, word in enumerate(row) if word in vectors
+    ]
     r, c, at = (np.array(column) for column in zip(*places, strict=True))
     first, second = np.triu_indices(len(at), 1)
     cosines = (vectors.unit[at] @ vectors.unit[at].T)[first, second]
@@ -185,7 +215,8 @@ def closeness(vectors: VectorTable, text: Language) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean reciprocal rank of analogies and closeness of alike words, of the vectors and of these shuffled; coverage."""
+    """Mean reciprocal rank of analogies and closeness of alike words, of the vectors and of these shuffled;
+    coverage."""
 
     analogies: float
     chance: float
@@ -203,7 +234,7 @@ def score(vectors: VectorTable, text: Language, seed: int) -> Score:
     """Measure vectors against the same vectors dealt out to other words."""
     rows = vectors.rows([word for line in questions(text, seed) for word in line]).reshape(-1, 4)
     asked = rows[(rows >= 0).all(1)]
-    order = draws.numpy_generator("word-analogies chance", seed).permutation(len(vectors))
+    order = rng.numpy_generator("word-analogies chance", seed).permutation(len(vectors))
     other = VectorTable(vectors.words, vectors.matrix[order])
     found = [mean_reciprocal_rank(analogy_ranks(one, asked)) for one in (vectors, other)]
     alike = [closeness(one, text) for one in (vectors, other)]
@@ -211,7 +242,11 @@ def score(vectors: VectorTable, text: Language, seed: int) -> Score:
 
 
 def measure(
-    mode: Mode, *, learners: Mapping[str, Learner] = LEARNERS, draw: Callable[[Plan, int], Language] = language, plan: Plan | None = None
+    mode: Mode,
+    *,
+    learners: Mapping[str, Learner] = LEARNERS,
+    draw: Callable[[Plan, int], Language] = language,
+    plan: Plan | None = None,
 ) -> Findings:
     """Learn the vectors of each learner from a language, seed by seed, and ask them for analogies and for alike words.
 
@@ -235,7 +270,8 @@ def measure(
 
 
 def _checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: alike words lie close, for every learner, and nearly all questions were asked."""
+    """Return what must be so beside the margin: alike words lie close, for every learner, and nearly all questions were
+    asked."""
     gains = {name: mean_interval([one.alike - one.alike_chance for one in mine]) for name, mine in scores.items()}
     least = min(gains, key=lambda name: gains[name].low)
     coverage = min(one.coverage for mine in scores.values() for one in mine)
@@ -244,13 +280,17 @@ def _checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
     return (
         Check(
             Text(
-                f"alike words lie close: more often closer than unlike ones than with shuffled vectors, least so {NAMES[least].en}: {span}",
+                "alike words lie close: more often closer than unlike ones than with shuffled vectors, "
+                f"least so {NAMES[least].en}: {span}",
                 f"相似的词彼此靠近：比不相似的词更近的比例高于打乱的词向量，差距最小的是 {NAMES[least].zh}：{span}",
             ),
             gain.low > 0,
         ),
         Check(
-            Text(f"coverage: {coverage:.0%} of the questions or more could be asked", f"覆盖率：至少 {coverage:.0%} 的题目可问"),
+            Text(
+                f"coverage: {coverage:.0%} of the questions or more could be asked",
+                f"覆盖率：至少 {coverage:.0%} 的题目可问",
+            ),
             coverage >= 0.95,
         ),
     )
@@ -268,7 +308,8 @@ def _table(scores: Mapping[str, Sequence[Score]]) -> Table:
     )
     keys = ("analogies", "chance", "alike", "alike_chance", "coverage")
     rows: list[tuple[Cell, ...]] = [
-        (NAMES[name], *(float(np.mean([getattr(one, key) for one in mine])) for key in keys)) for name, mine in scores.items()
+        (NAMES[name], *(float(np.mean([getattr(one, key) for one in mine])) for key in keys))
+        for name, mine in scores.items()
     ]
     return Table(columns, tuple(rows))
 
@@ -297,7 +338,13 @@ def _draw(scores: Mapping[str, Sequence[Score]], lang: Lang) -> Figure:
             axes.bar(at + 0.19, float(np.mean(chance)), 0.36, color="#9aa3ad")
             axes.plot([at - 0.19] * len(values), values, "o", color="#1d2430", markersize=3.5)
             for place, value in ((at - 0.19, float(np.mean(values))), (at + 0.19, float(np.mean(chance)))):
-                axes.text(place, max(value, *(values if place < at else chance)) + 0.025, f"{value:.2f}", ha="center", fontsize=12.5)
+                axes.text(
+                    place,
+                    max(value, *(values if place < at else chance)) + 0.025,
+                    f"{value:.2f}",
+                    ha="center",
+                    fontsize=12.5,
+                )
         axes.set_xticks(range(len(scores)), [NAMES[name].of(lang) for name in scores])
         axes.set(ylim=(0, 1.14), yticks=[0, 0.25, 0.5, 0.75, 1])
         axes.grid(axis="x", visible=False)
@@ -310,9 +357,11 @@ LAB = Lab(
     claim_id="C20",
     title=Text("word vectors put similar words close and carry analogies", "词向量让相似的词靠近，并承载类比"),
     claim=Text(
-        "Vectors learned from the neighbours of words alone put similar words close and carry analogies: word2vec's, learned on "
+        "Vectors learned from the neighbours of words alone put similar words close and carry analogies: "
+        "word2vec's, learned on "
         "the way through the text, and GloVe's, fitted to global counts that are gathered once.",
-        "只从词的上下文学到的词向量，让相似的词靠近，并承载类比：word2vec 逐遍读文本来学，GloVe 则拟合一次收集的全局计数。",
+        "只从词的上下文学到的词向量，让相似的词靠近，并承载类比：word2vec 逐遍读文本来学，GloVe "
+        "则拟合一次收集的全局计数。",
     ),
     formula=Text(
         "analogy      a : b = c : argmax over d of cos(d, b − a + c)\n"
@@ -327,29 +376,39 @@ LAB = Lab(
         "更近         （相似，不相似）词对中，相似的一对余弦更大的比例",
     ),
     method=Text(
-        "A language is made up: words in a table of rows (countries) and columns (country, capital, river …). A sentence has one word of "
-        "the table, two words of its row's company, two of its column's, and common words as frequent as in any language (Zipf); the order "
-        "is drawn. Two words of the table never stand in one sentence, so that nothing but their company makes them alike. Skip-gram, CBOW "
+        "A language is made up: words in a table of rows (countries) and columns (country, capital, river "
+        "…). A sentence has one word of "
+        "the table, two words of its row's company, two of its column's, and common words as frequent as in "
+        "any language (Zipf); the order "
+        "is drawn. Two words of the table never stand in one sentence, so that nothing but their company "
+        "makes them alike. Skip-gram, CBOW "
         "and GloVe learn from the same text. Then 400 analogies over two rows and two columns are asked, and "
-        "the right answer's rank is taken among all words; and of every alike and unlike pair of the table (of one row or column, or of "
+        "the right answer's rank is taken among all words; and of every alike and unlike pair of the table "
+        "(of one row or column, or of "
         "neither) it is asked which is closer. The measure of chance is the same vectors dealt out to other words.",
-        "造一种语言：词排成表，行如国家，列如国名、首都、河流……。一个句子含表中的一个词、其所在行的两个伴随词、所在列的两个伴随词，"
+        "造一种语言：词排成表，行如国家，列如国名、首都、河流……。一个句子含表中的一个词、"
+        "其所在行的两个伴随词、所在列的两个伴随词，"
         "以及若干常用词（频率服从 Zipf 定律），次序随机。表中任何两个词都不同句，因此只有共同的伴随词能使它们相似。"
         "skip-gram、CBOW 与 GloVe 读同一份文本。然后问 400 道类比题（两行两列），"
-        "取正确答案在全部词中的排名；再对表中的相似词对（同行或同列）与不相似词对逐一比较，看哪一对更近。随机水平用同样的词向量打乱分给别的词来测。",
+        "取正确答案在全部词中的排名；再对表中的相似词对（同行或同列）与不相似词对逐一比较，看哪一对更近。"
+        "随机水平用同样的词向量打乱分给别的词来测。",
     ),
     margin=Text(
         "the analogies' mean reciprocal rank minus that of shuffled vectors, of the learner for which it is least",
         "类比的平均倒数排名减去打乱的词向量的平均倒数排名，取三种方法中最小者",
     ),
     held=Text(
-        "Who stands with whom is enough to tell what is alike, and differences of vectors are then relations. That the language was made "
-        "of rows and columns makes it easier than a real one, where a word belongs to several things and rare words keep little company.",
-        "知道谁与谁同现，就足以判断何者相似；词向量之差便是关系。这种语言由行与列构成，比真实语言容易：真实的词不止属于一类，"
+        "Who stands with whom is enough to tell what is alike, and differences of vectors are then "
+        "relations. That the language was made "
+        "of rows and columns makes it easier than a real one, where a word belongs to several things and "
+        "rare words keep little company.",
+        "知道谁与谁同现，就足以判断何者相似；词向量之差便是关系。这种语言由行与列构成，比真实语言容易："
+        "真实的词不止属于一类，"
         "罕见词的上下文也少。",
     ),
     refuted=Text(
-        "Here the claim did not hold: one of the learners answered analogies no better than its own vectors shuffled, or alike words were "
+        "Here the claim did not hold: one of the learners answered analogies no better than its own vectors "
+        "shuffled, or alike words were "
         "not close. Look at the table and the checks.",
         "此处论断不成立：某种方法回答类比不比打乱的词向量更好，或者相似的词并不靠近。请看表格与各项检查。",
     ),

@@ -1,7 +1,8 @@
 """C04: one perceptron cannot do XOR; one hidden layer can.
 
-``M`` points of ``D`` = 2 inputs. F. Rosenblatt (1958); M. Minsky, S. Papert, Perceptrons (1969); D. E. Rumelhart, G. E. Hinton, R. J.
-Williams (1986). The one idea: a perceptron decides by one straight line, and no line has XOR's two classes on its two sides.
+``M`` points of ``D`` = 2 inputs. F. Rosenblatt (1958); M. Minsky, S. Papert, Perceptrons (1969); D. E. Rumelhart, G. E.
+Hinton, R. J. Williams (1986). The one idea: a perceptron decides by one straight line, and no line has XOR's two
+classes on its two sides.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, MemoryBatches, Order
 from layerwise.data.source import ArraySource, Schema, fetch
-from layerwise.figures.svg import INK, MUTED
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, ORANGE, SIZE, headline
 from layerwise.models.feedforward import mlp, perceptron
+from layerwise.plotting.svg import INK, MUTED
 from layerwise.rules.backprop import Backprop
 from layerwise.rules.base import Context
 from layerwise.rules.perceptron import Perceptron
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.classification import Classification
-from layerwise.train.loop import Cursor, steps
+from layerwise.training.loop import Cursor, steps
 
 Gate = Literal["xor", "and", "or"]
 Net = Callable[[Tensor], Tensor]
@@ -44,7 +45,8 @@ SMALL, LARGE = 2, 8  # hidden units: as few as can represent XOR, and as many as
 
 @dataclass(frozen=True)
 class Trial:
-    """One network trained on the four points: the share it has right, and its scores z as a function of points (M, 2) → (M,)."""
+    """One network trained on the four points: the share it has right, and its scores z as a function of points (M, 2) →
+    (M,)."""
 
     accuracy: float
     scores: Net
@@ -69,13 +71,16 @@ def examples(gate: Gate) -> tuple[Classification, Batch]:
 
 
 def train_perceptron(gate: Gate, seed: int) -> Trial:
-    """Train one perceptron by Rosenblatt's rule (E09), and keep the best weights it ever had (the pocket, Gallant 1990)."""
+    """Train one perceptron by Rosenblatt's rule (E09), and keep the best weights it ever had (the pocket, Gallant
+    1990)."""
     task, batch = examples(gate)
     assert batch.targets is not None
-    with draws.seeded(draws.key("xor", seed)):
+    with rng.seeded(rng.key("xor", seed)):
         net = perceptron(features=2, classes=2)
         for parameter in net.parameters():
-            nn.init.normal_(parameter)  # not zero, as the card has it: whole-numbered weights leave points on the line itself
+            nn.init.normal_(
+                parameter
+            )  # not zero, as the card has it: whole-numbered weights leave points on the line itself
     rule = Perceptron(_context(net, task, seed, batch=1), Perceptron.Options())
     best, kept = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
     for _ in steps(rule, MemoryBatches(batch, Order(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
@@ -92,7 +97,7 @@ def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tan
     """Train a network with one hidden layer by backpropagation (E11) with Adam, full batch, and judge it at the end."""
     task, batch = examples(gate)
     assert batch.targets is not None
-    with draws.seeded(draws.key("xor", seed)):
+    with rng.seeded(rng.key("xor", seed)):
         net = mlp(features=2, outputs=1, hidden=(hidden,), activation=activation)
     rule = Backprop(_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.1))
     for _ in steps(rule, MemoryBatches(batch, Order(4, 4)), EPOCHS["mlp"], Cursor()):
@@ -114,7 +119,8 @@ def _scores(net: nn.Module, points: Tensor) -> Tensor:
 
 
 def separable(points: NDArray[np.float64], labels: Sequence[int]) -> bool:
-    """Whether a line has the two classes on its two sides: is y(w·x + b) ≥ 1 feasible? By linear programming, so exactly.
+    """Whether a line has the two classes on its two sides: is y(w·x + b) ≥ 1 feasible? By linear programming, so
+    exactly.
 
     Args:
         points: (M, D).
@@ -175,7 +181,10 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
             max(t.accuracy for t in single) < 1,
         ),
         Check(
-            Text(f"every network with {LARGE} hidden units has all four right", f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点"),
+            Text(
+                f"every network with {LARGE} hidden units has all four right",
+                f"每个带 {LARGE} 个隐藏单元的网络都分对全部四个点",
+            ),
             min(t.accuracy for t in large) == 1,
         ),
     )
@@ -185,7 +194,8 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
 
 
 def _fitness(trial: Trial) -> tuple[float, float]:
-    """Return what the best trial to be drawn has most of: points right, then clearance of the line from them (least |z|)."""
+    """Return what the best trial to be drawn has most of: points right, then clearance of the line from them (least
+    |z|)."""
     return trial.accuracy, float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())
 
 
@@ -230,7 +240,9 @@ def _draw(gate: Gate, single: Trial, large: Trial, lang: Lang) -> Figure:
         _discs(axes, gate, trial.scores)
         right = f"{4 * trial.accuracy:.0f}"
         score = Text(f"{right} of 4 right", f"4 个对了 {right} 个").of(lang)
-        axes.set_title(f"{title.of(lang)}: {score}" if lang == "en" else f"{title.of(lang)}：{score}", fontsize=16, color=INK)
+        axes.set_title(
+            f"{title.of(lang)}: {score}" if lang == "en" else f"{title.of(lang)}：{score}", fontsize=16, color=INK
+        )
     return figure
 
 
@@ -251,8 +263,16 @@ def _discs(axes: Axes, gate: Gate, scores: Net) -> None:
     answers = (scores(torch.from_numpy(POINTS).float()) > 0).long().tolist()
     for (x, y), wanted, given in zip(POINTS, GATES[gate], answers, strict=True):
         axes.plot(x, y, "o", markersize=25, color=(BLUE, ORANGE)[wanted], markeredgecolor="white", markeredgewidth=2)
-        axes.text(x, y, str(wanted), ha="center", va="center_baseline", fontsize=15, fontweight="bold",
-                  color=("white", INK)[wanted])  # fmt: skip
+        axes.text(
+            x,
+            y,
+            str(wanted),
+            ha="center",
+            va="center_baseline",
+            fontsize=15,
+            fontweight="bold",
+            color=("white", INK)[wanted],
+        )
         if given != wanted:
             axes.plot(x, y, "o", markersize=38, fillstyle="none", color=INK, markeredgewidth=2)
             axes.text(x, y + 0.26, "✗", ha="center", va="center", fontsize=15, color=MUTED)
@@ -263,7 +283,8 @@ LAB = Lab(
     claim_id="C04",
     title=Text("one perceptron cannot do XOR; one hidden layer can", "单个感知机学不会异或，一层隐藏单元就可以"),
     claim=Text(
-        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and backpropagation finds it.",
+        "One perceptron cannot compute XOR, whatever its weights. A network with one hidden layer can, and "
+        "backpropagation finds it.",
         "无论权重取何值，单个感知机都无法实现异或。带一层隐藏单元的网络可以，并且反向传播能找到它。",
     ),
     formula=Text(
@@ -271,24 +292,33 @@ LAB = Lab(
         "感知机  ŷ = [w·x + b > 0]\n网络    ŷ = [v·f(Wx + c) + d > 0]",
     ),
     method=Text(
-        "By reasoning: a linear program asks for a line with margin 1 through every subset of the four points. Were there "
-        "one for all four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says w₁+w₂+2b ≥ 2, "
-        "of the outer two ≤ −2. By experiment: Rosenblatt's rule, 50 epochs, start and order drawn by the seed, judged by "
-        "the best weights it ever had; Adam on networks with one hidden layer, 100 full-batch steps, judged at the end.",
+        "By reasoning: a linear program asks for a line with margin 1 through every subset of the four "
+        "points. Were there "
+        "one for all four, then b ≤ −1, w₁+b ≥ 1, w₂+b ≥ 1 and w₁+w₂+b ≤ −1; the sum of the middle two says "
+        "w₁+w₂+2b ≥ 2, "
+        "of the outer two ≤ −2. By experiment: Rosenblatt's rule, 50 epochs, start and order drawn by the "
+        "seed, judged by "
+        "the best weights it ever had; Adam on networks with one hidden layer, 100 full-batch steps, judged "
+        "at the end.",
         "推理：对四个点的每个子集，用线性规划求一条间隔为 1 的直线。若四个点都能分开，则 b ≤ −1、w₁+b ≥ 1、w₂+b ≥ 1、"
-        "w₁+w₂+b ≤ −1；中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。实验：感知机用罗森布拉特规则训练 50 "
+        "w₁+w₂+b ≤ −1；中间两式相加得 w₁+w₂+2b ≥ 2，首尾两式相加得 w₁+w₂+2b ≤ −2，矛盾。实验："
+        "感知机用罗森布拉特规则训练 50 "
         "轮，起点与样本顺序由种子决定，取训练中最好的权重；单隐藏层网络用 Adam 全批量训练 100 步，以最终权重计。",
     ),
-    margin=Text("the network's accuracy minus the best that any line can have", "网络的准确率减去任何直线所能达到的最高准确率"),
+    margin=Text(
+        "the network's accuracy minus the best that any line can have", "网络的准确率减去任何直线所能达到的最高准确率"
+    ),
     held=Text(
-        "A hidden layer with a nonlinearity makes new features in which the classes can be parted. The linear row shows "
+        "A hidden layer with a nonlinearity makes new features in which the classes can be parted. The "
+        "linear row shows "
         "that the layer alone does not help: two linear layers are one. Two hidden units suffice to represent XOR, yet "
         "gradient descent does not find them from every start; eight are found every time.",
         "带非线性的隐藏层造出了新特征，使两类变得可分。线性那一行说明只加层没有用：两层线性等于一层。"
         "两个隐藏单元足以表示异或，但梯度下降并非从每个起点都能找到；八个则每次都能找到。",
     ),
     refuted=Text(
-        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn to. Look at the checks.",
+        "Here the claim did not hold: either a line can part the classes, or the hidden layer did not learn "
+        "to. Look at the checks.",
         "此处论断不成立：要么一条直线就能分开两类，要么隐藏层没有学会。请看各项检查。",
     ),
     experiment=measure,

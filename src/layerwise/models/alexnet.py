@@ -1,8 +1,10 @@
-"""AlexNet (2012), the network that won ImageNet, with torchvision's names of parameters; and its form for 32×32 pictures.
+"""AlexNet (2012), the network that won ImageNet, with torchvision's names of parameters; and its form for 32×32
+pictures.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with deep convolutional
-neural networks, NIPS 2012; in the form of A. Krizhevsky, One weird trick for parallelizing convolutional neural networks (2014), which
-is not cut in two for two devices and has no local response normalisation. The one idea: depth, ReLU, dropout, and pictures enough.
+``N`` pictures, ``C`` channels, ``H W`` pixels. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with
+deep convolutional neural networks, NIPS 2012; in the form of A. Krizhevsky, One weird trick for parallelizing
+convolutional neural networks (2014), which is not cut in two for two devices and has no local response normalisation.
+The one idea: depth, ReLU, dropout, and pictures enough.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.nn.convolution import he_fan_out_, large_enough
 from layerwise.nn.pooling import AdaptiveMean
 from layerwise.recipe import Count, Decay
+from layerwise.registry import register
 
 
 class AlexNet(nn.Module):
@@ -34,7 +36,8 @@ class AlexNet(nn.Module):
 
 
 def convolutions(first: nn.Conv2d, *, width: int, kernel: int, border: int) -> nn.Sequential:
-    """Return the features behind the first convolution: widths 1, 3, 6, 4, 4 times ``width``; poolings with a ``border``."""
+    """Return the features behind the first convolution: widths 1, 3, 6, 4, 4 times ``width``; poolings with a
+    ``border``."""
 
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, stride=2, padding=border)
@@ -90,18 +93,26 @@ SHARED: dict[str, Any] = {
         "task": {"size": 224},
         "stages": [
             {
-                "epochs": 30, "batch": 64, "augment": {"crop": 28, "flip": "horizontal"},
+                "epochs": 30,
+                "batch": 64,
+                "augment": {"crop": 28, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.01, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 60, "batch": 32}]}},
     },
-)  # fmt: skip
+)
 def alexnet(
-    *, outputs: Count, channels: Count = 3, size: tuple[Count, Count] = (224, 224), width: Count = 64, dense: Count = 4096,
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: tuple[Count, Count] = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
     dropout: Decay = 0.5,
-) -> nn.Module:  # fmt: skip
-    """Build AlexNet: pictures (N, C, H, W) to (N, outputs). ``width`` is the first layer's, ``dense`` the hidden dense layers'.
+) -> nn.Module:
+    """Build AlexNet: pictures (N, C, H, W) to (N, outputs). ``width`` is the first layer's, ``dense`` the hidden dense
+    layers'.
 
     Weights start as torch draws them: uniformly within ±1/√inputs. Raises `UsageError` for pictures under 63 pixels.
     """
@@ -122,22 +133,30 @@ def alexnet(
         "task": {"size": 32},
         "stages": [
             {
-                "epochs": 12, "batch": 128, "augment": {"crop": 4, "flip": "horizontal"},
+                "epochs": 12,
+                "batch": 128,
+                "augment": {"crop": 4, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.02, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 40, "batch": 32}]}},
     },
-)  # fmt: skip
+)
 def alexnet_small(
-    *, outputs: Count, channels: Count = 3, size: tuple[Count, Count] = (32, 32), width: Count = 64, dense: Count = 1024,
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: tuple[Count, Count] = (32, 32),
+    width: Count = 64,
+    dense: Count = 1024,
     dropout: Decay = 0.5,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """Build AlexNet for small pictures: (N, C, H, W) to (N, outputs).
 
-    Where AlexNet's first convolution is 11×11 with stride 4, this one is 5×5 with stride 2; poolings have a border of 1, so that sides
-    halve: 32, 16, 8, 4, 2. Convolutions start as He et al. 2015 (fan out), so that a short training gets somewhere; dense layers as torch
-    draws them. Raises `UsageError` for pictures under 16 pixels.
+    Where AlexNet's first convolution is 11×11 with stride 4, this one is 5×5 with stride 2; poolings have a border of
+    1, so that sides
+    halve: 32, 16, 8, 4, 2. Convolutions start as He et al. 2015 (fan out), so that a short training gets somewhere;
+    dense layers as torch draws them. Raises `UsageError` for pictures under 16 pixels.
     """
     large_enough(size, 16)
     features = convolutions(nn.Conv2d(channels, width, 5, stride=2, padding=2), width=width, kernel=5, border=1)

@@ -1,9 +1,10 @@
 """Boltzmann machines: the restricted one, and the deep belief network that stacks them.
 
-``N`` examples, ``D`` visible, ``H`` hidden units. G. E. Hinton, S. Osindero, Y.-W. Teh, A fast learning algorithm for deep belief
-nets, Neural Computation 18 (2006); G. E. Hinton, R. R. Salakhutdinov, Science 313 (2006). The one idea: learn a model of the
-inputs layer by layer, without labels; then fine-tune the whole by backpropagation. Fine-tuning changes the way up only: each layer
-then has recognition weights W + ΔW, while the machine below keeps its generative W, so the net still draws what it learned.
+``N`` examples, ``D`` visible, ``H`` hidden units. G. E. Hinton, S. Osindero, Y.-W. Teh, A fast learning algorithm for
+deep belief nets, Neural Computation 18 (2006); G. E. Hinton, R. R. Salakhutdinov, Science 313 (2006). The one idea:
+learn a model of the inputs layer by layer, without labels; then fine-tune the whole by backpropagation. Fine-tuning
+changes the way up only: each layer then has recognition weights W + ΔW, while the machine below keeps its generative W,
+so the net still draws what it learned.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.errors import unknown
 from layerwise.nn.rbm import RBM, Recognition
 from layerwise.recipe import Count
+from layerwise.registry import register
 
 
 class Machine(RBM):
@@ -34,7 +35,8 @@ class Machine(RBM):
 
 
 class Greedy(nn.Module):
-    """One layer of a deep belief network as its greedy stage sees it: the layers below are fixed and show it their features."""
+    """One layer of a deep belief network as its greedy stage sees it: the layers below are fixed and show it their
+    features."""
 
     def __init__(self, below: list[RBM], rbm: RBM) -> None:
         super().__init__()
@@ -96,7 +98,8 @@ class DeepBeliefNet(nn.Module):
 
 @torch.no_grad()
 def sample(stack: list[RBM], count: int, *, steps: int, generator: torch.Generator) -> Tensor:
-    """Draw visible probabilities (count, D): Gibbs sampling in the top machine from random states, then one pass down."""
+    """Draw visible probabilities (count, D): Gibbs sampling in the top machine from random states, then one pass
+    down."""
     top = stack[-1]
     h = torch.rand(count, top.hidden_bias.shape[0], generator=generator).round()
     for _ in range(steps):
@@ -121,7 +124,8 @@ def stack_of(model: nn.Module) -> list[RBM]:
     tasks=("reconstruction",),
     rule="contrastive",
     year=1986,
-    paper="Smolensky, Harmony theory, 1986; Hinton, Training products of experts by minimizing contrastive divergence, 2002",
+    paper="Smolensky, Harmony theory, 1986; Hinton, Training products of experts by minimizing contrastive "
+    "divergence, 2002",
     summary="restricted Boltzmann machine: a generative model of binary inputs, learned by contrastive divergence",
     summary_zh="受限玻尔兹曼机：二值输入的生成模型，用对比散度学习",
     parameters=201744,
@@ -154,11 +158,22 @@ def rbm(*, features: Count, hidden: Count = 256) -> nn.Module:
         "task": {"scale": "unit"},
         "model": {"hidden": [500, 500, 500]},
         "stages": [
-            {"name": "pretrain", "part": "*", "task": {"name": "reconstruction"}, "epochs": 10, "batch": 128,
-             "rule": {"name": "contrastive", "lr": 0.05, "persistent": False}},
-            {"name": "fine-tune", "examples": 10000, "epochs": 30, "batch": 64,
-             "parameters": ["upward.*", "head.*"],
-             "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02}},
+            {
+                "name": "pretrain",
+                "part": "*",
+                "task": {"name": "reconstruction"},
+                "epochs": 10,
+                "batch": 128,
+                "rule": {"name": "contrastive", "lr": 0.05, "persistent": False},
+            },
+            {
+                "name": "fine-tune",
+                "examples": 10000,
+                "epochs": 30,
+                "batch": 64,
+                "parameters": ["upward.*", "head.*"],
+                "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02},
+            },
         ],
         "variants": {
             "small": {
@@ -167,7 +182,7 @@ def rbm(*, features: Count, hidden: Count = 256) -> nn.Module:
             },
         },
     },
-)  # fmt: skip
+)
 def dbn(*, features: Count, classes: Count, hidden: tuple[Count, ...] = (500, 500, 500)) -> nn.Module:
     """Build the network: inputs (N, …) in [0, 1] to logits (N, classes)."""
     return DeepBeliefNet(features, classes, hidden)

@@ -1,8 +1,8 @@
 """Convolutional networks: LeNet-5 (1998) and a configurable one.
 
 ``N`` examples, ``C`` channels, ``H W`` pixels. Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning
-applied to document
-recognition, Proc. IEEE 86 (1998). The one idea: the same small filters everywhere, so few weights see the whole picture.
+applied to document recognition, Proc. IEEE 86 (1998). The one idea: the same small filters everywhere, so few weights
+see the whole picture.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.errors import UsageError
 from layerwise.nn.activations import activation as activation_
 from layerwise.nn.convolution import large_enough
 from layerwise.recipe import Count, Decay
+from layerwise.registry import register
 
 Pool = Literal["max", "average"]
 
@@ -67,10 +67,11 @@ def lenet5(
     activation: str = "relu",
     pool: Pool = "max",
 ) -> nn.Module:
-    """Build LeNet-5: pictures (N, C, H, W) to (N, outputs). ``activation=tanh``, ``pool=average`` is the original's form.
+    """Build LeNet-5: pictures (N, C, H, W) to (N, outputs). ``activation=tanh``, ``pool=average`` is the original's
+    form.
 
-    28×28 pictures get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections between
-    maps and radial output units are left out, as everywhere today.
+    28×28 pictures get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections
+    between maps and radial output units are left out, as everywhere today.
     """
     large_enough(size, 12)
     border = 2 if size[0] < 32 else 0
@@ -122,7 +123,8 @@ def cnn(
 ) -> nn.Module:
     """Build the network: per width a convolution of the same size, activation and 2×2 pooling, then dense layers.
 
-    Pictures (N, C, H, W) to (N, outputs). Raises `UsageError` for an even kernel or pictures too small for the poolings.
+    Pictures (N, C, H, W) to (N, outputs). Raises `UsageError` for an even kernel or pictures too small for the
+    poolings.
     """
     if kernel % 2 == 0:
         raise UsageError("the kernel's side must be odd, to keep the picture's size", received=f"model.kernel={kernel}")

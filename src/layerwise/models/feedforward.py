@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from layerwise.catalog import register
 from layerwise.nn.activations import activation as activation_
 from layerwise.nn.embedding import CategoryEmbedding
 from layerwise.recipe import Amount, Count, Decay
+from layerwise.registry import register
 
 
 @register(
@@ -20,7 +20,8 @@ from layerwise.recipe import Amount, Count, Decay
     tasks=("classification",),
     rule="perceptron",
     year=1958,
-    paper="Rosenblatt, The perceptron: a probabilistic model for information storage and organization in the brain, 1958",
+    paper="Rosenblatt, The perceptron: a probabilistic model for information storage and organization in the "
+    "brain, 1958",
     summary="one layer of threshold units, corrected on each mistake; finds a separating plane if there is one",
     summary_zh="感知机：一层阈值单元，犯错时修正；数据线性可分则必收敛",
     parameters=7850,
@@ -55,14 +56,34 @@ def perceptron(*, features: Count, classes: Count) -> nn.Module:
         "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.003, "schedule": "one-cycle", "warmup": 0.2}}],
         "variants": {
             "image": {"model": {"dropout": 0.1}},
-            "row": {"model": {"hidden": [128, 64], "dropout": 0.1}, "task": {"embed": 10},
-                    "stages": [{"epochs": 20, "batch": 256, "monitor": "val/loss", "patience": 6}]},
-            "row-small": {"model": {"hidden": [64], "dropout": 0.0},
-                          "stages": [{"epochs": 200, "batch": 32, "patience": 40,
-                                      "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0}}]},
-            "points": {"model": {"hidden": [64, 64, 64], "activation": "gelu"},
-                       "stages": [{"epochs": 300, "batch": 32, "monitor": "val/loss", "patience": 100,
-                                   "rule": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}}]},
+            "row": {
+                "model": {"hidden": [128, 64], "dropout": 0.1},
+                "task": {"embed": 10},
+                "stages": [{"epochs": 20, "batch": 256, "monitor": "val/loss", "patience": 6}],
+            },
+            "row-small": {
+                "model": {"hidden": [64], "dropout": 0.0},
+                "stages": [
+                    {
+                        "epochs": 200,
+                        "batch": 32,
+                        "patience": 40,
+                        "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0},
+                    }
+                ],
+            },
+            "points": {
+                "model": {"hidden": [64, 64, 64], "activation": "gelu"},
+                "stages": [
+                    {
+                        "epochs": 300,
+                        "batch": 32,
+                        "monitor": "val/loss",
+                        "patience": 100,
+                        "rule": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
+                    }
+                ],
+            },
         },
     },
     aliases=("feed-forward",),
@@ -79,10 +100,11 @@ def mlp(
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 
-    With ``embedded`` inputs are (N, features + K): the last K are numbers of categories, of which each has so many vectors.
+    With ``embedded`` inputs are (N, features + K): the last K are numbers of categories, of which each has so many
+    vectors.
 
-    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh, softmax and the last
-    layer; biases at 0.
+    Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh, softmax and the
+    last layer; biases at 0.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     width = features

@@ -1,8 +1,9 @@
 """Orientation-selective cells (1962): the visual cortex in three fixed layers.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, ``K`` orientations. D. H. Hubel, T. N. Wiesel, Receptive fields of single neurones in the
-cat's striate cortex, J. Physiol. 148 (1959); Receptive fields, binocular interaction and functional architecture in the cat's visual
-cortex, J. Physiol. 160 (1962). The one idea: each layer reads the one before it, and gives up one thing, phase or place, to keep another.
+``N`` pictures, ``C`` channels, ``H W`` pixels, ``K`` orientations. D. H. Hubel, T. N. Wiesel, Receptive fields of
+single neurones in the cat's striate cortex, J. Physiol. 148 (1959); Receptive fields, binocular interaction and
+functional architecture in the cat's visual cortex, J. Physiol. 160 (1962). The one idea: each layer reads the one
+before it, and gives up one thing, phase or place, to keep another.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.errors import UsageError
 from layerwise.functional.orientation import Gabor, energy, gabor
+from layerwise.registry import register
 
 QUADRATURE = (0.0, 90.0)  # degrees: a stripe in the middle, and an edge
 REACH = 3.5  # standard deviations of the envelope that a filter takes in
@@ -27,10 +28,12 @@ def orientations_of(count: int) -> tuple[float, ...]:
 
 
 class SimpleCells(nn.Module):
-    """Gabor filters, rectified: at each place, for each orientation, one cell for each of the phases 0°, 90°, 180° and 270°.
+    """Gabor filters, rectified: at each place, for each orientation, one cell for each of the phases 0°, 90°, 180° and
+    270°.
 
-    Two filters in quadrature serve four cells, since no cell fires below zero: one fires as the filter answers, its partner as the
-    filter answers turned to its negative. Cells whose field does not lie within the picture are left out.
+    Two filters in quadrature serve four cells, since no cell fires below zero: one fires as the filter answers, its
+    partner as the filter answers turned to its negative. Cells whose field does not lie within the picture are left
+    out.
     """
 
     filters: Tensor  # (2K, C, S, S): the K of phase 0, then the K of phase 90
@@ -50,7 +53,8 @@ class SimpleCells(nn.Module):
 
 
 class ComplexCells(nn.Module):
-    """The energy model: each sums the squares of the four simple cells of its orientation and place, so that the phase falls out.
+    """The energy model: each sums the squares of the four simple cells of its orientation and place, so that the phase
+    falls out.
 
     As of r and −r only one fires, the four squares are those of the quadrature pair: r₀² + r₉₀².
     """
@@ -62,7 +66,8 @@ class ComplexCells(nn.Module):
 
 
 class OrientationCells(nn.Module):
-    """Simple cells, complex cells, and complex cells of a larger field, which pool over places. Nothing to learn: no parameters."""
+    """Simple cells, complex cells, and complex cells of a larger field, which pool over places. Nothing to learn: no
+    parameters."""
 
     def __init__(self, cells: list[Gabor], *, channels: int, pool: int) -> None:
         super().__init__()
@@ -82,13 +87,15 @@ class OrientationCells(nn.Module):
     tasks=(),
     rule=None,
     year=1962,
-    paper="Hubel & Wiesel, Receptive fields, binocular interaction and functional architecture in the cat's visual cortex, 1962",
+    paper="Hubel & Wiesel, Receptive fields, binocular interaction and functional architecture in the cat's visual "
+    "cortex, 1962",
     summary="simple and complex cells of the visual cortex: oriented Gabor filters and their energy; learns nothing",
     summary_zh="视皮层的简单细胞与复杂细胞：有方向的 Gabor 滤波器及其能量；不学习",
     parameters=0,
     small={"orientations": 4, "wavelength": 4.0, "size": [32, 32]},
     aliases=("simple-cells", "complex-cells", "hubel-wiesel"),
-    why="its selectivity is built in: the filters are Gabor's formula, as Hubel and Wiesel found the cells and not as these came to be. "
+    why="its selectivity is built in: the filters are Gabor's formula, as Hubel and Wiesel found the cells and "
+    "not as these came to be. "
     "A network that learns such filters from pictures is `cnn`, in its first layer",
     why_zh="它的选择性是内建的：滤波器即 Gabor 公式，描述休伯尔与维泽尔所见的细胞，而非细胞如何形成。"
     "能从图像中学到这类滤波器的是 `cnn` 的第一层",
@@ -103,7 +110,8 @@ def orientation_cells(
     channels: int = 1,
     size: tuple[int, int] = (64, 64),
 ) -> nn.Module:
-    """Build the three layers: pictures (N, C, H, W), larger ones than ``size`` too, to pooled complex cells (N, K, H″, W″).
+    """Build the three layers: pictures (N, C, H, W), larger ones than ``size`` too, to pooled complex cells (N, K, H″,
+    W″).
 
     Args:
         orientations: K, evenly over 180 degrees.
@@ -117,13 +125,17 @@ def orientation_cells(
     Raises `UsageError` for values that no cell has, and for pictures smaller than the pooled cells' field.
     """
     if orientations < 1 or pool < 1:
-        raise UsageError("there must be cells", expected="model.orientations and model.pool of at least 1",
-                         received=f"orientations={orientations}, pool={pool}")  # fmt: skip
+        raise UsageError(
+            "there must be cells",
+            expected="model.orientations and model.pool of at least 1",
+            received=f"orientations={orientations}, pool={pool}",
+        )
     if wavelength < 2 or not 0 < aspect <= 1 or not 0.1 <= bandwidth <= 3:
         raise UsageError(
-            "no cell has such a field", expected="wavelength ≥ 2 pixels, aspect in (0, 1], bandwidth 0.1 to 3 octaves",
+            "no cell has such a field",
+            expected="wavelength ≥ 2 pixels, aspect in (0, 1], bandwidth 0.1 to 3 octaves",
             received=f"wavelength={wavelength:g}, aspect={aspect:g}, bandwidth={bandwidth:g}",
-        )  # fmt: skip
+        )
     cells = [
         Gabor(orientation=angle, wavelength=wavelength, phase=phase, aspect=aspect, bandwidth=bandwidth)
         for phase in QUADRATURE
@@ -133,7 +145,8 @@ def orientation_cells(
     field = model.simple.filters.shape[-1] + pool - 1
     if min(size) < field:
         raise UsageError(
-            f"pictures of {size[0]}×{size[1]} are smaller than one cell's field", expected=f"at least {field}×{field} pixels",
+            f"pictures of {size[0]}×{size[1]} are smaller than one cell's field",
+            expected=f"at least {field}×{field} pixels",
             do="take a smaller model.wavelength or model.pool",
-        )  # fmt: skip
+        )
     return model

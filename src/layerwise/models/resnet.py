@@ -1,8 +1,9 @@
 """Residual networks: ResNet (2015), ResNeXt (2016) and wide ResNet (2016), with torchvision's names of parameters.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image recognition, CVPR 2016.
-The one idea: a block learns what to add to its input, y = x + F(x), so a block that has nothing to add does no harm, and gradients
-reach the first layer through the sums.
+``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
+recognition, CVPR 2016.
+The one idea: a block learns what to add to its input, y = x + F(x), so a block that has nothing to add does no harm,
+and gradients reach the first layer through the sums.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.nn.convolution import he_fan_out_, large_enough, pointwise
 from layerwise.recipe import Count
+from layerwise.registry import register
 
 Blocks = tuple[Count, Count, Count, Count]
 Size = tuple[Count, Count]
@@ -24,10 +25,11 @@ SMALLEST = 32  # pixels: the network halves its maps five times
 
 
 class BasicBlock(nn.Module):
-    """y = ReLU(x + F(x)) (E32), F two 3×3 convolutions with batch norm, ReLU between them; figure 5, left, of the paper.
+    """y = ReLU(x + F(x)) (E32), F two 3×3 convolutions with batch norm, ReLU between them; figure 5, left, of the
+    paper.
 
-    ``downsample`` is the way of x to the sum: as it is, or brought to F(x)'s shape. ``None`` leaves x out: y = ReLU(F(x)), a plain net's
-    layers under the same names.
+    ``downsample`` is the way of x to the sum: as it is, or brought to F(x)'s shape. ``None`` leaves x out: y =
+    ReLU(F(x)), a plain net's layers under the same names.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, downsample: nn.Module | None) -> None:
@@ -48,13 +50,16 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """y = ReLU(x + F(x)) (E32), F a 1×1 convolution down to ``width``, a 3×3 one, and a 1×1 one up to ``outputs``; figure 5, right.
+    """y = ReLU(x + F(x)) (E32), F a 1×1 convolution down to ``width``, a 3×3 one, and a 1×1 one up to ``outputs``;
+    figure 5, right.
 
-    The stride is the 3×3 convolution's, as in torchvision ("v1.5"); in the paper it is the first one's, which sees a quarter of the
-    places only. ``groups`` cut the 3×3 convolution into paths of their own (ResNeXt's cardinality).
+    The stride is the 3×3 convolution's, as in torchvision ("v1.5"); in the paper it is the first one's, which sees a
+    quarter of the places only. ``groups`` cut the 3×3 convolution into paths of their own (ResNeXt's cardinality).
     """
 
-    def __init__(self, inputs: int, width: int, *, outputs: int, stride: int, groups: int, downsample: nn.Module) -> None:
+    def __init__(
+        self, inputs: int, width: int, *, outputs: int, stride: int, groups: int, downsample: nn.Module
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -75,16 +80,20 @@ class Bottleneck(nn.Module):
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return the way of x to the sum (option B): x itself where the shapes agree, else a 1×1 convolution with batch norm."""
+    """Return the way of x to the sum (option B): x itself where the shapes agree, else a 1×1 convolution with batch
+    norm."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):
-    """A convolution and a pooling to a quarter of the sides, four stages of blocks, the mean over all places, a dense layer."""
+    """A convolution and a pooling to a quarter of the sides, four stages of blocks, the mean over all places, a dense
+    layer."""
 
-    def __init__(self, block: Block, *, expansion: int, blocks: Blocks, width: int, channels: int, outputs: int) -> None:
+    def __init__(
+        self, block: Block, *, expansion: int, blocks: Blocks, width: int, channels: int, outputs: int
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -125,7 +134,8 @@ def bottleneck_resnet(
 ) -> nn.Module:
     """Build a network of bottlenecks. Raises `UsageError` for pictures under 32 pixels.
 
-    Each of the 3×3 convolution's ``groups`` has ``group_width`` channels in a stage of 64, in proportion in the others, at least 1.
+    Each of the 3×3 convolution's ``groups`` has ``group_width`` channels in a stage of 64, in proportion in the others,
+    at least 1.
     """
     large_enough(size, SMALLEST)
 
@@ -147,17 +157,20 @@ SHARED: dict[str, Any] = {
         "task": {"size": 224},
         "stages": [
             {
-                "epochs": 30, "batch": 64, "augment": {"crop": 28, "flip": "horizontal"},
+                "epochs": 30,
+                "batch": 64,
+                "augment": {"crop": 28, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.05, "schedule": "one-cycle", "warmup": 0.2, "l2": 5e-5},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 60, "batch": 32, "rule": {"lr": 0.02}}]}},
     },
-}  # fmt: skip
+}
 HE: dict[str, Any] = {"year": 2015, "paper": "He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2015"}
 XIE: dict[str, Any] = {
-    "year": 2016, "paper": "Xie, Girshick, Dollár, Tu & He, Aggregated residual transformations for deep neural networks, 2016"
-}  # fmt: skip
+    "year": 2016,
+    "paper": "Xie, Girshick, Dollár, Tu & He, Aggregated residual transformations for deep neural networks, 2016",
+}
 ZAGORUYKO: dict[str, Any] = {"year": 2016, "paper": "Zagoruyko & Komodakis, Wide residual networks, 2016"}
 
 
@@ -172,7 +185,8 @@ ZAGORUYKO: dict[str, Any] = {"year": 2016, "paper": "Zagoruyko & Komodakis, Wide
 def resnet18(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (2, 2, 2, 2)
 ) -> nn.Module:
-    """Build ResNet-18: pictures (N, C, H, W) to (N, outputs). ``width`` is the first stage's, ``blocks`` count those of each stage."""
+    """Build ResNet-18: pictures (N, C, H, W) to (N, outputs). ``width`` is the first stage's, ``blocks`` count those of
+    each stage."""
     return basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
@@ -248,7 +262,9 @@ def resnext50_32x4d(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
 ) -> nn.Module:
     """Build ResNeXt-50 (32×4d): pictures (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=4)
+    return bottleneck_resnet(
+        blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=4
+    )
 
 
 @register(
@@ -263,7 +279,9 @@ def resnext101_32x8d(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
 ) -> nn.Module:
     """Build ResNeXt-101 (32×8d): pictures (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=8)
+    return bottleneck_resnet(
+        blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=8
+    )
 
 
 @register(

@@ -1,9 +1,10 @@
 """The residual networks for 32×32 pictures, 20 to 110 layers, and the plain ones that they were compared with.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image recognition, CVPR 2016,
-section 4.2. A convolution, three stages of n blocks with 16, 32 and 64 channels on 32×32, 16×16 and 8×8 places, the mean over all
-places, a dense layer: 6n + 2 layers. Shortcuts have no parameters (option A), so a plain net has as many as the residual one.
-Names of parameters are those of the published checkpoints (akamaster/pytorch_resnet_cifar10).
+``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
+recognition, CVPR 2016, section 4.2. A convolution, three stages of n blocks with 16, 32 and 64 channels on 32×32, 16×16
+and 8×8 places, the mean over all
+places, a dense layer: 6n + 2 layers. Shortcuts have no parameters (option A), so a plain net has as many as the
+residual one. Names of parameters are those of the published checkpoints (akamaster/pytorch_resnet_cifar10).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.models.resnet import BasicBlock
 from layerwise.nn.convolution import he_fan_out_, large_enough
 from layerwise.recipe import Count
+from layerwise.registry import register
 
 Size = tuple[Count, Count]
 
@@ -41,7 +42,8 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class CifarResNet(nn.Module):
-    """3 stages of ``blocks`` basic blocks (E32), the width doubling from stage to stage; ``residual=False`` leaves the sums out."""
+    """3 stages of ``blocks`` basic blocks (E32), the width doubling from stage to stage; ``residual=False`` leaves the
+    sums out."""
 
     def __init__(self, blocks: int, *, width: int, channels: int, outputs: int, residual: bool) -> None:
         super().__init__()
@@ -88,13 +90,15 @@ SHARED: dict[str, Any] = {
         "task": {"size": 32},
         "stages": [
             {
-                "epochs": 12, "batch": 128, "augment": {"crop": 4, "flip": "horizontal"},
+                "epochs": 12,
+                "batch": 128,
+                "augment": {"crop": 4, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.2, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 40, "batch": 32, "rule": {"lr": 0.05}}]}},
     },
-}  # fmt: skip
+}
 
 
 @register(
@@ -105,7 +109,13 @@ SHARED: dict[str, Any] = {
     summary_zh="面向 32×32 图像的 20 层残差网络，捷径不含参数",
 )
 def resnet20(
-    *, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 16, blocks: Count = 3, residual: bool = True
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (32, 32),
+    width: Count = 16,
+    blocks: Count = 3,
+    residual: bool = True,
 ) -> nn.Module:
     """Build the network of 20 layers: pictures (N, C, H, W) to (N, outputs).
 
@@ -122,7 +132,13 @@ def resnet20(
     summary_zh="面向 32×32 图像的 32 层残差网络",
 )
 def resnet32(
-    *, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 16, blocks: Count = 5, residual: bool = True
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (32, 32),
+    width: Count = 16,
+    blocks: Count = 5,
+    residual: bool = True,
 ) -> nn.Module:
     """Build the network of 32 layers: pictures (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
@@ -136,7 +152,13 @@ def resnet32(
     summary_zh="面向 32×32 图像的 44 层残差网络",
 )
 def resnet44(
-    *, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 16, blocks: Count = 7, residual: bool = True
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (32, 32),
+    width: Count = 16,
+    blocks: Count = 7,
+    residual: bool = True,
 ) -> nn.Module:
     """Build the network of 44 layers: pictures (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
@@ -150,7 +172,13 @@ def resnet44(
     summary_zh="面向 32×32 图像的 56 层残差网络；去掉捷径的同深网络反而不如 20 层",
 )
 def resnet56(
-    *, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 16, blocks: Count = 9, residual: bool = True
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (32, 32),
+    width: Count = 16,
+    blocks: Count = 9,
+    residual: bool = True,
 ) -> nn.Module:
     """Build the network of 56 layers: pictures (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
@@ -164,7 +192,13 @@ def resnet56(
     summary_zh="面向 32×32 图像的 110 层残差网络",
 )
 def resnet110(
-    *, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 16, blocks: Count = 18, residual: bool = True
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (32, 32),
+    width: Count = 16,
+    blocks: Count = 18,
+    residual: bool = True,
 ) -> nn.Module:
     """Build the network of 110 layers: pictures (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)

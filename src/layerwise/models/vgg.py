@@ -1,9 +1,10 @@
-"""VGG (2014): depth from 3×3 convolutions alone, with torchvision's names of parameters; and its forms for 32×32 pictures.
+"""VGG (2014): depth from 3×3 convolutions alone, with torchvision's names of parameters; and its forms for 32×32
+pictures.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for large-scale image
-recognition, ICLR 2015; batch norm: S. Ioffe, C. Szegedy, ICML 2015. The one idea: two 3×3 convolutions see what one 5×5 sees (E16),
-with fewer weights and a ReLU more. Five stages, each ending in 2×2 pooling, with 64, 128, 256, 512 and 512 channels; the depth is in how
-many convolutions a stage has.
+``N`` pictures, ``C`` channels, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for
+large-scale image recognition, ICLR 2015; batch norm: S. Ioffe, C. Szegedy, ICML 2015. The one idea: two 3×3
+convolutions see what one 5×5 sees (E16), with fewer weights and a ReLU more. Five stages, each ending in 2×2 pooling,
+with 64, 128, 256, 512 and 512 channels; the depth is in how many convolutions a stage has.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.catalog import register
 from layerwise.nn.convolution import he_fan_out_, large_enough
 from layerwise.nn.pooling import AdaptiveMean
 from layerwise.recipe import Count, Decay
+from layerwise.registry import register
 
 Size = tuple[Count, Count]
 SMALLEST = 32  # pixels: five poolings halve the sides
-VGG11, VGG13, VGG16, VGG19 = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)  # the paper's A, B, D, E
+VGG11, VGG13, VGG16, VGG19 = (
+    (1, 1, 2, 2, 2),
+    (2, 2, 2, 2, 2),
+    (2, 2, 3, 3, 3),
+    (2, 2, 4, 4, 4),
+)  # the paper's A, B, D, E
 
 
 class VGG(nn.Module):
@@ -44,7 +50,8 @@ class VGG(nn.Module):
 
 
 def stages(depths: tuple[int, ...], *, channels: int, width: int, batch_norm: bool) -> nn.Sequential:
-    """Return 3×3 convolutions with ReLU, as many in each stage as ``depths`` says, and 2×2 pooling behind each stage."""
+    """Return 3×3 convolutions with ReLU, as many in each stage as ``depths`` says, and 2×2 pooling behind each
+    stage."""
     layers: list[nn.Module] = []
     inputs = channels
     for number, depth in enumerate(depths):
@@ -58,7 +65,15 @@ def stages(depths: tuple[int, ...], *, channels: int, width: int, batch_norm: bo
 
 
 def vgg(
-    depths: tuple[int, ...], *, outputs: int, channels: int, size: Size, width: int, dense: int, dropout: float, batch_norm: bool = False
+    depths: tuple[int, ...],
+    *,
+    outputs: int,
+    channels: int,
+    size: Size,
+    width: int,
+    dense: int,
+    dropout: float,
+    batch_norm: bool = False,
 ) -> nn.Module:
     """Build the network for 224×224: (N, C, H, W) to (N, outputs). Raises `UsageError` for pictures under 32 pixels.
 
@@ -78,7 +93,8 @@ def vgg(
 
 
 def small_vgg(depths: tuple[int, ...], *, outputs: int, channels: int, size: Size, width: int) -> nn.Module:
-    """Build the network for 32×32, with batch norm and one dense layer over the mean of the last 512 maps, which at 32×32 are 1×1.
+    """Build the network for 32×32, with batch norm and one dense layer over the mean of the last 512 maps, which at
+    32×32 are 1×1.
 
     The common form on CIFAR (kuangliu/pytorch-cifar). Raises `UsageError` for pictures under 32 pixels.
     """
@@ -100,13 +116,22 @@ PLAIN: dict[str, Any] = {
         "task": {"size": 224},
         "stages": [
             {
-                "epochs": 30, "batch": 32, "augment": {"crop": 28, "flip": "horizontal"},
-                "rule": {"optimizer": "nesterov", "lr": 0.01, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4, "clip": 5.0},
+                "epochs": 30,
+                "batch": 32,
+                "augment": {"crop": 28, "flip": "horizontal"},
+                "rule": {
+                    "optimizer": "nesterov",
+                    "lr": 0.01,
+                    "schedule": "one-cycle",
+                    "warmup": 0.2,
+                    "l2": 2.5e-4,
+                    "clip": 5.0,
+                },
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 60}]}},
     },
-}  # fmt: skip
+}
 NORMALISED: dict[str, Any] = {
     "size": {"outputs": 1000},
     "small": {"outputs": 3, "size": [32, 32], "width": 3, "dense": 16},
@@ -114,13 +139,15 @@ NORMALISED: dict[str, Any] = {
         "task": {"size": 224},
         "stages": [
             {
-                "epochs": 30, "batch": 32, "augment": {"crop": 28, "flip": "horizontal"},
+                "epochs": 30,
+                "batch": 32,
+                "augment": {"crop": 28, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.02, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 60}]}},
     },
-}  # fmt: skip
+}
 SMALL: dict[str, Any] = {
     "size": {"outputs": 10},
     "small": {"outputs": 3, "size": [32, 32], "width": 3},
@@ -128,13 +155,15 @@ SMALL: dict[str, Any] = {
         "task": {"size": 32},
         "stages": [
             {
-                "epochs": 12, "batch": 128, "augment": {"crop": 4, "flip": "horizontal"},
+                "epochs": 12,
+                "batch": 128,
+                "augment": {"crop": 4, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.1, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
         "variants": {"small": {"stages": [{"epochs": 40, "batch": 32, "rule": {"lr": 0.05}}]}},
     },
-}  # fmt: skip
+}
 
 
 @register(
@@ -146,12 +175,16 @@ SMALL: dict[str, Any] = {
     summary_zh="11 层 VGG：8 层 3×3 卷积加三层全连接",
 )
 def vgg11(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-11: pictures (N, C, H, W) to (N, outputs)."""
-    return vgg(
-        VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout
-    )
+    return vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -163,12 +196,16 @@ def vgg11(
     summary_zh="13 层 VGG：10 层 3×3 卷积加三层全连接",
 )
 def vgg13(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-13: pictures (N, C, H, W) to (N, outputs)."""
-    return vgg(
-        VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout
-    )
+    return vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -180,12 +217,16 @@ def vgg13(
     summary_zh="16 层 VGG：13 层 3×3 卷积加三层全连接",
 )
 def vgg16(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-16: pictures (N, C, H, W) to (N, outputs)."""
-    return vgg(
-        VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout
-    )
+    return vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -197,12 +238,16 @@ def vgg16(
     summary_zh="19 层 VGG：16 层 3×3 卷积加三层全连接",
 )
 def vgg19(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-19: pictures (N, C, H, W) to (N, outputs)."""
-    return vgg(
-        VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout
-    )
+    return vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -214,7 +259,13 @@ def vgg19(
     summary_zh="11 层 VGG：8 层 3×3 卷积（各带批归一化）加三层全连接",
 )
 def vgg11_bn(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-11 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
     return vgg(
@@ -231,7 +282,13 @@ def vgg11_bn(
     summary_zh="13 层 VGG：10 层 3×3 卷积（各带批归一化）加三层全连接",
 )
 def vgg13_bn(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-13 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
     return vgg(
@@ -248,7 +305,13 @@ def vgg13_bn(
     summary_zh="16 层 VGG：13 层 3×3 卷积（各带批归一化）加三层全连接",
 )
 def vgg16_bn(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-16 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
     return vgg(
@@ -265,7 +328,13 @@ def vgg16_bn(
     summary_zh="19 层 VGG：16 层 3×3 卷积（各带批归一化）加三层全连接",
 )
 def vgg19_bn(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, dense: Count = 4096, dropout: Decay = 0.5
+    *,
+    outputs: Count,
+    channels: Count = 3,
+    size: Size = (224, 224),
+    width: Count = 64,
+    dense: Count = 4096,
+    dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-19 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
     return vgg(

@@ -1,10 +1,11 @@
 """Word vectors: skip-gram, CBOW (word2vec) and GloVe.
 
-T. Mikolov, K. Chen, G. Corrado, J. Dean, Efficient estimation of word representations in vector space, 2013; T. Mikolov et al.,
-Distributed representations of words and phrases and their compositionality, NeurIPS 2013; J. Pennington, R. Socher, C. Manning, GloVe:
-Global vectors for word representation, EMNLP 2014. The one idea: words that stand in like company get like vectors. word2vec goes
-through the text and predicts words from neighbours; GloVe counts the neighbours once and fits the counts. The rule ``hogwild``
-changes shared tables from several threads without locks, by the loops in ``kernels/``.
+T. Mikolov, K. Chen, G. Corrado, J. Dean, Efficient estimation of word representations in vector space, 2013; T. Mikolov
+et al., Distributed representations of words and phrases and their compositionality, NeurIPS 2013; J. Pennington, R.
+Socher, C. Manning, GloVe: Global vectors for word representation, EMNLP 2014. The one idea: words that stand in like
+company get like vectors. word2vec goes through the text and predicts words from neighbours; GloVe counts the neighbours
+once and fits the counts. The rule ``hogwild`` changes shared tables from several threads without locks, by the loops in
+``kernels/``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from layerwise.catalog import register
 from layerwise.nn.word_vectors import ContinuousBagOfWords, GlobalVectors, SkipGram
 from layerwise.recipe import Count
+from layerwise.registry import register
 
 WORD2VEC: dict[str, Any] = {
     "family": "word-vectors",

@@ -36,7 +36,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def activation(name: str) -> nn.Module:
     """Return the activation of this name (E04, E05), or raise `UsageError` with the nearest.
 
-    ``prelu`` brings one learned slope for the whole layer, ¼ at first (He et al., 2015); penalties on weights leave it out.
+    ``prelu`` brings one learned slope for the whole layer, ¼ at first (He et al., 2015); penalties on weights leave it
+    out.
     """
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)

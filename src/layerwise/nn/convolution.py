@@ -1,4 +1,5 @@
-"""What the networks of pictures share: their first weights, the refusal of pictures too small for them, 3×3 filters by tiles."""
+"""What the networks of pictures share: their first weights, the refusal of pictures too small for them, 3×3 filters by
+tiles."""
 
 from __future__ import annotations
 
@@ -26,10 +27,13 @@ MANY = 2**16  # maps in · maps out of 1×1 filters, from which their gradient a
 
 
 class StridedPointwise(nn.Conv2d):
-    """A 1×1 convolution with a stride: every s-th place is taken, and the 1×1 convolution goes over these. E14 with k = 1, term for term.
+    """A 1×1 convolution with a stride: every s-th place is taken, and the 1×1 convolution goes over these. E14 with k =
+    1, term for term.
 
-    torch 2.13's own kernel of this case, on a CPU, channels last and with fewer maps than a vector has places (1 < C < 8 with AVX2),
-    writes beyond its memory on the way back: trainings died at random. Parameters and their names are those of `nn.Conv2d`.
+    torch 2.13's own kernel of this case, on a CPU, channels last and with fewer maps than a vector has places (1 < C <
+    8 with AVX2),
+    writes beyond its memory on the way back: trainings died at random. Parameters and their names are those of
+        `nn.Conv2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -47,9 +51,9 @@ def pointwise(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
 def he_fan_out_(model: nn.Module) -> None:
     """Draw every convolution's weights from N(0, 2 / (outputs · k²)), and set their biases to 0.
 
-    He et al. 2015 (Delving deep into rectifiers), section 2.2: so gradients keep their variance on the way back through ReLUs. Batch
-    norms keep torch's own start, γ = 1 and β = 0. Weights on the meta device have no values to draw (and asking for them loads torch's
-    compiler, for a second and a half).
+    He et al. 2015 (Delving deep into rectifiers), section 2.2: so gradients keep their variance on the way back through
+    ReLUs. Batch norms keep torch's own start, γ = 1 and β = 0. Weights on the meta device have no values to draw (and
+    asking for them loads torch's compiler, for a second and a half).
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
@@ -59,18 +63,24 @@ def he_fan_out_(model: nn.Module) -> None:
 
 
 def by_tiles(model: nn.Module, *, frozen: bool = False, kernels: Mapping[str, str] | None = None) -> int:
-    """Have a network's float32 convolutions with 3×3 filters computed by tiles (`nn.tiled`), in place; return how many there are.
+    """Have a network's float32 convolutions with 3×3 filters computed by tiles (`nn.tiled`), in place; return how many
+    there are.
 
-    Those with stride 1, padding 1 and multiples of 16 maps in and out, on a CPU. Names and weights stay. ``frozen``: the weights will not
-    change any more, so that what is made of them is kept, four times their memory; else the gradient by 1×1 filters of many maps may be
-    taken as a product. ``kernels``: those of known classes of layers (`nn.kernel_choice`); any other class is measured when it is
-    first met.
+    Those with stride 1, padding 1 and multiples of 16 maps in and out, on a CPU. Names and weights stay. ``frozen``:
+    the weights will not change any more, so that what is made of them is kept, four times their memory; else the
+    gradient by 1×1 filters of many maps may be
+    taken as a product. ``kernels``: those of known classes of layers (`nn.kernel_choice`); any other class is measured
+    when it is first met.
     """
     free = [module for module in model.modules() if type(module) is nn.Conv2d and _free(module)]
     tiled = [module for module in free if _fits(module)]
-    pointwise = [module for module in free if module.kernel_size == (1, 1) and module.weight.numel() >= MANY and not frozen]
+    pointwise = [
+        module for module in free if module.kernel_size == (1, 1) and module.weight.numel() >= MANY and not frozen
+    ]
     if tiled or pointwise:
-        from layerwise.kernels.winograd import filters  # with the compiler of kernels, which other networks are spared
+        from layerwise.kernels.convolution.winograd import (
+            filters,
+        )  # with the compiler of kernels, which other networks are spared
         from layerwise.nn.kernel_choice import Choices
         from layerwise.nn.kernel_timing import time_kernels
         from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
@@ -90,10 +100,13 @@ def _free(module: nn.Conv2d) -> bool:
     """Whether a convolution is in float32 on a CPU, neither in groups nor dilated, with zeros around."""
     weight = module.weight
     return bool(
-        weight.dtype == torch.float32 and weight.device.type == "cpu"
-        and module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and module.groups == 1
+        and module.dilation == (1, 1)
+        and module.padding_mode == "zeros"
         and module.padding == ((module.kernel_size[0] - 1) // 2,) * 2
-    )  # fmt: skip
+    )
 
 
 def _fits(module: nn.Conv2d) -> bool:

@@ -17,8 +17,8 @@ class CategoryEmbedding(nn.Module):
     """Puts vectors in the place of categories' numbers: inputs (N, F + K), whose last K are numbers of categories, to
     (N, F + Σ widths).
 
-    ``rows``: how many vectors each of the K categories has. Number 0, a value that training never had, is the zero vector and
-    stays so. C. Guo, F. Berkhahn, Entity embeddings of categorical variables, arXiv 1604.06737 (2016).
+    ``rows``: how many vectors each of the K categories has. Number 0, a value that training never had, is the zero
+    vector and stays so. C. Guo, F. Berkhahn, Entity embeddings of categorical variables, arXiv 1604.06737 (2016).
     """
 
     def __init__(self, rows: tuple[int, ...]) -> None:

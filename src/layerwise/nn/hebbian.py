@@ -1,4 +1,5 @@
-"""What Hebb's rule changes, as modules: linear units over centred inputs, and a net whose units are joined with one another.
+"""What Hebb's rule changes, as modules: linear units over centred inputs, and a net whose units are joined with one
+another.
 
 Shape letters: ``N`` examples, ``D`` inputs, ``K`` units.
 """
@@ -42,7 +43,8 @@ def unit_rows(weight: Tensor) -> Tensor:
 
 
 class Hopfield(nn.Module):
-    """``D`` units of state −1 or +1, each joined with every other by symmetric weights; it recalls what it has stored (Hopfield 1982)."""
+    """``D`` units of state −1 or +1, each joined with every other by symmetric weights; it recalls what it has stored
+    (Hopfield 1982)."""
 
     def __init__(self, features: int, threshold: float) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Which kernel computes a convolution: measured once for a class of layers on each machine, kept in the user's cache.
 
-A class is the layer's geometry, what it is used for, and how much work a call does. Layers with little work are torch's without a
-measurement. A choice never changes within a process, and a training run records its choices (`runtime.flags.Flags.kernels`).
+A class is the layer's geometry, what it is used for, and how much work a call does. Layers with little work are torch's
+without a measurement. A choice never changes within a process, and a training run records its choices
+(`runtime.flags.Flags.kernels`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import platformdirs
 import torch
 
 from layerwise import __version__
-from layerwise.atomic_io import is_plain_file, make_folder, write_file
-from layerwise.durable import digest, sealed, unsealed
 from layerwise.errors import LayerwiseError, UsageError
-from layerwise.kernels.registers import widest_lanes
+from layerwise.kernels.convolution.simd import widest_lanes
 from layerwise.runtime import machine
+from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.runtime.checksums import digest, sealed, unsealed
 
 TORCH, WINOGRAD, MIXED, PRODUCT = "torch", "winograd", "mixed", "product"
 Use = Literal["train", "evaluate", "infer"]
@@ -35,11 +36,12 @@ VARIABLE = "LAYERWISE_CONVOLUTION"  # torch, or winograd: decides instead of a m
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A class of calls of a convolution: square filters with ``size`` taps to a side, ``inputs`` maps of ``height`` × ``width`` places to
-    ``outputs`` maps.
+    """A class of calls of a convolution: square filters with ``size`` taps to a side, ``inputs`` maps of ``height`` ×
+    ``width`` places to ``outputs`` maps.
 
-    ``use``: ``train`` is the forward pass and both gradients, ``evaluate`` the forward pass with weights that may have changed since the
-    last call, ``infer`` with weights that never change. ``work``: 0, 1, 2 for at least 1, 4, 16 times `LEAST` multiplications.
+    ``use``: ``train`` is the forward pass and both gradients, ``evaluate`` the forward pass with weights that may have
+    changed since the last call, ``infer`` with weights that never change. ``work``: 0, 1, 2 for at least 1, 4, 16 times
+    `LEAST` multiplications.
     """
 
     size: int
@@ -53,11 +55,12 @@ class Layer(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, shape: tuple[int, int, int, int], outputs: int, *, size: int, stride: int, use: Use) -> Layer | None:
-        """Return the class of a call with maps of this shape (N, C, H, W); None where it is torch's without a measurement.
+        """Return the class of a call with maps of this shape (N, C, H, W); None where it is torch's without a
+        measurement.
 
-        At 10¹¹ multiplications a second, which a core hardly reaches, `LEAST` of them take a third of a millisecond. What a faster kernel
-        could save of that is near the cost of calling it (0.02 to 0.05 ms). And tiles save nothing where 36 multiplications for each tile
-        are as many as 9 for each place.
+        At 10¹¹ multiplications a second, which a core hardly reaches, `LEAST` of them take a third of a millisecond.
+        What a faster kernel could save of that is near the cost of calling it (0.02 to 0.05 ms). And tiles save nothing
+        where 36 multiplications for each tile are as many as 9 for each place.
         """
         count, inputs, height, width = shape
         tiles = -(-height // 4) * -(-width // 4)
@@ -99,7 +102,8 @@ class Timing(msgspec.Struct, frozen=True):
 class Choices:
     """The kernels chosen for the classes of a network's layers, by `Layer.name`.
 
-    ``timer`` measures a class that is not known yet; without one such a class is torch's. Copies of a network share its choices.
+    ``timer`` measures a class that is not known yet; without one such a class is torch's. Copies of a network share its
+    choices.
     """
 
     def __init__(self, known: Mapping[str, str], timer: Callable[[Layer], Timing] | None) -> None:
@@ -138,14 +142,17 @@ def _rounded(side: int) -> int:
 
 
 def choose(layer: Layer, timer: Callable[[Layer], Timing]) -> str:
-    """Return the kernel for a class: what ``LAYERWISE_CONVOLUTION`` says, what this machine's cache knows, or what is measured now.
+    """Return the kernel for a class: what ``LAYERWISE_CONVOLUTION`` says, what this machine's cache knows, or what is
+    measured now.
 
     Raises `UsageError` for another value of the variable.
     """
     wanted = os.environ.get(VARIABLE)
     if wanted is not None:
         if wanted not in (TORCH, WINOGRAD):
-            raise UsageError(f"{VARIABLE} does not name a kernel", expected=f"{TORCH} or {WINOGRAD}", received=f"'{wanted}'")
+            raise UsageError(
+                f"{VARIABLE} does not name a kernel", expected=f"{TORCH} or {WINOGRAD}", received=f"'{wanted}'"
+            )
         return TORCH if wanted == TORCH else layer.kernels[1]
     path = file_of(torch.get_num_threads())
     known = read_timings(path)
@@ -182,7 +189,8 @@ def file_of(threads: int) -> Path:
 
 
 def read_timings(path: Path) -> dict[str, Timing]:
-    """Return the measurements kept here, by `Layer.name`; none where the file is missing, damaged, foreign or too large."""
+    """Return the measurements kept here, by `Layer.name`; none where the file is missing, damaged, foreign or too
+    large."""
     try:
         if not is_plain_file(path, root=path.parents[1]) or path.stat().st_size > BYTES:
             return {}

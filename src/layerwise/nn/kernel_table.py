@@ -13,7 +13,8 @@ USES_ZH = {"train": "训练", "evaluate": "训练中评估", "infer": "推理"}
 
 
 def describe_timing(threads: int, timing: Timing) -> dict[str, Any]:
-    """Return every fact of a measurement: the class of layers, threads, examples in a call, seconds of each kernel, the choice."""
+    """Return every fact of a measurement: the class of layers, threads, examples in a call, seconds of each kernel, the
+    choice."""
     facts: dict[str, Any] = msgspec.to_builtins(timing)
     return {"name": timing.layer.name, "threads": threads, "batch": timing.layer.batch, **facts}
 

@@ -8,16 +8,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from layerwise.kernels import winograd
+from layerwise.kernels.convolution import winograd
 from layerwise.nn.kernel_choice import LEAST, WINOGRAD, Layer, Timing, fastest, multiplications
 from layerwise.nn.tiled import convolve
 
-ROUNDS, LEAST_ROUNDS, SECONDS = 8, 4, 0.06  # turns of all kernels: at most, at least, and the time after which no other begins
+ROUNDS, LEAST_ROUNDS, SECONDS = (
+    8,
+    4,
+    0.06,
+)  # turns of all kernels: at most, at least, and the time after which no other begins
 LARGEST = 64 * LEAST  # multiplications of a measured call, about
 
 
 def time_kernels(layer: Layer) -> Timing:
-    """Time the kernels of a class in turn, about a tenth of a second; the shortest time of each counts, as others' work only adds to it.
+    """Time the kernels of a class in turn, about a tenth of a second; the shortest time of each counts, as others' work
+    only adds to it.
 
     The first turn compiles and warms up, and does not count. torch's random state stays.
     """
@@ -63,7 +68,7 @@ def _tensors(layer: Layer) -> tuple[Tensor, Tensor]:
     row = multiplications(layer.size, layer.stride, layer.inputs, layer.outputs, layer.stride, layer.width)
     height = min(layer.height, max(16, LARGEST // (row * layer.batch) * layer.stride))
     x = torch.randn(layer.batch, layer.inputs, height, layer.width, generator=draw)
-    weight = torch.randn(layer.outputs, layer.inputs, layer.size, layer.size, generator=draw) / (layer.inputs**0.5 * layer.size)
+    weight = torch.randn(layer.outputs, layer.inputs, layer.size, layer.size, generator=draw) / (
+        layer.inputs**0.5 * layer.size
+    )
     return x.contiguous(memory_format=torch.channels_last), weight.contiguous(memory_format=torch.channels_last)
-
-

@@ -13,8 +13,8 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 def learning(model: nn.Module) -> None:
     """Switch to training, but for batch norms that are held still: those use the statistics they have, and keep them.
 
-    One is held still if no parameter of its own is trained; without parameters of its own, if none of the module around it is. Where
-    only a head is trained, the features below it are then in training what they are in evaluation.
+    One is held still if no parameter of its own is trained; without parameters of its own, if none of the module around
+    it is. Where only a head is trained, the features below it are then in training what they are in evaluation.
     """
     model.train()
     for parent in model.modules():

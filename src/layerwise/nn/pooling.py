@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 class AdaptiveMean(nn.AdaptiveAvgPool2d):
-    """The mean of the windows ⌊i·H/p⌋ … ⌈(i + 1)·H/p⌉ − 1 down, and so across: (N, C, H, W) to (N, C, p, p), whatever H and W are.
+    """The mean of the windows ⌊i·H/p⌋ … ⌈(i + 1)·H/p⌉ − 1 down, and so across: (N, C, H, W) to (N, C, p, p), whatever H
+    and W are.
 
-    torch's own kernel adds its gradients in any order on CUDA and is refused under ``train.deterministic``. There the same means are two
-    matrix products, P x Qᵀ, whose order is fixed.
+    torch's own kernel adds its gradients in any order on CUDA and is refused under ``train.deterministic``. There the
+    same means are two matrix products, P x Qᵀ, whose order is fixed.
     """
 
     def __init__(self, places: int) -> None:
@@ -27,7 +28,8 @@ class AdaptiveMean(nn.AdaptiveAvgPool2d):
 
 
 def window_means(inputs: int, outputs: int) -> Tensor:
-    """Return the matrix P (outputs, inputs), float64, that takes the mean of each window of adaptive pooling along one axis."""
+    """Return the matrix P (outputs, inputs), float64, that takes the mean of each window of adaptive pooling along one
+    axis."""
     place, at = torch.arange(outputs)[:, None], torch.arange(inputs)[None]
     inside = (at >= place * inputs // outputs) & (at < -(-(place + 1) * inputs // outputs))
     return inside / inside.sum(1, keepdim=True, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Word vectors as modules: two tables, a vector that is looked up and one that the word has as another's context.
 
-``V`` words, ``D`` dimensions. T. Mikolov et al., Distributed representations of words and phrases and their compositionality, NeurIPS
-2013; J. Pennington, R. Socher, C. Manning, GloVe, EMNLP 2014. The tables change in place, by the rule ``hogwild``.
+``V`` words, ``D`` dimensions. T. Mikolov et al., Distributed representations of words and phrases and their
+compositionality, NeurIPS 2013; J. Pennington, R. Socher, C. Manning, GloVe, EMNLP 2014. The tables change in place, by
+the rule ``hogwild``.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class WordVectors(nn.Module, ABC):
 class Predictive(WordVectors):
     """What word2vec learns: ``vectors`` (V, D), drawn from ±1/(2D), and ``context`` (O, D), zero at first.
 
-    ``outputs``: O = V with negative sampling, the tree's inner nodes V − 1 with hierarchical softmax. ``pooled``: whether the mean of a
-    window's vectors predicts its middle (CBOW), or each of them does (skip-gram).
+    ``outputs``: O = V with negative sampling, the tree's inner nodes V − 1 with hierarchical softmax. ``pooled``:
+    whether the mean of a window's vectors predicts its middle (CBOW), or each of them does (skip-gram).
     """
 
     pooled: ClassVar[bool]
@@ -63,7 +64,8 @@ class ContinuousBagOfWords(Predictive):
 
 
 class GlobalVectors(WordVectors):
-    """What GloVe learns: W (``vectors``) and W̃ (``context``), each (V, D), with a bias for each row; the vectors are W + W̃ (E31)."""
+    """What GloVe learns: W (``vectors``) and W̃ (``context``), each (V, D), with a bias for each row; the vectors are W
+    + W̃ (E31)."""
 
     def __init__(self, words: int, dim: int) -> None:
         super().__init__()
@@ -97,9 +99,12 @@ class Nearest(nn.Module):
         self.words = words
 
     def forward(self, asked: Tensor) -> Tensor:
-        """Map questions (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V + D)."""
+        """Map questions (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V +
+        D)."""
         table = self.words.table()
-        lengths = torch.linalg.vector_norm(table, dim=1).clamp_min(1e-12)  # (V,): unit vectors would be the table once more
+        lengths = torch.linalg.vector_norm(table, dim=1).clamp_min(
+            1e-12
+        )  # (V,): unit vectors would be the table once more
         ids, weights = asked[..., 0].long(), asked[..., 1:]
         units = normalize(table[ids.clamp_min(0)], dim=-1)  # (N, T, D)
         total = (units * weights * (ids >= 0).unsqueeze(-1)).sum(1)  # (N, D)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from layerwise import catalog, recipe
-from layerwise.catalog import Card
-from layerwise.data import open as data_
-from layerwise.functional.augmentation import AugmentOptions
+from layerwise import recipe, registry
+from layerwise.data import load as data_
+from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.recipe import Recipe, Stage, Table
+from layerwise.registry import Card
 from layerwise.rules import registry as rules
 from layerwise.tasks import registry as tasks
 
@@ -16,15 +16,18 @@ BEGUN = "the recipe it was begun with"
 
 
 def completed(kept: Recipe, now: Recipe, card: Card) -> Recipe:
-    """Return a resolved recipe with each option that only the one resolved today has at its default, so that they can be compared.
+    """Return a resolved recipe with each option that only the one resolved today has at its default, so that they can
+    be compared.
 
-    An option that came after the run had begun was not there to be chosen, and its default does what was done before it came.
-    Raises `UsageError` where the recipe has an option that is no more.
+    An option that came after the run had begun was not there to be chosen, and its default does what was done before it
+    came. Raises `UsageError` where the recipe has an option that is no more.
     """
     stages = tuple(_stage(stage) for stage in kept.stages)
     added = {key: value for key, value in _defaults(card).items() if key in now.model}
     data = _options(data_.Options, kept.data)
-    return msgspec.structs.replace(kept, model={**added, **kept.model}, data=data, task=tasks.resolved(kept.task, BEGUN), stages=stages)
+    return msgspec.structs.replace(
+        kept, model={**added, **kept.model}, data=data, task=tasks.resolved(kept.task, BEGUN), stages=stages
+    )
 
 
 def _stage(stage: Stage) -> Stage:
@@ -41,5 +44,5 @@ def _options(kind: type[msgspec.Struct], table: Table) -> Table:
 
 def _defaults(card: Card) -> Table:
     """Return the defaults of a network's arguments."""
-    fields = msgspec.structs.fields(recipe.struct_of(catalog.builder(card)))
+    fields = msgspec.structs.fields(recipe.struct_of(registry.builder(card)))
     return dict(msgspec.to_builtins({field.name: field.default for field in fields if not field.required}))

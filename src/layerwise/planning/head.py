@@ -1,4 +1,5 @@
-"""The head of a network: the parameters whose shapes follow the number of outputs. The rest is what weights for other classes bring."""
+"""The head of a network: the parameters whose shapes follow the number of outputs. The rest is what weights for other
+classes bring."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ WIDTHS = ("outputs", "classes")  # the names by which builders call the number o
 
 
 def head_of(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the parameters whose shapes change with the number of outputs; none where a builder has no such number.
+    """Return the names of the parameters whose shapes change with the number of outputs; none where a builder has no
+    such number.
 
-    Found by building the network twice, without memory for its weights: as it is, and with one output more. So no list of names is
-    kept for any network, a user's own card included.
+    Found by building the network twice, without memory for its weights: as it is, and with one output more. So no list
+    of names is kept for any network, a user's own card included.
     """
     width = next((name for name in WIDTHS if name in arguments), "")
     if not width:

@@ -11,19 +11,19 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from layerwise import catalog, recipe
-from layerwise.data import open as data_
+from layerwise import recipe, registry
+from layerwise.data import load as data_
 from layerwise.data import splits
 from layerwise.data.source import Schema, Source, Splits
 from layerwise.errors import UsageError, unknown
-from layerwise.input_files import refuse_special_file
 from layerwise.nn.rbm import Staged
 from layerwise.planning import transfer
 from layerwise.planning.head import HEAD, head_of
 from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
-from layerwise.run import RunDirectory
-from layerwise.runtime import draws
+from layerwise.run_directory import RunDirectory
+from layerwise.runtime import rng
+from layerwise.runtime.input_files import refuse_special_file
 from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
@@ -31,7 +31,8 @@ from layerwise.tasks.encoding import InputOptions
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.rows import RowInputs
 
-SMALL = 5000  # training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
+# training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
+SMALL = 5000
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +65,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is known before the first step. ``stage_tasks`` has each stage's task; ``task`` is the run's own."""
+    """Everything that is known before the first step. ``stage_tasks`` has each stage's task; ``task`` is the run's
+    own."""
 
     recipe: Recipe
-    card: catalog.Card
+    card: registry.Card
     splits: Splits
     task: Task
     stage_tasks: tuple[Task, ...]
@@ -78,7 +80,7 @@ class Plan:
         return splits.take(self.splits.train, stage.examples, self.recipe.train.seed)
 
 
-def base_table(request: Request) -> tuple[catalog.Card, Table]:
+def base_table(request: Request) -> tuple[registry.Card, Table]:
     """Return the card and the user's recipe file as a table (empty tables for a card's name)."""
     path = Path(request.model)
     refuse_special_file(path)
@@ -92,12 +94,13 @@ def base_table(request: Request) -> tuple[catalog.Card, Table]:
         model = table.get("model")
         if not isinstance(model, dict) or "name" not in model:
             raise UsageError(f"{path} names no model", expected='[model] with name = "mlp", say')
-        return catalog.find(str(model["name"])), table
-    return catalog.find(request.model), {}
+        return registry.find(str(model["name"])), table
+    return registry.find(request.model), {}
 
 
-def compose(card: catalog.Card, table: Table, request: Request, *variants: str) -> Table:
-    """Lay the card's defaults, their variants (rows, regression, small …), the recipe file and the options over one another."""
+def compose(card: registry.Card, table: Table, request: Request, *variants: str) -> Table:
+    """Lay the card's defaults, their variants (rows, regression, small …), the recipe file and the options over one
+    another."""
     defaults = copy.deepcopy(card.recipe)
     known = defaults.pop("variants", {})
     for stage in defaults.get("stages", []):  # so that another rule's name starts its options afresh
@@ -128,16 +131,17 @@ def compose(card: catalog.Card, table: Table, request: Request, *variants: str) 
         recipe.assign(out, setting)
     if out["model"]["name"] != card.name:
         raise UsageError(
-            f"model.name is the command's own word: {card.name}", received=f"model.name = '{out['model']['name']}'",
+            f"model.name is the command's own word: {card.name}",
+            received=f"model.name = '{out['model']['name']}'",
             do=f"layerwise train {out['model']['name']} …",
-        )  # fmt: skip
+        )
     return out
 
 
 def plan(request: Request) -> Plan:
     """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
     card, table = base_table(request)
-    catalog.refuse_without_rule(card)
+    registry.refuse_without_rule(card)
     first = compose(card, table, request)
     if not first["data"].get("source"):
         raise UsageError(
@@ -152,20 +156,24 @@ def plan(request: Request) -> Plan:
     name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
     schema = parts.train.schema
     small = ("small", f"{schema.kind}-small") if len(parts.train) < SMALL else ()
-    whole = compose(card, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ()))
+    whole = compose(
+        card, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ())
+    )
     return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
 
 
 def few_numbers(schema: Schema) -> bool:
     """Whether the inputs are rows of one or two numbers: a function that one can draw."""
-    return schema.kind == "row" and 1 <= len(schema.table) <= 2 and all(column.kind == "number" for column in schema.table)
+    return (
+        schema.kind == "row" and 1 <= len(schema.table) <= 2 and all(column.kind == "number" for column in schema.table)
+    )
 
 
-def _resolved(
-    card: catalog.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
-) -> Plan:
+def _resolved(card: registry.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
-    own = tasks.resolved({**_scale_of_run(whole, parts.train.schema), **whole["task"], "name": task_name}, f"[task] {task_name}")
+    own = tasks.resolved(
+        {**_scale_of_run(whole, parts.train.schema), **whole["task"], "name": task_name}, f"[task] {task_name}"
+    )
     task = _prepare(own, parts.train, data_options)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
     adopted = Splits(
@@ -173,7 +181,7 @@ def _resolved(
     )
     noticed = (*parts.notes, *notes, *splits.repeated(adopted), *task.notes(adopted.train))
     adopted = dataclasses.replace(adopted, notes=noticed)
-    builder = catalog.builder(card)
+    builder = registry.builder(card)
     given = {key: value for key, value in whole["model"].items() if key != "name"}
     _refuse_contradiction(card, given, decided=task.model_args(), rows=parts.train.schema.kind == "row")
     args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
@@ -183,9 +191,10 @@ def _resolved(
         rule = rules.resolved({"name": card.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
         if data_options.weight and rule["name"] != "backprop":
             raise UsageError(
-                f"the rule {rule['name']} counts every row alike", received=f"data.weight = '{data_options.weight}'",
+                f"the rule {rule['name']} counts every row alike",
+                received=f"data.weight = '{data_options.weight}'",
                 do="--set 'data.drop=[…]' leaves the column out; the rule backprop takes weights",
-            )  # fmt: skip
+            )
         stage_task, table = task, own
         if stage.task:
             other = str(stage.task.get("name", task_name))
@@ -198,10 +207,14 @@ def _resolved(
             )
         if stage.monitor == LAST and stage.patience:
             raise UsageError(
-                f"stage '{stage.name}' keeps its last weights, so no epoch is better than another and patience waits for nothing",
-                expected="stage.patience = 0 where monitor is last", received=f"patience {stage.patience}",
-            )  # fmt: skip
-        changes = augmentation.resolved(stage.augment, stage_task.inputs, f"stage '{stage.name}'", rule=str(rule["name"]))
+                f"stage '{stage.name}' keeps its last weights, so no epoch is better than another and "
+                "patience waits for nothing",
+                expected="stage.patience = 0 where monitor is last",
+                received=f"patience {stage.patience}",
+            )
+        changes = augmentation.resolved(
+            stage.augment, stage_task.inputs, f"stage '{stage.name}'", rule=str(rule["name"])
+        )
         stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)
     made = Recipe(
@@ -215,26 +228,31 @@ def _resolved(
     return Plan(made, card, adopted, task, tuple(stage_tasks), args)
 
 
-def _refuse_contradiction(card: catalog.Card, given: Table, *, decided: Table, rows: bool) -> None:
+def _refuse_contradiction(card: registry.Card, given: Table, *, decided: Table, rows: bool) -> None:
     """Refuse rows for a network of pictures, and arguments that say otherwise than the data do."""
-    if rows and "channels" in recipe.parameters_of(catalog.builder(card)):
+    if rows and "channels" in recipe.parameters_of(registry.builder(card)):
         raise UsageError(
-            f"{card.name} looks at pictures, and these data are rows", expected="class folders, IDX files or archives of pictures",
+            f"{card.name} looks at pictures, and these data are rows",
+            expected="class folders, IDX files or archives of pictures",
             do="choose a network for rows, such as mlp (layerwise models)",
-        )  # fmt: skip
+        )
     for name in given.keys() & decided.keys():
         if msgspec.json.encode(decided[name]) != msgspec.json.encode(given[name]):
             raise UsageError(
-                f"model.{name} is decided by the data", expected=f"{decided[name]}", received=f"model.{name} = {given[name]}",
+                f"model.{name} is decided by the data",
+                expected=f"{decided[name]}",
+                received=f"model.{name} = {given[name]}",
                 do=f"leave model.{name} out",
-            )  # fmt: skip
+            )
 
 
-def _refuse_embedding(card: catalog.Card, task: Task, names: Iterable[str]) -> None:
+def _refuse_embedding(card: registry.Card, task: Task, names: Iterable[str]) -> None:
     """Refuse categories as numbers to look up for a network that cannot."""
     if task.model_args().get("embedded") and "embedded" not in names:
         raise UsageError(
-            f"{card.name} has no vectors for categories", received="task.embed above 0", do="--set task.embed=0 makes them one-hot"
+            f"{card.name} has no vectors for categories",
+            received="task.embed above 0",
+            do="--set task.embed=0 makes them one-hot",
         )
 
 
@@ -248,13 +266,16 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
         if not stage.part:
             out.append(stage)
             continue
-        with draws.untouched():  # for real: normal draws on the meta device load torch's compiler, for a second and a half
+        with (
+            rng.untouched()
+        ):  # for real: normal draws on the meta device load torch's compiler, for a second and a half
             model = builder(**args)
         if not hasattr(model, "parts"):
             raise UsageError(
-                f"this network is not trained part by part (stage '{stage.name}')", received=f"part = '{stage.part}'",
+                f"this network is not trained part by part (stage '{stage.name}')",
+                received=f"part = '{stage.part}'",
                 do="leave part out; parameters=[…] chooses weights by their names",
-            )  # fmt: skip
+            )
         parts = cast(Staged, model).parts()
         if stage.part == "*":
             out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
@@ -270,19 +291,24 @@ def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[
     head = head_of(builder, args)
     if not head:
         raise UsageError(
-            f"this network has no head (stage '{stage.name}')", expected="a network with a number of outputs", received=f"'{HEAD}'",
+            f"this network has no head (stage '{stage.name}')",
+            expected="a network with a number of outputs",
+            received=f"'{HEAD}'",
             do="name the parameters themselves",
-        )  # fmt: skip
+        )
     return tuple(name for pattern in stage.parameters for name in (head if pattern == HEAD else (pattern,)))
 
 
 def _scale_of_run(whole: Table, schema: Schema) -> Table:
-    """Return how the run scaled its pictures whose weights are begun with, unless the recipe says itself how these are to be scaled."""
+    """Return how the run scaled its pictures whose weights are begun with, unless the recipe says itself how these are
+    to be scaled."""
     path = Path(str(whole.get("weights") or ""))
     try:
         is_run = (path / "run.json").is_file()
     except (OSError, ValueError) as error:  # a name that no file system takes
-        raise UsageError("the recipe's weights are no path", expected="a run or a file", received=f"{str(path)!r:.60}") from error
+        raise UsageError(
+            "the recipe's weights are no path", expected="a run or a file", received=f"{str(path)!r:.60}"
+        ) from error
     if not is_run or whole["task"].keys() & {"scale", "mean", "std"}:
         return {}
     inputs = tasks.from_json(RunDirectory.open(path).task(), path / "task.json").inputs

@@ -13,7 +13,8 @@ Json = dict[str, Any]
 
 
 def table(task: Task, columns: list[Json], text: Texts) -> list[Json]:
-    """Return a line for each column, as the file has them; none for runs on pictures and for runs that noted no columns."""
+    """Return a line for each column, as the file has them; none for runs on pictures and for runs that noted no
+    columns."""
     if not isinstance(task.inputs, RowInputs):
         return []
     coders = {coder.name: coder for coder in task.inputs.coders}
@@ -24,7 +25,9 @@ def table(task: Task, columns: list[Json], text: Texts) -> list[Json]:
             "gaps": column["gaps"] or "",
             "distinct": f"{column['distinct']:,}",
             "example": column["example"],
-            "becomes": becomes(coders[column["name"]], text) if column["name"] in coders else role(column["role"], text),
+            "becomes": becomes(coders[column["name"]], text)
+            if column["name"] in coders
+            else role(column["role"], text),
             "used": column["name"] in coders,
         }
         for column in columns

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerwise.predict import Predictor
+from layerwise.inference.predict import Predictor
 from layerwise.tasks.base import Task
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import WordPrediction
@@ -17,7 +17,8 @@ FREQUENT = 30  # the most frequent words say little: articles, prepositions
 
 
 def neighbours(model: nn.Module, task: Task) -> list[dict[str, Any]] | None:
-    """Return words, evenly spread over the ranks of the frequent half, with their counts and neighbours; None for other tasks."""
+    """Return words, evenly spread over the ranks of the frequent half, with their counts and neighbours; None for other
+    tasks."""
     if not isinstance(task.inputs, WordInputs):
         return None
     words = task.inputs.words
@@ -26,7 +27,11 @@ def neighbours(model: nn.Module, task: Task) -> list[dict[str, Any]] | None:
     picked = [words[int(n)] for n in torch.linspace(first, last, min(ROWS, last - first + 1))]
     answers = Predictor(task.answering(model), task)(*picked)
     return [
-        {"word": word, "count": task.inputs.counts[task.inputs.numbers[word]], "nearest": list(answer.nearest.items())[:SHOWN]}
+        {
+            "word": word,
+            "count": task.inputs.counts[task.inputs.numbers[word]],
+            "nearest": list(answer.nearest.items())[:SHOWN],
+        }
         for word, answer in zip(picked, answers, strict=True)
         if isinstance(answer, WordPrediction)
     ]

@@ -11,15 +11,15 @@ import jinja2
 from torch import nn
 
 from layerwise.data.source import Source, Splits
-from layerwise.inspect.answers import Answers
-from layerwise.inspect.function import applies
+from layerwise.inspection.predictions import Answers
+from layerwise.inspection.views.decision_surface import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
 from layerwise.report.attempts import Attempts
 from layerwise.report.neighbours import neighbours
 from layerwise.report.sections import Figures
 from layerwise.report.texts import Texts
-from layerwise.run import RunDirectory
+from layerwise.run_directory import RunDirectory
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
@@ -31,13 +31,20 @@ Json = dict[str, Any]
 
 
 def write_report(
-    directory: RunDirectory, model: nn.Module, task: Task, *, found: Answers, source: Source, splits: Splits | None = None,
+    directory: RunDirectory,
+    model: nn.Module,
+    task: Task,
+    *,
+    found: Answers,
+    source: Source,
+    splits: Splits | None = None,
     lang: str = "en",
-) -> list[tuple[str, str]]:  # fmt: skip
-    """Write ``report.html`` and its drawings under ``figures/``; return notes, in English and Chinese, on parts that could not be made.
+) -> list[tuple[str, str]]:
+    """Write ``report.html`` and its drawings under ``figures/``; return notes, in English and Chinese, on parts that
+    could not be made.
 
-    A part that fails is left out, with a note on the page: no drawing stops a run. The page refers to nothing outside itself and runs no
-    script; the same run gives the same bytes. The model and the random state are left as they were.
+    A part that fails is left out, with a note on the page: no drawing stops a run. The page refers to nothing outside
+    itself and runs no script; the same run gives the same bytes. The model and the random state are left as they were.
 
     Args:
         directory: a run whose run.json holds its history, metrics and facts.
@@ -58,7 +65,8 @@ def write_report(
     attempts, history = Attempts(), info.get("history", [])
     parts = {
         "metrics": attempts.make("metrics", lambda: metric_table(info.get("metrics", {}), task, text)),
-        "stages": attempts.make("curves", lambda: sections.stages(history, task, figures, text, best=best_epoch(info))) or [],
+        "stages": attempts.make("curves", lambda: sections.stages(history, task, figures, text, best=best_epoch(info)))
+        or [],
         "table": attempts.make("table", lambda: columns.table(task, info.get("columns", []), text)),
         "function": attempts.make(
             "curve", lambda: None if splits is None else sections.function(model, task, splits, figures, text)
@@ -182,7 +190,9 @@ def facts(info: Json, model: nn.Module, text: Texts) -> list[tuple[str, str]]:
     seconds = float(info.get("seconds", 0.0))
     time = text("seconds", value=f"{seconds:.3g}") if seconds < 120 else text("minutes", value=f"{seconds / 60:.3g}")
     host = info.get("host", {})
-    flags = ", ".join(f"{key}={value}" for key, value in info.get("flags", {}).items() if key != "kernels")  # too many for a line
+    flags = ", ".join(
+        f"{key}={value}" for key, value in info.get("flags", {}).items() if key != "kernels"
+    )  # too many for a line
     versions = [(name, str(info[name])) for name in ("layerwise", "torch", "python") if name in info]
     rows = [
         (text("model"), f"{info['model']['name']}({arguments})"),
@@ -191,7 +201,10 @@ def facts(info: Json, model: nn.Module, text: Texts) -> list[tuple[str, str]]:
         (text("examples"), text("examples of", **info["examples"]) if "examples" in info else ""),
         (text("epochs"), str(info.get("epochs") or "")),
         (text("time"), time if seconds else ""),
-        (text("host"), " · ".join(str(value) for value in host.values() if value) if isinstance(host, dict) else str(host)),
+        (
+            text("host"),
+            " · ".join(str(value) for value in host.values() if value) if isinstance(host, dict) else str(host),
+        ),
         (text("versions"), " · ".join(f"{name} {version}" for name, version in versions)),
         (text("flags"), flags),
         (text("fingerprint"), str(info.get("fingerprint", ""))),

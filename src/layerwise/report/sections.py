@@ -15,14 +15,14 @@ from markupsafe import Markup
 from torch import Tensor, nn
 
 from layerwise.data.source import Column, Source, Splits, fetch
-from layerwise.figures import charts, pictures
-from layerwise.figures.bars import reliability
-from layerwise.figures.svg import inline
-from layerwise.inspect.answers import Answers, Case, inputs_shown, worst, wrong
-from layerwise.inspect.function import applies, drawing, fitted
-from layerwise.inspect.mistakes import picture_sheet
-from layerwise.inspect.samples import STEPS, as_pictures, samples
+from layerwise.inspection.predictions import Answers, Case, inputs_shown, worst, wrong
+from layerwise.inspection.views.decision_surface import applies, drawing, fitted
+from layerwise.inspection.views.mistakes import picture_sheet
+from layerwise.inspection.views.samples import STEPS, as_pictures, samples
 from layerwise.models.boltzmann import stack_of
+from layerwise.plotting import charts, images
+from layerwise.plotting.bars import reliability
+from layerwise.plotting.svg import inline
 from layerwise.report.texts import Texts
 from layerwise.tasks.assessment import BINS
 from layerwise.tasks.base import Task
@@ -62,11 +62,17 @@ def stages(history: list[Json], task: Task, figures: Figures, text: Texts, *, be
     return [
         {
             "name": name,
-            "drawings": _stage(name, [row for row in history if str(row["stage"]) == name], task, figures, text,
-                               best if name == names[-1] else None),
+            "drawings": _stage(
+                name,
+                [row for row in history if str(row["stage"]) == name],
+                task,
+                figures,
+                text,
+                best if name == names[-1] else None,
+            ),
         }
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def _stage(name: str, rows: list[Json], task: Task, figures: Figures, text: Texts, best: int | None) -> list[Markup]:
@@ -89,20 +95,27 @@ def _stage(name: str, rows: list[Json], task: Task, figures: Figures, text: Text
 
 def goal_metric(rows: list[Json], task: Task) -> str:
     """Return the metric a stage is judged by: the task's own if it was measured, else the first that is no loss."""
-    measured = [key.removeprefix("val/") for key in rows[-1] if key.startswith("val/") and key != "val/loss"] if rows else []
+    measured = (
+        [key.removeprefix("val/") for key in rows[-1] if key.startswith("val/") and key != "val/loss"] if rows else []
+    )
     return task.goal.metric if task.goal.metric in measured else next(iter(measured), "")
 
 
 def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
     """Return (epoch, value) pairs of a column, without what is missing or no number."""
-    return [(float(row["epoch"]), float(row[key])) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
+    return [
+        (float(row["epoch"]), float(row[key]))
+        for row in rows
+        if isinstance(row.get(key), int | float) and np.isfinite(row[key])
+    ]
 
 
 # -- functions of one or two numbers -------------------------------------------------------------------------------
 
 
 def function(model: nn.Module, task: Task, splits: Splits, figures: Figures, text: Texts) -> Json | None:
-    """Return the fitted function or the classes' regions, with the data; None for other inputs than one or two numbers."""
+    """Return the fitted function or the classes' regions, with the data; None for other inputs than one or two
+    numbers."""
     if not applies(task):
         return None
     found = fitted(model, task, splits)
@@ -114,9 +127,12 @@ def function(model: nn.Module, task: Task, splits: Splits, figures: Figures, tex
 
 
 def confusion(task: Classification, found: Answers, figures: Figures, text: Texts) -> Json:
-    """Return the confusion matrix: a table of numbers up to 30 classes, a drawing beyond, and the pairs most often confused."""
+    """Return the confusion matrix: a table of numbers up to 30 classes, a drawing beyond, and the pairs most often
+    confused."""
     counts = np.asarray(found.meter.state()["confusion"].numpy())
-    drawing = figures.add("confusion", pictures.confusion(counts, task.classes, true=text("true"), predicted=text("predicted")))
+    drawing = figures.add(
+        "confusion", images.confusion(counts, task.classes, true=text("true"), predicted=text("predicted"))
+    )
     sums = counts.sum(1)
     rows = [
         {
@@ -135,9 +151,13 @@ def confusion(task: Classification, found: Answers, figures: Figures, text: Text
     pairs = [(task.classes[i], task.classes[j], int(off[i, j])) for i, j in places if off[i, j]]
     readable = len(task.classes) <= READABLE
     return {
-        "classes": task.classes, "long": max(map(len, task.classes)) > 3, "rows": rows if readable else [],
-        "drawing": "" if readable else drawing, "pairs": pairs, "by_class": by_class(found),
-    }  # fmt: skip
+        "classes": task.classes,
+        "long": max(map(len, task.classes)) > 3,
+        "rows": rows if readable else [],
+        "drawing": "" if readable else drawing,
+        "pairs": pairs,
+        "by_class": by_class(found),
+    }
 
 
 def calibration(found: Answers, figures: Figures, text: Texts) -> Json:
@@ -171,7 +191,8 @@ def baseline(task: Classification, found: Answers) -> tuple[str, float]:
 
 
 def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text: Texts) -> Json:
-    """Return the worst mistakes; where nothing is wrong, the hardest examples; for other tasks those of highest loss."""
+    """Return the worst mistakes; where nothing is wrong, the hardest examples; for other tasks those of highest
+    loss."""
     missed = wrong(task, found)
     count = int(missed.sum())
     if task.name != "classification":
@@ -189,28 +210,39 @@ def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text:
         figures.add("mistakes", picture_sheet(cases))
     columns = () if shown else source.schema.features[:COLUMNS]
     return {
-        "title": title, "note": note, "pictures": shown, "columns": columns,
+        "title": title,
+        "note": note,
+        "pictures": shown,
+        "columns": columns,
         "cases": [_case(case, source.schema.table[: len(columns)]) for case in cases],
-    }  # fmt: skip
+    }
 
 
 def _case(case: Case, columns: Sequence[Column]) -> Json:
     """Return a case as the template shows it."""
     return {
-        "name": case.name, "true": case.true, "predicted": case.predicted, "loss": f"{case.loss:.4g}",
+        "name": case.name,
+        "true": case.true,
+        "predicted": case.predicted,
+        "loss": f"{case.loss:.4g}",
         "score": "" if case.score is None else f"{case.score:.1%}",
-        "picture": "" if case.picture is None else pictures.data_uri(pictures.png(case.picture)),
+        "picture": "" if case.picture is None else images.data_uri(images.png(case.picture)),
         "row": [cell(value, column) for value, column in zip(case.row, columns, strict=False)],
-    }  # fmt: skip
+    }
 
 
 def cell(value: float, column: Column) -> str:
-    """Return a cell as the table had it: a number, a category's name, a date; a dash for a gap and a value never seen in training."""
+    """Return a cell as the table had it: a number, a category's name, a date; a dash for a gap and a value never seen
+    in training."""
     if np.isnan(value) or (column.kind == "category" and value < 0):
         return "–"
     if column.kind == "category":
         return column.values[int(value)]
-    return str(np.datetime64(round(value * 86_400), "s")).removesuffix("T00:00:00") if column.kind == "date" else f"{value:.6g}"
+    return (
+        str(np.datetime64(round(value * 86_400), "s")).removesuffix("T00:00:00")
+        if column.kind == "date"
+        else f"{value:.6g}"
+    )
 
 
 # -- regression ----------------------------------------------------------------------------------------------------
@@ -237,7 +269,7 @@ def reconstructions(task: Task, found: Answers, source: Source, figures: Figures
     batch = task.collate(examples)
     originals = inputs_shown(task, examples, batch)
     made = task.inputs.raw(found.outputs[at].float().view_as(batch.inputs)).numpy()
-    figures.add("reconstructions", pictures.sheet([list(originals), list(made)]))
+    figures.add("reconstructions", images.sheet([list(originals), list(made)]))
     pairs = [
         {"name": source.name_of(int(i)), "original": _uri(a), "made": _uri(b)}
         for i, a, b in zip(ids, originals, made, strict=True)
@@ -247,7 +279,7 @@ def reconstructions(task: Task, found: Answers, source: Source, figures: Figures
 
 def _uri(picture: Any) -> str:
     """Return a picture as a data URI."""
-    return pictures.data_uri(pictures.png(picture))
+    return images.data_uri(images.png(picture))
 
 
 def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
@@ -259,7 +291,10 @@ def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
     spreads = inputs.std(0, correction=0).tolist()
     assert isinstance(task.inputs, RowInputs)
     names = task.inputs.encoded_names
-    return [{"name": n, "deviation": f"{s:.4g}", "error": f"{e:.4g}"} for n, s, e in zip(names, spreads, errors, strict=True)]
+    return [
+        {"name": n, "deviation": f"{s:.4g}", "error": f"{e:.4g}"}
+        for n, s, e in zip(names, spreads, errors, strict=True)
+    ]
 
 
 def drawn(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json | None:
@@ -268,5 +303,5 @@ def drawn(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json |
         return None
     found = as_pictures(samples(model, count=2 * COLUMNS), task)
     assert found is not None
-    figures.add("samples", pictures.sheet(pictures.in_rows(list(found), COLUMNS)))
+    figures.add("samples", images.sheet(images.in_rows(list(found), COLUMNS)))
     return {"note": text("samples note", steps=STEPS), "pictures": [_uri(p) for p in found]}

@@ -38,23 +38,27 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "surface": ("The fitted function", "拟合的函数"),
     "surface note": (
-        "Colour is the network’s answer; a line joins equal answers. A point has the colour of its true value: if it stands out, "
+        "Colour is the network’s answer; a line joins equal answers. A point has the colour of its true "
+        "value: if it stands out, "
         "it is an error.",
         "颜色是网络的回答，等值线连接相同的回答。点的颜色是其真实值：与底色不同的点就是误差。",
     ),
     "probabilities": ("The classes over the input", "各类别随输入的变化"),
     "probabilities note": (
-        "The lines are the probability of each class; dotted, where the answer changes. Beneath, the data by their true class.",
+        "The lines are the probability of each class; dotted, where the answer changes. Beneath, the data by "
+        "their true class.",
         "曲线是每个类别的概率，虚线处回答改变。下方是数据，按真实类别分行。",
     ),
     "regions": ("The decision boundary", "决策边界"),
     "regions note": (
-        "Shading is the network’s answer, and the dark line is where it changes. A point has the colour of its true class.",
+        "Shading is the network’s answer, and the dark line is where it changes. A point has the colour of "
+        "its true class.",
         "底色是网络的回答，深色线是回答改变之处。点的颜色是其真实类别。",
     ),
     "confusion": ("Confusion matrix", "混淆矩阵"),
     "confusion note": (
-        "Rows are the true class, columns the answer. Blue is right, orange is wrong; the deeper, the larger the row’s share.",
+        "Rows are the true class, columns the answer. Blue is right, orange is wrong; the deeper, the larger "
+        "the row’s share.",
         "行是真实类别，列是回答。蓝色为正确，橙色为错误；颜色越深，占该行的比例越大。",
     ),
     "recall": ("recall", "召回率"),
@@ -66,9 +70,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "support": ("examples", "样本数"),
     "calibration": ("Calibration", "校准"),
     "calibration note": (
-        "How often the network was right against how sure it was. On the dashed line it says what is true; below it is too sure. "
+        "How often the network was right against how sure it was. On the dashed line it says what is true; "
+        "below it is too sure. "
         "The paler a bar, the fewer answers. On average the two differ by {error} (expected calibration error).",
-        "网络的把握与实际正确率。落在虚线上表示两者一致，低于虚线表示过于自信；颜色越浅，回答越少。平均相差 {error}（期望校准误差）。",
+        "网络的把握与实际正确率。落在虚线上表示两者一致，低于虚线表示过于自信；颜色越浅，回答越少。平均相差 "
+        "{error}（期望校准误差）。",
     ),
     "said": ("how sure the network was", "网络的把握"),
     "right": ("share that was right", "实际正确率"),
@@ -78,7 +84,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "times": ("times", "次数"),
     "neighbours": ("Nearest words", "最近的词"),
     "neighbours note": (
-        "Some words of the vocabulary and the words whose vectors make the smallest angle with theirs; the number is the cosine.",
+        "Some words of the vocabulary and the words whose vectors make the smallest angle with theirs; the "
+        "number is the cosine.",
         "词表中的若干词，以及与其向量夹角最小的词；数字为余弦相似度。",
     ),
     "word": ("word", "词"),
@@ -87,7 +94,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next map": ("the words as a map in two dimensions", "把词画成二维分布图"),
     "mistakes": ("Worst mistakes", "最严重的错误"),
     "mistakes note": (
-        "{shown} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure the network was.",
+        "{shown} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure "
+        "the network was.",
         "共 {wrong} 个错误，显示 {shown} 个，损失最高者在前：真实 → 回答，以及网络的把握。",
     ),
     "no mistakes": (
@@ -113,7 +121,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "column": ("column", "列"),
     "table": ("The table’s columns", "表格的列"),
     "table note": (
-        "What was found in the training file, and what each column becomes for the network. Gaps are marked, not guessed.",
+        "What was found in the training file, and what each column becomes for the network. Gaps are marked, "
+        "not guessed.",
         "训练文件中的内容，以及每一列如何进入网络。缺失值只作标记，不作猜测。",
     ),
     "kind": ("kind", "类型"),
@@ -145,7 +154,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rms": ("error (RMS)", "误差（均方根）"),
     "samples": ("Samples", "采样"),
     "samples note": (
-        "Drawn from the top layer by {steps} Gibbs steps from a random start: what the machine thinks its inputs are like.",
+        "Drawn from the top layer by {steps} Gibbs steps from a random start: what the machine thinks its "
+        "inputs are like.",
         "从顶层随机状态出发，经 {steps} 步吉布斯采样得到：机器认为输入应有的样子。",
     ),
     "run": ("The run", "本次训练"),
@@ -185,7 +195,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "m macro-f1": ("F1, mean over classes", "F1（各类别平均）"),
     "m roc-auc": ("area under the ROC curve", "ROC 曲线下面积"),
     "m calibration-error": ("expected calibration error", "期望校准误差"),
-}  # fmt: skip
+}
 
 
 class Texts:

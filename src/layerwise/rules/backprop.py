@@ -1,7 +1,8 @@
 """Backpropagation and gradient descent: θ ← θ − η ∇L (E11, E12), with the optimizers of S11.
 
-One step, over all ranks and micro-batches of a window: gradients of the summed losses, one coalesced all-reduce, division by the
-window's weight, penalties, clipping, optimizer. So ranks and accumulation change nothing but the order of summation.
+One step, over all ranks and micro-batches of a window: gradients of the summed losses, one coalesced all-reduce,
+division by the window's weight, penalties, clipping, optimizer. So ranks and accumulation change nothing but the order
+of summation.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from layerwise.recipe import Count, Decay, NotNegative, Positive, Share
 from layerwise.rules.base import Context, Entry, NonFiniteLoss, Step, Verdict, first_bad_layer
 from layerwise.rules.optimizers import Method, Optimizer
 from layerwise.rules.schedules import Schedule, factor
-from layerwise.runtime.flags import autocast
+from layerwise.runtime.compute_settings import autocast
 from layerwise.tasks.base import Loss
 
 
 class BackpropOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[rule]`` for ``backprop``.
 
-    ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives exact zeros by
-    soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient. ``weight_decay`` is torch's: for
-    adamw decoupled, for the others 2λ. ``clip`` is the largest gradient norm; ``accumulate`` the micro-batches a batch is cut into;
-    ``ema`` the decay of the averaged weights that are evaluated and kept (0: none). ``taper`` is the factor of the first layer's rate:
-    from the last layer, which has ``lr``, rates fall geometrically towards it. ``warmup``, ``floor``, ``milestones`` and
-    ``gamma`` shape the schedule.
+    ``l2`` and ``l1`` are λ of E08 (weights only): λΣw² and λΣ|w| are added to the mean loss; ``l1_proximal`` gives
+    exact zeros by soft-thresholding after the step, in the optimizer's own measure, instead of a subgradient.
+    ``weight_decay`` is torch's: for adamw decoupled, for the others 2λ. ``clip`` is the largest gradient norm;
+    ``accumulate`` the micro-batches a batch is cut into; ``ema`` the decay of the averaged weights that are evaluated
+    and kept (0: none). ``taper`` is the factor of the first layer's rate: from the last layer, which has ``lr``, rates
+    fall geometrically towards it. ``warmup``, ``floor``, ``milestones`` and ``gamma`` shape the schedule.
     """
 
     optimizer: Method = "adam"
@@ -63,16 +64,24 @@ def make_optimizer(options: BackpropOptions, parameters: Sequence[nn.Parameter],
     """Return the optimizer of these options; ``factors`` are the parameters' shares of the rate."""
     o = options
     return Optimizer(
-        parameters, method=o.optimizer, lr=o.lr, momentum=o.momentum, betas=o.betas, alpha=o.alpha, eps=o.eps,
-        weight_decay=o.weight_decay, factors=factors,
-    )  # fmt: skip
+        parameters,
+        method=o.optimizer,
+        lr=o.lr,
+        momentum=o.momentum,
+        betas=o.betas,
+        alpha=o.alpha,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        factors=factors,
+    )
 
 
 def tapered(model: nn.Module, parameters: Sequence[nn.Parameter], taper: float) -> list[float]:
     """Return each parameter's share of the rate: taper^((D − 1 − d)/(D − 1)) in layer d = 0 … D − 1 of the model.
 
-    A layer is a module with parameters of its own, in the order in which the model holds them: discriminative fine-tuning (Howard and
-    Ruder 2018), spread over the depth so that one number does for networks of 8 and of 152 layers.
+    A layer is a module with parameters of its own, in the order in which the model holds them: discriminative
+    fine-tuning (Howard and Ruder 2018), spread over the depth so that one number does for networks of 8 and of 152
+    layers.
     """
     layers = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
     depth = max(1, len(layers) - 1)
@@ -96,21 +105,25 @@ class Backprop:
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in context.model.modules()
         ):
             raise UsageError(
-                "batch normalisation takes its statistics from each micro-batch, so accumulation would not equal the large batch",
+                "batch normalisation takes its statistics from each micro-batch, so accumulation would not "
+                "equal the large batch",
                 expected="rule.accumulate = 1 for a model with batch norm",
                 received=f"rule.accumulate = {options.accumulate}",
                 do="use a smaller --batch, or set model.batch_norm=false",
             )
         if options.schedule == "exponential" and options.floor <= 0:
             raise UsageError(
-                "an exponential schedule goes to a part of the rate", expected="rule.floor above 0, 0.01 say",
+                "an exponential schedule goes to a part of the rate",
+                expected="rule.floor above 0, 0.01 say",
                 received=f"rule.floor = {options.floor:g}",
-            )  # fmt: skip
+            )
         self.context, self.options = context, options
         self.parameters = list(context.parameters.values())
         self.tensors: list[Tensor] = [*self.parameters]
         self.weights: list[Tensor] = [*penalised(context.model, context.parameters)]
-        self.optimizer = make_optimizer(options, self.parameters, tapered(context.model, self.parameters, options.taper))
+        self.optimizer = make_optimizer(
+            options, self.parameters, tapered(context.model, self.parameters, options.taper)
+        )
         self._for_scaler = cast(torch.optim.Optimizer, self.optimizer)  # it asks for `param_groups` and `step` only
         self.scaler = torch.amp.GradScaler(context.world.device.type, enabled=context.precision == "fp16")
         self.average = [p.detach().clone() for p in self.parameters] if options.ema else []
@@ -200,8 +213,8 @@ class Backprop:
 
     @torch.no_grad()
     def _penalties(self) -> dict[str, Tensor]:
-        """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss; where biases and norms
-        alone are trained there is nothing to penalise."""
+        """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss; where
+        biases and norms alone are trained there is nothing to penalise."""
         o, terms = self.options, dict[str, Tensor]()
         if not self.weights:
             return terms
@@ -218,7 +231,8 @@ class Backprop:
 
     @torch.no_grad()
     def _after(self) -> None:
-        """After the step: the proximal operator of L1, soft(w, λr) with the optimizer's reach r, and the running average."""
+        """After the step: the proximal operator of L1, soft(w, λr) with the optimizer's reach r, and the running
+        average."""
         o = self.options
         if o.l1 and o.l1_proximal:
             place = {id(p): index for index, p in enumerate(self.parameters)}

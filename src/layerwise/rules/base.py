@@ -22,8 +22,8 @@ Metrics = Mapping[str, Tensor | float]
 class Step(NamedTuple):
     """What a step did: sums over the examples it covered. Tensors stay tensors until someone reads them.
 
-    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums). ``words`` of running text that
-    were gone through, for the progress of what learns from text.
+    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums). ``words`` of
+    running text that were gone through, for the progress of what learns from text.
     """
 
     total: Tensor
@@ -86,7 +86,8 @@ class Entry(NamedTuple):
 
 
 class NonFiniteLoss(TrainingError):
-    """The loss became NaN or infinite (F19). Carries what a post-mortem needs; the weights are those before the step."""
+    """The loss became NaN or infinite (F19). Carries what a post-mortem needs; the weights are those before the
+    step."""
 
     def __init__(self, batch: Batch, parts: Mapping[str, float], layer: str) -> None:
         ids = batch.ids.tolist()
@@ -95,7 +96,8 @@ class NonFiniteLoss(TrainingError):
         super().__init__(
             f"the loss is not finite; the first layer with a non-finite value is {layer}",
             expected="a finite loss",
-            received=f"{terms} on {len(ids)} examples (numbers {', '.join(map(str, ids[:8]))}{' …' if len(ids) > 8 else ''})",
+            received=f"{terms} on {len(ids)} examples (numbers "
+            f"{', '.join(map(str, ids[:8]))}{' …' if len(ids) > 8 else ''})",
             do="lower rule.lr, set rule.clip=1, or look at those examples; the last checkpoint is intact",
         )
 

@@ -1,7 +1,7 @@
 """Contrastive divergence (E13): ΔW = η(⟨hvᵀ⟩₀ − ⟨hvᵀ⟩ₖ), Δa = η(⟨v⟩₀ − ⟨v⟩ₖ), Δb = η(⟨h⟩₀ − ⟨h⟩ₖ).
 
-``⟨⟩ₖ`` is taken after k steps of Gibbs sampling, from the data (CD-k, Hinton 2002) or from chains that live on (persistent,
-Tieleman 2008).
+``⟨⟩ₖ`` is taken after k steps of Gibbs sampling, from the data (CD-k, Hinton 2002) or from chains that live on
+(persistent, Tieleman 2008).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from layerwise.kernels.bernoulli import bernoulli
 from layerwise.nn.rbm import RBM, Boltzmann
 from layerwise.recipe import Count, NotNegative, Share
 from layerwise.rules.base import Context, Entry, Step, Verdict, as_it_is
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 
 
 class ContrastiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``k`` Gibbs steps; ``persistent`` chains, else from the data; ``lr`` η; ``final`` the factor that the rate falls to, linearly;
-    ``l2`` λ of E08 on W."""
+    """``k`` Gibbs steps; ``persistent`` chains, else from the data; ``lr`` η; ``final`` the factor that the rate falls
+    to, linearly; ``l2`` λ of E08 on W."""
 
     lr: NotNegative = 0.05
     k: Count = 1
@@ -55,8 +55,8 @@ class Contrastive:
         self.rbm: RBM = self.model.machine()
         device, share = self.rbm.weight.device, context.world.share(context.batch)
         # On the CPU a compiled counter hash draws: torch.rand and a comparison took a tenth of the step there.
-        self.seed, self.calls = draws.key("contrastive", context.seed, context.world.rank), 0
-        self.random = draws.generator("contrastive", context.seed, context.world.rank, device=device)
+        self.seed, self.calls = rng.key("contrastive", context.seed, context.world.rank), 0
+        self.random = rng.generator("contrastive", context.seed, context.world.rank, device=device)
         hidden = self.rbm.hidden_bias.shape[0]
         self.chains = torch.zeros(share.stop - share.start + 1, hidden, dtype=self.rbm.weight.dtype, device=device)
 
@@ -95,7 +95,9 @@ class Contrastive:
         if probability.device.type == "cpu":
             self.calls += 1
             return bernoulli(probability, seed=self.seed, call=self.calls)
-        uniform = torch.rand(probability.shape, generator=self.random, dtype=probability.dtype, device=probability.device)
+        uniform = torch.rand(
+            probability.shape, generator=self.random, dtype=probability.dtype, device=probability.device
+        )
         return uniform.lt_(probability)
 
     def _update(self, rate: float, v0: Tensor, h0: Tensor, vk: Tensor, hk: Tensor, visible: Tensor) -> None:

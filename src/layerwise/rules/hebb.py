@@ -1,7 +1,7 @@
 """Hebb's rule and what grew out of it (E10): Δw = η x y; Oja's Δw = η y (x − y w); patterns stored in a Hopfield net.
 
-No errors and no gradients: each weight looks at the two units it joins. Linear units learn pass by pass; a Hopfield net takes in each
-pattern once.
+No errors and no gradients: each weight looks at the two units it joins. Linear units learn pass by pass; a Hopfield net
+takes in each pattern once.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PLACES = {"hebb": "hebbian, oja or hopfield", "oja": "hebbian or oja", "projecti
 
 
 class HebbOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``variant``: ``hebb``; ``oja`` (of several units: Sanger's), for linear units; ``projection``, the pseudo-inverse rule, for a
-    Hopfield net. ``lr`` is η, ``schedule`` its course and ``floor`` the factor that cosine falls to. In a Hopfield net η scales the
-    weights and changes no recall."""
+    """``variant``: ``hebb``; ``oja`` (of several units: Sanger's), for linear units; ``projection``, the pseudo-inverse
+    rule, for a Hopfield net. ``lr`` is η, ``schedule`` its course and ``floor`` the factor that cosine falls to. In a
+    Hopfield net η scales the weights and changes no recall."""
 
     variant: Variant = "hebb"
     lr: NotNegative = 1.0
@@ -59,8 +59,8 @@ def rate(options: HebbOptions, progress: float) -> float:
 class Units:
     """Hebb's and Oja's rule on linear units: W += η · the mean over the batch of the rule's change.
 
-    Inputs are centred by their mean, which is gathered over the first epoch (every example once) and held from then on. The step's
-    total is the task's objective before the step.
+    Inputs are centred by their mean, which is gathered over the first epoch (every example once) and held from then on.
+    The step's total is the task's objective before the step.
     """
 
     Options = HebbOptions
@@ -104,13 +104,18 @@ class Units:
         return int(covered)
 
     def _refuse_overflow(self, new: Tensor, batch: Batch) -> None:
-        """Stop before weights become infinite. Looked at on the CPU only, where it costs nothing; the session looks everywhere."""
+        """Stop before weights become infinite. Looked at on the CPU only, where it costs nothing; the session looks
+        everywhere."""
         if new.device.type != "cpu" or bool(torch.isfinite(new).all()):
             return
         grows = self.options.variant == "hebb"
         raise TrainingError(
             f"the weights overflow at examples {', '.join(map(str, batch.ids[:8].tolist()))}"
-            + (": under Hebb's rule they grow without bound" if grows else ": the steps of Oja's rule are too large for these inputs"),
+            + (
+                ": under Hebb's rule they grow without bound"
+                if grows
+                else ": the steps of Oja's rule are too large for these inputs"
+            ),
             expected="finite weights",
             do=f"lower rule.lr (now {self.options.lr:g})" + (" or --epochs, or take rule.variant=oja" if grows else ""),
         )
@@ -123,7 +128,8 @@ class Units:
         if self.options.variant == "hebb":
             return Verdict(
                 False,
-                f"Hebb's rule has no bound: from length 1 the weights have grown to {longest:.3g}; only their direction says something",
+                f"Hebb's rule has no bound: from length 1 the weights have grown to {longest:.3g}; only "
+                "their direction says something",
                 f"赫布规则没有上界：权重起始长度为 1，现在为 {longest:.3g}；只有方向有意义",
             )
         off = float((lengths - 1).abs().max())
@@ -147,9 +153,11 @@ class Units:
 
 
 class Memory:
-    """Stores patterns in a Hopfield net, each once: by Hebb's rule, W += η x xᵀ / D, or so that W projects onto all of them.
+    """Stores patterns in a Hopfield net, each once: by Hebb's rule, W += η x xᵀ / D, or so that W projects onto all of
+    them.
 
-    The diagonal of W stays zero. Every rank takes in the whole batch, in its order. The step's total is the objective after it.
+    The diagonal of W stays zero. Every rank takes in the whole batch, in its order. The step's total is the objective
+    after it.
     """
 
     Options = HebbOptions
@@ -195,9 +203,11 @@ class Memory:
             )
         return Verdict(
             True,
-            f"stored {count} patterns in {units} units (load {load:.3f}). Hebb's rule holds up to 0.138 if they are random, fewer "
+            f"stored {count} patterns in {units} units (load {load:.3f}). Hebb's rule holds up to 0.138 if "
+            "they are random, fewer "
             "where they resemble one another",
-            f"在 {units} 个单元中存入 {count} 个模式（负载 {load:.3f}）。对随机模式，赫布规则的极限为 0.138；模式彼此相似时更少",
+            f"在 {units} 个单元中存入 {count} 个模式（负载 {load:.3f}）。对随机模式，赫布规则的极限为 0.138；"
+            "模式彼此相似时更少",
         )
 
     def evaluated(self) -> AbstractContextManager[object]:

@@ -1,8 +1,10 @@
-"""Shared tables changed from several threads without locks (Recht et al. 2011): word2vec (E30) and GloVe (E31), by compiled loops.
+"""Shared tables changed from several threads without locks (Recht et al. 2011): word2vec (E30) and GloVe (E31), by
+compiled loops.
 
-No gradient tape: a batch's rows are cut into one contiguous run for each thread, and the loops in ``kernels/`` change the tables in
-place. What is drawn depends on (seed, epoch, block) alone, so one thread gives the same bits again; several meet in the same rows now and
-then, and end a little otherwise each time. Source: B. Recht, C. Ré, S. Wright, F. Niu, Hogwild!, NeurIPS 2011.
+No gradient tape: a batch's rows are cut into one contiguous run for each thread, and the loops in ``kernels/`` change
+the tables in place. What is drawn depends on (seed, epoch, block) alone, so one thread gives the same bits again;
+several meet in the same rows now and then, and end a little otherwise each time. Source: B. Recht, C. Ré, S. Wright, F.
+Niu, Hogwild!, NeurIPS 2011.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from torch import Tensor
 
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
-from layerwise.kernels import glove, huffman, sampling, word2vec
+from layerwise.kernels.text import glove, huffman, sampling, word2vec
 from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
 from layerwise.recipe import Amount, NotNegative, Positive, Share
 from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
-from layerwise.runtime import draws
+from layerwise.runtime import rng
 from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.words import Words
 
@@ -34,10 +36,11 @@ SHARED = 3  # contexts of a window with the same negatives, where the recipe doe
 
 
 class HogwildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant. ``share``: so many contexts
-    of a window have the same negatives (skip-gram with negative sampling; 1: each its own, as word2vec has it; 0: three, which costs no
-    quality and is faster). ``settled``: pairs whose score is right by more than this take no step (0: 6 for word2vec's networks, as in
-    its programs; a large number: E30's gradient everywhere)."""
+    """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant.
+    ``share``: so many contexts of a window have the same negatives (skip-gram with negative sampling; 1: each its own,
+    as word2vec has it; 0: three, which costs no quality and is faster). ``settled``: pairs whose score is right by more
+    than this take no step (0: 6 for word2vec's networks, as in its programs; a large number: E30's gradient
+    everywhere)."""
 
     lr: Positive = 0.025
     schedule: Literal["linear", "constant"] = "linear"
@@ -128,14 +131,23 @@ class Predicting:
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
         """Go through blocks (N, L) int32."""
-        key = np.uint64(draws.key(self.seed, "words", epoch))
+        key = np.uint64(rng.key(self.seed, "words", epoch))
         with np.errstate(over="ignore"):
-            states = draws.mixed(ids.numpy().astype(np.uint64) * draws.GOLDEN + key)
+            states = rng.mixed(ids.numpy().astype(np.uint64) * rng.GOLDEN + key)
         run = word2vec.cbow if self.pooled else word2vec.skipgram
         found = run(
-            inputs, tables[0], tables[1], against=self.against, keep=self.keep, states=states, rates=(rate, rate), window=self.window,
-            settled=self.settled, threads=self.threads, pool=self.pool,
-        )  # fmt: skip
+            inputs,
+            tables[0],
+            tables[1],
+            against=self.against,
+            keep=self.keep,
+            states=states,
+            rates=(rate, rate),
+            window=self.window,
+            settled=self.settled,
+            threads=self.threads,
+            pool=self.pool,
+        )
         loss = torch.tensor(found.loss, dtype=torch.float64)
         return Step(loss, float(found.pairs), {"negative log-likelihood": loss}, words=found.tokens)
 
@@ -159,11 +171,19 @@ class Fitting:
         """Go through blocks of records (N, L, 3): those with a count."""
         records = inputs.reshape(-1, 3)
         parameters = glove.Tables(**dict(zip(self.names, tables, strict=True)))
-        squares = glove.Tables(**{name: tensor.numpy() for name, tensor in zip(self.names, self.squares.values(), strict=True)})
+        squares = glove.Tables(
+            **{name: tensor.numpy() for name, tensor in zip(self.names, self.squares.values(), strict=True)}
+        )
         found = glove.update(
-            records, parameters, squares, x_max=self.options.x_max, alpha=self.options.alpha, lr=rate, threads=self.threads,
+            records,
+            parameters,
+            squares,
+            x_max=self.options.x_max,
+            alpha=self.options.alpha,
+            lr=rate,
+            threads=self.threads,
             pool=self.pool,
-        )  # fmt: skip
+        )
         loss = torch.tensor(found, dtype=torch.float64)
         return Step(loss, float((records[:, 2] > 0).sum()), {"weighted squared error": loss})
 
@@ -173,29 +193,39 @@ class Fitting:
 
 
 def make(context: Context, options: HogwildOptions) -> Rule:
-    """Return the rule for the model and task of a context. Raises `UsageError` for others than word vectors, and for other precisions."""
+    """Return the rule for the model and task of a context. Raises `UsageError` for others than word vectors, and for
+    other precisions."""
     model, task = context.model, context.task
     if isinstance(model, WordVectors) and context.precision != "fp32":
-        raise UsageError("the rule hogwild computes in float32", expected="--precision fp32", received=context.precision)
-    if options.share > 1 and (not isinstance(model, SkipGram) or not isinstance(task, Words) or task.options.loss != "negative"):
         raise UsageError(
-            "only skip-gram with negative sampling has negatives that contexts can share", expected="rule.share = 1",
+            "the rule hogwild computes in float32", expected="--precision fp32", received=context.precision
+        )
+    if options.share > 1 and (
+        not isinstance(model, SkipGram) or not isinstance(task, Words) or task.options.loss != "negative"
+    ):
+        raise UsageError(
+            "only skip-gram with negative sampling has negatives that contexts can share",
+            expected="rule.share = 1",
             received=f"{options.share}",
-        )  # fmt: skip
+        )
     if isinstance(model, Predictive) and isinstance(task, Words):
         share, settled = options.share or SHARED, options.settled or SETTLED
         return Hogwild(context, options, Predicting(context, task, model, share=share, settled=settled))
     if options.settled:
         raise UsageError(
-            "only word2vec's networks have scores that settle", expected="rule.settled = 0", received=f"{options.settled:g}",
+            "only word2vec's networks have scores that settle",
+            expected="rule.settled = 0",
+            received=f"{options.settled:g}",
             do="leave rule.settled out",
-        )  # fmt: skip
+        )
     if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
         return Hogwild(context, options, Fitting(task, model))
     raise UsageError(
-        "the rule hogwild learns word vectors from text", expected="skipgram or cbow with the task words, glove with co-occurrence",
-        received=f"{type(model).__name__} with {task.name}", do="use rule.name=backprop",
-    )  # fmt: skip
+        "the rule hogwild learns word vectors from text",
+        expected="skipgram or cbow with the task words, glove with co-occurrence",
+        received=f"{type(model).__name__} with {task.name}",
+        do="use rule.name=backprop",
+    )
 
 
 def _refuse_parts(context: Context, names: list[str]) -> None:
@@ -203,9 +233,11 @@ def _refuse_parts(context: Context, names: list[str]) -> None:
     missing = [name for name in names if name not in context.parameters]
     if missing:
         raise UsageError(
-            "the rule hogwild changes all tables of word vectors at once", expected="parameters = ['*']",
-            received=f"without {', '.join(missing)}", do="leave stage.parameters out",
-        )  # fmt: skip
+            "the rule hogwild changes all tables of word vectors at once",
+            expected="parameters = ['*']",
+            received=f"without {', '.join(missing)}",
+            do="leave stage.parameters out",
+        )
 
 
 RULE = Entry(make, HogwildOptions)

@@ -1,8 +1,8 @@
 """The seven optimizers of S11 over torch's kernels, without the bookkeeping of `torch.optim.Optimizer`.
 
-The formulas are torch's own functions (`torch.optim.adam.adam` and its kin), fused into one pass where the device has it. What is
-left out is the wrapper around them (hooks, profiler ranges, graph breaks, groups): some 0.3 ms a step on a CPU, as long as a small
-network's whole update.
+The formulas are torch's own functions (`torch.optim.adam.adam` and its kin), fused into one pass where the device has
+it. What is left out is the wrapper around them (hooks, profiler ranges, graph breaks, groups): some 0.3 ms a step on a
+CPU, as long as a small network's whole update.
 """
 
 from __future__ import annotations
@@ -36,24 +36,36 @@ class Optimizer:
     - ``sgd`` d = g; ``momentum`` d = v, v ← μv + g; ``nesterov`` d = g + μv (Sutskever et al. 2013);
     - ``adagrad`` d = g / (√Σg² + ε) (Duchi et al. 2011);
     - ``rmsprop`` d = g / (√s + ε), s ← αs + (1 − α)g² (Tieleman and Hinton 2012);
-    - ``adam`` d = m̂ / (√v̂ + ε), m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², both divided by 1 − βᵗ (Kingma and Ba 2015);
-    - ``adamw`` the same, with θ ← θ − ηλθ apart from the gradient (Loshchilov and Hutter 2019). Elsewhere ``weight_decay`` λ is
-      added to the gradient as λθ.
+    - ``adam`` d = m̂ / (√v̂ + ε), m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², both divided by 1 − βᵗ (Kingma and Ba
+        2015);
+    - ``adamw`` the same, with θ ← θ − ηλθ apart from the gradient (Loshchilov and Hutter 2019). Elsewhere
+      ``weight_decay`` λ is added to the gradient as λθ.
 
-    ``factors`` are the parameters' shares of η, 1 for all if none are given. ``param_groups`` has what `torch.amp.GradScaler` looks for:
-    a group of ``params`` with an ``lr`` for each share.
+    ``factors`` are the parameters' shares of η, 1 for all if none are given. ``param_groups`` has what
+    `torch.amp.GradScaler` looks for: a group of ``params`` with an ``lr`` for each share.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], *, method: Method, lr: float, momentum: float, betas: tuple[float, float],
-        alpha: float, eps: float, weight_decay: float, factors: Sequence[float] = (),
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Sequence[Tensor],
+        *,
+        method: Method,
+        lr: float,
+        momentum: float,
+        betas: tuple[float, float],
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+        factors: Sequence[float] = (),
+    ) -> None:
         self.parameters, self.method = list(parameters), method
         self.momentum = 0.0 if method == "sgd" else momentum
         self.betas, self.alpha, self.eps, self.weight_decay = betas, alpha, eps, weight_decay
         self.factors = list(factors) or [1.0] * len(self.parameters)
         self.places = {share: [i for i, other in enumerate(self.factors) if other == share] for share in self.factors}
-        self.param_groups: list[dict[str, Any]] = [{"params": [self.parameters[i] for i in at]} for at in self.places.values()]
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": [self.parameters[i] for i in at]} for at in self.places.values()
+        ]
         self.lr = lr
         self.fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.slots = {name: [torch.zeros_like(p) for p in self.parameters] for name in SLOTS[method]}
@@ -82,7 +94,9 @@ class Optimizer:
             slots = {name: [tensors[i] for i in places] for name, tensors in self.slots.items()}
             self._step(group["params"], slots, [self.steps[i] for i in places], group["lr"])
 
-    def _step(self, parameters: list[Tensor], slots: Mapping[str, list[Tensor]], steps: list[Tensor], lr: float) -> None:
+    def _step(
+        self, parameters: list[Tensor], slots: Mapping[str, list[Tensor]], steps: list[Tensor], lr: float
+    ) -> None:
         """Move the parameters of one group."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         decay, fused = self.weight_decay, self.fused
@@ -90,32 +104,69 @@ class Optimizer:
             case "adam" | "adamw":
                 kernel = adam if self.method == "adam" else adamw
                 kernel(
-                    parameters, gradients, slots["exp_avg"], slots["exp_avg_sq"], [], steps, fused=fused, amsgrad=False,
-                    beta1=self.betas[0], beta2=self.betas[1], lr=lr, weight_decay=decay, eps=self.eps, maximize=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients,
+                    slots["exp_avg"],
+                    slots["exp_avg_sq"],
+                    [],
+                    steps,
+                    fused=fused,
+                    amsgrad=False,
+                    beta1=self.betas[0],
+                    beta2=self.betas[1],
+                    lr=lr,
+                    weight_decay=decay,
+                    eps=self.eps,
+                    maximize=False,
+                )
             case "adagrad":
                 adagrad(
-                    parameters, gradients, slots["sum"], steps,
-                    lr=lr, weight_decay=decay, lr_decay=0.0, eps=self.eps, maximize=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients,
+                    slots["sum"],
+                    steps,
+                    lr=lr,
+                    weight_decay=decay,
+                    lr_decay=0.0,
+                    eps=self.eps,
+                    maximize=False,
+                )
             case "rmsprop":
                 rmsprop(
-                    parameters, gradients, slots["square_avg"], [], [], steps,
-                    lr=lr, alpha=self.alpha, eps=self.eps, weight_decay=decay, momentum=0.0, centered=False,
-                )  # fmt: skip
+                    parameters,
+                    gradients,
+                    slots["square_avg"],
+                    [],
+                    [],
+                    steps,
+                    lr=lr,
+                    alpha=self.alpha,
+                    eps=self.eps,
+                    weight_decay=decay,
+                    momentum=0.0,
+                    centered=False,
+                )
             case _:
                 sgd(
-                    parameters, gradients, [*slots.get("momentum_buffer", [None] * len(gradients))], fused=fused,
-                    weight_decay=decay, momentum=self.momentum, lr=lr, dampening=0.0, nesterov=self.method == "nesterov",
+                    parameters,
+                    gradients,
+                    [*slots.get("momentum_buffer", [None] * len(gradients))],
+                    fused=fused,
+                    weight_decay=decay,
+                    momentum=self.momentum,
+                    lr=lr,
+                    dampening=0.0,
+                    nesterov=self.method == "nesterov",
                     maximize=False,
-                )  # fmt: skip
+                )
 
     def reach(self, index: int) -> Tensor | float:
-        """Return r where a steady gradient g moves parameter ``index`` by r·g a step: the measure in which a proximal step is taken.
+        """Return r where a steady gradient g moves parameter ``index`` by r·g a step: the measure in which a proximal
+        step is taken.
 
-        With η the parameter's own rate, η for ``sgd``; η/(1 − μ) with momentum; η/(√s + ε), by weight, where gradients are divided by √s
-        (Adam's v̂ for s). A proximal step of λr then has the minimum of L + λΣ|w| as its resting place, whatever the method (Yun et al.
-        2021).
+        With η the parameter's own rate, η for ``sgd``; η/(1 − μ) with momentum; η/(√s + ε), by weight, where gradients
+        are divided by √s (Adam's v̂ for s). A proximal step of λr then has the minimum of L + λΣ|w| as its resting
+        place, whatever the method (Yun et al. 2021).
         """
         lr = self.lr * self.factors[index]
         if self.method in ("sgd", "momentum", "nesterov"):

@@ -1,6 +1,7 @@
 """Rosenblatt's rule (E09), online, by a compiled loop: on a mistake w ← w + η y x, b ← b + η y.
 
-Several classes are several perceptrons, each one class against the rest. Source: Rosenblatt 1958; convergence: Novikoff 1962.
+Several classes are several perceptrons, each one class against the rest. Source: Rosenblatt 1958; convergence: Novikoff
+1962.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class PerceptronOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class Perceptron:
     """The rule ``perceptron``: goes through a batch one example after the other and corrects mistakes.
 
-    Runs on the processor's cores wherever the model lives. Over several ranks each learns from its share of the batch and the
-    updates are averaged (iterative parameter mixing, McDonald et al. 2010).
+    Runs on the processor's cores wherever the model lives. Over several ranks each learns from its share of the batch
+    and the updates are averaged (iterative parameter mixing, McDonald et al. 2010).
     """
 
     Options = PerceptronOptions
@@ -63,7 +64,13 @@ class Perceptron:
         x = batch.inputs.detach().cpu().float().flatten(1).contiguous()
         y = signs(batch.targets.cpu(), len(bias))
         counts = kernel.update(
-            x.numpy(), y.numpy(), new[0].numpy(), new[1].numpy(), eta=self.options.lr, pool=self.pool, threads=self.threads
+            x.numpy(),
+            y.numpy(),
+            new[0].numpy(),
+            new[1].numpy(),
+            eta=self.options.lr,
+            pool=self.pool,
+            threads=self.threads,
         )
         wrong = torch.tensor(int(counts.sum()))
         if self.context.world.size > 1:
@@ -93,9 +100,11 @@ class Perceptron:
             )
         return Verdict(
             False,
-            f"did not converge: still {mistakes} mistakes in epoch {epochs}. On data that a plane can separate the rule "
+            f"did not converge: still {mistakes} mistakes in epoch {epochs}. On data that a plane can "
+            "separate the rule "
             "stops making mistakes (Novikoff 1962), so these are not separable, or the epochs were too few",
-            f"未收敛：第 {epochs} 轮仍有 {mistakes} 个错误。若数据线性可分，该规则必在有限次更新后不再犯错（Novikoff 1962），"
+            f"未收敛：第 {epochs} 轮仍有 {mistakes} 个错误。若数据线性可分，"
+            "该规则必在有限次更新后不再犯错（Novikoff 1962），"
             "所以这些数据不可分，或轮数太少",
         )
 
@@ -113,19 +122,22 @@ class Perceptron:
 
 
 def signs(labels: Tensor, units: int) -> Tensor:
-    """Return y ∈ {−1, +1} for each unit (N, K) float32: unit k is class k against the rest, a single unit is class 1."""
+    """Return y ∈ {−1, +1} for each unit (N, K) float32: unit k is class k against the rest, a single unit is class
+    1."""
     wanted = torch.ones(1, dtype=torch.long) if units == 1 else torch.arange(units)
     return (labels[:, None] == wanted).float().mul_(2).sub_(1).contiguous()
 
 
 def refuse_losses(task: object) -> None:
-    """Raise `UsageError` for a task with a loss of its own choice: this rule corrects mistakes and has no loss to shape."""
+    """Raise `UsageError` for a task with a loss of its own choice: this rule corrects mistakes and has no loss to
+    shape."""
     loss = getattr(task, "loss", None)
     if isinstance(loss, ClassLoss) and not loss.plain:
         raise UsageError(
             "the perceptron rule corrects mistakes and minimises no loss",
             expected="no task.loss, task.label_smoothing or task.class_weights",
-            received=f"{loss.kind}, smoothing {loss.smoothing:g}, {'weighted' if loss.weights else 'unweighted'} classes",
+            received=f"{loss.kind}, smoothing {loss.smoothing:g}, {'weighted' if loss.weights else 'unweighted'} "
+            "classes",
             do="leave them out, or use rule.name=backprop",
         )
 

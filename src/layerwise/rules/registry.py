@@ -1,4 +1,5 @@
-"""The learning rules by name, and how a stage's table becomes one. A rule is imported when it is used: some compile their loops."""
+"""The learning rules by name, and how a stage's table becomes one. A rule is imported when it is used: some compile
+their loops."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from layerwise.errors import unknown
 from layerwise.recipe import Table, checked
 from layerwise.rules.base import Context, Entry, Rule
 
-RULES = ("backprop", "perceptron", "contrastive", "hebb", "hogwild")  # each a module of this room, loaded where it is used
+RULES = (
+    "backprop",
+    "perceptron",
+    "contrastive",
+    "hebb",
+    "hogwild",
+)  # each a module of this room, loaded where it is used
 
 
 def find(name: str) -> Entry:

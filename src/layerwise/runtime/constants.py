@@ -13,6 +13,7 @@ from torch import Tensor
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return numbers as a tensor, (len(values),), that must not be changed.
 
-    Made anew in every step, it would be copied to the device and the copy waited for, behind all that the device has still to do.
+    Made anew in every step, it would be copied to the device and the copy waited for, behind all that the device has
+    still to do.
     """
     return torch.tensor(values, dtype=dtype, device=device)

@@ -22,9 +22,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from layerwise.atomic_io import is_plain_file, make_folder, write_file
-from layerwise.bounded_decoding import decode_json
 from layerwise.errors import LayerwiseError, UsageError
+from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.runtime.bounded_decoding import decode_json
 from layerwise.runtime.cores import cores as cores
 from layerwise.runtime.openmp import torchs_openmp
 
@@ -88,9 +88,7 @@ def matmul_route() -> str:
     if wanted is None:
         return known_matmul().chosen
     if wanted not in ROUTES:
-        raise UsageError(
-            "LAYERWISE_MATMUL does not name a route", expected=" or ".join(ROUTES), received=f"'{wanted}'"
-        )
+        raise UsageError("LAYERWISE_MATMUL does not name a route", expected=" or ".join(ROUTES), received=f"'{wanted}'")
     return wanted
 
 
@@ -188,7 +186,8 @@ def keep_large_buffers() -> bool:
 def give_back() -> None:
     """Give free memory back to the system where `keep_large_buffers` lets glibc keep it; a no-op elsewhere.
 
-    For the border between phases: what one leaves free between its pieces, in any thread's share, the next does not fill.
+    For the border between phases: what one leaves free between its pieces, in any thread's share, the next does not
+        fill.
     """
     trim = _allocators("malloc_trim")
     if trim is not None:

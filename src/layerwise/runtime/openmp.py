@@ -15,14 +15,16 @@ ENTRY = "GOMP_parallel"  # GNU's; LLVM's and Intel's have it too
 
 @cache
 def torchs_openmp() -> Path | None:
-    """Return the library that torch has loaded: the one beside torch, or the only one. None if there is none that has GNU's entry."""
+    """Return the library that torch has loaded: the one beside torch, or the only one. None if there is none that has
+    GNU's entry."""
     places = [Path(found["filepath"]) for found in threadpool_info() if found["user_api"] == "openmp"]
     beside = [place for place in places if Path(torch.__file__).parent in place.parents]
     return next((place for place in beside or (places if len(places) == 1 else []) if _entry(place) is not None), None)
 
 
 def in_parallel(library: Path, function: int, data: int, threads: int) -> None:
-    """Have so many of its threads, this one among them, call a C function (its address) with an address, and wait for all."""
+    """Have so many of its threads, this one among them, call a C function (its address) with an address, and wait for
+    all."""
     _entry(library)(function, data, threads, 0)
 
 

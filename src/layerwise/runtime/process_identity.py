@@ -1,7 +1,8 @@
-"""Which process made a folder, and whether it still runs: what survives a set clock, a container and a number that was given again.
+"""Which process made a folder, and whether it still runs: what survives a set clock, a container and a number that was
+given again.
 
-On Linux a process is known by the boot of the kernel, the namespace of its number, the number, and the tick it was started at; elsewhere by
-the host's name, the number and the time it was started at.
+On Linux a process is known by the boot of the kernel, the namespace of its number, the number, and the tick it was
+started at; elsewhere by the host's name, the number and the time it was started at.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ CLOCK_STEP = 2.0  # seconds by which a start may seem to move where only the clo
 
 @cache
 def machine_id() -> str:
-    """Return what tells apart the places in which numbers of processes mean something: kernels that run, and containers in them."""
+    """Return what tells apart the places in which numbers of processes mean something: kernels that run, and containers
+    in them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -34,13 +36,16 @@ def machine_tag() -> str:
 
 
 def start_of(process: int) -> float:
-    """Return when a process of this machine was started: in ticks since the kernel's start on Linux, in seconds elsewhere.
+    """Return when a process of this machine was started: in ticks since the kernel's start on Linux, in seconds
+    elsewhere.
 
     Raises `ProcessLookupError` if there is none of this number.
     """
     stat = Path(f"/proc/{process}/stat")
     try:
-        return float(stat.read_bytes().rpartition(b")")[2].split()[19])  # proc(5): field 22; the name in brackets may hold anything
+        return float(
+            stat.read_bytes().rpartition(b")")[2].split()[19]
+        )  # proc(5): field 22; the name in brackets may hold anything
     except FileNotFoundError as error:
         if Path("/proc/self/stat").exists():
             raise ProcessLookupError(f"there is no process {process}") from error
@@ -58,7 +63,8 @@ def describe_process() -> dict[str, str | int | float]:
 
 
 def is_running(description: dict[str, Any]) -> bool | None:
-    """Return whether the process that `describe_process` described runs; None if it was of another machine, or cannot be told."""
+    """Return whether the process that `describe_process` described runs; None if it was of another machine, or cannot
+    be told."""
     machine, process, started = (description.get(key) for key in ("machine", "process", "started"))
     if machine != machine_id() or not isinstance(process, int) or not isinstance(started, int | float):
         return None

@@ -1,4 +1,5 @@
-"""How long kernel threads that wait for each other look before they sleep. Without torch, as it must be said before libgomp is loaded."""
+"""How long kernel threads that wait for each other look before they sleep. Without torch, as it must be said before
+libgomp is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ LOOKS, PAUSE = 5, 0.002  # seconds
 
 
 def wait_briefly() -> None:
-    """Let the threads of GNU OpenMP, which torch's CPU kernels use, sleep soon when they wait, if other programs keep our cores busy.
+    """Let the threads of GNU OpenMP, which torch's CPU kernels use, sleep soon when they wait, if other programs keep
+    our cores busy.
 
-    A thread that spins uses up the time that it is then refused when its work comes: beside a neighbour on one of two cores a small
-    network trained at half its speed (``layerwise bench neighbour``). Alone, spinning is right: the next kernel comes at once. What the
-    environment says already stands. Linux only.
+    A thread that spins uses up the time that it is then refused when its work comes: beside a neighbour on one of two
+    cores a small network trained at half its speed (``layerwise bench neighbour``). Alone, spinning is right: the next
+    kernel comes at once. What the environment says already stands. Linux only.
     """
     if not any(name in os.environ for name in ASKED) and crowded():
         os.environ[SPINS] = str(TURNS)

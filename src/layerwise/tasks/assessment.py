@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerwise.data.loader import Batch
-from layerwise.functional.assessment import calibration_error, of_classes, roc_area, roc_area_of
+from layerwise.functional.classification_metrics import calibration_error, of_classes, roc_area, roc_area_of
 from layerwise.tasks.base import Meter
 from layerwise.tasks.objectives import ClassLoss
 
@@ -25,8 +25,9 @@ STEPS, WIDEST = 4096, 20.0  # steps of log-odds from −20 to 20: an area from c
 class ClassAssessment:
     """What a classifier's meter finds, and beside it precision, recall and F1 by class, ROC-AUC and calibration.
 
-    The area under the ROC curve is of each class against the rest, from log-odds log p/(1−p), which keep in float32 what probabilities
-    near 1 would not. Up to `KEPT` of them are kept in float32, so that the area is exact; beyond, they are counted in `STEPS` steps.
+    The area under the ROC curve is of each class against the rest, from log-odds log p/(1−p), which keep in float32
+    what probabilities near 1 would not. Up to `KEPT` of them are kept in float32, so that the area is exact; beyond,
+    they are counted in `STEPS` steps.
     """
 
     def __init__(self, light: Meter, loss: ClassLoss, classes: Sequence[str]) -> None:
@@ -34,7 +35,9 @@ class ClassAssessment:
         self.asked = (1,) if len(classes) == 2 and loss.kind != "binary-cross-entropy" else tuple(range(len(classes)))
         self.scores: list[Tensor] = []
         self.labels: list[Tensor] = []
-        self.counted = torch.zeros(0, 2, STEPS, dtype=torch.long)  # (asked, negative and positive, steps), once there are too many
+        self.counted = torch.zeros(
+            0, 2, STEPS, dtype=torch.long
+        )  # (asked, negative and positive, steps), once there are too many
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
@@ -44,7 +47,9 @@ class ClassAssessment:
         probabilities = self.loss.probabilities(outputs.double())  # (N, K)
         self._calibrate(probabilities, batch.targets)
         scores = probabilities[:, list(self.asked)].logit().float().cpu()
-        self._keep(torch.where(scores.isnan(), -torch.inf, scores), batch.targets.cpu())  # NaN is no evidence for any class
+        self._keep(
+            torch.where(scores.isnan(), -torch.inf, scores), batch.targets.cpu()
+        )  # NaN is no evidence for any class
 
     def _calibrate(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add the answers' probabilities and whether they are right to the bins."""
@@ -89,8 +94,9 @@ class ClassAssessment:
             self._keep(other["scores"], other["labels"])
 
     def result(self) -> dict[str, float]:
-        """Return the light meter's metrics, ``balanced-accuracy`` (the mean recall over the classes that are there), ``macro-f1``,
-        ``roc-auc`` (of several classes the mean, one against the rest; NaN where only one class is there), ``calibration-error``."""
+        """Return the light meter's metrics, ``balanced-accuracy`` (the mean recall over the classes that are there),
+        ``macro-f1``, ``roc-auc`` (of several classes the mean, one against the rest; NaN where only one class is
+        there), ``calibration-error``."""
         _, recall, f1 = of_classes(self.confusion)
         there = self.confusion.sum(1) > 0
         found = self.light.result()
@@ -117,7 +123,8 @@ class ClassAssessment:
         return [roc_area_of(scores[:, at], labels == number) for at, number in enumerate(self.asked)]
 
     def details(self) -> dict[str, Any]:
-        """Return ``classes`` (precision, recall, f1, support, roc_auc of each), ``confusion`` (rows are true) and ``calibration``."""
+        """Return ``classes`` (precision, recall, f1, support, roc_auc of each), ``confusion`` (rows are true) and
+        ``calibration``."""
         precision, recall, f1 = (values.tolist() for values in of_classes(self.confusion))
         areas = self._areas()
         by_class = [areas[0]] * 2 if self.asked == (1,) and areas else areas or [float("nan")] * len(self.classes)
@@ -130,7 +137,8 @@ class ClassAssessment:
         return {"classes": classes, "confusion": self.confusion.tolist(), "calibration": self._calibration()}
 
     def _calibration(self) -> dict[str, Any]:
-        """Return the reliability table: of each bin that holds answers its range, count, mean confidence and accuracy."""
+        """Return the reliability table: of each bin that holds answers its range, count, mean confidence and
+        accuracy."""
         rows = [
             {"low": at / BINS, "high": (at + 1) / BINS, "count": int(n), "confidence": c / n, "accuracy": r / n}
             for at, (n, c, r) in enumerate(zip(*self.bins.tolist(), strict=True))

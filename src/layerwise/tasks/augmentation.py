@@ -1,10 +1,11 @@
 """Augmentation of training batches: which change an example gets is a pure function of (seed, stage, epoch, its id).
 
-So the batch it lies in, the number of workers and ranks, a resume and the loading path change nothing. Batches are changed where
-they are used, on the device, after both loading paths; what is evaluated, predicted and exported never is.
+So the batch it lies in, the number of workers and ranks, a resume and the loading path change nothing. Batches are
+changed where they are used, on the device, after both loading paths; what is evaluated, predicted and exported never
+is.
 
-Mixing takes a second picture: the neighbour in the epoch's shuffled order, so the pair is a function of (seed, stage, epoch, position),
-and its shares of (seed, stage, epoch, id). Ranks cut a global batch between pairs.
+Mixing takes a second picture: the neighbour in the epoch's shuffled order, so the pair is a function of (seed, stage,
+epoch, position), and its shares of (seed, stage, epoch, id). Ranks cut a global batch between pairs.
 """
 
 from __future__ import annotations
@@ -20,17 +21,27 @@ from torch import Tensor
 from layerwise import recipe
 from layerwise.data.loader import Batch, Batches, Collate, Mix
 from layerwise.errors import UsageError
-from layerwise.functional import mixing
-from layerwise.functional.augmentation import BOX_X, BOX_Y, DRAWS, FIRST, KIND, MIXED, SHARE, AugmentOptions, augment
-from layerwise.runtime import draws
+from layerwise.functional.augmentation import mixup
+from layerwise.functional.augmentation.transforms import (
+    BOX_X,
+    BOX_Y,
+    DRAWS,
+    FIRST,
+    KIND,
+    MIXED,
+    SHARE,
+    AugmentOptions,
+    augment,
+)
+from layerwise.runtime import rng
 from layerwise.tasks.base import Task
 from layerwise.tasks.inputs import ImageInputs, Inputs
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes a stage's training pictures. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for pictures that come as
-    bytes; ``plain``: pictures come as `collating` leaves them, in bytes or in [0, 1]."""
+    """Changes a stage's training pictures. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for
+    pictures that come as bytes; ``plain``: pictures come as `collating` leaves them, in bytes or in [0, 1]."""
 
     inputs: ImageInputs
     options: AugmentOptions
@@ -43,7 +54,7 @@ class Augmentation:
         """Return the draws of a batch's examples in an epoch, (N, 28) float64 in [0, 1)."""
         return torch.cat(
             [
-                draws.uniform(batch.ids, count, draws.key(self.seed, name, self.stage), epoch)
+                rng.uniform(batch.ids, count, rng.key(self.seed, name, self.stage), epoch)
                 for name, count in (("augment", FIRST), ("augment-more", DRAWS - FIRST))
             ],
             1,
@@ -62,26 +73,29 @@ class Augmentation:
         )
         x = self.inputs.scaled(x)
         last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)
-        changed = replace(batch, inputs=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
+        changed = replace(
+            batch, inputs=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        )
         return self.mixed(changed, u) if self.options.mixes and len(batch) else changed
 
     def shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what draws u (N, 28) leave of each picture, λ (N,) float64, 1 for those not mixed, and which are cut (CutMix), (N,)."""
+        """Return what draws u (N, 28) leave of each picture, λ (N,) float64, 1 for those not mixed, and which are cut
+        (CutMix), (N,)."""
         o = self.options
         half = 0.5 if o.mixup and o.cutmix else float(bool(o.cutmix))
         cuts = u[:, KIND] < half
         share = torch.ones(len(u), dtype=torch.float64)
         for alpha, chosen in ((o.mixup, ~cuts), (o.cutmix, cuts)):
             if alpha:
-                share = torch.where(chosen & (u[:, MIXED] < o.mix), mixing.shares(u[:, SHARE], alpha), share)
+                share = torch.where(chosen & (u[:, MIXED] < o.mix), mixup.shares(u[:, SHARE], alpha), share)
         return share, cuts
 
     def mixed(self, batch: Batch, u: Tensor) -> Batch:
         """Return a batch of neighbours mixed two by two, by draws u (N, 28)."""
         share, cuts = self.shares(u)
-        box = mixing.pasted(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
-        x, kept = mixing.mixed(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
-        other = mixing.partners(len(batch)).to(batch.inputs.device)
+        box = mixup.pasted(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
+        x, kept = mixup.mixed(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
+        other = mixup.partners(len(batch)).to(batch.inputs.device)
         targets, weights = (None if tensor is None else tensor[other] for tensor in (batch.targets, batch.weights))
         return replace(batch, inputs=x, mix=Mix(kept, targets, weights))
 
@@ -123,7 +137,13 @@ def paired(table: Mapping[str, Any]) -> bool:
 
 
 def augmented(
-    batches: Batches, inputs: Inputs, table: Mapping[str, Any], *, seed: int, stage: int, dtype: torch.dtype = torch.float32
+    batches: Batches,
+    inputs: Inputs,
+    table: Mapping[str, Any],
+    *,
+    seed: int,
+    stage: int,
+    dtype: torch.dtype = torch.float32,
 ) -> Batches:
     """Return a stage's batches, gathered as `collating` says, augmented if its table (resolved) says so."""
     if not table:
@@ -136,32 +156,40 @@ def augmented(
 def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str = "backprop") -> dict[str, Any]:
     """Return a stage's ``augment`` table with every option spelled out, or the empty one.
 
-    Raises `UsageError` for unknown keys and values out of range, for inputs that are no pictures, for colours of grey ones, and for mixed
-    pictures where another rule than backprop learns.
+    Raises `UsageError` for unknown keys and values out of range, for inputs that are no pictures, for colours of grey
+    ones, and for mixed pictures where another rule than backprop learns.
     """
     if not table:
         return {}
     options = recipe.checked(AugmentOptions, table, where=f"augment of {where}")
     if not isinstance(inputs, ImageInputs):
         raise UsageError(
-            f"{where} cannot augment {inputs.kind}s", expected="pictures, which stay what they are when turned or shifted",
-            received=f"augment of {', '.join(table)}", do="leave augment out for these data",
-        )  # fmt: skip
+            f"{where} cannot augment {inputs.kind}s",
+            expected="pictures, which stay what they are when turned or shifted",
+            received=f"augment of {', '.join(table)}",
+            do="leave augment out for these data",
+        )
     if options.colours and inputs.channels != 3:
         raise UsageError(
-            f"{where} cannot change the saturation or hue of these pictures", expected="three channels: red, green, blue",
-            received=f"{inputs.channels} channel(s)", do="leave augment.saturation and augment.hue out; brightness and contrast work",
-        )  # fmt: skip
+            f"{where} cannot change the saturation or hue of these pictures",
+            expected="three channels: red, green, blue",
+            received=f"{inputs.channels} channel(s)",
+            do="leave augment.saturation and augment.hue out; brightness and contrast work",
+        )
     for key in ("area", "aspect", "erase_area", "erase_aspect"):
         low, high = getattr(options, key)
         if low > high:
             raise UsageError(
-                f"augment.{key} of {where} ends before it begins", expected="the smaller number first", received=f"{[low, high]}",
+                f"augment.{key} of {where} ends before it begins",
+                expected="the smaller number first",
+                received=f"{[low, high]}",
                 do=f"--set 'augment.{key}=[{high:g}, {low:g}]'",
-            )  # fmt: skip
+            )
     if options.mixes and rule != "backprop":
         raise UsageError(
-            f"{where} cannot mix pictures: the rule {rule} learns one class from each", expected="the rule backprop",
-            received="augment.mixup or augment.cutmix above 0", do="leave augment.mixup and augment.cutmix out",
-        )  # fmt: skip
+            f"{where} cannot mix pictures: the rule {rule} learns one class from each",
+            expected="the rule backprop",
+            received="augment.mixup or augment.cutmix above 0",
+            do="leave augment.mixup and augment.cutmix out",
+        )
     return dict(msgspec.to_builtins(options))

@@ -19,7 +19,8 @@ Json = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """An objective over a batch: a SUM and the count it covers. The rule divides by the weight of the whole window and ranks.
+    """An objective over a batch: a SUM and the count it covers. The rule divides by the weight of the whole window and
+    ranks.
 
     ``parts`` are its named terms (sums too), shown beside it; ``outputs`` what the model gave, for meters.
     """
@@ -167,7 +168,8 @@ class Task(ABC):
 
     @abstractmethod
     def adopt(self, source: Source) -> Source:
-        """Return the source with its targets in this task's terms (classes by name), or raise `DataError` if it does not fit."""
+        """Return the source with its targets in this task's terms (classes by name), or raise `DataError` if it does
+        not fit."""
 
     @abstractmethod
     def collate(self, examples: Examples) -> Batch:
@@ -183,7 +185,8 @@ class Task(ABC):
         return found
 
     def answering(self, model: nn.Module) -> nn.Module:
-        """Return what maps encoded raw inputs to what `decode` takes: the model itself, where questions are like the examples."""
+        """Return what maps encoded raw inputs to what `decode` takes: the model itself, where questions are like the
+        examples."""
         return model
 
     @abstractmethod
@@ -202,7 +205,8 @@ class Task(ABC):
         raise UsageError(f"the answers of a {self.name} have no mean", do="leave --tta out")
 
     def assessment(self) -> Assessment:
-        """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its meter says so here."""
+        """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its
+        meter says so here."""
         return PlainAssessment(self.meter())
 
     def notes(self, source: Source) -> tuple[str, ...]:
@@ -215,7 +219,8 @@ class Task(ABC):
 
     @abstractmethod
     def export_module(self, model: nn.Module) -> Export:
-        """Return what is exported as a graph: inputs as `collate` encodes them to the model's own outputs and the answer (float)."""
+        """Return what is exported as a graph: inputs as `collate` encodes them to the model's own outputs and the
+        answer (float)."""
 
     @abstractmethod
     def to_json(self) -> Json:
@@ -224,7 +229,8 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, saved: Json) -> Self:
-        """Make the task again from what `to_json` returned. Raises `msgspec.ValidationError` naming the field that is wrong."""
+        """Make the task again from what `to_json` returned. Raises `msgspec.ValidationError` naming the field that is
+        wrong."""
 
     def encode(self, raw: object) -> Tensor:
         """Turn one raw input (a path, a picture, a row) into the network's input, without a batch dimension."""

@@ -29,7 +29,8 @@ class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_f
 
     How inputs are brought to the network: `encoding.InputOptions`.
     ``loss``: cross-entropy, binary-cross-entropy (each class against the rest) or focal with ``focal_gamma`` γ (E07).
-    ``label_smoothing`` ε gives a share of each target to all classes. ``class_weights``: ``balanced``, or weights by class name.
+    ``label_smoothing`` ε gives a share of each target to all classes. ``class_weights``: ``balanced``, or weights by
+    class name.
     """
 
     loss: ClassLossName = "cross-entropy"
@@ -62,7 +63,8 @@ def counted(found: Array, classes: int) -> Array:
 
 
 def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
-    """Return a note on classes of which the rarest has less than half of the commonest's examples, the commonest first."""
+    """Return a note on classes of which the rarest has less than half of the commonest's examples, the commonest
+    first."""
     order = [int(at) for at in np.argsort(-counts, kind="stable") if counts[at]]
     if len(order) < 2 or UNEVEN * counts[order[-1]] >= counts[order[0]]:
         return ()
@@ -71,7 +73,8 @@ def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
     if len(order) > SHOWN:
         parts.insert(-1, "…")
     return (
-        f"the classes are uneven in the training part: {', '.join(parts)}; accuracy alone misleads, so look at the recall of each class; "
+        f"the classes are uneven in the training part: {', '.join(parts)}; accuracy alone misleads, so look "
+        "at the recall of each class; "
         "--set task.class_weights=balanced makes each class count the same",
     )
 
@@ -80,8 +83,8 @@ def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
 class ClassMeter:
     """Accuracy and mean loss, with the confusion matrix (true class by row).
 
-    The loss is cross-entropy (of sigmoids where each class is asked by itself), without weights, smoothing and focusing. Where classes
-    are ``weighted``, the mean of their recalls is told too.
+    The loss is cross-entropy (of sigmoids where each class is asked by itself), without weights, smoothing and
+    focusing. Where classes are ``weighted``, the mean of their recalls is told too.
     """
 
     classes: int
@@ -112,7 +115,8 @@ class ClassMeter:
         self.loss = self.loss + other["loss"]
 
     def result(self) -> dict[str, float]:
-        """Return ``accuracy`` in [0, 1], ``loss`` in nats and, for weighted classes, ``balanced-accuracy``: the mean of nₖₖ / nₖ."""
+        """Return ``accuracy`` in [0, 1], ``loss`` in nats and, for weighted classes, ``balanced-accuracy``: the mean of
+        nₖₖ / nₖ."""
         count = max(1, int(self.confusion.sum()))
         found = {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
         if self.weighted:
@@ -124,7 +128,8 @@ class ClassMeter:
 
 @dataclass
 class Classification(Task):
-    """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes; other losses by name."""
+    """One class of several: softmax and cross-entropy (E04, E07), or one sigmoid output for two classes; other losses
+    by name."""
 
     name = "classification"
     Options = ClassificationOptions
@@ -134,7 +139,8 @@ class Classification(Task):
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
-        """Take classes and input statistics from the training part. Raises `DataError` for fewer than two classes (F15)."""
+        """Take classes and input statistics from the training part. Raises `DataError` for fewer than two classes
+        (F15)."""
         assert isinstance(options, ClassificationOptions)
         if given:
             return cls.from_json(given)
@@ -143,7 +149,9 @@ class Classification(Task):
         if source.schema.target == "number":
             raise no_classes(source)
         if source.schema.target == "none" or found is None:
-            raise DataError("these examples have no classes", expected="a target column or class folders", received="none")
+            raise DataError(
+                "these examples have no classes", expected="a target column or class folders", received="none"
+            )
         if source.schema.target == "either":
             names = names or tuple(str(v) for v in range(int(found.max()) + 1))
         present = len(np.unique(found))
@@ -158,9 +166,13 @@ class Classification(Task):
         made = cls(encoding.fit(source, options), names)
         made.adopt(source)
         loss = class_loss(
-            options.loss, gamma=options.focal_gamma, smoothing=options.label_smoothing, weights=options.class_weights,
-            labels=found, classes=names,
-        )  # fmt: skip
+            options.loss,
+            gamma=options.focal_gamma,
+            smoothing=options.label_smoothing,
+            weights=options.class_weights,
+            labels=found,
+            classes=names,
+        )
         return replace(made, loss=loss)
 
     def model_args(self) -> dict[str, Any]:
@@ -203,7 +215,8 @@ class Classification(Task):
         return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all the same."""
+        """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all
+        the same."""
         outputs = model(batch.inputs)
         total, weight = summed(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss.kind: total}, outputs)
@@ -226,12 +239,14 @@ class Classification(Task):
         return ClassAssessment(self.meter(), self.loss, self.classes)
 
     def notes(self, source: Source) -> tuple[str, ...]:
-        """Return each class's share of the training part, if the rarest has less than half of the commonest's examples."""
+        """Return each class's share of the training part, if the rarest has less than half of the commonest's
+        examples."""
         found = labels(source)
         return () if found is None else uneven(self.classes, counted(found, len(self.classes)))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
-        """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the rest)."""
+        """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the
+        rest)."""
         rows = self.loss.probabilities(outputs.double()).tolist()
         answers: list[msgspec.Struct] = []
         for row in rows:

@@ -1,7 +1,8 @@
-"""From a column's cells to what a network takes: one coder a column, fitted to the training part, saved with the weights.
+"""From a column's cells to what a network takes: one coder a column, fitted to the training part, saved with the
+weights.
 
-Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every place and 1 in a place of its own, if the
-table that was trained on had gaps in that column: marked, not guessed.
+Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every place and 1 in a place of its
+own, if the table that was trained on had gaps in that column: marked, not guessed.
 """
 
 from __future__ import annotations
@@ -49,20 +50,23 @@ class Coder(ABC):
 
     @abstractmethod
     def cell(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds: NaN for a gap. Raises `DataError` for what the column cannot hold."""
+        """Turn one raw cell into what a source holds: NaN for a gap. Raises `DataError` for what the column cannot
+        hold."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return what must travel with the weights."""
 
     def recoded(self, cells: Array, column: Column) -> Array:
-        """Turn another source's cells (N,) of this column into this coder's terms. Raises `DataError` for another kind."""
+        """Turn another source's cells (N,) of this column into this coder's terms. Raises `DataError` for another
+        kind."""
         if column.kind != self.kind:
             raise DataError(
                 f"the column '{self.name}' does not hold what this network was trained on",
                 expected=f"a {self.kind}",
                 received=f"a {column.kind}",
-                do="look at its first faulty cell; --set data.categories, data.missing and data.dates say how cells are read",
+                do="look at its first faulty cell; --set data.categories, data.missing and data.dates say how "
+                "cells are read",
             )
         return cells
 
@@ -80,7 +84,8 @@ class Coder(ABC):
         )
 
     def checked(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds, and refuse a gap where training had none, and what float32 cannot hold."""
+        """Turn one raw cell into what a source holds, and refuse a gap where training had none, and what float32 cannot
+        hold."""
         value = self.cell(raw)
         if np.isnan(value) and not self.gaps:
             raise DataError(
@@ -148,14 +153,20 @@ class NumberCoder(Coder):
     def to_json(self) -> dict[str, Any]:
         """Return name and statistics."""
         return {
-            "kind": self.kind, "name": self.name, "gaps": self.gaps, "shift": self.shift, "spread": self.spread, "clamp": self.clamp,
-        }  # fmt: skip
+            "kind": self.kind,
+            "name": self.name,
+            "gaps": self.gaps,
+            "shift": self.shift,
+            "spread": self.spread,
+            "clamp": self.clamp,
+        }
 
 
 @dataclass(frozen=True)
 class DateCoder(Coder):
-    """A date in days: its standing in time, and where in the year, the week and (with ``clock``) the day it lies, each as the sine
-    and cosine of its phase, so that 31 December is near 1 January. ``unit`` brings all of them to [0, 1]."""
+    """A date in days: its standing in time, and where in the year, the week and (with ``clock``) the day it lies, each
+    as the sine and cosine of its phase, so that 31 December is near 1 January. ``unit`` brings all of them to [0,
+    1]."""
 
     kind = "date"
     shift: float
@@ -206,7 +217,9 @@ class DateCoder(Coder):
             found = raw if isinstance(raw, date) else datetime.fromisoformat(str(raw).strip())
         except ValueError as error:
             raise DataError(
-                f"column '{self.name}' is not a date", expected="a date such as 2024-02-29, ISO 8601", received=f"{raw!r}"
+                f"column '{self.name}' is not a date",
+                expected="a date such as 2024-02-29, ISO 8601",
+                received=f"{raw!r}",
             ) from error
         if not isinstance(found, datetime):
             found = datetime(found.year, found.month, found.day)
@@ -216,17 +229,22 @@ class DateCoder(Coder):
     def to_json(self) -> dict[str, Any]:
         """Return name and statistics."""
         return {
-            "kind": self.kind, "name": self.name, "gaps": self.gaps, "shift": self.shift, "spread": self.spread,
-            "clock": self.clock, "unit": self.unit,
-        }  # fmt: skip
+            "kind": self.kind,
+            "name": self.name,
+            "gaps": self.gaps,
+            "shift": self.shift,
+            "spread": self.spread,
+            "clock": self.clock,
+            "unit": self.unit,
+        }
 
 
 @dataclass(frozen=True)
 class CategoryCoder(Coder):
     """A category: one place for each value (one-hot), or, if ``embed``, its number for the network to look a vector up.
 
-    ``values`` are the training part's, sorted; a gap, if training had any, counts as a value more. What training never had is
-    unknown (F13): zero in every place, number 0; or refused. Numbers of known values begin at 1.
+    ``values`` are the training part's, sorted; a gap, if training had any, counts as a value more. What training never
+    had is unknown (F13): zero in every place, number 0; or refused. Numbers of known values begin at 1.
     """
 
     kind = "category"
@@ -263,7 +281,9 @@ class CategoryCoder(Coder):
     def encode(self, cells: Array) -> Array:
         """Return (N, W)."""
         gap = np.isnan(cells)
-        numbers = np.where(gap, len(self.values) if self.gaps else UNSEEN, cells).astype(np.int64) + 1  # (N,), 0 is unknown
+        numbers = (
+            np.where(gap, len(self.values) if self.gaps else UNSEEN, cells).astype(np.int64) + 1
+        )  # (N,), 0 is unknown
         if self.embed:
             return numbers[:, None].astype(np.float64)
         return np.eye(self.width + 1)[numbers][:, 1:]
@@ -310,9 +330,13 @@ class CategoryCoder(Coder):
     def to_json(self) -> dict[str, Any]:
         """Return name and values."""
         return {
-            "kind": self.kind, "name": self.name, "gaps": self.gaps, "values": list(self.values), "embed": self.embed,
+            "kind": self.kind,
+            "name": self.name,
+            "gaps": self.gaps,
+            "values": list(self.values),
+            "embed": self.embed,
             "unseen": self.unseen,
-        }  # fmt: skip
+        }
 
 
 def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen) -> tuple[Coder, ...]:

@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layerwise.data import columns as columns_
 from layerwise.data.source import Array
+from layerwise.data.tables import columns as columns_
 from layerwise.tasks.coders import UNSEEN, CategoryCoder, Coder, DateCoder
 from layerwise.tasks.rows import RowInputs
 
 
 def cells_of(inputs: RowInputs, table: pa.Table) -> Array | None:
-    """Return a table's rows as a source holds them (N, D), by column name, or by position where the file names no columns.
+    """Return a table's rows as a source holds them (N, D), by column name, or by position where the file names no
+    columns.
 
     None if some cell is faulty or a column is missing: then each row is to be read alone, to say which and why.
     """
@@ -58,11 +59,17 @@ def _parsed(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | 
         return None
     try:
         if inputs.dates and isinstance(coder, DateCoder) and columns_.is_text(cells.type):
-            cells = pc.strptime(cells, format=inputs.dates, unit="us")  # what is not so written is left to the cell's own reading
+            cells = pc.strptime(
+                cells, format=inputs.dates, unit="us"
+            )  # what is not so written is left to the cell's own reading
         kind = pa.timestamp("us") if isinstance(coder, DateCoder) else pa.float64()
         cells = cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells.cast(kind)
     except pa.ArrowException:
         return None
-    values = cells.cast(pa.int64()).cast(pa.float64(), safe=False) if isinstance(coder, DateCoder) else cells.cast(pa.float64())
+    values = (
+        cells.cast(pa.int64()).cast(pa.float64(), safe=False)
+        if isinstance(coder, DateCoder)
+        else cells.cast(pa.float64())
+    )
     found: Array = values.to_numpy() / (columns_.DAY if isinstance(coder, DateCoder) else 1)
     return found if np.isfinite(found[~cells.is_null().to_numpy()]).all() and not coder.beyond(found).any() else None

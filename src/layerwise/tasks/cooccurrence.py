@@ -56,7 +56,8 @@ class FitMeter:
         self.sums = self.sums + other["sums"]
 
     def result(self) -> dict[str, float]:
-        """Return ``loss``, the mean of f(ẑ − y − c)² with the best c, and ``correlation``, Pearson's of ẑ and y, weighted by f.
+        """Return ``loss``, the mean of f(ẑ − y − c)² with the best c, and ``correlation``, Pearson's of ẑ and y,
+        weighted by f.
 
         c stands for the size of the text: a part of a hundredth of it has counts a hundredth as large.
         """
@@ -65,7 +66,10 @@ class FitMeter:
             return {"loss": 0.0, "correlation": 0.0}
         total = zz - 2 * zy + yy - (z - y) ** 2 / f
         spread = (zz - z * z / f) * (yy - y * y / f)
-        return {"loss": max(0.0, total) / pairs, "correlation": (zy - z * y / f) / math.sqrt(spread) if spread > 0 else 0.0}
+        return {
+            "loss": max(0.0, total) / pairs,
+            "correlation": (zy - z * y / f) / math.sqrt(spread) if spread > 0 else 0.0,
+        }
 
 
 @dataclass
@@ -83,13 +87,17 @@ class CoOccurrence(WordTask):
 
     def adopt(self, source: Source) -> Source:
         """Count the pairs of a text's words; the counts lie on disk beside the text's tokens, in random order."""
-        from layerwise.data.cooccurrence_build import opened  # numba is slow to import
+        from layerwise.data.text.cooccurrence_build import opened  # numba is slow to import
 
         corpus = text_of(source)
         return opened(
-            Path(corpus.folder).parent / "co-occurrences", self.inputs.adopt(source), len(self.inputs.words), origin=corpus.index.origin,
-            limit=LIMIT, window=self.options.window,
-        )  # fmt: skip
+            Path(corpus.folder).parent / "co-occurrences",
+            self.inputs.adopt(source),
+            len(self.inputs.words),
+            origin=corpus.index.origin,
+            limit=LIMIT,
+            window=self.options.window,
+        )
 
     def collate(self, examples: Examples) -> Batch:
         """Turn blocks of records into (N, L, 3) float32: i, j, X; X is 0 where a block is not full."""

@@ -14,17 +14,19 @@ from layerwise.tasks.inputs import ImageInputs, Inputs, Statistics
 from layerwise.tasks.records import ImageRecord, InputRecord
 from layerwise.tasks.rows import RowInputs
 
-IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of its training pictures, as torchvision's weights have it
+IMAGENET = Statistics(
+    (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+)  # of its training pictures, as torchvision's weights have it
 
 
 class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of every task.
 
-    ``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]), none, or imagenet
-    (ImageNet's statistics, which most published weights of pictures were trained with). ``mean`` and ``std``: statistics of one's own
-    by channel, of pixels in [0, 1], in place of the training part's; pictures only. Rows: categories with more than ``embed`` values
-    are looked up as vectors instead of one-hot, 0 for never; ``unseen``: what happens to values that training never had: taken as
-    unknown, or refused.
+    ``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]),
+    none, or imagenet (ImageNet's statistics, which most published weights of pictures were trained with). ``mean`` and
+    ``std``: statistics of one's own by channel, of pixels in [0, 1], in place of the training part's; pictures only.
+    Rows: categories with more than ``embed`` values are looked up as vectors instead of one-hot, 0 for never;
+    ``unseen``: what happens to values that training never had: taken as unknown, or refused.
     """
 
     size: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
@@ -38,18 +40,21 @@ class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def fit(source: Source, options: InputOptions) -> Inputs:
     """Fit the inputs that the source's schema asks for."""
     if source.schema.kind == "image":
-        return ImageInputs.fit(source, size=options.size, scale=options.scale, known=statistics(options, source.schema.shape[2]))
+        return ImageInputs.fit(
+            source, size=options.size, scale=options.scale, known=statistics(options, source.schema.shape[2])
+        )
     if options.scale == "imagenet" or options.mean or options.std:
         raise UsageError(
             "task.mean, task.std and the scale imagenet are of pictures, and these data are rows",
             expected="task.scale = standard, unit or none",
             received=f"task.scale = {options.scale}, task.mean = {list(options.mean)}, task.std = {list(options.std)}",
-        )  # fmt: skip
+        )
     return RowInputs.fit(source, scale=options.scale, embed=options.embed, unseen=options.unseen)
 
 
 def statistics(options: InputOptions, channels: int) -> Statistics | None:
-    """Return each channel's mean and standard deviation where the options say them, for pictures of so many channels; else None.
+    """Return each channel's mean and standard deviation where the options say them, for pictures of so many channels;
+    else None.
 
     Raises `UsageError` unless there are as many of both as channels, and for a scale beside them that says otherwise.
     """
@@ -58,15 +63,18 @@ def statistics(options: InputOptions, channels: int) -> Statistics | None:
     else:
         mean, std = options.mean, options.std
         if (mean or std) and options.scale != "standard":
-            raise UsageError("task.mean and task.std are a scale of their own", received=f"task.scale = {options.scale} beside them")
+            raise UsageError(
+                "task.mean and task.std are a scale of their own", received=f"task.scale = {options.scale} beside them"
+            )
     if not mean and not std:
         return None
     if len(mean) != channels or len(std) != channels:
         raise UsageError(
             f"pictures of {channels} channel(s) are scaled by as many means and deviations",
             expected=f"task.mean and task.std with {channels} number(s) each, of pixels in [0, 1]",
-            received=f"task.mean = {list(mean)}, task.std = {list(std)}", do="set both, or neither",
-        )  # fmt: skip
+            received=f"task.mean = {list(mean)}, task.std = {list(std)}",
+            do="set both, or neither",
+        )
     return Statistics(mean, std)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data.images import decode
-from layerwise.data.sizing import fit, fitted
+from layerwise.data.images.decoding import decode
+from layerwise.data.images.resize import fit, fitted
 from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
 from layerwise.errors import DataError
 from layerwise.runtime.constants import constant
@@ -75,7 +75,8 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageInputs(Inputs):
-    """Pictures: brought to one size (shorter side, then centre crop), scaled to [0, 1], then (x − mean) / std by channel."""
+    """Pictures: brought to one size (shorter side, then centre crop), scaled to [0, 1], then (x − mean) / std by
+    channel."""
 
     kind = "image"
     size: tuple[int, int]
@@ -86,7 +87,8 @@ class ImageInputs(Inputs):
 
     @classmethod
     def fit(cls, source: Source, *, size: int, scale: str, known: Statistics | None = None) -> Self:
-        """Take size, channels and, for ``standard``, each channel's statistics from the training part, unless they are known."""
+        """Take size, channels and, for ``standard``, each channel's statistics from the training part, unless they are
+        known."""
         channels = source.schema.shape[2]
         side = _side(source, size)
         if known is not None:
@@ -102,7 +104,9 @@ class ImageInputs(Inputs):
             return part.sum((0, 2, 3)), part.square().sum((0, 2, 3)), part.shape[0] * part.shape[2] * part.shape[3]
 
         with ThreadPoolExecutor(max_workers=cores()) as pool:
-            for more, squares, count in pool.map(sums, np.array_split(_sampled(source), -(-min(len(source), SAMPLE) // PIECE))):
+            for more, squares, count in pool.map(
+                sums, np.array_split(_sampled(source), -(-min(len(source), SAMPLE) // PIECE))
+            ):
                 total, square, pixels = total + more, square + squares, pixels + count
         mean = total / pixels
         std = (square / pixels - mean.square()).clamp_min(0).sqrt()
@@ -129,7 +133,8 @@ class ImageInputs(Inputs):
         return {"channels": self.channels, "size": self.size, "features": self.channels * self.size[0] * self.size[1]}
 
     def adopt(self, source: Source) -> Source:
-        """Return the source, its pictures in this size if it decodes them. Raises `DataError` unless they have as many channels."""
+        """Return the source, its pictures in this size if it decodes them. Raises `DataError` unless they have as many
+        channels."""
         schema = source.schema
         if schema.kind != "image" or schema.shape[2] != self.channels:
             raise DataError(
@@ -154,9 +159,12 @@ class ImageInputs(Inputs):
         return x if self.plain else self.scaled(x).contiguous()
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by channel."""
+        """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by
+        channel."""
         mean, std = (constant(v, x.dtype, x.device) for v in (self.mean, self.std))
-        if x.is_contiguous(memory_format=torch.channels_last):  # whole rows at once: three channels are too few for vectors
+        if x.is_contiguous(
+            memory_format=torch.channels_last
+        ):  # whole rows at once: three channels are too few for vectors
             rows = x.permute(0, 2, 3, 1).view(-1, x.shape[3] * x.shape[1])
             rows.sub_(mean.repeat(x.shape[3])).div_(std.repeat(x.shape[3]))
             return x
@@ -183,7 +191,8 @@ def _sampled(source: Source) -> Array:
 
 
 def _side(source: Source, size: int) -> tuple[int, int]:
-    """Return the size of pictures: the one asked for, their own, or of mixed ones the median of the shorter sides, at most 224."""
+    """Return the size of pictures: the one asked for, their own, or of mixed ones the median of the shorter sides, at
+    most 224."""
     height, width, _ = source.schema.shape
     if size:
         return size, size

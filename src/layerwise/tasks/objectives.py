@@ -1,6 +1,7 @@
 """The losses of classification by name, with what shapes them: focusing, smoothing, weights of classes (S09).
 
-``N`` examples, ``K`` classes. The one idea: an objective is a sum over examples of w[y]·ℓ(z, y), and the rule divides by N.
+``N`` examples, ``K`` classes. The one idea: an objective is a sum over examples of w[y]·ℓ(z, y), and the rule divides
+by N.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ClassWeights = Literal["", "balanced"] | dict[str, float]
 
 
 def class_logits(outputs: Tensor) -> Tensor:
-    """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the second's."""
+    """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the
+    second's."""
     return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
 
 
@@ -35,11 +37,9 @@ def class_logits(outputs: Tensor) -> Tensor:
 class ClassLoss:
     """How wrong logits are for a class.
 
-    Args:
-        kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` asks each class by itself.
-        gamma: γ of the focal loss.
-        smoothing: ε of label smoothing.
-        weights: w of each class, (K,); empty: all 1.
+    Args: kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` asks each class by
+        itself. gamma: γ of the focal loss. smoothing: ε of label smoothing. weights: w of each class, (K,); empty: all
+        1.
     """
 
     kind: ClassLossName = "cross-entropy"
@@ -77,7 +77,8 @@ class ClassLoss:
         return cross_entropy(logits, labels, smoothing=self.smoothing)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Return what the network says of each class, (N, K): softmax(z) (E04), or σ(z) where each class is asked by itself."""
+        """Return what the network says of each class, (N, K): softmax(z) (E04), or σ(z) where each class is asked by
+        itself."""
         if self.kind == "binary-cross-entropy" and outputs.shape[1] > 1:
             return outputs.sigmoid()
         return class_logits(outputs).softmax(1)
@@ -85,7 +86,8 @@ class ClassLoss:
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return outputs whose `probabilities` are the mean of those of several outputs of one shape, (N, K) or (N, 1).
 
-        log p̄ = logsumexp(log p) − log n, so that they are finite wherever the outputs are; of sigmoids log p̄ − log(1 − p̄).
+        log p̄ = logsumexp(log p) − log n, so that they are finite wherever the outputs are; of sigmoids log p̄ − log(1
+        − p̄).
         """
         z = torch.stack([*outputs])
         if z.shape[2] == 1 or self.kind == "binary-cross-entropy":
@@ -112,30 +114,39 @@ def class_loss(
         labels: of the training part, (n,), for ``balanced``.
         classes: the classes' names.
 
-    Raises `UsageError` for values out of range, for options of another loss than the one named, and for unknown classes.
+    Raises `UsageError` for values out of range, for options of another loss than the one named, and for unknown
+    classes.
     """
     if not 0 <= smoothing < 1:
-        raise UsageError("label smoothing moves a share of each target", expected="0 ≤ task.label_smoothing < 1", received=f"{smoothing:g}")
+        raise UsageError(
+            "label smoothing moves a share of each target",
+            expected="0 ≤ task.label_smoothing < 1",
+            received=f"{smoothing:g}",
+        )
     if gamma < 0:
-        raise UsageError("the focal loss takes a power of 1 − p", expected="task.focal_gamma of 0 or more", received=f"{gamma:g}")
+        raise UsageError(
+            "the focal loss takes a power of 1 − p", expected="task.focal_gamma of 0 or more", received=f"{gamma:g}"
+        )
     if kind != "focal" and gamma != GAMMA:
         raise UsageError(
-            f"task.focal_gamma is the focal loss's, and the loss is {kind}", received=f"task.focal_gamma = {gamma:g}",
+            f"task.focal_gamma is the focal loss's, and the loss is {kind}",
+            received=f"task.focal_gamma = {gamma:g}",
             do="set task.loss=focal, or leave task.focal_gamma out",
-        )  # fmt: skip
+        )
     if kind == "focal" and smoothing:
         raise UsageError(
             "the focal loss has no smoothed form: its factor (1 − p)^γ speaks of one true class",
-            received=f"task.label_smoothing = {smoothing:g}", do="use one of the two",
-        )  # fmt: skip
+            received=f"task.label_smoothing = {smoothing:g}",
+            do="use one of the two",
+        )
     return ClassLoss(kind, gamma, smoothing, weights_of(weights, labels, classes))
 
 
 def weights_of(wanted: ClassWeights, labels: Array, classes: Sequence[str]) -> tuple[float, ...]:
     """Return each class's weight, (K,), or nothing where all are 1.
 
-    ``balanced`` gives w = n / (K·nₖ) over the K classes that have examples, as scikit-learn does: every class as heavy as every
-    other, the mean over examples 1. A table gives the weight by name; classes it does not name keep 1.
+    ``balanced`` gives w = n / (K·nₖ) over the K classes that have examples, as scikit-learn does: every class as heavy
+    as every other, the mean over examples 1. A table gives the weight by name; classes it does not name keep 1.
     """
     if not wanted:
         return ()
@@ -148,5 +159,7 @@ def weights_of(wanted: ClassWeights, labels: Array, classes: Sequence[str]) -> t
         if name not in classes:
             raise unknown("class", name, classes, where="task.class_weights")
         if not 0 < weight < float("inf"):
-            raise UsageError(f"class '{name}' cannot have this weight", expected="a finite number over 0", received=f"{weight:g}")
+            raise UsageError(
+                f"class '{name}' cannot have this weight", expected="a finite number over 0", received=f"{weight:g}"
+            )
     return tuple(float(wanted.get(name, 1.0)) for name in classes)

@@ -104,7 +104,10 @@ class Reconstruction(Task):
 
     def export_module(self, model: nn.Module) -> Export:
         """Return the network with each input's mean squared error of reconstruction per feature, (N,)."""
-        outputs = (Output("reconstruction", "the input as the network says it again"), Output("error", "mean squared error per feature"))
+        outputs = (
+            Output("reconstruction", "the input as the network says it again"),
+            Output("error", "mean squared error per feature"),
+        )
         return Export(Answering(model, lambda said, x: (said.flatten(1) - x.flatten(1)).square().mean(1)), outputs)
 
     def to_json(self) -> dict[str, Any]:

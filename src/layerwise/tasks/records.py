@@ -33,7 +33,9 @@ class ImageRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
 
     def __post_init__(self) -> None:
         if math.prod(self.size) * self.channels > LARGEST_IMAGE:
-            raise ValueError(f"size {list(self.size)} with {self.channels} channel(s) is more than {LARGEST_IMAGE:,} numbers")
+            raise ValueError(
+                f"size {list(self.size)} with {self.channels} channel(s) is more than {LARGEST_IMAGE:,} numbers"
+            )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std must have {self.channels} number(s) each, one a channel")
 
@@ -72,7 +74,9 @@ class CategoryRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="categor
         refuse_repeated("values", self.values)
 
 
-Columns = Annotated[tuple[NumberRecord | DateRecord | CategoryRecord, ...], msgspec.Meta(min_length=1, max_length=1 << 24)]
+Columns = Annotated[
+    tuple[NumberRecord | DateRecord | CategoryRecord, ...], msgspec.Meta(min_length=1, max_length=1 << 24)
+]
 
 
 class RowRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="row"):

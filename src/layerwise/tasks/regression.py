@@ -94,7 +94,8 @@ def amounts(source: Source) -> Source:
         raise DataError(
             "these examples have no number to predict",
             expected="a numeric target",
-            received=f"a target of kind '{schema.target}'" + (f": {', '.join(schema.classes[:5])}" if schema.classes else ""),
+            received=f"a target of kind '{schema.target}'"
+            + (f": {', '.join(schema.classes[:5])}" if schema.classes else ""),
         )
     if schema.target == "either" and schema.classes:
         return Relabelled(source, (), np.array([float(name) for name in schema.classes]))
@@ -110,7 +111,9 @@ def refuse_target(source: Source, name: str, found: Array, *, shift: float = 0.0
         raise DataError(
             f"{source.name_of(int(wrong[0]))}: the target '{name}' is {'out of range' if finite else 'not finite'} "
             f"({len(wrong)} such examples)",
-            expected=f"a number of at most {LARGEST:.4g} in size, before and after scaling" if finite else "a finite number",
+            expected=f"a number of at most {LARGEST:.4g} in size, before and after scaling"
+            if finite
+            else "a finite number",
             received=f"{values[wrong[0]]:g}",
             do="correct or remove these rows" + (", or write the target in another unit" if finite else ""),
         )
@@ -127,12 +130,15 @@ def _is_number(name: str) -> bool:
 def refuse_delta(options: RegressionOptions) -> None:
     """Raise `UsageError` for a δ that is not over 0, and for one beside another loss than Huber's."""
     if options.huber_delta <= 0:
-        raise UsageError("Huber's loss turns straight at δ", expected="task.huber_delta over 0", received=f"{options.huber_delta:g}")
+        raise UsageError(
+            "Huber's loss turns straight at δ", expected="task.huber_delta over 0", received=f"{options.huber_delta:g}"
+        )
     if options.loss != "huber" and options.huber_delta != DELTA:
         raise UsageError(
-            f"task.huber_delta is Huber's, and the loss is {options.loss}", received=f"task.huber_delta = {options.huber_delta:g}",
+            f"task.huber_delta is Huber's, and the loss is {options.loss}",
+            received=f"task.huber_delta = {options.huber_delta:g}",
             do="set task.loss=huber, or leave task.huber_delta out",
-        )  # fmt: skip
+        )
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Rows: from the cells of a table to what a network takes.
 
-Shape letters: ``N`` rows, ``D`` columns, ``W`` numbers a row becomes, of which the last are the numbers of embedded categories.
+Shape letters: ``N`` rows, ``D`` columns, ``W`` numbers a row becomes, of which the last are the numbers of embedded
+    categories.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowRecord
 
 SHOWN = 3  # values that a note names
-CODERS: dict[type, Callable[..., Coder]] = {NumberRecord: NumberCoder, DateRecord: DateCoder, CategoryRecord: CategoryCoder}
+CODERS: dict[type, Callable[..., Coder]] = {
+    NumberRecord: NumberCoder,
+    DateRecord: DateCoder,
+    CategoryRecord: CategoryCoder,
+}
 
 
 @dataclass(frozen=True)
 class RowInputs(Inputs):
     """Rows of a table, each column by its own coder; embedded categories come last, in the order of the columns.
 
-    ``missing``, ``dates`` and ``encoding`` say, as in ``[data]``, how the training table was written: raw rows and files to be answered
-    are read in the same way.
+    ``missing``, ``dates`` and ``encoding`` say, as in ``[data]``, how the training table was written: raw rows and
+    files to be answered are read in the same way.
     """
 
     kind = "row"
@@ -80,7 +85,11 @@ class RowInputs(Inputs):
         plain = [c for c in self.coders if isinstance(c, NumberCoder) and not c.gaps]
         if len(plain) < len(self.coders):
             return None
-        return np.array([c.shift for c in plain]), np.array([c.spread for c in plain]), np.array([c.clamp for c in plain])
+        return (
+            np.array([c.shift for c in plain]),
+            np.array([c.spread for c in plain]),
+            np.array([c.clamp for c in plain]),
+        )
 
     def model_args(self) -> dict[str, Any]:
         """Return ``features``, how many numbers a row becomes without the embedded categories, and ``embedded``."""
@@ -89,7 +98,8 @@ class RowInputs(Inputs):
     def adopt(self, source: Source) -> Source:
         """Return the source with its cells in these coders' terms; categories are matched by name.
 
-        Raises `DataError` unless it has the same columns, of the same kinds, in the same order, and float32 holds what they become.
+        Raises `DataError` unless it has the same columns, of the same kinds, in the same order, and float32 holds what
+        they become.
         """
         schema = source.schema
         if schema.kind != "row" or schema.features != self.features:
@@ -125,7 +135,10 @@ class RowInputs(Inputs):
                 found = coder.strange(source.inputs[:, at], schema.table[at])
                 if found:
                     names = ", ".join(f"'{value}'" for value in list(found)[:SHOWN])
-                    out.append(f"{coder.name}: {sum(found.values())} cell(s) never seen in training are taken as unknown, such as {names}")
+                    out.append(
+                        f"{coder.name}: {sum(found.values())} cell(s) never seen in training are taken as "
+                        f"unknown, such as {names}"
+                    )
         return tuple(out)
 
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
@@ -152,7 +165,8 @@ class RowInputs(Inputs):
         return np.array([coder.checked(self._meant(coder, cell)) for coder, cell in given])
 
     def _meant(self, coder: Coder, cell: object) -> object:
-        """Return a raw cell with the training table's own marks of a gap and its own way of writing dates understood."""
+        """Return a raw cell with the training table's own marks of a gap and its own way of writing dates
+        understood."""
         if not isinstance(cell, str):
             return cell
         if cell.strip() in self.missing:
@@ -163,7 +177,8 @@ class RowInputs(Inputs):
         return cell
 
     def given(self, raw: object) -> Sequence[object]:
-        """Return a raw row's cells in the order of the columns. Raises `DataError` or `UsageError` where they do not fit."""
+        """Return a raw row's cells in the order of the columns. Raises `DataError` or `UsageError` where they do not
+        fit."""
         if isinstance(raw, str):
             raw = [cell.strip() for cell in raw.split(",")]
         if isinstance(raw, np.ndarray):
@@ -190,7 +205,8 @@ class RowInputs(Inputs):
         return torch.cat([numbers, *categories], 1)
 
     def raw(self, tensor: Tensor) -> Tensor:
-        """Return encoded rows (N, W) with the numbers (N, W) of columns of numbers in their own units, the others as encoded."""
+        """Return encoded rows (N, W) with the numbers (N, W) of columns of numbers in their own units, the others as
+        encoded."""
         out = tensor.clone()
         at = 0
         for coder in self.coders:
@@ -224,7 +240,9 @@ class RowInputs(Inputs):
                 beyond = np.flatnonzero(coder.beyond(source.inputs[:, at]))
                 if len(beyond):
                     row = int(beyond[0])
-                    raise coder.out_of_range(f"{source.name_of(row)}: ", f"{source.inputs[row, at]:g} ({len(beyond)} such rows)")
+                    raise coder.out_of_range(
+                        f"{source.name_of(row)}: ", f"{source.inputs[row, at]:g} ({len(beyond)} such rows)"
+                    )
 
     def _refuse_new_gaps(self, source: ArraySource) -> None:
         """Refuse gaps in columns of numbers and dates that never lacked a value in training."""
@@ -232,7 +250,8 @@ class RowInputs(Inputs):
             gaps = np.flatnonzero(np.isnan(source.inputs[:, at]))
             if len(gaps) and not coder.gaps and not isinstance(coder, CategoryCoder):
                 raise DataError(
-                    f"{source.name_of(int(gaps[0]))}: column '{coder.name}' has no value ({len(gaps)} such rows), and never "
+                    f"{source.name_of(int(gaps[0]))}: column '{coder.name}' has no value ({len(gaps)} such "
+                    "rows), and never "
                     "lacked one in training",
                     expected=f"a {coder.kind}",
                     do="fill or remove these rows",

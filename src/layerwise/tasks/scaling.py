@@ -14,10 +14,11 @@ ROUNDED = 10.0  # units in the last place of the largest value by which equal va
 
 
 def standard_scale(values: Array) -> tuple[float, float]:
-    """Return the mean and the standard deviation of finite values (N,); the deviation is 1 where they differ by rounding alone.
+    """Return the mean and the standard deviation of finite values (N,); the deviation is 1 where they differ by
+    rounding alone.
 
-    Rounding alone is σ² ≤ N·ε·σ² + (N·μ·ε)², the bound for sums of N values in float64 by T. F. Chan, G. H. Golub and R. J. LeVeque
-    (The American Statistician 37, 1983), as scikit-learn's StandardScaler has it.
+    Rounding alone is σ² ≤ N·ε·σ² + (N·μ·ε)², the bound for sums of N values in float64 by T. F. Chan, G. H. Golub and
+    R. J. LeVeque (The American Statistician 37, 1983), as scikit-learn's StandardScaler has it.
     """
     if not len(values):
         return 0.0, 1.0
@@ -44,6 +45,7 @@ def is_beyond(values: Array, *, shift: float = 0.0, spread: float = 1.0) -> Arra
 
 
 def _near_one(values: Array) -> tuple[Array, int]:
-    """Return values (N,) times a power of two, so that the largest is near 1 and no square over- or underflows, and its exponent."""
+    """Return values (N,) times a power of two, so that the largest is near 1 and no square over- or underflows, and its
+    exponent."""
     exponent = int(np.frexp(np.abs(values).max())[1])
     return np.ldexp(values.astype(np.float64), -exponent), exponent

@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data.corpus import Corpus, Recoded, corpus_of, counted
 from layerwise.data.source import Array, Source
+from layerwise.data.text.corpus import Corpus, Recoded, corpus_of, counted
 from layerwise.errors import DataError, UsageError, nearest
-from layerwise.kernels.tokens import GAP
+from layerwise.kernels.text.tokens import GAP
 from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import WordRecord
 
 TERMS = 64  # words in a question
 Kind = Literal["neighbours", "analogy", "mean", "similarity", "odd one out"]
 KINDS: tuple[Kind, ...] = ("neighbours", "analogy", "mean", "similarity", "odd one out")
-HEAD = -2.0  # marks the first row of an encoded question, which holds its kind and how many of the terms are listed, not asked
+HEAD = (
+    -2.0
+)  # marks the first row of an encoded question, which holds its kind and how many of the terms are listed, not asked
 
 
 class Question(NamedTuple):
@@ -36,12 +38,15 @@ class Question(NamedTuple):
 def parsed(text: str) -> Question:
     """Read a question.
 
-    ``king - man + woman`` is an analogy, ``cup ~ mug`` asks for the similarity, ``cat, dog, stone`` for the odd one out, a single
-    word for its neighbours, and several for the neighbours of their mean. Raises `UsageError` for one without words.
+    ``king - man + woman`` is an analogy, ``cup ~ mug`` asks for the similarity, ``cat, dog, stone`` for the odd one
+    out, a single word for its neighbours, and several for the neighbours of their mean. Raises `UsageError` for one
+    without words.
     """
     words = text.split()
     if not words:
-        raise UsageError("there is no word in the question", expected="a word, king - man + woman, cup ~ mug, or cat, dog, stone")
+        raise UsageError(
+            "there is no word in the question", expected="a word, king - man + woman, cup ~ mug, or cat, dog, stone"
+        )
     if "~" in words:
         a, _, b = text.partition("~")
         one, other = a.split(), b.split()
@@ -75,7 +80,9 @@ def _signed(words: Sequence[str], text: str) -> tuple[tuple[str, float], ...]:
             wants_word = True
             break
     if wants_word:
-        raise UsageError("a sum of words has a sign between any two", expected="king - man + woman", received=f"'{text}'")
+        raise UsageError(
+            "a sum of words has a sign between any two", expected="king - man + woman", received=f"'{text}'"
+        )
     return tuple(terms)
 
 
@@ -93,7 +100,8 @@ class WordInputs(Inputs):
 
     @classmethod
     def fit(cls, source: Source, *, min_count: int, largest: int) -> Self:
-        """Count the words of the training part and keep those that occur often enough, the ``largest`` most frequent (0: all).
+        """Count the words of the training part and keep those that occur often enough, the ``largest`` most frequent
+        (0: all).
 
         Raises `DataError` where fewer than two are left.
         """
@@ -104,9 +112,11 @@ class WordInputs(Inputs):
         if len(kept) < 2:
             most = int(counts.max(initial=0))
             raise DataError(
-                f"{corpus.index.origin} has too few words for vectors", expected=f"two words at least that occur {min_count} times",
-                received=f"{len(counts)} different words, the most frequent {most} times", do="lower task.min_count, or give more text",
-            )  # fmt: skip
+                f"{corpus.index.origin} has too few words for vectors",
+                expected=f"two words at least that occur {min_count} times",
+                received=f"{len(counts)} different words, the most frequent {most} times",
+                do="lower task.min_count, or give more text",
+            )
         return cls(tuple(corpus.words[int(i)] for i in kept), tuple(counts[kept].tolist()))
 
     @cached_property
@@ -135,7 +145,8 @@ class WordInputs(Inputs):
         return torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.int32))
 
     def encode(self, raw: object) -> Tensor:
-        """Turn a question (`parsed`) into (T, 2) float32: a head, then words by number with their weights in the sum, then the listed ones.
+        """Turn a question (`parsed`) into (T, 2) float32: a head, then words by number with their weights in the sum,
+        then the listed ones.
 
         Raises `UsageError` for text that is no question, and `DataError` for a word outside the vocabulary.
         """
@@ -147,7 +158,9 @@ class WordInputs(Inputs):
         out = torch.full((TERMS, 2), -1.0)
         out[:, 1] = 0
         out[0] = torch.tensor([HEAD, float(KINDS.index(asked.kind))])
-        rows = [(self.number(word), weight) for word, weight in asked.terms] + [(self.number(word), 0.0) for word in asked.listed]
+        rows = [(self.number(word), weight) for word, weight in asked.terms] + [
+            (self.number(word), 0.0) for word in asked.listed
+        ]
         out[1 : 1 + len(rows)] = torch.tensor(rows)
         return out
 
@@ -157,9 +170,10 @@ class WordInputs(Inputs):
         if known not in self.numbers:
             hint = nearest(known, self.words)
             raise DataError(
-                f"'{word}' is not in the vocabulary", expected=f"one of {len(self.words)} words that occurred often enough in training",
+                f"'{word}' is not in the vocabulary",
+                expected=f"one of {len(self.words)} words that occurred often enough in training",
                 do=f"did you mean '{hint}'?" if hint else "try another word",
-            )  # fmt: skip
+            )
         return self.numbers[known]
 
     def model_args(self) -> dict[str, Any]:
@@ -189,14 +203,13 @@ class WordInputs(Inputs):
         return cls(saved.words, saved.counts)
 
 
-
-
 def text_of(source: Source) -> Corpus:
     """Return the text that a source is of. Raises `DataError` for what is no text."""
     found = corpus_of(source)
     if found is None:
         raise DataError(
-            f"{source.name_of(0)} is no text", expected="a text, a folder of texts, or - for standard input",
+            f"{source.name_of(0)} is no text",
+            expected="a text, a folder of texts, or - for standard input",
             received=f"{source.schema.kind}s of shape {source.schema.shape}",
-        )  # fmt: skip
+        )
     return found

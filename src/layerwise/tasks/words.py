@@ -16,7 +16,7 @@ from layerwise.data.loader import Batch
 from layerwise.data.source import Array, Examples, Source
 from layerwise.errors import UsageError
 from layerwise.functional import windows
-from layerwise.kernels.tokens import END
+from layerwise.kernels.text.tokens import END
 from layerwise.nn.word_vectors import Nearest, Predictive, WordVectors
 from layerwise.recipe import Amount, Count, Share
 from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
@@ -30,16 +30,17 @@ Kept = Literal["negative", "hierarchical"]
 
 
 class VocabularyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``min_count``: how often a word must occur in the training part to get a vector; ``max_words`` keeps the most frequent, 0: all."""
+    """``min_count``: how often a word must occur in the training part to get a vector; ``max_words`` keeps the most
+    frequent, 0: all."""
 
     min_count: Count = 5
     max_words: Amount = 0
 
 
 class WordsOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
-    """``window``: words on each side that belong together, of which training takes 1 … window, drawn evenly. ``loss``: against
-    ``negative`` words drawn ∝ count^``power``, or down a Huffman tree. ``sample``: occurrences of words more frequent than this share of
-    the text are thinned out in training (0: none are)."""
+    """``window``: words on each side that belong together, of which training takes 1 … window, drawn evenly. ``loss``:
+    against ``negative`` words drawn ∝ count^``power``, or down a Huffman tree. ``sample``: occurrences of words more
+    frequent than this share of the text are thinned out in training (0: none are)."""
 
     window: Count = 5
     loss: Kept = "negative"
@@ -51,8 +52,9 @@ class WordsOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
 class WordPrediction(msgspec.Struct, frozen=True):
     """An answer about words.
 
-    ``asked``: what kind of question it was; ``word`` and ``similarity`` (a cosine): the nearest word, the one compared, or the odd one
-    out; ``nearest``: words by falling cosine, without those asked with, or the listed ones; ``vector`` (D,): of a mean, the mean itself.
+    ``asked``: what kind of question it was; ``word`` and ``similarity`` (a cosine): the nearest word, the one compared,
+    or the odd one out; ``nearest``: words by falling cosine, without those asked with, or the listed ones; ``vector``
+    (D,): of a mean, the mean itself.
     """
 
     asked: str
@@ -178,10 +180,18 @@ class Words(WordTask):
         """Return each block's loss in nats and the expected pairs or windows that it covers, (N, 2)."""
         words = predictive(model)
         measure, score = windows.pooled if words.pooled else windows.skipgram, self._score(words)
-        gain = torch.cat([
-            measure(windows.sentences(part, end=END), words.vectors.weight, score, window=self.options.window, blocks=len(part))
-            for part in batch.inputs.split(TOGETHER)
-        ])  # fmt: skip
+        gain = torch.cat(
+            [
+                measure(
+                    windows.sentences(part, end=END),
+                    words.vectors.weight,
+                    score,
+                    window=self.options.window,
+                    blocks=len(part),
+                )
+                for part in batch.inputs.split(TOGETHER)
+            ]
+        )
         return gain * gain.new_tensor([-1.0, 1.0])
 
     def _score(self, words: Predictive) -> windows.Score:
@@ -198,7 +208,8 @@ class Words(WordTask):
         return paths(self.inputs.frequencies)
 
     def noise(self) -> Array:
-        """Return the negatives that held-out windows are measured with, (S,) int64, evenly spread over P ∝ count^power."""
+        """Return the negatives that held-out windows are measured with, (S,) int64, evenly spread over P ∝
+        count^power."""
         share = np.cumsum(self.inputs.frequencies.astype(np.float64) ** self.options.power)
         return np.searchsorted(share / share[-1], (np.arange(NOISE) + 0.5) / NOISE)
 
@@ -217,14 +228,17 @@ class Words(WordTask):
 
 
 def paths(counts: Array) -> tuple[Array, Array]:
-    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there, 0 beyond."""
-    from layerwise.kernels import huffman  # numba is slow to import
+    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there,
+    0 beyond."""
+    from layerwise.kernels.text import huffman  # numba is slow to import
 
     tree = huffman.huffman(counts)
     step = np.arange(tree.lengths.max())
     inside = step < tree.lengths[:, None]
     at = np.where(inside, tree.starts[:, None] + step, 0)
-    return np.where(inside, tree.nodes[at], 0).astype(np.int64), np.where(inside, 2 * tree.signs[at] - 1, 0).astype(np.float32)
+    return np.where(inside, tree.nodes[at], 0).astype(np.int64), np.where(inside, 2 * tree.signs[at] - 1, 0).astype(
+        np.float32
+    )
 
 
 def word_network(model: nn.Module) -> WordVectors:
@@ -232,9 +246,10 @@ def word_network(model: nn.Module) -> WordVectors:
     if isinstance(model, WordVectors):
         return model
     raise UsageError(
-        "only a network with vectors for words answers questions about words", expected="skipgram, cbow or glove",
+        "only a network with vectors for words answers questions about words",
+        expected="skipgram, cbow or glove",
         received=type(model).__name__,
-    )  # fmt: skip
+    )
 
 
 def predictive(model: nn.Module) -> Predictive:
@@ -242,5 +257,7 @@ def predictive(model: nn.Module) -> Predictive:
     if isinstance(model, Predictive):
         return model
     raise UsageError(
-        "this network does not predict words from their neighbours", expected="skipgram or cbow", received=type(model).__name__
+        "this network does not predict words from their neighbours",
+        expected="skipgram or cbow",
+        received=type(model).__name__,
     )

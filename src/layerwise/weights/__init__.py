@@ -1,4 +1,5 @@
-"""Other people's weights: read from files (reading.py), matched to a network (fitting.py), put into it whole or not at all."""
+"""Other people's weights: read from files (reading.py), matched to a network (fitting.py), put into it whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from layerwise import catalog
+from layerwise import registry
 from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Plan
 from layerwise.tasks import registry as tasks
@@ -21,8 +22,8 @@ __all__ = ["Fit", "Weights", "check", "fit", "load", "planned", "put", "read"]
 def load(model: nn.Module, path: Path, *, head: Sequence[str] = ()) -> Fit:
     """Put a file's weights into a model, and return what went where.
 
-    ``head`` are the tensors that may have other rows than the file's, and then keep their own weights. Raises `UsageError` listing every
-    other key that differs; nothing is half-loaded (F31).
+    ``head`` are the tensors that may have other rows than the file's, and then keep their own weights. Raises
+    `UsageError` listing every other key that differs; nothing is half-loaded (F31).
     """
     found = fit(model, read(path), str(path), head=head)
     put(model, found)
@@ -39,7 +40,7 @@ def planned(plan: Plan) -> Fit:
 
     The head of a run that told other classes apart, or did another task, stays fresh, however many outputs it has.
     """
-    path, builder = Path(plan.recipe.weights), catalog.builder(plan.card)
+    path, builder = Path(plan.recipe.weights), registry.builder(plan.card)
     weights = read(path)
     with torch.device("meta"):
         model: nn.Module = builder(**plan.model_args)

@@ -8,48 +8,65 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from layerwise.durable import is_finite
 from layerwise.errors import DamagedError, DataError
+from layerwise.runtime.checksums import is_finite
 
 NUMBERS = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
     torch.bool,
-}  # fmt: skip
+}
 FREE = 1 << 20  # bytes that tensors may take beyond twice the file's size
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Check tensors by name.
 
-    Raises:
-        DataError: for a tensor that is sparse, quantized, complex, nested or without data (meta), and for one that repeats its numbers
-            (expanded) so often that it claims more than the file can hold. It is not unfolded.
+    Raises: DataError: for a tensor that is sparse, quantized, complex, nested or without data (meta), and for one that
+        repeats its numbers (expanded) so often that it claims more than the file can hold. It is not unfolded.
         DamagedError: for numbers that are NaN or infinite.
     """
     room = 2 * path.stat().st_size + FREE if path.is_file() else None
     for name, tensor in tensors.items():
         if kind := unusable_kind(tensor):
             raise DataError(
-                f"{path}: the tensor '{name}' is {kind}", expected="dense tensors of real numbers",
+                f"{path}: the tensor '{name}' is {kind}",
+                expected="dense tensors of real numbers",
                 do="save it as a dense tensor of real numbers" + (": .to_dense()" if "sparse" in kind else ""),
-            )  # fmt: skip
+            )
         size = tensor.numel() * tensor.element_size()
         if room is not None and size > tensor.untyped_storage().nbytes():
             room -= size
             if room < 0:
                 raise DataError(
                     f"{path}: the tensor '{name}' repeats its numbers, and would take {size:,} bytes",
-                    expected="tensors that are stored as they are", received=f"shape {tuple(tensor.shape)}, of "
-                    f"{tensor.untyped_storage().nbytes():,} bytes in the file", do="save it with .contiguous(), if it is meant so",
-                )  # fmt: skip
+                    expected="tensors that are stored as they are",
+                    received=f"shape {tuple(tensor.shape)}, of {tensor.untyped_storage().nbytes():,} bytes in the file",
+                    do="save it with .contiguous(), if it is meant so",
+                )
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             wrong = int((~torch.isfinite(tensor.detach().float())).sum())
             raise DamagedError(
-                f"{path}: the tensor '{name}' has numbers that are not finite", expected="finite numbers",
-                received=f"{wrong:,} of {tensor.numel():,} are NaN or infinite", do="take a checkpoint from before training went wrong",
-            )  # fmt: skip
+                f"{path}: the tensor '{name}' has numbers that are not finite",
+                expected="finite numbers",
+                received=f"{wrong:,} of {tensor.numel():,} are NaN or infinite",
+                do="take a checkpoint from before training went wrong",
+            )
 
 
 def unusable_kind(tensor: Tensor) -> str:

@@ -24,7 +24,8 @@ Missing = Literal["normal", "zeros"]
 
 
 class Coverage(NamedTuple):
-    """How many words of a vocabulary have vectors: ``found`` as written, ``lowered`` by their lower-case form, of ``words`` in all."""
+    """How many words of a vocabulary have vectors: ``found`` as written, ``lowered`` by their lower-case form, of
+    ``words`` in all."""
 
     words: int
     found: int
@@ -45,30 +46,34 @@ class Coverage(NamedTuple):
 
 
 def embedding(
-    source: VectorTable | str | Path, words: Sequence[str], *, padding: str | None = None, missing: Missing = "normal", lower: bool = False,
-    trainable: bool = True, seed: int = 0,
-) -> tuple[nn.Embedding, Coverage]:  # fmt: skip
+    source: VectorTable | str | Path,
+    words: Sequence[str],
+    *,
+    padding: str | None = None,
+    missing: Missing = "normal",
+    lower: bool = False,
+    trainable: bool = True,
+    seed: int = 0,
+) -> tuple[nn.Embedding, Coverage]:
     """Return an embedding layer for a vocabulary, filled with word vectors, and how many of its words have one.
 
     Row i is the vector of ``words[i]``, bit for bit.
 
-    Args:
-        source: the vectors, or a file of them.
-        words: the vocabulary, in the order of its numbers.
-        padding: the word that fills up short texts: its vector is zero and stays so.
-        missing: what words without a vector begin with: ``normal``, draws with the mean and deviation of the vectors found, dimension
-            by dimension; or ``zeros``.
-        lower: let a word without a vector take that of its lower-case form.
-        trainable: whether the vectors go on learning.
+    Args: source: the vectors, or a file of them. words: the vocabulary, in the order of its numbers. padding: the word
+        that fills up short texts: its vector is zero and stays so. missing: what words without a vector begin with:
+        ``normal``, draws with the mean and deviation of the vectors found, dimension by dimension; or ``zeros``. lower:
+        let a word without a vector take that of its lower-case form. trainable: whether the vectors go on learning.
         seed: of those draws.
 
-    Raises `UsageError` for an empty vocabulary, a word that comes twice, a padding that is not in it, and where no word at all has a
-    vector; for files what `read_vectors` does.
+    Raises `UsageError` for an empty vocabulary, a word that comes twice, a padding that is not in it, and where no word
+    at all has a vector; for files what `read_vectors` does.
     """
     if not words or len(set(words)) < len(words):
         twice = next((word for word, count in Counter(words).items() if count > 1), "")
-        raise UsageError(f"the vocabulary has the word '{twice}' twice" if words else "the vocabulary is empty",
-                         expected="each word once, one word or more")  # fmt: skip
+        raise UsageError(
+            f"the vocabulary has the word '{twice}' twice" if words else "the vocabulary is empty",
+            expected="each word once, one word or more",
+        )
     if padding is not None and padding not in words:
         raise UsageError(f"the padding '{padding}' is not in the vocabulary", expected="one of its words")
     table = source if isinstance(source, VectorTable) else read_vectors(source)
@@ -79,12 +84,18 @@ def embedding(
     known = rows >= 0
     if not known.any():
         raise UsageError(
-            "no word of the vocabulary has a vector", expected=f"words like {', '.join(table.words[:SHOWN])}",
-            received=", ".join(real[:SHOWN]), do="" if lower else "lower=True takes the vectors of lower-case forms",
-        )  # fmt: skip
+            "no word of the vocabulary has a vector",
+            expected=f"words like {', '.join(table.words[:SHOWN])}",
+            received=", ".join(real[:SHOWN]),
+            do="" if lower else "lower=True takes the vectors of lower-case forms",
+        )
     found = table.matrix[rows[known]]  # (K, D)
-    layer = nn.Embedding(len(words), table.dimensions, padding_idx=None if padding is None else list(words).index(padding), _weight=(
-        torch.from_numpy(_filled(words, padding, known, found, missing=missing, seed=seed))))  # fmt: skip
+    layer = nn.Embedding(
+        len(words),
+        table.dimensions,
+        padding_idx=None if padding is None else list(words).index(padding),
+        _weight=(torch.from_numpy(_filled(words, padding, known, found, missing=missing, seed=seed))),
+    )
     layer.weight.requires_grad_(trainable)
     without = tuple(word for word, there in zip(real, known, strict=True) if not there)
     return layer, Coverage(len(real), int((as_written >= 0).sum()), int((known & (as_written < 0)).sum()), without)

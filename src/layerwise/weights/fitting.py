@@ -1,4 +1,5 @@
-"""Weights and a network: which tensor goes where, what differs, and the one difference that is meant: a head for other classes (F31)."""
+"""Weights and a network: which tensor goes where, what differs, and the one difference that is meant: a head for other
+classes (F31)."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Difference(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Tensors that fit a network by name and shape; the head's names that keep their fresh weights; what a user should know."""
+    """Tensors that fit a network by name and shape; the head's names that keep their fresh weights; what a user should
+    know."""
 
     tensors: dict[str, Tensor]
     fresh: tuple[str, ...]
@@ -36,18 +38,18 @@ class Fit(NamedTuple):
 
     def report(self) -> dict[str, Any]:
         """Return what a run keeps of it: where the weights came from, how many were taken, what stayed fresh."""
-        told: dict[str, Any] = {key: self.assets[key] for key in ("sha256", "place", "prefix", "beside") if key in self.assets}
+        told: dict[str, Any] = {
+            key: self.assets[key] for key in ("sha256", "place", "prefix", "beside") if key in self.assets
+        }
         return {"source": self.origin, "tensors": len(self.tensors), "fresh": list(self.fresh), **told}
 
 
 def fit(model: nn.Module, weights: Weights, origin: str, *, head: Sequence[str] = (), new_head: bool = False) -> Fit:
     """Return which of a file's tensors go into a model (which may be on the meta device). Nothing is copied.
 
-    Args:
-        model: the network.
-        weights, origin: what was read, and where from, for messages.
-        head: the tensors that may be of other rows, or lack altogether: they then keep their fresh weights, all of them.
-        new_head: leave the head fresh although it fits: its rows stand for other classes.
+    Args: model: the network. weights, origin: what was read, and where from, for messages. head: the tensors that may
+        be of other rows, or lack altogether: they then keep their fresh weights, all of them. new_head: leave the head
+        fresh although it fits: its rows stand for other classes.
 
     Raises `UsageError` listing every other key that is missing, left over or of another shape (F31).
     """
@@ -72,15 +74,18 @@ def check(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
 
 
 def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Difference]:
-    """Return what is wrong by name: missing keys, then those left over, then those of another shape or kind of number."""
+    """Return what is wrong by name: missing keys, then those left over, then those of another shape or kind of
+    number."""
     missing = {
         name: Difference("missing", f"missing (expected {_shape(tensor)})")
-        for name, tensor in wanted.items() if name not in given and not name.endswith(COUNTER)
-    }  # fmt: skip
+        for name, tensor in wanted.items()
+        if name not in given and not name.endswith(COUNTER)
+    }
     over = {
         name: Difference("not in the model", f"not in the model (received {_shape(tensor)})")
-        for name, tensor in given.items() if name not in wanted
-    }  # fmt: skip
+        for name, tensor in given.items()
+        if name not in wanted
+    }
     other = {}
     for name, tensor in wanted.items():
         found = given.get(name, tensor)
@@ -92,7 +97,8 @@ def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> di
 
 
 def misfit(wrong: Mapping[str, Difference], origin: str, *, same: int) -> UsageError:
-    """Make the error that lists every key that differs; of more than `LISTED`, the first of each kind and how many more there are.
+    """Make the error that lists every key that differs; of more than `LISTED`, the first of each kind and how many more
+    there are.
 
     ``same`` is the number of names that the file and the network share.
     """
@@ -123,7 +129,8 @@ def _kind(tensor: Tensor) -> str:
 def _renamed(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Take off first words that hide the names: ``model.`` or ``net.``, of a class around the network.
 
-    A first word comes off if most names begin with it and more of them then are names of the network; names without it stay.
+    A first word comes off if most names begin with it and more of them then are names of the network; names without it
+    stay.
     """
     best, taken = given, ""
     renamed, prefix = given, ""
@@ -146,13 +153,22 @@ def _other_rows(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Ten
     if name not in given:
         return not any(one in given for one in head)
     mine, found = wanted[name], given[name]
-    return mine.shape[1:] == found.shape[1:] and mine.ndim == found.ndim and mine.is_floating_point() == found.is_floating_point()
+    return (
+        mine.shape[1:] == found.shape[1:]
+        and mine.ndim == found.ndim
+        and mine.is_floating_point() == found.is_floating_point()
+    )
 
 
 def _told(
-    origin: str, assets: Mapping[str, Any], loaded: Mapping[str, Tensor], *, fresh: Sequence[str], wanted: Mapping[str, Tensor],
+    origin: str,
+    assets: Mapping[str, Any],
+    loaded: Mapping[str, Tensor],
+    *,
+    fresh: Sequence[str],
+    wanted: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
-) -> str:  # fmt: skip
+) -> str:
     """Return what a user should know of the weights a network begins with."""
     how = [f"under '{assets['place']}'"] if assets.get("place") else []
     if beside := assets.get("beside", []):

@@ -1,8 +1,8 @@
 """Weights from files: safetensors, and torch's own files read without running anything in them (F29).
 
-What people save is rarely the bare table of tensors: it lies under ``state_dict`` or ``model``, beside the optimizer's state and the
-best accuracy, and its names begin with ``module.`` (DataParallel) or ``_orig_mod.`` (torch.compile). `read` finds the tensors, takes
-such prefixes off, and tells what it did.
+What people save is rarely the bare table of tensors: it lies under ``state_dict`` or ``model``, beside the optimizer's
+state and the best accuracy, and its names begin with ``module.`` (DataParallel) or ``_orig_mod.`` (torch.compile).
+`read` finds the tensors, takes such prefixes off, and tells what it did.
 """
 
 from __future__ import annotations
@@ -20,26 +20,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.durable import damaged, digest, read_tensors
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.input_files import open_regular_file, read_regular_file, refuse_special_file
-from layerwise.run import RunDirectory
+from layerwise.run_directory import RunDirectory
+from layerwise.runtime.checksums import damaged, digest, read_tensors
+from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
 from layerwise.weights.checking import check_tensors
 
 PLACES = (  # where tensors lie in a checkpoint, averaged ones before raw ones: those are what its author evaluated
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model", "network", "net",
-    "weights", "params", "module",
-)  # fmt: skip
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "network",
+    "net",
+    "weights",
+    "params",
+    "module",
+)
 WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and its kin (AveragedModel too), of torch.compile
 COUNTERS = ("n_averaged",)  # of AveragedModel, beside its tensors
 ADVICE = "weights_only"  # torch advises to set it to False, and so to run what a file holds: that is not repeated
-PROGRAMS = {"constants.pkl": "TorchScript", "archive_format": "torch.export", "serialized_exported_program.json": "torch.export"}
+PROGRAMS = {
+    "constants.pkl": "TorchScript",
+    "archive_format": "torch.export",
+    "serialized_exported_program.json": "torch.export",
+}
 BESIDE = 12  # names of other things in a file that are told
-# Plain data that checkpoints hold beside tensors: the command's options, and NumPy's numbers under their old and new names.
+# Plain data that checkpoints hold beside tensors: the command's options, and NumPy's numbers under their old and new
+# names.
 PLAIN: list[Any] = [
-    argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
     *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]  # fmt: skip
+]
 
 
 class Weights(NamedTuple):
@@ -51,10 +69,12 @@ class Weights(NamedTuple):
 
 
 def read(path: Path) -> Weights:
-    """Read weights from a run directory, a ``.safetensors`` file or a torch file. Nothing in a file is ever executed (F29).
+    """Read weights from a run directory, a ``.safetensors`` file or a torch file. Nothing in a file is ever executed
+    (F29).
 
-    Raises `UsageError` for a path that is not there, `DamagedError` for a file that is not weights and for numbers that are not finite,
-    and `DataError` for programs (TorchScript) and for tensors that are not dense tensors of real numbers.
+    Raises `UsageError` for a path that is not there, `DamagedError` for a file that is not weights and for numbers that
+    are not finite, and `DataError` for programs (TorchScript) and for tensors that are not dense tensors of real
+    numbers.
     """
     found = _read(path)
     check_tensors(found.tensors, path)
@@ -68,7 +88,9 @@ def _read(path: Path) -> Weights:
         best = directory.restore("best")
         if best is None:
             raise UsageError(f"{path} has no weights yet", expected="a run that finished at least one epoch")
-        return Weights(best.model, {"run": str(path), "task": directory.task(), "sha256": best.info["files"]["model.safetensors"]})
+        return Weights(
+            best.model, {"run": str(path), "task": directory.task(), "sha256": best.info["files"]["model.safetensors"]}
+        )
     refuse_special_file(path)
     if not path.is_file():
         raise UsageError(f"there is no file {path}", expected="a run, a .safetensors, .pth, .pt or .th file")
@@ -99,7 +121,8 @@ def _torch_file(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that holds a program, and one whose entries are compressed (F02): torch stores its tensors as they are."""
+    """Refuse an archive that holds a program, and one whose entries are compressed (F02): torch stores its tensors as
+    they are."""
     with open_regular_file(path) as file:
         try:
             if not zipfile.is_zipfile(file):
@@ -113,15 +136,17 @@ def _check_archive(path: Path) -> None:
     if kind:
         load = "torch.jit.load" if kind == "TorchScript" else "torch.export.load"
         raise DataError(
-            f"{path} is a {kind} file: it holds a program, and was not opened", expected="weights: a state_dict saved by torch, or "
-            "safetensors", do=f"if you trust it, save its weights alone: torch.save({load}('{path.name}')"
+            f"{path} is a {kind} file: it holds a program, and was not opened",
+            expected="weights: a state_dict saved by torch, or safetensors",
+            do=f"if you trust it, save its weights alone: torch.save({load}('{path.name}')"
             f".{'state_dict()' if kind == 'TorchScript' else 'state_dict'}, 'weights.pt')",
-        )  # fmt: skip
+        )
     if size > 2 * path.stat().st_size + 2**20:
         raise DamagedError(
-            f"{path} would unpack to {size:,} bytes, and was not opened", expected="tensors stored as they are, as torch.save writes them",
+            f"{path} would unpack to {size:,} bytes, and was not opened",
+            expected="tensors stored as they are, as torch.save writes them",
             received=f"a compressed archive of {path.stat().st_size:,} bytes",
-        )  # fmt: skip
+        )
 
 
 def _found(content: Any, path: Path, known: dict[str, Any]) -> Weights:
@@ -141,7 +166,8 @@ def _found(content: Any, path: Path, known: dict[str, Any]) -> Weights:
 
 
 def _place(content: Any, depth: int = 3) -> list[str] | None:
-    """Return the keys that lead to the weights: the known ones first, else the only one that leads to tensors; None for none.
+    """Return the keys that lead to the weights: the known ones first, else the only one that leads to tensors; None for
+    none.
 
     Tensors that lie beside other things (``{**weights, "epoch": 3}``) are the weights if no such key leads to as many.
     """

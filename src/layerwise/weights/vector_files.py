@@ -1,8 +1,10 @@
-"""Word vectors in files: word2vec text and binary, GloVe text, safetensors; told apart by content, read in pieces, never executed.
+"""Word vectors in files: word2vec text and binary, GloVe text, safetensors; told apart by content, read in pieces,
+never executed.
 
-``V`` words, ``D`` dimensions. Text: ``word x₁ … x_D`` a line, in word2vec's form under a line ``V D``. Binary: that line, then for each
-word its bytes, a space, D little-endian float32, and in the C program's files a newline. What gensim writes is read bit for bit, and what
-is written here has gensim's bytes. T. Mikolov et al. (2013), word2vec.c; J. Pennington et al. (2014), GloVe.
+``V`` words, ``D`` dimensions. Text: ``word x₁ … x_D`` a line, in word2vec's form under a line ``V D``. Binary: that
+line, then for each word its bytes, a space, D little-endian float32, and in the C program's files a newline. What
+gensim writes is read bit for bit, and what is written here has gensim's bytes. T. Mikolov et al. (2013), word2vec.c; J.
+Pennington et al. (2014), GloVe.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from layerwise.atomic_io import check_target, let_library_write, open_replacing
-from layerwise.durable import safetensors_errors
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.folder_io import open_staged
-from layerwise.input_files import open_regular_file, refuse_special_file
+from layerwise.runtime.atomic_io import check_target, let_library_write, open_replacing
+from layerwise.runtime.checksums import safetensors_errors
+from layerwise.runtime.folder_io import open_staged
+from layerwise.runtime.input_files import open_regular_file, refuse_special_file
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ENDINGS: dict[str, Kind] = {".vec": "word2vec", ".txt": "word2vec", ".bin": "word2vec-binary", ".safetensors": "safetensors"}
+ENDINGS: dict[str, Kind] = {
+    ".vec": "word2vec",
+    ".txt": "word2vec",
+    ".bin": "word2vec-binary",
+    ".safetensors": "safetensors",
+}
 FORMAT = 1  # of the safetensors form
 PIECE = 1 << 22  # bytes that are looked at together
 LONGEST = 1 << 16  # bytes of a word
@@ -45,8 +52,9 @@ class Header(NamedTuple):
 def read_vectors(path: str | Path) -> VectorTable:
     """Read word vectors from a file of any form.
 
-    Raises `DataError` where the file cannot be read or holds no word vectors, and `DamagedError`, naming the row, for one that is cut off,
-    has more or fewer rows than it says, numbers that are not finite, words twice or words that are not UTF-8.
+    Raises `DataError` where the file cannot be read or holds no word vectors, and `DamagedError`, naming the row, for
+    one that is cut off, has more or fewer rows than it says, numbers that are not finite, words twice or words that are
+    not UTF-8.
     """
     path = Path(path)
     try:
@@ -57,23 +65,28 @@ def read_vectors(path: str | Path) -> VectorTable:
     try:
         return VectorTable(words, matrix, counts)
     except DataError as error:
-        raise DamagedError(f"{path} is damaged: {error.what}", expected=error.expected, received=error.received) from error
+        raise DamagedError(
+            f"{path} is damaged: {error.what}", expected=error.expected, received=error.received
+        ) from error
 
 
 def write_vectors(table: VectorTable, path: str | Path, *, kind: Kind | None = None, overwrite: bool = False) -> Path:
     """Write word vectors to a file, of the form that its ending says unless told: `ENDINGS`.
 
-    The text forms keep every bit: each number is written as the shortest decimal that is read back as the same float32. Only
-    ``safetensors`` keeps the counts. The file is written beside its place and then renamed.
+    The text forms keep every bit: each number is written as the shortest decimal that is read back as the same float32.
+    Only ``safetensors`` keeps the counts. The file is written beside its place and then renamed.
 
-    Raises `UsageError` for an ending that says nothing and for a file that is there, `DataError` for words that the text and binary forms
-    cannot hold (empty, with a space or a line break), and `StorageError` for a full disk.
+    Raises `UsageError` for an ending that says nothing and for a file that is there, `DataError` for words that the
+    text and binary forms cannot hold (empty, with a space or a line break), and `StorageError` for a full disk.
     """
     path = Path(path)
     chosen = kind or ENDINGS.get(path.suffix.lower())
     if chosen not in KINDS:
-        raise UsageError(f"{path} does not say how vectors are to be written", expected=f"an ending of {', '.join(ENDINGS)}, or one of "
-                         f"{', '.join(KINDS)} as its kind", received=f"'{kind or path.suffix}'")  # fmt: skip
+        raise UsageError(
+            f"{path} does not say how vectors are to be written",
+            expected=f"an ending of {', '.join(ENDINGS)}, or one of {', '.join(KINDS)} as its kind",
+            received=f"'{kind or path.suffix}'",
+        )
     check_target(path, overwrite=overwrite)
     if chosen != "safetensors":
         check_words(table)
@@ -106,8 +119,11 @@ def kind_of(path: Path) -> Kind:
         if header is None:
             if _numbers(first) > 0:
                 return "glove"
-            raise DataError(f"{path} holds no word vectors", expected="word2vec text or binary, GloVe text, or safetensors",
-                            received=_shown(head[:40]) or "an empty file")  # fmt: skip
+            raise DataError(
+                f"{path} holds no word vectors",
+                expected="word2vec text or binary, GloVe text, or safetensors",
+                received=_shown(head[:40]) or "an empty file",
+            )
         rest += file.read(min(40 * header.dimensions, size))  # a row of text, whatever its numbers
     row = rest.partition(b"\n")[0]
     found = _numbers(row)
@@ -192,7 +208,8 @@ def _pieces(file: IO[bytes], path: Path) -> Iterator[list[bytes]]:
 
 
 def _parsed(lines: list[bytes], dimensions: int, path: Path, words: list[str], before: int = 0) -> Floats:
-    """Read lines of text: add their words to ``words``, return their numbers (len(lines), D). A word may have spaces, as in GloVe's."""
+    """Read lines of text: add their words to ``words``, return their numbers (len(lines), D). A word may have spaces,
+    as in GloVe's."""
     tails = []
     for line in lines:
         line = line.rstrip(b" \t\r")
@@ -210,7 +227,9 @@ def _parsed(lines: list[bytes], dimensions: int, path: Path, words: list[str], b
         for at, tail in enumerate(tails):
             row = _floats(tail)
             if row is None or len(row) != dimensions:
-                raise _bad_row(path, len(words) - len(tails) + before + at + 1, f"a word and {dimensions} numbers", lines[at])
+                raise _bad_row(
+                    path, len(words) - len(tails) + before + at + 1, f"a word and {dimensions} numbers", lines[at]
+                )
     assert found is not None
     return found.reshape(-1, dimensions)
 
@@ -237,8 +256,12 @@ def _read_binary(path: Path) -> Read:
             while (end := data.find(b" ", at)) < 0 or len(data) < end + 1 + width:
                 more = file.read(max(PIECE, width))
                 if not more or (end < 0 and len(data) - at > LONGEST):
-                    raise _damaged(path, f"row {row + 1} is not whole", f"{header.words:,} words of {header.dimensions} numbers",
-                                   f"{row:,}")  # fmt: skip
+                    raise _damaged(
+                        path,
+                        f"row {row + 1} is not whole",
+                        f"{header.words:,} words of {header.dimensions} numbers",
+                        f"{row:,}",
+                    )
                 data, at = data[at:] + more, 0
             words.append(_word(data[at:end].lstrip(b"\n"), path, row + 1))
             matrix[row] = np.frombuffer(data, dtype="<f4", count=header.dimensions, offset=end + 1)
@@ -249,46 +272,69 @@ def _read_binary(path: Path) -> Read:
 
 
 def _checked(line: bytes, path: Path, *, least: int) -> Header:
-    """Read word2vec's first line, and make sure that the file is large enough for what it says, before memory is taken for it."""
+    """Read word2vec's first line, and make sure that the file is large enough for what it says, before memory is taken
+    for it."""
     header = _header(line.rstrip(b"\n"))
     assert header is not None
     if not all(header):
-        raise DataError(f"{path} holds no word vectors", expected="one word or more, of one number or more",
-                        received=f"{header.words} words of {header.dimensions} numbers")  # fmt: skip
+        raise DataError(
+            f"{path} holds no word vectors",
+            expected="one word or more, of one number or more",
+            received=f"{header.words} words of {header.dimensions} numbers",
+        )
     size, room = header.words * (header.dimensions * least + 2), path.stat().st_size - len(line)
     if room < size:
-        raise _damaged(path, "it is cut off", f"{header.words:,} words of {header.dimensions} numbers, {size:,} bytes or more",
-                       f"{room:,} bytes")  # fmt: skip
+        raise _damaged(
+            path,
+            "it is cut off",
+            f"{header.words:,} words of {header.dimensions} numbers, {size:,} bytes or more",
+            f"{room:,} bytes",
+        )
     return header
 
 
 def _read_safetensors(path: Path) -> Read:
-    """Read our own form: ``vectors`` (V, D), ``words`` as bytes, the ``ends`` of each word in them, and ``counts`` if known."""
+    """Read our own form: ``vectors`` (V, D), ``words`` as bytes, the ``ends`` of each word in them, and ``counts`` if
+    known."""
     refuse_special_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             about, names = file.metadata() or {}, set(file.keys())
             if not {"vectors", "words", "ends"} <= names:
-                raise DataError(f"{path} holds no word vectors", expected="tensors vectors, words, ends", received=", ".join(sorted(names)))
+                raise DataError(
+                    f"{path} holds no word vectors",
+                    expected="tensors vectors, words, ends",
+                    received=", ".join(sorted(names)),
+                )
             version = about.get("format", "")
             if version.isdecimal() and int(version) > FORMAT:
-                raise DamagedError(f"{path} was written by a newer version", expected=f"format {FORMAT}", received=f"format {version}",
-                                   do="update layerwise")  # fmt: skip
+                raise DamagedError(
+                    f"{path} was written by a newer version",
+                    expected=f"format {FORMAT}",
+                    received=f"format {version}",
+                    do="update layerwise",
+                )
             matrix, data, ends = (file.get_tensor(name) for name in ("vectors", "words", "ends"))
             counts = file.get_tensor("counts") if "counts" in names else None
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise _damaged(path, f"it is not a whole safetensors file ({error})", "the file as it was written", "") from error
+        raise _damaged(
+            path, f"it is not a whole safetensors file ({error})", "the file as it was written", ""
+        ) from error
     return unpacked(data, ends, path), matrix, counts
 
 
 def unpacked(data: np.ndarray, ends: np.ndarray, path: Path) -> list[str]:
-    """Return texts that `packed` joined. Raises `DamagedError` for ends that do not lie in order within the bytes, and bad UTF-8."""
+    """Return texts that `packed` joined. Raises `DamagedError` for ends that do not lie in order within the bytes, and
+    bad UTF-8."""
     starts = np.concatenate([[0], ends[:-1]]) if ends.ndim and len(ends) else ends
     kinds = data.dtype == np.uint8 and ends.dtype == np.int64 and data.ndim == ends.ndim == 1
     if not kinds or (int(ends[-1]) if len(ends) else 0) != len(data) or (starts > ends).any():
         raise _damaged(path, "its texts do not end where it says", "the file as it was written", "")
     whole = data.tobytes()
-    return [_word(whole[a:b], path, row) for row, (a, b) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), start=1)]
+    return [
+        _word(whole[a:b], path, row)
+        for row, (a, b) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), start=1)
+    ]
 
 
 def packed(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -322,8 +368,10 @@ def check_words(table: VectorTable) -> None:
     """Refuse words that text and binary forms cannot hold: their ends would be lost."""
     for word in table.words:
         if not word or " " in word or "\n" in word:
-            raise DataError(f"the word '{word}' cannot be written: in this form a word ends at a space", do="write .safetensors, or join "
-                            "its parts with an underscore")  # fmt: skip
+            raise DataError(
+                f"the word '{word}' cannot be written: in this form a word ends at a space",
+                do="write .safetensors, or join its parts with an underscore",
+            )
 
 
 def _write_text(table: VectorTable, file: BinaryIO) -> None:
@@ -357,12 +405,19 @@ def _save_table(table: VectorTable, path: Path) -> None:
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write arrays as safetensors into an unfinished folder of our own, without a copy of them in memory."""
     with let_library_write(path, root=path.parent), safetensors_errors(path):
-        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata)
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=metadata
+        )
 
 
 READERS: dict[Kind, Callable[[Path], Read]] = {
-    "word2vec": _read_text, "word2vec-binary": _read_binary, "glove": _read_glove, "safetensors": _read_safetensors,
-}  # fmt: skip
+    "word2vec": _read_text,
+    "word2vec-binary": _read_binary,
+    "glove": _read_glove,
+    "safetensors": _read_safetensors,
+}
 WRITERS: dict[Kind, Callable[[VectorTable, BinaryIO], None]] = {
-    "word2vec": _write_text, "word2vec-binary": _write_binary, "glove": _write_rows,
-}  # fmt: skip
+    "word2vec": _write_text,
+    "word2vec-binary": _write_binary,
+    "glove": _write_rows,
+}

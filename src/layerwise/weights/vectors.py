@@ -39,22 +39,30 @@ class VectorTable:
         shape = self.matrix.shape
         if len(shape) != 2 or shape[0] != len(self.words) or not all(shape) or self.matrix.dtype != np.float32:
             raise DataError(
-                "these are no word vectors", expected=f"float32 ({len(self.words)}, D), a row for each word, one word or more",
+                "these are no word vectors",
+                expected=f"float32 ({len(self.words)}, D), a row for each word, one word or more",
                 received=f"{self.matrix.dtype} {shape}",
-            )  # fmt: skip
+            )
         if self.counts is not None and (self.counts.shape != shape[:1] or int(self.counts.min()) < 0):
-            raise DataError("the counts do not fit the words", expected=f"{shape[0]} numbers that are not negative",
-                            received=f"shape {self.counts.shape}")  # fmt: skip
+            raise DataError(
+                "the counts do not fit the words",
+                expected=f"{shape[0]} numbers that are not negative",
+                received=f"shape {self.counts.shape}",
+            )
         if len(self.index) < len(self.words):
             at = next(n for n, word in enumerate(self.words) if self.index[word] != n)
-            raise DataError(f"the word '{self.words[at]}' comes twice: rows {at + 1} and {self.index[self.words[at]] + 1}",
-                            expected="each word once")  # fmt: skip
+            raise DataError(
+                f"the word '{self.words[at]}' comes twice: rows {at + 1} and {self.index[self.words[at]] + 1}",
+                expected="each word once",
+            )
         for start in range(0, shape[0], 65536):  # in pieces: a mask of the whole would take memory
             rows = np.flatnonzero(~np.isfinite(self.matrix[start : start + 65536]).all(1))
             if len(rows):
                 at = start + int(rows[0])
-                raise DataError(f"the vector of '{self.words[at]}' (row {at + 1}) has a number that is not finite",
-                                expected="finite numbers")  # fmt: skip
+                raise DataError(
+                    f"the vector of '{self.words[at]}' (row {at + 1}) has a number that is not finite",
+                    expected="finite numbers",
+                )
 
     def __len__(self) -> int:
         return len(self.words)
@@ -83,9 +91,11 @@ class VectorTable:
         if found is None:
             near = nearest(word, self.words[:50_000])
             raise UsageError(
-                f"there is no vector of '{word}'", expected=f"one of {len(self.words):,} words", received=f"'{word}'",
+                f"there is no vector of '{word}'",
+                expected=f"one of {len(self.words):,} words",
+                received=f"'{word}'",
                 do=f"did you mean '{near}'?" if near else "",
-            )  # fmt: skip
+            )
         return found
 
     def rows(self, words: Sequence[str]) -> NDArray[np.int64]:

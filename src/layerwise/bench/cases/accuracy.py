@@ -14,7 +14,9 @@ def reached(model: str, spec: Spec, settings: Sequence[str] = ()) -> Measure:
 
     with trained(request(model, spec, settings)) as done:
         metrics = done.outcome.metrics
-        return Measure(metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics})
+        return Measure(
+            metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics}
+        )
 
 
 CASE = Case(
@@ -34,6 +36,7 @@ CASE = Case(
     quality=(Quality("accuracy", judged=False),),
     average="mean",
     least=3,
-    note="default recipes with --epochs 10, a seed for each run; the weights are the best on the validation part, the test part is "
+    note="default recipes with --epochs 10, a seed for each run; the weights are the best on the validation part, "
+    "the test part is "
     "read once",
 )

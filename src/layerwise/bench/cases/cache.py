@@ -1,15 +1,16 @@
-"""The second epoch over a folder of JPEGs that are kept decoded on disk; beside the same pictures held in memory, and decoded anew."""
+"""The second epoch over a folder of JPEGs that are kept decoded on disk; beside the same pictures held in memory, and
+decoded anew."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerwise.atomic_io import open_temporary_folder
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.cases.decoding import CASE as DECODING
 from layerwise.bench.cases.decoding import reading, streamed, timed
 from layerwise.bench.process import Measure
+from layerwise.runtime.atomic_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.data.loader import Batches
@@ -24,14 +25,14 @@ def second(batches: Batches) -> Measure:
 
 def cached(spec: Spec) -> Measure:
     """Read from a cache, as `train.pictures` has it."""
-    from layerwise.data import picture_cache
+    from layerwise.data.images import image_cache
 
     with reading(spec) as found, open_temporary_folder() as place:
-        files = picture_cache.beneath(found.pictures)
+        files = image_cache.beneath(found.pictures)
         assert files is not None
-        kept = picture_cache.opened(Path(place), files, limit=1 << 40, told=lambda done, count: None)
+        kept = image_cache.opened(Path(place), files, limit=1 << 40, told=lambda done, count: None)
         assert isinstance(kept, Path), kept
-        return second(streamed(found, picture_cache.served(found.pictures, kept)))
+        return second(streamed(found, image_cache.served(found.pictures, kept)))
 
 
 def held(spec: Spec) -> Measure:
@@ -55,6 +56,7 @@ CASE = Case(
     sides={"ours": cached, "memory": held, "decoded": decoded},
     rows=(Row("the same, held in memory", "memory", Bound(0.95)), Row("the same, decoded anew", "decoded", None)),
     quality=(Quality("cpu_ms", more_is_better=False, judged=False),),
-    note="the second epoch over 640×480 JPEGs, to normalised float batches 224×224 with random resized crop and flip, nothing learned, no "
+    note="the second epoch over 640×480 JPEGs, to normalised float batches 224×224 with random resized crop and "
+    "flip, nothing learned, no "
     "loader workers; the cache is on disk, mapped, and the checksum of every picture is computed as it is read",
 )

@@ -25,12 +25,13 @@ def ours(spec: Spec) -> Measure:
 
 
 def _counted(spec: Spec, texts: object) -> tuple[int, float]:
-    """Count a text's pairs as ``layerwise train glove`` does; return how many there are, and the sum of a block's counts."""
+    """Count a text's pairs as ``layerwise train glove`` does; return how many there are, and the sum of a block's
+    counts."""
     from pathlib import Path
 
     from layerwise.bench.words import Texts
-    from layerwise.data import cooccurrence_build, corpus_build
-    from layerwise.data.texts import Texts as Files
+    from layerwise.data.text import cooccurrence_build, corpus_build
+    from layerwise.data.text.texts import Texts as Files
     from layerwise.tasks.vocabulary import WordInputs
 
     assert isinstance(texts, Texts)
@@ -38,16 +39,21 @@ def _counted(spec: Spec, texts: object) -> tuple[int, float]:
     corpus = corpus_build.opened(place / "corpora", Files("", (str(texts.train),)), cutting, limit=1 << 40)
     inputs = WordInputs.fit(corpus, min_count=spec["min_count"], largest=0)
     found = cooccurrence_build.opened(
-        place / "pairs", inputs.adopt(corpus), len(inputs.words), origin="text", limit=1 << 40, window=spec["window"],
-    )  # fmt: skip
+        place / "pairs",
+        inputs.adopt(corpus),
+        len(inputs.words),
+        origin="text",
+        limit=1 << 40,
+        window=spec["window"],
+    )
     return found.index.records, float(found[0].input[:, 2].sum())
 
 
 def theirs(spec: Spec, *, counting_alone: bool) -> Measure:
     """Run the C programs: the counting of pairs alone, or with the vocabulary before and the shuffling after it."""
-    from layerwise.atomic_io import open_temporary_folder
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
+    from layerwise.runtime.atomic_io import open_temporary_folder
 
     with words.bible(spec["repeats"], spec["seed"]) as texts, open_temporary_folder() as work:
         programs = Programs(texts.train, work, spec)
@@ -71,8 +77,10 @@ CASE = Case(
         Row("Stanford's vocab_count, cooccur and shuffle", "all three", None),
     ),
     least=3,
-    note="the King James Bible in lower case, without every 20th line, seven times over: about 5 million words, least count 5, window 15. "
-    "Words of text a second, from the file to pairs on disk. Ours always has the cutting, the vocabulary and the random order in its time, "
+    note="the King James Bible in lower case, without every 20th line, seven times over: about 5 million words, "
+    "least count 5, window 15. "
+    "Words of text a second, from the file to pairs on disk. Ours always has the cutting, the vocabulary and "
+    "the random order in its time, "
     "and two threads for the pairs; the C programs have one",
     lacking=lacking,
 )

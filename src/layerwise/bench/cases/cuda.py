@@ -1,4 +1,5 @@
-"""resnet50 on an NVIDIA GPU: pictures a second of inference and training, ours (channels last, bfloat16, compiled) beside torchvision's."""
+"""resnet50 on an NVIDIA GPU: pictures a second of inference and training, ours (channels last, bfloat16, compiled)
+beside torchvision's."""
 
 from __future__ import annotations
 
@@ -58,8 +59,11 @@ CASE = Case(
     unit="pictures/s",
     spec={"batch": 128},
     sides=SIDES,
-    rows=tuple(Row(f"{way}: torchvision, float32 eager", f"{way}, torchvision", None, ours=f"{way}, ours") for way in WAYS),
-    note="resnet50, 224×224, the same weights; ours channels last, bfloat16 products, compiled, fused SGD; theirs as documented",
+    rows=tuple(
+        Row(f"{way}: torchvision, float32 eager", f"{way}, torchvision", None, ours=f"{way}, ours") for way in WAYS
+    ),
+    note="resnet50, 224×224, the same weights; ours channels last, bfloat16 products, compiled, fused SGD; theirs "
+    "as documented",
     timeout=900,
     lacking=lacking,
 )

@@ -1,4 +1,5 @@
-"""The deep belief network's table (S07): 10,000 labels, pre-trained on all pictures, beside what has the same labels only."""
+"""The deep belief network's table (S07): 10,000 labels, pre-trained on all pictures, beside what has the same labels
+only."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from layerwise.bench.process import Measure
 
 
 def pretrained(spec: Spec) -> Measure:
-    """Train ``dbn`` with its own recipe: greedy layers on the training part without labels, fine-tuning on the named examples."""
+    """Train ``dbn`` with its own recipe: greedy layers on the training part without labels, fine-tuning on the named
+    examples."""
     return _dbn(spec, f"stages.pretrain.epochs={spec['layer_epochs']}")
 
 
@@ -25,11 +27,14 @@ def _dbn(spec: Spec, setting: str) -> Measure:
     wanted = Request(model="dbn", data=spec["data"], seed=spec["seed"], settings=(setting, *tuning))
     with trained(wanted) as done:
         metrics = done.outcome.metrics
-        return Measure(metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics})
+        return Measure(
+            metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics}
+        )
 
 
 def mlp(spec: Spec) -> Measure:
-    """Train ``mlp`` of the same shape on the same examples: sigmoid units from Xavier's first weights, the same last stage."""
+    """Train ``mlp`` of the same shape on the same examples: sigmoid units from Xavier's first weights, the same last
+    stage."""
     from layerwise.bench.training import trained
     from layerwise.planning.resolve import Request, plan
 
@@ -47,7 +52,9 @@ def mlp(spec: Spec) -> Measure:
     )
     with trained(Request(model="mlp", data=spec["data"], seed=spec["seed"], settings=settings)) as done:
         metrics = done.outcome.metrics
-        return Measure(metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics})
+        return Measure(
+            metrics["test/accuracy"], {"accuracy": metrics["test/accuracy"]}, {**done.facts, "metrics": metrics}
+        )
 
 
 def svm(spec: Spec) -> Measure:
@@ -76,7 +83,9 @@ def svm(spec: Spec) -> Measure:
     score, c, gamma, best = max(found, key=lambda one: one[0])
     accuracy = float(best.score(test_x, test_y))
     grid = [{"C": c, "gamma": g, "val": s} for s, c, g, _ in found]
-    return Measure(accuracy, {"accuracy": accuracy}, {"C": c, "gamma": gamma, "val": score, "examples": len(x), "grid": grid})
+    return Measure(
+        accuracy, {"accuracy": accuracy}, {"C": c, "gamma": gamma, "val": score, "examples": len(x), "grid": grid}
+    )
 
 
 CASE = Case(
@@ -94,11 +103,17 @@ CASE = Case(
     rows=(
         Row("RBF-SVM (scikit-learn SVC, C and γ by validation), same 10,000 labels", "svm", None, ours="pre-trained"),
         Row("itself without pre-training", "plain", None, ours="pre-trained"),
-        Row("mlp of the same shape, sigmoid, Xavier's first weights, same 10,000 labels", "mlp", None, ours="pre-trained"),
+        Row(
+            "mlp of the same shape, sigmoid, Xavier's first weights, same 10,000 labels",
+            "mlp",
+            None,
+            ours="pre-trained",
+        ),
     ),
     quality=(Quality("accuracy", judged=False),),
     average="mean",
     least=5,
-    note="test accuracy; the labelled examples are drawn by class with the run's seed from the training part, whose other labels are "
+    note="test accuracy; the labelled examples are drawn by class with the run's seed from the training part, "
+    "whose other labels are "
     "not looked at. All choose on the same validation part. γ in units of scikit-learn's 'scale'",
 )

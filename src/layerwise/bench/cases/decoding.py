@@ -1,4 +1,5 @@
-"""Reading a folder of JPEGs for training: decoded, cropped at random, flipped, in batches; beside torchvision's transforms v2."""
+"""Reading a folder of JPEGs for training: decoded, cropped at random, flipped, in batches; beside torchvision's
+transforms v2."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from layerwise.atomic_io import make_folder, open_temporary_folder, write_file
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
+from layerwise.runtime.atomic_io import make_folder, open_temporary_folder, write_file
 
 if TYPE_CHECKING:
     from layerwise.data.loader import Batches, Collate, Order
     from layerwise.data.source import Source
-    from layerwise.runtime.flags import Flags
+    from layerwise.runtime.compute_settings import Flags
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -47,7 +48,8 @@ def folder(spec: Spec) -> Iterator[Path]:
 
 
 def timed(batches: Iterable[Any]) -> Measure:
-    """Return pictures a second and processor time, from the first batch that comes to the last: starting the workers does not count."""
+    """Return pictures a second and processor time, from the first batch that comes to the last: starting the workers
+    does not count."""
     marks: list[tuple[float, float]] = []
     count = 0
     for batch in batches:
@@ -64,7 +66,8 @@ def spent() -> float:
 
 
 class Reading(NamedTuple):
-    """A training's way to its batches: the folder's pictures in the task's terms, how they are collated, and how batches are changed."""
+    """A training's way to its batches: the folder's pictures in the task's terms, how they are collated, and how
+    batches are changed."""
 
     pictures: Source
     collate: Collate
@@ -76,9 +79,9 @@ class Reading(NamedTuple):
 @contextmanager
 def reading(spec: Spec) -> Iterator[Reading]:
     """Prepare what a training prepares, with its settings applied inside."""
-    from layerwise.data import open as data_
+    from layerwise.data import load as data_
     from layerwise.data.loader import Order
-    from layerwise.runtime import flags
+    from layerwise.runtime import compute_settings
     from layerwise.tasks import augmentation
     from layerwise.tasks.classification import Classification
 
@@ -86,12 +89,18 @@ def reading(spec: Spec) -> Iterator[Reading]:
         source = data_.open_parts(data_.Options(source=str(path))).parts["train"]
         task = Classification.prepare(source, Classification.Options(size=spec["size"]))
         table = augmentation.resolved({"area": spec["area"], "flip": "horizontal"}, task.inputs, "the benchmark")
-        settings = flags.resolve(
-            device="cpu", precision="fp32", threads=0, workers=spec["workers"], streams=spec["workers"] > 0, deterministic=False, world=1
+        settings = compute_settings.resolve(
+            device="cpu",
+            precision="fp32",
+            threads=0,
+            workers=spec["workers"],
+            streams=spec["workers"] > 0,
+            deterministic=False,
+            world=1,
         )
         changed = partial(augmentation.augmented, inputs=task.inputs, table=table, seed=spec["seed"], stage=0)
         order = Order(len(source), spec["batch"], spec["seed"])
-        with flags.applied(settings):
+        with compute_settings.applied(settings):
             yield Reading(task.adopt(source), augmentation.collating(task, table), changed, order, settings)
 
 
@@ -102,7 +111,9 @@ def streamed(found: Reading, pictures: Source) -> Batches:
     from layerwise.data.loader import StreamedBatches
 
     device = torch.device("cpu")
-    return found.changed(StreamedBatches(pictures, found.collate, found.order, device, torch.float32, found.settings.workers))
+    return found.changed(
+        StreamedBatches(pictures, found.collate, found.order, device, torch.float32, found.settings.workers)
+    )
 
 
 def ours(spec: Spec) -> Measure:
@@ -112,7 +123,8 @@ def ours(spec: Spec) -> Measure:
 
 
 def torchvision_v2() -> Any:
-    """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are declared, none is used."""
+    """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are
+    declared, none is used."""
     from layerwise.bench.pictures import torchvision_operators
 
     torchvision_operators()
@@ -138,7 +150,8 @@ class Opened:
 
 
 def theirs(spec: Spec, *, tensors: bool) -> Measure:
-    """Read by ``DataLoader``: PIL, then transforms v2 on PIL's pictures or, as its pages advise, on tensors of bytes."""
+    """Read by ``DataLoader``: PIL, then transforms v2 on PIL's pictures or, as its pages advise, on tensors of
+    bytes."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -166,8 +179,11 @@ CASE = Case(
         Row("the same, transforms on tensors of bytes", "tensors", Bound(1.5)),
     ),
     quality=(Quality("cpu_ms", more_is_better=False, judged=False),),
-    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader worker each, nothing "
-    "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half size) and crops from that, so "
-    "small crops are softer than the peer's, which crops from all of 640×480; ours crops in the training process, the peers in the worker; "
+    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader "
+    "worker each, nothing "
+    "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half "
+    "size) and crops from that, so "
+    "small crops are softer than the peer's, which crops from all of 640×480; ours crops in the training "
+    "process, the peers in the worker; "
     "cpu_ms is the processor time of all processes for a picture, which says more where cores are shared or few",
 )

@@ -37,7 +37,8 @@ CASE = Case(
         for model in TARGETS
         for runtime in RUNTIMES
     ),
-    note="224×224, batch 16; the direct calls have the graph compiled for this batch size and as many threads as there are cores; the "
+    note="224×224, batch 16; the direct calls have the graph compiled for this batch size and as many threads as "
+    "there are cores; the "
     "target holds against the better of the two",
     timeout=600,
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from layerwise import strict_json
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 from layerwise.bench.stanford import lacking
+from layerwise.runtime import strict_json
 
 LOSS = "loss of the last iteration"
 
@@ -15,7 +15,7 @@ def ours(spec: Spec) -> Measure:
 
     from layerwise.bench import words
     from layerwise.bench.training import request, trained
-    from layerwise.data.cooccurrence import Cooccurrences
+    from layerwise.data.text.cooccurrence import Cooccurrences
     from layerwise.planning.resolve import plan
 
     settings = (
@@ -32,17 +32,21 @@ def ours(spec: Spec) -> Measure:
         counts = plan(asked).splits.train
         assert isinstance(counts, Cooccurrences)
         with trained(asked) as done:
-            lines = [strict_json.loads(line) for line in (done.outcome.directory.path / "metrics.jsonl").read_text().splitlines()]
+            lines = [
+                strict_json.loads(line)
+                for line in (done.outcome.directory.path / "metrics.jsonl").read_text().splitlines()
+            ]
             pairs = counts.index.records
             facts = {**done.facts, "pairs": pairs, "words": counts.index.words}
             return Measure(done.examples_per_second * pairs / len(counts), {LOSS: lines[-1]["train/loss"]}, facts)
 
 
 def theirs(spec: Spec) -> Measure:
-    """Count, shuffle and train with the C program; its time is that of training alone, from the first iteration's end to the last's."""
-    from layerwise.atomic_io import open_temporary_folder
+    """Count, shuffle and train with the C program; its time is that of training alone, from the first iteration's end
+    to the last's."""
     from layerwise.bench import words
     from layerwise.bench.stanford import Programs
+    from layerwise.runtime.atomic_io import open_temporary_folder
 
     with words.bible(spec["repeats"], spec["seed"]) as texts, open_temporary_folder() as work:
         programs = Programs(texts.train, work, spec)
@@ -56,14 +60,25 @@ CASE = Case(
     name="glove",
     unit="pairs/s",
     spec={
-        "repeats": 7, "epochs": 5, "dim": 100, "window": 15, "min_count": 5, "x_max": 100.0, "alpha": 0.75, "lr": 0.05, "threads": 2,
+        "repeats": 7,
+        "epochs": 5,
+        "dim": 100,
+        "window": 15,
+        "min_count": 5,
+        "x_max": 100.0,
+        "alpha": 0.75,
+        "lr": 0.05,
+        "threads": 2,
     },
     sides={"ours": ours, "stanford": theirs},
     rows=(Row("Stanford's GloVe in C", "stanford", Bound(10.0)),),
     quality=(Quality(LOSS, more_is_better=False),),
     least=3,
-    note="the King James Bible in lower case, without every 20th line, seven times over: about 5 million words, least count 5, window 15. "
-    "Pairs of training a second, from the end of the first iteration on; ours has logging and a checkpoint each epoch in its time. Both "
-    "2 threads, dimension 100, x_max 100, rate 0.05, 5 iterations. The loss is the mean of f(X)·diff², each pair's before its step",
+    note="the King James Bible in lower case, without every 20th line, seven times over: about 5 million words, "
+    "least count 5, window 15. "
+    "Pairs of training a second, from the end of the first iteration on; ours has logging and a checkpoint "
+    "each epoch in its time. Both "
+    "2 threads, dimension 100, x_max 100, rate 0.05, 5 iterations. The loss is the mean of f(X)·diff², each "
+    "pair's before its step",
     lacking=lacking,
-)  # fmt: skip
+)

@@ -50,6 +50,7 @@ CASE = Case(
     spec={"batch": 16},
     sides=sides(),
     rows=rows(TARGETS),
-    note="224×224, the same weights and the same batch on all sides, each with its own default threads; median of runs within 6 s",
+    note="224×224, the same weights and the same batch on all sides, each with its own default threads; median of "
+    "runs within 6 s",
     timeout=600,
 )

@@ -1,4 +1,5 @@
-"""Pictures a second in bfloat16, batch 16, where the processor has units for it: our network beside torchvision's in float32."""
+"""Pictures a second in bfloat16, batch 16, where the processor has units for it: our network beside torchvision's in
+float32."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ def lacking() -> str:
 
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return ""
-    return f"this processor ({torch.backends.cpu.get_cpu_capability()}) has no bfloat16 units, so bfloat16 would be slower than float32"
+    return (
+        f"this processor ({torch.backends.cpu.get_cpu_capability()}) has no bfloat16 units, so bfloat16 would be "
+        "slower than float32"
+    )
 
 
 def ours(model: str, spec: Spec) -> Measure:
@@ -25,16 +29,18 @@ def ours(model: str, spec: Spec) -> Measure:
     import torch
 
     from layerwise.bench import pictures
-    from layerwise.engines.native import Torch
-    from layerwise.runtime import flags
+    from layerwise.inference.engines.native import Torch
+    from layerwise.runtime import compute_settings
 
     spec = {**spec, "model": model}
-    with flags.applied(flags.answering()), torch.inference_mode():
+    with compute_settings.applied(compute_settings.answering()), torch.inference_mode():
         network, x = pictures.ours(spec), pictures.pictures(spec)
         wanted = network(x).argmax(1)
         engine, halved = Torch(network).bfloat16(), x.bfloat16()
         agreed = float((engine(halved).float().argmax(1) == wanted).double().mean())
-        return Measure(pictures.timed(lambda: engine(halved), spec), {"agreement": agreed}, {"threads": torch.get_num_threads()})
+        return Measure(
+            pictures.timed(lambda: engine(halved), spec), {"agreement": agreed}, {"threads": torch.get_num_threads()}
+        )
 
 
 def theirs(model: str, spec: Spec) -> Measure:
@@ -49,10 +55,12 @@ CASE = Case(
     spec={"batch": 16},
     sides={f"{m}, {side}": partial(run, m) for m in TARGETS for side, run in (("ours", ours), ("torchvision", theirs))},
     rows=tuple(
-        Row(f"{m}: torchvision, float32", f"{m}, torchvision", Bound(target), ours=f"{m}, ours") for m, target in TARGETS.items()
+        Row(f"{m}: torchvision, float32", f"{m}, torchvision", Bound(target), ours=f"{m}, ours")
+        for m, target in TARGETS.items()
     ),
     quality=(Quality("agreement", judged=False),),
-    note="224×224; ours with weights and pictures in bfloat16; agreement: how often the most probable class is float32's",
+    note="224×224; ours with weights and pictures in bfloat16; agreement: how often the most probable class is "
+    "float32's",
     timeout=600,
     lacking=lacking,
 )

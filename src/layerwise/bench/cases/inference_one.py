@@ -1,4 +1,5 @@
-"""Pictures a second of trained networks, float32, one picture at a time: our engines beside torchvision's eager networks."""
+"""Pictures a second of trained networks, float32, one picture at a time: our engines beside torchvision's eager
+networks."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ CASE = Case(
     spec={"batch": 1},
     sides=sides(),
     rows=rows(dict.fromkeys(TARGETS, 1.3)),
-    note="224×224, the same weights and the same picture on all sides, each with its own default threads; median of runs within 6 s",
+    note="224×224, the same weights and the same picture on all sides, each with its own default threads; median "
+    "of runs within 6 s",
     timeout=600,
 )

@@ -6,7 +6,12 @@ from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 
 LOG_EVERY = 50
-SETTINGS = ("stages.main.batch=64", "train.validate=false", "train.checkpoint_seconds=0", f"train.log_every={LOG_EVERY}")
+SETTINGS = (
+    "stages.main.batch=64",
+    "train.validate=false",
+    "train.checkpoint_seconds=0",
+    f"train.log_every={LOG_EVERY}",
+)
 
 
 def ours(spec: Spec) -> Measure:
@@ -24,12 +29,12 @@ def bare(spec: Spec) -> Measure:
     import torch
     import torch.nn.functional as F
 
-    from layerwise import catalog
+    from layerwise import registry
     from layerwise.bench.training import request
     from layerwise.data.loader import collated
     from layerwise.planning.resolve import plan
     from layerwise.rules.schedules import factor
-    from layerwise.runtime import draws, flags
+    from layerwise.runtime import compute_settings, rng
 
     made = plan(request("lenet5", spec, SETTINGS))
     rule, size, epochs = made.recipe.stages[0].rule, made.recipe.stages[0].batch, spec["epochs"]
@@ -37,15 +42,17 @@ def bare(spec: Spec) -> Measure:
     x, y = data.inputs, data.targets
     assert y is not None
     assert test.targets is not None
-    with draws.seeded(draws.key(spec["seed"], "weights")):
-        model = catalog.builder(made.card)(**made.model_args)
-    set_flags = flags.resolve(device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
+    with rng.seeded(rng.key(spec["seed"], "weights")):
+        model = registry.builder(made.card)(**made.model_args)
+    set_flags = compute_settings.resolve(
+        device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1
+    )
     per_epoch = -(-len(x) // size)
     total, warm_up, step, began = epochs * per_epoch, min(LOG_EVERY, per_epoch), 0, 0.0
-    with flags.applied(set_flags):
+    with compute_settings.applied(set_flags):
         optimizer = torch.optim.Adam(model.parameters(), rule["lr"], fused=True)
         for epoch in range(epochs):
-            order = draws.order(len(x), spec["seed"], 0, epoch)
+            order = rng.order(len(x), spec["seed"], 0, epoch)
             for start in range(0, len(x), size):
                 index = order[start : start + size]
                 rate = rule["lr"] * factor(rule["schedule"], step / total, warmup=rule["warmup"], floor=rule["floor"])
@@ -70,6 +77,7 @@ CASE = Case(
     rows=(Row("a bare loop over the same tensors", "bare", Bound(1.03, "at most")),),
     quality=(Quality("accuracy", judged=False),),
     least=15,
-    note="batch 64, no validation, no checkpoints, first 50 steps excluded on both sides; ours logs every 50 steps, the bare loop "
+    note="batch 64, no validation, no checkpoints, first 50 steps excluded on both sides; ours logs every 50 "
+    "steps, the bare loop "
     "neither logs nor reads a loss",
 )

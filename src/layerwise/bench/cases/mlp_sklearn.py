@@ -5,7 +5,8 @@ from __future__ import annotations
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 
-# The peer's network and defaults, spelled out, whatever the card's own recipe becomes: Adam at 1e-3 throughout, no dropout. The
+# The peer's network and defaults, spelled out, whatever the card's own recipe becomes: Adam at 1e-3 throughout, no
+# dropout. The
 # same pixels in [0, 1] for both.
 SETTINGS = (
     "model.hidden=[256]",
@@ -68,7 +69,9 @@ CASE = Case(
     ),
     quality=(Quality("accuracy"),),
     least=5,
-    note="both: Adam 1e-3, batch 128, as many epochs, no validation, last weights. The peer has its default alpha=1e-4 (E08's λ = "
-    "4e-7 at this batch), ours no penalty. Ours has logging and checkpoints in its time; excluded: decoding, first 50 steps; "
+    note="both: Adam 1e-3, batch 128, as many epochs, no validation, last weights. The peer has its default "
+    "alpha=1e-4 (E08's λ = "
+    "4e-7 at this batch), ours no penalty. Ours has logging and checkpoints in its time; excluded: decoding, "
+    "first 50 steps; "
     "the peer's: decoding and a small first fit",
 )

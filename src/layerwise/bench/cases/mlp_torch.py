@@ -8,7 +8,8 @@ from layerwise.bench.process import Measure
 
 
 def plain(spec: Spec) -> Measure:
-    """Train as the tutorials do: ``DataLoader(TensorDataset, shuffle=True)`` with its defaults, Adam with its defaults."""
+    """Train as the tutorials do: ``DataLoader(TensorDataset, shuffle=True)`` with its defaults, Adam with its
+    defaults."""
     import time
 
     import torch
@@ -41,7 +42,8 @@ def plain(spec: Spec) -> Measure:
 
 
 def by_hand(spec: Spec) -> Measure:
-    """Do the arithmetic of a step and nothing else: gathered rows, E12 written out, torch's fused Adam kernel; no autograd, no modules.
+    """Do the arithmetic of a step and nothing else: gathered rows, E12 written out, torch's fused Adam kernel; no
+    autograd, no modules.
 
     What the machine can do at the most with torch's kernels, whatever loop stands around them.
     """
@@ -49,30 +51,38 @@ def by_hand(spec: Spec) -> Measure:
 
     import torch
 
-    from layerwise import catalog
+    from layerwise import registry
     from layerwise.bench.training import given, request
     from layerwise.planning.resolve import plan
     from layerwise.rules.optimizers import Optimizer
-    from layerwise.runtime import draws, flags
+    from layerwise.runtime import compute_settings, rng
 
     wanted = request("mlp", spec, SETTINGS)
     x, y, test_x, test_y = (torch.from_numpy(array) for array in given(wanted))
     made = plan(wanted)
-    with draws.seeded(draws.key(spec["seed"], "weights")):
-        first = catalog.builder(made.card)(**made.model_args)
+    with rng.seeded(rng.key(spec["seed"], "weights")):
+        first = registry.builder(made.card)(**made.model_args)
     parameters = W1, b1, W2, b2 = [p.detach() for p in first.parameters()]
-    adam = Optimizer(parameters, method="adam", lr=1e-3, momentum=0.0, betas=(0.9, 0.999), alpha=0.0, eps=1e-8, weight_decay=0.0)
-    set_flags = flags.resolve(device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
+    adam = Optimizer(
+        parameters, method="adam", lr=1e-3, momentum=0.0, betas=(0.9, 0.999), alpha=0.0, eps=1e-8, weight_decay=0.0
+    )
+    set_flags = compute_settings.resolve(
+        device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1
+    )
     step, seen, began = 0, 0, 0.0
-    with flags.applied(set_flags), torch.no_grad():
+    with compute_settings.applied(set_flags), torch.no_grad():
         for epoch in range(spec["epochs"]):
-            for index in draws.order(len(x), spec["seed"], 0, epoch).split(128):
+            for index in rng.order(len(x), spec["seed"], 0, epoch).split(128):
                 a0 = x.index_select(0, index)  # (N, D)
                 a1 = torch.addmm(b1, a0, W1.t()).relu_()  # (N, H)
                 delta2 = torch.addmm(b2, a1, W2.t()).softmax(1)  # (N, K): softmax(z) − onehot(y)
-                delta2.scatter_add_(1, y.index_select(0, index)[:, None], torch.full((len(index), 1), -1.0)).div_(len(index))
+                delta2.scatter_add_(1, y.index_select(0, index)[:, None], torch.full((len(index), 1), -1.0)).div_(
+                    len(index)
+                )
                 delta1 = (delta2 @ W2).mul_(a1 > 0)
-                for p, gradient in zip(parameters, (delta1.t() @ a0, delta1.sum(0), delta2.t() @ a1, delta2.sum(0)), strict=True):
+                for p, gradient in zip(
+                    parameters, (delta1.t() @ a0, delta1.sum(0), delta2.t() @ a1, delta2.sum(0)), strict=True
+                ):
                     p.grad = gradient
                 adam.step()
                 step, seen = step + 1, seen + len(index)
@@ -80,7 +90,11 @@ def by_hand(spec: Spec) -> Measure:
                     seen, began = 0, time.perf_counter()
         seconds = time.perf_counter() - began
         scores = torch.addmm(b2, torch.addmm(b1, test_x, W1.t()).relu_(), W2.t())
-    return Measure(seen / seconds, {"accuracy": float((scores.argmax(1) == test_y).double().mean())}, {"threads": set_flags.threads})
+    return Measure(
+        seen / seconds,
+        {"accuracy": float((scores.argmax(1) == test_y).double().mean())},
+        {"threads": set_flags.threads},
+    )
 
 
 WARM_UP = 50  # steps: as many as lie before the first line of our own side's log, which is also due at an epoch's end
@@ -97,6 +111,7 @@ CASE = Case(
     ),
     quality=(Quality("accuracy"),),
     least=5,
-    note="both: Adam 1e-3, batch 128, as many epochs, no validation, last weights, first 50 steps excluded. Ours has logging and "
+    note="both: Adam 1e-3, batch 128, as many epochs, no validation, last weights, first 50 steps excluded. Ours "
+    "has logging and "
     "checkpoints in its time; the peer reads no loss and logs nothing",
 )

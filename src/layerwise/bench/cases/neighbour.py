@@ -67,5 +67,6 @@ CASE = Case(
         Row("libgomp's default, alone", "default alone", Bound(1.05, "at most"), ours="alone"),
     ),
     least=5,
-    note="mlp on Fashion-MNIST, one epoch, all cores; the neighbour is a loop in another process that stays on one of the cores",
+    note="mlp on Fashion-MNIST, one epoch, all cores; the neighbour is a loop in another process that stays on "
+    "one of the cores",
 )

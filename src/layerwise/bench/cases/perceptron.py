@@ -32,7 +32,9 @@ def sklearn_side(spec: Spec, dtype: str) -> Measure:
     peer.fit(data.inputs, data.labels)
     seconds = time.perf_counter() - began
     rate = len(data.inputs) * spec["epochs"] / seconds
-    return Measure(rate, {"accuracy": float(peer.score(data.test_inputs, data.test_labels))}, {"epochs": int(peer.n_iter_)})
+    return Measure(
+        rate, {"accuracy": float(peer.score(data.test_inputs, data.test_labels))}, {"epochs": int(peer.n_iter_)}
+    )
 
 
 CASE = Case(
@@ -50,6 +52,8 @@ CASE = Case(
     ),
     quality=(Quality("accuracy", judged=False),),
     least=3,
-    note="both: one class against the rest, as many epochs (tol=None), no validation, last weights. Ours logs every 10 steps, so "
-    "that loading the compiled loop lies before the first line; n_jobs is the peer's default (one core), ours takes all cores",
+    note="both: one class against the rest, as many epochs (tol=None), no validation, last weights. Ours logs "
+    "every 10 steps, so "
+    "that loading the compiled loop lies before the first line; n_jobs is the peer's default (one core), "
+    "ours takes all cores",
 )

@@ -1,4 +1,5 @@
-"""A restricted Boltzmann machine (256 hidden units, persistent CD-1, batch 128) beside scikit-learn's ``BernoulliRBM``."""
+"""A restricted Boltzmann machine (256 hidden units, persistent CD-1, batch 128) beside scikit-learn's
+``BernoulliRBM``."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias
 def ours(spec: Spec) -> Measure:
     """Train ``rbm`` and return its examples a second and reconstruction error on the test pictures."""
     from layerwise.bench.training import given, request, trained
-    from layerwise.predict import load
+    from layerwise.inference.predict import load
 
     wanted = request("rbm", spec, settings(spec))
     with trained(wanted) as done:
@@ -64,7 +65,12 @@ def sklearn_side(spec: Spec, dtype: str) -> Measure:
     from layerwise.bench.training import given, request
 
     data = given(request("rbm", spec, settings(spec)), dtype=dtype)
-    made = {"n_components": spec["hidden"], "batch_size": 128, "learning_rate": spec["lr"], "random_state": spec["seed"]}
+    made = {
+        "n_components": spec["hidden"],
+        "batch_size": 128,
+        "learning_rate": spec["lr"],
+        "random_state": spec["seed"],
+    }
     BernoulliRBM(**made, n_iter=1).fit(data.inputs[:1280])  # warm-up
     peer = BernoulliRBM(**made, n_iter=spec["epochs"])
     began = time.perf_counter()
@@ -94,6 +100,8 @@ CASE = Case(
     ),
     quality=(Quality("reconstruction error", more_is_better=False),),
     least=5,
-    note="both: persistent CD-1, constant rate, as many epochs, last weights; the error is mean-field, per pixel, on the test "
-    "pictures, by one NumPy function. Ours shuffles each epoch and has logging, checkpoints and the free-energy gap in its time",
+    note="both: persistent CD-1, constant rate, as many epochs, last weights; the error is mean-field, per pixel, "
+    "on the test "
+    "pictures, by one NumPy function. Ours shuffles each epoch and has logging, checkpoints and the "
+    "free-energy gap in its time",
 )

@@ -1,7 +1,9 @@
-"""resnet20 on the JPEG copy of CIFAR-10 by its paper's schedule on an NVIDIA GPU, beside a plain script of torchvision's kind.
+"""resnet20 on the JPEG copy of CIFAR-10 by its paper's schedule on an NVIDIA GPU, beside a plain script of
+torchvision's kind.
 
-He et al. 2016, section 4.2: 64,000 steps of 128 pictures, SGD with momentum 0.9 and weight decay 1e-4, the rate 0.1 divided by 10 at half
-and at three quarters of them; pictures padded by 4, cut back at random and mirrored. Both sides train equally long on 45,000 files.
+He et al. 2016, section 4.2: 64,000 steps of 128 pictures, SGD with momentum 0.9 and weight decay 1e-4, the rate 0.1
+divided by 10 at half and at three quarters of them; pictures padded by 4, cut back at random and mirrored. Both sides
+train equally long on 45,000 files.
 """
 
 from __future__ import annotations
@@ -13,18 +15,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerwise.atomic_io import open_temporary_folder
 from layerwise.bench.base import Case, Quality, Row, Spec
 from layerwise.bench.cases.cuda import lacking
 from layerwise.bench.process import Measure
+from layerwise.runtime.atomic_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.planning.resolve import Plan, Request
 
 SETTINGS = (
-    "rule.optimizer='momentum'", "rule.lr=0.1", "rule.schedule='step'", "rule.warmup=0", "rule.l2=0", "rule.weight_decay=0.0001",
-    "monitor='last'", "train.device='cuda'", "train.compile=true",
-)  # fmt: skip
+    "rule.optimizer='momentum'",
+    "rule.lr=0.1",
+    "rule.schedule='step'",
+    "rule.warmup=0",
+    "rule.l2=0",
+    "rule.weight_decay=0.0001",
+    "monitor='last'",
+    "train.device='cuda'",
+    "train.compile=true",
+)
 
 
 @contextmanager
@@ -32,7 +41,7 @@ def unpacked() -> Iterator[Path]:
     """Unpack the pictures into class folders under ``train`` and ``test``."""
     import tarfile
 
-    from layerwise.data.named import folder_of
+    from layerwise.data.download.datasets import folder_of
 
     (archive,) = folder_of("cifar10").glob("*.tar.gz")
     with open_temporary_folder() as folder, tarfile.open(archive) as packed:
@@ -66,7 +75,8 @@ def device() -> dict[str, str]:
 
 
 class Labelled:
-    """Files as torchvision's ``ImageFolder`` gives them: PIL opens one, RGB, then the transforms; the label is the folder's place."""
+    """Files as torchvision's ``ImageFolder`` gives them: PIL opens one, RGB, then the transforms; the label is the
+    folder's place."""
 
     def __init__(self, files: Sequence[str], transform: Any) -> None:
         self.files, self.transform = [Path(file) for file in files], transform
@@ -85,7 +95,8 @@ class Labelled:
 
 
 def loaders(made: Plan) -> tuple[Any, Any]:
-    """Return the plain script's loaders of the files that our side learns from and is tested on, with the same mean and deviation."""
+    """Return the plain script's loaders of the files that our side learns from and is tested on, with the same mean and
+    deviation."""
     from torch.utils.data import DataLoader
 
     from layerwise.bench.pictures import torchvision_operators
@@ -99,19 +110,26 @@ def loaders(made: Plan) -> tuple[Any, Any]:
     found = []
     for part, transform in ((made.splits.train, changed), (made.splits.test, T.Compose(usual))):
         data: Any = Labelled([part.name_of(i) for i in range(len(part))], transform)
-        found.append(DataLoader(
-            data, batch_size=made.recipe.stages[0].batch, shuffle=transform is changed, num_workers=max(1, cores() - 2), pin_memory=True,
-            persistent_workers=True,
-        ))  # fmt: skip
+        found.append(
+            DataLoader(
+                data,
+                batch_size=made.recipe.stages[0].batch,
+                shuffle=transform is changed,
+                num_workers=max(1, cores() - 2),
+                pin_memory=True,
+                persistent_workers=True,
+            )
+        )
     return found[0], found[1]
 
 
 def script(spec: Spec) -> Measure:
-    """Train the same network as torchvision's references and the tutorials do: a loader, a plain loop, torch's SGD and schedule."""
+    """Train the same network as torchvision's references and the tutorials do: a loader, a plain loop, torch's SGD and
+    schedule."""
     import torch
     from torch import nn
 
-    from layerwise.planning import making
+    from layerwise.planning import build
     from layerwise.planning.resolve import plan
 
     began = time.perf_counter()
@@ -119,7 +137,7 @@ def script(spec: Spec) -> Measure:
     with unpacked() as pictures:
         made = plan(asked(pictures, spec))
         train, test = loaders(made)
-        network = making.network(made, torch.device("cuda"))
+        network = build.network(made, torch.device("cuda"))
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         steps = spec["epochs"] * len(train)
@@ -141,7 +159,11 @@ def script(spec: Spec) -> Measure:
                 right += int((network(images.cuda()).argmax(1) == labels.cuda()).sum())
         accuracy = right / len(test.dataset)
     seconds = time.perf_counter() - began
-    return Measure(accuracy, {"accuracy": accuracy, "seconds": seconds}, {"steps": steps, "last_loss": float(loss.detach()), **device()})
+    return Measure(
+        accuracy,
+        {"accuracy": accuracy, "seconds": seconds},
+        {"steps": steps, "last_loss": float(loss.detach()), **device()},
+    )
 
 
 CASE = Case(
@@ -152,7 +174,8 @@ CASE = Case(
     rows=(Row("plain script, the same network, files and schedule", "script", None),),
     quality=(Quality("accuracy", judged=False), Quality("seconds", more_is_better=False, judged=False)),
     average="mean",
-    note="182 epochs of 352 steps, batch 128; the last weights on the 10,000 test pictures; seconds from start to end, unpacking too",
+    note="182 epochs of 352 steps, batch 128; the last weights on the 10,000 test pictures; seconds from start to "
+    "end, unpacking too",
     timeout=7200,
     lacking=lacking,
 )

@@ -11,7 +11,8 @@ LIMIT = 0.3
 
 
 def process(arguments: Sequence[str], *, code: int) -> Measure:
-    """Return the seconds of a whole ``layerwise`` process that must end with this exit code. One before it warms the disk cache."""
+    """Return the seconds of a whole ``layerwise`` process that must end with this exit code. One before it warms the
+    disk cache."""
     import subprocess
     import sys
     import time

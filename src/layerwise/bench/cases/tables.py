@@ -1,4 +1,5 @@
-"""Regression on tables: ``mlp`` with its default recipe beside scikit-learn's ``MLPRegressor`` and a linear model, on the same splits."""
+"""Regression on tables: ``mlp`` with its default recipe beside scikit-learn's ``MLPRegressor`` and a linear model, on
+the same splits."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def ours(data: str, spec: Spec) -> Measure:
 
 
 def fitted(peer: Any, data: str, spec: Spec) -> Measure:
-    """Fit a peer to the same training part, inputs and target standardised alike, and return the same of the same test part."""
+    """Fit a peer to the same training part, inputs and target standardised alike, and return the same of the same test
+    part."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -87,7 +89,9 @@ def rows(data: str) -> tuple[Row, ...]:
     mine = f"{data}: mlp"
     return (
         Row(f"{data}: scikit-learn MLPRegressor, its defaults", f"{data}: MLPRegressor", None, ours=mine),
-        Row(f"{data}: scikit-learn MLPRegressor, early_stopping=True", f"{data}: MLPRegressor, stopped", None, ours=mine),
+        Row(
+            f"{data}: scikit-learn MLPRegressor, early_stopping=True", f"{data}: MLPRegressor, stopped", None, ours=mine
+        ),
         Row(f"{data}: least squares (LinearRegression)", f"{data}: linear", None, ours=mine),
     )
 
@@ -102,7 +106,9 @@ CASE = Case(
     average="mean",
     paired=True,
     least=3,
-    note="test part, in the target's unit; each turn's seed draws another split 70/15/15, the same for all sides, inputs and target "
-    "standardised by its training part. Ours keeps the best epoch on the validation part, which the peers do not see; epochs 0 in the "
+    note="test part, in the target's unit; each turn's seed draws another split 70/15/15, the same for all sides, "
+    "inputs and target "
+    "standardised by its training part. Ours keeps the best epoch on the validation part, which the peers do "
+    "not see; epochs 0 in the "
     "spec: the recipe's own",
 )

@@ -1,5 +1,5 @@
-"""One 3×3 convolution by the kernel that is chosen for it beside torch's own, the layers of known networks: the forward pass, and with both
-gradients; one of them also while another program keeps a core busy."""
+"""One 3×3 convolution by the kernel that is chosen for it beside torch's own, the layers of known networks: the forward
+pass, and with both gradients; one of them also while another program keeps a core busy."""
 
 from __future__ import annotations
 
@@ -27,8 +27,14 @@ class Layer(NamedTuple):
 
 
 LAYERS = (  # resnet18's with batches of 16, vgg16's first with 4, resnet20's with 128
-    Layer(16, 64, 56), Layer(16, 128, 28), Layer(16, 256, 14), Layer(16, 512, 7), Layer(4, 64, 224), Layer(128, 16, 32), Layer(128, 64, 8),
-)  # fmt: skip
+    Layer(16, 64, 56),
+    Layer(16, 128, 28),
+    Layer(16, 256, 14),
+    Layer(16, 512, 7),
+    Layer(4, 64, 224),
+    Layer(128, 16, 32),
+    Layer(128, 64, 8),
+)
 BESIDE = Layer(16, 256, 14)  # the layer that once took five times as long beside a busy program
 
 
@@ -38,13 +44,17 @@ def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
     from torch import nn
 
     from layerwise.nn.convolution import by_tiles, he_fan_out_
-    from layerwise.runtime import flags
+    from layerwise.runtime import compute_settings
 
     torch.manual_seed(spec["seed"])
     network = nn.Sequential(nn.Conv2d(layer.maps, layer.maps, 3, padding=1))
     he_fan_out_(network)
-    flags.lay_out(network, flags.CHANNELS_LAST)
-    x = torch.randn(layer.pictures, layer.maps, layer.side, layer.side).relu().contiguous(memory_format=torch.channels_last)
+    compute_settings.lay_out(network, compute_settings.CHANNELS_LAST)
+    x = (
+        torch.randn(layer.pictures, layer.maps, layer.side, layer.side)
+        .relu()
+        .contiguous(memory_format=torch.channels_last)
+    )
     if tiles:
         by_tiles(network)
     convolution = network[0]
@@ -53,17 +63,17 @@ def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
 
 
 def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool, beside: bool) -> Measure:
-    """Time the convolution, and measure its largest error beside float64, as a part of the largest output. ``beside``: another program
-    keeps one of the cores busy meanwhile."""
+    """Time the convolution, and measure its largest error beside float64, as a part of the largest output. ``beside``:
+    another program keeps one of the cores busy meanwhile."""
     import copy
 
     import torch
 
     from layerwise.bench import pictures
     from layerwise.nn.tiled import TiledConv2d
-    from layerwise.runtime import flags
+    from layerwise.runtime import compute_settings
 
-    with flags.applied(flags.answering()):
+    with compute_settings.applied(compute_settings.answering()):
         convolution, x = made(layer, spec, tiles=tiles)
         with torch.no_grad():
             exact = copy.deepcopy(convolution).double()(x[:2].double())
@@ -79,7 +89,11 @@ def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool, beside: bool) -
         run()  # the kernel is chosen before, as in a training run
         with busy() if beside else nullcontext():
             speed = pictures.timed(run, {**spec, "batch": layer.pictures})
-        kernels = sorted({str(kernel) for kernel in convolution.choices.known.values()}) if isinstance(convolution, TiledConv2d) else []
+        kernels = (
+            sorted({str(kernel) for kernel in convolution.choices.known.values()})
+            if isinstance(convolution, TiledConv2d)
+            else []
+        )
     return Measure(speed, {"error": error}, {"kernels": kernels})
 
 

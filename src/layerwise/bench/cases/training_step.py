@@ -1,4 +1,5 @@
-"""A training step on pictures, float32, batch 16: our rule beside a plain loop over torchvision's network, equal losses."""
+"""A training step on pictures, float32, batch 16: our rule beside a plain loop over torchvision's network, equal
+losses."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ def ours(model: str, spec: Spec) -> Measure:
     from layerwise.data.loader import Batch
     from layerwise.rules.backprop import Backprop, BackpropOptions
     from layerwise.rules.base import Context
-    from layerwise.runtime import flags
+    from layerwise.runtime import compute_settings
     from layerwise.runtime.distributed import World
-    from layerwise.train.ways import set_ways
+    from layerwise.training.execution import set_ways
 
     spec = {**spec, "model": model}
     of = pictures.subject(spec)
@@ -35,7 +36,7 @@ def ours(model: str, spec: Spec) -> Measure:
     world = World(device=torch.device("cpu"))
     context = Context(network, of.task, dict(network.named_parameters()), world, 0, "fp32", len(x), len(x))
     rule = Backprop(context, BackpropOptions(optimizer="sgd", lr=RATE, momentum=0.9))
-    with flags.applied(set_ways(network, flags.answering(), tiles=True)):
+    with compute_settings.applied(set_ways(network, compute_settings.answering(), tiles=True)):
         losses = [float(step.total) / step.weight for step in (rule.step(batch, 0.0) for _ in range(LOOKED_AT))]
         return Measure(pictures.timed(lambda: rule.step(batch, 0.0), spec), {"loss": losses[-1]}, {"losses": losses})
 
@@ -61,11 +62,14 @@ def plain(model: str, spec: Spec) -> Measure:
         return float(loss)
 
     losses = [step() for _ in range(LOOKED_AT)]
-    return Measure(pictures.timed(step, spec), {"loss": losses[-1]}, {"losses": losses, "threads": torch.get_num_threads()})
+    return Measure(
+        pictures.timed(step, spec), {"loss": losses[-1]}, {"losses": losses, "threads": torch.get_num_threads()}
+    )
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """Switch dropout off, whose draws would differ, so that both sides' losses can be compared, and return the network."""
+    """Switch dropout off, whose draws would differ, so that both sides' losses can be compared, and return the
+    network."""
     for module in model.modules():
         if type(module).__name__ == "Dropout":
             module.p = 0.0  # type: ignore[assignment]
@@ -82,8 +86,12 @@ CASE = Case(
     unit="pictures/s",
     spec={"batch": 16},
     sides=SIDES,
-    rows=tuple(Row(f"{name}: torchvision, plain loop", f"{name}, torchvision", Bound(1.5), ours=f"{name}, ours") for name in MODELS),
+    rows=tuple(
+        Row(f"{name}: torchvision, plain loop", f"{name}, torchvision", Bound(1.5), ours=f"{name}, ours")
+        for name in MODELS
+    ),
     quality=(Quality("loss", more_is_better=False, judged=False),),
-    note="224×224, the same weights, batch, loss and SGD with momentum 0.9 on both sides, dropout off; the loss is that of the second step",
+    note="224×224, the same weights, batch, loss and SGD with momentum 0.9 on both sides, dropout off; the loss "
+    "is that of the second step",
     timeout=900,
 )

@@ -1,13 +1,14 @@
-"""From a text file to the words, their counts and the numbered text, beside gensim's vocabulary of a ``corpus_file``."""
+"""From a text file to the words, their counts and the numbered text, beside gensim's vocabulary of a
+``corpus_file``."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from layerwise.atomic_io import open_temporary_folder, write_file
 from layerwise.bench.base import Bound, Case, Row, Spec
 from layerwise.bench.corpora import lacking
 from layerwise.bench.process import Measure
+from layerwise.runtime.atomic_io import open_temporary_folder, write_file
 
 
 def ours(spec: Spec) -> Measure:
@@ -16,8 +17,8 @@ def ours(spec: Spec) -> Measure:
     from pathlib import Path
 
     from layerwise.bench.corpora import written
-    from layerwise.data import corpus_build
-    from layerwise.data.texts import Texts
+    from layerwise.data.text import corpus_build
+    from layerwise.data.text.texts import Texts
 
     cutting = corpus_build.Cutting("whitespace", lower=False)
     with open_temporary_folder() as folder:
@@ -28,7 +29,9 @@ def ours(spec: Spec) -> Measure:
         began = time.perf_counter()
         corpus = corpus_build.opened(Path(folder, "second"), Texts("", (str(path),)), cutting, limit=1 << 40)
         seconds = time.perf_counter() - began
-        return Measure(words / seconds, {"different": len(corpus.words), "counted": int(corpus.counts.sum())}, {"words": words})
+        return Measure(
+            words / seconds, {"different": len(corpus.words), "counted": int(corpus.counts.sum())}, {"words": words}
+        )
 
 
 def gensim_side(spec: Spec) -> Measure:
@@ -56,7 +59,9 @@ CASE = Case(
     sides={"ours": ours, "gensim": gensim_side},
     rows=(Row("gensim Word2Vec.build_vocab(corpus_file=…)", "gensim", Bound(3.0)),),
     least=3,
-    note="the King James Bible in small letters without punctuation, repeated to about 5 million words. Both: every word kept and counted, "
-    "one thread. Ours writes the numbered text to disk too, which gensim does not: it cuts the text anew in every epoch",
+    note="the King James Bible in small letters without punctuation, repeated to about 5 million words. Both: "
+    "every word kept and counted, "
+    "one thread. Ours writes the numbered text to disk too, which gensim does not: it cuts the text anew in "
+    "every epoch",
     lacking=partial(lacking, "gensim", "kjv"),
 )

@@ -30,7 +30,8 @@ CASE = Case(
     sides={"ours": ours, "gensim": peer},
     rows=(Row("gensim Word2Vec, corpus_file, skip-gram, 200,000 words", "gensim", None),),
     least=3,
-    note="2 million words drawn ∝ 1/rank from 200,000, in sentences of 20; each occurs. Two tables of 80 MB. Otherwise as the case of "
+    note="2 million words drawn ∝ 1/rank from 200,000, in sentences of 20; each occurs. Two tables of 80 MB. "
+    "Otherwise as the case of "
     "skip-gram, with 2 epochs; no quality, as such text has nothing to learn",
     lacking=partial(lacking, "gensim"),
 )

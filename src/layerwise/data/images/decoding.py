@@ -1,0 +1,296 @@
+"""Pictures to pixels: one conversion, the same in training and in prediction (F03).
+
+Shape letters: ``H W`` pixels, ``C`` channels (1 grey, 3 RGB). Everything becomes uint8:
+
+- the format is told by content, never by the name (F04); of an animated file or several pages, the first
+  frame is taken;
+- EXIF rotation and mirroring are applied;
+- palettes are looked up, and alpha is composited over white;
+- 16-bit samples keep their high byte (65535 → 255); 32-bit integers and floats are refused;
+- CMYK, YCbCr, LAB and HSV become RGB; RGB to grey is Y = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2); grey to
+  RGB repeats.
+
+Sizes are checked in the header, before anything is decoded (F02). No global state of Pillow is read or set.
+
+A picture that is wanted smaller is brought to that size here (`sizing.fitted`), and of a JPEG only as much detail is
+decoded as that
+takes: the codec leaves out the higher frequencies of each 8×8 block and gives ½, ¼ or ⅛ of its sides (Pillow's draft
+    mode).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from layerwise.errors import DataError, UsageError
+from layerwise.runtime.input_files import open_regular_file
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 64_000_000
+ORIENTATION = 0x0112  # the EXIF tag
+GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Pixels = NDArray[np.uint8]
+
+
+def decode(raw: object, channels: int, *, name: str = "", size: tuple[int, int] | None = None) -> Pixels:
+    """Return a picture as uint8 pixels (H, W, channels).
+
+    Args: raw: a path, the bytes of a file, a PIL picture, or a uint8 array (H, W) or (H, W, C) with C 1, 3 or 4 (RGBA).
+        channels: 1 for grey, 3 for RGB. name: what messages call the picture, where ``raw`` is not a path. size:
+        (height, width) to which it is brought, keeping its proportions and cropping the centre; None leaves its own.
+
+    Raises:
+        DataError: for what is no picture, is damaged, too large, or of a kind not converted; names the file.
+        UsageError: for another number of channels.
+    """
+    if channels not in (1, 3):
+        raise UsageError("pictures are decoded as grey or RGB", expected="1 or 3 channels", received=f"{channels}")
+    called = _called(raw, name)
+    if isinstance(raw, np.ndarray):
+        return _sized(_from_array(raw, channels, called), size)
+    with _opened(raw, called) as picture, _explained(called):
+        if size is not None:
+            _draft(picture, size)
+        return _sized(_pixels(_upright(picture), channels, called), size)
+
+
+def _sized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """Bring pixels to a size, if there is one."""
+    if size is None:
+        return pixels
+    from layerwise.data.images.resize import fit  # torch, for those that resize only
+
+    return fit(pixels, size)
+
+
+def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Let the codec leave out detail that a picture of this size does not show, if it can."""
+    from layerwise.data.images.resize import least
+
+    if picture.format not in ("JPEG", "MPO"):
+        return
+    width, height = picture.size
+    lying = _orientation(picture) >= 5  # the file's rows are the picture's columns
+    rows, columns = least(height, width, size[::-1] if lying else size)
+    picture.draft(None, (columns, rows))
+
+
+def inspect(raw: object, *, name: str = "") -> tuple[int, int, int]:
+    """Decode a picture wholly and return the shape (H, W, C) it has by itself: C is 1 if it is grey, else 3.
+
+    Raises `DataError` as `decode` does: this is the check before training starts.
+    """
+    called = _called(raw, name)
+    with _opened(raw, called) as picture, _explained(called):
+        width, height = picture.size
+        if picture.format in ("JPEG", "MPO"):
+            picture.draft(None, (1, 1))  # reads every byte all the same, and is done sooner
+            picture.load()
+            lying = _orientation(picture) >= 5
+            return (width, height, _channels(picture)) if lying else (height, width, _channels(picture))
+        upright = _upright(picture)
+        if upright.mode in ("I", "F"):  # the kinds whose values decide whether they can be converted
+            _pixels(upright, _channels(upright), called)
+        return upright.height, upright.width, _channels(upright)
+
+
+def _channels(picture: Image.Image) -> int:
+    """Return 1 for grey pictures, 3 for others."""
+    return 1 if picture.mode in GREY else 3
+
+
+def probe(raw: object, *, name: str = "") -> tuple[int, int, int]:
+    """Return the shape (H, W, C) a picture will have, from its header alone: C is 1 if it is grey, else 3.
+
+    The pixels are not decoded, so a file that is cut off further down passes. Raises `DataError` for what is
+    no picture.
+    """
+    called = _called(raw, name)
+    with _opened(raw, called) as picture, _explained(called):
+        width, height = picture.size
+        late = picture.format == "PNG" and "exif" not in picture.info  # PNG may carry EXIF behind its pixels
+        if picture.format != "TIFF" and not late and _orientation(picture) >= 5:
+            width, height = height, width
+        return height, width, _channels(picture)
+
+
+def shown(name: str) -> str:
+    """Return a file name that can be printed, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _called(raw: object, name: str) -> str:
+    """Return what messages call a picture."""
+    if name:
+        return shown(name)
+    if isinstance(raw, str | os.PathLike):
+        return shown(os.fsdecode(raw))
+    return {bytes: "the picture given as bytes", np.ndarray: "the array given"}.get(type(raw), "the picture given")
+
+
+@contextmanager
+def _explained(called: str) -> Iterator[None]:
+    """Turn whatever a codec raises into a `DataError`: on damaged files Pillow raises almost anything."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(called, str(error)) from error
+    except Exception as error:
+        raise DataError(
+            f"{called} cannot be decoded: {error}",
+            expected="a whole picture",
+            received="a damaged or truncated file",
+            do="replace the file, or leave bad files out with --set data.on_bad=skip",
+        ) from error
+
+
+@contextmanager
+def _opened(raw: object, called: str) -> Iterator[Image.Image]:
+    """Open a picture without decoding it, and check its size."""
+    if isinstance(raw, Image.Image):
+        _check_size(raw, called)
+        yield raw
+        return
+    with _stream(raw, called) as stream, _identified(stream, called) as picture:
+        _check_size(picture, called)
+        yield picture
+
+
+def _stream(raw: object, called: str) -> Any:
+    """Return the bytes of a path or of a bytes object as a binary file."""
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return io.BytesIO(raw)
+    if not isinstance(raw, str | os.PathLike):
+        raise DataError(
+            f"{called} is no picture",
+            expected="a path, the bytes of a file, a PIL picture or a uint8 array (H, W[, C])",
+            received=type(raw).__name__,
+        )
+    try:
+        return open_regular_file(raw)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{called} cannot be read: {reason}", do="check the path and its permissions") from error
+
+
+def _identified(stream: Any, called: str) -> Image.Image:
+    """Find the format by content, among those that are allowed."""
+    if not stream.read(1):
+        raise DataError(f"{called} is empty", expected="a picture", received="0 bytes")
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(called, str(error)) from error
+    except Exception as error:
+        stream.seek(0)
+        raise DataError(
+            f"{called} is no picture that can be read",
+            expected=f"the contents of one of {', '.join(FORMATS)}",
+            received=f"a file that begins with {stream.read(8)!r}",
+            do="replace or remove the file, or leave bad files out with --set data.on_bad=skip",
+        ) from error
+
+
+def _check_size(picture: Image.Image, called: str) -> None:
+    """Refuse empty pictures and decompression bombs by what the header says."""
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(called, f"{width} × {height} = {width * height} pixels")
+    if width * height == 0:
+        raise DataError(f"{called} has no pixels", expected="a picture", received=f"{width} × {height} pixels")
+
+
+def _too_large(called: str, received: str) -> DataError:
+    """Make the error for a decompression bomb."""
+    return DataError(
+        f"{called} is too large to decode",
+        expected=f"at most {MAX_PIXELS} pixels",
+        received=received,
+        do="scale it down first",
+    )
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Decode the first frame and turn it as EXIF says. (Pillow turns TIFFs by itself while decoding.)"""
+    picture.load()
+    turn = TURNS.get(_orientation(picture))
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    turned.info = picture.info
+    return turned
+
+
+def _pixels(picture: Image.Image, channels: int, called: str) -> Pixels:
+    """Convert a decoded picture to (H, W, channels) by the rules above."""
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = Image.fromarray(_high_bytes(picture, called))
+    if picture.mode in ("La", "RGBa"):  # alpha already multiplied in
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    if picture.has_transparency_data:
+        over = picture.convert("RGBA")
+        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, over).convert("RGB")
+    if channels == 1 and picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.array(picture if picture.mode == mode else picture.convert(mode), dtype=np.uint8)
+    return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _high_bytes(picture: Image.Image, called: str) -> Pixels:
+    """Return 16-bit grey samples (H, W) as their high bytes."""
+    values = np.asarray(picture)
+    if picture.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
+        kind = "floating-point" if picture.mode == "F" else "32-bit"
+        raise DataError(
+            f"{called} has {kind} samples",
+            expected="8 or 16 bits a sample",
+            do="convert it to 8-bit PNG first",
+        )
+    return (values.astype(np.uint16) >> 8).astype(np.uint8)
+
+
+def _from_array(raw: NDArray[Any], channels: int, called: str) -> Pixels:
+    """Convert an array (H, W) or (H, W, C)."""
+    shaped = raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (1, 3, 4))
+    if raw.dtype != np.uint8 or not shaped or not raw.size:
+        raise DataError(
+            f"{called} is not a picture",
+            expected="a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with values from 0 to 255",
+            received=f"{raw.dtype} of shape {raw.shape}",
+            do="scale it to 0…255 and convert with .astype(numpy.uint8)" if raw.dtype != np.uint8 else "",
+        )
+    if raw.shape[0] * raw.shape[1] > MAX_PIXELS:
+        raise _too_large(called, f"{raw.shape[1]} × {raw.shape[0]} pixels")
+    plain = raw[:, :, 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw
+    return _pixels(Image.fromarray(np.ascontiguousarray(plain)), channels, called)

@@ -1,0 +1,1 @@
+"""Tables: CSV, TSV, Parquet and JSON lines, read and turned into columns."""

@@ -1,0 +1,187 @@
+"""The files that tables come in: delimited text, Parquet, JSON lines; told apart by content, read whole or piece by
+piece."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from layerwise.data.source import Array
+from layerwise.data.tables import delimited
+from layerwise.data.tables.table_options import Header, Reading
+from layerwise.errors import DataError
+from layerwise.runtime.bounded_decoding import check_json_depth
+from layerwise.runtime.input_files import open_regular_file
+
+PARQUET = b"PAR1"
+LONGEST_LINE = 1 << 24  # bytes of a line of JSON
+MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, once more than so many come out
+
+
+def rows(
+    path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield a table's rows for prediction, up to ``size`` at a time, as mappings from column to cell, in bounded
+    memory.
+
+    Cells of text tables are text. Raises `DataError` for damaged and ragged files, once the reading comes to it.
+    """
+    with closing(pieces(path, header=header, encoding=encoding, size=size)) as found:
+        for table in found:
+            yield table.to_pylist()
+
+
+def pieces(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024) -> Generator[pa.Table]:
+    """Yield a table piece by piece, up to ``size`` rows at a time, as `rows` does, but as columns.
+
+    Whoever gives up half-way closes the generator, and with it the file's reader: ``with contextlib.closing(pieces(…))
+    as found``.
+    """
+    with closing(_chunks(path, header, encoding, size)) as chunks:
+        for table in chunks:
+            for start in range(0, len(table), size):
+                yield table.slice(start, size)
+
+
+def _chunks(path: Path, header: Header, encoding: str, size: int) -> Generator[pa.Table]:
+    if is_parquet(path):
+        return _parquet_chunks(path, size)
+    if is_json_lines(path):
+        return _json_chunks(path)
+    return delimited.chunks(delimited.sniff(path, header=header, encoding=encoding))
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell by content whether a file is Parquet. Raises `DataError` if it cannot be read."""
+    return _head(path).startswith(PARQUET)
+
+
+def is_json_lines(path: Path) -> bool:
+    """Tell by content whether a file holds a JSON object a line. Raises `DataError` if it cannot be read."""
+    return _head(path).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"{ ", b"{\n", b"{}"))
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open_regular_file(path) as stream:
+            return stream.read(64)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
+    """Read a table and the number of each row in its file, (N,)."""
+    if is_parquet(path):
+        try:
+            _check_rows(path)
+            table = pq.read_table(path, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+        delimited.check_names(tuple(table.column_names), path)
+        return table, np.arange(1, len(table) + 1)
+    if is_json_lines(path):
+        tables = list(_json_chunks(path))
+        table = pa.concat_tables(tables, promote_options="default")
+        return table, np.arange(1, len(table) + 1)
+    dialect = delimited.sniff(path, header=reading.header, encoding=reading.encoding)
+    if reading.names and len(reading.names) == len(dialect.columns):
+        dialect = dialect._replace(columns=reading.names)
+    table = delimited.read(dialect, missing=reading.missing, dates=reading.dates)
+    return table, delimited.line_numbers(dialect, len(table))
+
+
+def _parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
+    """Read a Parquet file batch by batch."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=size):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _json_chunks(path: Path) -> Generator[pa.Table]:
+    """Read JSON lines block by block."""
+    try:
+        with ShallowLines(path) as stream, pajson.open_json(stream) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as JSON lines: {error}",
+            expected='an object a line with the same fields, such as {"x": 1, "y": "a"}',
+            do="correct the line, or write the table as CSV",
+        ) from error
+
+
+class ShallowLines(io.RawIOBase):
+    """The bytes of JSON lines, checked on the way: pyarrow's parser recurses, and a line that nests deeply ends the
+    process.
+
+    Raises `DataError` for a line that nests too deep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.file, self.rest, self.line = path, open_regular_file(path), b"", 1
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes."""
+        data = self.file.read(size)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        self._check_text([*lines, *([] if data else [self.rest])])
+        for number, line in enumerate((*lines, self.rest), start=self.line):
+            check_json_depth(line, what=f"{self.path} line {number}")
+        self.line += len(lines)
+        if len(self.rest) > LONGEST_LINE:
+            raise DataError(
+                f"{self.path} line {self.line} has no end", expected=f"lines of at most {LONGEST_LINE:,} bytes"
+            )
+        return data
+
+    def _check_text(self, lines: list[bytes]) -> None:
+        """Refuse lines that are not UTF-8: pyarrow takes them, and stumbles when their cells are looked at."""
+        try:
+            b"\n".join(lines).decode()
+        except UnicodeDecodeError as error:
+            number = self.line + error.object[: error.start].count(b"\n")
+            raise DataError(
+                f"{self.path} line {number} is not UTF-8",
+                expected="JSON lines in UTF-8",
+                received=f"the byte 0x{error.object[error.start]:02x}",
+                do="convert the file to utf-8",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
+
+
+def _check_rows(path: Path) -> None:
+    """Refuse a Parquet file that would unpack to too much: a run of one value takes a few bytes, however long it is."""
+    with pq.ParquetFile(path) as file:
+        size = file.metadata.num_rows * file.metadata.num_columns * 8
+    if size > FREE and size > MAX_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{path} unpacks to too much to be read in memory",
+            expected=f"at most {MAX_RATIO} times its size, or {FREE >> 30} GiB",
+            received=f"about {size:,} bytes from {path.stat().st_size:,}",
+            do="if you trust it, write it again as several smaller files",
+        )
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged: {error}", expected="a whole Parquet file", do="fetch or write it again")

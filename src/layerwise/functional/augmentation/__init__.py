@@ -1,0 +1,1 @@
+"""Augmentation of images, as pure functions of a batch and its draws."""

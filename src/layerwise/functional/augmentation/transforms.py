@@ -1,0 +1,338 @@
+"""Changes of pictures by given draws, as pure functions (S10): nothing here draws, so that the caller decides what is
+random.
+
+``N`` pictures, ``C`` channels, ``H W`` pixels, values in [0, 1]. P. Y. Simard, D. Steinkraus, J. C. Platt, Best
+practices for convolutional neural networks (2003); A. Krizhevsky et al. (2012). The one idea: rotated a little, a cat
+is still a cat, so every such change is an example for nothing. Random resized crop, rotation, scale and shift are one
+affine map, so that pixels are interpolated once. Further changes have files of their own: `trivial_augment`, `erasing`,
+`mixing`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from layerwise.functional.augmentation import erasing, trivial_augment
+from layerwise.functional.augmentation.erasing import Fill
+
+Flip = Literal["none", "horizontal", "vertical", "both"]
+Padding = Literal["zeros", "border", "reflection"]
+Policy = Literal["none", "trivial"]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Part = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Aspect = Annotated[float, msgspec.Meta(ge=0.01, le=100)]
+Alpha = Annotated[float, msgspec.Meta(ge=0, le=100)]
+# each change has columns of its own in the draws, so that switching one on leaves the others' draws alone
+ROTATE, SCALE, FLIP_X, FLIP_Y, SHIFT_X, SHIFT_Y, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(10)
+AREA, ASPECT, LEFT, TOP, POLICY, LEVEL, SIGN, ERASE, ERASE_AREA, ERASE_ASPECT, ERASE_LEFT, ERASE_TOP, NOISE = range(
+    10, 23
+)
+MIXED, KIND, SHARE, BOX_X, BOX_Y = range(23, 28)
+FIRST, DRAWS = (
+    10,
+    28,
+)  # the first ten are drawn by themselves, as before there were more, so that old recipes give what they gave
+
+
+class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Keys of a stage's ``augment``: the widest change of each kind; 0 and ``none`` leave it out.
+
+    ``rotate``: degrees, drawn from [−rotate, rotate]. ``scale`` s: factors from [1/(1+s), 1+s], evenly in their
+    logarithm. ``crop`` c: the picture gets a border of c pixels and is cut back to its size at a random place, so that
+    it shifts by up to c. ``flip``: mirrored left to right (``horizontal``), top to bottom (``vertical``) or each of
+    both, with probability ½. ``brightness``,
+    ``contrast``, ``saturation`` a: factors from [1 − a, 1 + a]; ``hue``: turns of the colour circle, from [−hue, hue].
+        ``padding``: what
+    lies outside the picture: black, its border's colours, or its mirror image.
+
+    ``area``: a random resized crop (Szegedy et al. 2015): a part of the picture, its share of the area drawn from this
+    range and its ratio of width to height from ``aspect``, evenly in the logarithm, brought to the picture's size; (1,
+    1) leaves it out. ``policy``: ``trivial`` changes each picture by one operation of TrivialAugment. ``erase``: the
+    probability of random erasing, of a rectangle with a share of the area from ``erase_area`` and a ratio of height to
+    width from ``erase_aspect``, filled with ``erase_fill``.
+    ``mixup``, ``cutmix``: α of the Beta(α, α) from which the shares of two mixed pictures are drawn, 0 for none; with
+    both, each mixes half of the pictures; ``mix``: the probability that a picture is mixed at all.
+    """
+
+    rotate: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
+    scale: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    crop: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    flip: Flip = "none"
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    padding: Padding = "zeros"
+    area: tuple[Part, Part] = (1.0, 1.0)
+    aspect: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
+    policy: Policy = "none"
+    erase: Share = 0.0
+    erase_area: tuple[Part, Part] = (0.02, 0.4)
+    erase_aspect: tuple[Aspect, Aspect] = (0.3, 10 / 3)
+    erase_fill: Fill = "noise"
+    mixup: Alpha = 0.0
+    cutmix: Alpha = 0.0
+    mix: Share = 1.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their place by other than a flip and a crop."""
+        return bool(self.rotate or self.scale or self.crop)
+
+    @property
+    def shifts_only(self) -> bool:
+        """Whether pixels move by whole places alone."""
+        return bool(self.crop) and not (self.rotate or self.scale)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether pictures are cropped at random and brought back to size."""
+        return self.area != (1.0, 1.0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed with others of their batch."""
+        return bool((self.mixup or self.cutmix) and self.mix)
+
+    @property
+    def colours(self) -> bool:
+        """Whether anything needs three channels."""
+        return bool(self.saturation or self.hue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing changes in a picture by itself."""
+        moved = self.moves or self.cuts or self.policy != "none" or self.flip != "none"
+        return not (moved or self.colours or self.brightness or self.contrast or self.erase)
+
+
+class Changes(NamedTuple):
+    """What happens to each picture. ``angle`` (N,) degrees, clockwise; ``factor`` (N,) of its size; ``shift`` (N, 2)
+    whole pixels to the right and down; ``mirrored`` (N, 2) left to right and top to bottom; ``brightness``,
+    ``contrast``, ``saturation`` (N,) factors; ``hue`` (N,) turns."""
+
+    angle: Tensor
+    factor: Tensor
+    shift: Tensor
+    mirrored: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+
+
+def changes(u: Tensor, options: AugmentOptions) -> Changes:
+    """Return what draws u (N, 28) from [0, 1) mean under these options."""
+    o, even = options, 2 * u - 1  # from [−1, 1)
+    sides = (o.flip in ("horizontal", "both"), o.flip in ("vertical", "both"))
+    return Changes(
+        o.rotate * even[:, ROTATE],
+        torch.exp(math.log1p(o.scale) * even[:, SCALE]),
+        torch.floor(u[:, SHIFT_X : SHIFT_Y + 1] * (2 * o.crop + 1)).clamp_max(2 * o.crop)
+        - o.crop,  # a draw may round up to 1
+        torch.stack([u[:, column] < 0.5 * side for column, side in zip((FLIP_X, FLIP_Y), sides, strict=True)], 1),
+        1 + o.brightness * even[:, BRIGHTNESS],
+        1 + o.contrast * even[:, CONTRAST],
+        1 + o.saturation * even[:, SATURATION],
+        o.hue * even[:, HUE],
+    )
+
+
+def boxes(u: Tensor, options: AugmentOptions, size: tuple[int, int]) -> Tensor:
+    """Return the parts of pictures of ``size`` (H, W) that random resized crops take, (N, 4) int64: left, top, width,
+    height.
+
+    Sides are √(a·H·W·r) and √(a·H·W/r), rounded and no longer than the picture's, for a share a of its area and a ratio
+    r; the place is drawn evenly from all that there are.
+    """
+    height, width = size
+    (low, high), (narrow, wide) = options.area, options.aspect
+    area = (low + (high - low) * u[:, AREA].double()) * height * width
+    ratio = torch.exp(math.log(narrow) + math.log(wide / narrow) * u[:, ASPECT].double())
+    w = (area * ratio).sqrt().round().clamp(1, width)
+    h = (area / ratio).sqrt().round().clamp(1, height)
+    left = torch.floor(u[:, LEFT].double() * (width - w + 1)).minimum(width - w)
+    top = torch.floor(u[:, TOP].double() * (height - h + 1)).minimum(height - h)
+    return torch.stack([left, top, w, h], 1).long()
+
+
+def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
+    """Return pictures changed by their draws: cropped, rotated, scaled, shifted and TrivialAugment's moves in one
+    interpolation, then mirrored, then TrivialAugment's other operations, then in their colours, then with a rectangle
+    erased.
+
+    Args:
+        x: pictures (N, C, H, W) in [0, 1], or uint8.
+        u: draws (N, 28) from [0, 1), column by column those named above, on the pictures' device.
+        options: how far each change goes.
+
+    Returns pictures in [0, 1], of the draws' type if they were uint8. What comes out of a picture depends on it and its
+    own draws alone, whatever else is in the batch.
+    """
+    if not len(x) or options.idle:
+        return levels(x, u.dtype)
+    change, size = changes(u, options), (x.shape[2], x.shape[3])
+    box = boxes(u, options, size) if options.cuts else None
+    drawn = trivial_augment.chosen(u[:, [POLICY, LEVEL, SIGN]]) if options.policy == "trivial" else None
+    if options.shifts_only and box is None and drawn is None:
+        x = shifted(x, change.shift, options.padding)
+    elif options.moves or drawn is not None:
+        x = moved(levels(x, u.dtype), change, options, box=box, drawn=drawn)
+    elif box is not None:
+        x = cropped(x, box) if x.device.type == "cpu" else sampled(levels(x, u.dtype), box)
+    for axis, column in ((3, 0), (2, 1)):
+        if options.flip in ("both", ("horizontal", "vertical")[column]):
+            x = mirrored(x, change.mirrored[:, column], axis)
+    x = levels(x, u.dtype)
+    if drawn is not None:
+        x = trivial_augment.recoloured(x, drawn)
+    x = coloured(x, change, options)
+    return erased(x, u, options) if options.erase else x
+
+
+def mirrored(x: Tensor, which: Tensor, axis: int) -> Tensor:
+    """Return pictures (N, C, H, W) of which some, (N,) booleans, are mirrored along an axis."""
+    if x.device.type != "cpu":
+        return torch.where(which.view(-1, 1, 1, 1), x.flip(axis), x)
+    x = x.clone()
+    for n in torch.nonzero(which)[:, 0].tolist():  # half of the work of all, and the layout in memory stays
+        x[n] = x[n].flip(axis - 1)
+    return x
+
+
+def levels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return pictures in [0, 1]: uint8 ones divided by 255, others as they are."""
+    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
+
+
+def shifted(x: Tensor, shift: Tensor, padding: Padding) -> Tensor:
+    """Return pictures (N, C, H, W), bytes too, moved by whole pixels (N, 2) to the right and down: y[i, j] = x[i −
+    down, j − right]."""
+    rows, row_there = _sources(x.shape[2], shift[:, 1].long(), padding)
+    columns, column_there = _sources(x.shape[3], shift[:, 0].long(), padding)
+    number = torch.arange(len(x), device=x.device)[:, None, None]
+    place = (number * x.shape[2] + rows[:, :, None]) * x.shape[3] + columns[
+        :, None, :
+    ]  # (N, H, W), in the pictures one after another
+    found = (
+        x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).index_select(0, place.flatten()).view(*place.shape, x.shape[1])
+    )
+    if padding == "zeros":
+        found.mul_((row_there[:, :, None] & column_there[:, None, :])[..., None])
+    return found.permute(0, 3, 1, 2)
+
+
+def _sources(side: int, shift: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
+    """Return, for each place of a side moved by shifts (N,), the place it is taken from, and whether that lies inside,
+    both (N, side)."""
+    at = torch.arange(side, device=shift.device)[None] - shift[:, None]
+    there = (at >= 0) & (at < side)
+    if padding == "reflection" and side > 1:  # about the border's middle, again and again
+        at = (at % (2 * side - 2) - (side - 1)).abs().neg() + side - 1
+    return at.clamp(0, side - 1), there
+
+
+def cropped(x: Tensor, box: Tensor) -> Tensor:
+    """Return parts (N, 4) of pictures (N, C, H, W), each brought to (H, W) bilinearly; for bytes, rounded to whole
+    levels.
+
+    One picture at a time: on the CPU torch's resizing of bytes is ten times faster than its general sampling of a
+        batch.
+    """
+    size = (x.shape[2], x.shape[3])
+    out = torch.empty_like(x)
+    for at, (left, top, width, height) in enumerate(box.tolist()):
+        part = x[at : at + 1, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+        out[at : at + 1] = F.interpolate(part, size, mode="bilinear", align_corners=False)
+    return out
+
+
+def sampled(x: Tensor, box: Tensor) -> Tensor:
+    """Return what `cropped` does for pictures (N, C, H, W) in [0, 1], all at once, as other devices than the CPU like
+    it: y[i, j] is x at top + (i + ½)·h/H − ½ and left + (j + ½)·w/W − ½, kept between the middles of the part's first
+    and last pixels."""
+    grid = []
+    for start, length, side in ((box[:, 0:1], box[:, 2:3], x.shape[3]), (box[:, 1:2], box[:, 3:4], x.shape[2])):
+        at = (torch.arange(side, device=x.device, dtype=x.dtype)[None] + 0.5) * length / side - 0.5
+        at = start + at.clamp_min(0).minimum((length - 1).to(x.dtype))  # (N, side)
+        grid.append(2 * at / max(1, side - 1) - 1)
+    across, down = grid
+    places = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), 3)  # (N, H, W, 2)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def moved(
+    x: Tensor,
+    change: Changes,
+    options: AugmentOptions,
+    *,
+    box: Tensor | None = None,
+    drawn: trivial_augment.Chosen | None = None,
+) -> Tensor:
+    """Return pictures (N, C, H, W) cropped, rotated and scaled about their middle, shifted by whole pixels, and moved
+    as TrivialAugment says, bilinearly.
+
+    The map of places is p ↦ T(m + t + f·R(θ)(K(p) − m)), with m the middle, K that of the crop and T TrivialAugment's.
+    Pictures whose map is the identity stay as they are.
+    """
+    from kornia.geometry.transform import (
+        get_affine_matrix2d,
+        warp_affine,
+    )  # a third of a second, so only where it is used
+
+    height, width = x.shape[2:]
+    middle = torch.stack([x.new_full((len(x),), (side - 1) / 2) for side in (width, height)], 1)
+    matrix = get_affine_matrix2d(change.shift, middle, change.factor[:, None].expand(-1, 2), change.angle)  # (N, 3, 3)
+    if box is not None:
+        matrix = matrix @ enlarging(box, (height, width)).to(matrix)
+    at = torch.arange(len(x), device=x.device)
+    if drawn is not None:
+        matrix = trivial_augment.places(drawn, (height, width)).to(matrix) @ matrix
+        if not options.moves:
+            at = torch.nonzero((matrix - torch.eye(3).to(matrix)).abs().amax((1, 2)) > 1e-6)[:, 0]
+    if not len(at):
+        return x
+    found = warp_affine(
+        x[at], matrix[at, :2], (height, width), mode="bilinear", padding_mode=options.padding, align_corners=True
+    )
+    return found if len(at) == len(x) else x.index_copy(0, at, found)
+
+
+def enlarging(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the maps of places (N, 3, 3) that bring the parts (N, 4) of pictures to ``size``: x ↦ (x + ½ − left)·W/w −
+    ½ for pixels' middles, and so for y."""
+    whole = torch.tensor([size[1], size[0]], device=box.device).double()
+    factor = whole / box[:, 2:]  # (N, 2)
+    matrix = torch.diag_embed(torch.cat([factor, torch.ones_like(factor[:, :1])], 1))
+    matrix[:, :2, 2] = (0.5 - box[:, :2]) * factor - 0.5
+    return matrix
+
+
+def erased(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
+    """Return pictures (N, C, H, W) of which those whose draw says so lose a rectangle (`erasing`)."""
+    columns = u[:, [ERASE_AREA, ERASE_ASPECT, ERASE_LEFT, ERASE_TOP]]
+    box = erasing.rectangles(columns, options.erase_area, options.erase_aspect, (x.shape[2], x.shape[3]))
+    at = torch.nonzero(u[:, ERASE] < options.erase)[:, 0]
+    return erasing.erased(x, box, at, options.erase_fill, u[:, NOISE])
+
+
+def coloured(x: Tensor, change: Changes, options: AugmentOptions) -> Tensor:
+    """Return pictures (N, C, H, W) with other brightness, contrast, saturation and hue, in this order, kept within [0,
+    1]."""
+    from kornia import enhance
+
+    if options.brightness:
+        x = enhance.adjust_brightness_accumulative(x, change.brightness)
+    if options.contrast:
+        x = enhance.adjust_contrast_with_mean_subtraction(x, change.contrast)
+    if options.saturation:
+        x = enhance.adjust_saturation_with_gray_subtraction(x, change.saturation)
+    if options.hue:
+        x = enhance.adjust_hue(x, 2 * math.pi * change.hue)
+    return x

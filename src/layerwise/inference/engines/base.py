@@ -1,0 +1,86 @@
+"""The contract of an engine: encoded inputs in, the network's own outputs out, in pieces that stay within the caches'
+and memory's reach.
+
+``N`` examples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.errors import DamagedError, UsageError
+from layerwise.inference.export.base import Subject, compare
+from layerwise.runtime import compute_settings
+
+NAMES = ("torch", "compiled", "onnxruntime", "openvino", "auto")
+ON_CPU = ("onnxruntime", "openvino")
+PIECE = (
+    16 * 3 * 224 * 224
+)  # numbers: 16 pictures of ImageNet's size, beyond which nothing is gained and maps fill the memory
+MOST = 256  # examples: as many as `predict` gathers
+
+
+def piece_of(shape: tuple[int, ...]) -> int:
+    """Return how many inputs of a shape, without the batch dimension, are run at a time."""
+    return max(1, min(MOST, PIECE // max(1, torch.Size(shape).numel())))
+
+
+def device_for(engine: str, wanted: str) -> torch.device:
+    """Return the device on which an engine of this name answers: the one wanted, and for ``auto`` CUDA before the CPU.
+
+    The runtimes run on the CPU alone. Raises `UsageError` for another device there, and for one that is not here.
+    """
+    if engine not in ON_CPU:
+        return compute_settings.pick_device(wanted)
+    if wanted not in ("auto", "cpu"):
+        raise UsageError(
+            f"the engine {engine} runs on the CPU",
+            expected="--device cpu, or the engine torch",
+            received=f"--device {wanted}",
+            do=f"leave out --engine {engine}; torch runs the network on {wanted}",
+        )
+    return torch.device("cpu")
+
+
+class Engine(nn.Module, ABC):
+    """Runs a network's forward pass. A module, so that it stands wherever the network itself would."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, x: Tensor) -> Tensor:
+        """Map one piece of encoded inputs (N, …) to the network's own outputs (N, …)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map encoded inputs (N, …), piece by piece."""
+        size = piece_of(tuple(x.shape[1:]))
+        if len(x) <= size:
+            return self.run(x)
+        return torch.cat([self.run(part) for part in x.split(size)])
+
+    def told(self) -> Mapping[str, Any]:
+        """Return what ran, as JSON holds it."""
+        return {"name": self.name}
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of how the engine came about, in lines."""
+        return []
+
+
+def verify(engine: Engine, subject: Subject) -> None:
+    """Compare an engine with the network on made-up inputs. Raises `DamagedError` where they differ by more than
+    rounding."""
+    check = compare(lambda x: [engine.run(x)], subject, by=engine.name, sizes=(1, 3), reference=subject.answering)
+    if not check.passed:
+        worst = max(one.relative for one in check.differences)
+        raise DamagedError(
+            f"the engine {engine.name} does not compute what {subject.card.name} computes here, and was not used",
+            expected=f"outputs within {check.tolerance:g} of the largest",
+            received=f"{worst:.3g}",
+            do="use --engine torch",
+        )

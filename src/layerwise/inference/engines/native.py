@@ -1,0 +1,93 @@
+"""The engines ``torch`` and ``compiled``: the network itself in its fastest form that is equal to rounding, interpreted
+or compiled."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.errors import UsageError
+from layerwise.inference.engines.base import Engine, piece_of
+from layerwise.inference.export.base import dtype_of, muted
+from layerwise.inference.export.folding import NORMS, fold
+from layerwise.nn.convolution import by_tiles
+from layerwise.runtime import compute_settings, machine
+
+
+class Native(Engine):
+    """The network in evaluation mode: batch norms folded into the layers before them, pictures with their channels last
+    in memory.
+
+    The network that was given stays as it is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        machine.keep_large_buffers()
+        layout = compute_settings.layout_of(model, "fp64" if dtype_of(model) == torch.float64 else "fp32")
+        self.last = layout == compute_settings.CHANNELS_LAST
+        normed = any(isinstance(module, NORMS) for module in model.modules())
+        self.model = fold(model).model if normed else copy.deepcopy(model) if self.last else model
+        compute_settings.lay_out(self.model.eval(), layout)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the network."""
+        outputs: Tensor = self.model(self.laid(x))
+        return outputs
+
+    def laid(self, x: Tensor) -> Tensor:
+        """Return inputs in the layout of the weights."""
+        return x.contiguous(memory_format=torch.channels_last) if self.last and x.ndim == 4 else x
+
+
+class Torch(Native):
+    """The network interpreted, its 3×3 convolutions in float32 on a CPU by tiles (`nn.tiled`)."""
+
+    name = "torch"
+    way = "folded, channels last, tiles"  # another way of computing is measured anew
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if self.last:  # it is a copy
+            by_tiles(self.model, frozen=True)
+
+
+def compiler() -> str:
+    """Return the C++ compiler that torch's inductor would call; empty where there is none."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), "")
+
+
+class Compiled(Native):
+    """The network translated to C++ by torch's inductor, with its weights as constants, for the two sizes that matter:
+    one example, and a full piece. Translating takes from seconds to a minute in each process; what is left over at the
+    end of a stream is interpreted."""
+
+    name = "compiled"
+
+    def __init__(self, model: nn.Module) -> None:
+        if not compiler():
+            raise UsageError(
+                "--engine compiled needs a C++ compiler, and none is here",
+                expected="g++ or clang++, or one named by CXX",
+                do="install one, or use --engine auto",
+            )
+        super().__init__(model)
+        self.programs: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the translated network where there is one for this size."""
+        if len(x) not in (1, piece_of(tuple(x.shape[1:]))):
+            return super().run(x)
+        if len(x) not in self.programs:
+            self.programs[len(x)] = torch.compile(self.model, dynamic=False)
+        import torch._inductor.config as inductor
+
+        with inductor.patch(freezing=True), torch.no_grad(), muted("torch._inductor"):
+            outputs: Tensor = self.programs[len(x)](self.laid(x))
+        return outputs

@@ -1,0 +1,203 @@
+"""What an export is of, what is checked, and what goes along: `Subject`, `Check`, the passport."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from layerwise import __version__
+from layerwise.errors import LayerwiseError, UsageError
+from layerwise.registry import Card
+from layerwise.tasks.base import Task
+from layerwise.tasks.inputs import ImageInputs
+
+FORMAT = 1
+INPUT = "input"
+SIZES = (1, 2, 7, 16)  # batch sizes that an export is checked over
+TOLERANCE = 1e-4  # of the largest reference value: rounding adds up to 1e-6 or so, a wrong graph is off by far more
+Json = dict[str, Any]
+Forward = Callable[[Tensor], Sequence[Tensor]]
+
+
+class ExportError(LayerwiseError):
+    """What was written does not compute what the network computes."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: a card's network with its weights, the task that gives it meaning, and the weights'
+    checksum."""
+
+    card: Card
+    arguments: Json
+    model: nn.Module
+    task: Task
+    weights: str
+
+    @property
+    def answering(self) -> nn.Module:
+        """The network that maps encoded raw inputs to what the task decodes."""
+        return self.task.answering(self.model)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Over a batch of this size: the largest difference, and that relative to the largest value of the network's
+    output."""
+
+    batch: int
+    absolute: float
+    relative: float
+
+
+class Check(msgspec.Struct, frozen=True):
+    """How far an export is from the network, and by what it was run."""
+
+    by: str
+    tolerance: float
+    differences: list[Difference]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference keeps to the tolerance; NaN does not."""
+        return all(one.relative <= self.tolerance for one in self.differences)
+
+
+def compare(
+    run: Forward, subject: Subject, *, by: str, sizes: Sequence[int] = SIZES, reference: nn.Module | None = None
+) -> Check:
+    """Run made-up inputs of several batch sizes through both, and return the differences of all outputs.
+
+    ``reference`` is the network with its answer (`Task.export_module`) unless another module is given.
+    """
+    module = (reference or subject.task.export_module(subject.model).module).eval()
+    dtype = dtype_of(subject.model)
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    with torch.inference_mode():
+        for size in sizes:
+            x = subject.task.inputs.probe(size, draw)
+            wanted = module(x.to(dtype))
+            given = run(x)
+            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+            found.append(_difference(size, wanted, given))
+    return Check(by, TOLERANCE, found)
+
+
+def _difference(size: int, wanted: Sequence[Tensor], given: Sequence[Tensor]) -> Difference:
+    """Return the largest differences over all outputs; infinite where a shape is wrong."""
+    absolute = relative = 0.0
+    for a, b in zip(wanted, given, strict=True):
+        if a.shape != b.shape:
+            return Difference(size, float("inf"), float("inf"))
+        gap = float((a.double() - b.double()).abs().max())
+        largest = float(a.double().abs().max())
+        part = gap / largest if largest else gap
+        absolute = gap if not gap <= absolute else absolute
+        relative = part if not part <= relative else relative
+    return Difference(size, absolute, relative)
+
+
+def refuse_wrong(check: Check, what: str) -> None:
+    """Raise `ExportError` for an export that does not compute what the network computes."""
+    if not check.passed:
+        worst = max(check.differences, key=lambda one: one.relative if one.relative == one.relative else float("inf"))
+        raise ExportError(
+            f"{what} does not compute what the network computes, and was not kept",
+            expected=f"differences up to {check.tolerance:g} of the largest output, run by {check.by}",
+            received=f"{worst.relative:.3g} at batch size {worst.batch}",
+            do="export .safetensors, which keeps the weights as they are, and report this with the card's name",
+        )
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the floating-point type of a network's weights; float32 if it has none."""
+    return next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), torch.float32)
+
+
+def needs(*packages: str, extra: str, to: str) -> None:
+    """Raise `UsageError` that says what to install where a package of an extra is missing."""
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{to} needs {' and '.join(missing)}, not installed here",
+            expected=f"the extra '{extra}'",
+            do=f'pip install "layerwise[{extra}]"',
+        )
+
+
+@contextmanager
+def muted(name: str) -> Iterator[None]:
+    """Keep a library's log off standard error: what goes wrong is raised and told in our words."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def passport(subject: Subject, *, folded: int | None) -> Json:
+    """Return what must travel with a graph: task with labels and preprocessing, the names and shapes of inputs and
+    outputs, versions.
+
+    ``folded``: how many batch norms were folded away, None where that was not asked for.
+    """
+    task = subject.task
+    saved = task.to_json()
+    with torch.inference_mode():
+        probe = task.inputs.probe(2, torch.Generator().manual_seed(0)).to(dtype_of(subject.model))
+        exported = task.export_module(subject.model)
+        shapes = [list(out.shape[1:]) for out in exported.module.eval()(probe)]
+    return {
+        "format": FORMAT,
+        "model": subject.card.name,
+        "arguments": subject.arguments,
+        "weights": subject.weights,
+        "batch_norms_folded": folded,
+        "input": {
+            "name": INPUT,
+            "shape": ["batch", *probe.shape[1:]],
+            "type": "float32",
+            "preprocessing": preprocessing(task),
+        },
+        "outputs": [
+            {"name": out.name, "shape": ["batch", *shape], "meaning": out.meaning}
+            for out, shape in zip(exported.outputs, shapes, strict=True)
+        ],
+        "labels": saved.get("classes"),
+        "task": saved,
+        "versions": {"layerwise": __version__, "torch": version("torch"), "python": platform.python_version()},
+    }
+
+
+def preprocessing(task: Task) -> list[str]:
+    """Return, in words and in order, what is done to a raw input before the graph sees it; the numbers are in
+    ``task``."""
+    inputs = task.inputs
+    if isinstance(inputs, ImageInputs):
+        height, width = inputs.size
+        colour = "grey (ITU-R 601-2 luma)" if inputs.channels == 1 else "RGB"
+        return [
+            f"decode to 8-bit {colour}, EXIF rotation applied, alpha over white",
+            "divide by 255",
+            f"scale, keeping the proportions, until both sides reach {height}×{width} (bilinear, "
+            "antialiased); crop the centre to that",
+            f"subtract the mean {list(inputs.mean)} and divide by the standard deviation {list(inputs.std)}, "
+            "by channel",
+            "order the axes batch, channel, row, column",
+        ]
+    return [
+        "encode each column by its coder (task.inputs.columns), in order; embedded categories come last, as numbers"
+    ]

@@ -1,0 +1,1 @@
+"""The views, one file each; `layerwise.inspection` knows their names without importing them."""

@@ -1,0 +1,150 @@
+"""What a run keeps book of: sums since the last line of the log, and the best epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layerwise.errors import unknown
+from layerwise.recipe import LAST, Stage
+from layerwise.runtime.distributed import World
+from layerwise.tasks.base import Goal, Task
+from layerwise.training.loop import Event
+
+
+@dataclass
+class Best:
+    """The best epoch of a stage so far, and how many epochs have passed since. ``value`` is None until a metric was
+    finite."""
+
+    stage: int = 0
+    value: float | None = None
+    epoch: int = 0
+    waited: int = 0
+
+    def better(self, value: float, goal: Goal) -> bool:
+        """Whether a value beats the best: never one that is not finite, and any finite one where the best is none."""
+        if not math.isfinite(value):
+            return False
+        if self.value is None or not math.isfinite(self.value):
+            return True
+        return value > self.value if goal.more_is_better else value < self.value
+
+
+@dataclass
+class Window:
+    """Sums of the steps since the last line of the log; tensors until the line is written."""
+
+    total: Tensor | None = None
+    weight: float = 0.0
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+    words: int = 0
+    began: float = field(default_factory=time.monotonic)
+    until: float = field(default_factory=time.monotonic)  # the last step's end: what comes after it is not training
+
+    def add(self, event: Event) -> None:
+        """Take in a step."""
+        step = event.step
+        self.total = step.total if self.total is None else self.total + step.total
+        self.weight += step.weight
+        for name, part in step.parts.items():
+            old = self.parts.get(name)
+            self.parts[name] = part if old is None else old + part
+        self.count += 1
+        self.words += step.words
+        self.until = time.monotonic()
+
+    def speed(self) -> str:
+        """Return how fast text is gone through, as `Display` shows it; the empty text where none is."""
+        return f"  {self.words / max(1e-9, self.until - self.began):,.0f} words/s" if self.words else ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the sums for a checkpoint."""
+        out = {f"window.part.{name}": part for name, part in self.parts.items()}
+        out["window.weight"] = torch.tensor([self.weight, self.count], dtype=torch.float64)
+        if self.total is not None:
+            out["window.total"] = self.total
+        return out
+
+    @staticmethod
+    def of(state: dict[str, Tensor], device: torch.device) -> Window:
+        """Make a window again from a checkpoint. Raises `KeyError` or `ValueError` for tensors that are not a
+        window's."""
+        for name, tensor in state.items():
+            if name.startswith("window.") and tensor.shape != ((2,) if name == "window.weight" else ()):
+                raise ValueError(f"'{name}' has the shape {tuple(tensor.shape)}")
+        weight, count = state["window.weight"].double().tolist()
+        total = state.get("window.total")
+        prefix = "window.part."
+        parts = {n.removeprefix(prefix): t.to(device) for n, t in state.items() if n.startswith(prefix)}
+        return Window(None if total is None else total.to(device), weight, parts, int(count))
+
+    def metrics(self, world: World) -> dict[str, float]:
+        """Return means over the examples of all ranks."""
+        if self.total is None:
+            return {}
+        names = [*self.parts]
+        sums = torch.stack([t.double() for t in (self.total, *self.parts.values())])
+        sums = torch.cat([sums, sums.new_tensor([self.weight])])
+        world.reduce([sums])
+        *values, weight = sums.tolist()
+        weight = max(weight, 1.0)
+        out = {"train/loss": values[0] / weight}
+        if len(names) > 1:
+            out |= {f"train/{name}": value / weight for name, value in zip(names, values[1:], strict=True)}
+        return out
+
+
+def undefined(history: Iterable[Mapping[str, Any]], stage: str, goal: Goal, *, last: bool) -> list[tuple[str, str]]:
+    """Return notes, in English and Chinese, on validation metrics that were not finite in some epochs of a stage.
+
+    ``last``: the stage keeps its last epoch's weights, whatever the metrics say.
+    """
+    rows = [row for row in history if row["stage"] == stage]
+    notes = []
+    for name in dict.fromkeys(key for row in rows for key in row if key.startswith("val/")):
+        measured = [row[name] for row in rows if name in row]
+        count, total = sum(value is None or not math.isfinite(value) for value in measured), len(measured)
+        if not count:
+            continue
+        english, chinese = (
+            f"{name} was not finite in {count} of {total} epochs",
+            f"{total} 轮中有 {count} 轮的 {name} 不是有限数",
+        )
+        if name == f"val/{goal.metric}" and not last and count < total:
+            english, chinese = f"{english}: none of these is the best epoch", f"{chinese}，这些轮次不会被选为最佳"
+        elif name == f"val/{goal.metric}" and not last:
+            english, chinese = (
+                f"{english}: the last epoch's weights are kept",
+                f"{chinese}，无法选出最佳轮次，因此保留最后一轮的权重",
+            )
+        notes.append((english, chinese))
+    return notes
+
+
+def metrics_of(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return the final metrics that run.json holds, NaN for null: a metric that was not finite; empty until the run is
+    finished."""
+    return {name: math.nan if value is None else float(value) for name, value in info.get("metrics", {}).items()}
+
+
+def goal_of(stage: Stage, task: Task) -> Goal:
+    """Return the metric that picks a stage's best weights."""
+    if stage.monitor in ("", LAST):
+        return task.goal
+    name = stage.monitor.removeprefix("val/")
+    return Goal(name, name in ("accuracy", "balanced-accuracy", "r2"))
+
+
+def monitored(metrics: dict[str, float], goal: Goal) -> float:
+    """Return the monitored metric, or raise `UsageError` with the nearest name."""
+    if f"val/{goal.metric}" not in metrics:
+        raise unknown("metric to monitor", f"val/{goal.metric}", metrics)
+    return metrics[f"val/{goal.metric}"]

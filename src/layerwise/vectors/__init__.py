@@ -1,1 +1,0 @@
-"""What is done with finished vectors: questions to words, benchmarks, maps between languages, an index of texts and its search."""

@@ -1,0 +1,204 @@
+"""Tables that name pictures: told by content, checked like class folders, trained on and answered like any pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from layerwise import api
+from layerwise.data.load import Options, open_data
+from layerwise.data.source import fetch, labels
+from layerwise.data.splits import split
+from layerwise.errors import DataError, UsageError
+from layerwise.inference.predict import named_inputs
+
+COUNT = 24
+
+
+def brightness(number: int) -> int:
+    return 10 * number
+
+
+def pictures(root: Path, count: int = COUNT) -> list[str]:
+    """Write grey pictures of one shade each and return their names."""
+    (root / "pics").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("L", (6, 6), brightness(number)).save(root / f"pics/{number}.png")
+    return [f"pics/{number}.png" for number in range(count)]
+
+
+def rows_of(root: Path) -> list[dict[str, object]]:
+    return [
+        {"file": name, "who": f"p{n // 2}", "shade": brightness(n) + 0.5, "kind": "dark" if n < COUNT // 2 else "light"}
+        for n, name in enumerate(pictures(root))
+    ]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> Path:
+    """Write rows as CSV, JSON lines or Parquet, by the ending."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        path.write_text("".join(",".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_pictures_and_numbers_belong_together_in_every_format(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"shades.{ending}", rows_of(tmp_path))
+    found = open_data(Options(str(path), target="shade"), seed=0)
+    seen = 0
+    for part in (found.train, found.val, found.test):
+        assert (part.schema.kind, part.schema.target, part.schema.shape) == ("image", "number", (6, 6, 1))
+        for index in range(len(part)):
+            example = part[index]
+            assert example.target == float(example.input[0, 0, 0]) + 0.5  # fractions are kept
+            assert part.name_of(index).startswith(str(tmp_path))
+            seen += 1
+    assert seen == COUNT
+    assert "columns left out: who, kind" in found.notes[-1]
+
+
+def test_the_last_other_column_is_the_target_wherever_the_paths_are(tmp_path: Path) -> None:
+    rows = [{"kind": row["kind"], "file": row["file"]} for row in rows_of(tmp_path)]
+    found = open_data(Options(str(write(tmp_path / "a.csv", rows))), seed=0)
+    assert found.train.schema.classes == ("dark", "light")
+    for index in range(len(found.train)):
+        pixels, label = found.train[index]
+        assert label == (pixels[0, 0, 0] >= brightness(COUNT // 2))
+
+
+def test_a_column_that_leads_nowhere_is_a_category(tmp_path: Path) -> None:
+    rows = [{"file": f"gone/{n % 3}.png", "x": n / 7, "y": n % 2} for n in range(30)]
+    found = open_data(Options(str(write(tmp_path / "a.csv", rows))), seed=0)
+    assert found.train.schema.kind == "row"
+
+
+def test_two_columns_of_pictures_need_a_word(tmp_path: Path) -> None:
+    rows = [{"left": row["file"], "right": row["file"], "kind": row["kind"]} for row in rows_of(tmp_path)]
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(UsageError, match="names pictures in several columns"):
+        open_data(Options(str(path)), seed=0)
+    assert "left out: left" in open_data(Options(str(path), image="right"), seed=0).notes[-1]
+    with pytest.raises(UsageError, match="no column 'rigth'"):
+        open_data(Options(str(path), image="rigth"), seed=0)
+
+
+def test_missing_pictures_are_listed_all_at_once(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    for number in (3, 7, 20):
+        rows[number]["file"] = f"pics/gone-{number}.png"
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(DataError, match="3 of 24 pictures that the table names are not there") as error:
+        open_data(Options(str(path)), seed=0)
+    assert all(f"gone-{number}.png" in str(error.value) for number in (3, 7, 20))
+
+
+def test_bad_pictures_stop_or_are_left_out_with_their_rows(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    (tmp_path / "pics/5.png").write_bytes(b"no picture")
+    rows[8]["file"] = "pics/gone.png"
+    path = write(tmp_path / "a.csv", rows)
+    (tmp_path / "pics/gone.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 24 files .* cannot be used") as error:
+        open_data(Options(str(path), target="shade"), seed=0)
+    assert "5.png" in str(error.value)
+    (tmp_path / "pics/gone.png").unlink()
+    found = open_data(Options(str(path), target="shade", on_bad="skip", group="who"), seed=0)
+    assert (
+        "1 of 24 pictures that the table names are not there; their rows were left out: pics/gone.png" in found.notes[0]
+    )
+    assert "1 of 24 files could not be decoded" in found.notes[1]
+    whole = [found.part(part)[i] for part in ("train", "val", "test") for i in range(len(found.part(part)))]
+    assert len(whole) == COUNT - 2
+    assert all(e.target == float(e.input[0, 0, 0]) + 0.5 for e in whole)
+    parts = [found.part(part) for part in ("train", "val", "test")]
+    groups = [{int(part[i].input[0, 0, 0]) // 20 for i in range(len(part))} for part in parts]
+    assert len(set.union(*groups)) == sum(map(len, groups))
+
+
+def test_weights_go_along(tmp_path: Path) -> None:
+    rows = [{**row, "w": 1 + n % 3} for n, row in enumerate(rows_of(tmp_path))]
+    found = open_data(Options(str(write(tmp_path / "a.csv", rows)), target="kind", weight="w"), seed=0)
+    batch = fetch(found.train, np.arange(len(found.train)))
+    assert batch.weights is not None
+    shades = np.array([picture[0, 0, 0] for picture in batch.inputs], dtype=np.float64)
+    np.testing.assert_allclose(batch.weights, (1 + shades / 10 % 3) / np.mean([1 + n % 3 for n in range(COUNT)]))
+
+
+def test_a_folder_with_tables_beside_the_pictures(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    write(tmp_path / "train.csv", rows[::2])
+    assert len(open_data(Options(str(tmp_path)), seed=0).train) < COUNT / 2  # one table alone is split
+    write(tmp_path / "test.csv", [*rows[1::2], rows[0]])
+    found = open_data(Options(str(tmp_path)), seed=0)
+    assert (len(found.test), found.train.schema.classes) == (COUNT // 2 + 1, ("dark", "light"))
+    assert "1 pictures of the test part are in the training part too" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [({"id": "who"}, "data.id has no meaning"), ({"target": "knd"}, "no column 'knd'")]
+)
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, str], text: str) -> None:
+    path = write(tmp_path / "a.csv", rows_of(tmp_path))
+    with pytest.raises(UsageError, match=text):
+        open_data(Options(str(path), **options), seed=0)  # type: ignore[arg-type]
+
+
+def test_a_gap_among_the_pictures_is_named(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    rows[4]["file"] = ""
+    with pytest.raises(DataError, match=r"row 6: column 'file' names no picture"):
+        open_data(Options(str(write(tmp_path / "a.csv", rows))), seed=0)
+
+
+def test_fingerprint_follows_contents_and_targets(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    path = write(tmp_path / "a.csv", rows)
+
+    def fingerprint() -> str:
+        return open_data(Options(str(path), target="shade"), seed=0).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    Image.new("L", (6, 6), 255).save(tmp_path / "pics/0.png")
+    second = fingerprint()
+    rows[1]["shade"] = 99.25
+    write(path, rows)
+    assert len({first, second, fingerprint()}) == 3
+
+
+def test_a_network_learns_a_number_from_pictures_and_answers_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path / "shades.csv", [{"file": row["file"], "shade": row["shade"]} for row in rows_of(tmp_path)])
+    options = {"model.widths": [4], "model.dense": [8], "rule.lr": 0.01}
+    run = api.train("cnn", data=path, epochs=20, batch=8, out=tmp_path / "run", options=options)
+    assert run.metrics["test/mae"] < 30  # a guess without looking is off by about 60
+    answers = run.predictor()(tmp_path / "pics/2.png", tmp_path / "pics/20.png")
+    assert answers[0].value < answers[1].value - 80  # type: ignore[attr-defined]
+    predictor = run.predictor()
+    table = list(predictor.stream(named_inputs([str(path)], predictor.task)))
+    assert [answer.input for answer in table] == [f"pics/{number}.png" for number in range(COUNT)]
+    assert table[20].prediction == answers[1]  # type: ignore[union-attr]
+
+
+def test_classes_named_by_numbers_are_numbers_where_regression_is_asked_for() -> None:
+    from layerwise.data.sklearn_datasets import load
+    from layerwise.tasks.regression import Regression, RegressionOptions
+
+    digits = split({"train": load("digits")}, name="digits", seed=0).train
+    task = Regression.prepare(digits, RegressionOptions())
+    assert task.shift == pytest.approx(np.mean(labels(digits)))
+    batch = task.collate(fetch(task.adopt(digits), [0, 1, 2]))
+    assert batch.targets is not None
+    np.testing.assert_allclose(batch.targets[:, 0] * task.spread + task.shift, labels(digits)[:3])
+    with pytest.raises(DataError, match="'class': setosa, versicolor, virginica"):
+        Regression.prepare(load("iris"), RegressionOptions())

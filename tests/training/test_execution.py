@@ -1,0 +1,139 @@
+"""How a network computes: what is chosen for it, and what a run's flags say stands."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+from layerwise.nn import kernel_timing
+from layerwise.nn.kernel_choice import MIXED, TORCH, VARIABLE, WINOGRAD, Layer, Timing
+from layerwise.nn.tiled import TiledConv2d
+from layerwise.runtime import compute_settings
+from layerwise.runtime.distributed import World
+from layerwise.training.execution import choose_kernels, fix_kernels, set_ways
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3))
+
+
+def settings(precision: str = "fp32") -> compute_settings.Flags:
+    return compute_settings.resolve(
+        device="cpu", precision=precision, threads=1, workers=0, streams=False, deterministic=False, world=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiles", "chosen"),
+    [
+        ("fp32", True, "tiles"),
+        ("fp32", False, "direct"),
+        ("bf16", True, "direct"),
+        ("fp64", True, "direct"),
+    ],
+)
+def test_tiles_are_chosen_in_float32_where_they_are_wanted(precision: str, tiles: bool, chosen: str) -> None:
+    model = network().to(compute_settings.dtype(precision))
+    found = set_ways(model, settings(precision), tiles=tiles)
+    assert found.convolution == chosen
+    assert isinstance(model[0], TiledConv2d) == (chosen == "tiles")
+    assert not isinstance(model[2], TiledConv2d)
+
+
+def test_what_a_runs_flags_say_stands() -> None:
+    before = msgspec.structs.replace(
+        settings(), layout=compute_settings.CONTIGUOUS, convolution=compute_settings.DIRECT
+    )
+    model = network()
+    assert set_ways(model, before, tiles=True) == before
+    assert type(model[0]) is nn.Conv2d
+    assert model[0].weight.is_contiguous()
+    went = msgspec.structs.replace(
+        settings(), layout=compute_settings.CHANNELS_LAST, convolution=compute_settings.TILES
+    )
+    assert set_ways(model, went, tiles=False) == went
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_without_such_convolutions_is_direct() -> None:
+    assert set_ways(nn.Sequential(nn.Linear(2, 2)), settings(), tiles=True).convolution == compute_settings.DIRECT
+
+
+@pytest.fixture
+def measured(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> list[Layer]:
+    """An empty cache, and a timer that prefers `MIXED` in training and our kernel elsewhere; what it was asked."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    asked: list[Layer] = []
+
+    def time(layer: Layer) -> Timing:
+        asked.append(layer)
+        best = MIXED if layer.use == "train" else WINOGRAD
+        return Timing(layer, {kernel: 1.0 if kernel == best else 2.0 for kernel in layer.kernels}, best)
+
+    monkeypatch.setattr(kernel_timing, "time_kernels", time)
+    return asked
+
+
+def kernel_of(model: nn.Sequential, x: torch.Tensor) -> str:
+    """Return how the first layer computes a batch in training."""
+    return type(model[0](x).grad_fn).__name__
+
+
+def chosen(
+    model: nn.Sequential,
+    before: compute_settings.Flags,
+    *,
+    most: int = 64,
+    world: Any = World(),  # noqa: B008
+) -> compute_settings.Flags:
+    """Lay the network out and choose its kernels for maps of 32×32 places."""
+    found = set_ways(model, before, tiles=True)
+    fix_kernels(model, found)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(torch.randn(1, 16, 32, 32))
+
+    return choose_kernels(model, found, run, most=most, world=world)
+
+
+def test_every_class_is_chosen_before_the_first_step_and_none_after(measured: list[Layer]) -> None:
+    model = network()
+    found = chosen(model, settings())
+    names = {f"3x3 16>16 maps 32x32 {use} {work}" for use in ("train", "evaluate") for work in (0, 1)}
+    assert set(found.kernels) == names == {layer.name for layer in measured}
+    assert all(kernel == (MIXED if " train " in name else WINOGRAD) for name, kernel in found.kernels.items())
+    asked = len(measured)
+    assert "ByTiles" in kernel_of(model, torch.randn(40, 16, 32, 32))
+    assert "ByTiles" not in kernel_of(
+        model, torch.randn(40, 16, 24, 24)
+    )  # a size that no example had: torch's, without a measurement
+    assert "ByTiles" not in kernel_of(model, torch.randn(3, 16, 32, 32))  # too little work
+    assert len(measured) == asked
+
+
+def test_what_the_flags_say_stands_on_any_machine(measured: list[Layer]) -> None:
+    first = chosen(network(), settings())
+    went = msgspec.structs.replace(first, kernels=dict.fromkeys(first.kernels, TORCH))
+    measured.clear()
+    model = network()
+    assert chosen(model, went) == went
+    assert not measured
+    assert "ByTiles" not in kernel_of(model, torch.randn(40, 16, 32, 32))
+    more = chosen(network(), went, most=256)  # a later stage with larger batches
+    assert went.kernels.items() < more.kernels.items()
+    assert {layer.work for layer in measured} == {2}
+
+
+def test_all_processes_compute_as_the_first_one_says(measured: list[Layer]) -> None:
+    """The second of two measures nothing, and takes what the first one has found."""
+    second = SimpleNamespace(first=False, device=torch.device("cpu"), reduce=lambda votes: votes[0].add_(1.0))
+    found = chosen(network(), settings(), world=second)
+    assert not measured
+    assert set(found.kernels.values()) == {WINOGRAD}
