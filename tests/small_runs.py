@@ -44,7 +44,7 @@ def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
 
 def small_form(name: str, *, examples: int) -> dict[str, Any]:
     """Return the options of a card's small form; with so many examples, of its small form's size, where that says the
-    pictures'."""
+    images'."""
     card = registry.find(name)
     options = {f"model.{key}": value for key, value in card.small.items() if key not in OF_THE_DATA}
     if "size" in card.small:
@@ -78,7 +78,7 @@ def written(path: Path) -> str:
 
 
 def digit_folders(place: Path, count: int, *, classes: int = 10, side: int = 8) -> Path:
-    """Write the first ``count`` digits as pictures of ``side`` × ``side`` into folders by digit modulo ``classes``;
+    """Write the first ``count`` digits as images of ``side`` × ``side`` into folders by digit modulo ``classes``;
     return the place."""
     images, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(images[:count], labels, strict=False)):

@@ -43,7 +43,7 @@ def count(model: torch.nn.Module) -> int:
 
 
 def fit(name: str, out: Path, device: str) -> api.Run:
-    """Train a card's small form for two epochs a stage on a piece of the digits (pictures of its small form's size),
+    """Train a card's small form for two epochs a stage on a piece of the digits (images of its small form's size),
     iris or a text."""
     card = registry.find(name)
     options: dict[str, object] = {**TINY, **small_form(name, examples=48)}

@@ -49,8 +49,8 @@ def test_learning_takes_the_same_way_on_both_devices(run: api.Run, tmp_path: Pat
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 def test_answers_are_the_cpus(run: api.Run, engine: str) -> None:
-    pictures = [np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8) for n in range(5)]
-    found, wanted = (run.predictor(engine=engine, device=device)(*pictures) for device in ("cuda", "cpu"))
+    images = [np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8) for n in range(5)]
+    found, wanted = (run.predictor(engine=engine, device=device)(*images) for device in ("cuda", "cpu"))
     for a, b in zip(found, wanted, strict=True):
         assert a.scores == pytest.approx(b.scores, abs=2e-3)  # convolutions on tensor cores round to ten bits
 
@@ -105,7 +105,7 @@ TABLES: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: "-".join(table))
-def test_pictures_are_changed_as_on_the_cpu(table: dict[str, Any]) -> None:
+def test_images_are_changed_as_on_the_cpu(table: dict[str, Any]) -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.rand(40, 3, 12, 16, dtype=torch.float64, generator=draw)
     u = torch.rand(40, DRAWS, dtype=torch.float64, generator=draw)

@@ -25,7 +25,7 @@ PAGES = sorted(
     [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PHOTOS = ("photos", "cells")  # the folders of pictures that the pages make up
+PHOTOS = ("photos", "cells")  # the folders of images that the pages make up
 OWN = {"square-net"}  # the network that CONTRIBUTING.md makes up
 
 
@@ -86,8 +86,8 @@ def test_every_page_exists_in_both_languages() -> None:
 
 
 TOPICS = (
-    "README history feed-forward boltzmann convolutional residual data your-table your-pictures formulas "
-    "recipes regularisation inspect "
+    "README history feed-forward boltzmann convolutional residual data your-table your-images formulas "
+    "recipes regularization inspect "
     "runs weights vectors word-vectors export machine"
 ).split()
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in TOPICS]
@@ -218,12 +218,12 @@ def test_recipe_page_has_every_key(ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
-def test_regularisation_page_has_every_key(ending: str) -> None:
+def test_regularization_page_has_every_key(ending: str) -> None:
     from layerwise.functional.augmentation.transforms import AugmentOptions
     from layerwise.tasks.classification import ClassificationOptions
     from layerwise.tasks.regression import RegressionOptions
 
-    page = text_of(ROOT / "docs" / f"regularisation.{ending}")
+    page = text_of(ROOT / "docs" / f"regularization.{ending}")
     from layerwise.tasks.encoding import InputOptions
 
     keys = {

@@ -22,7 +22,7 @@ from processes import Child, assert_same
 from refusals import Record, differences, record
 from small_runs import BATCH, digit_folders, small_form, written
 
-PICTURES = {"lenet5", "cnn"}  # learned from picture files, decoded once into a cache
+IMAGES = {"lenet5", "cnn"}  # learned from image files, decoded once into a cache
 MODELS = ("perceptron", "mlp", "rbm", "dbn", "lenet5", "cnn", "hopfield", "skipgram", "cbow", "glove")
 OPERATIONS = {
     "train": 300,
@@ -87,11 +87,11 @@ def prepare(name: str, place: Path, *, graphs: bool, report: bool) -> Model:
         for key, value in small_form(name, examples=192).items()
         for part in ("--set", f"{key}={json.dumps(value)}")
     ]
-    if name in PICTURES:
-        (place / "pictures").mkdir()
-        data = digit_folders(place / "pictures", 330, side=12)
+    if name in IMAGES:
+        (place / "images").mkdir()
+        data = digit_folders(place / "images", 330, side=12)
         given = ["--set", "task.size=32", "--set", "train.memory_mib=1"]
-    if words or name in PICTURES:
+    if words or name in IMAGES:
         given += ["--set", "data.cache=cache"]
     (place / "texts").mkdir()
     (place / "texts/a.txt").write_text("a1 a2 a3 b1\nb2 b3 c4\n" * 20)
@@ -118,9 +118,9 @@ def commands_of(name: str, *, words: bool, graphs: bool, place: Path) -> list[Co
         found.append(
             Command("predict", ("predict", "run", "5.1,3.5,1.4,0.2", "--out", "answers.csv"), ("answers.csv",))
         )
-    if name in PICTURES:
+    if name in IMAGES:
         found.append(
-            Command("predict", ("predict", "run", str(place / "pictures"), "--out", "answers.csv"), ("answers.csv",))
+            Command("predict", ("predict", "run", str(place / "images"), "--out", "answers.csv"), ("answers.csv",))
         )
     if graphs:
         found.append(Command("export", ("export", "run", "net.onnx"), ("net.onnx", "net.onnx.json")))

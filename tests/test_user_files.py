@@ -208,7 +208,7 @@ def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) 
         "novel.part/chapter.txt": "once",
         "mycorp/tokens.bin": "0123",
         "mycorp/index.json": "{}",
-        "pictures/pixels.npy": "1",
+        "images/pixels.npy": "1",
         ".thesis.0123456789abcdef.new/all.tex": "text",
         ".draft.fedcba9876543210.new": "a file",
         "notes.txt.new": "new",

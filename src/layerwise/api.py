@@ -63,7 +63,7 @@ class Run:
         return recipe.from_toml(RunDirectory(self.path).read("recipe.toml"), str(self.path / "recipe.toml"))
 
     def predictor(self, *, engine: str = "torch", device: str = "auto") -> Predictor:
-        """Return the way from raw inputs (paths, pictures, arrays, rows) to predictions, with the best weights.
+        """Return the way from raw inputs (paths, images, arrays, rows) to predictions, with the best weights.
 
         ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, or
         auto, the first of cuda and cpu that is here and that the engine knows. Raises what `device_for` and

@@ -41,12 +41,12 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stretch of training with its own rule, task, part of the data, parameters and budget.
 
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains
-    on that many examples, drawn once by class with the recipe's seed: the named, labelled subset of a half-labelled
+    on that many examples, drawn once by class with the recipe's seed: the named, labeled subset of a half-labeled
     set. ``part`` names a part of a model that is trained part by part (``model.part(name)``), and ``*`` stands for one
     such stage for each of ``model.parts()``, named after them; ``parameters`` are shell-style patterns over the names
     of the model's parameters. ``monitor`` is the metric (``val/accuracy``) that picks the best weights, empty for the
     task's own, ``last`` to keep the last epoch's whatever validation says; ``patience`` the epochs without a better one
-    before the stage ends (0: never). ``augment`` is a table of the widest changes that training pictures get
+    before the stage ends (0: never). ``augment`` is a table of the widest changes that training images get
     (`layerwise.functional.augmentation.transforms`); empty for none.
     """
 

@@ -23,7 +23,7 @@ from layerwise.planning.resolve import Request, plan
 NAMES = (
     "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one "
     "loop mlp-sklearn mlp-torch "
-    "neighbour perceptron rbm schedule skipgram startup tables tiles training-step vocabulary zipf"
+    "neighbor perceptron rbm schedule skipgram startup tables tiles training-step vocabulary zipf"
 ).split()
 
 

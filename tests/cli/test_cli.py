@@ -55,9 +55,9 @@ def say(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, of pictures and of rows, some inputs, and what `train --json` printed."""
+    """Two finished runs, of images and of rows, some inputs, and what `train --json` printed."""
     folder = tmp_path_factory.mktemp("cli")
-    for data, out in (("digits", "pictures"), ("iris", "rows")):
+    for data, out in (("digits", "images"), ("iris", "rows")):
         args = ["train", "mlp", "--data", data, "--epochs", 2, "--seed", 1, "--out", folder / out, "--json", *SMALL]
         (folder / "process").mkdir(exist_ok=True)
         child = Child(args, folder / "process")
@@ -118,7 +118,7 @@ def test_data_json(say: Any) -> None:
     assert [d["name"] for d in say("data", "iris", "--json").json["data"]] == ["iris"]
 
 
-@pytest.mark.parametrize(("run", "data"), [("pictures", "digits"), ("rows", "iris")])
+@pytest.mark.parametrize(("run", "data"), [("images", "digits"), ("rows", "iris")])
 def test_train_json(run: str, data: str, place: Path) -> None:
     found = Said(0, (place / f"{run}.json").read_text(), (place / f"{run}.err").read_text()).json
     assert list(found) == ["run", "model", "data", "task", "epochs", "seconds", "resumed", "metrics"]
@@ -131,20 +131,20 @@ def test_train_json(run: str, data: str, place: Path) -> None:
 
 
 def test_eval_json(say: Any, place: Path) -> None:
-    trained = json.loads((place / "pictures.json").read_text())["metrics"]
+    trained = json.loads((place / "images.json").read_text())["metrics"]
     for more, split in (((), "test"), (("--split", "val"), "val")):
-        found = say("eval", place / "pictures", "--json", *more).json
+        found = say("eval", place / "images", "--json", *more).json
         assert {"run", "split", "metrics"} <= found.keys()
-        assert (found["run"], found["split"]) == (str(place / "pictures"), split)
+        assert (found["run"], found["split"]) == (str(place / "images"), split)
         assert found["metrics"] == pytest.approx(
             {k.split("/")[1]: v for k, v in trained.items() if k.startswith(split)}, rel=1e-6
         )
-    other = say("eval", place / "pictures", "--data", "digits", "--json").json
+    other = say("eval", place / "images", "--data", "digits", "--json").json
     assert other["split"] == "all"
 
 
 def test_predict_json_of_files_and_folders(say: Any, place: Path) -> None:
-    found = say("predict", place / "pictures", place / "inputs", place / "inputs/1.png", "--json")
+    found = say("predict", place / "images", place / "inputs", place / "inputs/1.png", "--json")
     assert found.code == 0
     answer = found.json
     assert list(answer) == ["predictions", "failed"]
@@ -160,7 +160,7 @@ def test_predict_json_of_files_and_folders(say: Any, place: Path) -> None:
 def test_predict_failed_list_and_exit_code(say: Any, place: Path) -> None:
     """A bad item fails alone; the others are answered, and the exit code is 2."""
     bad, missing = place / "bad.png", place / "missing.png"
-    found = say("predict", place / "pictures", place / "inputs/0.png", bad, missing, place / "inputs/2.png", "--json")
+    found = say("predict", place / "images", place / "inputs/0.png", bad, missing, place / "inputs/2.png", "--json")
     assert found.code == 2
     answer = found.json
     assert [p["input"] for p in answer["predictions"]] == [str(place / "inputs/0.png"), str(place / "inputs/2.png")]
@@ -189,11 +189,11 @@ def test_predict_rows_typed_in_a_file_and_on_standard_input(
     assert len(bad.json["predictions"]) == 1
 
 
-def test_predict_a_picture_on_standard_input(say: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_a_image_on_standard_input(say: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = (place / "inputs/1.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    piped = say("predict", place / "pictures", "-", "--json").json["predictions"]
-    named = say("predict", place / "pictures", place / "inputs/1.png", "--json").json["predictions"]
+    piped = say("predict", place / "images", "-", "--json").json["predictions"]
+    named = say("predict", place / "images", place / "inputs/1.png", "--json").json["predictions"]
     assert [{**p, "input": ""} for p in piped] == [{**p, "input": ""} for p in named]
 
 
@@ -210,11 +210,11 @@ def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: P
     """Whatever the system says of a place a user named is told in a line, for every verb that writes."""
     (tmp_path / "file").write_text("")
     for args, text in (
-        (("predict", place / "pictures", place / "inputs", "--out", "no/where.csv"), "there is no folder no"),
-        (("predict", place / "pictures", place / "inputs", "--out", tmp_path), "is a folder, not a file"),
-        (("predict", place / "pictures", "a" * 300), "File name too long"),
+        (("predict", place / "images", place / "inputs", "--out", "no/where.csv"), "there is no folder no"),
+        (("predict", place / "images", place / "inputs", "--out", tmp_path), "is a folder, not a file"),
+        (("predict", place / "images", "a" * 300), "File name too long"),
         (
-            ("inspect", place / "pictures", "--what", "mistakes", "--out", "file/x"),
+            ("inspect", place / "images", "--what", "mistakes", "--out", "file/x"),
             "cannot be a folder: a file is in the way",
         ),
         (("train", "mlp", "--data", "iris", "--out", "file"), "cannot be a folder: a file is in the way"),
@@ -354,7 +354,7 @@ WRONG: list[tuple[list[object], str]] = [
     ),
     (["train", "mlp", "--data", "digits", "--dat", "x"], "--dat"),
     (["train", "mlp", "--data", "digits", "--weights", "none.safetensors"], "none.safetensors"),
-    (["train", "lenet5", "--data", "iris"], "lenet5 looks at pictures, and these data are rows"),
+    (["train", "lenet5", "--data", "iris"], "lenet5 looks at images, and these data are rows"),
     (["train", "none.toml"], "there is no recipe none.toml"),
     (["train", "dbn", "--data", "digits", "--set", "rule.lr=1"], "stages.NAME.rule.lr"),
     (["train", "dbn", "--data", "digits", "--set", "stages.fine-tun.epochs=1"], "did you mean 'fine-tune'"),

@@ -69,7 +69,7 @@ def test_parts_inside_an_archive(tmp_path) -> None:
     make_tar(tmp_path / "a.tgz", files | {"test/._x": b"mac", "__MACOSX/y": b"mac"})
     parts, notes = archives.open_archive(tmp_path / "a.tgz")
     assert set(parts) == {"train", "test"}
-    assert notes == ("8 pictures of the test part are in the training part too",)
+    assert notes == ("8 images of the test part are in the training part too",)
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:/evil.png", "..\\evil.png"])

@@ -188,7 +188,7 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (8001, 8000)])
-def test_a_picture_that_claims_too_much(width: int, height: int) -> None:
+def test_a_image_that_claims_too_much(width: int, height: int) -> None:
     for read in (decoding.inspect, decoding.probe, lambda data: decoding.decode(data, 3)):
         with Traced(), pytest.raises(DataError, match="is too large to decode"):
             read(png(width, height))

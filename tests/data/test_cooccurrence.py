@@ -71,7 +71,7 @@ def as_dict(found: Cooccurrences) -> dict[tuple[int, int], float]:
     memory=st.sampled_from([8, 64, 400, 1 << 20]),  # stretches of a token, of a block, of several, of all
     threads=st.integers(1, 3),
     block=st.integers(1, 40),
-    rest=st.integers(0, 3000),  # words that never come: with many, rows are listed by neighbours
+    rest=st.integers(0, 3000),  # words that never come: with many, rows are listed by neighbors
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_is_the_plain_count(
@@ -153,7 +153,7 @@ def test_each_block_is_an_even_sample_in_the_order_of_words(tmp_path: Path) -> N
         share = np.bincount(block[block[:, 2] > 0, 0].astype(int), minlength=len(rows))
         assert (
             abs(share - rows / len(blocks)).max() < 2
-        )  # so many rounds lie within a row, and two are shared with its neighbours
+        )  # so many rounds lie within a row, and two are shared with its neighbors
     first = np.array([block[block[:, 0] == 0, 1] for block in blocks[:2]], dtype=object)
     assert not np.array_equal(first[0], first[1])
 

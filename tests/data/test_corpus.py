@@ -1,4 +1,4 @@
-"""Text as a source, against a plain tokeniser."""
+"""Text as a source, against a plain tokenizer."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ def test_classes_are_sorted_and_files_recursive(tmp_path) -> None:
 
 
 def test_sizes_and_channels_of_the_schema(tmp_path) -> None:
-    paint(tmp_path / "grey", "a/1.png", "b/1.png", mode="L")
-    assert folders.open_folder(tmp_path / "grey")[0]["train"].schema.shape == (3, 4, 1)
-    paint(tmp_path / "grey", "b/2.png", size=(5, 5))
-    assert folders.open_folder(tmp_path / "grey")[0]["train"].schema.shape == (0, 0, 3)
+    paint(tmp_path / "gray", "a/1.png", "b/1.png", mode="L")
+    assert folders.open_folder(tmp_path / "gray")[0]["train"].schema.shape == (3, 4, 1)
+    paint(tmp_path / "gray", "b/2.png", size=(5, 5))
+    assert folders.open_folder(tmp_path / "gray")[0]["train"].schema.shape == (0, 0, 3)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "VAL"])
@@ -88,7 +88,7 @@ def test_a_class_called_train_is_a_class(tmp_path) -> None:
         (["train/a/1.png", "test/a/1.png", "extra/a/1.png"], "has folders beside"),
         (["val/a/1.png", "test/a/1.png"], "has no training part"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "several folders for the val part"),
-        (["1.png", "2.png"], "no pictures in class folders"),
+        (["1.png", "2.png"], "no images in class folders"),
     ],
 )
 def test_layouts_that_are_refused(tmp_path, names: list[str], text: str) -> None:
@@ -98,7 +98,7 @@ def test_layouts_that_are_refused(tmp_path, names: list[str], text: str) -> None
 
 
 def test_empty_folder(tmp_path) -> None:
-    with pytest.raises(DataError, match="no pictures in class folders"):
+    with pytest.raises(DataError, match="no images in class folders"):
         folders.open_folder(tmp_path)
 
 
@@ -107,10 +107,10 @@ def test_bad_files_stop_by_name_or_are_counted(tmp_path) -> None:
     whole = (tmp_path / "a/0.png").read_bytes()
     (tmp_path / "a/cut.png").write_bytes(whole[:40])
     (tmp_path / "b/empty.png").write_bytes(b"")
-    (tmp_path / "b/text.jpg").write_text("no picture")
+    (tmp_path / "b/text.jpg").write_text("no image")
     with pytest.raises(DataError, match="3 of 13 files") as caught:
         folders.open_folder(tmp_path)
-    for name in ("a/cut.png", "b/empty.png is empty", "b/text.jpg is no picture", "on_bad=skip"):
+    for name in ("a/cut.png", "b/empty.png is empty", "b/text.jpg is no image", "on_bad=skip"):
         assert name in str(caught.value)
     parts, notes = folders.open_folder(tmp_path, on_bad="skip")
     assert len(parts["train"]) == 10
@@ -143,10 +143,10 @@ def test_source_can_be_sent_to_workers(tmp_path) -> None:
     np.testing.assert_array_equal(again[1].input, source[1].input)
 
 
-def test_the_same_picture_in_two_parts_is_noted(tmp_path) -> None:
+def test_the_same_image_in_two_parts_is_noted(tmp_path) -> None:
     paint(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png")
     shutil.copy(tmp_path / "train/a/1.png", tmp_path / "test/a/again.png")
-    assert "1 pictures of the test part are in the training part too" in folders.open_folder(tmp_path)[1]
+    assert "1 images of the test part are in the training part too" in folders.open_folder(tmp_path)[1]
 
 
 def test_links_in_a_circle_and_empty_classes(tmp_path) -> None:
@@ -155,10 +155,10 @@ def test_links_in_a_circle_and_empty_classes(tmp_path) -> None:
     (tmp_path / "c").mkdir()
     parts, notes = folders.open_folder(tmp_path)
     assert len(parts["train"]) == 2
-    assert any("no pictures in c" in note for note in notes)
+    assert any("no images in c" in note for note in notes)
 
 
-def test_large_pictures_are_checked_on_threads(tmp_path) -> None:
+def test_large_images_are_checked_on_threads(tmp_path) -> None:
     paint(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(20)), size=(200, 150))
     (tmp_path / "b/zz.png").write_bytes((tmp_path / "b/1.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"b/zz.png"):

@@ -104,10 +104,10 @@ def test_flipped_bytes_in_gzip_are_noticed(folder) -> None:
 
 def test_pairs_must_fit(folder) -> None:
     write(folder, "train", np.zeros((3, 5, 4)), np.zeros(4))
-    with pytest.raises(DataError, match="3 pictures and 4 labels"):
+    with pytest.raises(DataError, match="3 images and 4 labels"):
         idx.read(folder)
     write(folder, "train", np.zeros((4, 9, 9)), np.arange(4))
-    with pytest.raises(DataError, match="pictures of another size"):
+    with pytest.raises(DataError, match="images of another size"):
         idx.read(folder)
     (folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="train-images-idx3-ubyte has no labels beside it"):

@@ -1,4 +1,4 @@
-"""Decoding to a size, and decoded pictures kept on disk: the same pixels, checked, rebuilt, bounded, never half
+"""Decoding to a size, and decoded images kept on disk: the same pixels, checked, rebuilt, bounded, never half
 written."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sklearn.datasets import load_sample_images
 from layerwise import api
 from layerwise.data import cache_folders
 from layerwise.data.images import decoding, folders, image_cache
-from layerwise.data.images.folders import PictureSource
-from layerwise.data.images.image_cache import CachedPictures, opened
+from layerwise.data.images.folders import ImageSource
+from layerwise.data.images.image_cache import CachedImages, opened
 from layerwise.data.source import Subset, sized
 from layerwise.runtime import owned_folders
 from layerwise.tasks.classification import Classification
@@ -47,38 +47,38 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def source(folder: Path, size: tuple[int, int] = (48, 48)) -> PictureSource:
+def source(folder: Path, size: tuple[int, int] = (48, 48)) -> ImageSource:
     found = sized(folders.open_folder(folder)[0]["train"], size)
-    assert isinstance(found, PictureSource)
+    assert isinstance(found, ImageSource)
     return found
 
 
 def jpeg(width: int, height: int, *, orientation: int = 1, mode: str = "RGB") -> bytes:
     """Return a photograph as JPEG bytes."""
-    picture = (
+    image = (
         Image.fromarray(load_sample_images().images[0]).resize((width, height), Image.Resampling.LANCZOS).convert(mode)
     )
     exif = Image.Exif()
     exif[0x0112] = orientation
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=92, exif=exif)
+    image.save(out, "JPEG", quality=92, exif=exif)
     return out.getvalue()
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_scaled_decoding_shows_the_same_picture(orientation: int, channels: int) -> None:
+def test_scaled_decoding_shows_the_same_image(orientation: int, channels: int) -> None:
     """Beside decoding everything and Pillow's own antialiased resizing, upright, its middle cut out."""
     raw = jpeg(640, 400, orientation=orientation)
     got = decoding.decode(raw, channels, size=(90, 120)).astype(float)
     whole = decoding.decode(raw, channels)
     height, width = whole.shape[:2]
     factor = max(90 / height, 120 / width)
-    picture = Image.fromarray(whole.squeeze()).resize(
+    image = Image.fromarray(whole.squeeze()).resize(
         (round(width * factor), round(height * factor)), Image.Resampling.BILINEAR
     )
-    left, top = (picture.width - 120) // 2, (picture.height - 90) // 2
-    want = np.asarray(picture.crop((left, top, left + 120, top + 90)), dtype=float).reshape(90, 120, channels)
+    left, top = (image.width - 120) // 2, (image.height - 90) // 2
+    want = np.asarray(image.crop((left, top, left + 120, top + 90)), dtype=float).reshape(90, 120, channels)
     assert np.abs(got - want).mean() < 5  # of 255: the codec's scaling is a little sharper
     assert np.abs(got - np.roll(want, 2, axis=1)).mean() > 8
 
@@ -115,8 +115,8 @@ def test_training_and_prediction_see_the_same_pixels(photographs: Path) -> None:
     assert torch.equal(inputs.encode(Path(path).read_bytes()), trained)
 
 
-def test_statistics_hold_a_few_pictures_at_a_time(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are those of all pictures at once, and their size is the median of the shorter sides without decoding."""
+def test_statistics_hold_a_few_images_at_a_time(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of all images at once, and their size is the median of the shorter sides without decoding."""
     files = folders.open_folder(photographs)[0]["train"]
     shapes = []
     decode = decoding.decode
@@ -133,7 +133,7 @@ def test_a_cache_gives_the_pixels_of_the_files(photographs: Path, tmp_path: Path
     folder = opened(tmp_path, files, limit=BIG, told=lambda done, count: steps.append((done, count)))
     assert isinstance(folder, Path)
     assert steps[-1] == (24, 24)
-    kept = CachedPictures(files, str(folder))
+    kept = CachedImages(files, str(folder))
     at = np.array([3, 0, 23, 3])
     want, got = files.fetch(at), kept.fetch(at)
     assert np.array_equal(np.asarray(got.inputs), np.asarray(want.inputs))
@@ -162,7 +162,7 @@ def test_other_files_sizes_and_channels_have_another_cache(photographs: Path, tm
     assert image_cache.name_for(source(copy)) not in names  # by content, not by time
 
 
-def test_a_damaged_picture_is_decoded_from_its_file(photographs: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_is_decoded_from_its_file(photographs: Path, tmp_path: Path) -> None:
     files = source(photographs)
     folder = opened(tmp_path, files, limit=BIG, told=lambda *_: None)
     assert isinstance(folder, Path)
@@ -171,7 +171,7 @@ def test_a_damaged_picture_is_decoded_from_its_file(photographs: Path, tmp_path:
         byte = stream.read(1)
         stream.seek(-1, 1)
         stream.write(bytes([byte[0] ^ 1]))
-    kept = CachedPictures(files, str(folder))
+    kept = CachedImages(files, str(folder))
     assert np.array_equal(kept[5].input, files[5].input)
     assert not image_cache.whole(folder, files)  # and built anew the next time
     opened(tmp_path, files, limit=BIG, told=lambda *_: None)
@@ -188,13 +188,13 @@ def test_a_damaged_picture_is_decoded_from_its_file(photographs: Path, tmp_path:
 KILLED = """
 import sys, time
 from pathlib import Path
-from layerwise.data import folders, picture_cache
+from layerwise.data import folders, image_cache
 from layerwise.data.source import sized
 files = sized(folders.open_folder(Path(sys.argv[1]))[0]["train"], (48, 48))
 def told(done, count):
     print("writing", flush=True)
     time.sleep(60)
-picture_cache.opened(Path(sys.argv[2]), files, limit=1 << 40, told=told)
+image_cache.opened(Path(sys.argv[2]), files, limit=1 << 40, told=told)
 """
 
 
@@ -229,7 +229,7 @@ def test_a_cache_that_is_gone_is_read_from_its_files(photographs: Path, tmp_path
     """Another run needed its room: workers that open it later decode."""
     files = source(photographs)
     folder = opened(tmp_path, files, limit=BIG, told=lambda *_: None)
-    cached = CachedPictures(files, str(folder))
+    cached = CachedImages(files, str(folder))
     assert owned_folders.remove_owned(Path(folder), cache_folders.KIND)
     at = [3, 0, 17]
     assert np.array_equal(cached.fetch(at).inputs, files.fetch(at).inputs)
@@ -275,7 +275,7 @@ RUN: dict[str, Any] = {
 def test_runs_with_and_without_a_cache_learn_the_same(
     photographs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that streams keeps its pictures; the second reads them, and one that decodes each time has the same
+    """A run that streams keeps its images; the second reads them, and one that decodes each time has the same
     weights."""
     runs = []
     for name, cache in (("a", str(tmp_path / "cache")), ("b", str(tmp_path / "cache")), ("c", "off")):
@@ -284,7 +284,7 @@ def test_runs_with_and_without_a_cache_learn_the_same(
             api.train("cnn", data=photographs, epochs=2, batch=8, out=tmp_path / name, options=options, quiet=False)
         )
     said = capfd.readouterr().err
-    assert said.count("decoding 24 pictures once") == 1
+    assert said.count("decoding 24 images once") == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1
     first, *others = (weights_of(run) for run in runs)
     for other in others:
@@ -297,7 +297,7 @@ def test_a_cache_that_cannot_be_had_is_said(
 ) -> None:
     options = {**RUN, "data.cache": str(tmp_path / "cache"), "data.cache_gib": 0, "train.workers": -1}
     api.train("cnn", data=photographs, epochs=2, batch=8, out=tmp_path / "run", options=options, quiet=False)
-    assert "the decoded pictures are not kept: they would take" in capfd.readouterr().err
+    assert "the decoded images are not kept: they would take" in capfd.readouterr().err
     assert not (tmp_path / "cache").exists()
 
 

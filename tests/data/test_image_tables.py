@@ -1,4 +1,4 @@
-"""Tables that name pictures: told by content, checked like class folders, trained on and answered like any pictures."""
+"""Tables that name images: told by content, checked like class folders, trained on and answered like any images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def brightness(number: int) -> int:
     return 10 * number
 
 
-def pictures(root: Path, count: int = COUNT) -> list[str]:
-    """Write grey pictures of one shade each and return their names."""
+def images(root: Path, count: int = COUNT) -> list[str]:
+    """Write gray images of one shade each and return their names."""
     (root / "pics").mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("L", (6, 6), brightness(number)).save(root / f"pics/{number}.png")
@@ -36,7 +36,7 @@ def pictures(root: Path, count: int = COUNT) -> list[str]:
 def rows_of(root: Path) -> list[dict[str, object]]:
     return [
         {"file": name, "who": f"p{n // 2}", "shade": brightness(n) + 0.5, "kind": "dark" if n < COUNT // 2 else "light"}
-        for n, name in enumerate(pictures(root))
+        for n, name in enumerate(images(root))
     ]
 
 
@@ -53,7 +53,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_pictures_and_numbers_belong_together_in_every_format(tmp_path: Path, ending: str) -> None:
+def test_images_and_numbers_belong_together_in_every_format(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"shades.{ending}", rows_of(tmp_path))
     found = open_data(Options(str(path), target="shade"), seed=0)
     seen = 0
@@ -83,29 +83,29 @@ def test_a_column_that_leads_nowhere_is_a_category(tmp_path: Path) -> None:
     assert found.train.schema.kind == "row"
 
 
-def test_two_columns_of_pictures_need_a_word(tmp_path: Path) -> None:
+def test_two_columns_of_images_need_a_word(tmp_path: Path) -> None:
     rows = [{"left": row["file"], "right": row["file"], "kind": row["kind"]} for row in rows_of(tmp_path)]
     path = write(tmp_path / "a.csv", rows)
-    with pytest.raises(UsageError, match="names pictures in several columns"):
+    with pytest.raises(UsageError, match="names images in several columns"):
         open_data(Options(str(path)), seed=0)
     assert "left out: left" in open_data(Options(str(path), image="right"), seed=0).notes[-1]
     with pytest.raises(UsageError, match="no column 'rigth'"):
         open_data(Options(str(path), image="rigth"), seed=0)
 
 
-def test_missing_pictures_are_listed_all_at_once(tmp_path: Path) -> None:
+def test_missing_images_are_listed_all_at_once(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     for number in (3, 7, 20):
         rows[number]["file"] = f"pics/gone-{number}.png"
     path = write(tmp_path / "a.csv", rows)
-    with pytest.raises(DataError, match="3 of 24 pictures that the table names are not there") as error:
+    with pytest.raises(DataError, match="3 of 24 images that the table names are not there") as error:
         open_data(Options(str(path)), seed=0)
     assert all(f"gone-{number}.png" in str(error.value) for number in (3, 7, 20))
 
 
-def test_bad_pictures_stop_or_are_left_out_with_their_rows(tmp_path: Path) -> None:
+def test_bad_images_stop_or_are_left_out_with_their_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    (tmp_path / "pics/5.png").write_bytes(b"no picture")
+    (tmp_path / "pics/5.png").write_bytes(b"no image")
     rows[8]["file"] = "pics/gone.png"
     path = write(tmp_path / "a.csv", rows)
     (tmp_path / "pics/gone.png").write_bytes(b"")
@@ -115,7 +115,7 @@ def test_bad_pictures_stop_or_are_left_out_with_their_rows(tmp_path: Path) -> No
     (tmp_path / "pics/gone.png").unlink()
     found = open_data(Options(str(path), target="shade", on_bad="skip", group="who"), seed=0)
     assert (
-        "1 of 24 pictures that the table names are not there; their rows were left out: pics/gone.png" in found.notes[0]
+        "1 of 24 images that the table names are not there; their rows were left out: pics/gone.png" in found.notes[0]
     )
     assert "1 of 24 files could not be decoded" in found.notes[1]
     whole = [found.part(part)[i] for part in ("train", "val", "test") for i in range(len(found.part(part)))]
@@ -131,18 +131,18 @@ def test_weights_go_along(tmp_path: Path) -> None:
     found = open_data(Options(str(write(tmp_path / "a.csv", rows)), target="kind", weight="w"), seed=0)
     batch = fetch(found.train, np.arange(len(found.train)))
     assert batch.weights is not None
-    shades = np.array([picture[0, 0, 0] for picture in batch.inputs], dtype=np.float64)
+    shades = np.array([image[0, 0, 0] for image in batch.inputs], dtype=np.float64)
     np.testing.assert_allclose(batch.weights, (1 + shades / 10 % 3) / np.mean([1 + n % 3 for n in range(COUNT)]))
 
 
-def test_a_folder_with_tables_beside_the_pictures(tmp_path: Path) -> None:
+def test_a_folder_with_tables_beside_the_images(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     write(tmp_path / "train.csv", rows[::2])
     assert len(open_data(Options(str(tmp_path)), seed=0).train) < COUNT / 2  # one table alone is split
     write(tmp_path / "test.csv", [*rows[1::2], rows[0]])
     found = open_data(Options(str(tmp_path)), seed=0)
     assert (len(found.test), found.train.schema.classes) == (COUNT // 2 + 1, ("dark", "light"))
-    assert "1 pictures of the test part are in the training part too" in found.notes
+    assert "1 images of the test part are in the training part too" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[st
         open_data(Options(str(path), **options), seed=0)  # type: ignore[arg-type]
 
 
-def test_a_gap_among_the_pictures_is_named(tmp_path: Path) -> None:
+def test_a_gap_among_the_images_is_named(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     rows[4]["file"] = ""
-    with pytest.raises(DataError, match=r"row 6: column 'file' names no picture"):
+    with pytest.raises(DataError, match=r"row 6: column 'file' names no image"):
         open_data(Options(str(write(tmp_path / "a.csv", rows))), seed=0)
 
 
@@ -177,7 +177,7 @@ def test_fingerprint_follows_contents_and_targets(tmp_path: Path) -> None:
     assert len({first, second, fingerprint()}) == 3
 
 
-def test_a_network_learns_a_number_from_pictures_and_answers_pictures(tmp_path: Path) -> None:
+def test_a_network_learns_a_number_from_images_and_answers_images(tmp_path: Path) -> None:
     path = write(tmp_path / "shades.csv", [{"file": row["file"], "shade": row["shade"]} for row in rows_of(tmp_path)])
     options = {"model.widths": [4], "model.dense": [8], "rule.lr": 0.01}
     run = api.train("cnn", data=path, epochs=20, batch=8, out=tmp_path / "run", options=options)

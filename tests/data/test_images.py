@@ -1,4 +1,4 @@
-"""Pictures: one conversion (F03), told by content (F04), bombs and damage refused (F01, F02)."""
+"""Images: one conversion (F03), told by content (F04), bombs and damage refused (F01, F02)."""
 
 import io
 import struct
@@ -13,12 +13,12 @@ from layerwise.errors import DataError, UsageError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
 
 
-def packed(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def packed(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     out = io.BytesIO()
-    picture.save(out, kind, **options)
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
@@ -47,13 +47,13 @@ def test_lossy_formats_agree_with_pillow(kind: str) -> None:
     np.testing.assert_array_equal(decoding.decode(data, 3), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-def test_grey_and_rgb() -> None:
+def test_gray_and_rgb() -> None:
     weights = np.array([0.299, 0.587, 0.114])
-    grey = decoding.decode(packed(Image.fromarray(RGB)), 1)
-    assert grey.shape == (6, 9, 1)
-    assert np.abs(grey[..., 0] - RGB @ weights).max() <= 1
-    wide = decoding.decode(packed(Image.fromarray(GREY)), 3)
-    np.testing.assert_array_equal(wide, np.repeat(GREY[..., None], 3, 2))
+    gray = decoding.decode(packed(Image.fromarray(RGB)), 1)
+    assert gray.shape == (6, 9, 1)
+    assert np.abs(gray[..., 0] - RGB @ weights).max() <= 1
+    wide = decoding.decode(packed(Image.fromarray(GRAY)), 3)
+    np.testing.assert_array_equal(wide, np.repeat(GRAY[..., None], 3, 2))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -77,12 +77,12 @@ def test_alpha_is_composited_over_white() -> None:
     np.testing.assert_array_equal(decoding.decode(clear, 1), np.full((2, 2, 1), 255))
 
 
-def test_palette_is_looked_up_with_its_transparent_colour() -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.putdata([0, 1])
-    np.testing.assert_array_equal(decoding.decode(packed(picture), 3), [[[10, 20, 30], [200, 100, 50]]])
-    through = decoding.decode(packed(picture, "PNG", transparency=1), 3)
+def test_palette_is_looked_up_with_its_transparent_color() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    np.testing.assert_array_equal(decoding.decode(packed(image), 3), [[[10, 20, 30], [200, 100, 50]]])
+    through = decoding.decode(packed(image, "PNG", transparency=1), 3)
     np.testing.assert_array_equal(through, [[[10, 20, 30], [255, 255, 255]]])
 
 
@@ -101,7 +101,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 def test_wrong_extension_and_animation_are_told_by_content(tmp_path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     frames = [Image.new("RGB", (3, 3), c) for c in ("red", "lime")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(decoding.decode(path, 3)[0, 0], [255, 0, 0])
@@ -113,7 +113,7 @@ def test_every_kind_of_raw_input_gives_the_same(tmp_path) -> None:
     Image.fromarray(RGB).save(path)
     for raw in (path, str(path), path.read_bytes(), Image.fromarray(RGB), RGB):
         np.testing.assert_array_equal(decoding.decode(raw, 3), RGB)
-    np.testing.assert_array_equal(decoding.decode(GREY, 1), decoding.decode(GREY[..., None], 1))
+    np.testing.assert_array_equal(decoding.decode(GRAY, 1), decoding.decode(GRAY[..., None], 1))
 
 
 def test_bombs_are_refused_by_their_header() -> None:
@@ -124,8 +124,8 @@ def test_bombs_are_refused_by_their_header() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
 def test_truncated_files_are_named(tmp_path, kind: str) -> None:
-    picture = Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    data = packed(picture, kind)
+    image = Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    data = packed(image, kind)
     path = tmp_path / "cut.img"
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut.img"):
@@ -133,9 +133,9 @@ def test_truncated_files_are_named(tmp_path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "text"), [(b"", "is empty"), (b"hello, world", "is no picture"), (b"%PDF-1.4", "is no pic")]
+    ("data", "text"), [(b"", "is empty"), (b"hello, world", "is no image"), (b"%PDF-1.4", "is no pic")]
 )
-def test_what_is_no_picture(tmp_path, data: bytes, text: str) -> None:
+def test_what_is_no_image(tmp_path, data: bytes, text: str) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(data)
     for read in (decoding.probe, decoding.inspect, lambda p: decoding.decode(p, 3)):
@@ -143,7 +143,7 @@ def test_what_is_no_picture(tmp_path, data: bytes, text: str) -> None:
             read(path)
 
 
-def test_what_cannot_be_a_picture(tmp_path) -> None:
+def test_what_cannot_be_a_image(tmp_path) -> None:
     with pytest.raises(DataError, match="float64 of shape"):
         decoding.decode(np.zeros((3, 3)), 1)
     with pytest.raises(DataError, match="uint8 of shape"):
@@ -169,4 +169,4 @@ def test_flipped_bytes_never_show_a_raw_exception(kind: str) -> None:
         try:
             assert decoding.decode(bytes(broken), 3).shape[2] == 3
         except DataError as error:
-            assert "the picture given" in str(error)  # noqa: PT017 - damage may be harmless
+            assert "the image given" in str(error)  # noqa: PT017 - damage may be harmless

@@ -12,12 +12,12 @@ from layerwise.data.source import Examples
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_keep_their_layout(channels: int) -> None:
-    pictures = torch.rand(7, 5, 4, channels).permute(0, 3, 1, 2)  # channels last in memory
+def test_images_keep_their_layout(channels: int) -> None:
+    images = torch.rand(7, 5, 4, channels).permute(0, 3, 1, 2)  # channels last in memory
     index = torch.tensor([6, 0, 0, 3])
-    found = gathered(pictures, index)
-    assert torch.equal(found, torch.stack([pictures[int(i)] for i in index]))
-    assert found.stride() == pictures[:4].stride()
+    found = gathered(images, index)
+    assert torch.equal(found, torch.stack([images[int(i)] for i in index]))
+    assert found.stride() == images[:4].stride()
 
 
 def test_other_tensors_are_gathered_as_they_are() -> None:
@@ -27,8 +27,8 @@ def test_other_tensors_are_gathered_as_they_are() -> None:
         assert torch.equal(found, torch.stack([tensor[4], tensor[4], tensor[1]]))
 
 
-def pictures(examples: Examples) -> Batch:
-    """Turn pictures into tensors whose channels lie last in memory, with weights that tell the examples apart."""
+def images(examples: Examples) -> Batch:
+    """Turn images into tensors whose channels lie last in memory, with weights that tell the examples apart."""
     inputs = torch.from_numpy(np.asarray(examples.inputs)).permute(0, 3, 1, 2).float()
     return Batch(
         inputs,
@@ -42,7 +42,7 @@ def pictures(examples: Examples) -> Batch:
 def test_what_is_collated_by_chunks_is_the_whole(threads: int) -> None:
     digits = sklearn_datasets.load("digits")
     assert len(digits) > CHUNK
-    found = collated(digits, pictures, threads)
+    found = collated(digits, images, threads)
     inputs, targets, _, _ = zip(*(digits[i] + (0, 0) for i in range(len(digits))), strict=True)
     assert torch.equal(found.inputs, torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).float())
     assert found.inputs.is_contiguous(memory_format=torch.channels_last)
@@ -58,7 +58,7 @@ def test_an_example_that_cannot_be_collated_is_told(bad: int) -> None:
     def refusing(examples: Examples) -> Batch:
         if bad in examples.ids:
             raise ValueError("torn")
-        return pictures(examples)
+        return images(examples)
 
     with pytest.raises(ValueError, match="torn"):
         collated(sklearn_datasets.load("digits"), refusing, 2)

@@ -1,4 +1,4 @@
-"""Named data sets: a light catalogue, where sets are looked for, what embedded ones hold, opening."""
+"""Named data sets: a light catalog, where sets are looked for, what embedded ones hold, opening."""
 
 import subprocess
 import sys
@@ -14,9 +14,9 @@ from layerwise.errors import DataError, UsageError
 from layerwise.recipe import checked
 
 
-def test_the_catalogue_imports_nothing_heavy() -> None:
+def test_the_catalog_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from layerwise.data import named; named.catalogue(); named.locate('cifar10');"
+        "import sys; from layerwise.data import named; named.catalog(); named.locate('cifar10');"
         "print([m for m in ('torch', 'numpy', 'sklearn', 'pyarrow', 'PIL') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -44,7 +44,7 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_embedded_sets_are_sklearns() -> None:
-    assert {item.name for item in datasets.catalogue() if item.embedded} == set(sklearn_datasets.NAMES)
+    assert {item.name for item in datasets.catalog() if item.embedded} == set(sklearn_datasets.NAMES)
     digits, theirs = sklearn_datasets.load("digits"), sklearn.datasets.load_digits()
     assert digits.schema.shape == (8, 8, 1)
     assert digits.inputs.dtype == np.uint8
@@ -62,10 +62,10 @@ def test_embedded_sets_are_sklearns() -> None:
         assert ours.schema.features == tuple(theirs.feature_names)
     diabetes = sklearn_datasets.load("diabetes")
     assert diabetes.schema.target == "number"
-    assert diabetes.inputs[:, 0].min() == 19  # years of age, not standardised
+    assert diabetes.inputs[:, 0].min() == 19  # years of age, not standardized
 
 
-@pytest.mark.parametrize("item", [i for i in datasets.catalogue() if i.embedded], ids=lambda i: i.name)
+@pytest.mark.parametrize("item", [i for i in datasets.catalog() if i.embedded], ids=lambda i: i.name)
 def test_counts_and_splits(item: datasets.NamedData) -> None:
     found = open_data(Options(item.name), seed=0)
     assert len(found.train) + len(found.val) + len(found.test) == item.examples
@@ -111,7 +111,7 @@ def test_paths_that_are_no_data(tmp_path, monkeypatch) -> None:
     with pytest.raises(DataError, match="JSON cannot be read yet"):
         open_data(Options("~/a.json"), seed=0)
     (tmp_path / "a.ppm").write_bytes(b"P6 1 1 255\n\0\0\0")
-    with pytest.raises(DataError, match="is a single picture"):
+    with pytest.raises(DataError, match="is a single image"):
         open_data(Options("~/a.ppm"), seed=0)
     for source in ("", "a\0b", "x" * 5000 + "/y"):
         with pytest.raises((UsageError, DataError)):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layerwise.data.source import ArraySource, Example, Relabelled, Schema, Splits, Subset, fetch, labels, subset
+from layerwise.data.source import ArraySource, Example, Relabeled, Schema, Splits, Subset, fetch, labels, subset
 
 SCHEMA = Schema("row", (2,), "class", ("a", "b", "c"), ("x", "y"))
 INPUTS = np.arange(20.0).reshape(10, 2)
@@ -52,8 +52,8 @@ def test_subsets_agree_whether_sliced_or_indexed_through() -> None:
     np.testing.assert_array_equal(fetch(through, [2, 0]).ids, [2, 0])
 
 
-def test_relabelled() -> None:
-    turned = Relabelled(ARRAYS, ("c", "b", "a"), np.array([2, 1, 0]))
+def test_relabeled() -> None:
+    turned = Relabeled(ARRAYS, ("c", "b", "a"), np.array([2, 1, 0]))
     names = [turned.schema.classes[int(turned[i].target)] for i in range(10)]
     assert names == [SCHEMA.classes[t] for t in TARGETS]
     np.testing.assert_array_equal(labels(turned), 2 - TARGETS)

@@ -77,7 +77,7 @@ def test_too_few_examples(count: int) -> None:
         splits.split({"train": source(np.zeros(count, dtype=np.int64))}, name="few", seed=0)
 
 
-def test_a_labelled_subset_keeps_shares() -> None:
+def test_a_labeled_subset_keeps_shares() -> None:
     kept = splits.take(source(np.array([0] * 60 + [1] * 30 + [2] * 10)), 20, seed=0)
     np.testing.assert_array_equal(np.bincount(labels(kept)), [12, 6, 2])
     assert len(splits.take(kept, 0, seed=0)) == len(kept)

@@ -201,7 +201,7 @@ def test_named_tables_against_pandas() -> None:
     cells = adult.test.inputs[:, 1]
     assert ["?" if np.isnan(c) else column.values[int(c)] for c in cells] == frame[1].fillna("?").tolist()
     wine = open_data(Options("wine-quality"), seed=0)
-    assert wine.train.schema.columns[-1] == Column("colour", "category", ("red", "white"))
+    assert wine.train.schema.columns[-1] == Column("color", "category", ("red", "white"))
     assert len(wine.train) + len(wine.val) + len(wine.test) == 6497
 
 

@@ -42,9 +42,9 @@ def test_round_trip(tmp_path_factory, rows) -> None:
     folder = tmp_path_factory.mktemp("csv")
     with open(folder / "t.csv", "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["x", "y", "colour"])
+        writer.writerow(["x", "y", "color"])
         writer.writerows(rows)
-    columns = {"x": [r[0] for r in rows], "y": [r[1] for r in rows], "colour": [r[2] for r in rows]}
+    columns = {"x": [r[0] for r in rows], "y": [r[1] for r in rows], "color": [r[2] for r in rows]}
     pq.write_table(pa.table(columns), folder / "t.parquet")
     for name in ("t.csv", "t.parquet"):
         source = table(folder / name)
@@ -53,7 +53,7 @@ def test_round_trip(tmp_path_factory, rows) -> None:
         assert source.schema.classes == tuple(sorted({r[2] for r in rows}))
         assert [source.schema.classes[i] for i in source.targets] == [r[2] for r in rows]
     cells = [row for chunk in table_files.rows(folder / "t.csv", size=7) for row in chunk]
-    assert [(float(c["x"]), float(c["y"]), c["colour"]) for c in cells] == rows
+    assert [(float(c["x"]), float(c["y"]), c["color"]) for c in cells] == rows
 
 
 @pytest.mark.parametrize(

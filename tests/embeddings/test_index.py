@@ -158,7 +158,7 @@ def test_passages_of_files_folders_and_tables(tmp_path: Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "x.md").write_text("in the deep\n", encoding="utf-8")
     (folder / "b.txt").write_text("first\nsecond\n", encoding="utf-8")
-    (folder / "picture").write_bytes(b"\x89PNG\0\0")
+    (folder / "image").write_bytes(b"\x89PNG\0\0")
     assert all_of(Passages(str(folder))) == [("b.txt", "first second"), ("deep/x.md", "in the deep")]
     assert all_of(Passages(str(folder), "line")) == [
         ("b.txt:1", "first"),
@@ -220,8 +220,8 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     first = told["results"][0]["hits"][0]
     assert main(["search", "i", "king of wine"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"{first['score']:.3f}\t{first['id']}\t{first['text']}"
-    Path("labelled.tsv").write_text(f"question\tpassage\nking of wine\t{first['id']}\n", encoding="utf-8")
-    assert main(["search", "i", "--labelled", "labelled.tsv", "--json"]) == 0
+    Path("labeled.tsv").write_text(f"question\tpassage\nking of wine\t{first['id']}\n", encoding="utf-8")
+    assert main(["search", "i", "--labeled", "labeled.tsv", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == {
         "recall@1": 1.0,
         "recall@5": 1.0,
@@ -230,6 +230,6 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     }
     assert main(["search", "i"]) == 2
     assert "a search needs questions" in capsys.readouterr().err
-    Path("labelled.tsv").write_text("question\tpassage\nking of wine\t\n", encoding="utf-8")
-    assert main(["search", "i", "--labelled", "labelled.tsv"]) == 2
-    assert "labelled.tsv row 1 is no question with an answer" in capsys.readouterr().err
+    Path("labeled.tsv").write_text("question\tpassage\nking of wine\t\n", encoding="utf-8")
+    assert main(["search", "i", "--labeled", "labeled.tsv"]) == 2
+    assert "labeled.tsv row 1 is no question with an answer" in capsys.readouterr().err

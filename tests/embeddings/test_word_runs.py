@@ -54,7 +54,7 @@ def unit(run: api.Run) -> dict[str, np.ndarray]:
     return dict(zip(words, table / np.linalg.norm(table, axis=1, keepdims=True), strict=True))
 
 
-def test_the_report_counts_blocks_of_text_and_shows_neighbours(run: api.Run) -> None:
+def test_the_report_counts_blocks_of_text_and_shows_neighbors(run: api.Run) -> None:
     page = (run.path / "report.html").read_text()
     assert "(blocks of text: 1)" in page
     v = unit(run)
@@ -79,8 +79,8 @@ def test_eval_by_benchmarks(run: api.Run, tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "pairs.tsv").write_text("zz\tyy\t3.5\n")
     assert main(["eval", str(run.path), "--data", str(tmp_path / "pairs.tsv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == {"pairs/spearman": None, "pairs/coverage": 0.0}
-    assert benchmarks.recognised("word-eval")
-    assert not benchmarks.recognised(run.path.parent / "t.txt")
+    assert benchmarks.recognized("word-eval")
+    assert not benchmarks.recognized(run.path.parent / "t.txt")
     assert measure(run.path).metrics == {"loss": run.metrics["test/loss"]}
     with pytest.raises(UsageError, match="is measured by torch"):
         measure(run.path, engine="onnxruntime")
@@ -108,12 +108,12 @@ def test_other_networks_have_no_such_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"perceptron has no word vectors, and \.vec holds nothing else"):
         other.export(tmp_path / "v.vec")
     with pytest.raises(UsageError, match="perceptron has no word vectors"):
-        look("neighbours", str(other.path))
+        look("neighbors", str(other.path))
 
 
 def test_views_of_a_run(run: api.Run, tmp_path: Path) -> None:
     v = unit(run)
-    found = look("neighbours", str(run.path), words=("a0",), examples=3).data["neighbours"][0]
+    found = look("neighbors", str(run.path), words=("a0",), examples=3).data["neighbors"][0]
     order = sorted((w for w in v if w != "a0"), key=lambda w: -float(v[w] @ v["a0"]))
     assert [one["word"] for one in found["nearest"]] == order[:3]
     assert look("map", str(run.path), out=tmp_path).figures[0].is_file()

@@ -80,7 +80,7 @@ def test_every_module_is_the_function_of_its_name() -> None:
         torch.testing.assert_close(module(z), activation(name.replace("-", "_"))(z), rtol=1e-13, atol=1e-15)
 
 
-def test_modules_take_softmax_over_the_maps_of_a_picture() -> None:
+def test_modules_take_softmax_over_the_maps_of_a_image() -> None:
     z = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     want = activation("softmax")(z.movedim(1, -1)).movedim(-1, 1)
     torch.testing.assert_close(modules.activation("softmax")(z), want)

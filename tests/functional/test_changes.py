@@ -1,4 +1,4 @@
-"""S10: rotation, scale, shift, flips and colours against SciPy, NumPy and Pillow, one picture at a time."""
+"""S10: rotation, scale, shift, flips and colors against SciPy, NumPy and Pillow, one image at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layerwise.functional.augmentation.transforms import AugmentOptions, augment
 MODES = {"zeros": "constant", "border": "nearest", "reflection": "mirror"}
 
 
-def pictures(count: int = 6, channels: int = 3, height: int = 9, width: int = 12) -> Tensor:
+def images(count: int = 6, channels: int = 3, height: int = 9, width: int = 12) -> Tensor:
     return torch.rand(count, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -29,25 +29,25 @@ def drawn(count: int = 6) -> Tensor:
 
 
 def warped(
-    picture: NDArray[np.float64], angle: float, factor: float, shift: tuple[float, float], mode: str
+    image: NDArray[np.float64], angle: float, factor: float, shift: tuple[float, float], mode: str
 ) -> NDArray[np.float64]:
     """Return a plane (H, W) turned clockwise about its middle, scaled and shifted to the right and down, by SciPy."""
     a = np.deg2rad(angle)
     # rows grow downwards: in (row, column) a clockwise turn is this matrix
     forward = factor * np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
-    back, middle = np.linalg.inv(forward), (np.array(picture.shape) - 1) / 2
+    back, middle = np.linalg.inv(forward), (np.array(image.shape) - 1) / 2
     offset = middle - back @ (middle + np.array([shift[1], shift[0]]))
     # a black border of our own, for SciPy's cuts off between the last pixel and what lies outside
     border = 40
-    padded = np.pad(picture, border, mode={"constant": "constant", "nearest": "edge", "mirror": "reflect"}[mode])  # type: ignore[call-overload]
-    at = np.stack(np.meshgrid(*map(np.arange, picture.shape), indexing="ij")).reshape(2, -1)
+    padded = np.pad(image, border, mode={"constant": "constant", "nearest": "edge", "mirror": "reflect"}[mode])  # type: ignore[call-overload]
+    at = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij")).reshape(2, -1)
     source = back @ at + offset[:, None] + border
-    return ndimage.map_coordinates(padded, source, order=1).reshape(picture.shape)
+    return ndimage.map_coordinates(padded, source, order=1).reshape(image.shape)
 
 
 @pytest.mark.parametrize("padding", MODES)
 def test_moves_are_scipys(padding: str) -> None:
-    x, u = pictures(), drawn()
+    x, u = images(), drawn()
     options = msgspec.convert({"rotate": 25, "scale": 0.2, "crop": 2, "padding": padding}, AugmentOptions)
     found, change = augment(x, u, options), changes(u, options)
     for n in range(len(x)):
@@ -57,11 +57,11 @@ def test_moves_are_scipys(padding: str) -> None:
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("crop", [3, 40])  # within the picture, and several times as far as it reaches
+@pytest.mark.parametrize("crop", [3, 40])  # within the image, and several times as far as it reaches
 @pytest.mark.parametrize("padding", MODES)
 def test_a_crop_alone_shifts_whole_pixels(padding: Any, crop: int) -> None:
-    """Exactly, and pictures of bytes stay whole levels."""
-    x, u = (pictures(20) * 255).round().byte(), drawn(20)
+    """Exactly, and images of bytes stay whole levels."""
+    x, u = (images(20) * 255).round().byte(), drawn(20)
     options = AugmentOptions(crop=crop, padding=padding)
     found = augment(x, u, options)
     mode: Any = {"zeros": "constant", "border": "edge", "reflection": "reflect"}[padding]
@@ -73,8 +73,8 @@ def test_a_crop_alone_shifts_whole_pixels(padding: Any, crop: int) -> None:
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("horizontal", (2,)), ("vertical", (1,)), ("both", (2, 1))])
-def test_flips_mirror_about_half_of_the_pictures(flip: Any, axes: tuple[int, ...]) -> None:
-    x, u = pictures(200, 1, 3, 4), drawn(200)
+def test_flips_mirror_about_half_of_the_images(flip: Any, axes: tuple[int, ...]) -> None:
+    x, u = images(200, 1, 3, 4), drawn(200)
     found = augment(x, u, AugmentOptions(flip=flip))
     for n in range(200):
         want = x[n].numpy()
@@ -90,19 +90,19 @@ def test_flips_mirror_about_half_of_the_pictures(flip: Any, axes: tuple[int, ...
     ("key", "enhancer"),
     [("brightness", ImageEnhance.Brightness), ("saturation", ImageEnhance.Color), ("contrast", ImageEnhance.Contrast)],
 )
-def test_colours_are_pillows(key: str, enhancer: Any) -> None:
+def test_colors_are_pillows(key: str, enhancer: Any) -> None:
     """To within Pillow's rounding to whole levels."""
-    x, u = (pictures() * 255).round() / 255, drawn()
+    x, u = (images() * 255).round() / 255, drawn()
     options = msgspec.convert({key: 0.6}, AugmentOptions)
     found, factors = augment(x, u, options), getattr(changes(u, options), key)
     for n in range(len(x)):
-        picture = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-        want = np.asarray(enhancer(picture).enhance(float(factors[n])), dtype=np.float64) / 255
+        image = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        want = np.asarray(enhancer(image).enhance(float(factors[n])), dtype=np.float64) / 255
         np.testing.assert_allclose(found[n].permute(1, 2, 0).numpy(), want, rtol=0, atol=2.5 / 255)
 
 
-def test_hue_turns_the_colour_circle() -> None:
-    x, u = pictures(3, 3, 2, 2), drawn(3)
+def test_hue_turns_the_color_circle() -> None:
+    x, u = images(3, 3, 2, 2), drawn(3)
     options = AugmentOptions(hue=0.3)
     found = augment(x, u, options).permute(0, 2, 3, 1).reshape(-1, 3)
     turns = changes(u, options).hue.repeat_interleave(4).tolist()
@@ -114,8 +114,8 @@ def test_hue_turns_the_colour_circle() -> None:
 ALL = AugmentOptions(rotate=20, scale=0.2, crop=2, flip="both", brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
 
 
-def test_a_pictures_change_does_not_depend_on_its_batch() -> None:
-    x, u = pictures(12).float(), drawn(12).float()
+def test_a_images_change_does_not_depend_on_its_batch() -> None:
+    x, u = images(12).float(), drawn(12).float()
     whole = augment(x, u, ALL)
     assert torch.equal(torch.cat([augment(x[at : at + 5], u[at : at + 5], ALL) for at in range(0, 12, 5)]), whole)
     assert whole.min() >= 0
@@ -148,11 +148,11 @@ def test_one_more_change_leaves_the_others_draws_alone() -> None:
     assert torch.equal(alone.angle, together.angle)
     assert not alone.mirrored.any()
     assert AugmentOptions(padding="border").idle
-    assert augment(pictures(), u, AugmentOptions()).equal(pictures())
+    assert augment(images(), u, AugmentOptions()).equal(images())
 
 
 @pytest.mark.parametrize(
-    "table", [{"rotate": 181}, {"crop": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "grey"}]
+    "table", [{"rotate": 181}, {"crop": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "gray"}]
 )
 def test_values_out_of_range_are_refused(table: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):

@@ -12,7 +12,7 @@ from layerwise.functional.hog import cells, hog
 
 
 def naive_cells(x: np.ndarray, cell: int, bins: int) -> np.ndarray:
-    """One picture (C, H, W): each pixel's vote is handed to every cell and bin by its distance from their middles."""
+    """One image (C, H, W): each pixel's vote is handed to every cell and bin by its distance from their middles."""
     channels, height, width = x.shape
     rows, columns = height // cell, width // cell
     found = np.zeros((bins, rows, columns))
@@ -78,6 +78,6 @@ def test_brightness_contrast_and_inversion_do_not_matter() -> None:
     assert torch.equal(hog(torch.zeros(1, 1, 8, 8), cell=2), torch.zeros(1, 9 * 36))
 
 
-def test_a_picture_smaller_than_a_block_is_refused() -> None:
+def test_a_image_smaller_than_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="2×2 cells of 5 pixels does not fit into 8×8 pixels"):
         hog(torch.rand(1, 1, 8, 8), cell=5)

@@ -19,8 +19,8 @@ from layerwise.functional.augmentation.transforms import AugmentOptions, augment
 from layerwise.functional.augmentation.trivial_augment import OPERATIONS, Chosen
 
 
-def pictures(count: int, channels: int = 3, height: int = 40, width: int = 48) -> Tensor:
-    """Smooth pictures in whole levels, (N, C, H, W) float64."""
+def images(count: int, channels: int = 3, height: int = 40, width: int = 48) -> Tensor:
+    """Smooth images in whole levels, (N, C, H, W) float64."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, channels, 6, 7, dtype=torch.float64, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
@@ -31,10 +31,10 @@ def drawn(count: int, seed: int = 1) -> Tensor:
     return torch.rand(count, aug.DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def loops(picture: NDArray[np.float64], box: list[int]) -> NDArray[np.float64]:
+def loops(image: NDArray[np.float64], box: list[int]) -> NDArray[np.float64]:
     """Return a part of a plane (H, W) brought to its size, one pixel at a time."""
     left, top, width, height = box
-    part, out = picture[top : top + height, left : left + width], np.empty_like(picture)
+    part, out = image[top : top + height, left : left + width], np.empty_like(image)
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             v = min(max((y + 0.5) * height / out.shape[0] - 0.5, 0), height - 1)
@@ -51,7 +51,7 @@ CROP = AugmentOptions(area=(0.1, 0.6))
 
 
 def test_a_random_resized_crop_is_a_part_interpolated() -> None:
-    x, u = pictures(5, height=20, width=24), drawn(5)
+    x, u = images(5, height=20, width=24), drawn(5)
     found, bytes_ = augment(x, u, CROP), augment((x * 255).round().byte(), u, CROP)
     for n, box in enumerate(boxes(u, CROP, (20, 24)).tolist()):
         for c in range(3):
@@ -64,15 +64,13 @@ def test_a_random_resized_crop_is_a_part_interpolated() -> None:
 
 
 def test_with_other_moves_the_crop_is_part_of_the_same_map() -> None:
-    """Beside a shift of no pixel it goes the other way; the same but where the picture's parts beyond the crop come in,
+    """Beside a shift of no pixel it goes the other way; the same but where the image's parts beyond the crop come in,
     at its border."""
-    x, u = pictures(8), drawn(8)
+    x, u = images(8), drawn(8)
     whole = aug.changes(u, CROP)
     box = boxes(u, CROP, (40, 48))
     found, want = aug.moved(x, whole, CROP, box=box), aug.cropped(x, box)
-    edge = (
-        (torch.tensor([40, 48]).max() / box[:, 2:].min()).ceil().long()
-    )  # how many pixels one of the picture's becomes
+    edge = (torch.tensor([40, 48]).max() / box[:, 2:].min()).ceil().long()  # how many pixels one of the image's becomes
     torch.testing.assert_close(
         found[:, :, edge:-edge, edge:-edge], want[:, :, edge:-edge, edge:-edge], rtol=0, atol=1e-9
     )
@@ -93,38 +91,36 @@ def test_crops_use_the_range_and_stay_inside() -> None:
     assert float(places.mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def original(picture: Image.Image, name: str, value: float) -> Image.Image:
-    """Return what the operation of the paper's code (Pillow) makes of a picture."""
-    size, affine, bilinear = picture.size, Image.Transform.AFFINE, Image.Resampling.BILINEAR
+def original(image: Image.Image, name: str, value: float) -> Image.Image:
+    """Return what the operation of the paper's code (Pillow) makes of an image."""
+    size, affine, bilinear = image.size, Image.Transform.AFFINE, Image.Resampling.BILINEAR
     matrices = {
         "shear-x": (1, value, 0, 0, 1, 0), "shear-y": (1, 0, 0, value, 1, 0), "translate-x": (1, 0, value, 0, 1, 0),
         "translate-y": (1, 0, 0, 0, 1, value),
     }  # fmt: skip
     enhancers: dict[str, Any] = {
         "brightness": ImageEnhance.Brightness,
-        "colour": ImageEnhance.Color,
+        "color": ImageEnhance.Color,
         "contrast": ImageEnhance.Contrast,
         "sharpness": ImageEnhance.Sharpness,
     }
     if name in matrices:
-        return picture.transform(size, affine, matrices[name], resample=bilinear)
+        return image.transform(size, affine, matrices[name], resample=bilinear)
     if name == "rotate":
-        return picture.rotate(value, resample=bilinear)
+        return image.rotate(value, resample=bilinear)
     if name in enhancers:
-        return enhancers[name](picture).enhance(1 + value)  # type: ignore[no-any-return]
+        return enhancers[name](image).enhance(1 + value)  # type: ignore[no-any-return]
     if name == "posterize":
-        return ImageOps.posterize(picture, int(value))
+        return ImageOps.posterize(image, int(value))
     if name == "solarize":
-        return ImageOps.solarize(picture, int(value * 255 + 0.5))
-    return {"identity": lambda p: p, "auto-contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](
-        picture
-    )
+        return ImageOps.solarize(image, int(value * 255 + 0.5))
+    return {"identity": lambda p: p, "auto-contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](image)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_are_pillows(name: str) -> None:
     count, levels = 6, [0, 6, 12, 18, 24, 30]
-    x = pictures(count)
+    x = images(count)
     x[0], x[1] = x[0] * 0.5, 0.25 + x[1] * 0.25
     x = (x * 255).round() / 255
     chosen = Chosen(
@@ -134,14 +130,14 @@ def test_operations_are_pillows(name: str) -> None:
     )
     change = aug.changes(drawn(count), AugmentOptions())
     moved = aug.moved(x, change, AugmentOptions(), drawn=chosen) if name in trivial_augment.MOVES else x
-    found = trivial_augment.recoloured(moved, chosen)
+    found = trivial_augment.recolored(moved, chosen)
     value = trivial_augment.values(chosen).tolist()
     for n in range(count):
-        picture = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-        want = np.asarray(original(picture, name, value[n]), dtype=np.float64) / 255
+        image = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        want = np.asarray(original(image, name, value[n]), dtype=np.float64) / 255
         got = found[n].permute(1, 2, 0).numpy()
         if name in trivial_augment.MOVES:  # Pillow's blends with black at the border end a pixel sooner
-            inner = np.asarray(original(Image.new("L", picture.size, 255), name, value[n])) == 255
+            inner = np.asarray(original(Image.new("L", image.size, 255), name, value[n])) == 255
             wide = np.pad(inner, 1)
             inner = wide[2:, 1:-1] & wide[:-2, 1:-1] & wide[1:-1, 2:] & wide[1:-1, :-2]
             got, want = got[inner], want[inner]
@@ -160,7 +156,7 @@ def test_operations_are_drawn_evenly() -> None:
 
 @pytest.mark.parametrize("fill", ["noise", "black", "mean"])
 def test_erasing_overwrites_one_rectangle(fill: Any) -> None:
-    x, u = pictures(200, height=12, width=16), drawn(200)
+    x, u = images(200, height=12, width=16), drawn(200)
     options = AugmentOptions(erase=0.4, erase_fill=fill, erase_area=(0.1, 0.3))
     found = augment(x, u, options)
     hit = [n for n in range(200) if u[n, aug.ERASE] < 0.4]
@@ -193,7 +189,7 @@ def test_rectangles_have_the_ratios_asked_for() -> None:
     assert float(ratio.log().mean()) == pytest.approx(0, abs=0.03)
 
 
-def test_neighbours_are_mixed() -> None:
+def test_neighbors_are_mixed() -> None:
     assert mixup.partners(6).tolist() == [1, 0, 3, 2, 5, 4]
     assert mixup.partners(5).tolist() == [1, 0, 3, 2, 4]
     assert mixup.partners(0).tolist() == []
@@ -208,7 +204,7 @@ def test_shares_are_betas() -> None:
 
 
 def test_mixup_and_cutmix_pixel_by_pixel() -> None:
-    x, u = pictures(7, height=9, width=11), drawn(7)
+    x, u = images(7, height=9, width=11), drawn(7)
     share = torch.tensor([0.3, 1.0, 0.9, 0.5, 0.5, 0.7, 0.2]).double()
     cuts = torch.tensor([False, False, True, True, False, True, False])
     box = mixup.pasted(u[:, :2], share, (9, 11))
@@ -239,8 +235,8 @@ EVERYTHING = AugmentOptions(area=(0.2, 1.0), flip="horizontal", policy="trivial"
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, CROP])
-def test_a_pictures_changes_do_not_depend_on_its_batch(options: AugmentOptions) -> None:
-    x, u = (pictures(16) * 255).round().byte(), drawn(16).float()
+def test_a_images_changes_do_not_depend_on_its_batch(options: AugmentOptions) -> None:
+    x, u = (images(16) * 255).round().byte(), drawn(16).float()
     whole = augment(x, u, options)
     assert whole.dtype == torch.float32
     assert torch.equal(torch.cat([augment(x[at : at + 3], u[at : at + 3], options) for at in range(0, 16, 3)]), whole)

@@ -36,7 +36,7 @@ def test_torch_weight_decay_is_two_lambda() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_soft_threshold_minimises_its_objective() -> None:
+def test_soft_threshold_minimizes_its_objective() -> None:
     grid = torch.linspace(-4, 4, 80001, dtype=torch.float64)
     got = soft_threshold(W, 0.03).flatten()
     for w, u in zip(W.flatten(), got, strict=True):

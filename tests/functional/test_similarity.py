@@ -16,7 +16,7 @@ from layerwise.functional import alignment, retrieval_metrics, similarity
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(40, 6)).astype(np.float32)
-UNIT = similarity.normalised(VECTORS)
+UNIT = similarity.normalized(VECTORS)
 
 
 def plain_cosine(x, y) -> float:

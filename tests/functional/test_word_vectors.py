@@ -23,10 +23,10 @@ def tables(V: int, D: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_skipgram_is_the_sum_of_log_sigmoids() -> None:
     vectors, context = tables(7, 4)
-    centre, positive, negatives = [0, 3], [2, 6], [[1, 1, 5], [0, 4, 2]]
-    got = F.skipgram_loss(vectors, context, torch.tensor(centre), torch.tensor(positive), torch.tensor(negatives))
+    center, positive, negatives = [0, 3], [2, 6], [[1, 1, 5], [0, 4, 2]]
+    got = F.skipgram_loss(vectors, context, torch.tensor(center), torch.tensor(positive), torch.tensor(negatives))
     for n in range(2):
-        v = vectors[centre[n]]
+        v = vectors[center[n]]
         wanted = log_sigmoid(float(context[positive[n]] @ v)) + sum(
             log_sigmoid(-float(context[k] @ v)) for k in negatives[n]
         )

@@ -19,7 +19,7 @@ from spoiling import digest_of_folder, seal_file, spoil_value
 
 from layerwise.data.cache_folders import INDEX, load_array
 from layerwise.data.images import folders, image_cache
-from layerwise.data.images.folders import PictureSource
+from layerwise.data.images.folders import ImageSource
 from layerwise.data.source import sized
 from layerwise.data.text import cooccurrence_build, corpus_build
 from layerwise.data.text.corpus import SMALL, TOKENS, WORDS, counted
@@ -32,7 +32,7 @@ from small_runs import digit_folders
 
 LIMIT = 1 << 40
 CUTTING = Cutting(phrases=1, threshold=1.0, discount=0.0)
-KINDS = ("text", "co-occurrences", "pictures")
+KINDS = ("text", "co-occurrences", "images")
 HOSTILE = (2**31, -1, 2**62, float("nan"), 1e30)
 
 
@@ -46,21 +46,21 @@ def texts(place: Path) -> Texts:
     return Texts("text", (str(path),))
 
 
-def pictures(place: Path) -> PictureSource:
-    """Return the pictures that are decoded."""
+def images(place: Path) -> ImageSource:
+    """Return the images that are decoded."""
     folder = place / "digits"
     if not folder.exists():
         folder.mkdir()
         digit_folders(folder, 20, classes=2)
     found = sized(folders.open_folder(folder)[0]["train"], (8, 8))
-    assert isinstance(found, PictureSource)
+    assert isinstance(found, ImageSource)
     return found
 
 
 def read_cache(kind: str, place: Path) -> None:
     """Open a cache of a kind, built if it must be, and read everything in it."""
-    if kind == "pictures":
-        files = pictures(place)
+    if kind == "images":
+        files = images(place)
         folder = image_cache.opened(place / kind, files, limit=LIMIT, told=lambda *_: None)
         assert isinstance(folder, Path)
         image_cache.served(files, folder)[3]

@@ -52,7 +52,7 @@ def bytes_of(write: Callable[[Any], object]) -> bytes:
     return buffer.getvalue()
 
 
-def picture(kind: str) -> bytes:
+def image(kind: str) -> bytes:
     pixels = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
     return bytes_of(lambda f: Image.fromarray(pixels).save(f, kind))
 
@@ -62,8 +62,8 @@ def tar(names: tuple[str, ...] = ("cat/1.png", "dog/2.png")) -> bytes:
         with tarfile.open(fileobj=file, mode="w") as out:
             for name in names:
                 info = tarfile.TarInfo(name)
-                info.size = len(PICTURES["PNG"])
-                out.addfile(info, io.BytesIO(PICTURES["PNG"]))
+                info.size = len(IMAGES["PNG"])
+                out.addfile(info, io.BytesIO(IMAGES["PNG"]))
 
     return bytes_of(write)
 
@@ -83,7 +83,7 @@ def vectors(kind: Any) -> bytes:
         return write_vectors(table, Path(place, "v"), kind=kind).read_bytes()
 
 
-PICTURES = {kind: picture(kind) for kind in decoding.FORMATS}
+IMAGES = {kind: image(kind) for kind in decoding.FORMATS}
 STATE = {"a.weight": np.ones((3, 4), dtype=np.float32), "a.bias": np.zeros(3, dtype=np.float32)}
 TENSORS = {name: torch.from_numpy(array) for name, array in STATE.items()}
 SAFETENSORS = safetensors.numpy.save(STATE, metadata={"format": "1"})
@@ -124,7 +124,7 @@ def torch_pickle(draw: random.Random) -> bytes:
 
 def zipped(draw: random.Random) -> bytes:
     """Spoil a member, a name, or the archive."""
-    entries = {"cat/1.png": PICTURES["PNG"], "dog/2.png": mutate(PICTURES["PNG"], draw)}
+    entries = {"cat/1.png": IMAGES["PNG"], "dog/2.png": mutate(IMAGES["PNG"], draw)}
     if draw.random() < 0.3:
         entries[mutate(b"dog/3.png", draw).decode("utf-8", "replace").replace("\0", "") or "x"] = b"x"
     data = packed_zip(entries)
@@ -167,8 +167,8 @@ READERS: dict[str, tuple[str, Make, Callable[[Path], object]]] = {
     "toml": ("x.toml", plain(TOML), lambda p: decode_toml(p.read_bytes(), what="x")),
     "json": ("x.json", plain(JSON_LINES.splitlines()[1]), lambda p: decode_json(p.read_bytes(), what="x")),
     **{
-        f"picture {kind}": ("p", plain(data), lambda p: [decoding.decode(p, 3), decoding.inspect(p), decoding.probe(p)])
-        for kind, data in PICTURES.items()
+        f"image {kind}": ("p", plain(data), lambda p: [decoding.decode(p, 3), decoding.inspect(p), decoding.probe(p)])
+        for kind, data in IMAGES.items()
     },
 }
 

@@ -1,4 +1,4 @@
-"""Pictures answered: with their mirror images, and a folder of many with bad ones among them."""
+"""Images answered: with their mirror images, and a folder of many with bad ones among them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 digits as PNG, and among them an empty file, a text and a cut-off picture."""
+    """300 digits as PNG, and among them an empty file, a text and a cut-off image."""
     folder = tmp_path_factory.mktemp("folder")
     for n, pixels in enumerate(load_digits().images[:300]):
         Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(folder / f"{n:03d}.png")
     (folder / "100.png").write_bytes(b"")
-    (folder / "200.png").write_text("not a picture")
+    (folder / "200.png").write_text("not an image")
     (folder / "201.png").write_bytes((folder / "202.png").read_bytes()[:60])
     return folder
 
@@ -142,7 +142,7 @@ def test_only_two_pieces_are_held(run: api.Run, folder: Path) -> None:
 
 
 class Sum(nn.Module):
-    """Says how bright the left half of a picture is."""
+    """Says how bright the left half of an image is."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, :, :2].sum((1, 2, 3))[:, None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_views import pictures
+from test_views import images
 from torch import Tensor, nn
 
 from layerwise import registry
@@ -27,7 +27,7 @@ NAMES = "sigmoid relu tanh softmax linear leaky-relu prelu elu gelu silu softplu
 
 
 def shown(model: nn.Module, source: ArraySource, *, out: Path | None = None, scale: str = "standard") -> dict:  # type: ignore[type-arg]
-    """Return the view's data of a network over pictures."""
+    """Return the view's data of a network over images."""
     task = Classification.prepare(source, Classification.Options(scale=scale))  # type: ignore[call-arg]
     target = Target(card=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p"))
     data = inspect("activations", target, out=out).data
@@ -41,7 +41,7 @@ def inputs_of(source: ArraySource, scale: str = "standard") -> Tensor:
 
 def test_statistics_of_a_tanh_layer_are_numpys(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     model = mlp(features=16, outputs=2, hidden=(5,), activation="tanh", dropout=0.5)
     model[1].weight.data.mul_(3)
     z = model[1](inputs_of(source).flatten(1)).detach().double().numpy()
@@ -61,7 +61,7 @@ def test_statistics_of_a_tanh_layer_are_numpys(tmp_path: Path) -> None:
 
 def test_dead_relus_are_the_units_that_are_never_active() -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     model = mlp(features=16, outputs=2, hidden=(6,))
     model[1].bias.data[:2] = -100.0
     layer = shown(model, source)["layers"][0]
@@ -74,7 +74,7 @@ def test_dead_relus_are_the_units_that_are_never_active() -> None:
 
 def test_a_map_is_dead_that_is_off_everywhere() -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     model = cnn(outputs=2, size=(4, 4), widths=(3,), dense=(), activation="relu")
     model.features[0].bias.data[1] = -100.0  # type: ignore[index, union-attr]
     layer = shown(model, source)["layers"][0]
@@ -83,7 +83,7 @@ def test_a_map_is_dead_that_is_off_everywhere() -> None:
 
 def test_prelus_learned_slopes_are_shown_and_decide() -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     model = mlp(features=16, outputs=2, hidden=(6,), activation="prelu")
     for slope, some in ((0.05, True), (0.3, False)):
         nn.init.constant_(model[2].weight, slope)
@@ -99,7 +99,7 @@ def test_prelus_learned_slopes_are_shown_and_decide() -> None:
 def test_functions_inside_a_module_count_too() -> None:
     """A deep belief network calls σ in its forward: one row a layer, with the values of its formula."""
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     model = dbn(features=16, classes=2, hidden=(6, 5))
     layers = shown(model, source, scale="unit")["layers"]
     assert [(la["name"], la["function"], la["units"]) for la in layers[:2]] == [

@@ -22,7 +22,7 @@ from layerwise.tasks.reconstruction import Reconstruction
 
 
 def target(card: str, model: torch.nn.Module, *, examples: int = 0, lang: base.Lang = "en") -> base.Target:
-    """Return a run of six pictures of 4×4 pixels as a view sees it."""
+    """Return a run of six images of 4×4 pixels as a view sees it."""
     inputs = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (6, 4, 4, 1))
     source = ArraySource(Schema("image", (4, 4, 1), "class", ("a", "b")), inputs, np.arange(6) % 2, "p")
     recipe = Recipe(model={"name": card}, data={}, task={}, stages=(Stage(examples=examples),))
@@ -43,7 +43,7 @@ def pixels(given: base.Target) -> np.ndarray:
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_recall_counts_exact_recalls(lang: base.Lang, tmp_path: Path) -> None:
-    """A net that stores the first picture alone recalls it and its negative only: the others never."""
+    """A net that stores the first image alone recalls it and its negative only: the others never."""
     net = hopfield(features=16)
     given = target("hopfield", net, lang=lang)
     first = torch.from_numpy(pixels(given)[0] * 2 - 1).float()

@@ -158,12 +158,12 @@ def test_the_view_tells_and_draws_in_both_languages(tmp_path: Path) -> None:
 
 
 def test_other_runs_are_refused() -> None:
-    pictures = ArraySource(
+    images = ArraySource(
         Schema("image", (2, 2, 1), "class", ("a", "b")), np.zeros((4, 2, 2, 1), np.uint8), np.arange(4) % 2, "p"
     )
-    made = Classification.prepare(pictures, Classification.Options())
+    made = Classification.prepare(images, Classification.Options())
     with pytest.raises(UsageError, match="columns of a table"):
-        inspect("columns", target_of(mlp(features=4, outputs=2), made, pictures))
+        inspect("columns", target_of(mlp(features=4, outputs=2), made, images))
     from layerwise.tasks.reconstruction import Reconstruction
 
     rows = numbers(10, [1.0])

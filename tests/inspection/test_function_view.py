@@ -222,7 +222,7 @@ def test_constant_functions_and_columns_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_more_classes_than_colours_are_named_where_they_lie(columns: int, tmp_path: Path) -> None:
+def test_more_classes_than_colors_are_named_where_they_lie(columns: int, tmp_path: Path) -> None:
     names = tuple(f"类{number}" for number in range(8))
     looked, _ = target(network(columns, 8), columns, names)
     inspect("function", looked, out=tmp_path)

@@ -16,7 +16,7 @@ from layerwise.errors import UsageError
 from layerwise.functional.orientation import Gabor, grating_response, modulation, turn_between
 from layerwise.inspection import inspect, look
 from layerwise.inspection.base import Target
-from layerwise.inspection.views.filtered import filtered, grey_photographs
+from layerwise.inspection.views.filtered import filtered, gray_photographs
 from layerwise.inspection.views.tuning import Answers, answers
 from layerwise.models.orientation import OrientationCells, orientations_of
 
@@ -77,20 +77,20 @@ def test_even_light_excites_no_cell_and_there_is_nothing_to_learn() -> None:
     assert float(model.simple(torch.full((1, 3, 40, 40), 100.0)).abs().max()) < 0.01
 
 
-def test_a_turned_picture_turns_the_cells() -> None:
+def test_a_turned_image_turns_the_cells() -> None:
     """By 90°, exactly: what the cells of θ answered, those of θ + 90° answer now, at the turned places."""
-    model, picture = built(pool=1), torch.rand(1, 1, 50, 61)
-    plain, turned = model(picture)[0], model(picture.rot90(1, (2, 3)))[0]
+    model, image = built(pool=1), torch.rand(1, 1, 50, 61)
+    plain, turned = model(image)[0], model(image.rot90(1, (2, 3)))[0]
     assert torch.allclose(turned.roll(-4, 0), plain.rot90(1, (1, 2)), atol=1e-5)
 
 
 def test_simple_cells_are_four_phases_and_pooling_is_the_mean() -> None:
-    model, picture = built(pool=2), torch.rand(1, 1, 44, 44)
-    phases = model.simple(picture).chunk(4, 1)
+    model, image = built(pool=2), torch.rand(1, 1, 44, 44)
+    phases = model.simple(image).chunk(4, 1)
     assert all(float(p.min()) >= 0 for p in phases)
     assert not (phases[0] * phases[2]).any()  # partners never fire together
     energy = sum(p.square() for p in phases)
-    assert torch.allclose(model(picture), torch.nn.functional.avg_pool2d(energy, 2), rtol=1e-5)
+    assert torch.allclose(model(image), torch.nn.functional.avg_pool2d(energy, 2), rtol=1e-5)
 
 
 def test_tuning_view(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_filtered_view_agrees_with_scipy(tmp_path: Path) -> None:
     assert all(p.stat().st_size < 150_000 for p in view.figures)
     row, column = np.mgrid[-17:18, -17:18]
     sigma = 6 / np.pi * np.sqrt(np.log(2) / 2) * 3
-    for found, grey in zip(view.data["photographs"], grey_photographs().values(), strict=True):
-        picture, energies = grey[0, 0].double().numpy(), []
+    for found, gray in zip(view.data["photographs"], gray_photographs().values(), strict=True):
+        image, energies = gray[0, 0].double().numpy(), []
         for angle in np.radians(view.data["orientations"]):
             u, v = -column * np.sin(angle) - row * np.cos(angle), column * np.cos(angle) - row * np.sin(angle)
             field = np.exp(-(u**2 + 0.49 * v**2) / (2 * sigma**2)) * np.exp(2j * np.pi * u / 6)
-            energies.append((np.abs(fftconvolve(picture - picture.mean(), field, mode="valid")) ** 2).mean())
+            energies.append((np.abs(fftconvolve(image - image.mean(), field, mode="valid")) ** 2).mean())
         assert found["share"] == pytest.approx(np.array(energies) / sum(energies), rel=0.02)
 
 
@@ -122,7 +122,7 @@ def test_stripes_light_up_their_own_cells() -> None:
     level = (torch.cos(rows * 2 * torch.pi / 6) + 1)[None, None] / 2
     seen = filtered(built(), level)
     assert int(seen.complex.mean((1, 2)).argmax()) == 0
-    assert seen.picture.shape[1:] == seen.complex.shape[1:]
+    assert seen.image.shape[1:] == seen.complex.shape[1:]
 
 
 @pytest.mark.parametrize("what", ["tuning", "filtered"])

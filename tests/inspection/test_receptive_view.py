@@ -1,4 +1,4 @@
-"""S12: the fields computed by E16 are where the gradient of the linearised network is not zero."""
+"""S12: the fields computed by E16 are where the gradient of the linearized network is not zero."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerwise import registry
 from layerwise.errors import UsageError
 from layerwise.inspection import inspect, look
 from layerwise.inspection.base import Target
-from layerwise.inspection.fields import follow, linearised, outputs_kept, support
+from layerwise.inspection.fields import follow, linearized, outputs_kept, support
 from layerwise.models.convolutional import cnn, lenet5
 from layerwise.models.resnet_cifar import resnet20
 
@@ -56,10 +56,10 @@ def test_fields_are_the_gradients_support(name: str) -> None:
     torch.manual_seed(0)
     build, shape = CASES[name]
     model = build()
-    picture = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
-    plain = linearised(model)
+    image = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
+    plain = linearized(model)
     with outputs_kept(plain) as outputs:
-        plain(picture)
+        plain(image)
     checked = 0
     for row in {row.name: row for row in follow(model, shape)}.values():  # of a layer used twice, the last
         output = outputs[row.name]
@@ -67,7 +67,7 @@ def test_fields_are_the_gradients_support(name: str) -> None:
         sides = output.shape[2:] if output.ndim == 4 else (1, 1)
         for unit in {(0, 0), (sides[0] // 2, sides[1] // 2), (sides[0] - 1, sides[1] - 1)}:
             want = tuple(f.at(u, side) for f, u, side in zip(row.fields, unit, shape[1:], strict=True))
-            assert support(output, picture, unit if output.ndim == 4 else ()) == want, (row.name, unit)
+            assert support(output, image, unit if output.ndim == 4 else ()) == want, (row.name, unit)
             checked += 1
     assert checked > 10
 
@@ -86,7 +86,7 @@ def test_lenet5_by_hand() -> None:
     layers = look("receptive-field", "lenet5").data["layers"]
     by_hand = [(5, 1, 0.0), (6, 2, 0.5), (14, 2, 4.5), (16, 4, 5.5)]
     assert [(la["field"][0], la["jump"][0], la["start"][0]) for la in layers[:4]] == by_hand
-    assert layers[4]["field"] == [32, 32]  # 16 + 4·4: the paper's whole picture, border included
+    assert layers[4]["field"] == [32, 32]  # 16 + 4·4: the paper's whole image, border included
     assert "像素" in look("receptive-field", "lenet5", lang="zh").text
 
 

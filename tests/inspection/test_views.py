@@ -32,7 +32,7 @@ GATES = {
 }
 
 
-def pictures() -> ArraySource:
+def images() -> ArraySource:
     inputs = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
     return ArraySource(Schema("image", (4, 4, 1), "class", ("一", "二")), inputs, np.arange(20) % 2, "p")
 
@@ -84,7 +84,7 @@ def test_summary_shapes_and_work_of_lenet5() -> None:
 
 def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     task = Classification.prepare(source, Classification.Options())
     model = mlp(features=16, outputs=2, hidden=(4,))
     view = inspect(
@@ -109,7 +109,7 @@ def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
 
 def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     task = Classification.prepare(source, Classification.Options(scale="unit"))
     model = dbn(features=16, classes=2, hidden=(6, 5))
     before = {n: t.clone() for n, t in model.state_dict().items()}
@@ -122,7 +122,7 @@ def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
 
 
 def test_samples_of_another_network_are_refused() -> None:
-    source = pictures()
+    source = images()
     task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="mlp draws no samples"):
         inspect("samples", Target(card=registry.find("mlp"), model=mlp(features=16, outputs=2), task=task))

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_views import pictures
+from test_views import images
 
 from layerwise import registry
 from layerwise.inspection import inspect, look
 from layerwise.inspection.base import Target
-from layerwise.inspection.views.weights import described, first_pictures
+from layerwise.inspection.views.weights import described, first_images
 from layerwise.models.boltzmann import dbn
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
@@ -35,33 +35,33 @@ def test_numbers_are_numpys() -> None:
     assert counts[middle] == ((plain >= edges[middle]) & (plain < edges[middle + 1])).sum()
 
 
-def test_first_layers_are_drawn_as_pictures(tmp_path: Path) -> None:
+def test_first_layers_are_drawn_as_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = pictures()
+    source = images()
     task = Classification.prepare(source, Classification.Options())
     model = mlp(features=16, outputs=2, hidden=(5,))
     target = Target(card=registry.find("mlp"), model=model, task=task)
-    drawn, count = first_pictures(target, model)
+    drawn, count = first_images(target, model)
     rows = model[1].weight.detach().double()
     strongest = rows[rows.norm(dim=1).argmax()].view(1, 4, 4)
     np.testing.assert_allclose(drawn[0], 0.5 + 0.5 * (strongest / strongest.abs().max()).numpy())
     assert count == 5
     view = inspect("weights", target, out=tmp_path)
     assert [p.name for p in view.figures] == ["weights.svg", "filters.svg"]
-    kernels, number = first_pictures(
+    kernels, number = first_images(
         Target(card=registry.find("cnn")), cnn(outputs=2, widths=(4,), channels=3, size=(8, 8))
     )
     assert (np.shape(kernels), number) == ((4, 3, 3, 3), 4)
-    filters, number = first_pictures(target, dbn(features=16, classes=2, hidden=(6,)))
+    filters, number = first_images(target, dbn(features=16, classes=2, hidden=(6,)))
     assert (np.shape(filters), number) == ((6, 1, 4, 4), 6)
 
 
-def test_rows_of_numbers_have_no_pictures() -> None:
+def test_rows_of_numbers_have_no_images() -> None:
     assert look("weights", "mlp").data["filters"] == 0
     assert look("weights", "mlp", data="iris").data["filters"] == 0
 
 
-def test_a_bare_card_shows_its_initialisation() -> None:
+def test_a_bare_card_shows_its_initialization() -> None:
     """He's bound for relu: U(−√(6/fan_in), √(6/fan_in)), so the deviation is √(2/784)."""
     layers = {la["name"]: la for la in look("weights", "mlp", lang="zh").data["layers"]}
     assert layers["1.weight"]["deviation"] == pytest.approx(np.sqrt(2 / 784), rel=0.01)

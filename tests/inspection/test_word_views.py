@@ -1,4 +1,4 @@
-"""The views of word vectors: neighbours and norms against plain loops, a map whose words lie over nothing."""
+"""The views of word vectors: neighbors and norms against plain loops, a map whose words lie over nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerwise.errors import DataError, UsageError
-from layerwise.inspection.words import map_view, neighbours_view, norms_view
+from layerwise.inspection.words import map_view, neighbors_view, norms_view
 from layerwise.plotting.svg import width_of
 from layerwise.plotting.words import DOT, MAP, TEXT, laid
 from layerwise.weights.vectors import VectorTable
@@ -27,22 +27,22 @@ def table(counts: bool = True, words: int = 60) -> VectorTable:
     )
 
 
-def test_neighbours(tmp_path: Path) -> None:
+def test_neighbors(tmp_path: Path) -> None:
     vectors = table()
-    found = neighbours_view(vectors, name="v", words=["w5", "w0"], k=4, out=tmp_path)
+    found = neighbors_view(vectors, name="v", words=["w5", "w0"], k=4, out=tmp_path)
     x = vectors.matrix.astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    for one, at in zip(found.data["neighbours"], (5, 0), strict=True):
+    for one, at in zip(found.data["neighbors"], (5, 0), strict=True):
         order = [n for n in np.argsort(-(x @ x[at])) if n != at][:4]
         assert [near["word"] for near in one["nearest"]] == [f"w{n}" for n in order]
         np.testing.assert_allclose([near["score"] for near in one["nearest"]], x[order] @ x[at], atol=1e-6)
         assert one["count"] == 10_000 // (at + 1)
-    assert (tmp_path / "neighbours.tsv").read_text().count("\n") == 8
+    assert (tmp_path / "neighbors.tsv").read_text().count("\n") == 8
     assert re.search(r"^w5 +1,666  w\d+ \d\.\d\d  ", found.text, re.MULTILINE)
-    chosen = [one["word"] for one in neighbours_view(table(counts=False), name="v", lang="zh").data["neighbours"]]
+    chosen = [one["word"] for one in neighbors_view(table(counts=False), name="v", lang="zh").data["neighbors"]]
     assert (chosen[0], chosen[-1]) == ("w0", "w59")
     with pytest.raises(UsageError, match="no vector of 'x'"):
-        neighbours_view(vectors, name="v", words=["x"])
+        neighbors_view(vectors, name="v", words=["x"])
 
 
 def test_a_map_of_groups(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_the_frequency_is_the_probability(p: float) -> None:
     assert abs(float(found) - p) < 5 * deviation
 
 
-def test_calls_and_neighbours_are_independent() -> None:
+def test_calls_and_neighbors_are_independent() -> None:
     half = torch.full((COUNT,), 0.5)
     drawn = torch.stack([bernoulli(half, seed=3, call=call) for call in range(12)]) * 2 - 1
     between = (drawn @ drawn.T / COUNT).fill_diagonal_(0)

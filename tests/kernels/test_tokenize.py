@@ -1,4 +1,4 @@
-"""The compiled tokeniser and the counting of pairs, against plain Python with `unicodedata`."""
+"""The compiled tokenizer and the counting of pairs, against plain Python with `unicodedata`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Held:
 def read(
     pieces: list[bytes], tokens: Tokens = "words", *, lower: bool = True, most: int = 1 << 20
 ) -> tuple[list[str], WordTable]:
-    """Tokenise; return the tokens as text, line feeds for sentence ends, ``?`` for gaps."""
+    """Tokenize; return the tokens as text, line feeds for sentence ends, ``?`` for gaps."""
     held, table = Held(), WordTable(most=most)
     tokenizer = Tokenizer(char_classes.classes(tokens), char_classes.folds(tokens, lower), table, held)
     for piece in pieces:
@@ -108,7 +108,7 @@ WRITTEN = st.text(
 @example("don't 'quoted' rock’n’roll’ l''eau O'\u0301x", True)
 @example("我爱北京, I love か\u3099き", True)
 @example("soft\u00adhyphen \u00adat \u00ad\u0301 end\u00ad", True)
-def test_words_are_those_of_the_plain_tokeniser(text: str, lower: bool) -> None:
+def test_words_are_those_of_the_plain_tokenizer(text: str, lower: bool) -> None:
     found, table = read([text.encode()], lower=lower)
     assert found == plain(text, lower=lower)
     assert {table.word(k).decode(): n for k, n in enumerate(table.counts)} == Counter(w for w in found if w != "\n")

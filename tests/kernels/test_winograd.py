@@ -58,12 +58,12 @@ def test_the_points_are_why_it_is_as_exact() -> None:
     assert largest_error((0, 1, -1, 2, -2)) > 3 * largest_error(POINTS)
 
 
-def drawn(pictures: int, maps: int, outputs: int, high: int, wide: int, seed: int) -> tuple[torch.Tensor, ...]:
+def drawn(images: int, maps: int, outputs: int, high: int, wide: int, seed: int) -> tuple[torch.Tensor, ...]:
     """Return maps, filters, a bias and a gradient by the outputs, of order one."""
     draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(pictures, maps, high, wide, generator=draw)
+    x = torch.randn(images, maps, high, wide, generator=draw)
     weight = torch.randn(outputs, maps, 3, 3, generator=draw) / (9 * maps) ** 0.5
-    return x, weight, torch.randn(outputs, generator=draw), torch.randn(pictures, outputs, high, wide, generator=draw)
+    return x, weight, torch.randn(outputs, generator=draw), torch.randn(images, outputs, high, wide, generator=draw)
 
 
 def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
@@ -151,9 +151,9 @@ SIDES, MAPS = st.integers(1, 14), st.sampled_from([16, 32, 48])
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5), MAPS, MAPS, SIDES, SIDES, st.integers(0, 9), st.integers(1, 3), st.booleans())
 def test_outputs_and_gradients_are_those_of_float64(
-    pictures: int, maps: int, outputs: int, high: int, wide: int, seed: int, count: int, last: bool
+    images: int, maps: int, outputs: int, high: int, wide: int, seed: int, count: int, last: bool
 ) -> None:
-    given_ = drawn(pictures, maps, outputs, high, wide, seed)
+    given_ = drawn(images, maps, outputs, high, wide, seed)
     if last:
         given_ = tuple(t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given_)
     with threads(count):

@@ -66,21 +66,21 @@ def sentences(block: np.ndarray) -> Iterator[tuple[int, list[int]]]:
 
 
 def windows(words: list[int], window: int, draws: Draws) -> Iterator[tuple[int, list[int]]]:
-    """Each centre with the words around it."""
-    for i, centre in enumerate(words):
+    """Each center with the words around it."""
+    for i, center in enumerate(words):
         r = draws.radius(window)
-        yield centre, words[max(0, i - r) : i] + words[i + 1 : i + r + 1]
+        yield center, words[max(0, i - r) : i] + words[i + 1 : i + r + 1]
 
 
-def rows_of(centre: int, against: Noise | Tree, draws: Draws) -> list[tuple[int, int]]:
-    """The rows with their labels that a centre is learnt by; a negative that is the centre does not count."""
+def rows_of(center: int, against: Noise | Tree, draws: Draws) -> list[tuple[int, int]]:
+    """The rows with their labels that a center is learned by; a negative that is the center does not count."""
     if isinstance(against, Noise):
-        return [(centre, 1)] + [(k, 0) for k in draws.negatives(against.negatives, against.alias) if k != centre]
-    first = int(against.starts[centre])
-    return [(int(against.nodes[first + j]), 1 - bit) for j, bit in enumerate(against.code(centre))]
+        return [(center, 1)] + [(k, 0) for k in draws.negatives(against.negatives, against.alias) if k != center]
+    first = int(against.starts[center])
+    return [(int(against.nodes[first + j]), 1 - bit) for j, bit in enumerate(against.code(center))]
 
 
-def learnt(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, settled: float) -> tuple[np.ndarray, float]:
+def learned(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, settled: float) -> tuple[np.ndarray, float]:
     """The slopes label − σ(uᵀx) of a group, none where the score is right by more than ``settled``, and its loss."""
     z = np.array([u[row] @ x for row, _ in group])
     labels = np.array([label for _, label in group])
@@ -113,11 +113,11 @@ def plain(
             eta = rates[0] + (rates[1] - rates[0]) * (n * len(block) + begins) / blocks.size
             stay = [w for w in words if w >= 0 and draws.kept(keep[w])]
             tokens, kept = tokens + len(words), kept + len(stay)
-            for centre, around in windows(stay, window, draws):
+            for center, around in windows(stay, window, draws):
                 if method == "skipgram":
                     for begin in range(0, len(around), share):
-                        group, together = rows_of(centre, against, draws), around[begin : begin + share]
-                        found = [learnt(v[w], group, u, settled) for w in together]
+                        group, together = rows_of(center, against, draws), around[begin : begin + share]
+                        found = [learned(v[w], group, u, settled) for w in together]
                         for w, (slopes, one) in zip(together, found, strict=True):
                             x, loss = v[w].copy(), loss + one
                             for (row, _), slope in zip(group, slopes, strict=True):
@@ -125,11 +125,11 @@ def plain(
                                 u[row] += eta * slope * x
                     pairs += len(around)
                 else:
-                    group = rows_of(centre, against, draws)
+                    group = rows_of(center, against, draws)
                     if not around:
                         continue
                     mean = v[around].mean(0)
-                    slopes, one = learnt(mean, group, u, settled)
+                    slopes, one = learned(mean, group, u, settled)
                     work = np.zeros_like(mean)
                     for (row, _), slope in zip(group, slopes, strict=True):
                         work += eta * slope * u[row]
@@ -230,10 +230,10 @@ def test_a_small_step_is_the_gradient_of_e30(method: str, against: Noise | Tree)
     for _ in range(3):
         draws.kept(1.0)
     loss = torch.zeros((), dtype=torch.float64)
-    for centre, around in windows([4, 17, 9], 2, draws):
+    for center, around in windows([4, 17, 9], 2, draws):
         for one in [[w] for w in around] if method == "skipgram" else [around]:
             x = before_v[one].mean(0, keepdim=True)
-            group = rows_of(centre, against, draws)
+            group = rows_of(center, against, draws)
             path, signs = (
                 torch.tensor([[row for row, _ in group]]),
                 torch.tensor([[float(label) for _, label in group]]),
@@ -322,7 +322,7 @@ def test_threads_on_words_of_their_own_are_one_thread() -> None:
 
 
 def test_negatives_are_drawn_by_their_weights() -> None:
-    """All of a large number of draws, told by what moved: a centre's row is 0, so only negatives' rows move, once
+    """All of a large number of draws, told by what moved: a center's row is 0, so only negatives' rows move, once
     each."""
     weights = np.array([40.0, 1.0, 10.0, 25.0, 4.0, 20.0])
     draws = Draws(7)

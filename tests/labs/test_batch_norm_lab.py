@@ -1,4 +1,4 @@
-"""C12: what the neurons receive is batch norm's formula, and the verdict flips when it does not normalise."""
+"""C12: what the neurons receive is batch norm's formula, and the verdict flips when it does not normalize."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from layerwise.labs.training import parts
 SMALL = lab.Plan("digits", 3, (lab.USUAL, 0.3, 1.0), 3)
 
 
-def test_without_the_normalisation_the_claim_does_not_hold() -> None:
-    found = lab.measure("quick", normalise=False, plan=SMALL)
+def test_without_the_normalization_the_claim_does_not_hold() -> None:
+    found = lab.measure("quick", normalize=False, plan=SMALL)
     assert not base.verdict(found)
     assert base.mean_interval(found.margins).low <= found.bound
     assert not found.checks[0].passed
@@ -30,7 +30,7 @@ def test_without_larger_steps_the_claim_does_not_hold() -> None:
 def test_the_neurons_receive_what_the_formula_says() -> None:
     """The oracle: ẑ = (z − μ)/√(σ² + ε), γẑ + β in float64 with NumPy, layer by layer, with the running statistics."""
     data = parts("digits", seed=0)
-    net = lab.network(data, batch_norm=True, normalise=True, seed=0).double()
+    net = lab.network(data, batch_norm=True, normalize=True, seed=0).double()
     x = data.test.inputs.double()
     with torch.no_grad():
         for _ in range(20):
@@ -60,7 +60,7 @@ def test_the_neurons_receive_what_the_formula_says() -> None:
 def test_both_networks_start_from_the_same_weights() -> None:
     data = parts("digits", seed=0)
     plain, normed, spoilt = (
-        [m.weight for m in lab.network(data, batch_norm=n, normalise=s, seed=2) if isinstance(m, nn.Linear)]
+        [m.weight for m in lab.network(data, batch_norm=n, normalize=s, seed=2) if isinstance(m, nn.Linear)]
         for n, s in ((False, True), (True, True), (True, False))
     )
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(plain, normed, spoilt, strict=True))

@@ -61,16 +61,16 @@ def test_pixels_in_hogs_part_are_no_rival() -> None:
     assert not any(c.passed for c in found.checks)
 
 
-def test_pictures_are_placed_whole_and_everywhere() -> None:
+def test_images_are_placed_whole_and_everywhere() -> None:
     x = torch.rand(40, 1, 3, 2) + 1
     laid = curves.placed(Batch(x, torch.arange(40), torch.arange(40)), 5, 4, seed=1)
     background = float(x.min())
     places = set()
-    for picture, original in zip(laid.inputs, x.repeat(4, 1, 1, 1), strict=True):
-        spots = [(i, j) for i in range(3) for j in range(4) if torch.equal(picture[:, i : i + 3, j : j + 2], original)]
+    for image, original in zip(laid.inputs, x.repeat(4, 1, 1, 1), strict=True):
+        spots = [(i, j) for i in range(3) for j in range(4) if torch.equal(image[:, i : i + 3, j : j + 2], original)]
         assert len(spots) == 1
         places.add(spots[0])
-        assert int((picture == background).sum()) >= 25 - 6
+        assert int((image == background).sum()) >= 25 - 6
     assert len(places) == 3 * 4
     assert laid.targets is not None
     assert torch.equal(laid.targets, torch.arange(40).repeat(4))

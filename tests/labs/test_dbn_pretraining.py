@@ -17,7 +17,7 @@ NO_SVM = {**lab.PARTS, "svm": "small"}
 
 
 def noise(inputs: Tensor) -> Tensor:
-    """Pictures in which nothing belongs together: each pixel is drawn from all pictures anew."""
+    """Images in which nothing belongs together: each pixel is drawn from all images anew."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(inputs.flatten(1).shape, generator=generator).argsort(0)
     return inputs.flatten(1).gather(0, rows).view_as(inputs)

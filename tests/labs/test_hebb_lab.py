@@ -43,8 +43,8 @@ def test_hebbs_weight_is_the_power_method() -> None:
     """Under Hebb's rule with the whole as one batch w grows by (I + η C): after t steps (I + η C)ᵗ w₀ in float64."""
     cells, group = lab.firing(1, lab.TOGETHER)
     grown = lab.grow(cells, group, "hebb", 1)
-    centred = cells - cells.mean(0)
-    covariance = centred.T @ centred / len(cells)
+    centered = cells - cells.mean(0)
+    covariance = centered.T @ centered / len(cells)
     values, vectors = np.linalg.eigh(covariance)
     steps = lab.EPOCHS * lab.MOMENTS / lab.BATCH
     assert abs(grown.weight @ vectors[:, -1]) / np.linalg.norm(grown.weight) > 0.99

@@ -64,7 +64,7 @@ def test_the_factor_of_a_layer_predicts_the_fall() -> None:
     """Mean-field theory and backpropagation agree: the fall over 20 further layers is 20 times the log of the
     factor."""
     task, batch = lab.digits(64, 1)
-    for name, start in (("sigmoid", lab.CENTRED), ("tanh", lab.SHIFTED)):
+    for name, start in (("sigmoid", lab.CENTERED), ("tanh", lab.SHIFTED)):
         shallow, deep = (lab.profile(lab.network(name, start, depth, 1), task, batch) for depth in (10, 30))
         predicted = 20 * torch.tensor(deep.factor).log10()
         assert deep.decades - shallow.decades == pytest.approx(float(predicted), rel=0.2)

@@ -55,18 +55,18 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def outcome(model: nn.Module, x: Tensor, *, training: bool) -> dict[str, Tensor]:
-    """Return a model's outputs and its gradients of Σ cᵢ·outᵢ, by the pictures and by every parameter. Dropout is left
+    """Return a model's outputs and its gradients of Σ cᵢ·outᵢ, by the images and by every parameter. Dropout is left
     out."""
     model.train(training).zero_grad()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    pictures = x.clone().requires_grad_()
-    out = model(pictures)
+    images = x.clone().requires_grad_()
+    out = model(images)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
     found = {
         "outputs": out.detach(),
-        "pictures": pictures.grad,
+        "images": images.grad,
         **{name: p.grad for name, p in model.named_parameters()},
     }
     return {name: tensor for name, tensor in found.items() if tensor is not None}

@@ -1,4 +1,4 @@
-"""The residual block (E32) in plain loops, and the networks for 32×32 pictures beside a second writing of them and
+"""The residual block (E32) in plain loops, and the networks for 32×32 images beside a second writing of them and
 published weights."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110
 
 
 def convolved(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
-    """Return a convolution of one picture (C, H, W), in loops over places and groups."""
+    """Return a convolution of one image (C, H, W), in loops over places and groups."""
     weight = conv.weight.detach().numpy()
     (stride, _), (border, _), side = conv.stride, conv.padding, weight.shape[-1]
     padded = np.pad(x, ((0, 0), (border, border), (border, border)))
@@ -43,8 +43,8 @@ def convolved(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
     return out
 
 
-def normalised(x: np.ndarray, norm: nn.BatchNorm2d) -> np.ndarray:
-    """Return batch norm with running statistics, of one picture."""
+def normalized(x: np.ndarray, norm: nn.BatchNorm2d) -> np.ndarray:
+    """Return batch norm with running statistics, of one image."""
     gain, bias, mean, var = (
         t.detach().numpy()[:, None, None] for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
@@ -54,7 +54,7 @@ def normalised(x: np.ndarray, norm: nn.BatchNorm2d) -> np.ndarray:
 def on_the_way(x: np.ndarray, way: nn.Module) -> np.ndarray:
     """Return what the shortcut hands to the sum."""
     if isinstance(way, nn.Sequential):
-        return normalised(convolved(x, way[0]), way[1])
+        return normalized(convolved(x, way[0]), way[1])
     if isinstance(way, PaddedShortcut):
         out = np.zeros((len(x) + way.more, -(-x.shape[1] // 2), -(-x.shape[2] // 2)))
         for channel in range(len(x)):
@@ -82,7 +82,7 @@ def test_block_is_its_formula(kind: str) -> None:
     f = x.numpy()
     layers = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
     for at in layers:
-        f = normalised(convolved(f, getattr(block, f"conv{at}")), getattr(block, f"bn{at}"))
+        f = normalized(convolved(f, getattr(block, f"conv{at}")), getattr(block, f"bn{at}"))
         f = f if at == layers[-1] else np.maximum(f, 0)
     whole = f if block.downsample is None else f + on_the_way(x.numpy(), block.downsample)
     got = block(x[None])[0].detach().numpy()
@@ -134,7 +134,7 @@ class Rewritten(nn.Module):
         self.model, self.residual = model, residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures to logits."""
+        """Map images to logits."""
         state = {**dict(self.model.named_buffers()), **dict(self.model.named_parameters())}
         return rewritten(state, x, residual=self.residual, training=self.training)
 
@@ -172,7 +172,7 @@ def test_published_weights_load() -> None:
 
 
 def test_signal_passes_through_many_blocks() -> None:
-    """At the start, of a picture of noise, F(x) does not die out nor blow up over 54 blocks (He et al. 2015's start and
+    """At the start, of an image of noise, F(x) does not die out nor blow up over 54 blocks (He et al. 2015's start and
     batch norm)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -191,7 +191,7 @@ def test_convolutions_start_with_the_stated_variance() -> None:
 @pytest.mark.parametrize(
     ("name", "least"), [("alexnet", 63), ("vgg11", 32), ("resnet18", 32), ("resnet20", 4), ("alexnet_small", 16)]
 )
-def test_pictures_too_small_are_refused(name: str, least: int) -> None:
+def test_images_too_small_are_refused(name: str, least: int) -> None:
     with torch.device("meta"):
         api.build(name, outputs=2, size=[least, least])
         with pytest.raises(UsageError, match=f"expected: at least {least}×{least} pixels"):

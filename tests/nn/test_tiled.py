@@ -141,17 +141,17 @@ def test_the_gradient_by_many_pointwise_filters_is_one_product(stride: Any, froz
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of digits, 96 pictures of 32 × 32."""
-    return digit_folders(tmp_path_factory.mktemp("pictures"), 96, classes=3, side=32)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of digits, 96 images of 32 × 32."""
+    return digit_folders(tmp_path_factory.mktemp("images"), 96, classes=3, side=32)
 
 
 def test_a_run_by_tiles_goes_on_bit_for_bit_and_learns_what_a_plain_one_learns(
-    pictures: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on with its own kernels, also on a machine that would choose others."""
     options: dict[str, Any] = {"model.blocks": 1, "train.threads": 2, "train.log_every": 1}
-    keys: dict[str, Any] = {"data": str(pictures), "epochs": 2, "batch": 16}
+    keys: dict[str, Any] = {"data": str(images), "epochs": 2, "batch": 16}
     whole = api.train("resnet20", out=tmp_path / "whole", options=options, **keys)
     assert whole.info["flags"]["convolution"] == "tiles"
     assert {"convolve_by", "map_gradient", "weight_gradient"} <= set(calls)

@@ -34,7 +34,7 @@ CHINESE = ("猫", "狗", HOSTILE)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def picture_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:
+def image_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:
     generator = np.random.default_rng(0)
     inputs = generator.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
     targets = np.arange(count) % max(1, len(classes))
@@ -91,7 +91,7 @@ def network(task: Task, outputs: int) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    source = picture_source()
+    source = image_source()
     task = Classification.prepare(source, Classification.Options())
     return page_of(tmp_path_factory.mktemp("a") / "run", network(task, 3), task, source, lang="zh")
 
@@ -160,7 +160,7 @@ def test_page_ids_are_unique_and_viewport_is_set(page: str) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) -> None:
-    source = picture_source()
+    source = image_source()
     task = Classification.prepare(source, Classification.Options())
     model = network(task, 3).train()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
@@ -207,7 +207,7 @@ def test_regression_reconstruction_and_samples_have_their_sections(tmp_path: Pat
     page = page_of(tmp_path / "a", network(regression, 1), regression, numbers)
     assert "Predicted against true" in page
     assert "true 价格" in page
-    bare = picture_source((), 20, target="none")
+    bare = image_source((), 20, target="none")
     rebuilt = Reconstruction.prepare(bare, Reconstruction.Options())
     torch.manual_seed(0)
     page = page_of(tmp_path / "b", rbm(features=64, hidden=8), rebuilt, bare)
@@ -224,7 +224,7 @@ def test_an_unknown_language_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_many_classes_become_a_drawing(tmp_path: Path) -> None:
-    source = picture_source(tuple(f"类{i}" for i in range(40)), 80)
+    source = image_source(tuple(f"类{i}" for i in range(40)), 80)
     task = Classification.prepare(source, Classification.Options())
     page = page_of(tmp_path / "run", network(task, 40), task, source)
     assert 'class="matrix"' not in page
@@ -237,14 +237,14 @@ def test_wilson_interval_solves_its_equation() -> None:
         assert abs(0.9 - p) == pytest.approx(1.959964 * (p * (1 - p) / 50) ** 0.5, abs=1e-9)
 
 
-def test_pictures_keep_their_pixels() -> None:
+def test_images_keep_their_pixels() -> None:
     import io
 
     from PIL import Image
 
-    picture = np.arange(12).reshape(1, 3, 4) / 11
-    read = np.asarray(Image.open(io.BytesIO(images.png(picture))))
-    assert np.array_equal(read, np.round(picture[0] * 255).astype(np.uint8))
+    image = np.arange(12).reshape(1, 3, 4) / 11
+    read = np.asarray(Image.open(io.BytesIO(images.png(image))))
+    assert np.array_equal(read, np.round(image[0] * 255).astype(np.uint8))
 
 
 def test_texts_are_measured_and_cut_by_their_glyphs() -> None:

@@ -112,8 +112,8 @@ def test_optimizer_equals_its_formula(name: str, decay: float) -> None:
 
 @pytest.mark.parametrize(("l2", "l1"), [(0.03, 0.0), (0.0, 0.02), (0.03, 0.02)])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_penalties_equal_autograd_of_the_penalised_loss(l2: float, l1: float, accumulate: int) -> None:
-    """λ₂Σw² + λ₁Σ|w| over weights only: neither biases nor anything of a normalisation layer."""
+def test_penalties_equal_autograd_of_the_penalized_loss(l2: float, l1: float, accumulate: int) -> None:
+    """λ₂Σw² + λ₁Σ|w| over weights only: neither biases nor anything of a normalization layer."""
     model, batch = net(norm=True), batches(1, 6)[0]
     covered = [model[0].weight, model[3].weight]
     loss = mean_loss(model, batch) + sum(l2 * w.pow(2).sum() + l1 * w.abs().sum() for w in covered)
@@ -142,7 +142,7 @@ def test_penalties_equal_autograd_of_the_penalised_loss(l2: float, l1: float, ac
 
 
 @pytest.mark.parametrize("options", [{"l2": 0.1}, {"l1": 0.1}, {"l1": 0.1, "l1_proximal": True}])
-def test_where_biases_alone_are_trained_nothing_is_penalised(options: dict[str, Any]) -> None:
+def test_where_biases_alone_are_trained_nothing_is_penalized(options: dict[str, Any]) -> None:
     """The same steps as without a penalty, and no term of it in the loss."""
     ends = []
     for given in (options, {}):

@@ -59,7 +59,7 @@ def uniforms(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
 
 def test_draws_are_fair_and_unrelated() -> None:
     """Of a million draws: the share of ones at several probabilities, and no correlation between calls, seeds and
-    neighbours."""
+    neighbors."""
     for p in (0.0, 0.01, 0.3, 0.5, 0.9, 1.0):
         share = float(bernoulli(torch.full((1000, 1000), p), seed=3, call=1).mean())
         assert abs(share - p) <= 5 * (p * (1 - p) / 1e6) ** 0.5

@@ -145,9 +145,9 @@ def test_what_the_rule_refuses() -> None:
         rules.make({**table, "settled": 6.0}, context(GlobalVectors, CoOccurrence(INPUTS, CoOccurrenceOptions())))
 
 
-def test_pictures_are_refused_by_name(tmp_path: Path) -> None:
+def test_images_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"skipgram does not learn from these data(.|\n)*expected: text"):
         api.train("skipgram", data="digits", out=tmp_path / "run")
     (tmp_path / "t.txt").write_text("a b c\n" * 3000)
-    with pytest.raises(UsageError, match=r"mlp does not learn from these data(.|\n)*pictures or rows"):
+    with pytest.raises(UsageError, match=r"mlp does not learn from these data(.|\n)*images or rows"):
         api.train("mlp", data=tmp_path / "t.txt", out=tmp_path / "run")

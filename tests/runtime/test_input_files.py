@@ -26,7 +26,7 @@ from layerwise.data.images import archives, decoding, folders, idx
 from layerwise.data.load import Options, open_data, open_parts
 from layerwise.data.tables import delimited, table_files
 from layerwise.data.text import texts
-from layerwise.embeddings import benchmarks, labelled, lexicon
+from layerwise.embeddings import benchmarks, labeled, lexicon
 from layerwise.embeddings.passages import Passages
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
@@ -53,8 +53,8 @@ def at_once() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def picture(path: Path) -> Path:
-    """Write a picture."""
+def image(path: Path) -> Path:
+    """Write an image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
     return path
@@ -65,7 +65,7 @@ def table() -> VectorTable:
 
 
 def class_folder(path: Path) -> object:
-    picture(path.parent / "cat" / "1.png")
+    image(path.parent / "cat" / "1.png")
     (path.parent / "dog").mkdir()
     path = path.rename(path.parent / "dog" / "2.png")
     return open_data(Options(str(path.parent.parent)), seed=0)
@@ -88,8 +88,8 @@ def idx_folder(path: Path) -> object:
     return idx.read(path.parent)
 
 
-def named_picture(path: Path) -> object:
-    picture(path.parent / "1.png")
+def named_image(path: Path) -> object:
+    image(path.parent / "1.png")
     path.rename(path.parent / "2.png")
     (path.parent / "t.csv").write_text("image,y\n1.png,a\n2.png,b\n1.png,a\n")
     return open_data(Options(str(path.parent / "t.csv")), seed=0)
@@ -112,16 +112,16 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "text folder": text_folder,
     "table folder": table_folder,
     "IDX folder": idx_folder,
-    "picture of a table": named_picture,
+    "image of a table": named_image,
     "IDX": lambda p: idx.read_array(p, 1),
     "archive": archives.load,
     "is_archive": archives.is_archive,
     "delimited": delimited.sniff,
     "table rows": lambda p: list(table_files.rows(p)),
     "is_parquet": table_files.is_parquet,
-    "picture": lambda p: decoding.decode(p, 1),
-    "inspect picture": decoding.inspect,
-    "probe picture": decoding.probe,
+    "image": lambda p: decoding.decode(p, 1),
+    "inspect image": decoding.inspect,
+    "probe image": decoding.probe,
     "place": lambda p: folders.FolderPlace(str(p.parent)).read(p.name),
     "text": lambda p: list(texts.pieces(str(p))),
     "is_text": texts.is_text,
@@ -138,11 +138,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "passages": lambda p: list(Passages(str(p)).chunks()),
     "passages of a folder": lambda p: list(Passages(str(p.parent)).chunks()),
     "passages of a table": lambda p: list(Passages(str(p), column="a").chunks()),
-    "labelled": labelled.read,
+    "labeled": labeled.read,
     "pairs": lexicon.from_table,
     "sentences": lambda p: lexicon.from_sentences((p, p), table(), table()),
     "benchmark": lambda p: benchmarks.evaluate_words(table(), p),
-    "recognised": benchmarks.recognised,
+    "recognized": benchmarks.recognized,
 }
 
 
@@ -180,7 +180,7 @@ COMMANDS = (
     "train x",
     "train mlp --data iris --import x",
     "inspect x",
-    "predict pictures x",
+    "predict images x",
     "predict rows x",
     "eval rows --data x",
     "index x --out i --with v.vec",
@@ -195,7 +195,7 @@ def test_no_command_waits_for_a_pipe(
     command: str, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo("x")
-    for run in ("pictures", "rows"):
+    for run in ("images", "rows"):
         Path(run).symlink_to(runs / run)
     Path("v.vec").write_text("2 2\na 1 0\nb 0 1\n")
     Path("p.tsv").write_text("a\ta\nb\tb\n")
@@ -206,9 +206,9 @@ def test_no_command_waits_for_a_pipe(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of pictures and one of rows."""
+    """A run of images and one of rows."""
     place = tmp_path_factory.mktemp("runs")
-    for data, out in (("digits", "pictures"), ("iris", "rows")):
+    for data, out in (("digits", "images"), ("iris", "rows")):
         api.train("mlp", data=data, epochs=1, out=place / out, options={"model.hidden": [4]})
     return place
 
@@ -216,10 +216,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_predict_names_a_pipe_in_a_folder_and_answers_the_others(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "in" / "1.png")
+    image(tmp_path / "in" / "1.png")
     os.mkfifo(tmp_path / "in" / "2.png")
     with at_once():
-        assert main(["predict", str(runs / "pictures"), "in"]) == 2
+        assert main(["predict", str(runs / "images"), "in"]) == 2
     out, err = capsys.readouterr()
     assert out.startswith("in/1.png\t")
     assert "2.png is a named pipe" in err
@@ -280,7 +280,7 @@ OWN_FILES = {
     "cooccurrence_build.py",
     "corpus.py",
     "corpus_build.py",
-    "picture_cache.py",
+    "image_cache.py",
     "cache_folders.py",
     "download.py",
     "index.py",

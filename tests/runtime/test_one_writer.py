@@ -48,7 +48,7 @@ FORBIDDEN = {  # functions and methods, by the name they are called by
     "fdopen",
 }
 ALLOWED = {
-    ("bench/cases/schedule.py", "extractall"),  # unpacks the benchmark's pictures into a temporary folder
+    ("bench/cases/schedule.py", "extractall"),  # unpacks the benchmark's images into a temporary folder
     ("data/cache_folders.py", "utime"),  # the time of a cache's last use, of our own index
 }
 

@@ -54,7 +54,7 @@ def test_a_draw_depends_on_its_example_alone() -> None:
     assert not (rng.uniform(ids, 4, 8, 3) == whole).any()
 
 
-def test_draws_are_uniform_and_neighbours_unrelated() -> None:
+def test_draws_are_uniform_and_neighbors_unrelated() -> None:
     u = rng.uniform(torch.arange(20_000), 5, 7, 3).numpy()
     assert u.min() >= 0
     assert u.max() < 1

@@ -1,4 +1,4 @@
-"""Kernel threads sleep soon beside a busy neighbour: what libgomp itself says of its settings, and that the user's own
+"""Kernel threads sleep soon beside a busy neighbor: what libgomp itself says of its settings, and that the user's own
 word stands."""
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ print(os.environ["GOMP_SPINCOUNT"])
     assert done.stdout.split()[-1] == "1000"
 
 
-def test_neighbours_on_every_core_are_seen() -> None:
+def test_neighbors_on_every_core_are_seen() -> None:
     """As many busy programs as there are cores, beside us: whatever else runs, none is free."""
     command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-    neighbours = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(os.cpu_count() or 1)]
+    neighbors = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(os.cpu_count() or 1)]
     try:
-        for process in neighbours:
+        for process in neighbors:
             assert process.stdout is not None
             process.stdout.readline()  # it runs
         assert waiting.crowded()
     finally:
-        for process in neighbours:
+        for process in neighbors:
             process.kill()
             process.communicate()
 

@@ -39,7 +39,7 @@ CHANGE = Augmentation(TASK.inputs, OPTIONS, seed=4)
 
 
 def by_id(batches: Batches, epoch: int, change: Augmentation = CHANGE, start: int = 0) -> dict[int, torch.Tensor]:
-    """Return each example's picture in an epoch."""
+    """Return each example's image in an epoch."""
     return {
         int(i): x for b in Augmented(batches, change).epoch(epoch, start) for i, x in zip(b.ids, b.inputs, strict=True)
     }

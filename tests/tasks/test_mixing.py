@@ -1,4 +1,4 @@
-"""MixUp and CutMix in training: pairs of neighbours, the same for any cut among ranks, a loss in both shares, exact on
+"""MixUp and CutMix in training: pairs of neighbors, the same for any cut among ranks, a loss in both shares, exact on
 resume."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.inspection import look
-from layerwise.inspection.views.augmentations import neighbours
+from layerwise.inspection.views.augmentations import neighbors
 from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
 from layerwise.tasks.augmentation import Augmentation, Augmented, augmented, collating
@@ -47,7 +47,7 @@ def batches(order: Order, table: dict[str, Any] = TABLE, *, streamed: bool = Fal
 
 
 def joined(found: list[list[Batch]]) -> list[Tensor]:
-    """Return ids, pictures, shares and the others' classes of all batches."""
+    """Return ids, images, shares and the others' classes of all batches."""
     every = [batch for epoch in found for batch in epoch]
     mixes = [b.mix for b in every if b.mix is not None]
     assert len(mixes) == len(every)
@@ -82,7 +82,7 @@ def test_both_loading_paths_and_a_later_start_mix_alike() -> None:
         assert torch.equal(one.inputs, other.inputs)
 
 
-def test_partners_are_the_neighbours_and_shares_are_in_the_pictures() -> None:
+def test_partners_are_the_neighbors_and_shares_are_in_the_images() -> None:
     table = {"mixup": 0.6}
     one = batches(Order(23, 6, 5, paired=True), table)[1][0]
     own, order = TASK.collate(SOURCE.fetch(one.ids.numpy())), Order(23, 6, 5).indices(1)
@@ -96,7 +96,7 @@ def test_partners_are_the_neighbours_and_shares_are_in_the_pictures() -> None:
     assert len(one.mix.share.unique()) == 6
 
 
-def test_half_of_the_pictures_get_each_kind_and_some_none() -> None:
+def test_half_of_the_images_get_each_kind_and_some_none() -> None:
     assert isinstance(TASK.inputs, ImageInputs)
     change = Augmentation(TASK.inputs, AugmentOptions(mixup=1.0, cutmix=1.0, mix=0.7), seed=1)
     empty = torch.empty(0)
@@ -106,11 +106,11 @@ def test_half_of_the_pictures_get_each_kind_and_some_none() -> None:
     assert float((share == 1).double().mean()) == pytest.approx(0.3, abs=0.03)
 
 
-def test_neighbours_of_the_view_are_those_of_the_batches() -> None:
+def test_neighbors_of_the_view_are_those_of_the_batches() -> None:
     order = Order(23, 6, 5, paired=True)
     for batch in batches(order, {"mixup": 0.6})[1]:
         want = [int(batch.ids[n ^ 1]) if n ^ 1 < len(batch) else int(batch.ids[n]) for n in range(len(batch))]
-        assert neighbours(order, batch.ids, 1).tolist() == want
+        assert neighbors(order, batch.ids, 1).tolist() == want
 
 
 class Fixed(nn.Module):

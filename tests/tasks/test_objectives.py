@@ -163,7 +163,7 @@ def test_wrong_deltas_say_what_to_do(options: dict[str, Any], message: str) -> N
 
 
 def test_a_rule_without_a_loss_refuses_one() -> None:
-    with pytest.raises(UsageError, match="minimises no loss"):
+    with pytest.raises(UsageError, match="minimizes no loss"):
         api.train("perceptron", data="iris", options={"task.label_smoothing": 0.1})
 
 

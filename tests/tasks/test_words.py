@@ -130,7 +130,7 @@ def test_sentences_end_at_blocks_and_ends() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("king", Question("neighbours", (("king", 1.0),))),
+        ("king", Question("neighbors", (("king", 1.0),))),
         ("king - man + woman", Question("analogy", (("king", 1.0), ("man", -1.0), ("woman", 1.0)))),
         ("- man + king", Question("analogy", (("man", -1.0), ("king", 1.0)))),
         ("king ~ queen", Question("similarity", (("king", 1.0),), ("queen",))),
@@ -164,11 +164,11 @@ def test_answers_are_those_of_cosines_by_hand() -> None:
     assert list(analogy.nearest) == [WORDS[n] for n in order]  # type: ignore[attr-defined]
     assert analogy.similarity == pytest.approx(unit[order[0]] @ wanted / np.linalg.norm(wanted), abs=1e-5)  # type: ignore[attr-defined]
     assert (similar.word, similar.similarity) == ("queen", pytest.approx(unit[1] @ unit[2], abs=1e-5))  # type: ignore[attr-defined]
-    centre = unit[[1, 3, 6]].sum(0)
-    assert odd.word == WORDS[min((1, 3, 6), key=lambda n: unit[n] @ centre)]  # type: ignore[attr-defined]
+    center = unit[[1, 3, 6]].sum(0)
+    assert odd.word == WORDS[min((1, 3, 6), key=lambda n: unit[n] @ center)]  # type: ignore[attr-defined]
     np.testing.assert_allclose(mean.vector, unit[[1, 2, 3]].sum(0), atol=1e-5)  # type: ignore[attr-defined]
     assert "king" not in first.nearest  # type: ignore[attr-defined]
-    assert first.asked == "neighbours"  # type: ignore[attr-defined]
+    assert first.asked == "neighbors"  # type: ignore[attr-defined]
 
 
 def test_a_word_outside_is_named_with_the_nearest() -> None:

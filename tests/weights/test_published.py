@@ -26,7 +26,7 @@ needs_data = pytest.mark.skipif(not os.environ.get("LAYERWISE_DATA"), reason="ne
 
 
 def naive(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Map pictures (N, 3, 32, 32) to logits by the formulas alone, in float64, from a state dict of a network of 6n + 2
+    """Map images (N, 3, 32, 32) to logits by the formulas alone, in float64, from a state dict of a network of 6n + 2
     layers."""
     state = {name.removeprefix("module."): tensor.double() for name, tensor in state.items()}
 
@@ -92,8 +92,8 @@ def test_every_depth_of_the_family_loads(depth: int, blocks: int, tmp_path: Path
         )
 
 
-def some_pictures(folder: Path, every: int) -> list[Path]:
-    """Unpack every so-many-th test picture into ``test/``, and a few of each class into ``train/`` beside it."""
+def some_images(folder: Path, every: int) -> list[Path]:
+    """Unpack every so-many-th test image into ``test/``, and a few of each class into ``train/`` beside it."""
     found = []
     with tarfile.open(next((REAL / "cifar10").glob("*.tar.gz"))) as archive:  # the test part comes first
         for number, member in enumerate(m for m in archive if m.isfile()):
@@ -110,9 +110,9 @@ def some_pictures(folder: Path, every: int) -> list[Path]:
 
 
 @needs_data
-def test_500_pictures_are_answered_as_by_its_own_code(tmp_path: Path) -> None:
+def test_500_images_are_answered_as_by_its_own_code(tmp_path: Path) -> None:
     """From JPEG to logits and metrics: a run out of the weights alone, against the float64 form on PIL's pixels."""
-    paths = some_pictures(tmp_path / "data", every=20)
+    paths = some_images(tmp_path / "data", every=20)
     assert len(paths) == 500
     run = api.train(
         "resnet20",
@@ -141,7 +141,7 @@ def test_500_pictures_are_answered_as_by_its_own_code(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.soak
-def test_all_10_000_pictures_give_the_published_networks_error(tmp_path: Path) -> None:
+def test_all_10_000_images_give_the_published_networks_error(tmp_path: Path) -> None:
     run = api.train(
         "resnet20", data="cifar10", weights=WEIGHTS, epochs=0, out=tmp_path / "run", options={"task.scale": "imagenet"}
     )

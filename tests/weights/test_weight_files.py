@@ -290,7 +290,7 @@ DIGITS: dict[str, Any] = {"model.width": 4, "model.blocks": 1, "task.size": 8, "
 
 
 def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
-    """The run's metrics are the network's own, with the pictures scaled as it was said; nothing is trained; the run is
+    """The run's metrics are the network's own, with the images scaled as it was said; nothing is trained; the run is
     whole."""
     from sklearn.datasets import load_digits
 
@@ -300,10 +300,10 @@ def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
     with report_written(True):
         run = api.train("resnet20", data="digits", weights="w.pth", epochs=0, out="run", options=options)
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in run.model().state_dict().items())
-    pictures = np.rint(load_digits().images[:50] * 255 / 16).astype(np.uint8)
-    answers = run.predictor()(*pictures)
+    images = np.rint(load_digits().images[:50] * 255 / 16).astype(np.uint8)
+    answers = run.predictor()(*images)
     with torch.no_grad():
-        wanted = model((torch.from_numpy(pictures)[:, None].float() / 255 - 0.25) / 0.5).softmax(1)
+        wanted = model((torch.from_numpy(images)[:, None].float() / 255 - 0.25) / 0.5).softmax(1)
     assert [a.label for a in answers] == [str(i) for i in wanted.argmax(1).tolist()]
     np.testing.assert_allclose([a.score for a in answers], wanted.amax(1), atol=2e-6)
     assert verify(api.RunDirectory(run.path)).keys() >= {"checkpoints/best/model.safetensors", "report.html"}
@@ -391,7 +391,7 @@ def test_a_runs_head_for_other_classes_stays_fresh(labels: str, fresh: bool) -> 
     assert fresh == any("its classes were others" in note for note in second.info["notes"])
 
 
-def test_a_runs_scaling_of_pictures_comes_along() -> None:
+def test_a_runs_scaling_of_images_comes_along() -> None:
     """Another seed splits otherwise, so statistics fitted anew would differ; given ones win over both."""
     first = api.train("resnet20", data="digits", epochs=0, seed=1, out="one", options=DIGITS)
     second = api.train("resnet20", data="digits", epochs=0, seed=2, out="two", weights="one", options=DIGITS)
@@ -411,7 +411,7 @@ def test_a_runs_scaling_of_pictures_comes_along() -> None:
     ("data", "settings", "text"),
     [
         ("digits", {"task.mean": [0.5]}, r"task.mean and task.std with 1 number\(s\) each"),
-        ("digits", {"task.scale": "imagenet"}, r"pictures of 1 channel\(s\) are scaled by as many"),
+        ("digits", {"task.scale": "imagenet"}, r"images of 1 channel\(s\) are scaled by as many"),
         ("digits", {"task.mean": [0.5], "task.std": [0.0]}, "a wrong value"),
         ("digits", {"task.mean": [0.5], "task.std": [1.0], "task.scale": "unit"}, "a scale of their own"),
         ("iris", {"task.mean": [0.5], "task.std": [1.0]}, "these data are rows"),

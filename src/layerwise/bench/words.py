@@ -110,7 +110,7 @@ def written(
 
 
 def _words(line: str) -> list[str]:
-    """Return a line's words, which every side's tokeniser then leaves as they are."""
+    """Return a line's words, which every side's tokenizer then leaves as they are."""
     return re.findall("[a-z]+", line.lower().replace("'", "").replace("’", ""))
 
 
@@ -224,9 +224,9 @@ def log_likelihood(spec: Spec, texts: Texts, found: Vectors) -> float:
     windows: list[tuple[int, list[int]]] = []
     for line in texts.held_out:
         stay = [n for n in (number[word] for word in line if word in number) if draw.random() < keep[n]]
-        for i, centre in enumerate(stay):
+        for i, center in enumerate(stay):
             radius = int(draw.integers(1, spec["window"] + 1))
-            windows.append((centre, stay[max(0, i - radius) : i] + stay[i + 1 : i + radius + 1]))
+            windows.append((center, stay[max(0, i - radius) : i] + stay[i + 1 : i + radius + 1]))
     one_by_one = spec["model"] == "skipgram"
     pairs = (
         [(c, [w]) for c, around in windows for w in around]
@@ -234,8 +234,8 @@ def log_likelihood(spec: Spec, texts: Texts, found: Vectors) -> float:
         else [(c, around) for c, around in windows if around]
     )
     x = np.stack([found.vectors[around].mean(0) for _, around in pairs])
-    centres = np.array([c for c, _ in pairs])
-    total = -np.logaddexp(0, -(x * found.context[centres]).sum(1)).sum()
+    centers = np.array([c for c, _ in pairs])
+    total = -np.logaddexp(0, -(x * found.context[centers]).sum(1)).sum()
     for _ in range(spec["negative"]):
         total -= np.logaddexp(0, (x * found.context[draw.choice(len(counts), size=len(pairs), p=noise)]).sum(1)).sum()
     return float(total / len(pairs))

@@ -41,7 +41,7 @@ def data_(
     set
         with a path: how it is read, as in training (data.target=price); repeat it for more
     """
-    sets = datasets.catalogue()
+    sets = datasets.catalog()
     if name not in ("", *(one.name for one in sets)) and Path(name).expanduser().exists():
         return _show(name, set or [], json=json)
     if set:

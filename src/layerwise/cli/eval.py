@@ -33,7 +33,7 @@ def eval_(
     split
         which part: test (the default), val, train, or all (the default with --data)
     tta
-        flip: the mean of the answers to each picture and its mirror image
+        flip: the mean of the answers to each image and its mirror image
     """
     take_imports(imports)
     from layerwise.inference.evaluate import measure

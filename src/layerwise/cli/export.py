@@ -23,9 +23,17 @@ def export_(
 ) -> int:
     """Write a run's best weights as a file for other programs, checked against the network.
 
-    Parameters ---------- run a run directory file where to: the ending says what: .onnx, .pt2, .safetensors, and for
-    word vectors .vec, .bin (word2vec) or .txt (GloVe); FILE.json beside it holds the check's figures fold fold batch
-    norms into the layers before them (.onnx and .pt2) overwrite replace a file that is there
+    Parameters
+    ----------
+    run
+        a run directory
+    file
+        where to: the ending says what: .onnx, .pt2, .safetensors, and for word vectors .vec, .bin (word2vec) or .txt
+        (GloVe); FILE.json beside it holds the check's figures
+    fold
+        fold batch norms into the layers before them (.onnx and .pt2)
+    overwrite
+        replace a file that is there
     """
     take_imports(imports)
     refuse_card(run)

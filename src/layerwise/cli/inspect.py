@@ -34,14 +34,27 @@ def inspect_(
 ) -> int:
     """Look inside a run or a network.
 
-    Parameters ---------- target a run directory, a name from `layerwise models`, or a recipe.toml data for a model of
-    the catalog: look at an untrained network for these data; for a run: a picture or a folder of pictures, for
-    receptive-field, features and grad-cam task what it is to learn, where the data leave it open set change any key of
-    its recipe, as in training: --set rule.lr=0.01 split the part of the data that a view looks at (default: the view's
-    own choice) examples how many examples a view looks at, draws or tries (default: 0, the view's own number) layer for
-    features and grad-cam: the layer by name (default: the view's own choice) of_class for grad-cam: the class by name
-    (default: the predicted one) words for neighbours and map: the words to look at, between blanks (default: the view's
-    own choice)
+    Parameters
+    ----------
+    target
+        a run directory, a name from `layerwise models`, or a recipe.toml
+    data
+        for a model of the catalog: look at an untrained network for these data; for a run: an image or a folder of
+        images, for receptive-field, features and grad-cam
+    task
+        what it is to learn, where the data leave it open
+    set
+        change any key of its recipe, as in training: --set rule.lr=0.01
+    split
+        the part of the data that a view looks at (default: the view's own choice)
+    examples
+        how many examples a view looks at, draws or tries (default: 0, the view's own number)
+    layer
+        for features and grad-cam: the layer by name (default: the view's own choice)
+    of_class
+        for grad-cam: the class by name (default: the predicted one)
+    words
+        for neighbors and map: the words to look at, between blanks (default: the view's own choice)
     """
     take_imports(imports)
     views.check_name(what)

@@ -30,11 +30,23 @@ def map_(
     """Map one language's word vectors to another's by an orthogonal map, and measure the translation of words it did
     not learn from.
 
-    Parameters ---------- source a run of word vectors, or a file of them target the other language's, of the same
-    length pairs a table of two columns: a word, its translation sentences two files instead, line by line translations
-    of each other, that tell the pairs: words that are each other's best by Dice's coefficient over sentences seed of
-    the division, and of the shuffles that chance is measured by out write the source's words with their vectors in the
-    target's space, in the form that the ending says overwrite replace files that are there
+    Parameters
+    ----------
+    source
+        a run of word vectors, or a file of them
+    target
+        the other language's, of the same length
+    pairs
+        a table of two columns: a word, its translation
+    sentences
+        two files instead, line by line translations of each other, that tell the pairs: words that are each other's
+        best by Dice's coefficient over sentences
+    seed
+        of the division, and of the shuffles that chance is measured by
+    out
+        write the source's words with their vectors in the target's space, in the form that the ending says
+    overwrite
+        replace files that are there
     """
     from layerwise.embeddings import lexicon, mapping
     from layerwise.embeddings.sources import vectors_of

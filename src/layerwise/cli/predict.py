@@ -37,10 +37,17 @@ def predict_(
 ) -> int:
     """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
 
-    Parameters ---------- run a run directory inputs picture files, folders, table files, rows like 5.1,3.5,1.4,0.2, or
-    - for standard input out write the answers to this CSV file instead; it appears when all inputs are done, and not at
-    all if none could be answered; names that a spreadsheet would run as formulas get an apostrophe tta flip: the mean
-    of the answers to each picture and its mirror image
+    Parameters
+    ----------
+    run
+        a run directory
+    inputs
+        image files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
+    out
+        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be
+        answered; names that a spreadsheet would run as formulas get an apostrophe
+    tta
+        flip: the mean of the answers to each image and its mirror image
     """
     if not inputs:
         raise UsageError(

@@ -23,7 +23,7 @@ def search_(
     index: Path,
     *questions: str,
     k: Annotated[int, Parameter(name="-k", help="how many passages answer a question")] = 5,
-    labelled: Path | None = None,
+    labeled: Path | None = None,
     json: Json = False,
 ) -> int:
     """Find the passages nearest to each question. Exit code 2 if nothing is known of one; the others are answered all
@@ -35,18 +35,18 @@ def search_(
         a folder that `layerwise index` made
     questions
         texts; - for a question a line on standard input
-    labelled
+    labeled
         measure the index instead: a table of two columns, a question and the name of a passage that answers it
     """
-    if bool(questions) == bool(labelled):
+    if bool(questions) == bool(labeled):
         raise UsageError(
-            "a search needs questions, or a file of them with their answers", expected="QUESTION… or --labelled FILE"
+            "a search needs questions, or a file of them with their answers", expected="QUESTION… or --labeled FILE"
         )
     from layerwise.embeddings.index import Index
 
     opened = Index.open(index)
-    if labelled:
-        return _measured(opened, labelled, json=json)
+    if labeled:
+        return _measured(opened, labeled, json=json)
     asked = [
         text
         for given in questions
@@ -77,18 +77,18 @@ def _show(answered: Sequence[tuple[str, Sequence[Hit]]], *, several: bool) -> No
             write_line(f"{hit.score:.3f}\t{hit.id}\t{hit.text}")
 
 
-def _measured(opened: Index, labelled: Path, *, json: bool) -> int:
+def _measured(opened: Index, labeled: Path, *, json: bool) -> int:
     """Measure an index by questions whose answers are known."""
-    from layerwise.embeddings.labelled import read
+    from layerwise.embeddings.labeled import read
     from layerwise.functional.retrieval_metrics import mean_reciprocal_rank, recall_at
 
-    questions, wanted = read(labelled)
+    questions, wanted = read(labeled)
     ranks = opened.ranks(questions, wanted)
     metrics = {**{f"recall@{k}": recall_at(ranks, k) for k in DEPTHS}, "mrr": mean_reciprocal_rank(ranks)}
     if json:
         put_json(
             index=str(opened.path),
-            labelled=str(labelled),
+            labeled=str(labeled),
             questions=len(questions),
             passages=len(opened),
             metrics=metrics,

@@ -39,16 +39,43 @@ def train_(
 ) -> int:
     """Train a network on your data and keep everything in a run directory.
 
-    Parameters ---------- model a name from `layerwise models`, or a recipe.toml data a named data set (`layerwise
-    data`) or a path: class folders, IDX, a table, an archive, text; - for text from standard input task what to learn,
-    where the data leave it open: classification, regression, reconstruction out the run directory (default
-    runs/MODEL-DATA-N) epochs passes over the training part, of every stage batch examples a step, over all processes lr
-    learning rate seed of weights, order, splits and draws device auto (cuda where it is, else cpu), cpu, cuda or cuda:1
-    precision of products; fp64 computes everything in float64 compile compile the network with torch.compile weights
-    begin with these weights: a run, .safetensors, .pth, .pt or .th; --epochs 0 only evaluates them transfer train the
-    weights' new head first, then everything, with smaller rates below resume go on from the last checkpoint, exactly
-    allow_changes resume although recipe or data differ on_bad at a file that is no picture: stop (the default) or skip
-    it and count set any key of the recipe, as KEY=VALUE; repeat it for more
+    Parameters
+    ----------
+    model
+        a name from `layerwise models`, or a recipe.toml
+    data
+        a named data set (`layerwise data`) or a path: class folders, IDX, a table, an archive, text; - for text from
+        standard input
+    task
+        what to learn, where the data leave it open: classification, regression, reconstruction
+    out
+        the run directory (default runs/MODEL-DATA-N)
+    epochs
+        passes over the training part, of every stage
+    batch
+        examples a step, over all processes
+    lr
+        learning rate
+    seed
+        of weights, order, splits and draws
+    device
+        auto (cuda where it is, else cpu), cpu, cuda or cuda:1
+    precision
+        of products; fp64 computes everything in float64
+    compile
+        compile the network with torch.compile
+    weights
+        begin with these weights: a run, .safetensors, .pth, .pt or .th; --epochs 0 only evaluates them
+    transfer
+        train the weights' new head first, then everything, with smaller rates below
+    resume
+        go on from the last checkpoint, exactly
+    allow_changes
+        resume although recipe or data differ
+    on_bad
+        at a file that is no image: stop (the default) or skip it and count
+    set
+        any key of the recipe, as KEY=VALUE; repeat it for more
     """
     take_imports(imports)
     _known(model)

@@ -29,7 +29,7 @@ class Feed:
     def training(
         self, source: Source, collate: Collate, *, batch: int, seed: int, stage: int, paired: bool = False
     ) -> Batches:
-        """Return the shuffled batches of a stage (its number); ``paired``: pairs of neighbours stay with one rank."""
+        """Return the shuffled batches of a stage (its number); ``paired``: pairs of neighbors stay with one rank."""
         return self._batches(source, collate, Order(len(source), batch, seed, stage, self.world, paired))
 
     def evaluation(self, source: Source, collate: Collate) -> Batches:

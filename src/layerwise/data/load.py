@@ -15,7 +15,7 @@ from layerwise.data import sklearn_datasets
 from layerwise.data.cache_folders import GIB
 from layerwise.data.download import datasets
 from layerwise.data.images import folders, idx
-from layerwise.data.images.folders import OnBad, PictureSource
+from layerwise.data.images.folders import ImageSource, OnBad
 from layerwise.data.source import Array, ArraySource, Column, Described, Source, Splits, described
 from layerwise.data.splits import split
 from layerwise.data.tables.table_options import Header, Reading, Tokens
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from layerwise.data.tables.table_source import Table
     from layerwise.data.text.corpus import Corpus
 
-Whole = Union[ArraySource, PictureSource, "Corpus"]
+Whole = Union[ArraySource, ImageSource, "Corpus"]
 Like = tuple[tuple[str, str], ...]
 LATER = {
     ".json": "JSON",
@@ -40,14 +40,14 @@ LATER = {
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is read, and how.
 
-    ``source``: a named data set or a path. Picture files: ``on_bad`` stop or skip; ``cache`` auto, off or a folder:
-    where decoded pictures are kept that do not fit in memory, at most ``cache_gib`` GiB of them in all
-    (`picture_cache`). Classes: ``positive`` sets one class
+    ``source``: a named data set or a path. Image files: ``on_bad`` stop or skip; ``cache`` auto, off or a folder:
+    where decoded images are kept that do not fit in memory, at most ``cache_gib`` GiB of them in all
+    (`image_cache`). Classes: ``positive`` sets one class
     against the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop`` columns,
     ``encoding`` of text, ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the format of
     dates, and columns with a purpose
-    of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names pictures
-    (`picture_tables`). Text: ``tokens`` what a token is, ``lower`` whether capitals become small (`alphabet`),
+    of their own: ``id``, ``group``, ``time``, ``weight`` (`tables.Reading`), ``image`` the column that names images
+    (`image_tables`). Text: ``tokens`` what a token is, ``lower`` whether capitals become small (`alphabet`),
     ``files`` which of a folder's files are read (a pattern as in a shell), ``phrases`` how many passes join words, by
     ``phrase_threshold`` and ``phrase_discount`` (`data.phrases`); ``encoding``, ``cache`` and ``cache_gib`` hold for it
     too (`corpus_build`).
@@ -82,7 +82,7 @@ TABLE = ("target", "header", "drop", "encoding", "categories", "missing", "dates
 TABLE_ONLY = tuple(field for field in TABLE if field != "encoding")
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILES = ("on_bad", "cache", "cache_gib")
-NAMING = ("image",)  # tables of pictures
+NAMING = ("image",)  # tables of images
 CORPUS = "tokens.bin"  # `corpus.TOKENS`
 TEXT = ("tokens", "lower", "phrases", "phrase_threshold", "phrase_discount", "files")
 NOT_NAMING = ("categories", "dates", "id")
@@ -170,8 +170,8 @@ def check_usable(source: Whole, name: str) -> None:
 
 
 def _is_name(source: str) -> bool:
-    """Tell whether a source is a name: of the catalogue, or a bare word that is no path here."""
-    if any(item.name == source for item in datasets.catalogue()):
+    """Tell whether a source is a name: of the catalog, or a bare word that is no path here."""
+    if any(item.name == source for item in datasets.catalog()):
         return True
     plain = bool(source) and not any(mark in source for mark in "/\\.~")
     return plain and not Path(source).exists()
@@ -272,7 +272,7 @@ def _absent(source: str, path: Path) -> UsageError:
     except OSError:
         beside = []
     near = nearest(path.name, beside)
-    known = ", ".join(item.name for item in datasets.catalogue())
+    known = ", ".join(item.name for item in datasets.catalog())
     return UsageError(
         f"there is no file or folder '{source}'",
         expected=f"a path, or one of the named data sets: {known}",
@@ -292,9 +292,9 @@ def _folder(path: Path, options: Options, name: str, classes: tuple[str, ...] = 
         refuse_special_file(entry)
     if len(visible) == 1 and visible[0].is_file() and not options.files:
         return _file(visible[0], options, name, like)
-    pictures = _picture_tables(visible, options, name)
-    if pictures is not None:
-        return pictures
+    images = _image_tables(visible, options, name)
+    if images is not None:
+        return images
     if visible and all(entry.suffix.lower() in TABLES for entry in visible):
         from layerwise.data.tables import table_parts
 
@@ -321,17 +321,17 @@ def _file(path: Path, options: Options, name: str, like: Like) -> Parts:
         parts, notes = archives.open_archive(path, on_bad=options.on_bad)
         return Parts(parts, name, notes)
     _refuse_other(path)
-    pictures = _picture_tables([path], options, name)
-    if pictures is not None:
-        return pictures
+    images = _image_tables([path], options, name)
+    if images is not None:
+        return images
     _refuse(options, (*FILES, *TEXT), "tables")
     from layerwise.data.tables import table_source  # pyarrow is slow to import
 
     return _tables({"train": table_source.read(path, reading_of(options, like=like))}, name)
 
 
-def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts | None:
-    """Open the tables among a folder's entries if they name pictures; None if they do not."""
+def _image_tables(entries: list[Path], options: Options, name: str) -> Parts | None:
+    """Open the tables among a folder's entries if they name images; None if they do not."""
     if not entries or (len(entries) > 1 and not any(entry.suffix.lower() in TABLES for entry in entries)):
         return None
     from layerwise.data.images import image_tables  # pyarrow is slow to import
@@ -343,7 +343,7 @@ def _picture_tables(entries: list[Path], options: Options, name: str) -> Parts |
     image = image_tables.column_in(paths["train"], reading, options.image)
     if not image:
         return None
-    _refuse(options, (*NOT_NAMING, *TEXT), "tables of pictures")
+    _refuse(options, (*NOT_NAMING, *TEXT), "tables of images")
     found = image_tables.read(paths, reading, image=image, on_bad=options.on_bad)
     return Parts(found.parts, name, found.notes, found.groups, found.times)
 
@@ -390,7 +390,7 @@ def _corpus(path: Path, options: Options, name: str) -> Parts:
 
 
 def _refuse_other(path: Path) -> None:
-    """Refuse a single picture, and formats that are not read yet."""
+    """Refuse a single image, and formats that are not read yet."""
     from layerwise.data.images import decoding
 
     ending: Any = LATER.get(path.suffix.lower())
@@ -404,7 +404,7 @@ def _refuse_other(path: Path) -> None:
     except DataError:
         return
     raise DataError(
-        f"{path} is a single picture",
-        expected="a folder with a sub-folder of pictures for each class",
+        f"{path} is a single image",
+        expected="a folder with a sub-folder of images for each class",
         do="give its folder",
     )

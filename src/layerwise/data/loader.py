@@ -115,7 +115,7 @@ class Order:
     """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
 
     Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of
-    neighbours only. Unshuffled without a ``seed``.
+    neighbors only. Unshuffled without a ``seed``.
     """
 
     examples: int
@@ -152,7 +152,7 @@ class Order:
 
 
 def gathered(tensor: Tensor, index: Tensor) -> Tensor:
-    """Return the rows (N, …) of these positions. Pictures (N, C, H, W) keep their channels last in memory, which
+    """Return the rows (N, …) of these positions. Images (N, C, H, W) keep their channels last in memory, which
     ``index_select`` alone would undo: convolution and pooling are faster so, on one channel too."""
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
@@ -266,7 +266,7 @@ def collated(source: Source, collate: Collate, threads: int) -> Batch:
 
 
 def _room(like: Batch, count: int) -> Batch:
-    """Return an empty batch for ``count`` examples of a kind; pictures whose channels lie last in memory do so there
+    """Return an empty batch for ``count`` examples of a kind; images whose channels lie last in memory do so there
     too."""
 
     def room(tensor: Tensor) -> Tensor:

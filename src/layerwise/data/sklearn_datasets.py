@@ -23,7 +23,7 @@ TARGETS = {
 def load(name: str) -> ArraySource:
     """Return an embedded data set whole.
 
-    ``digits``: pictures (8, 8, 1) uint8, sklearn's 0…16 brought to 0…255. ``iris``, ``wine``,
+    ``digits``: images (8, 8, 1) uint8, sklearn's 0…16 brought to 0…255. ``iris``, ``wine``,
     ``breast-cancer``: rows float64 with sklearn's column and class names. ``diabetes``: rows in the columns'
     own units and a number to predict. Raises `UsageError` for another name.
     """
@@ -49,7 +49,7 @@ def photographs() -> dict[str, Array]:
     from sklearn import datasets  # slow to import, and only needed here
 
     bunch = datasets.load_sample_images()
-    return {Path(name).name: np.asarray(picture) for name, picture in zip(bunch.filenames, bunch.images, strict=True)}
+    return {Path(name).name: np.asarray(image) for name, image in zip(bunch.filenames, bunch.images, strict=True)}
 
 
 def _labels(bunch: Any) -> Array:

@@ -1,6 +1,6 @@
 """What every reader gives: indexed examples with a schema.
 
-Shape letters: ``N`` examples, ``H W C`` pixels as decoded (uint8, RGB or grey), ``D`` features.
+Shape letters: ``N`` examples, ``H W C`` pixels as decoded (uint8, RGB or gray), ``D`` features.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Described(NamedTuple):
 class Schema(msgspec.Struct, frozen=True):
     """What the examples are.
 
-    ``kind``: pictures, rows or text. ``shape``: of one decoded input, ``(H, W, C)``, ``(D,)`` or, of text, tokens in a
+    ``kind``: images, rows or text. ``shape``: of one decoded input, ``(H, W, C)``, ``(D,)`` or, of text, tokens in a
     block; 0 where sizes differ.
     ``features``: column names of rows; ``columns`` says more of them, if not all are numbers. ``target``: a class, a
     number, either (whole numbers in a table: the task must be named) or none. ``classes``: their names, in the order of
@@ -265,7 +265,7 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Relabelled:
+class Relabeled:
     """Another source with other class names and numbers: ``mapping[old label]`` is the new one; ``kind`` of target, if
     another."""
 
@@ -285,7 +285,7 @@ class Relabelled:
     def targets(self) -> Array:
         """All new labels, (N,)."""
         old = labels(self.base)
-        assert old is not None  # only sources with classes are relabelled
+        assert old is not None  # only sources with classes are relabeled
         return np.asarray(self.mapping[old.astype(np.int64)])
 
     def __len__(self) -> int:
@@ -343,7 +343,7 @@ def subset(source: Source, indices: Array) -> Source:
 
 @runtime_checkable
 class Resizable(Protocol):
-    """A source of pictures that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if
+    """A source of images that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if
     known."""
 
     sides: Array | None
@@ -351,8 +351,8 @@ class Resizable(Protocol):
 
 
 def sized(source: Source, size: tuple[int, int]) -> Source:
-    """Return a source whose pictures come in this size (H, W), if it decodes them; others are returned as they are."""
-    if isinstance(source, Subset | Relabelled):
+    """Return a source whose images come in this size (H, W), if it decodes them; others are returned as they are."""
+    if isinstance(source, Subset | Relabeled):
         base = sized(source.base, size)
         return source if base is source.base else replace(source, base=base)
     if not isinstance(source, Resizable) or source.size == size:
@@ -361,11 +361,11 @@ def sized(source: Source, size: tuple[int, int]) -> Source:
 
 
 def shorter_sides(source: Source) -> Array | None:
-    """Return the shorter sides of a source's pictures (N,), if it knows them without decoding."""
+    """Return the shorter sides of a source's images (N,), if it knows them without decoding."""
     if isinstance(source, Subset):
         base = shorter_sides(source.base)
         return None if base is None else base[source.indices]
-    if isinstance(source, Relabelled):
+    if isinstance(source, Relabeled):
         return shorter_sides(source.base)
     return source.sides if isinstance(source, Resizable) else None
 

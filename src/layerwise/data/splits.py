@@ -163,7 +163,7 @@ def _counted(source: Source) -> str:
 
 
 def take(source: Source, count: int, seed: int) -> Source:
-    """Return ``count`` examples drawn once with the seed, each class with its share: the named labelled subset.
+    """Return ``count`` examples drawn once with the seed, each class with its share: the named labeled subset.
 
     Shares are rounded by class, so that there may be a few more or less; where that would be off by over a twentieth
     (few examples for the number of classes), so many are drawn exactly, some classes with one more than others.

@@ -139,9 +139,9 @@ def evaluate_words(
     return WordEvaluation(tuple(sections))
 
 
-def recognised(place: str | Path) -> bool:
+def recognized(place: str | Path) -> bool:
     """Whether a place holds benchmarks for words: by its name, or by how its files begin."""
-    if any(item.name == str(place) and item.benchmark for item in datasets.catalogue()):
+    if any(item.name == str(place) and item.benchmark for item in datasets.catalog()):
         return True
     path = Path(place).expanduser()
     refuse_special_file(path)
@@ -160,7 +160,7 @@ def _begins_as_one(path: Path) -> bool:
 def _files(place: str | Path) -> list[Path]:
     """Return the files of benchmarks in order."""
     path = Path(place).expanduser()
-    if not path.exists() and str(place) in [item.name for item in datasets.catalogue()]:
+    if not path.exists() and str(place) in [item.name for item in datasets.catalog()]:
         path = datasets.folder_of(str(place))
     refuse_special_file(path)
     if path.is_file():

@@ -134,7 +134,7 @@ def _gather(
     ends: list[int] = []
     left_out = end = 0
     for chunk in passages.chunks():
-        found = similarity.normalised(embedder.embed([passage.text for passage in chunk]))
+        found = similarity.normalized(embedder.embed([passage.text for passage in chunk]))
         known = np.linalg.norm(found, axis=1) > 0
         left_out += int((~known).sum())
         into[0].write(found[known].tobytes())
@@ -213,7 +213,7 @@ class Index:
         """
         if k < 1:
             raise UsageError("a search answers with one passage or more", expected="-k 1 or more", received=str(k))
-        vectors = similarity.normalised(self.embedder.embed(list(questions)))
+        vectors = similarity.normalized(self.embedder.embed(list(questions)))
         ids, scores = self._nearest(vectors, k)
         known = (np.linalg.norm(vectors, axis=1) > 0).tolist()
         return [
@@ -254,7 +254,7 @@ class Index:
 
         Raises `DataError` for a passage that is not in the index, and for a question of which nothing is known.
         """
-        vectors = similarity.normalised(self.embedder.embed(list(questions)))
+        vectors = similarity.normalized(self.embedder.embed(list(questions)))
         for text, vector in zip(questions, vectors, strict=True):
             if not vector.any():
                 raise _unknown(text)

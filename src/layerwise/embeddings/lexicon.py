@@ -27,7 +27,7 @@ LEAST, STRONG = 5, 0.3  # sentences that a word must stand in; Dice's coefficien
 
 def from_table(path: Path) -> list[tuple[str, str]]:
     """Return the pairs of a table of two columns, each once, in order. Raises `DataError` for rows without both."""
-    from layerwise.embeddings.labelled import read
+    from layerwise.embeddings.labeled import read
 
     sources, targets = read(path)
     return [(source, target) for source, mine in zip(sources, targets, strict=True) for target in mine]

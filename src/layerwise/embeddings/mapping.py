@@ -35,7 +35,7 @@ PIECE = 1024  # words at a time
 class Cloud(NamedTuple):
     """Vectors at length one about their middle, and the middle."""
 
-    centred: Floats
+    centered: Floats
     middle: Floats
 
 
@@ -68,7 +68,7 @@ class Bilingual:
     @cached_property
     def found(self) -> Floats:
         """The target's vectors at length one about their middle, (W, D), among which translations are looked for."""
-        return similarity.normalised(self.y.centred)
+        return similarity.normalized(self.y.centered)
 
     def rows(self, pairs: Pairs) -> Ids:
         """Return the rows of the pairs of which both words have vectors, (P, 2)."""
@@ -77,12 +77,12 @@ class Bilingual:
 
     def learned(self, rows: Ids) -> NDArray[np.float64]:
         """Return the orthogonal map (D, D) that sends the first of each pair (P, 2) nearest to the second."""
-        return procrustes(self.x.centred[rows[:, 0]], self.y.centred[rows[:, 1]])
+        return procrustes(self.x.centered[rows[:, 0]], self.y.centered[rows[:, 1]])
 
     def mapped(self, turn: NDArray[np.float64]) -> VectorTable:
         """Return the source's words with their vectors in the target's space: (x/‖x‖ − middle) W + the target's
         middle."""
-        matrix = self.x.centred @ turn.astype(np.float32) + self.y.middle
+        matrix = self.x.centered @ turn.astype(np.float32) + self.y.middle
         return VectorTable(self.source.words, matrix, self.source.counts)
 
     def ranks(self, turn: NDArray[np.float64], rows: Ids) -> list[Ids]:
@@ -92,7 +92,7 @@ class Bilingual:
         ranks = np.zeros(len(rows), dtype=np.int64)
         for start in range(0, len(words), PIECE):
             scores = (
-                similarity.normalised(self.x.centred[words[start : start + PIECE]] @ turn.astype(np.float32))
+                similarity.normalized(self.x.centered[words[start : start + PIECE]] @ turn.astype(np.float32))
                 @ self.found.T
             )
             for at in np.flatnonzero((row >= start) & (row < start + PIECE)):

@@ -34,10 +34,13 @@ class Passage(NamedTuple):
 class Passages:
     """Where passages come from.
 
-    Args: source: a text file (packed or not), a folder of them, or a table. by: what is one passage: a ``line``, a
-        ``paragraph`` (lines between blank ones) or a whole ``file``; the empty text: lines of a file, files of a
-        folder. column: of a table, the column with the texts; a table has no other use. id: of a table, the column with
-        the passages' names; the empty text: rows are numbered from 1. encoding: of text files and text tables.
+    Args:
+        source: a text file (packed or not), a folder of them, or a table.
+        by: what is one passage: a ``line``, a ``paragraph`` (lines between blank ones) or a whole ``file``; the empty
+            text: lines of a file, files of a folder.
+        column: of a table, the column with the texts; a table has no other use.
+        id: of a table, the column with the passages' names; the empty text: rows are numbered from 1.
+        encoding: of text files and text tables.
     """
 
     source: str

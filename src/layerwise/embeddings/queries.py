@@ -17,16 +17,14 @@ from layerwise.functional.similarity import Method
 from layerwise.weights.vectors import Floats, VectorTable
 
 
-class Neighbour(NamedTuple):
+class Neighbor(NamedTuple):
     """A word and how well it answers: its cosine, or 3CosMul's quotient."""
 
     word: str
     score: float
 
 
-def nearest_words(
-    table: VectorTable, plus: Sequence[str], minus: Sequence[str] = (), *, k: int = 10
-) -> list[Neighbour]:
+def nearest_words(table: VectorTable, plus: Sequence[str], minus: Sequence[str] = (), *, k: int = 10) -> list[Neighbor]:
     """Return the words nearest to Σ plus − Σ minus, each word at length one: ``king woman``, minus ``man``.
 
     The words of the question are no answers. Raises `UsageError`, with the nearest word, for one without a vector.
@@ -38,14 +36,14 @@ def nearest_words(
     return near(table, direction, k=k, without=rows)
 
 
-def near(table: VectorTable, direction: Floats, *, k: int = 10, without: Sequence[int] = ()) -> list[Neighbour]:
+def near(table: VectorTable, direction: Floats, *, k: int = 10, without: Sequence[int] = ()) -> list[Neighbor]:
     """Return the words nearest to a direction (1, D), but for some rows."""
-    scores = similarity.normalised(direction) @ table.unit.T
+    scores = similarity.normalized(direction) @ table.unit.T
     scores[0, list(without)] = -np.inf
     return _answers(table, scores, k)
 
 
-def analogy(table: VectorTable, a: str, b: str, c: str, *, k: int = 10, method: Method = "add") -> list[Neighbour]:
+def analogy(table: VectorTable, a: str, b: str, c: str, *, k: int = 10, method: Method = "add") -> list[Neighbor]:
     """Return what answers "a is to b as c is to …": 3CosAdd, or 3CosMul (`similarity.analogies`). Raises `UsageError`
     as above."""
     rows = (np.array([table.row(word)]) for word in (a, b, c))
@@ -65,11 +63,11 @@ def odd_one_out(table: VectorTable, words: Sequence[str]) -> str:
     return words[similarity.odd_one_out(table.unit[[table.row(word) for word in words]])]
 
 
-def _answers(table: VectorTable, scores: Floats, k: int) -> list[Neighbour]:
+def _answers(table: VectorTable, scores: Floats, k: int) -> list[Neighbor]:
     """Return the words of the k largest of scores (1, V) that are finite."""
     ids, found = similarity.top(scores, k)
     return [
-        Neighbour(table.words[at], float(score))
+        Neighbor(table.words[at], float(score))
         for at, score in zip(ids[0], found[0], strict=True)
         if np.isfinite(score)
     ]

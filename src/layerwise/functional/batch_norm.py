@@ -1,4 +1,4 @@
-"""Batch normalisation (E18): each channel brought to mean β and deviation γ. Networks use torch's own kernels
+"""Batch normalization (E18): each channel brought to mean β and deviation γ. Networks use torch's own kernels
 (`nn.BatchNorm1d/2d`).
 
 ``N`` examples, ``C`` channels (units of a dense layer), and places where there are any. Source: S. Ioffe, C. Szegedy,

@@ -32,7 +32,7 @@ def cross_correlation(
     A border of ``padding`` zeros is laid around x first. E14's plain form has s = d = 1 and one channel.
 
     Args:
-        x: pictures (N, C, H, W).
+        x: images (N, C, H, W).
         weights: w (K, C, M, P).
         bias: b (K,), or None for zero.
         stride: s, pixels from one place of the kernel to the next.

@@ -32,7 +32,7 @@ def oja(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     they become the principal components in their order.
 
     Args:
-        x: centred inputs (N, D).
+        x: centered inputs (N, D).
         y: the units' outputs x Wᵀ (N, K).
         weights: W (K, D).
     """

@@ -1,9 +1,9 @@
-"""Histograms of oriented gradients (HOG): features of a picture made by hand, the best there were before features were
+"""Histograms of oriented gradients (HOG): features of an image made by hand, the best there were before features were
 learned.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, ``B`` bins of direction, ``Y X`` cells. N. Dalal, B. Triggs, Histograms
+``N`` images, ``C`` channels, ``H W`` pixels, ``B`` bins of direction, ``Y X`` cells. N. Dalal, B. Triggs, Histograms
 of oriented gradients for human detection, CVPR 2005. The one idea: count the directions of edges in small cells, and
-compare each cell with its neighbours, so that neither brightness nor a small shift matters.
+compare each cell with its neighbors, so that neither brightness nor a small shift matters.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CLIP = 0.2  # of a normalised block, so that no single edge rules it (Lowe 2004)
-EPS = 1e-3  # beside a block's norm, for pictures in [0, 1]
+CLIP = 0.2  # of a normalized block, so that no single edge rules it (Lowe 2004)
+EPS = 1e-3  # beside a block's norm, for images in [0, 1]
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cells(x: Tensor, *, cell: int, bins: int = 9) -> Tensor:
-    """Return each cell's histogram of directions, (N, B, Y, X), of pictures (N, C, H, W).
+    """Return each cell's histogram of directions, (N, B, Y, X), of images (N, C, H, W).
 
     Y = ⌊H / cell⌋, X = ⌊W / cell⌋. A pixel votes with its gradient's size, shared between the two nearest bins and the
     four nearest cells, in proportion to the distance from their middles.
@@ -58,10 +58,10 @@ def cells(x: Tensor, *, cell: int, bins: int = 9) -> Tensor:
 
 
 def hog(x: Tensor, *, cell: int, bins: int = 9, block: int = 2) -> Tensor:
-    """Return the features of pictures (N, C, H, W) in [0, 1], (N, blocks · block² · B).
+    """Return the features of images (N, C, H, W) in [0, 1], (N, blocks · block² · B).
 
-    Each block of ``block`` × ``block`` neighbouring cells, one at every place, is normalised by v/√(‖v‖² + ε²), cut off
-    at 0.2, and normalised again. Raises `ValueError` for pictures smaller than a block.
+    Each block of ``block`` × ``block`` neighboring cells, one at every place, is normalized by v/√(‖v‖² + ε²), cut off
+    at 0.2, and normalized again. Raises `ValueError` for images smaller than a block.
     """
     if min(x.shape[2:]) < block * cell:
         raise ValueError(

@@ -14,8 +14,11 @@ from torch import Tensor
 def cross_entropy(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Return −Σₖ qₖ log softmax(z)ₖ for each example (E07), stable for any logits.
 
-    Args: logits: z (N, K). labels: y (N,) int64 in [0, K). smoothing: ε in [0, 1): q = (1−ε)·onehot(y) + ε/K (label
-        smoothing, Szegedy et al. 2016, §7); 0 leaves −log softmax(z)[y].
+    Args:
+        logits: z (N, K).
+        labels: y (N,) int64 in [0, K).
+        smoothing: ε in [0, 1): q = (1−ε)·onehot(y) + ε/K (label smoothing, Szegedy et al. 2016, §7); 0 leaves −log
+            softmax(z)[y].
     """
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 

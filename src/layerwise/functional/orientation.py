@@ -66,7 +66,7 @@ def gabor(x: Tensor, y: Tensor, cell: Gabor) -> Tensor:
 
 
 def grating(x: Tensor, y: Tensor, *, orientation: float, wavelength: float, phase: float = 0.0) -> Tensor:
-    """Return cos(2πu/λ + ψ): stripes of amplitude 1 about an even grey of 0, ψ (``phase``) in degrees. As ψ grows, they
+    """Return cos(2πu/λ + ψ): stripes of amplitude 1 about an even gray of 0, ψ (``phase``) in degrees. As ψ grows, they
     drift."""
     return torch.cos(2 * math.pi / wavelength * across(x, y, orientation) + math.radians(phase))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def windows(x: Tensor, size: int, *, stride: int) -> Tensor:
-    """Return every window x[s·i : s·i+k, s·j : s·j+k] of pictures (N, C, H, W), as (N, C, H′, W′, k, k). A view:
+    """Return every window x[s·i : s·i+k, s·j : s·j+k] of images (N, C, H, W), as (N, C, H′, W′, k, k). A view:
     nothing is copied."""
     return x.unfold(2, size, stride).unfold(3, size, stride)
 
@@ -21,7 +21,7 @@ def max_pool(x: Tensor, size: int, *, stride: int | None = None, padding: int = 
     """Return y[i,j] = max x[s·i : s·i+k, s·j : s·j+k] (E15), (N, C, H′, W′).
 
     Args:
-        x: pictures (N, C, H, W), floating point.
+        x: images (N, C, H, W), floating point.
         size: k, the window's side.
         stride: s, the window's own side if None.
         padding: a border of −∞, so that it never is the largest; at most half the window.
@@ -34,7 +34,7 @@ def mean_pool(x: Tensor, size: int, *, stride: int | None = None, padding: int =
     """Return y[i,j] = (1/k²) Σ x[s·i : s·i+k, s·j : s·j+k] (E15), (N, C, H′, W′); a border counts as zeros.
 
     Args:
-        x: pictures (N, C, H, W).
+        x: images (N, C, H, W).
         size: k, the window's side.
         stride: s, the window's own side if None.
         padding: zeros on each side, which the k² counts too; at most half the window.

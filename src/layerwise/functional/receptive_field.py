@@ -1,4 +1,4 @@
-"""The receptive field (E16): which pixels a unit can depend on, along one axis of the picture.
+"""The receptive field (E16): which pixels a unit can depend on, along one axis of the image.
 
 A unit of a map sees an interval of pixels. Units side by side see intervals that lie ``jump`` pixels apart. Each layer
 of kernel k, stride s, padding p and dilation d makes the interval longer and the jump larger. Sources: V. Dumoulin, F.
@@ -22,10 +22,10 @@ class Window(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What the units of a map see along one axis, in pixels of the picture, the first of which is 0.
+    """What the units of a map see along one axis, in pixels of the image, the first of which is 0.
 
     The unit at 0 sees pixels ``first`` to ``last``, both included; the unit at i sees them moved by i·``jump``. Pixels
-    below 0 or beyond the picture are border.
+    below 0 or beyond the image are border.
     """
 
     first: int = 0
@@ -39,11 +39,11 @@ class Field(NamedTuple):
 
     @property
     def start(self) -> float:
-        """The centre of the first unit's field, in pixels."""
+        """The center of the first unit's field, in pixels."""
         return (self.first + self.last) / 2
 
     def at(self, unit: int, side: int | None = None) -> tuple[int, int]:
-        """Return the first and last pixel that a unit sees; within a picture of ``side`` pixels, if that is given."""
+        """Return the first and last pixel that a unit sees; within an image of ``side`` pixels, if that is given."""
         first, last = self.first + unit * self.jump, self.last + unit * self.jump
         return (first, last) if side is None else (max(0, first), min(side - 1, last))
 
@@ -60,7 +60,7 @@ def through(field: Field, window: Window) -> Field:
 
 
 def stacked(windows: Iterable[Window]) -> list[Field]:
-    """Return the field behind each layer of a stack, from the picture on (E16)."""
+    """Return the field behind each layer of a stack, from the image on (E16)."""
     fields = [Field()]
     for window in windows:
         fields.append(through(fields[-1], window))
@@ -78,6 +78,6 @@ def merged(a: Field, b: Field) -> Field:
 
 
 def spanned(field: Field, units: int) -> Field:
-    """Return what a unit sees that looks at ``units`` neighbours of a map, all of them (a dense layer, a global mean):
+    """Return what a unit sees that looks at ``units`` neighbors of a map, all of them (a dense layer, a global mean):
     jump 0."""
     return Field(field.first, field.last + (units - 1) * field.jump, 0)

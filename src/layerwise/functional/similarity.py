@@ -20,7 +20,7 @@ EPSILON = 1e-3  # Levy & Goldberg's, against division by zero
 SMOOTHING = 1e-3  # Arora et al.'s a
 
 
-def normalised(x: Floats) -> Floats:
+def normalized(x: Floats) -> Floats:
     """Return rows (N, D) at length one: xᵢ / ‖xᵢ‖; rows of length zero stay zero. Lengths are taken in float64."""
     length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))[:, None]
     return (x / np.where(length > 0, length, 1.0)).astype(np.float32)
@@ -28,7 +28,7 @@ def normalised(x: Floats) -> Floats:
 
 def cosine(x: Floats, y: Floats) -> Floats:
     """Return the cosines of every row of x (N, D) with every row of y (M, D), (N, M); 0 for vectors of length zero."""
-    found: Floats = normalised(x) @ normalised(y).T
+    found: Floats = normalized(x) @ normalized(y).T
     return found
 
 
@@ -60,7 +60,7 @@ def analogies(unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", e
         method, epsilon: as above.
     """
     if method == "add":
-        scores = normalised(unit[b] - unit[a] + unit[c]) @ unit.T
+        scores = normalized(unit[b] - unit[a] + unit[c]) @ unit.T
     else:
         from_a, from_b, from_c = ((1 + unit[at] @ unit.T) / 2 for at in (a, b, c))
         scores = from_b * from_c / (from_a + np.float32(epsilon))

@@ -1,4 +1,4 @@
-"""word2vec's objectives (E30), as losses to minimise: ``N`` pairs or windows, ``D`` dimensions, ``K`` negatives, ``V``
+"""word2vec's objectives (E30), as losses to minimize: ``N`` pairs or windows, ``D`` dimensions, ``K`` negatives, ``V``
 words.
 
 Two tables: ``vectors`` v (V, D), the ones that are kept, and ``context`` u (V, D), which they are scored against.
@@ -25,21 +25,21 @@ def negative_sampling_loss(v: Tensor, positive: Tensor, negative: Tensor) -> Ten
     return F.softplus(-agrees) + F.softplus(against).sum(-1)
 
 
-def skipgram_loss(vectors: Tensor, context: Tensor, centre: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+def skipgram_loss(vectors: Tensor, context: Tensor, center: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
     """Return skip-gram's loss with negative sampling for each pair (E30): −log σ(u_oᵀv_c) − Σₖ log σ(−u_kᵀv_c), (N,).
 
     Which word of a pair has the vector and which the row of ``context`` is the caller's: windows are symmetric, so over
-    a text both ways give the same pairs. The programs of word2vec give the neighbour the vector and the word in the
+    a text both ways give the same pairs. The programs of word2vec give the neighbor the vector and the word in the
     middle the row.
 
     Args:
         vectors: v (V, D).
         context: u (V, D).
-        centre: c (N,).
+        center: c (N,).
         positive: o (N,), a word that occurred with c.
         negatives: k (N, K), words drawn ∝ count^0.75.
     """
-    return negative_sampling_loss(vectors[centre], context[positive], context[negatives])
+    return negative_sampling_loss(vectors[center], context[positive], context[negatives])
 
 
 def cbow_loss(vectors: Tensor, context: Tensor, around: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def measure(
     """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its
     own were.
 
-    ``tta``: ``flip`` takes the mean of the answers to each picture and its mirror image. ``engine``: what runs the
+    ``tta``: ``flip`` takes the mean of the answers to each image and its mirror image. ``engine``: what runs the
         network,
     ``device``: where.
 
@@ -168,7 +168,7 @@ def measure(
     """
     place = device_for(engine, device)
     found = load(path, place)
-    if data is not None and isinstance(found.task, WordTask) and benchmarks.recognised(data):
+    if data is not None and isinstance(found.task, WordTask) and benchmarks.recognized(data):
         return asked_words(found, data)
     apart = answers_apart(found, engine)
     made = recipe.from_toml(found.directory.read("recipe.toml"), str(path / "recipe.toml"))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 256
-PICTURES = 64  # at a time: two such pieces are held, one in the network and one that is decoded
+IMAGES = 64  # at a time: two such pieces are held, one in the network and one that is decoded
 ROWS = 4096  # of a table at a time
 
 
@@ -58,27 +58,27 @@ Looks = Literal["none", "flip"]
 
 
 class Mirrored(nn.Module):
-    """A network that looks at each picture and at its mirror image, left to right: the mean of both answers."""
+    """A network that looks at each image and at its mirror image, left to right: the mean of both answers."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.model, self.task = model, task
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map pictures (N, C, H, W) to the outputs of the mean answer."""
+        """Map images (N, C, H, W) to the outputs of the mean answer."""
         return self.task.averaged([self.model(x), self.model(x.flip(3))])
 
 
 def looking(model: nn.Module, task: Task, tta: Looks) -> nn.Module:
     """Return the network as it looks at examples (test-time augmentation): once, or at their mirror images too.
 
-    Raises `UsageError` for examples that are no pictures, and for tasks whose answers have no mean.
+    Raises `UsageError` for examples that are no images, and for tasks whose answers have no mean.
     """
     if tta == "none":
         return model
     if task.inputs.kind != "image":
         raise UsageError(
-            f"{task.inputs.kind}s have no mirror image", expected="a run on pictures", received=f"--tta {tta}"
+            f"{task.inputs.kind}s have no mirror image", expected="a run on images", received=f"--tta {tta}"
         )
     task.averaged([torch.zeros(1, 1)])  # refuses at once
     return Mirrored(model, task)
@@ -163,7 +163,7 @@ class Piece(NamedTuple):
 
 
 class Predictor:
-    """Answers raw inputs: paths, pictures, arrays, rows."""
+    """Answers raw inputs: paths, images, arrays, rows."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         """``model``: the network itself, or an engine that runs it."""
@@ -185,7 +185,7 @@ class Predictor:
     def stream(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
         """Yield an answer or a failure for each named input, in order; a bad item fails alone. Memory stays bounded."""
         if self.task.inputs.kind == "image":
-            yield from self._pictures(pieces)
+            yield from self._images(pieces)
             return
         for piece in pieces:
             raw = piece.raw
@@ -212,8 +212,8 @@ class Predictor:
             )
             yield _named(name, answer, found)
 
-    def _pictures(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
-        """Answer pictures, decoded on threads; the next piece is decoded while the network looks at one."""
+    def _images(self, pieces: Iterable[Piece]) -> Iterator[Answer | Failure]:
+        """Answer images, decoded on threads; the next piece is decoded while the network looks at one."""
         with ThreadPoolExecutor(max_workers=cores()) as pool:
             waiting: tuple[Piece, list[Future[torch.Tensor | Failure]]] | None = None
             for piece in chain(pieces, (None,)):
@@ -313,7 +313,7 @@ def named_inputs(given: Sequence[str], task: Task) -> Iterator[Piece]:
 def _pieces_of(text: str, task: Task) -> Iterator[Piece]:
     """Return one command-line input's pieces; none where a file, or standard input, holds nothing to answer."""
     if task.inputs.kind == "image":
-        return _in_pieces(_pictures(text), PICTURES)
+        return _in_pieces(_images(text), IMAGES)
     if task.inputs.kind == "text":
         return _in_pieces(_questions(text))
     if Path(text).expanduser().is_file():
@@ -353,8 +353,8 @@ def _tables(text: str, encoding: str) -> Iterator[Piece]:
         yield Piece([text], (error,))
 
 
-def _pictures(text: str) -> Iterator[tuple[str, object]]:
-    """Yield a picture file, all files of a folder, the pictures that a table names, or the picture on standard
+def _images(text: str) -> Iterator[tuple[str, object]]:
+    """Yield an image file, all files of a folder, the images that a table names, or the image on standard
     input."""
     path = Path(text).expanduser()
     if text == "-":
@@ -362,19 +362,19 @@ def _pictures(text: str) -> Iterator[tuple[str, object]]:
     elif path.is_dir():
         found = [p for p in sorted(path.rglob("*")) if not p.is_dir() and not hidden(p.relative_to(path).as_posix())]
         if not found:
-            yield text, DataError(f"the folder {path} holds no files", expected="pictures")
+            yield text, DataError(f"the folder {path} holds no files", expected="images")
         yield from ((str(p), p) for p in found)
-    elif path.is_file() and (column := _names_pictures(path)):
+    elif path.is_file() and (column := _names_images(path)):
         for rows in table_files.rows(path):
             yield from ((str(row[column]), path.parent / str(row[column]).strip()) for row in rows)
     elif path.is_file():
         yield text, path
     else:
-        yield text, DataError(f"there is no file or folder {path}", expected="a picture, a folder of pictures, or -")
+        yield text, DataError(f"there is no file or folder {path}", expected="an image, a folder of images, or -")
 
 
-def _names_pictures(path: Path) -> str:
-    """Return the column of a table that names pictures, the empty text for other files."""
+def _names_images(path: Path) -> str:
+    """Return the column of a table that names images, the empty text for other files."""
     return image_tables.column_in(path, Reading()) if path.suffix.lower() in TABLES else ""
 
 

@@ -16,7 +16,7 @@ class Entry(NamedTuple):
     """A view's module, one line about it in both languages, its needs, and what it can be told.
 
     ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare card; ``plan``: how a network
-    is to be trained; or none. ``takes``: ``pictures`` of the user's beside a run, a ``layer``, a ``class``, ``words``.
+    is to be trained; or none. ``takes``: ``images`` of the user's beside a run, a ``layer``, a ``class``, ``words``.
     """
 
     module: str
@@ -36,7 +36,7 @@ VIEWS: dict[str, Entry] = {
     "activations": Entry(
         "activations", "what units give, which are saturated or dead", "各层单元的输出，哪些饱和、哪些死亡", "data?"
     ),
-    "weights": Entry("weights", "weights in numbers, histograms and pictures", "各层权重的统计、直方图与图像", ""),
+    "weights": Entry("weights", "weights in numbers, histograms and images", "各层权重的统计、直方图与图像", ""),
     "learning-rate": Entry(
         "learning_rate", "a range test: the loss as the rate rises", "范围测试：学习率升高时的损失", "plan"
     ),
@@ -53,31 +53,31 @@ VIEWS: dict[str, Entry] = {
         "the pixels that each layer's units can depend on, and do",
         "各层单元所能依赖与实际依赖的像素范围",
         "data?",
-        ("pictures",),
+        ("images",),
     ),
-    "filters": Entry("filters", "the first layer's kernels as pictures", "首层卷积核画成的图像", ""),
+    "filters": Entry("filters", "the first layer's kernels as images", "首层卷积核画成的图像", ""),
     "features": Entry(
-        "features", "what each layer makes of a picture", "各层从一张图像得到的特征图", "data", ("pictures", "layer")
+        "features", "what each layer makes of an image", "各层从一张图像得到的特征图", "data", ("images", "layer")
     ),
     "grad-cam": Entry(
         "grad_cam",
-        "where in a picture the evidence for a class lies",
+        "where in an image the evidence for a class lies",
         "图像中支持某个类别的区域",
         "data",
-        ("pictures", "layer", "class"),
+        ("images", "layer", "class"),
     ),
     "embedding": Entry(
         "embedding", "a 2-D map of what the last layer sees, by class", "倒数第二层的二维分布图，按类别着色", "data"
     ),
     "confusions": Entry(
-        "confusions", "the classes most often taken for each other, in pictures", "最常混淆的类别对及其图像", "data"
+        "confusions", "the classes most often taken for each other, in images", "最常混淆的类别对及其图像", "data"
     ),
-    "neighbours": Entry("word_neighbors", "the words nearest to some", "若干词的近邻", "run", ("words",)),
+    "neighbors": Entry("word_neighbors", "the words nearest to some", "若干词的近邻", "run", ("words",)),
     "map": Entry("word_map", "words as a map in two dimensions", "把词画成二维分布图", "run", ("words",)),
     "norms": Entry("word_norms", "how long word vectors are, by frequency", "词向量长度与词频", "run"),
     "samples": Entry("samples", "what a Boltzmann machine draws, and its filters", "玻尔兹曼机的采样与滤波器", "run"),
     "augmentations": Entry(
-        "augmentations", "training pictures beside what a run makes of them", "训练图像及其数据增强后的样子", "data"
+        "augmentations", "training images beside what a run makes of them", "训练图像及其数据增强后的样子", "data"
     ),
     "recall": Entry(
         "recall",
@@ -110,12 +110,16 @@ def check_name(name: str) -> None:
 def inspect(name: str, target: Target, *, out: Path | None = None, overwrite: bool = True) -> View:
     """Return a view of a model or run.
 
-    Args: name: one of `VIEWS`. target: what is looked at. out: a folder for figures and arrays, made if need be; None
-        writes nothing. All files come into it at the end, or none. overwrite: whether files that are there may be
-        replaced.
+    Args:
+        name: one of `VIEWS`.
+        target: what is looked at.
+        out: a folder for figures and arrays, made if need be; None writes nothing. All files come into it at the end,
+            or none.
+        overwrite: whether files that are there may be replaced.
 
-    Raises: UsageError: for an unknown view, with the nearest; for a bare card where a run is needed; for a card the
-        view is not for.
+    Raises:
+        UsageError: for an unknown view, with the nearest; for a bare card where a run is needed; for a card the view is
+            not for.
     """
     check_name(name)
     module = importlib.import_module(f"layerwise.inspection.views.{VIEWS[name].module}")
@@ -146,7 +150,7 @@ def look(
     """Open a run directory, a card by name or a recipe file and return a view of it: `inspect` for the command line.
 
     ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in
-    training; beside a run ``data`` is a picture or a folder of pictures, for views that look at such. ``layer``,
+    training; beside a run ``data`` is an image or a folder of images, for views that look at such. ``layer``,
     ``of_class`` and ``words`` are names, for views that take them.
 
     Raises `UsageError` as `inspect` does, for a name that is neither, and for a layer or class that the view does not
@@ -163,7 +167,7 @@ def look(
         data=data,
         task=task,
         settings=settings,
-        pictures="pictures" in entry.takes,
+        images="images" in entry.takes,
     )
     target_ = replace(opened, split=split, examples=examples, layer=layer, of_class=of_class, words=words, lang=lang)
     return inspect(name, target_, out=out, overwrite=overwrite)

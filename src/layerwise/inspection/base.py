@@ -30,8 +30,8 @@ class Target:
 
     ``plan`` is how such a network would be trained: for a card with data, and where a view trains one of its own.
     ``arguments`` are the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of
-    the data, empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``pictures`` a
-    picture or folder of the user's to look at in its place; ``layer`` and ``of_class`` the layer and the class to look
+    the data, empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``images`` an
+    image or folder of the user's to look at in its place; ``layer`` and ``of_class`` the layer and the class to look
     at, ``words`` the words; ``lang`` the language of the view's text.
     """
 
@@ -45,7 +45,7 @@ class Target:
     arguments: Json = field(default_factory=dict)
     split: str = ""
     examples: int = 0
-    pictures: str = ""
+    images: str = ""
     layer: str = ""
     of_class: str = ""
     words: tuple[str, ...] = ()

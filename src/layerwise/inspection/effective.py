@@ -1,7 +1,7 @@
-"""Receptive fields on a real picture: what one unit of each layer can depend on, and what it does depend on in this
+"""Receptive fields on a real image: what one unit of each layer can depend on, and what it does depend on in this
 network.
 
-The effective field of a unit is how much each pixel counts: (∂ unit / ∂ pixel)², the mean over pictures, summed over
+The effective field of a unit is how much each pixel counts: (∂ unit / ∂ pixel)², the mean over images, summed over
 the unit's maps by drawn sums (W. Luo, Y. Li, R. Urtasun, R. Zemel, NeurIPS 2016). Its side √(1 + 12·variance) is that
 of an even square that spreads as much.
 """
@@ -30,7 +30,7 @@ PROBES, MEASURED, PANELS, DRAWN = (
     8,
     3,
     8,
-)  # drawn sums; layers measured; of them in the figure; frames on the picture
+)  # drawn sums; layers measured; of them in the figure; frames on the image
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def spaced(listed: list[Any], count: int) -> list[Any]:
 
 
 def measured(model: nn.Module, inputs: Tensor, layers: list[str]) -> list[Effective]:
-    """Return the effective field of each layer's middle unit over pictures (N, C, H, W), of up to eight layers, evenly
+    """Return the effective field of each layer's middle unit over images (N, C, H, W), of up to eight layers, evenly
     spaced."""
     chosen, found = spaced(layers, MEASURED), list[Effective]()
     with evaluating(model, inputs.device), torch.inference_mode(False), torch.enable_grad():
@@ -72,16 +72,16 @@ def measured(model: nn.Module, inputs: Tensor, layers: list[str]) -> list[Effect
 
 
 def figure(target: Target, data: Json, shown: Shown, fields: list[Effective]) -> str:
-    """Draw the picture with every layer's field as a frame; beside it how much each pixel counts, for up to three
+    """Draw the image with every layer's field as a frame; beside it how much each pixel counts, for up to three
     layers."""
     layers = {la["name"]: la for la in data["layers"] if la["jump"] != [0, 0]}
-    picture = shown.pictures[0]
+    image = shown.images[0]
     panels = spaced([field for field in fields if field.side is not None], PANELS)
     say = target.say
 
     def draw(fig: Any) -> None:
         grid = fig.subplots(1, 1 + len(panels), squeeze=False)[0]
-        _picture(grid[0], picture)
+        _image(grid[0], image)
         for number, la in enumerate(spaced(list(layers.values()), DRAWN)):
             color = SERIES[number % len(SERIES)]
             _frame(grid[0], la, color, "-" if number < len(SERIES) else "--")
@@ -93,7 +93,7 @@ def figure(target: Target, data: Json, shown: Shown, fields: list[Effective]) ->
         fig.legend(loc="outside lower center", ncols=4, handlelength=1.4, columnspacing=1.2)
         for axes, field in zip(grid[1:], panels, strict=True):
             heat = np.asarray(field.shares / field.shares.max()) ** 0.5
-            _picture(axes, heated(picture, heat))
+            _image(axes, heated(image, heat))
             _frame(axes, layers[field.layer], "#ffffff", "--")
             axes.set_title(field.layer, loc="left", fontsize=13, color=INK, parse_math=False)
             axes.set_xlabel(say(f"effective {field.side:.1f} px", f"有效 {field.side:.1f} 像素"))
@@ -101,9 +101,9 @@ def figure(target: Target, data: Json, shown: Shown, fields: list[Effective]) ->
     return composed(draw, size=(2.9 * (1 + len(panels)), 4.1 + 0.25 * (min(len(layers), DRAWN) > 4)))
 
 
-def _picture(axes: Any, picture: Floats) -> None:
-    """Draw a picture (C, H, W) without axes."""
-    values = np.asarray(picture, dtype=np.float64).clip(0, 1)
+def _image(axes: Any, image: Floats) -> None:
+    """Draw an image (C, H, W) without axes."""
+    values = np.asarray(image, dtype=np.float64).clip(0, 1)
     axes.imshow(
         values.transpose(1, 2, 0) if len(values) == 3 else values[0],
         cmap="gray",

@@ -1,4 +1,4 @@
-"""Following receptive fields (E16) through every operation of a network, and the linearised network that measures them.
+"""Following receptive fields (E16) through every operation of a network, and the linearized network that measures them.
 
 The network runs once on the meta device, where nothing is computed; each operation's output gets the field that its
 inputs' fields give. So sums of branches, concatenations and functional calls are followed like modules.
@@ -30,7 +30,7 @@ ADAPTIVE = {aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d}
 
 @dataclass(frozen=True)
 class Seen:
-    """A layer and what its units see, down and across; ``output`` is the shape it gave for one picture."""
+    """A layer and what its units see, down and across; ``output`` is the shape it gave for one image."""
 
     name: str
     type: str
@@ -39,12 +39,12 @@ class Seen:
 
 
 class Following(TorchDispatchMode):
-    """Gives each tensor that depends on the picture its field. Tensors are kept alive, so that their ids stay their
+    """Gives each tensor that depends on the image its field. Tensors are kept alive, so that their ids stay their
     own."""
 
-    def __init__(self, picture: Tensor) -> None:
+    def __init__(self, image: Tensor) -> None:
         super().__init__()
-        self.known: dict[int, tuple[Tensor, Fields]] = {id(picture): (picture, (Field(), Field()))}
+        self.known: dict[int, tuple[Tensor, Fields]] = {id(image): (image, (Field(), Field()))}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -52,7 +52,7 @@ class Following(TorchDispatchMode):
         return False
 
     def of(self, tensor: object) -> Fields | None:
-        """Return a tensor's field, None where it does not depend on the picture."""
+        """Return a tensor's field, None where it does not depend on the image."""
         found = self.known.get(id(tensor))
         return None if found is None else found[1]
 
@@ -158,15 +158,15 @@ def follow(model: nn.Module, shape: tuple[int, ...]) -> list[Seen]:
     """Return every layer without children that was called, in the order of calls, with its units' field (E16).
 
     Args:
-        model: any network over pictures; it is copied to the meta device and left as it was.
-        shape: of one picture, (C, H, W).
+        model: any network over images; it is copied to the meta device and left as it was.
+        shape: of one image, (C, H, W).
 
     Raises:
         UsageError: for a transposed convolution.
     """
     model = copy.deepcopy(model).to("meta").eval()
-    picture = torch.empty(1, *shape, device="meta")
-    mode, rows = Following(picture), list[Seen]()
+    image = torch.empty(1, *shape, device="meta")
+    mode, rows = Following(image), list[Seen]()
 
     def called(name: str, module: nn.Module, output: object) -> None:
         fields = mode.of(output)
@@ -177,7 +177,7 @@ def follow(model: nn.Module, shape: tuple[int, ...]) -> list[Seen]:
         if not list(module.children()):
             module.register_forward_hook(lambda m, _i, output, name=name: called(name, m, output))
     with torch.no_grad(), mode:
-        model(picture)
+        model(image)
     return rows
 
 
@@ -199,8 +199,8 @@ class MeanWindow(nn.Module):
         return F.conv2d(x, weights, None, step, pad, apart, groups=x.shape[1])
 
 
-def linearised(model: nn.Module) -> nn.Module:
-    """Return a float64 copy in which no path from pixel to unit is lost or cancelled: the gradient's support is the
+def linearized(model: nn.Module) -> nn.Module:
+    """Return a float64 copy in which no path from pixel to unit is lost or canceled: the gradient's support is the
     field.
 
     Weights are positive and equal in each layer, biases 0; activations, dropout and batch norm are the identity;
@@ -235,22 +235,22 @@ def outputs_kept(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def squared(output: Tensor, picture: Tensor, generator: torch.Generator, *, probes: int) -> Tensor:
-    """Return (∂ unit / ∂ pixel)² of one unit of every picture, summed over drawn sums of its maps, in the shape of
-    ``picture``.
+def squared(output: Tensor, image: Tensor, generator: torch.Generator, *, probes: int) -> Tensor:
+    """Return (∂ unit / ∂ pixel)² of one unit of every image, summed over drawn sums of its maps, in the shape of
+    ``image``.
 
     The sums have standard normal weights, so the expected square is the sum over maps of each one's square.
 
     Args:
         output: (N, C, 1, 1), the unit.
-        picture: (N, C, H, W), the network's input.
+        image: (N, C, H, W), the network's input.
         generator: of the weights, on the CPU.
         probes: how many sums are drawn.
     """
-    total = torch.zeros_like(picture)
+    total = torch.zeros_like(image)
     for _ in range(probes):
         weights = torch.randn(output.shape, generator=generator, dtype=output.dtype).to(output.device)
-        (gradient,) = torch.autograd.grad(output, picture, weights, retain_graph=True)
+        (gradient,) = torch.autograd.grad(output, image, weights, retain_graph=True)
         total += gradient.square()
     return total.detach()
 
@@ -266,15 +266,15 @@ def effective(gradient: Tensor) -> float:
     return math.sqrt(1 + 12 * sum(spreads) / 2)
 
 
-def support(output: Tensor, picture: Tensor, unit: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the first and last row, and column, of the picture in which the gradient of an output's unit is not 0.
+def support(output: Tensor, image: Tensor, unit: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first and last row, and column, of the image in which the gradient of an output's unit is not 0.
 
     Args:
-        output: (1, C, H′, W′) or (1, D), of the linearised network.
-        picture: (1, C, H, W), the network's input.
+        output: (1, C, H′, W′) or (1, D), of the linearized network.
+        image: (1, C, H, W), the network's input.
         unit: (row, column) of the unit, all its channels together; the empty tuple for the output of a dense layer.
     """
     chosen = (output[:, :, unit[0], unit[1]] if unit else output).sum()
-    (gradient,) = torch.autograd.grad(chosen, picture, retain_graph=True)
+    (gradient,) = torch.autograd.grad(chosen, image, retain_graph=True)
     rows, columns = (gradient[0] != 0).any(0).nonzero(as_tuple=True)
     return (int(rows.min()), int(rows.max())), (int(columns.min()), int(columns.max()))

@@ -1,4 +1,4 @@
-"""The pictures that a view looks at: evenly spaced ones of a part of the data, or the user's own."""
+"""The images that a view looks at: evenly spaced ones of a part of the data, or the user's own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from layerwise.tasks.inputs import ImageInputs
 
 @dataclass(frozen=True)
 class Shown:
-    """``N`` pictures: names, what the network takes of them (N, C, H, W), how they look in [0, 1], and the true
+    """``N`` images: names, what the network takes of them (N, C, H, W), how they look in [0, 1], and the true
     classes, "" if unknown.
 
-    ``where``: the part or the path that they are from; ``left_out``: files that are no pictures, with the reason.
+    ``where``: the part or the path that they are from; ``left_out``: files that are no images, with the reason.
     """
 
     names: list[str]
     inputs: Tensor
-    pictures: Floats
+    images: Floats
     true: list[str]
     where: str
     left_out: tuple[str, ...] = ()
@@ -43,11 +43,11 @@ def network_of(target: Target, view: str) -> tuple[nn.Module, Task]:
 
 
 def image_inputs(target: Target, task: Task, view: str) -> ImageInputs:
-    """Return how pictures are brought to a network. Raises `UsageError` where its inputs are no pictures."""
+    """Return how images are brought to a network. Raises `UsageError` where its inputs are no images."""
     if not isinstance(task.inputs, ImageInputs):
         raise UsageError(
-            f"the view '{view}' looks at pictures, and this {target.card.name} takes rows of numbers",
-            expected="a network over pictures",
+            f"the view '{view}' looks at images, and this {target.card.name} takes rows of numbers",
+            expected="a network over images",
             received=f"{target.card.name} on a table",
         )
     return task.inputs
@@ -82,17 +82,17 @@ def evenly(total: int, count: int) -> list[int]:
     return [int(i) for i in np.linspace(0, total - 1, min(total, count)).astype(np.int64)]
 
 
-def pictures_of(target: Target, view: str, count: int) -> Shown:
-    """Return ``count`` evenly spaced pictures of the user's, if there are any, else of a part of the data (the test
+def images_of(target: Target, view: str, count: int) -> Shown:
+    """Return ``count`` evenly spaced images of the user's, if there are any, else of a part of the data (the test
     part).
 
-    Raises `UsageError` where the network takes no pictures and for an unknown part; `DataError` where no file is a
-    picture.
+    Raises `UsageError` where the network takes no images and for an unknown part; `DataError` where no file is an
+    image.
     """
     model, task = network_of(target, view)
     inputs = image_inputs(target, task, view)
-    if target.pictures:
-        return _of_files(target.pictures, model, task, inputs, count)
+    if target.images:
+        return _of_files(target.images, model, task, inputs, count)
     source, split = part_of(target, view)
     batch = task.collate(fetch(source, evenly(len(source), count)))
     names: Sequence[str] = getattr(task, "classes", ())
@@ -102,7 +102,7 @@ def pictures_of(target: Target, view: str, count: int) -> Shown:
 
 
 def _of_files(path: str, model: nn.Module, task: Task, inputs: ImageInputs, count: int) -> Shown:
-    """Return evenly spaced pictures of a file or folder; those that cannot be read are left out, and told."""
+    """Return evenly spaced images of a file or folder; those that cannot be read are left out, and told."""
     listed = [
         (name, raw) for piece in named_inputs([path], task) for name, raw in zip(piece.names, piece.raw, strict=True)
     ]
@@ -120,21 +120,21 @@ def _of_files(path: str, model: nn.Module, task: Task, inputs: ImageInputs, coun
             error = found
             left_out.append(f"{name}: {found.what}")
     if not encoded:
-        raise error or DataError(f"{path} holds no pictures", expected="a picture, or a folder of pictures")
+        raise error or DataError(f"{path} holds no images", expected="an image, or a folder of images")
     stack = torch.stack(encoded)
     seen = np.asarray(inputs.raw(stack).numpy())
     return Shown(names, stack.to(*place_of(model)), seen, [""] * len(names), path, tuple(left_out))
 
 
 def told(target: Target, shown: Shown) -> str:
-    """Return the line about pictures that were left out, empty if there are none."""
+    """Return the line about images that were left out, empty if there are none."""
     if not shown.left_out:
         return ""
     return "\n\n" + target.say("left out:", "略去：") + "".join(f"\n  {line}" for line in shown.left_out)
 
 
 def where(target: Target, shown: Shown) -> str:
-    """Return where the pictures are from, in words."""
-    if target.pictures:
-        return target.pictures
+    """Return where the images are from, in words."""
+    if target.images:
+        return target.images
     return target.say(f"the {shown.where} part", f"{shown.where} 部分")

@@ -28,7 +28,7 @@ def opened(
     data: str = "",
     task: str = "",
     settings: tuple[str, ...] = (),
-    pictures: bool = False,
+    images: bool = False,
 ) -> Target:
     """Return the run at a path, the card of a name, or an untrained network of a card or a recipe file with its data.
 
@@ -36,8 +36,8 @@ def opened(
         target: a run directory, a card's name or a recipe file.
         needs: as in `layerwise.inspection.Entry`.
         view: the view's name, for messages.
-        data, task, settings: for a card or recipe file, as in training; ``data`` beside a run are pictures to look at.
-        pictures: whether the view can look at pictures of the user's.
+        data, task, settings: for a card or recipe file, as in training; ``data`` beside a run are images to look at.
+        images: whether the view can look at images of the user's.
 
     Raises:
         UsageError: for a card where more is needed, for a name that is neither, and for data beside a run.
@@ -46,8 +46,8 @@ def opened(
     path = Path(target)
     refuse_special_file(path)
     if path.is_dir() and not (data and target in registry.cards()):  # data settle what a name means that is both
-        if pictures and data and not (task or settings):
-            return replace(_run(path, with_data=False), pictures=data)
+        if images and data and not (task or settings):
+            return replace(_run(path, with_data=False), images=data)
         if data or task or settings:
             raise UsageError(
                 f"{target} is a run, which has its own data and recipe",

@@ -1,6 +1,6 @@
-"""The layers of a network that give maps, in the order of calls, and what they give for pictures.
+"""The layers of a network that give maps, in the order of calls, and what they give for images.
 
-``N`` pictures, ``C`` maps, ``H W`` places. A *stage* is a convolution, or a pooling, with what follows it at the same
+``N`` images, ``C`` maps, ``H W`` places. A *stage* is a convolution, or a pooling, with what follows it at the same
 size: batch norm, activation, the sum of a residual block. So a stage's name is that of the last of these.
 """
 
@@ -76,7 +76,7 @@ def stages(found: list[tuple[Maps, nn.Module]]) -> list[Maps]:
 def no_convolution(name: str, view: str) -> UsageError:
     """Make the error for a network without maps."""
     return UsageError(
-        f"{name} has no convolution, so it makes no maps of a picture",
+        f"{name} has no convolution, so it makes no maps of an image",
         expected="a convolutional network",
         received=name,
         do=f"train one: layerwise train lenet5 --data SOURCE, then layerwise inspect RUN --what {view}",

@@ -42,7 +42,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Case:
-    """One example with the model's answer. ``index`` is its number in the source, ``picture`` (C, H, W) in [0, 1]."""
+    """One example with the model's answer. ``index`` is its number in the source, ``image`` (C, H, W) in [0, 1]."""
 
     index: int
     name: str
@@ -50,7 +50,7 @@ class Case:
     predicted: str
     score: float | None
     loss: float
-    picture: Floats | None = None
+    image: Floats | None = None
     row: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -180,15 +180,15 @@ def cases(task: Task, found: Answers, source: Source, at: Tensor) -> list[Case]:
     for number, position in enumerate(at.tolist()):
         true = "" if found.targets is None else _true(task, found.targets[position])
         said, score = _said(predictions[number])
-        picture = shown[number] if isinstance(task.inputs, ImageInputs) else None
-        row = () if picture is not None else tuple(float(v) for v in shown[number])
+        image = shown[number] if isinstance(task.inputs, ImageInputs) else None
+        row = () if image is not None else tuple(float(v) for v in shown[number])
         name, loss = source.name_of(int(ids[number])), float(found.losses[position])
-        out.append(Case(int(ids[number]), name, true, said, score, loss, picture, row))
+        out.append(Case(int(ids[number]), name, true, said, score, loss, image, row))
     return out
 
 
 def inputs_shown(task: Task, examples: Examples, batch: Batch) -> Floats:
-    """Return inputs as people know them: pictures (N, C, H, W) in [0, 1] as the network sees them, rows (N, D) as they
+    """Return inputs as people know them: images (N, C, H, W) in [0, 1] as the network sees them, rows (N, D) as they
     came."""
     if isinstance(task.inputs, ImageInputs):
         return np.asarray(task.inputs.raw(batch.inputs).numpy())

@@ -1,6 +1,6 @@
-"""The views of word vectors: ``neighbours``, ``map`` and ``norms``, each of a table of vectors, whoever trained them.
+"""The views of word vectors: ``neighbors``, ``map`` and ``norms``, each of a table of vectors, whoever trained them.
 
-``V`` words, ``D`` dimensions, ``n`` words shown, ``k`` neighbours.
+``V`` words, ``D`` dimensions, ``n`` words shown, ``k`` neighbors.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.embeddings.queries import Neighbour, nearest_words
+from layerwise.embeddings.queries import Neighbor, nearest_words
 from layerwise.embeddings.sources import table_of
 from layerwise.errors import DataError, UsageError
 from layerwise.inspection.base import Json, Lang, Target, View, needs_run, save, table
-from layerwise.inspection.views.embedding import kept, neighbours, pca, tsne
+from layerwise.inspection.views.embedding import kept, neighbors, pca, tsne
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import word_network
 from layerwise.weights.vectors import VectorTable
 
-WORDS, NEAR = 12, 6  # of the neighbours' table: words and neighbours of each
+WORDS, NEAR = 12, 6  # of the neighbors' table: words and neighbors of each
 COMMON = 50  # most frequent words that are left out where the view chooses: they stand beside everything
 MAPPED, MOST, LEAST = 150, 1000, 8  # words of a map
-AROUND = 10  # neighbours of each word that is named for a map
+AROUND = 10  # neighbors of each word that is named for a map
 BANDS = 12  # of frequency, for norms
 EXTREME = 5
 Ids = NDArray[np.int64]
@@ -57,10 +57,10 @@ def _by_frequency(vectors: VectorTable) -> Ids:
     return np.argsort(-vectors.counts, kind="stable")
 
 
-# -- neighbours --------------------------------------------------------------------------------------------------------
+# -- neighbors --------------------------------------------------------------------------------------------------------
 
 
-def neighbours_view(
+def neighbors_view(
     vectors: VectorTable,
     *,
     name: str,
@@ -78,7 +78,7 @@ def neighbours_view(
         "vectors": name,
         "words": len(vectors),
         "dimensions": vectors.dimensions,
-        "neighbours": [
+        "neighbors": [
             {"word": word, "count": _count(vectors, word), "nearest": [one._asdict() for one in near]}
             for word, near in found.items()
         ],
@@ -95,7 +95,7 @@ def neighbours_view(
     )
     laid = table(head, rows, right=frozenset({1}) if counted else frozenset())
     lines = "".join(f"{word}\t{one.word}\t{one.score:.6f}\n" for word, near in found.items() for one in near)
-    return View("neighbours", data, f"{title}\n\n{laid}", save(out, "neighbours.tsv", lines))
+    return View("neighbors", data, f"{title}\n\n{laid}", save(out, "neighbors.tsv", lines))
 
 
 def _spread(vectors: VectorTable) -> list[str]:
@@ -111,8 +111,8 @@ def _count(vectors: VectorTable, word: str) -> int | None:
     return None if vectors.counts is None else int(vectors.counts[vectors.row(word)])
 
 
-def _cells(near: Sequence[Neighbour], k: int) -> list[str]:
-    """Return neighbours as cells of a table."""
+def _cells(near: Sequence[Neighbor], k: int) -> list[str]:
+    """Return neighbors as cells of a table."""
     cells = [f"{one.word} {one.score:.2f}" for one in near]
     return cells + [""] * (k - len(cells))
 
@@ -138,7 +138,7 @@ def map_view(
     lang: Lang = "en",
     out: Path | None = None,
 ) -> View:
-    """Return a 2-D map (t-SNE) of some words and their nearest ones, by colour; of none: of the most frequent, without
+    """Return a 2-D map (t-SNE) of some words and their nearest ones, by color; of none: of the most frequent, without
     the fifty first.
 
     Writes ``words.svg``. ``count``: how many words in all (default: 150). Raises `UsageError` for a word without a
@@ -151,14 +151,14 @@ def map_view(
         raise DataError("a map needs more words", expected=f"at least {LEAST}", received=f"{len(chosen.rows)}")
     x = vectors.unit[chosen.rows].astype(np.float64)
     places = tsne(x, pca(x)[0])
-    near = neighbours(x)
-    share = kept(near, neighbours(places))
+    near = neighbors(x)
+    share = kept(near, neighbors(places))
     named = [vectors.words[at] for at in chosen.rows.tolist()]
     data: Json = {
         "vectors": name,
         "words": len(named),
         "groups": list(chosen.names),
-        "neighbours": near.shape[1],
+        "neighbors": near.shape[1],
         "kept": share,
         "points": [
             {"word": word, "group": int(group), "place": place.tolist()}
@@ -167,7 +167,7 @@ def map_view(
     }
     say = _say(lang)
     title = say(
-        f"{name}: t-SNE of {len(named)} words, {share:.0%} of their neighbours kept",
+        f"{name}: t-SNE of {len(named)} words, {share:.0%} of their neighbors kept",
         f"{name}：{len(named)} 个词的 t-SNE，保留近邻 {share:.0%}",
     )
     from layerwise.plotting.words import word_map
@@ -177,7 +177,7 @@ def map_view(
             title,
             "",
             say(
-                "t-SNE keeps neighbours, not distances: gaps and sizes of groups mean nothing.",
+                "t-SNE keeps neighbors, not distances: gaps and sizes of groups mean nothing.",
                 "t-SNE 保留的是近邻而不是距离：各群之间的间隔与大小没有意义。",
             ),
             *(

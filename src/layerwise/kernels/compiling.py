@@ -8,7 +8,7 @@ from typing import Any
 
 import numba
 
-# Only what a vectorised sum needs: terms in any order, fused multiply-add. NaN stays NaN.
+# Only what a vectorized sum needs: terms in any order, fused multiply-add. NaN stays NaN.
 REORDER = {"reassoc", "contract"}
 
 

@@ -18,7 +18,7 @@ def edges_of(count: int, parts: int) -> list[int]:
 
 
 def over_parts(run: Callable[[int, int], ResultT], edges: Sequence[int], pool: Executor | None) -> list[ResultT]:
-    """Call ``run(first, last)`` for each two neighbouring edges, the first part on the calling thread, and return what
+    """Call ``run(first, last)`` for each two neighboring edges, the first part on the calling thread, and return what
     each gave.
 
     ``pool`` has the threads for the others; made for the call when not given. All parts have ended when this returns or

@@ -60,9 +60,13 @@ PLANS: dict[Mode, Plan] = {
 class Cost:
     """What one network's gradient costs, in units of one forward pass over the same examples.
 
-    Args: weights: P. backward: counted multiply-adds of the backward pass alone. differences: multiply-adds of forward
-        finite differences: counted where they were taken, else P + 1 forward passes. counted: whether finite
-        differences were taken. seconds: measured time of forward and backward together, over that of a forward pass.
+    Args:
+        weights: P.
+        backward: counted multiply-adds of the backward pass alone.
+        differences: multiply-adds of forward finite differences: counted where they were taken, else P + 1 forward
+            passes.
+        counted: whether finite differences were taken.
+        seconds: measured time of forward and backward together, over that of a forward pass.
         seconds_differences: measured time of finite differences over that of a forward pass, where they were taken.
         error: largest difference between both gradients over the largest entry, where both were taken.
     """

@@ -74,22 +74,22 @@ class Trained:
 Found = dict[tuple[bool, float], list[Trained]]
 
 
-class Unnormalised(nn.BatchNorm1d):
-    """What is left of batch norm without its normalisation: γz + β. The counter-experiment."""
+class Unnormalized(nn.BatchNorm1d):
+    """What is left of batch norm without its normalization: γz + β. The counter-experiment."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Scale and shift inputs (N, D)."""
         return input * self.weight + self.bias
 
 
-def network(data: Parts, *, batch_norm: bool, normalise: bool, seed: int) -> nn.Sequential:
+def network(data: Parts, *, batch_norm: bool, normalize: bool, seed: int) -> nn.Sequential:
     """Return the catalog's mlp with ReLU, with or without batch norm; both start from the same weights."""
     with rng.seeded(rng.key("batch-norm", seed)):
         net = mlp(
             features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm
         )
     assert isinstance(net, nn.Sequential)
-    layers = [Unnormalised(m.num_features) if isinstance(m, nn.BatchNorm1d) and not normalise else m for m in net]
+    layers = [Unnormalized(m.num_features) if isinstance(m, nn.BatchNorm1d) and not normalize else m for m in net]
     return nn.Sequential(*layers)
 
 
@@ -108,9 +108,9 @@ def received(net: nn.Sequential, inputs: Tensor) -> list[Tensor]:
     return found
 
 
-def train(data: Parts, *, rate: float, batch_norm: bool, normalise: bool, plan: Plan, seed: int) -> Trained:
+def train(data: Parts, *, rate: float, batch_norm: bool, normalize: bool, plan: Plan, seed: int) -> Trained:
     """Train one network by plain gradient descent and look at it. A loss that is not finite ends the training."""
-    net = network(data, batch_norm=batch_norm, normalise=normalise, seed=seed)
+    net = network(data, batch_norm=batch_norm, normalize=normalize, seed=seed)
     options = BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
         for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
@@ -119,12 +119,12 @@ def train(data: Parts, *, rate: float, batch_norm: bool, normalise: bool, plan: 
     return Trained(metrics(net, data.task, data.train)["accuracy"], z.mean(0).numpy(), z.std(0).numpy())
 
 
-def measure(mode: Mode, *, normalise: bool = True, plan: Plan | None = None) -> Findings:
+def measure(mode: Mode, *, normalize: bool = True, plan: Plan | None = None) -> Findings:
     """Train with and without batch norm with each step size, seed by seed.
 
     Args:
         mode: how many seeds, step sizes and epochs, on which data.
-        normalise: whether batch norm normalises, or only scales and shifts, which is a counter-experiment.
+        normalize: whether batch norm normalizes, or only scales and shifts, which is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
@@ -134,7 +134,7 @@ def measure(mode: Mode, *, normalise: bool = True, plan: Plan | None = None) -> 
             data = parts(plan.data, seed=seed)
             for norm, rate in found:
                 found[norm, rate].append(
-                    train(data, rate=rate, batch_norm=norm, normalise=normalise, plan=plan, seed=seed)
+                    train(data, rate=rate, batch_norm=norm, normalize=normalize, plan=plan, seed=seed)
                 )
     margins = tuple(
         math.log10(largest(found, plan, True, seed) / largest(found, plan, False, seed)) for seed in range(plan.seeds)
@@ -212,7 +212,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
             "批归一化稳住每个神经元，也经得起更大的步长",
         ),
         Text(
-            f"{len(HIDDEN)} hidden layers, real pictures ({plan.data}), {plan.seeds} seeds. Left: one dot a "
+            f"{len(HIDDEN)} hidden layers, real images ({plan.data}), {plan.seeds} seeds. Left: one dot a "
             f"neuron, η = {USUAL:g}.",
             f"{len(HIDDEN)} 个隐藏层，真实图像（{plan.data}），{plan.seeds} 个种子。左图：每点一个神经元，η "
             f"= {USUAL:g}。",
@@ -267,7 +267,7 @@ LAB = Lab(
     ),
     method=Text(
         f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} ReLU units learn real "
-        "pictures (scikit-learn's digits; "
+        "images (scikit-learn's digits; "
         f"fashion-mnist in the full form) by plain gradient descent, batches of {BATCH}, with and without "
         "batch norm from the same weights. "
         "A step size η trains if the training accuracy comes to 90% (80% on fashion-mnist). Neurons are "
@@ -303,7 +303,7 @@ LAB = Lab(
         "为何能承受更大的步长，学界尚有争论；输出不依赖权重的尺度是原因之一。",
     ),
     refuted=Text(
-        "Here the claim did not hold: the neurons left the neighbourhood of (0, 1), or no larger step "
+        "Here the claim did not hold: the neurons left the neighborhood of (0, 1), or no larger step "
         "trained. Look at the checks.",
         "此处论断不成立：神经元离开了 (0, 1) 附近，或者没有更大的步长可行。请看各项检查。",
     ),

@@ -31,13 +31,13 @@ WIDTHS, BATCH = (16, 32), 32
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C of the linear model
 MARGINS, KERNELS = (1.0, 10.0), (0.25, 0.5, 1.0, 2.0)  # C and γ of the SVM, γ in units of 1 / (D · variance)
 PLAIN, PLACED = Text("as they are", "原样"), Text("placed at random", "随机摆放")
-CELLS = 7  # a side of a picture has about so many cells of HOG, two pixels each at least
+CELLS = 7  # a side of an image has about so many cells of HOG, two pixels each at least
 
 
 @dataclass(frozen=True)
 class Course:
     """The examples of one curve: a data set, the numbers of training examples in rising order, and the side of a field
-    of background on which each picture is placed at random (0: pictures as they are)."""
+    of background on which each image is placed at random (0: images as they are)."""
 
     data: str
     sizes: tuple[int, ...]
@@ -80,14 +80,14 @@ def examples(course: Course, size: int, *, seed: int) -> Parts:
 
 
 def placed(batch: Batch, field: int, copies: int, *, seed: int) -> Batch:
-    """Return each picture of a batch (N, C, H, W) so many times, each time at a random place of a field of
+    """Return each image of a batch (N, C, H, W) so many times, each time at a random place of a field of
     background."""
     x = batch.inputs.repeat(copies, 1, 1, 1)
     height, width = x.shape[2:]
     places = np.random.default_rng(seed).integers(0, (field - height + 1, field - width + 1), (len(x), 2))
     found = x.new_full((*x.shape[:2], field, field), float(x.min()))
-    for picture, laid, (top, left) in zip(x, found, places, strict=True):
-        laid[:, top : top + height, left : left + width] = picture
+    for image, laid, (top, left) in zip(x, found, places, strict=True):
+        laid[:, top : top + height, left : left + width] = image
     targets = None if batch.targets is None else batch.targets.repeat(copies)
     return Batch(found, targets, torch.arange(len(x)))
 
@@ -113,17 +113,17 @@ def network(data: Parts, plan: Plan, seed: int, *, learned: bool = True) -> floa
 
 
 def pixels(data: Parts, batch: Batch) -> NDArray[Any]:
-    """Return pictures as rows, (N, D)."""
+    """Return images as rows, (N, D)."""
     found: NDArray[Any] = batch.inputs.flatten(1).numpy()
     return found
 
 
 def edges(data: Parts, batch: Batch) -> NDArray[Any]:
-    """Return the pictures' histograms of oriented gradients, (N, D)."""
+    """Return the images' histograms of oriented gradients, (N, D)."""
     assert isinstance(data.task.inputs, ImageInputs)
-    pictures = data.task.inputs.raw(batch.inputs)
-    cell = max(2, min(pictures.shape[2:]) // CELLS)
-    found: NDArray[Any] = torch.cat([hog(part, cell=cell) for part in pictures.split(1024)]).numpy()
+    images = data.task.inputs.raw(batch.inputs)
+    cell = max(2, min(images.shape[2:]) // CELLS)
+    found: NDArray[Any] = torch.cat([hog(part, cell=cell) for part in images.split(1024)]).numpy()
     return found
 
 
@@ -209,7 +209,7 @@ def table(found: Sequence[tuple[Course, Curves]], names: Mapping[str, Text], beh
     ``behind[1]``."""
     first, second = (names[name] for name in behind)
     columns = (
-        Column(Text("pictures", "图像")),
+        Column(Text("images", "图像")),
         Column(Text("examples", "样本数"), ",d"),
         *(Column(name, ".1%") for name in names.values()),
         Column(Text(f"{first.en} − {second.en}", f"{first.zh} − {second.zh}"), ">"),
@@ -240,7 +240,7 @@ def draw(axes: Axes, course: Course, curves: Curves, colors: Mapping[str, str]) 
     axes.set(yticks=ticks, yticklabels=[f"{t:.1%}" if t < 0.01 else f"{t:.0%}" for t in ticks])
 
 
-def pictured(
+def imaged(
     found: Sequence[tuple[Course, Curves]],
     title: Text,
     *,

@@ -49,7 +49,7 @@ def measure(mode: Mode, *, learners: Mapping[str, Learner] = LEARNERS, plan: Pla
 
 
 def judged(found: list[tuple[Course, Curves]]) -> Findings:
-    """Return what the curves of pictures as they are, and perhaps of placed ones, say of the claim."""
+    """Return what the curves of images as they are, and perhaps of placed ones, say of the claim."""
     course, plain = found[0]
     margins = tuple(min(pair) for pair in zip(*(_crossing(course, plain, rival) for rival in RIVALS), strict=True))
     return Findings(margins, 0.0, _checks(found), curves.table(found, NAMES, ("cnn", "svm")), partial(_draw, found))
@@ -92,7 +92,7 @@ def _checks(found: list[tuple[Course, Curves]]) -> tuple[Check, ...]:
 def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
     """Draw the curves of each course."""
     title = Text("Hungry is what assumes the wrong thing, not what is deep", "“饿”的是先验不合的模型，而不是深的模型")
-    return curves.pictured(found, title, names=NAMES, colors=COLORS, lang=lang)
+    return curves.imaged(found, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(

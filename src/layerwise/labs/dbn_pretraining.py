@@ -1,7 +1,7 @@
 """C06: layer-wise pre-training helps a deep net where labels are few, and such a net passed the SVM.
 
 ``N`` examples, ``L`` of them with labels. G. E. Hinton, S. Osindero, Y.-W. Teh (2006); G. E. Hinton, R. R.
-Salakhutdinov (2006); X. Glorot, Y. Bengio (2010). The one idea: pictures without labels are many, so let the layers
+Salakhutdinov (2006); X. Glorot, Y. Bengio (2010). The one idea: images without labels are many, so let the layers
 learn from them first; labels then only fine-tune.
 """
 
@@ -87,14 +87,14 @@ Found = dict[str, NDArray[np.float64]]  # for each participant the accuracy on t
 
 
 def as_it_is(inputs: Tensor) -> Tensor:
-    """Return the pictures."""
+    """Return the images."""
     return inputs
 
 
 def pretrain(net: DeepBeliefNet, data: Parts, greedy: Greedy, *, seed: int) -> None:
-    """Let each layer learn from all training pictures, from the bottom up, by contrastive divergence; no label is
+    """Let each layer learn from all training images, from the bottom up, by contrastive divergence; no label is
     looked at."""
-    unlabelled = Batch(data.train.inputs, None, data.train.ids)
+    unlabeled = Batch(data.train.inputs, None, data.train.ids)
     for layer, name in enumerate(net.parts()):
         part = net.part(name)
         context = Context(
@@ -105,10 +105,10 @@ def pretrain(net: DeepBeliefNet, data: Parts, greedy: Greedy, *, seed: int) -> N
             seed,
             "fp32",
             batch=greedy.batch,
-            examples=len(unlabelled),
+            examples=len(unlabeled),
         )
         rule = Contrastive(context, ContrastiveOptions(lr=greedy.lr, persistent=False))
-        batches = MemoryBatches(unlabelled, Order(len(unlabelled), greedy.batch, rng.key("layer", layer, seed)))
+        batches = MemoryBatches(unlabeled, Order(len(unlabeled), greedy.batch, rng.key("layer", layer, seed)))
         for _ in steps(rule, batches, greedy.epochs, Cursor()):
             pass
 
@@ -155,7 +155,7 @@ def measure(
 
     Args:
         mode: how many labels, on which data, and seeds.
-        seen: what pre-training sees of the pictures; something else than they are is a counter-experiment.
+        seen: what pre-training sees of the images; something else than they are is a counter-experiment.
         played: who plays which part; another one in a part is a counter-experiment.
         plan: other numbers than the mode's.
     """
@@ -257,7 +257,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
         if passes
         else Text("Pre-training lifts the deep net, but not over the SVM", "预训练抬高了深度网络，却没有高过 SVM"),
         Text(
-            f"{len(plan.hidden)} sigmoid layers, {plan.data}, all pictures seen, few with labels; {plan.seeds} seeds.",
+            f"{len(plan.hidden)} sigmoid layers, {plan.data}, all images seen, few with labels; {plan.seeds} seeds.",
             f"{len(plan.hidden)} 个 sigmoid 隐藏层，{plan.data}，全部图像可见，少数有标签；{plan.seeds} 个种子。",
         ),
         lang=lang,
@@ -323,7 +323,7 @@ LAB = Lab(
     ),
     method=Text(
         "A deep belief network of three hidden layers of 200 sigmoid units learns from all 1,259 training "
-        "pictures of scikit-learn's "
+        "images of scikit-learn's "
         "digits "
         "without labels (CD-1; 500 units on the 54,000 of fashion-mnist in the full form; 100 in the quick "
         "one), then is fine-tuned with a "

@@ -247,7 +247,7 @@ def _draw(stories: Sequence[Story], plan: Plan, lang: Lang) -> Figure:
         figure,
         Text("One step too large, and ReLU units die for good", "一步迈得太大，ReLU 单元就永久死亡"),
         Text(
-            f"{HIDDEN} hidden units, real pictures ({plan.data}), {len(stories)} seeds. Bands: all seeds.",
+            f"{HIDDEN} hidden units, real images ({plan.data}), {len(stories)} seeds. Bands: all seeds.",
             f"{HIDDEN} 个隐藏单元，真实图像（{plan.data}），{len(stories)} 个种子。色带：所有种子。",
         ),
         lang=lang,
@@ -315,7 +315,7 @@ LAB = Lab(
         "∂L/∂w = Σₙ ∂L/∂aₙ · [zₙ > 0] · xₙ = 0        带泄漏：[zₙ > 0] + 0.01 · [zₙ ≤ 0]",
     ),
     method=Text(
-        f"One hidden layer of {HIDDEN} ReLU units learns real pictures (scikit-learn's digits; fashion-mnist "
+        f"One hidden layer of {HIDDEN} ReLU units learns real images (scikit-learn's digits; fashion-mnist "
         "in the full form) by "
         f"plain gradient descent, batches of {BATCH}, with steps η of several sizes from the same start. "
         "After each epoch a unit "

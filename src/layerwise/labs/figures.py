@@ -1,4 +1,4 @@
-"""Figures as one would put them on a slide: two panels wide, in the house's colours, with text that stays text.
+"""Figures as one would put them on a slide: two panels wide, in the house's colors, with text that stays text.
 
 A lab draws a `Figure` in a language; `save_svg` puts matplotlib's settings back. The same drawing gives the same bytes.
 """
@@ -55,5 +55,5 @@ def headline(figure: Figure, title: Text, subtitle: Text, *, lang: Lang) -> None
 
 
 def label(axes: Axes, at: tuple[float, float], text: str, *, color: str, align: str = "left") -> None:
-    """Write a label beside what it names, in the same colour, in data coordinates."""
+    """Write a label beside what it names, in the same color, in data coordinates."""
     axes.text(*at, text, color=color, fontsize=13.5, fontweight="bold", ha=align, va="center", linespacing=1.35)

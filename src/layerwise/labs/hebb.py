@@ -255,7 +255,7 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
 
 
 def _bars(axes: Axes, first: Trial, lang: Lang) -> None:
-    """Draw |w| of each cell at length 1: the group on the left in blue, the others grey; a line marks each after the
+    """Draw |w| of each cell at length 1: the group on the left in blue, the others gray; a line marks each after the
     shuffle."""
     order = np.argsort(~first.group, kind="stable")
     for grown, color in ((first.oja, BLUE), (first.shuffled, VERMILION)):

@@ -227,7 +227,7 @@ LAB = Lab(
         "loss. Negligible: below a "
         "hundredth of the network's largest weight. The subgradient row is the same L1 without the proximal "
         "step: its weights hover "
-        "about zero. Biases are not penalised. All penalties of a seed share start, order and data.",
+        "about zero. Biases are not penalized. All penalties of a seed share start, order and data.",
         f"单隐藏层（{HIDDEN} 个单元）网络用 Adam 学习 scikit-learn digits 中的 {TRAIN} 个样本；"
         "十分之一的标签重新随机抽取，使其过拟合。"
         "两种惩罚的强度选得使 L1 与 L2 的测试损失大致相同。可忽略：小于网络最大权重的百分之一。"

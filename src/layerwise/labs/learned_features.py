@@ -2,7 +2,7 @@
 
 ``N`` examples. N. Dalal, B. Triggs (2005); A. Krizhevsky, I. Sutskever, G. E. Hinton (2012). The one idea: the same
 linear layer reads
-three descriptions of a picture: its pixels, histograms of edges that people designed, and maps that were learned
+three descriptions of an image: its pixels, histograms of edges that people designed, and maps that were learned
     together with it.
 """
 
@@ -73,8 +73,8 @@ def _checks(course: Course, found: Curves) -> tuple[Check, ...]:
 
 def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
     """Draw the curves of each course."""
-    title = Text("With few pictures design wins, with many learning does", "图像少时靠设计取胜，图像多时靠学习取胜")
-    return curves.pictured(found, title, names=NAMES, colors=COLORS, lang=lang)
+    title = Text("With few images design wins, with many learning does", "图像少时靠设计取胜，图像多时靠学习取胜")
+    return curves.imaged(found, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(
@@ -95,7 +95,7 @@ LAB = Lab(
     ),
     method=Text(
         f"Scikit-learn's digits of 8×8, each placed at random on a field of {FIELD}×{FIELD}, so that one "
-        "picture gives many examples; "
+        "image gives many examples; "
         "then, "
         "beside them, as they are (fashion-mnist in the full form). Three linear layers: on pixels, on HOG "
         "(Dalal & Triggs's: nine directions, cells of two pixels, of four on fashion-mnist), and on the maps "
@@ -106,7 +106,7 @@ LAB = Lab(
         "part: the L2 "
         "penalty, and the step at which the network was best. The margin is read at the last number of "
         "examples of the first kind of "
-        "pictures; the checks at the first and the last. (In the full form the first is 100: with 30, five "
+        "images; the checks at the first and the last. (In the full form the first is 100: with 30, five "
         "seeds left open who is ahead.)",
         f"scikit-learn 的 digits（8×8），每个随机摆放在 {FIELD}×{FIELD} 的背景上，"
         "因而一幅图可以产生许多样本；另附原样图像"

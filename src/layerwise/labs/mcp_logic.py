@@ -186,9 +186,12 @@ def trial(seed: int, fires: Fires, rate: float) -> Trial:
 def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 0) -> Findings:
     """Check the logic, then let neurons learn, seed by seed.
 
-    Args: mode: how many seeds. fires: the output of the neuron that is to follow its slope; with `soft` it is no
-        McCulloch–Pitts neuron any more. rate: η of the perceptron's rule; 0 takes the rule away. seeds: another number
-        of seeds than the mode's.
+    Args:
+        mode: how many seeds.
+        fires: the output of the neuron that is to follow its slope; with `soft` it is no McCulloch–Pitts neuron any
+            more.
+        rate: η of the perceptron's rule; 0 takes the rule away.
+        seeds: another number of seeds than the mode's.
     """
     with one_thread():
         trials = [trial(seed, fires, rate) for seed in range(seeds or SEEDS[mode])]

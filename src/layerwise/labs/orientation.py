@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from layerwise.functional.orientation import Gabor, energy, gabor, modulation, selectivity, turn_between
-from layerwise.inspection.views.filtered import grey_photographs
+from layerwise.inspection.views.filtered import gray_photographs
 from layerwise.inspection.views.tuning import Answers, answers
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
@@ -127,7 +127,7 @@ def places(model: OrientationCells) -> tuple[Tensor, Tensor]:
 def drifting(cells: list[Gabor], model: OrientationCells, patches: Tensor, *, oriented: bool) -> Tensor:
     """Return the linear answers (2K, M, T) to patches (M, S, S) that drift across the stripes by one wavelength.
 
-    What moves is the field, by parts of a pixel and in the formula, so that no picture is interpolated.
+    What moves is the field, by parts of a pixel and in the formula, so that no image is interpolated.
     """
     x, y = places(model)
     found = []
@@ -157,10 +157,10 @@ def persistence(drift: Tensor) -> Tensor:
 def patches_of(side: int, count: int, seed: int) -> Tensor:
     """Return ``count`` squares of each photograph, (2·count, side, side) float64, drawn by the seed."""
     generator, found = rng.numpy_generator("orientation", "patches", seed), []
-    for picture in grey_photographs().values():
-        grey = picture[0, 0].double()
-        tops, lefts = (generator.integers(0, n - side + 1, count) for n in grey.shape)
-        found += [grey[t : t + side, a : a + side] for t, a in zip(tops, lefts, strict=True)]
+    for image in gray_photographs().values():
+        gray = image[0, 0].double()
+        tops, lefts = (generator.integers(0, n - side + 1, count) for n in gray.shape)
+        found += [gray[t : t + side, a : a + side] for t, a in zip(tops, lefts, strict=True)]
     return torch.stack(found)
 
 

@@ -122,13 +122,13 @@ def spoiled(source: Source, case: Case, seed: int) -> ArraySource:
 
 
 def least_squares(x: Floats, y: Floats) -> Floats:
-    """Return the w (D,) that minimises Σ(y − x·w)². Inputs are (N, D)."""
+    """Return the w (D,) that minimizes Σ(y − x·w)². Inputs are (N, D)."""
     found: Floats = np.asarray(np.linalg.lstsq(x, y)[0], dtype=np.float64)
     return found
 
 
 def least_absolute(x: Floats, y: Floats) -> Floats:
-    """Return a w (D,) that minimises Σ|y − x·w|, by the dual linear program, which is small: max y·a with xᵀa = 0, −1 ≤
+    """Return a w (D,) that minimizes Σ|y − x·w|, by the dual linear program, which is small: max y·a with xᵀa = 0, −1 ≤
     a ≤ 1.
 
     The multipliers of its D equations are w.
@@ -410,7 +410,7 @@ LAB = Lab(
         "then further than MSE. Where the outliers' inputs are wild as well, the line turns to reach them, "
         "and MAE is no "
         "shield. And with a hidden layer MAE is harmed by very far outliers: they blow up the σ by which targets are "
-        "standardised, so that all else is small in training.",
+        "standardized, so that all else is small in training.",
         "平方误差的拉力随距离增大，所以偏离越远，MSE 受损越重；对 MAE 而言，无论多远，一个异常目标只是众多票中的一票。"
         "表中也显示了界限：异常目标约达一半时，MAE 同样被带走，且比 MSE 走得更远；若异常样本的输入也异常，"
         "直线会转过去迁就它们，"

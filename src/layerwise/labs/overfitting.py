@@ -1,7 +1,7 @@
 """C11: dropout, augmentation and early stopping each shrink the train–test gap without raising the test loss.
 
 N. Srivastava et al., Dropout (2014); P. Y. Simard et al. (2003); L. Prechelt, Early stopping, but when? (1998). The one
-idea: a network that can learn its examples by heart learns their mislabelled ones too, unless something makes that
+idea: a network that can learn its examples by heart learns their mislabeled ones too, unless something makes that
 dear.
 """
 
@@ -211,7 +211,7 @@ LAB = Lab(
         "every part one label in ten is "
         "drawn anew from the ten classes, so that nobody can be sure of a label and learning by heart is "
         "dear. Both losses are "
-        "measured at the end, on the pictures as they are, with nothing dropped. Augmentation turns by up to "
+        "measured at the end, on the images as they are, with nothing dropped. Augmentation turns by up to "
         "12°, scales by up to a tenth "
         "and shifts by up to one of the 8 pixels. All treatments of a seed share start, order and data.",
         f"单隐藏层（{HIDDEN} 个单元）网络学习 scikit-learn digits 中的 {TRAIN} 个样本，Adam，学习率固定；"
@@ -229,7 +229,7 @@ LAB = Lab(
     held=Text(
         "Left alone, the network drives its training loss to nearly nothing by learning wrong labels, and "
         "pays for it on the "
-        "test. Early stopping leaves before that; augmentation never shows the same picture twice, so there "
+        "test. Early stopping leaves before that; augmentation never shows the same image twice, so there "
         "is nothing to learn by "
         "heart; dropout makes it harder and leaves most of the gap. A small gap is no aim in itself: "
         "augmentation's and early stopping's "

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from layerwise.inspection.fields import effective, follow, squared, support
-from layerwise.inspection.views.filtered import grey_photographs
+from layerwise.inspection.views.filtered import gray_photographs
 from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
 from layerwise.plotting.svg import INK
@@ -133,18 +133,18 @@ def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Te
     return total.mean((0, 1)), (bottom - top + 1, right - left + 1)
 
 
-def patches_of(pictures: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
-    """Return patches of pictures (H, W), (N, 1, side, side) float64, standardised, drawn by the seed."""
+def patches_of(images: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
+    """Return patches of images (H, W), (N, 1, side, side) float64, standardized, drawn by the seed."""
     generator, found = rng.numpy_generator("receptive-field", "patches", side, *seed), []
     for number in range(PATCHES):
-        grey = pictures[number % len(pictures)]
-        top, left = (int(generator.integers(0, n - side + 1)) for n in grey.shape)
-        found.append(grey[top : top + side, left : left + side])
+        gray = images[number % len(images)]
+        top, left = (int(generator.integers(0, n - side + 1)) for n in gray.shape)
+        found.append(gray[top : top + side, left : left + side])
     patches = torch.stack(found)[:, None]
     return (patches - patches.mean()) / patches.std().clamp_min(1e-6)
 
 
-def look(nets: list[nn.Sequential], side: int, pictures: list[Tensor], seed: int) -> tuple[Sides, Tensor]:
+def look(nets: list[nn.Sequential], side: int, images: list[Tensor], seed: int) -> tuple[Sides, Tensor]:
     """Measure stacks of one kind and depth: the sides, and the mean squared gradient over them, (r, r), with the
     largest value 1.
 
@@ -152,7 +152,7 @@ def look(nets: list[nn.Sequential], side: int, pictures: list[Tensor], seed: int
     """
     maps, sides = [], set()
     for number, net in enumerate(nets):
-        gradient, seen = squared_gradient(net, patches_of(pictures, side, (seed, number)), seed)
+        gradient, seen = squared_gradient(net, patches_of(images, side, (seed, number)), seed)
         maps.append(gradient / gradient.sum())
         sides |= set(seen)
     mean = torch.stack(maps).mean(0)
@@ -173,7 +173,7 @@ def measure(mode: Mode, *, kernel: int = KERNEL, plan: Plan | None = None) -> Fi
     plan = plan or PLANS[mode]
     found: Found = {(kind, depth): [] for kind in KINDS for depth in plan.depths(kind)}
     maps: dict[int, Tensor] = {}
-    pictures = [picture[0, 0].double() for picture in grey_photographs().values()]
+    images = [image[0, 0].double() for image in gray_photographs().values()]
     with one_thread():
         for kind, depth in found:
             side = formula(stack(kind, depth, kernel=kernel, seed=(0,)))
@@ -181,7 +181,7 @@ def measure(mode: Mode, *, kernel: int = KERNEL, plan: Plan | None = None) -> Fi
                 nets = [
                     stack(kind, depth, kernel=kernel, seed=(depth, seed, number)) for number in range(plan.networks)
                 ]
-                sides, mean = look(nets, side, pictures, seed)
+                sides, mean = look(nets, side, images, seed)
                 found[kind, depth].append(sides)
                 if kind == "plain":
                     maps[depth] = mean

@@ -209,7 +209,7 @@ def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> F
         figure,
         Text("The race to a small loss, each with its best step size", "各用最佳步长，看谁先到达小损失"),
         Text(
-            f"{len(HIDDEN)} hidden layers, real pictures ({plan.data}), gradient descent, {plan.seeds} seeds.",
+            f"{len(HIDDEN)} hidden layers, real images ({plan.data}), gradient descent, {plan.seeds} seeds.",
             f"{len(HIDDEN)} 个隐藏层，真实图像（{plan.data}），梯度下降，{plan.seeds} 个种子。",
         ),
         lang=lang,
@@ -270,7 +270,7 @@ LAB = Lab(
         "sigmoid f′ ≤ ¼，tanh f′ ≤ 1，ReLU f′ ∈ {0, 1}      步数(f) = 在各 η 中到达目标损失所需的最少步数",
     ),
     method=Text(
-        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} units learn real pictures "
+        f"Multilayer perceptrons of {len(HIDDEN)} hidden layers of {HIDDEN[0]} units learn real images "
         "(scikit-learn's digits to a "
         "training loss of 0.1; fashion-mnist to 0.4 in the full form) by plain gradient descent, batches of "
         f"{BATCH}. Each activation "

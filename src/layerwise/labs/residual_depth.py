@@ -1,7 +1,7 @@
 """C22: plain deep nets get worse with depth; residual ones do not.
 
 K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image recognition, CVPR 2016, figures 1 and 6. The one idea:
-a deeper net could copy its input through the layers that it does not need, so it should never be worse on the pictures
+a deeper net could copy its input through the layers that it does not need, so it should never be worse on the images
 it learns from; a plain one does not find that copy, and a sum gives it for nothing.
 """
 
@@ -82,7 +82,7 @@ def network(residual: bool, depth: int, data: Parts, *, width: int, seed: int) -
 
 @torch.no_grad()
 def settle(net: nn.Module, batch: Batch) -> None:
-    """Take batch norm's statistics afresh of a batch's pictures: in short trainings the running ones lag behind the
+    """Take batch norm's statistics afresh of a batch's images: in short trainings the running ones lag behind the
     weights."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -236,7 +236,7 @@ LAB = Lab(
     claim_id="C22",
     title=Text("plain deep nets get worse with depth; residual ones do not", "普通网络越深越差，残差网络不会"),
     claim=Text(
-        "A plain network of 56 layers learns worse than one of 20, even on the pictures that it learns from. "
+        "A plain network of 56 layers learns worse than one of 20, even on the images that it learns from. "
         "With residual "
         "connections the deeper one is no worse.",
         "56 层的普通网络比 20 层的学得更差，在训练图像上也是如此。有残差连接时，更深的网络不会更差。",
@@ -247,9 +247,9 @@ LAB = Lab(
         "普通 y = ReLU(F(x))      残差 y = ReLU(x + F(x))（E32）\n余量 = (普通₂₀ − 普通₅₆) − (残差₂₀ − 残差₅₆)",
     ),
     method=Text(
-        "He et al.'s networks for small pictures of 20 and 56 layers (8 and 32 in the quick form) with batch "
+        "He et al.'s networks for small images of 20 and 56 layers (8 and 32 in the quick form) with batch "
         "norm and at most half as "
-        "many maps, and the same without the sums, learn real pictures (scikit-learn's digits; cifar10 in "
+        "many maps, and the same without the sums, learn real images (scikit-learn's digits; cifar10 in "
         "the full form) with "
         "Nesterov's momentum on one cycle of the rate, without augmentation. Shortcuts have no parameters, "
         "so both kinds have as many. "
@@ -269,7 +269,7 @@ LAB = Lab(
         "从浅到深，普通网络比残差网络多损失的训练准确率",
     ),
     held=Text(
-        "The plain net gets worse with depth, on the very pictures that it learns from, so it is not "
+        "The plain net gets worse with depth, on the very images that it learns from, so it is not "
         "overfitting; the residual one "
         "does not.",
         "普通网络随深度变差，而且是在训练图像上变差，所以不是过拟合；残差网络则不会。",

@@ -62,11 +62,15 @@ Profiles = dict[tuple[str, str, int], list[tuple[float, ...]]]  # by kind, start
 
 
 def network(residual: bool, start: str, depth: int, *, width: int, seed: int) -> nn.Module:
-    """Return the catalog's network of 6n + 2 layers for pictures of 8×8 in float64, with its start changed.
+    """Return the catalog's network of 6n + 2 layers for images of 8×8 in float64, with its start changed.
 
-    Args: residual: whether the sums are there. start: ``normed`` as in the paper, ``bare`` without batch norm,
-        ``halved`` so and with the convolutions' weights times ½. depth: 6n + 2. width: maps of the first stage. seed:
-        of all draws.
+    Args:
+        residual: whether the sums are there.
+        start: ``normed`` as in the paper, ``bare`` without batch norm, ``halved`` so and with the convolutions' weights
+            times ½.
+        depth: 6n + 2.
+        width: maps of the first stage.
+        seed: of all draws.
     """
     with rng.seeded(rng.key("residual-gradient", depth, seed)):
         net = resnet20(
@@ -260,7 +264,7 @@ LAB = Lab(
         "普通 xᵇ⁺¹ = F(xᵇ)      残差 xᵇ⁺¹ = xᵇ + F(xᵇ)\n∂L/∂xᵇ = (1 + ∂F/∂xᵇ)ᵀ ∂L/∂xᵇ⁺¹   （E32，相加后 ReLU）",
     ),
     method=Text(
-        "The networks of He et al. for small pictures, 6n + 2 layers in three stages, and the same without "
+        "The networks of He et al. for small images, 6n + 2 layers in three stages, and the same without "
         "the sums, untrained, on a batch "
         "of real handwritten digits (8×8), float64, training mode. The numbers are log₁₀ of ‖∂L/∂x‖ behind "
         "the first block over "

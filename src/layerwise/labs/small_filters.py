@@ -73,7 +73,7 @@ def stage(side: int, before: int, after: int) -> list[nn.Module]:
 
 
 def network(side: int, widths: tuple[int, int], *, channels: int, classes: int, seed: int) -> nn.Sequential:
-    """Return two stages of filters of a side, the mean over places, and a dense layer: pictures (N, C, H, W) to logits
+    """Return two stages of filters of a side, the mean over places, and a dense layer: images (N, C, H, W) to logits
     (N, K)."""
     with rng.seeded(rng.key("small-filters", seed)):
         layers = [*stage(side, channels, widths[0]), *stage(side, widths[0], widths[1])]
@@ -83,7 +83,7 @@ def network(side: int, widths: tuple[int, int], *, channels: int, classes: int, 
 
 
 def cost(side: int, widths: tuple[int, int], shape: tuple[int, int, int]) -> int:
-    """Return the multiply-adds of both stages for one picture (C, H, W): k²·C·C′ for each place of each convolution,
+    """Return the multiply-adds of both stages for one image (C, H, W): k²·C·C′ for each place of each convolution,
     borders included."""
     channels, height, width = shape
     total, before = 0, channels
@@ -164,7 +164,7 @@ def _checks(
     return (
         Check(
             Text(
-                f"equal cost: {costs['small']:,d} and {costs['large']:,d} multiply-adds a picture, "
+                f"equal cost: {costs['small']:,d} and {costs['large']:,d} multiply-adds an image, "
                 f"{apart:.1%} apart; {EQUAL:.0%} allowed",
                 f"计算量相等：每张图 {costs['small']:,d} 与 {costs['large']:,d} 次乘加，相差 {apart:.1%}；"
                 f"允许 {EQUAL:.0%}",
@@ -225,7 +225,7 @@ def _draw(
         figure,
         Text("Three small filters or one large, at equal cost", "计算量相等：三层小卷积核，还是一层大卷积核"),
         Text(
-            f"Two stages that see 7×7 places each; {plan.data}, {plan.examples:,d} pictures, {plan.seeds} seeds.",
+            f"Two stages that see 7×7 places each; {plan.data}, {plan.examples:,d} images, {plan.seeds} seeds.",
             f"两个阶段，每阶段都看到 7×7 个位置；{plan.data}，{plan.examples:,d} 张图像，{plan.seeds} 个种子。",
         ),
         lang=lang,
@@ -280,7 +280,7 @@ LAB = Lab(
     ),
     method=Text(
         "Two networks of two stages, each stage ending in 2×2 pooling, then the mean over places and a "
-        "dense layer, on real pictures "
+        "dense layer, on real images "
         "(scikit-learn's digits of 8×8 in the quick form, fashion-mnist otherwise). A stage is three 3×3 "
         "convolutions with ReLUs "
         f"({WIDTHS[0]} and {WIDTHS[1]} maps), or one 7×7 with a ReLU and as many maps as make the "

@@ -1,4 +1,4 @@
-"""What the labs on regularisation share: digits of which some are mislabelled, one small network, and one treatment of
+"""What the labs on regularization share: digits of which some are mislabeled, one small network, and one treatment of
 it.
 
 ``N`` examples, ``K`` classes. The one idea: a network that can learn 300 examples by heart, labels that are sometimes
@@ -70,7 +70,7 @@ class Trial:
 
     @property
     def gap(self) -> float:
-        """The generalisation gap: test loss minus training loss."""
+        """The generalization gap: test loss minus training loss."""
         return self.test - self.train
 
 
@@ -79,7 +79,7 @@ def noisy_digits(seed: int) -> Parts:
     classes."""
     source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    generator = rng.numpy_generator("regularisation", seed)
+    generator = rng.numpy_generator("regularization", seed)
     order = generator.permutation(len(source))
     batch = task.collate(fetch(source, order))
     assert batch.targets is not None
@@ -101,7 +101,7 @@ def trained(parts: Parts, seed: int, treatment: Treatment, *, epochs: int, watch
         epochs: the budget.
         watch: note the losses every so many epochs; 0 never.
     """
-    with rng.seeded(rng.key("regularisation", seed)):
+    with rng.seeded(rng.key("regularization", seed)):
         net = mlp(features=64, outputs=10, hidden=(HIDDEN,), dropout=treatment.dropout, batch_norm=treatment.batch_norm)
         torch.manual_seed(seed)  # of dropout, whatever the network drew
         context = Context(
@@ -149,7 +149,7 @@ def mean_loss(net: nn.Module, parts: Parts, batch: Batch) -> float:
 
 @torch.no_grad()
 def _accuracy(net: nn.Module, parts: Parts) -> float:
-    """Return the share of the test part that is answered as labelled."""
+    """Return the share of the test part that is answered as labeled."""
     net.eval()
     assert parts.test.targets is not None
     return float((net(parts.test.inputs).argmax(1) == parts.test.targets).double().mean())

@@ -44,14 +44,14 @@ WIDTH = 64  # as many units as digits has pixels, so that every hidden layer's w
 FLAT = 0.1  # a unit is called saturated where f′ is below this part of its largest value
 DECADE, KEPT = 1.0, 0.05  # what must be lost at the least; what ReLU may lose in a layer, in powers of ten
 ACTIVATIONS = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu"}
-CENTRED, SHIFTED, LARGE = "centred", "shifted", "large"
+CENTERED, SHIFTED, LARGE = "centered", "shifted", "large"
 STARTS = {
-    CENTRED: "b = 0",
+    CENTERED: "b = 0",
     SHIFTED: "b ~ N(0, 1)",
     LARGE: "b = 0, 3·W",
 }
-VANISHING = (("sigmoid", CENTRED), ("sigmoid", SHIFTED), ("tanh", SHIFTED))  # where the claim says that it vanishes
-CASES = (*((a, s) for a in ("sigmoid", "tanh") for s in STARTS), ("relu", CENTRED), ("relu", SHIFTED))
+VANISHING = (("sigmoid", CENTERED), ("sigmoid", SHIFTED), ("tanh", SHIFTED))  # where the claim says that it vanishes
+CASES = (*((a, s) for a in ("sigmoid", "tanh") for s in STARTS), ("relu", CENTERED), ("relu", SHIFTED))
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,12 @@ def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential
     """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed as the
     start says.
 
-    Args: activation: its name. start: ``centred`` leaves the biases at zero, ``shifted`` draws them from N(0, 1),
-        ``large`` takes the weights times 3. depth: hidden layers. seed: of all draws.
+    Args:
+        activation: its name.
+        start: ``centered`` leaves the biases at zero, ``shifted`` draws them from N(0, 1), ``large`` takes the weights
+            times 3.
+        depth: hidden layers.
+        seed: of all draws.
     """
     with rng.seeded(rng.key("vanishing-depth", depth, seed)):
         net = mlp(features=WIDTH, outputs=10, hidden=(WIDTH,) * depth, activation=activation).double()
@@ -192,10 +196,10 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
     """Return what must be so beside the margin: vanishing comes with saturation and grows with depth; ReLU's does
     not."""
     trends = [_trend(profiles, name, start, plan) for name, start in VANISHING]
-    relu = [_trend(profiles, "relu", start, plan) for start in (CENTRED, SHIFTED)]
+    relu = [_trend(profiles, "relu", start, plan) for start in (CENTERED, SHIFTED)]
     flat = {
         start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean
-        for start in (CENTRED, SHIFTED)
+        for start in (CENTERED, SHIFTED)
     }
     slowest, worst = signed(10 ** max(trends), ".2f"), signed(10 ** min(relu), ".2f")
     return (
@@ -217,10 +221,10 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
         Check(
             Text(
                 f"tanh's gradient vanishes where tanh saturates: {flat[SHIFTED]:.0%} of its units with drawn biases, "
-                f"{flat[CENTRED]:.0%} without",
-                f"tanh 的梯度在其饱和处消失：偏置偏移时饱和单元占 {flat[SHIFTED]:.0%}，不偏移时占 {flat[CENTRED]:.0%}",
+                f"{flat[CENTERED]:.0%} without",
+                f"tanh 的梯度在其饱和处消失：偏置偏移时饱和单元占 {flat[SHIFTED]:.0%}，不偏移时占 {flat[CENTERED]:.0%}",
             ),
-            flat[SHIFTED] > flat[CENTRED],
+            flat[SHIFTED] > flat[CENTERED],
         ),
     )
 
@@ -265,7 +269,7 @@ def _draw(profiles: Profiles, depth: int, lang: Lang) -> Figure:
         ),
         lang=lang,
     )
-    titles = {CENTRED: Text("zero biases", "偏置为零"), SHIFTED: Text("biases drawn from N(0, 1)", "偏置取自 N(0, 1)")}
+    titles = {CENTERED: Text("zero biases", "偏置为零"), SHIFTED: Text("biases drawn from N(0, 1)", "偏置取自 N(0, 1)")}
     low = min(min(p.norms) / p.norms[-1] for key, ps in profiles.items() if key[2] == depth for p in ps)
     for place, (start, title) in enumerate(titles.items()):
         axes = figure.add_axes((0.105 + 0.465 * place, 0.145, 0.42, 0.60))
@@ -278,7 +282,7 @@ def _draw(profiles: Profiles, depth: int, lang: Lang) -> Figure:
             axes.set_ylabel(Text("relative gradient norm", "相对梯度范数").of(lang))
         for name, color in (("relu", GREEN), ("tanh", BLUE), ("sigmoid", VERMILION)):
             _line(axes, profiles[name, start, depth], color=color)
-            _name(axes, profiles[name, start, depth], name, color=color, above=name == "relu" and start == CENTRED)
+            _name(axes, profiles[name, start, depth], name, color=color, above=name == "relu" and start == CENTERED)
     return figure
 
 
@@ -324,7 +328,7 @@ LAB = Lab(
     ),
     method=Text(
         "Multilayer perceptrons of 64 units a layer, untrained, on a batch of real handwritten digits (scikit-learn's, "
-        "standardised), float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, "
+        "standardized), float64. Each activation has the weights made for it: Glorot's for sigmoid and tanh, "
         "He's for ReLU. "
         "The numbers under the depths are log₁₀ of ‖∂L/∂W‖ in the first layer over that in the last hidden "
         "layer: −6 is a "

@@ -2,7 +2,7 @@
 
 ``N`` examples, ``C`` channels, ``H W`` pixels, ``P`` places of a map. K. Fukushima, Neocognitron (1980); Y. LeCun et
 al. (1989, 1998). The
-one idea: the same small filter at every place, so a shifted picture gives the same map, shifted, and pooling forgets
+one idea: the same small filter at every place, so a shifted image gives the same map, shifted, and pooling forgets
     where exactly.
 """
 
@@ -30,7 +30,7 @@ from layerwise.rules.backprop import BackpropOptions
 from layerwise.runtime import rng
 
 WIDTHS, BATCH = (8, 16), 32
-BORDER = 2  # pixels of background around each picture, so that a shift loses nothing
+BORDER = 2  # pixels of background around each image, so that a shift loses nothing
 FEWER, AHEAD, ROBUST = (
     100,
     0.05,
@@ -76,7 +76,7 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Score:
-    """One trained network: weights of its first layer, accuracy on test pictures as they are, shifted (by pixels) and
+    """One trained network: weights of its first layer, accuracy on test images as they are, shifted (by pixels) and
     zoomed."""
 
     weights: int
@@ -103,7 +103,7 @@ class LocalConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(like.out_channels, places).uniform_(-1, 1) / fan**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to maps (N, O, H, W)."""
+        """Map images (N, C, H, W) to maps (N, O, H, W)."""
         patches = F.unfold(x, self.kernel, padding=self.border)  # (N, C·k², P)
         z: Tensor = torch.bmm(patches.permute(2, 0, 1), self.weight.mT).permute(1, 2, 0) + self.bias  # (N, O, P)
         return z.reshape(len(x), -1, *self.size)
@@ -135,7 +135,7 @@ def first_layer(net: nn.Module) -> int:
 
 
 def framed(data: Parts) -> Parts:
-    """Return the data with a border of background around each picture."""
+    """Return the data with a border of background around each image."""
     background = float(data.train.inputs.min())
 
     def wider(batch: Batch) -> Batch:
@@ -145,7 +145,7 @@ def framed(data: Parts) -> Parts:
 
 
 def moved(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Batch:
-    """Return the pictures zoomed about their middle and shifted by pixels, by bilinear interpolation; background comes
+    """Return the images zoomed about their middle and shifted by pixels, by bilinear interpolation; background comes
     in."""
     x = batch.inputs
     height, width = x.shape[2:]
@@ -158,7 +158,7 @@ def moved(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 
 
 
 def score(kind: str, data: Parts, *, plan: Plan, seed: int) -> Score:
-    """Train one network with Adam, and test it on pictures as they are, shifted in four directions, and zoomed."""
+    """Train one network with Adam, and test it on images as they are, shifted in four directions, and zoomed."""
     net = network(kind, data.train.inputs, len(data.task.classes), seed)
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
     for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
@@ -178,7 +178,7 @@ Scores = dict[str, list[Score]]
 
 
 def measure(mode: Mode, *, shared: str = "convolution", plan: Plan | None = None) -> Findings:
-    """Train the three networks on pictures as they are, seed by seed, and test them on moved ones.
+    """Train the three networks on images as they are, seed by seed, and test them on moved ones.
 
     Args:
         mode: how many seeds and epochs, on which data.
@@ -197,7 +197,7 @@ def measure(mode: Mode, *, shared: str = "convolution", plan: Plan | None = None
 
 
 def _lost(score: Score, what: str, at: Sequence[float]) -> float:
-    """Return the mean accuracy that a network loses when pictures are ``shifted`` or ``zoomed``."""
+    """Return the mean accuracy that a network loses when images are ``shifted`` or ``zoomed``."""
     return score.lost(score.shifted if what == "shifted" else score.zoomed, at=at)
 
 
@@ -222,7 +222,7 @@ def _checks(scores: Scores, plan: Plan) -> tuple[Check, ...]:
     return (
         Check(
             Text(
-                f"from the same picture to as many outputs: {count[0]} weights beside {count[1]}, "
+                f"from the same image to as many outputs: {count[0]} weights beside {count[1]}, "
                 f"{factor:,.0f} times fewer",
                 f"输入相同、输出数相同：权重 {count[0]} 个，全连接 {count[1]} 个，相差 {factor:,.0f} 倍",
             ),
@@ -277,14 +277,13 @@ def _table(scores: Scores, plan: Plan) -> Table:
 
 
 def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
-    """Draw the first layers' weights, and the accuracy on shifted and on zoomed pictures."""
+    """Draw the first layers' weights, and the accuracy on shifted and on zoomed images."""
     figure = Figure(figsize=SIZE)
     headline(
         figure,
         Text("Sharing saves weights by the thousand, but is no shield", "权值共享省下千倍权重，但本身不是护身符"),
         Text(
-            f"Trained on pictures as they are ({plan.data}), tested on moved ones; {plan.seeds} seeds. "
-            "Bands: all seeds.",
+            f"Trained on images as they are ({plan.data}), tested on moved ones; {plan.seeds} seeds. Bands: all seeds.",
             f"用原样图像训练（{plan.data}），在移动过的图像上测试；{plan.seeds} 个种子。色带：所有种子。",
         ),
         lang=lang,
@@ -311,7 +310,7 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
 
 
 def _accuracy(axes: Axes, scores: Scores, points: Sequence[tuple[float, float | None]], *, what: str) -> None:
-    """Draw each network's accuracy at some points; at the one without a key pictures are as they are."""
+    """Draw each network's accuracy at some points; at the one without a key images are as they are."""
     for kind in KINDS:
         found = [(s, s.shifted if what == "shifted" else s.zoomed) for s in scores[kind]]
         table = np.array([[s.plain if key is None else moved[key] for _, key in points] for s, moved in found])
@@ -333,7 +332,7 @@ LAB = Lab(
     claim=Text(
         "A convolution uses the same few weights at every place, so it needs far fewer than a dense layer, "
         "and a network of convolutions "
-        "and poolings still recognises pictures that are shifted or scaled a little.",
+        "and poolings still recognizes images that are shifted or scaled a little.",
         "卷积在每个位置使用同样的少量权重，因此所需权重远少于全连接层；由卷积与池化构成的网络，"
         "仍能认出略有平移或缩放的图像。",
     ),
@@ -344,13 +343,13 @@ LAB = Lab(
         "conv(shift x) = shift(conv x)",
     ),
     method=Text(
-        f"Three networks learn real pictures (scikit-learn's digits of 8×8 in a border of {BORDER} pixels; "
+        f"Three networks learn real images (scikit-learn's digits of 8×8 in a border of {BORDER} pixels; "
         "fashion-mnist in the full form) "
         f"as they are, without augmentation, with Adam: two convolutions of 3×3 ({WIDTHS[0]} and {WIDTHS[1]} "
         "maps) with 2×2 pooling and a "
         "dense layer for the classes; the same with filters of its own at every place; and a dense hidden "
         "layer with as many outputs as "
-        "the first convolution. They are tested on pictures shifted in four directions (one pixel is an "
+        "the first convolution. They are tested on images shifted in four directions (one pixel is an "
         "eighth of a digit) and scaled, "
         "by bilinear interpolation. What counts as small and as robust was fixed before the first run.",
         f"三个网络学习真实图像（scikit-learn 的 digits，8×8，外加 {BORDER} 像素边框；完整形式用 "
@@ -362,12 +361,11 @@ LAB = Lab(
         "何为“小”、何为“稳健”，在首次运行之前确定。",
     ),
     margin=Text(
-        "by how much more accuracy the dense network loses than the convolutional one when pictures are "
-        "shifted a little",
+        "by how much more accuracy the dense network loses than the convolutional one when images are shifted a little",
         "图像略微平移时，全连接网络比卷积网络多损失的准确率",
     ),
     held=Text(
-        "The convolution needs far fewer weights, and loses little when pictures are moved or scaled a little.",
+        "The convolution needs far fewer weights, and loses little when images are moved or scaled a little.",
         "卷积所需权重少得多，图像略微移动或缩放时损失也很小。",
     ),
     refuted=Text(

@@ -321,7 +321,7 @@ def _draw(scores: Mapping[str, Sequence[Score]], lang: Lang) -> Figure:
         figure,
         Text("The company of words tells what is alike and what is analogous", "词的上下文道出何者相似、何者可类比"),
         Text(
-            "mean of the seeds (dots); grey: the same vectors dealt out to other words",
+            "mean of the seeds (dots); gray: the same vectors dealt out to other words",
             "各种子（点）的平均；灰色：同样的词向量打乱分给别的词",
         ),
         lang=lang,
@@ -357,7 +357,7 @@ LAB = Lab(
     claim_id="C20",
     title=Text("word vectors put similar words close and carry analogies", "词向量让相似的词靠近，并承载类比"),
     claim=Text(
-        "Vectors learned from the neighbours of words alone put similar words close and carry analogies: "
+        "Vectors learned from the neighbors of words alone put similar words close and carry analogies: "
         "word2vec's, learned on "
         "the way through the text, and GloVe's, fitted to global counts that are gathered once.",
         "只从词的上下文学到的词向量，让相似的词靠近，并承载类比：word2vec 逐遍读文本来学，GloVe "
@@ -365,7 +365,7 @@ LAB = Lab(
     ),
     formula=Text(
         "analogy      a : b = c : argmax over d of cos(d, b − a + c)\n"
-        "word2vec     log σ(v·u) + Σ log σ(−v·uₙ)                 u a neighbour, uₙ drawn words\n"
+        "word2vec     log σ(v·u) + Σ log σ(−v·uₙ)                 u a neighbor, uₙ drawn words\n"
         "GloVe        f(X) (v·u + b + b′ − log X)²                X how often both stand together\n"
         "MRR          mean of 1 / rank of the right answer among all words\n"
         "closer       share of pairs (alike, unlike) of which the alike one has the larger cosine",

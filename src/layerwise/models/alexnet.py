@@ -1,10 +1,10 @@
 """AlexNet (2012), the network that won ImageNet, with torchvision's names of parameters; and its form for 32×32
-pictures.
+images.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with
+``N`` images, ``C`` channels, ``H W`` pixels. A. Krizhevsky, I. Sutskever, G. E. Hinton, ImageNet classification with
 deep convolutional neural networks, NIPS 2012; in the form of A. Krizhevsky, One weird trick for parallelizing
-convolutional neural networks (2014), which is not cut in two for two devices and has no local response normalisation.
-The one idea: depth, ReLU, dropout, and pictures enough.
+convolutional neural networks (2014), which is not cut in two for two devices and has no local response normalization.
+The one idea: depth, ReLU, dropout, and images enough.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class AlexNet(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential, places: int) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger pictures are brought to it
+        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger images are brought to it
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to (N, outputs)."""
+        """Map images (N, C, H, W) to (N, outputs)."""
         out: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
         return out
 
@@ -84,7 +84,7 @@ SHARED: dict[str, Any] = {
 @register(
     "alexnet",
     **SHARED,
-    summary="AlexNet: five convolutions and three dense layers with ReLU and dropout, for 224×224 pictures",
+    summary="AlexNet: five convolutions and three dense layers with ReLU and dropout, for 224×224 images",
     summary_zh="AlexNet：五层卷积加三层全连接，ReLU 与 dropout，面向 224×224 图像",
     parameters=61100840,
     size={"outputs": 1000},
@@ -111,10 +111,10 @@ def alexnet(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build AlexNet: pictures (N, C, H, W) to (N, outputs). ``width`` is the first layer's, ``dense`` the hidden dense
+    """Build AlexNet: images (N, C, H, W) to (N, outputs). ``width`` is the first layer's, ``dense`` the hidden dense
     layers'.
 
-    Weights start as torch draws them: uniformly within ±1/√inputs. Raises `UsageError` for pictures under 63 pixels.
+    Weights start as torch draws them: uniformly within ±1/√inputs. Raises `UsageError` for images under 63 pixels.
     """
     large_enough(size, 63)
     features = convolutions(nn.Conv2d(channels, width, 11, stride=4, padding=2), width=width, kernel=5, border=0)
@@ -124,7 +124,7 @@ def alexnet(
 @register(
     "alexnet_small",
     **SHARED,
-    summary="AlexNet for 32×32 pictures: the same layers and widths, a finer first convolution, narrower dense layers",
+    summary="AlexNet for 32×32 images: the same layers and widths, a finer first convolution, narrower dense layers",
     summary_zh="面向 32×32 图像的 AlexNet：层次与通道数不变，首层卷积更细，全连接层更窄",
     parameters=4560714,
     size={"outputs": 10},
@@ -151,12 +151,12 @@ def alexnet_small(
     dense: Count = 1024,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build AlexNet for small pictures: (N, C, H, W) to (N, outputs).
+    """Build AlexNet for small images: (N, C, H, W) to (N, outputs).
 
     Where AlexNet's first convolution is 11×11 with stride 4, this one is 5×5 with stride 2; poolings have a border of
     1, so that sides
     halve: 32, 16, 8, 4, 2. Convolutions start as He et al. 2015 (fan out), so that a short training gets somewhere;
-    dense layers as torch draws them. Raises `UsageError` for pictures under 16 pixels.
+    dense layers as torch draws them. Raises `UsageError` for images under 16 pixels.
     """
     large_enough(size, 16)
     features = convolutions(nn.Conv2d(channels, width, 5, stride=2, padding=2), width=width, kernel=5, border=1)

@@ -2,7 +2,7 @@
 
 ``N`` examples, ``C`` channels, ``H W`` pixels. Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning
 applied to document recognition, Proc. IEEE 86 (1998). The one idea: the same small filters everywhere, so few weights
-see the whole picture.
+see the whole image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConvNet(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to logits (N, K)."""
+        """Map images (N, C, H, W) to logits (N, K)."""
         logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
         return logits
 
@@ -67,10 +67,10 @@ def lenet5(
     activation: str = "relu",
     pool: Pool = "max",
 ) -> nn.Module:
-    """Build LeNet-5: pictures (N, C, H, W) to (N, outputs). ``activation=tanh``, ``pool=average`` is the original's
+    """Build LeNet-5: images (N, C, H, W) to (N, outputs). ``activation=tanh``, ``pool=average`` is the original's
     form.
 
-    28×28 pictures get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections
+    28×28 images get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections
     between maps and radial output units are left out, as everywhere today.
     """
     large_enough(size, 12)
@@ -123,11 +123,11 @@ def cnn(
 ) -> nn.Module:
     """Build the network: per width a convolution of the same size, activation and 2×2 pooling, then dense layers.
 
-    Pictures (N, C, H, W) to (N, outputs). Raises `UsageError` for an even kernel or pictures too small for the
+    Images (N, C, H, W) to (N, outputs). Raises `UsageError` for an even kernel or images too small for the
     poolings.
     """
     if kernel % 2 == 0:
-        raise UsageError("the kernel's side must be odd, to keep the picture's size", received=f"model.kernel={kernel}")
+        raise UsageError("the kernel's side must be odd, to keep the image's size", received=f"model.kernel={kernel}")
     large_enough(size, 2 ** len(widths))
     head: list[nn.Module] = []
     width = math.prod(side >> len(widths) for side in size) * (widths[-1] if widths else channels)

@@ -47,7 +47,7 @@ def perceptron(*, features: Count, classes: Count) -> nn.Module:
     rule="backprop",
     year=1986,
     paper="Rumelhart, Hinton & Williams, Learning representations by back-propagating errors, 1986",
-    summary="multilayer perceptron: any number of hidden layers, for pictures, rows, classes and numbers",
+    summary="multilayer perceptron: any number of hidden layers, for images, rows, classes and numbers",
     summary_zh="多层感知机：任意层数的隐藏层，用于图像与表格的分类和回归",
     parameters=203530,
     size={"features": 784, "outputs": 10},

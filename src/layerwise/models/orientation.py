@@ -1,6 +1,6 @@
 """Orientation-selective cells (1962): the visual cortex in three fixed layers.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, ``K`` orientations. D. H. Hubel, T. N. Wiesel, Receptive fields of
+``N`` images, ``C`` channels, ``H W`` pixels, ``K`` orientations. D. H. Hubel, T. N. Wiesel, Receptive fields of
 single neurones in the cat's striate cortex, J. Physiol. 148 (1959); Receptive fields, binocular interaction and
 functional architecture in the cat's visual cortex, J. Physiol. 160 (1962). The one idea: each layer reads the one
 before it, and gives up one thing, phase or place, to keep another.
@@ -32,7 +32,7 @@ class SimpleCells(nn.Module):
     270°.
 
     Two filters in quadrature serve four cells, since no cell fires below zero: one fires as the filter answers, its
-    partner as the filter answers turned to its negative. Cells whose field does not lie within the picture are left
+    partner as the filter answers turned to its negative. Cells whose field does not lie within the image are left
     out.
     """
 
@@ -47,7 +47,7 @@ class SimpleCells(nn.Module):
         self.register_buffer("filters", (drawn / channels).repeat(1, channels, 1, 1).float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to (N, 4K, H − S + 1, W − S + 1), phase by phase: 0°, 90°, 180°, 270°."""
+        """Map images (N, C, H, W) to (N, 4K, H − S + 1, W − S + 1), phase by phase: 0°, 90°, 180°, 270°."""
         linear = F.conv2d(x, self.filters)  # (N, 2K, H′, W′)
         return torch.relu(torch.cat([linear, -linear], 1))
 
@@ -76,7 +76,7 @@ class OrientationCells(nn.Module):
         self.pooled = nn.AvgPool2d(pool)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to the pooled complex cells (N, K, H″, W″)."""
+        """Map images (N, C, H, W) to the pooled complex cells (N, K, H″, W″)."""
         found: Tensor = self.pooled(self.complex(self.simple(x)))
         return found
 
@@ -96,7 +96,7 @@ class OrientationCells(nn.Module):
     aliases=("simple-cells", "complex-cells", "hubel-wiesel"),
     why="its selectivity is built in: the filters are Gabor's formula, as Hubel and Wiesel found the cells and "
     "not as these came to be. "
-    "A network that learns such filters from pictures is `cnn`, in its first layer",
+    "A network that learns such filters from images is `cnn`, in its first layer",
     why_zh="它的选择性是内建的：滤波器即 Gabor 公式，描述休伯尔与维泽尔所见的细胞，而非细胞如何形成。"
     "能从图像中学到这类滤波器的是 `cnn` 的第一层",
 )
@@ -110,7 +110,7 @@ def orientation_cells(
     channels: int = 1,
     size: tuple[int, int] = (64, 64),
 ) -> nn.Module:
-    """Build the three layers: pictures (N, C, H, W), larger ones than ``size`` too, to pooled complex cells (N, K, H″,
+    """Build the three layers: images (N, C, H, W), larger ones than ``size`` too, to pooled complex cells (N, K, H″,
     W″).
 
     Args:
@@ -120,9 +120,9 @@ def orientation_cells(
         bandwidth: octaves of spatial frequency that a cell answers.
         pool: side of the square of places that a pooled cell reads.
         channels: C; each counts alike.
-        size: the picture's sides.
+        size: the image's sides.
 
-    Raises `UsageError` for values that no cell has, and for pictures smaller than the pooled cells' field.
+    Raises `UsageError` for values that no cell has, and for images smaller than the pooled cells' field.
     """
     if orientations < 1 or pool < 1:
         raise UsageError(
@@ -145,7 +145,7 @@ def orientation_cells(
     field = model.simple.filters.shape[-1] + pool - 1
     if min(size) < field:
         raise UsageError(
-            f"pictures of {size[0]}×{size[1]} are smaller than one cell's field",
+            f"images of {size[0]}×{size[1]} are smaller than one cell's field",
             expected=f"at least {field}×{field} pixels",
             do="take a smaller model.wavelength or model.pool",
         )

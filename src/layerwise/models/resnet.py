@@ -1,6 +1,6 @@
 """Residual networks: ResNet (2015), ResNeXt (2016) and wide ResNet (2016), with torchvision's names of parameters.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
+``N`` images, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
 recognition, CVPR 2016.
 The one idea: a block learns what to add to its input, y = x + F(x), so a block that has nothing to add does no harm,
 and gradients reach the first layer through the sums.
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
         he_fan_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to (N, outputs)."""
+        """Map images (N, C, H, W) to (N, outputs)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (N, 64, H/4, W/4)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512 or 2048, H/32, W/32)
         out: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
 
 
 def basic_resnet(blocks: Blocks, *, width: int, channels: int, size: Size, outputs: int) -> nn.Module:
-    """Build a network of basic blocks. Raises `UsageError` for pictures under 32 pixels."""
+    """Build a network of basic blocks. Raises `UsageError` for images under 32 pixels."""
     large_enough(size, SMALLEST)
 
     def block(inputs: int, wide: int, stride: int) -> nn.Module:
@@ -132,7 +132,7 @@ def basic_resnet(blocks: Blocks, *, width: int, channels: int, size: Size, outpu
 def bottleneck_resnet(
     blocks: Blocks, *, width: int, channels: int, size: Size, outputs: int, groups: int = 1, group_width: int = 64
 ) -> nn.Module:
-    """Build a network of bottlenecks. Raises `UsageError` for pictures under 32 pixels.
+    """Build a network of bottlenecks. Raises `UsageError` for images under 32 pixels.
 
     Each of the 3×3 convolution's ``groups`` has ``group_width`` channels in a stage of 64, in proportion in the others,
     at least 1.
@@ -185,7 +185,7 @@ ZAGORUYKO: dict[str, Any] = {"year": 2016, "paper": "Zagoruyko & Komodakis, Wide
 def resnet18(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (2, 2, 2, 2)
 ) -> nn.Module:
-    """Build ResNet-18: pictures (N, C, H, W) to (N, outputs). ``width`` is the first stage's, ``blocks`` count those of
+    """Build ResNet-18: images (N, C, H, W) to (N, outputs). ``width`` is the first stage's, ``blocks`` count those of
     each stage."""
     return basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
@@ -201,7 +201,7 @@ def resnet18(
 def resnet34(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
 ) -> nn.Module:
-    """Build ResNet-34: pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNet-34: images (N, C, H, W) to (N, outputs)."""
     return basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
@@ -216,7 +216,7 @@ def resnet34(
 def resnet50(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
 ) -> nn.Module:
-    """Build ResNet-50: pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNet-50: images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
@@ -231,7 +231,7 @@ def resnet50(
 def resnet101(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
 ) -> nn.Module:
-    """Build ResNet-101: pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNet-101: images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
@@ -246,7 +246,7 @@ def resnet101(
 def resnet152(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 8, 36, 3)
 ) -> nn.Module:
-    """Build ResNet-152: pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNet-152: images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
@@ -261,7 +261,7 @@ def resnet152(
 def resnext50_32x4d(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
 ) -> nn.Module:
-    """Build ResNeXt-50 (32×4d): pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNeXt-50 (32×4d): images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(
         blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=4
     )
@@ -278,7 +278,7 @@ def resnext50_32x4d(
 def resnext101_32x8d(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
 ) -> nn.Module:
-    """Build ResNeXt-101 (32×8d): pictures (N, C, H, W) to (N, outputs)."""
+    """Build ResNeXt-101 (32×8d): images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(
         blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=8
     )
@@ -295,7 +295,7 @@ def resnext101_32x8d(
 def wide_resnet50_2(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
 ) -> nn.Module:
-    """Build Wide ResNet-50-2: pictures (N, C, H, W) to (N, outputs)."""
+    """Build Wide ResNet-50-2: images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)
 
 
@@ -310,5 +310,5 @@ def wide_resnet50_2(
 def wide_resnet101_2(
     *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
 ) -> nn.Module:
-    """Build Wide ResNet-101-2: pictures (N, C, H, W) to (N, outputs)."""
+    """Build Wide ResNet-101-2: images (N, C, H, W) to (N, outputs)."""
     return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)

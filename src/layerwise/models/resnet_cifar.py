@@ -1,6 +1,6 @@
-"""The residual networks for 32×32 pictures, 20 to 110 layers, and the plain ones that they were compared with.
+"""The residual networks for 32×32 images, 20 to 110 layers, and the plain ones that they were compared with.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
+``N`` images, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
 recognition, CVPR 2016, section 4.2. A convolution, three stages of n blocks with 16, 32 and 64 channels on 32×32, 16×16
 and 8×8 places, the mean over all
 places, a dense layer: 6n + 2 layers. Shortcuts have no parameters (option A), so a plain net has as many as the
@@ -65,7 +65,7 @@ class CifarResNet(nn.Module):
         he_fan_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to (N, outputs)."""
+        """Map images (N, C, H, W) to (N, outputs)."""
         x = self.relu(self.bn1(self.conv1(x)))  # (N, 16, H, W)
         x = self.layer3(self.layer2(self.layer1(x)))  # (N, 64, H/4, W/4)
         out: Tensor = self.linear(torch.flatten(self.avgpool(x), 1))
@@ -73,7 +73,7 @@ class CifarResNet(nn.Module):
 
 
 def cifar_resnet(blocks: int, *, width: int, channels: int, size: Size, outputs: int, residual: bool) -> nn.Module:
-    """Build a network of 6 · ``blocks`` + 2 layers. Raises `UsageError` for pictures under 4 pixels."""
+    """Build a network of 6 · ``blocks`` + 2 layers. Raises `UsageError` for images under 4 pixels."""
     large_enough(size, 4)
     return CifarResNet(blocks, width=width, channels=channels, outputs=outputs, residual=residual)
 
@@ -105,7 +105,7 @@ SHARED: dict[str, Any] = {
     "resnet20",
     **SHARED,
     parameters=269722,
-    summary="residual network of 20 layers for 32×32 pictures, with shortcuts that have no parameters",
+    summary="residual network of 20 layers for 32×32 images, with shortcuts that have no parameters",
     summary_zh="面向 32×32 图像的 20 层残差网络，捷径不含参数",
 )
 def resnet20(
@@ -117,7 +117,7 @@ def resnet20(
     blocks: Count = 3,
     residual: bool = True,
 ) -> nn.Module:
-    """Build the network of 20 layers: pictures (N, C, H, W) to (N, outputs).
+    """Build the network of 20 layers: images (N, C, H, W) to (N, outputs).
 
     ``width`` is the first stage's, ``blocks`` are each stage's; ``residual=False`` is the plain net of the same layers.
     """
@@ -128,7 +128,7 @@ def resnet20(
     "resnet32",
     **SHARED,
     parameters=464154,
-    summary="residual network of 32 layers for 32×32 pictures",
+    summary="residual network of 32 layers for 32×32 images",
     summary_zh="面向 32×32 图像的 32 层残差网络",
 )
 def resnet32(
@@ -140,7 +140,7 @@ def resnet32(
     blocks: Count = 5,
     residual: bool = True,
 ) -> nn.Module:
-    """Build the network of 32 layers: pictures (N, C, H, W) to (N, outputs)."""
+    """Build the network of 32 layers: images (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
@@ -148,7 +148,7 @@ def resnet32(
     "resnet44",
     **SHARED,
     parameters=658586,
-    summary="residual network of 44 layers for 32×32 pictures",
+    summary="residual network of 44 layers for 32×32 images",
     summary_zh="面向 32×32 图像的 44 层残差网络",
 )
 def resnet44(
@@ -160,7 +160,7 @@ def resnet44(
     blocks: Count = 7,
     residual: bool = True,
 ) -> nn.Module:
-    """Build the network of 44 layers: pictures (N, C, H, W) to (N, outputs)."""
+    """Build the network of 44 layers: images (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
@@ -168,7 +168,7 @@ def resnet44(
     "resnet56",
     **SHARED,
     parameters=853018,
-    summary="residual network of 56 layers for 32×32 pictures; its plain form learns worse than one of 20 layers",
+    summary="residual network of 56 layers for 32×32 images; its plain form learns worse than one of 20 layers",
     summary_zh="面向 32×32 图像的 56 层残差网络；去掉捷径的同深网络反而不如 20 层",
 )
 def resnet56(
@@ -180,7 +180,7 @@ def resnet56(
     blocks: Count = 9,
     residual: bool = True,
 ) -> nn.Module:
-    """Build the network of 56 layers: pictures (N, C, H, W) to (N, outputs)."""
+    """Build the network of 56 layers: images (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
@@ -188,7 +188,7 @@ def resnet56(
     "resnet110",
     **SHARED,
     parameters=1727962,
-    summary="residual network of 110 layers for 32×32 pictures",
+    summary="residual network of 110 layers for 32×32 images",
     summary_zh="面向 32×32 图像的 110 层残差网络",
 )
 def resnet110(
@@ -200,5 +200,5 @@ def resnet110(
     blocks: Count = 18,
     residual: bool = True,
 ) -> nn.Module:
-    """Build the network of 110 layers: pictures (N, C, H, W) to (N, outputs)."""
+    """Build the network of 110 layers: images (N, C, H, W) to (N, outputs)."""
     return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)

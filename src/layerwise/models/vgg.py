@@ -1,7 +1,7 @@
 """VGG (2014): depth from 3×3 convolutions alone, with torchvision's names of parameters; and its forms for 32×32
-pictures.
+images.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for
+``N`` images, ``C`` channels, ``H W`` pixels. K. Simonyan, A. Zisserman, Very deep convolutional networks for
 large-scale image recognition, ICLR 2015; batch norm: S. Ioffe, C. Szegedy, ICML 2015. The one idea: two 3×3
 convolutions see what one 5×5 sees (E16), with fewer weights and a ReLU more. Five stages, each ending in 2×2 pooling,
 with 64, 128, 256, 512 and 512 channels; the depth is in how many convolutions a stage has.
@@ -35,7 +35,7 @@ class VGG(nn.Module):
     def __init__(self, features: nn.Sequential, classifier: nn.Module, places: int) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger pictures are brought to it
+        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger images are brought to it
         self.classifier = classifier
         he_fan_out_(self)
         for module in self.modules():
@@ -44,7 +44,7 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (N, C, H, W) to (N, outputs)."""
+        """Map images (N, C, H, W) to (N, outputs)."""
         out: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
         return out
 
@@ -75,7 +75,7 @@ def vgg(
     dropout: float,
     batch_norm: bool = False,
 ) -> nn.Module:
-    """Build the network for 224×224: (N, C, H, W) to (N, outputs). Raises `UsageError` for pictures under 32 pixels.
+    """Build the network for 224×224: (N, C, H, W) to (N, outputs). Raises `UsageError` for images under 32 pixels.
 
     Convolutions start as He et al. 2015 (fan out), dense weights from N(0, 0.01²), biases at 0, as in torchvision.
     """
@@ -96,7 +96,7 @@ def small_vgg(depths: tuple[int, ...], *, outputs: int, channels: int, size: Siz
     """Build the network for 32×32, with batch norm and one dense layer over the mean of the last 512 maps, which at
     32×32 are 1×1.
 
-    The common form on CIFAR (kuangliu/pytorch-cifar). Raises `UsageError` for pictures under 32 pixels.
+    The common form on CIFAR (kuangliu/pytorch-cifar). Raises `UsageError` for images under 32 pixels.
     """
     large_enough(size, SMALLEST)
     return VGG(stages(depths, channels=channels, width=width, batch_norm=True), nn.Linear(8 * width, outputs), 1)
@@ -132,7 +132,7 @@ PLAIN: dict[str, Any] = {
         "variants": {"small": {"stages": [{"epochs": 60}]}},
     },
 }
-NORMALISED: dict[str, Any] = {
+NORMALIZED: dict[str, Any] = {
     "size": {"outputs": 1000},
     "small": {"outputs": 3, "size": [32, 32], "width": 3, "dense": 16},
     "recipe": {
@@ -183,7 +183,7 @@ def vgg11(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-11: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-11: images (N, C, H, W) to (N, outputs)."""
     return vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
@@ -204,7 +204,7 @@ def vgg13(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-13: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-13: images (N, C, H, W) to (N, outputs)."""
     return vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
@@ -225,7 +225,7 @@ def vgg16(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-16: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-16: images (N, C, H, W) to (N, outputs)."""
     return vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
@@ -246,14 +246,14 @@ def vgg19(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-19: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-19: images (N, C, H, W) to (N, outputs)."""
     return vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
     "vgg11_bn",
     **FAMILY,
-    **NORMALISED,
+    **NORMALIZED,
     parameters=132868840,
     summary="VGG of 11 layers: 8 3×3 convolutions, each with batch norm, and three dense layers",
     summary_zh="11 层 VGG：8 层 3×3 卷积（各带批归一化）加三层全连接",
@@ -267,7 +267,7 @@ def vgg11_bn(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-11 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-11 with batch norm: images (N, C, H, W) to (N, outputs)."""
     return vgg(
         VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
@@ -276,7 +276,7 @@ def vgg11_bn(
 @register(
     "vgg13_bn",
     **FAMILY,
-    **NORMALISED,
+    **NORMALIZED,
     parameters=133053736,
     summary="VGG of 13 layers: 10 3×3 convolutions, each with batch norm, and three dense layers",
     summary_zh="13 层 VGG：10 层 3×3 卷积（各带批归一化）加三层全连接",
@@ -290,7 +290,7 @@ def vgg13_bn(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-13 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-13 with batch norm: images (N, C, H, W) to (N, outputs)."""
     return vgg(
         VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
@@ -299,7 +299,7 @@ def vgg13_bn(
 @register(
     "vgg16_bn",
     **FAMILY,
-    **NORMALISED,
+    **NORMALIZED,
     parameters=138365992,
     summary="VGG of 16 layers: 13 3×3 convolutions, each with batch norm, and three dense layers",
     summary_zh="16 层 VGG：13 层 3×3 卷积（各带批归一化）加三层全连接",
@@ -313,7 +313,7 @@ def vgg16_bn(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-16 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-16 with batch norm: images (N, C, H, W) to (N, outputs)."""
     return vgg(
         VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
@@ -322,7 +322,7 @@ def vgg16_bn(
 @register(
     "vgg19_bn",
     **FAMILY,
-    **NORMALISED,
+    **NORMALIZED,
     parameters=143678248,
     summary="VGG of 19 layers: 16 3×3 convolutions, each with batch norm, and three dense layers",
     summary_zh="19 层 VGG：16 层 3×3 卷积（各带批归一化）加三层全连接",
@@ -336,7 +336,7 @@ def vgg19_bn(
     dense: Count = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
-    """Build VGG-19 with batch norm: pictures (N, C, H, W) to (N, outputs)."""
+    """Build VGG-19 with batch norm: images (N, C, H, W) to (N, outputs)."""
     return vgg(
         VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
@@ -347,11 +347,11 @@ def vgg19_bn(
     **FAMILY,
     **SMALL,
     parameters=9231114,
-    summary="VGG of 8 3×3 convolutions with batch norm for 32×32 pictures, and one dense layer",
+    summary="VGG of 8 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：8 层带批归一化的 3×3 卷积加一层全连接",
 )
 def vgg11_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
-    """Build VGG-11 for small pictures: (N, C, H, W) to (N, outputs)."""
+    """Build VGG-11 for small images: (N, C, H, W) to (N, outputs)."""
     return small_vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width)
 
 
@@ -360,11 +360,11 @@ def vgg11_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     **FAMILY,
     **SMALL,
     parameters=9416010,
-    summary="VGG of 10 3×3 convolutions with batch norm for 32×32 pictures, and one dense layer",
+    summary="VGG of 10 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：10 层带批归一化的 3×3 卷积加一层全连接",
 )
 def vgg13_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
-    """Build VGG-13 for small pictures: (N, C, H, W) to (N, outputs)."""
+    """Build VGG-13 for small images: (N, C, H, W) to (N, outputs)."""
     return small_vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width)
 
 
@@ -373,11 +373,11 @@ def vgg13_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     **FAMILY,
     **SMALL,
     parameters=14728266,
-    summary="VGG of 13 3×3 convolutions with batch norm for 32×32 pictures, and one dense layer",
+    summary="VGG of 13 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：13 层带批归一化的 3×3 卷积加一层全连接",
 )
 def vgg16_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
-    """Build VGG-16 for small pictures: (N, C, H, W) to (N, outputs)."""
+    """Build VGG-16 for small images: (N, C, H, W) to (N, outputs)."""
     return small_vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width)
 
 
@@ -386,9 +386,9 @@ def vgg16_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     **FAMILY,
     **SMALL,
     parameters=20040522,
-    summary="VGG of 16 3×3 convolutions with batch norm for 32×32 pictures, and one dense layer",
+    summary="VGG of 16 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：16 层带批归一化的 3×3 卷积加一层全连接",
 )
 def vgg19_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
-    """Build VGG-19 for small pictures: (N, C, H, W) to (N, outputs)."""
+    """Build VGG-19 for small images: (N, C, H, W) to (N, outputs)."""
     return small_vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width)

@@ -3,7 +3,7 @@
 T. Mikolov, K. Chen, G. Corrado, J. Dean, Efficient estimation of word representations in vector space, 2013; T. Mikolov
 et al., Distributed representations of words and phrases and their compositionality, NeurIPS 2013; J. Pennington, R.
 Socher, C. Manning, GloVe: Global vectors for word representation, EMNLP 2014. The one idea: words that stand in like
-company get like vectors. word2vec goes through the text and predicts words from neighbours; GloVe counts the neighbours
+company get like vectors. word2vec goes through the text and predicts words from neighbors; GloVe counts the neighbors
 once and fits the counts. The rule ``hogwild`` changes shared tables from several threads without locks, by the loops in
 ``kernels/``.
 """
@@ -33,7 +33,7 @@ WORD2VEC: dict[str, Any] = {
     "skipgram",
     **WORD2VEC,
     paper="Mikolov et al., Distributed representations of words and phrases and their compositionality, 2013",
-    summary="word2vec's skip-gram: a word's vector predicts its neighbours",
+    summary="word2vec's skip-gram: a word's vector predicts its neighbors",
     summary_zh="word2vec 的跳字模型（skip-gram）：用词向量预测其上下文中的词",
     recipe={
         "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.025}}],
@@ -49,7 +49,7 @@ def skipgram(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
     "cbow",
     **WORD2VEC,
     paper="Mikolov et al., Efficient estimation of word representations in vector space, 2013",
-    summary="word2vec's continuous bag of words: the mean of its neighbours' vectors predicts a word",
+    summary="word2vec's continuous bag of words: the mean of its neighbors' vectors predicts a word",
     summary_zh="word2vec 的连续词袋模型（CBOW）：用上下文词向量的均值预测中心词",
     recipe={
         "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.05}}],

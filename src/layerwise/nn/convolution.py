@@ -1,4 +1,4 @@
-"""What the networks of pictures share: their first weights, the refusal of pictures too small for them, 3×3 filters by
+"""What the networks of images share: their first weights, the refusal of images too small for them, 3×3 filters by
 tiles."""
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from layerwise.errors import UsageError
 
 
 def large_enough(size: tuple[int, int], least: int) -> None:
-    """Raise `UsageError` for pictures (H, W) too small for the poolings."""
+    """Raise `UsageError` for images (H, W) too small for the poolings."""
     if min(size) < least:
         raise UsageError(
-            f"pictures of {size[0]}×{size[1]} are too small for this network",
+            f"images of {size[0]}×{size[1]} are too small for this network",
             expected=f"at least {least}×{least} pixels",
             do=f"set task.size={least} or more to enlarge them, or use fewer layers",
         )

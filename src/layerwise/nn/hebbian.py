@@ -1,4 +1,4 @@
-"""What Hebb's rule changes, as modules: linear units over centred inputs, and a net whose units are joined with one
+"""What Hebb's rule changes, as modules: linear units over centered inputs, and a net whose units are joined with one
 another.
 
 Shape letters: ``N`` examples, ``D`` inputs, ``K`` units.
@@ -25,14 +25,14 @@ class LinearUnits(nn.Module):
         self.mean = nn.Parameter(torch.zeros(features))  # m (D,)
         self.directions = directions
 
-    def centred(self, inputs: Tensor) -> Tensor:
+    def centered(self, inputs: Tensor) -> Tensor:
         """Return the inputs (N, …) flattened, less the mean, (N, D)."""
         return inputs.flatten(1) - self.mean
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the reconstruction of inputs (N, …), (N, D)."""
         w = unit_rows(self.weight) if self.directions else self.weight
-        out: Tensor = F.linear(self.centred(inputs), w) @ w + self.mean
+        out: Tensor = F.linear(self.centered(inputs), w) @ w + self.mean
         return out
 
 

@@ -229,11 +229,11 @@ def _resolved(card: registry.Card, whole: Table, *, data_options: data_.Options,
 
 
 def _refuse_contradiction(card: registry.Card, given: Table, *, decided: Table, rows: bool) -> None:
-    """Refuse rows for a network of pictures, and arguments that say otherwise than the data do."""
+    """Refuse rows for a network of images, and arguments that say otherwise than the data do."""
     if rows and "channels" in recipe.parameters_of(registry.builder(card)):
         raise UsageError(
-            f"{card.name} looks at pictures, and these data are rows",
-            expected="class folders, IDX files or archives of pictures",
+            f"{card.name} looks at images, and these data are rows",
+            expected="class folders, IDX files or archives of images",
             do="choose a network for rows, such as mlp (layerwise models)",
         )
     for name in given.keys() & decided.keys():
@@ -300,7 +300,7 @@ def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[
 
 
 def _scale_of_run(whole: Table, schema: Schema) -> Table:
-    """Return how the run scaled its pictures whose weights are begun with, unless the recipe says itself how these are
+    """Return how the run scaled its images whose weights are begun with, unless the recipe says itself how these are
     to be scaled."""
     path = Path(str(whole.get("weights") or ""))
     try:

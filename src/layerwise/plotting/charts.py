@@ -46,7 +46,7 @@ STYLE: Any = {
     "axes.unicode_minus": True,
 }
 SIZE = (5.0, 3.1)  # inches: 360 points, a telephone's width, so that text of 13 points stays readable there
-STYLES = ("-", "--", ":", "-.")  # a second sign beside colour
+STYLES = ("-", "--", ":", "-.")  # a second sign beside color
 MARKS = ("o", "s", "^", "D", "v", "P")
 NO_DATES: dict[str, None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -80,9 +80,12 @@ def curves(
 ) -> str:
     """Draw lines over epochs.
 
-    Args: series: (epoch, value) pairs by the line's name; values that are not finite are left out, and so is a line
-        without any (its colour stays reserved, so that a name has the same colour in every drawing). x, y: the axes'
-        names. best: an epoch to mark, with its label. percent: show values as per cent.
+    Args:
+        series: (epoch, value) pairs by the line's name; values that are not finite are left out, and so is a line
+            without any (its color stays reserved, so that a name has the same color in every drawing).
+        x, y: the axes' names.
+        best: an epoch to mark, with its label.
+        percent: show values as per cent.
     """
 
     def draw(axes: Any) -> None:
@@ -171,10 +174,10 @@ def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y:
 
 
 def bars(axes: Any, edges: Sequence[float], counts: Sequence[float], *, colors: Sequence[str]) -> None:
-    """Draw a histogram's bars, each in its colour, as shares of all, without a scale of their own: shapes are to be
+    """Draw a histogram's bars, each in its color, as shares of all, without a scale of their own: shapes are to be
     compared."""
     total = max(1.0, float(sum(counts)))
-    for color in dict.fromkeys(colors):  # one outline a colour keeps the file small
+    for color in dict.fromkeys(colors):  # one outline a color keeps the file small
         axes.stairs(
             [c / total if own == color else 0.0 for c, own in zip(counts, colors, strict=True)],
             edges,

@@ -1,4 +1,4 @@
-"""Maps of many points in two dimensions, side by side, by class: colour and mark together, with names where the points
+"""Maps of many points in two dimensions, side by side, by class: color and mark together, with names where the points
 lie."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 def sign(label: int) -> tuple[str, str]:
-    """Return a class's colour and mark: 36 pairs, neighbours differing in both; then they come again."""
+    """Return a class's color and mark: 36 pairs, neighbors differing in both; then they come again."""
     turn = label // len(SERIES)
     return SERIES[label % len(SERIES)], MARKS[(label + turn) % len(MARKS)]
 
@@ -84,9 +84,9 @@ def maps(panels: Sequence[Panel], labels: NDArray[np.int64], classes: Sequence[s
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(grid, panels, strict=True):
             for label in present:
-                colour, mark = sign(label)
+                color, mark = sign(label)
                 mine = panel.places[labels == label]
-                axes.plot(mine[:, 0], mine[:, 1], mark, color=colour, markersize=4.2, alpha=0.7, markeredgewidth=0)
+                axes.plot(mine[:, 0], mine[:, 1], mark, color=color, markersize=4.2, alpha=0.7, markeredgewidth=0)
             if len(present) <= NAMED:
                 _names(axes, panel.places, labels, classes)
             axes.set_title(panel.title, loc="left", fontsize=13, parse_math=False)

@@ -20,7 +20,7 @@ from layerwise.plotting.svg import INK, MUTED, SERIES, drawable, shortened, widt
 
 Floats = NDArray[np.float64]
 Lines = Sequence[Floats]
-SQUARE = (5.0, 4.9)  # inches: for two axes of equal rank, a colour bar, and a legend beneath
+SQUARE = (5.0, 4.9)  # inches: for two axes of equal rank, a color bar, and a legend beneath
 NAME, ROW, LEGEND = 120.0, 345.0, 13.0  # room for a name in a legend, for a row of names, and their size
 LEVELS = 14
 KNOWN = 12  # classes up to which a legend names curves
@@ -58,8 +58,8 @@ def curve(x: Floats, y: Floats, dots: Sequence[Dots], *, names: tuple[str, str],
 
 
 def surface(x: Floats, y: Floats, z: Floats, dots: Sequence[Dots], *, names: tuple[str, str], target: str) -> str:
-    """Draw a function z(x, y), (A, B) over x (A,) and y (B,), as colour with lines of equal height; points have their
-    target's colour."""
+    """Draw a function z(x, y), (A, B) over x (A,) and y (B,), as color with lines of equal height; points have their
+    target's color."""
 
     def draw(axes: Any) -> None:
         height = np.ma.masked_invalid(drawable(z.T))
@@ -105,7 +105,7 @@ def regions(
     classes: Sequence[str],
     margins: Floats,
 ) -> str:
-    """Draw which class is answered where, and the border between them; points have their true class's colour.
+    """Draw which class is answered where, and the border between them; points have their true class's color.
 
     Args:
         answers: the class of each place, (A, B), over x (A,) and y (B,).
@@ -119,10 +119,10 @@ def regions(
             if not area.count():
                 continue
             if float(area.min()) >= 0 and area.count() == area.size:
-                axes.axvspan(x[0], x[-1], color=_colour(label), alpha=0.2, linewidth=0)
+                axes.axvspan(x[0], x[-1], color=_color(label), alpha=0.2, linewidth=0)
             else:
                 axes.contourf(
-                    x, y, area, levels=[0.0, max(1.0, 2 * float(area.max()))], colors=[_colour(label)], alpha=0.2
+                    x, y, area, levels=[0.0, max(1.0, 2 * float(area.max()))], colors=[_color(label)], alpha=0.2
                 )
         for line in borders:
             axes.plot(line[:, 0], line[:, 1], color=INK, linewidth=2, gid="border", zorder=3)
@@ -133,7 +133,7 @@ def regions(
                     mine[:, 0],
                     mine[:, 1],
                     MARKS[at],
-                    color=_colour(label),
+                    color=_color(label),
                     markersize=5.5,
                     markeredgecolor="#ffffff",
                     markeredgewidth=0.7,
@@ -173,14 +173,14 @@ def probabilities(
             axes.axvline(turn, color=INK, linewidth=1.4, linestyle=(0, (2, 3)))
         for label in range(count):
             style = STYLES[label // len(SERIES) % len(STYLES)]
-            axes.plot(x, drawable(shares[:, label]), style, color=_colour(label), linewidth=2.4, gid=f"class-{label}")
+            axes.plot(x, drawable(shares[:, label]), style, color=_color(label), linewidth=2.4, gid=f"class-{label}")
             for at, part in enumerate(dots):
                 mine = drawable(part.inputs[part.targets == label, 0])
                 axes.plot(
                     mine,
                     np.full(len(mine), -step * (label + 1)),
                     MARKS[at],
-                    color=_colour(label),
+                    color=_color(label),
                     markersize=4.5,
                     alpha=0.5,
                     markeredgewidth=0,
@@ -191,7 +191,7 @@ def probabilities(
         signs, words = _of_classes(classes)
         if not signs and count <= KNOWN:
             words = list(classes)
-            signs = [Line2D([], [], color=_colour(label), linewidth=2.4) for label in range(count)]
+            signs = [Line2D([], [], color=_color(label), linewidth=2.4) for label in range(count)]
             for label, sign in enumerate(signs):
                 sign.set(linestyle=STYLES[label // len(SERIES)])
         legend(axes, signs + _marks(dots), [*words, *(part.name for part in dots)])
@@ -199,22 +199,20 @@ def probabilities(
     return drawn(draw, size=(SIZE[0], 4.2))
 
 
-def _colour(label: int) -> str:
-    """Return a class's colour; after six they come again."""
+def _color(label: int) -> str:
+    """Return a class's color; after six they come again."""
     return SERIES[int(label) % len(SERIES)]
 
 
 def _of_classes(classes: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Return a patch of colour and a name for each class, none where there are more classes than colours."""
+    """Return a patch of color and a name for each class, none where there are more classes than colors."""
     named = classes if len(classes) <= len(SERIES) else ()
-    signs = [
-        Line2D([], [], linestyle="", marker="s", color=_colour(label), markersize=9) for label in range(len(named))
-    ]
+    signs = [Line2D([], [], linestyle="", marker="s", color=_color(label), markersize=9) for label in range(len(named))]
     return signs, list(named)
 
 
 def _name_places(axes: Any, classes: Sequence[str], dots: Sequence[Dots]) -> None:
-    """Write each class's name where its points lie, for classes that share a colour with others."""
+    """Write each class's name where its points lie, for classes that share a color with others."""
     inputs, targets = np.concatenate([part.inputs for part in dots]), np.concatenate([part.targets for part in dots])
     seen = np.isfinite(drawable(inputs)).all(1)
     inputs, targets = inputs[seen], targets[seen]
@@ -226,7 +224,7 @@ def _name_places(axes: Any, classes: Sequence[str], dots: Sequence[Dots]) -> Non
 
 
 def _marks(dots: Sequence[Dots]) -> list[Any]:
-    """Return each part's mark, without a colour's meaning."""
+    """Return each part's mark, without a color's meaning."""
     return [Line2D([], [], linestyle="", marker=MARKS[at], color=MUTED, markersize=6) for at in range(len(dots))]
 
 
@@ -237,7 +235,7 @@ def _named(axes: Any, names: tuple[str, str]) -> None:
 
 
 def _framed(axes: Any, x: Floats, y: Floats, names: tuple[str, str]) -> None:
-    """Keep to the range, without a grid over the colours."""
+    """Keep to the range, without a grid over the colors."""
     axes.set_xlim(float(x[0]), float(x[-1]))
     axes.set_ylim(float(y[0]), float(y[-1]))
     axes.grid(False)

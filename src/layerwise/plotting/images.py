@@ -1,4 +1,4 @@
-"""Pictures and matrices, hand-made: PNG bytes, data URIs, sheets of pictures with captions, confusion matrices.
+"""Images and matrices, hand-made: PNG bytes, data URIs, sheets of images with captions, confusion matrices.
 
 Shape letters: ``N`` examples, ``C`` channels, ``H W`` pixels, ``K`` classes.
 """
@@ -16,41 +16,41 @@ from PIL import Image
 
 from layerwise.plotting.svg import INK, MUTED, RIGHT, WRONG, document, escaped, shortened, width_of
 
-LARGEST = 160  # longest side of a picture in a sheet or page, in pixels of its own
-SIDE, CAPTION = 96.0, 12.0  # a picture's place in a sheet, and the size of the text under it
+LARGEST = 160  # longest side of an image in a sheet or page, in pixels of its own
+SIDE, CAPTION = 96.0, 12.0  # an image's place in a sheet, and the size of the text under it
 Floats = NDArray[np.floating]
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2
-SMALL = 48  # the longer side up to which a picture's pixels are repeated
-HEAT = 0.6  # the share of a map in a picture that it is laid over
+SMALL = 48  # the longer side up to which an image's pixels are repeated
+HEAT = 0.6  # the share of a map in an image that it is laid over
 
 
-def png(picture: Floats, *, largest: int = LARGEST) -> bytes:
-    """Return a picture (C, H, W) in [0, 1] as PNG; one channel is grey, three are RGB, of others the first is shown.
+def png(image: Floats, *, largest: int = LARGEST) -> bytes:
+    """Return an image (C, H, W) in [0, 1] as PNG; one channel is gray, three are RGB, of others the first is shown.
 
-    Pictures with a side over ``largest`` are shrunk to it. Values outside [0, 1] and NaN are clipped.
+    Images with a side over ``largest`` are shrunk to it. Values outside [0, 1] and NaN are clipped.
     """
-    return _encoded(picture, "PNG", largest)
+    return _encoded(image, "PNG", largest)
 
 
-def jpeg(picture: Floats, *, largest: int = 2 * LARGEST) -> bytes:
+def jpeg(image: Floats, *, largest: int = 2 * LARGEST) -> bytes:
     """Return a photograph as JPEG, much smaller than PNG; the rest is as in `png`."""
-    return _encoded(picture, "JPEG", largest)
+    return _encoded(image, "JPEG", largest)
 
 
-def _encoded(picture: Floats, kind: str, largest: int) -> bytes:
-    """Return a picture as the bytes of a file."""
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float64)).clip(0, 1)
+def _encoded(image: Floats, kind: str, largest: int) -> bytes:
+    """Return an image as the bytes of a file."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1)
     pixels = np.round(values * 255).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
-    if max(image.size) > largest:
-        image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    encoded = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0])
+    if max(encoded.size) > largest:
+        encoded.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, optimize=True)
+    encoded.save(buffer, format=kind, optimize=True)
     return buffer.getvalue()
 
 
 def data_uri(data: bytes, kind: str = "png") -> str:
-    """Return the bytes of a picture's file, PNG unless ``kind`` says ``jpeg``, as a data URI."""
+    """Return the bytes of an image's file, PNG unless ``kind`` says ``jpeg``, as a data URI."""
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
@@ -61,12 +61,15 @@ def sheet(
     labels: Sequence[str] = (),
     photos: tuple[float, float] | None = None,
 ) -> str:
-    """Draw rows of pictures as one SVG.
+    """Draw rows of images as one SVG.
 
-    Args: rows: pictures (C, H, W) in [0, 1], row by row. captions: a text under each picture, in the shape of ``rows``;
-        empty for none. Lines are cut to the picture's width. labels: a text above each row; empty for none, as is an
-        empty text. photos: width and height of a picture's place, for photographs: they are kept as JPEG and shown
-        smooth. None shows every pixel as a square.
+    Args:
+        rows: images (C, H, W) in [0, 1], row by row.
+        captions: a text under each image, in the shape of ``rows``; empty for none. Lines are cut to the image's
+            width.
+        labels: a text above each row; empty for none, as is an empty text.
+        photos: width and height of an image's place, for photographs: they are kept as JPEG and shown smooth. None
+            shows every pixel as a square.
     """
     gap, size = 8.0, CAPTION
     side, high = photos or (SIDE, SIDE)
@@ -75,12 +78,12 @@ def sheet(
     top = gap
     for at, row in enumerate(rows):
         if labels and labels[at]:
-            body.append(_text(labels[at], gap, top + size, size=size + 2, colour=MUTED, anchor="start"))
+            body.append(_text(labels[at], gap, top + size, size=size + 2, color=MUTED, anchor="start"))
             top += size + 10
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             left = gap + column * (side + gap)
             smooth = "auto" if photos else "pixelated"
-            uri = data_uri(jpeg(picture), "jpeg") if photos else data_uri(png(picture))
+            uri = data_uri(jpeg(image), "jpeg") if photos else data_uri(png(image))
             body.append(
                 f'<image x="{left:g}" y="{top:g}" width="{side:g}" height="{high:g}" style="image-rendering: '
                 f'{smooth}" href="{uri}"/>'
@@ -88,44 +91,44 @@ def sheet(
             texts = captions[at][column].split("\n") if captions else []
             for number, text in enumerate(texts):
                 y = top + high + (number + 1) * (size + 3)
-                colour = INK if number == 0 else MUTED
+                color = INK if number == 0 else MUTED
                 body.append(
-                    _text(shortened(text, side, size), left + side / 2, y, size=size, colour=colour, anchor="middle")
+                    _text(shortened(text, side, size), left + side / 2, y, size=size, color=color, anchor="middle")
                 )
         top += high + lines * (size + 3) + gap
     width = gap + max((len(row) for row in rows), default=0) * (side + gap)
     return document(body, max(width, 2 * gap), top)
 
 
-def heated(picture: Floats, heat: Floats) -> Floats:
-    """Return a picture (C, H, W) in grey beneath a map (H, W), both in [0, 1], as (3, H, W): dark where the map is 0,
+def heated(image: Floats, heat: Floats) -> Floats:
+    """Return an image (C, H, W) in gray beneath a map (H, W), both in [0, 1], as (3, H, W): dark where the map is 0,
     yellow where it is 1.
 
-    The scale is matplotlib's *inferno*, whose lightness rises evenly, so that it is read without colours too.
+    The scale is matplotlib's *inferno*, whose lightness rises evenly, so that it is read without colors too.
     """
-    values = np.asarray(picture, dtype=np.float64)
-    grey = np.tensordot(LUMA, values, 1) if len(values) == 3 else values[0]
-    colours = mpl.colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1)
-    mixed: Floats = (1 - HEAT) * grey + HEAT * colours
+    values = np.asarray(image, dtype=np.float64)
+    gray = np.tensordot(LUMA, values, 1) if len(values) == 3 else values[0]
+    colors = mpl.colormaps["inferno"](heat)[..., :3].transpose(2, 0, 1)
+    mixed: Floats = (1 - HEAT) * gray + HEAT * colors
     return mixed
 
 
-def enlarged(picture: Floats, *, least: int = SMALL) -> Floats:
-    """Return a picture (C, H, W) with every pixel repeated until its longer side is at least ``least``, for viewers
+def enlarged(image: Floats, *, least: int = SMALL) -> Floats:
+    """Return an image (C, H, W) with every pixel repeated until its longer side is at least ``least``, for viewers
     that smooth."""
-    factor = -(-least // max(picture.shape[1:]))
-    return picture.repeat(factor, 1).repeat(factor, 2) if factor > 1 else picture
+    factor = -(-least // max(image.shape[1:]))
+    return image.repeat(factor, 1).repeat(factor, 2) if factor > 1 else image
 
 
-def in_rows(pictures: Sequence[Floats], columns: int) -> list[list[Floats]]:
-    """Cut a sequence of pictures into rows of ``columns``."""
-    return [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
+def in_rows(images: Sequence[Floats], columns: int) -> list[list[Floats]]:
+    """Cut a sequence of images into rows of ``columns``."""
+    return [list(images[start : start + columns]) for start in range(0, len(images), columns)]
 
 
 def confusion(
     counts: NDArray[np.integer], classes: Sequence[str], *, true: str = "true", predicted: str = "predicted"
 ) -> str:
-    """Draw a confusion matrix (K, K), true class by row: the share of the row as colour, blue where right, orange where
+    """Draw a confusion matrix (K, K), true class by row: the share of the row as color, blue where right, orange where
     wrong.
 
     Counts are written into the cells of up to 30 classes.
@@ -137,13 +140,13 @@ def confusion(
     margin = 30 + max((width_of(name, size) for name in names), default=0.0)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     body = [
-        _text(true, 14, margin + number * cell / 2, size=14, colour=MUTED, anchor="middle", turn=-90),
-        _text(predicted, margin + number * cell / 2, 16, size=14, colour=MUTED, anchor="middle"),
+        _text(true, 14, margin + number * cell / 2, size=14, color=MUTED, anchor="middle", turn=-90),
+        _text(predicted, margin + number * cell / 2, 16, size=14, color=MUTED, anchor="middle"),
     ]
     for i in range(number):
         middle = margin + (i + 0.5) * cell
-        body.append(_text(names[i], margin - 6, middle + size * 0.35, size=size, colour=INK, anchor="end"))
-        body.append(_text(names[i], middle + size * 0.35, margin - 6, size=size, colour=INK, anchor="start", turn=-90))
+        body.append(_text(names[i], margin - 6, middle + size * 0.35, size=size, color=INK, anchor="end"))
+        body.append(_text(names[i], middle + size * 0.35, margin - 6, size=size, color=INK, anchor="start", turn=-90))
         for j in range(number):
             if counts[i, j] or number <= 30:
                 body += _cell(
@@ -154,21 +157,21 @@ def confusion(
 
 
 def _cell(count: int, share: float, x: float, y: float, side: float, *, right: bool) -> list[str]:
-    """Return a cell of a confusion matrix: its colour and, if there is room, its count."""
+    """Return a cell of a confusion matrix: its color and, if there is room, its count."""
     alpha = 0.0 if not count else 0.12 + 0.88 * share
-    colour = RIGHT if right else WRONG
+    color = RIGHT if right else WRONG
     frame = f"; stroke: {MUTED}; stroke-opacity: 0.18" if side > 20 else ""
-    paint = f"fill: {colour}; fill-opacity: {alpha:.3f}{frame}"
+    paint = f"fill: {color}; fill-opacity: {alpha:.3f}{frame}"
     out = [f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" style="{paint}"/>']
     if side > 20 and count:
         size = 13.0 if count < 1000 else 10.0
         ink = "#ffffff" if alpha > 0.6 else INK
-        out.append(_text(str(count), x + side / 2, y + side / 2 + size * 0.35, size=size, colour=ink, anchor="middle"))
+        out.append(_text(str(count), x + side / 2, y + side / 2 + size * 0.35, size=size, color=ink, anchor="middle"))
     return out
 
 
-def _text(text: str, x: float, y: float, *, size: float, colour: str, anchor: str, turn: int = 0) -> str:
+def _text(text: str, x: float, y: float, *, size: float, color: str, anchor: str, turn: int = 0) -> str:
     """Return an SVG text, turned about its own place."""
     turned = f' transform="rotate({turn} {x:g} {y:g})"' if turn else ""
-    style = f'font-size="{size:g}" text-anchor="{anchor}" style="fill: {colour}"'
+    style = f'font-size="{size:g}" text-anchor="{anchor}" style="fill: {color}"'
     return f'<text x="{x:g}" y="{y:g}" {style}{turned}>{escaped(text)}</text>'

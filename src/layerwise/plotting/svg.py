@@ -1,6 +1,6 @@
-"""What all SVG drawings share: colours, fonts, text widths, and the way into a page.
+"""What all SVG drawings share: colors, fonts, text widths, and the way into a page.
 
-A drawing is made on white, to be a file of its own. `inline` fits it into a page: colours become the page's variables
+A drawing is made on white, to be a file of its own. `inline` fits it into a page: colors become the page's variables
 (so that dark pages stay readable) and ids become unique.
 """
 
@@ -18,7 +18,7 @@ from layerwise.text_display import escape_control
 
 WIDEST = 1e100  # the squares of distances between such numbers still fit in float64
 INK, MUTED, GRID, PAPER = "#1d2430", "#59636e", "#d4d9df", "#fefefe"
-# Okabe & Ito's palette, which readers with any common colour blindness tell apart; yellow left out: too pale on white
+# Okabe & Ito's palette, which readers with any common color blindness tell apart; yellow left out: too pale on white
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b1568a", "#9a6b00", "#2f8fc4")
 RIGHT, WRONG = SERIES[0], SERIES[1]
 FAMILIES = (
@@ -39,7 +39,7 @@ FAMILIES = (
 FONT = ", ".join(f"'{name}'" if " " in name else name for name in FAMILIES)
 
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "none"} | {
-    colour: f"var(--s{number})" for number, colour in enumerate(SERIES, start=1)
+    color: f"var(--s{number})" for number, color in enumerate(SERIES, start=1)
 }
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -93,12 +93,12 @@ def document(body: list[str], width: float, height: float) -> str:
 
 
 def inline(svg: str, prefix: str) -> str:
-    """Return an SVG file's drawing as an element for a page: no header, ids under ``prefix``, colours by the page's
+    """Return an SVG file's drawing as an element for a page: no header, ids under ``prefix``, colors by the page's
     variables."""
     drawing = svg[svg.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
     drawing = re.sub(r'\bid="', f'id="{prefix}-', drawing)
     drawing = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
-    for colour, variable in _VARIABLES.items():
-        drawing = re.sub(rf"\b(fill|stroke): ?{colour}", rf"\1: {variable}", drawing)
+    for color, variable in _VARIABLES.items():
+        drawing = re.sub(rf"\b(fill|stroke): ?{color}", rf"\1: {variable}", drawing)
     return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawing, count=1).rstrip()

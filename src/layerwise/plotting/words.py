@@ -79,7 +79,7 @@ def laid(points: Floats, words: Sequence[str], room: tuple[float, float]) -> lis
 
 
 def word_map(title: str, places: Floats, words: Sequence[str], groups: NDArray[np.int64], names: Sequence[str]) -> str:
-    """Draw words at places (n, 2), coloured by group; a word that finds no room is a point alone. Axes have no meaning
+    """Draw words at places (n, 2), colored by group; a word that finds no room is a point alone. Axes have no meaning
     of their own."""
 
     def draw(figure: Any) -> None:
@@ -89,14 +89,14 @@ def word_map(title: str, places: Floats, words: Sequence[str], groups: NDArray[n
         points = (0.04 + 0.92 * (places - low) / size) * np.array(MAP)
         shown = [shortened(word, ROOM, TEXT) for word in words]
         for group in np.unique(groups):
-            colour, mark = sign(int(group))
+            color, mark = sign(int(group))
             mine = points[groups == group]
-            axes.plot(mine[:, 0], mine[:, 1], mark, color=colour, markersize=2 * DOT, alpha=0.8, markeredgewidth=0)
+            axes.plot(mine[:, 0], mine[:, 1], mark, color=color, markersize=2 * DOT, alpha=0.8, markeredgewidth=0)
         for word, spot, group in zip(shown, laid(points, shown, MAP), groups.tolist(), strict=True):
             if spot is not None:
-                colour = INK if not names else sign(group)[0]
+                color = INK if not names else sign(group)[0]
                 axes.text(
-                    spot.x, spot.y, word, fontsize=TEXT, color=colour, ha=spot.align, va="center", parse_math=False
+                    spot.x, spot.y, word, fontsize=TEXT, color=color, ha=spot.align, va="center", parse_math=False
                 )
         axes.set_title(title, loc="left", fontsize=13, parse_math=False)
         axes.set(xticks=[], yticks=[], xlim=(0, MAP[0]), ylim=(0, MAP[1]))

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def table(task: Task, columns: list[Json], text: Texts) -> list[Json]:
-    """Return a line for each column, as the file has them; none for runs on pictures and for runs that noted no
+    """Return a line for each column, as the file has them; none for runs on images and for runs that noted no
     columns."""
     if not isinstance(task.inputs, RowInputs):
         return []

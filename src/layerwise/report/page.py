@@ -16,7 +16,7 @@ from layerwise.inspection.views.decision_surface import applies
 from layerwise.models.boltzmann import stack_of
 from layerwise.report import columns, sections
 from layerwise.report.attempts import Attempts
-from layerwise.report.neighbours import neighbours
+from layerwise.report.neighbors import neighbors
 from layerwise.report.sections import Figures
 from layerwise.report.texts import Texts
 from layerwise.run_directory import RunDirectory
@@ -49,7 +49,7 @@ def write_report(
     Args:
         directory: a run whose run.json holds its history, metrics and facts.
         found: the model's answers to the test part.
-        source: the test part itself, for names and pictures.
+        source: the test part itself, for names and images.
         splits: all parts, whose points are drawn with a function of one or two numbers; None leaves that drawing out.
         lang: ``en`` or ``zh``.
 
@@ -110,7 +110,7 @@ def task_sections(
 ) -> Json:
     """Return the sections that depend on the task; None where one does not apply, or could not be made."""
     makers: dict[str, Callable[[], Any]] = {
-        "neighbours": lambda: neighbours(model, task),
+        "neighbors": lambda: neighbors(model, task),
         "samples": lambda: sections.drawn(model, task, figures, text),
     }
     if isinstance(task, Classification):
@@ -123,7 +123,7 @@ def task_sections(
         makers["rebuilt"] = lambda: sections.reconstructions(task, found, source, figures)
     if task.inputs.kind != "text":
         makers["mistakes"] = lambda: sections.mistakes(task, found, source, figures, text)
-    names = ("confusion", "calibration", "mistakes", "neighbours", "scatter", "rebuilt", "samples")
+    names = ("confusion", "calibration", "mistakes", "neighbors", "scatter", "rebuilt", "samples")
     return {name: attempts.make(name, makers[name]) if name in makers else None for name in names}
 
 
@@ -215,7 +215,7 @@ def facts(info: Json, model: nn.Module, text: Texts) -> list[tuple[str, str]]:
 def commands(directory: RunDirectory, model: nn.Module, task: Task, text: Texts) -> Json:
     """Return the command that repeats the run, and those that go on from it, each with what it does."""
     run = shlex.quote(str(directory.path))
-    sample = {"image": "picture.png", "row": "rows.csv", "text": "'king - man + woman'"}.get(task.inputs.kind, "INPUT")
+    sample = {"image": "image.png", "row": "rows.csv", "text": "'king - man + woman'"}.get(task.inputs.kind, "INPUT")
     follow = [
         (f"layerwise predict {run} {sample}", text("next predict")),
         (f"layerwise eval {run} --data SOURCE", text("next eval")),

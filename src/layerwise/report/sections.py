@@ -1,6 +1,6 @@
-"""What the page shows of each kind of task, as plain values for the template: tables, inline drawings, pictures.
+"""What the page shows of each kind of task, as plain values for the template: tables, inline drawings, images.
 
-``N`` examples, ``K`` classes, ``C H W`` a picture.
+``N`` examples, ``K`` classes, ``C H W`` an image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from layerwise.data.source import Column, Source, Splits, fetch
 from layerwise.inspection.predictions import Answers, Case, inputs_shown, worst, wrong
 from layerwise.inspection.views.decision_surface import applies, drawing, fitted
-from layerwise.inspection.views.mistakes import picture_sheet
-from layerwise.inspection.views.samples import STEPS, as_pictures, samples
+from layerwise.inspection.views.mistakes import image_sheet
+from layerwise.inspection.views.samples import STEPS, as_images, samples
 from layerwise.models.boltzmann import stack_of
 from layerwise.plotting import charts, images
 from layerwise.plotting.bars import reliability
@@ -205,14 +205,14 @@ def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text:
     else:
         cases = worst(task, found, source, count=HARDEST)
         title, note = text("mistakes"), text("no mistakes")
-    shown = bool(cases) and cases[0].picture is not None
+    shown = bool(cases) and cases[0].image is not None
     if shown:
-        figures.add("mistakes", picture_sheet(cases))
+        figures.add("mistakes", image_sheet(cases))
     columns = () if shown else source.schema.features[:COLUMNS]
     return {
         "title": title,
         "note": note,
-        "pictures": shown,
+        "images": shown,
         "columns": columns,
         "cases": [_case(case, source.schema.table[: len(columns)]) for case in cases],
     }
@@ -226,7 +226,7 @@ def _case(case: Case, columns: Sequence[Column]) -> Json:
         "predicted": case.predicted,
         "loss": f"{case.loss:.4g}",
         "score": "" if case.score is None else f"{case.score:.1%}",
-        "picture": "" if case.picture is None else images.data_uri(images.png(case.picture)),
+        "image": "" if case.image is None else images.data_uri(images.png(case.image)),
         "row": [cell(value, column) for value, column in zip(case.row, columns, strict=False)],
     }
 
@@ -277,9 +277,9 @@ def reconstructions(task: Task, found: Answers, source: Source, figures: Figures
     return {"pairs": pairs, "columns": []}
 
 
-def _uri(picture: Any) -> str:
-    """Return a picture as a data URI."""
-    return images.data_uri(images.png(picture))
+def _uri(image: Any) -> str:
+    """Return an image as a data URI."""
+    return images.data_uri(images.png(image))
 
 
 def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
@@ -298,10 +298,10 @@ def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
 
 
 def drawn(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json | None:
-    """Return samples of a Boltzmann machine over pictures as data URIs, or None for other models."""
+    """Return samples of a Boltzmann machine over images as data URIs, or None for other models."""
     if not stack_of(model) or not isinstance(task.inputs, ImageInputs):
         return None
-    found = as_pictures(samples(model, count=2 * COLUMNS), task)
+    found = as_images(samples(model, count=2 * COLUMNS), task)
     assert found is not None
     figures.add("samples", images.sheet(images.in_rows(list(found), COLUMNS)))
-    return {"note": text("samples note", steps=STEPS), "pictures": [_uri(p) for p in found]}
+    return {"note": text("samples note", steps=STEPS), "images": [_uri(p) for p in found]}

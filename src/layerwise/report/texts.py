@@ -38,7 +38,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "surface": ("The fitted function", "拟合的函数"),
     "surface note": (
-        "Colour is the network’s answer; a line joins equal answers. A point has the colour of its true "
+        "Color is the network’s answer; a line joins equal answers. A point has the color of its true "
         "value: if it stands out, "
         "it is an error.",
         "颜色是网络的回答，等值线连接相同的回答。点的颜色是其真实值：与底色不同的点就是误差。",
@@ -51,7 +51,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "regions": ("The decision boundary", "决策边界"),
     "regions note": (
-        "Shading is the network’s answer, and the dark line is where it changes. A point has the colour of "
+        "Shading is the network’s answer, and the dark line is where it changes. A point has the color of "
         "its true class.",
         "底色是网络的回答，深色线是回答改变之处。点的颜色是其真实类别。",
     ),
@@ -82,8 +82,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "predicted": ("answer", "回答"),
     "confused": ("Most often confused", "最常混淆"),
     "times": ("times", "次数"),
-    "neighbours": ("Nearest words", "最近的词"),
-    "neighbours note": (
+    "neighbors": ("Nearest words", "最近的词"),
+    "neighbors note": (
         "Some words of the vocabulary and the words whose vectors make the smallest angle with theirs; the "
         "number is the cosine.",
         "词表中的若干词，以及与其向量夹角最小的词；数字为余弦相似度。",
@@ -178,7 +178,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next": ("What next", "接下来"),
     "next predict": ("ask it about something new", "对新的输入进行预测"),
     "next eval": ("measure it on other data", "在其他数据上评估"),
-    "next mistakes": ("all mistakes, as a table and pictures", "查看全部错误（表格与图片）"),
+    "next mistakes": ("all mistakes, as a table and images", "查看全部错误（表格与图片）"),
     "next columns": ("which columns matter, and how much", "哪些列重要，有多重要"),
     "next gradients": ("watch backpropagation, layer by layer", "逐层观察反向传播"),
     "next function": ("the drawing above, and its values as a table", "上面的函数图及其数值表"),

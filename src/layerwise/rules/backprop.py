@@ -89,8 +89,8 @@ def tapered(model: nn.Module, parameters: Sequence[nn.Parameter], taper: float) 
     return [1.0 if len(layers) == 1 else shares[id(p)] for p in parameters]
 
 
-def penalised(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
-    """Return the weights that E08's penalties cover: no biases, nothing of a normalisation layer."""
+def penalized(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """Return the weights that E08's penalties cover: no biases, nothing of a normalization layer."""
     exempt = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     return [p for p in parameters.values() if p.ndim > 1 and id(p) not in exempt]
 
@@ -105,7 +105,7 @@ class Backprop:
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in context.model.modules()
         ):
             raise UsageError(
-                "batch normalisation takes its statistics from each micro-batch, so accumulation would not "
+                "batch normalization takes its statistics from each micro-batch, so accumulation would not "
                 "equal the large batch",
                 expected="rule.accumulate = 1 for a model with batch norm",
                 received=f"rule.accumulate = {options.accumulate}",
@@ -120,7 +120,7 @@ class Backprop:
         self.context, self.options = context, options
         self.parameters = list(context.parameters.values())
         self.tensors: list[Tensor] = [*self.parameters]
-        self.weights: list[Tensor] = [*penalised(context.model, context.parameters)]
+        self.weights: list[Tensor] = [*penalized(context.model, context.parameters)]
         self.optimizer = make_optimizer(
             options, self.parameters, tapered(context.model, self.parameters, options.taper)
         )
@@ -183,7 +183,7 @@ class Backprop:
     def _nothing(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Return the zeros of an empty share, by the names and in the type that the other ranks' sums have."""
         model = self.context.model
-        with in_evaluation(model):  # a normalisation has no statistics of nothing
+        with in_evaluation(model):  # a normalization has no statistics of nothing
             loss = self.context.task.objective(model, batch)
         return loss.total, 0.0, dict(loss.parts)
 
@@ -214,7 +214,7 @@ class Backprop:
     @torch.no_grad()
     def _penalties(self) -> dict[str, Tensor]:
         """Add the gradients of E08's penalties, 2λw and λ·sign(w), and return the terms they add to the loss; where
-        biases and norms alone are trained there is nothing to penalise."""
+        biases and norms alone are trained there is nothing to penalize."""
         o, terms = self.options, dict[str, Tensor]()
         if not self.weights:
             return terms

@@ -59,7 +59,7 @@ def rate(options: HebbOptions, progress: float) -> float:
 class Units:
     """Hebb's and Oja's rule on linear units: W += η · the mean over the batch of the rule's change.
 
-    Inputs are centred by their mean, which is gathered over the first epoch (every example once) and held from then on.
+    Inputs are centered by their mean, which is gathered over the first epoch (every example once) and then held.
     The step's total is the task's objective before the step.
     """
 
@@ -76,7 +76,7 @@ class Units:
         if not int(self.epochs) and "mean" in self.context.parameters:
             self._gather_mean(batch)
         loss = self.context.task.objective(self.context.model, batch)
-        x = self.model.centred(batch.inputs)  # (N, D)
+        x = self.model.centered(batch.inputs)  # (N, D)
         w = self.model.weight
         y = x @ w.T  # (N, K)
         change = formulas.oja(x, y, w) if self.options.variant == "oja" else formulas.hebb(x, y)
@@ -91,7 +91,7 @@ class Units:
     def _gather_mean(self, batch: Batch) -> None:
         """Take a batch into the mean: m += Σ(x − m) / examples so far."""
         mean = self.model.mean
-        rest = self.model.centred(batch.inputs).sum(0)
+        rest = self.model.centered(batch.inputs).sum(0)
         self.seen += self._summed(rest, len(batch))
         mean.add_(rest / int(self.seen))
 

@@ -134,7 +134,7 @@ def refuse_losses(task: object) -> None:
     loss = getattr(task, "loss", None)
     if isinstance(loss, ClassLoss) and not loss.plain:
         raise UsageError(
-            "the perceptron rule corrects mistakes and minimises no loss",
+            "the perceptron rule corrects mistakes and minimizes no loss",
             expected="no task.loss, task.label_smoothing or task.class_weights",
             received=f"{loss.kind}, smoothing {loss.smoothing:g}, {'weighted' if loss.weights else 'unweighted'} "
             "classes",

@@ -25,7 +25,7 @@ DIRECT, TILES = "direct", "tiles"
 class Flags(msgspec.Struct, frozen=True):
     """What was set for a run, as recorded in run.json and in each checkpoint.
 
-    ``layout`` is how maps of pictures lie in memory: ``contiguous`` (channel after channel, as in runs that do not say)
+    ``layout`` is how maps of images lie in memory: ``contiguous`` (channel after channel, as in runs that do not say)
     or ``channels_last``; ``convolution`` how 3×3 ones are computed: ``direct`` (by torch, as in runs that do not say)
     or by ``tiles`` (`nn.tiled`). Both are empty until the network is known. ``kernels`` names the kernel of each class
     of layers (`nn.kernel_choice`) that a choice was made for; all others are torch's.
@@ -52,7 +52,7 @@ def pick_device(wanted: str) -> torch.device:
     kind = wanted.split(":")[0]
     if kind == "mps":
         raise UsageError(
-            "device 'mps' has no float64, in which metrics are summed and changes of pictures are drawn",
+            "device 'mps' has no float64, in which metrics are summed and changes of images are drawn",
             expected="auto, cpu or cuda",
             received=f"'{wanted}'",
             do="use --device cpu",
@@ -96,7 +96,7 @@ def resolve(
 
 def layout_of(model: nn.Module, precision: str) -> str:
     """Return the layout in which a model of this precision computes fastest: channels last for convolutions over
-    pictures.
+    images.
 
     On the CPU in float32 (oneDNN's kernels) and its 16-bit routes, on CUDA in 16 bits (its tensor cores' form); nothing
     else gains.

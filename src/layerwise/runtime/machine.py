@@ -107,7 +107,7 @@ def measure_matmul() -> Matmul:
 
     "medium" is chosen where its largest error against float64 is at most `ERROR_LIMIT` times that of
     "highest", the time falls by `GAIN` in geometric mean and no size is slower than `LOSS`. torch's
-    settings and random state are put back. One thread, since a neighbour on one of our cores makes
+    settings and random state are put back. One thread, since a neighbor on one of our cores makes
     two-thread times collapse (every product took 16 ms instead of 0.4 to 4), and such an accident would be
     kept.
     """

@@ -16,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ / φ
 
 
 def key(*parts: int | str) -> int:
-    """Hash named parts to a 63-bit seed (BLAKE2b), so that neighbouring seeds give unrelated streams."""
+    """Hash named parts to a 63-bit seed (BLAKE2b), so that neighboring seeds give unrelated streams."""
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
@@ -39,8 +39,8 @@ def order(examples: int, *parts: int | str) -> Tensor:
 
 
 def uniform(ids: Tensor, draws: int, seed: int, epoch: int) -> Tensor:
-    """Return U[0, 1) draws keyed by example, ``(N, draws)`` float64, by a vectorised counter hash (SplitMix64's
-    finaliser).
+    """Return U[0, 1) draws keyed by example, ``(N, draws)`` float64, by a vectorized counter hash (SplitMix64's
+    finalizer).
 
     The draw of an example depends on (seed, epoch, its id, which draw) alone: not on its batch, worker or rank.
     """
@@ -53,7 +53,7 @@ def uniform(ids: Tensor, draws: int, seed: int, epoch: int) -> Tensor:
 
 
 def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return 64-bit numbers scrambled one to one (SplitMix64's finaliser)."""
+    """Return 64-bit numbers scrambled one to one (SplitMix64's finalizer)."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

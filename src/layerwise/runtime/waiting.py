@@ -20,8 +20,8 @@ def wait_briefly() -> None:
     """Let the threads of GNU OpenMP, which torch's CPU kernels use, sleep soon when they wait, if other programs keep
     our cores busy.
 
-    A thread that spins uses up the time that it is then refused when its work comes: beside a neighbour on one of two
-    cores a small network trained at half its speed (``layerwise bench neighbour``). Alone, spinning is right: the next
+    A thread that spins uses up the time that it is then refused when its work comes: beside a neighbor on one of two
+    cores a small network trained at half its speed (``layerwise bench neighbor``). Alone, spinning is right: the next
     kernel comes at once. What the environment says already stands. Linux only.
     """
     if not any(name in os.environ for name in ASKED) and crowded():

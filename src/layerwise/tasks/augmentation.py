@@ -4,7 +4,7 @@ So the batch it lies in, the number of workers and ranks, a resume and the loadi
 changed where they are used, on the device, after both loading paths; what is evaluated, predicted and exported never
 is.
 
-Mixing takes a second picture: the neighbour in the epoch's shuffled order, so the pair is a function of (seed, stage,
+Mixing takes a second image: the neighbor in the epoch's shuffled order, so the pair is a function of (seed, stage,
 epoch, position), and its shares of (seed, stage, epoch, id). Ranks cut a global batch between pairs.
 """
 
@@ -40,8 +40,8 @@ from layerwise.tasks.inputs import ImageInputs, Inputs
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes a stage's training pictures. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for
-    pictures that come as bytes; ``plain``: pictures come as `collating` leaves them, in bytes or in [0, 1]."""
+    """Changes a stage's training images. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for
+    images that come as bytes; ``plain``: images come as `collating` leaves them, in bytes or in [0, 1]."""
 
     inputs: ImageInputs
     options: AugmentOptions
@@ -62,7 +62,7 @@ class Augmentation:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with its pictures changed as this epoch has it, in the same layout in memory."""
+        """Return the batch with its images changed as this epoch has it, in the same layout in memory."""
         u = self.draws(batch, epoch)
         given = batch.inputs.dtype
         x = batch.inputs.clone() if self.plain and given != torch.uint8 else batch.inputs
@@ -79,7 +79,7 @@ class Augmentation:
         return self.mixed(changed, u) if self.options.mixes and len(batch) else changed
 
     def shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what draws u (N, 28) leave of each picture, λ (N,) float64, 1 for those not mixed, and which are cut
+        """Return what draws u (N, 28) leave of each image, λ (N,) float64, 1 for those not mixed, and which are cut
         (CutMix), (N,)."""
         o = self.options
         half = 0.5 if o.mixup and o.cutmix else float(bool(o.cutmix))
@@ -91,7 +91,7 @@ class Augmentation:
         return share, cuts
 
     def mixed(self, batch: Batch, u: Tensor) -> Batch:
-        """Return a batch of neighbours mixed two by two, by draws u (N, 28)."""
+        """Return a batch of neighbors mixed two by two, by draws u (N, 28)."""
         share, cuts = self.shares(u)
         box = mixup.pasted(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
         x, kept = mixup.mixed(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
@@ -102,7 +102,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Augmented:
-    """Batches whose pictures are changed on their way to the rule."""
+    """Batches whose images are changed on their way to the rule."""
 
     batches: Batches
     change: Augmentation
@@ -124,7 +124,7 @@ class Augmented:
 
 
 def collating(task: Task, table: Mapping[str, Any]) -> Collate:
-    """Return how a stage's training examples are gathered: pictures that are to be changed stay bytes until then."""
+    """Return how a stage's training examples are gathered: images that are to be changed stay bytes until then."""
     if not table:
         return task.collate
     assert isinstance(task.inputs, ImageInputs)
@@ -132,7 +132,7 @@ def collating(task: Task, table: Mapping[str, Any]) -> Collate:
 
 
 def paired(table: Mapping[str, Any]) -> bool:
-    """Whether a stage's table (resolved) mixes pictures."""
+    """Whether a stage's table (resolved) mixes images."""
     return bool(table) and msgspec.convert(dict(table), AugmentOptions).mixes
 
 
@@ -156,8 +156,8 @@ def augmented(
 def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str = "backprop") -> dict[str, Any]:
     """Return a stage's ``augment`` table with every option spelled out, or the empty one.
 
-    Raises `UsageError` for unknown keys and values out of range, for inputs that are no pictures, for colours of grey
-    ones, and for mixed pictures where another rule than backprop learns.
+    Raises `UsageError` for unknown keys and values out of range, for inputs that are no images, for colors of gray
+    ones, and for mixed images where another rule than backprop learns.
     """
     if not table:
         return {}
@@ -165,13 +165,13 @@ def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str 
     if not isinstance(inputs, ImageInputs):
         raise UsageError(
             f"{where} cannot augment {inputs.kind}s",
-            expected="pictures, which stay what they are when turned or shifted",
+            expected="images, which stay what they are when turned or shifted",
             received=f"augment of {', '.join(table)}",
             do="leave augment out for these data",
         )
-    if options.colours and inputs.channels != 3:
+    if options.colors and inputs.channels != 3:
         raise UsageError(
-            f"{where} cannot change the saturation or hue of these pictures",
+            f"{where} cannot change the saturation or hue of these images",
             expected="three channels: red, green, blue",
             received=f"{inputs.channels} channel(s)",
             do="leave augment.saturation and augment.hue out; brightness and contrast work",
@@ -187,7 +187,7 @@ def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str 
             )
     if options.mixes and rule != "backprop":
         raise UsageError(
-            f"{where} cannot mix pictures: the rule {rule} learns one class from each",
+            f"{where} cannot mix images: the rule {rule} learns one class from each",
             expected="the rule backprop",
             received="augment.mixup or augment.cutmix above 0",
             do="leave augment.mixup and augment.cutmix out",

@@ -233,5 +233,5 @@ class Task(ABC):
         wrong."""
 
     def encode(self, raw: object) -> Tensor:
-        """Turn one raw input (a path, a picture, a row) into the network's input, without a batch dimension."""
+        """Turn one raw input (a path, an image, a row) into the network's input, without a batch dimension."""
         return self.inputs.encode(raw)

@@ -1,4 +1,4 @@
-"""Classification of pictures and rows: which class, and how sure."""
+"""Classification of images and rows: which class, and how sure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import Array, Examples, Relabelled, Source, labels
+from layerwise.data.source import Array, Examples, Relabeled, Source, labels
 from layerwise.errors import DataError
 from layerwise.tasks import encoding
 from layerwise.tasks.assessment import ClassAssessment
@@ -187,7 +187,7 @@ class Classification(Task):
             raise no_classes(source)
         found = labels(source)
         if found is None:
-            raise DataError(f"{source.name_of(0)} has no classes to compare with", expected="labelled examples")
+            raise DataError(f"{source.name_of(0)} has no classes to compare with", expected="labeled examples")
         names = source.schema.classes or self.classes
         wrong = np.flatnonzero((found < 0) | (found >= len(names)) | (found != np.floor(found)))
         if len(wrong):
@@ -207,7 +207,7 @@ class Classification(Task):
         if names == self.classes:
             return source
         places = [self.classes.index(name) if name in self.classes else -1 for name in names]
-        return Relabelled(source, self.classes, np.array(places))
+        return Relabeled(source, self.classes, np.array(places))
 
     def collate(self, examples: Examples) -> Batch:
         """Turn decoded examples into inputs (N, …) and labels (N,) int64."""

@@ -1,4 +1,4 @@
-"""The inputs that a source's schema asks for: pictures or rows; their options, and their saved form."""
+"""The inputs that a source's schema asks for: images or rows; their options, and their saved form."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from layerwise.tasks.rows import RowInputs
 
 IMAGENET = Statistics(
     (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-)  # of its training pictures, as torchvision's weights have it
+)  # of its training images, as torchvision's weights have it
 
 
 class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of every task.
 
-    ``size``: side of pictures in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]),
-    none, or imagenet (ImageNet's statistics, which most published weights of pictures were trained with). ``mean`` and
-    ``std``: statistics of one's own by channel, of pixels in [0, 1], in place of the training part's; pictures only.
+    ``size``: side of images in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]),
+    none, or imagenet (ImageNet's statistics, which most published weights of images were trained with). ``mean`` and
+    ``std``: statistics of one's own by channel, of pixels in [0, 1], in place of the training part's; images only.
     Rows: categories with more than ``embed`` values are looked up as vectors instead of one-hot, 0 for never;
     ``unseen``: what happens to values that training never had: taken as unknown, or refused.
     """
@@ -45,7 +45,7 @@ def fit(source: Source, options: InputOptions) -> Inputs:
         )
     if options.scale == "imagenet" or options.mean or options.std:
         raise UsageError(
-            "task.mean, task.std and the scale imagenet are of pictures, and these data are rows",
+            "task.mean, task.std and the scale imagenet are of images, and these data are rows",
             expected="task.scale = standard, unit or none",
             received=f"task.scale = {options.scale}, task.mean = {list(options.mean)}, task.std = {list(options.std)}",
         )
@@ -53,7 +53,7 @@ def fit(source: Source, options: InputOptions) -> Inputs:
 
 
 def statistics(options: InputOptions, channels: int) -> Statistics | None:
-    """Return each channel's mean and standard deviation where the options say them, for pictures of so many channels;
+    """Return each channel's mean and standard deviation where the options say them, for images of so many channels;
     else None.
 
     Raises `UsageError` unless there are as many of both as channels, and for a scale beside them that says otherwise.
@@ -70,7 +70,7 @@ def statistics(options: InputOptions, channels: int) -> Statistics | None:
         return None
     if len(mean) != channels or len(std) != channels:
         raise UsageError(
-            f"pictures of {channels} channel(s) are scaled by as many means and deviations",
+            f"images of {channels} channel(s) are scaled by as many means and deviations",
             expected=f"task.mean and task.std with {channels} number(s) each, of pixels in [0, 1]",
             received=f"task.mean = {list(mean)}, task.std = {list(std)}",
             do="set both, or neither",

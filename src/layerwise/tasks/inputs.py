@@ -1,4 +1,4 @@
-"""Inputs: from what a person has (a picture, a row) to what a network takes. Fitted once, saved with the weights.
+"""Inputs: from what a person has (an image, a row) to what a network takes. Fitted once, saved with the weights.
 
 Shape letters: ``N`` examples, ``C`` channels, ``H W`` pixels, ``D`` features.
 """
@@ -23,8 +23,8 @@ from layerwise.runtime.machine import cores
 from layerwise.tasks.records import ImageRecord
 
 PIECE = 128  # of them at a time
-SAMPLE = 10_000  # examples that statistics of pictures are taken from, evenly spaced
-LARGEST = 224  # side to which pictures of mixed sizes are brought unless task.size says otherwise
+SAMPLE = 10_000  # examples that statistics of images are taken from, evenly spaced
+LARGEST = 224  # side to which images of mixed sizes are brought unless task.size says otherwise
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageInputs(Inputs):
-    """Pictures: brought to one size (shorter side, then centre crop), scaled to [0, 1], then (x − mean) / std by
+    """Images: brought to one size (shorter side, then center crop), scaled to [0, 1], then (x − mean) / std by
     channel."""
 
     kind = "image"
@@ -83,7 +83,7 @@ class ImageInputs(Inputs):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    plain: bool = False  # `tensor` leaves pictures unscaled: bytes where they have the size, else in [0, 1]
+    plain: bool = False  # `tensor` leaves images unscaled: bytes where they have the size, else in [0, 1]
 
     @classmethod
     def fit(cls, source: Source, *, size: int, scale: str, known: Statistics | None = None) -> Self:
@@ -133,25 +133,25 @@ class ImageInputs(Inputs):
         return {"channels": self.channels, "size": self.size, "features": self.channels * self.size[0] * self.size[1]}
 
     def adopt(self, source: Source) -> Source:
-        """Return the source, its pictures in this size if it decodes them. Raises `DataError` unless they have as many
+        """Return the source, its images in this size if it decodes them. Raises `DataError` unless they have as many
         channels."""
         schema = source.schema
         if schema.kind != "image" or schema.shape[2] != self.channels:
             raise DataError(
                 f"{source.name_of(0)} does not hold what this network was trained on",
-                expected=f"pictures with {self.channels} channel(s)",
+                expected=f"images with {self.channels} channel(s)",
                 received=f"{schema.kind}s of shape {schema.shape}",
             )
         return sized(source, self.size)
 
     def notes(self, source: Source) -> tuple[str, ...]:
-        """Return nothing: any picture can be encoded."""
+        """Return nothing: any image can be encoded."""
         return ()
 
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
-        """Turn pictures (N, H, W, C) uint8, or a list of such, into (N, C, h, w) float32."""
+        """Turn images (N, H, W, C) uint8, or a list of such, into (N, C, h, w) float32."""
         if isinstance(inputs, list):
-            return torch.cat([self.tensor(fit(picture, self.size)[None]) for picture in inputs])
+            return torch.cat([self.tensor(fit(image, self.size)[None]) for image in inputs])
         x = torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.plain and x.shape[2:] == self.size:
             return x
@@ -159,7 +159,7 @@ class ImageInputs(Inputs):
         return x if self.plain else self.scaled(x).contiguous()
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Scale pictures (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by
+        """Scale images (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by
         channel."""
         mean, std = (constant(v, x.dtype, x.device) for v in (self.mean, self.std))
         if x.is_contiguous(
@@ -171,16 +171,16 @@ class ImageInputs(Inputs):
         return x.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
 
     def encode(self, raw: object) -> Tensor:
-        """Turn a path, bytes, PIL picture or uint8 array (H, W[, C]) into (C, h, w)."""
+        """Turn a path, bytes, PIL image or uint8 array (H, W[, C]) into (C, h, w)."""
         size = None if isinstance(raw, np.ndarray) else self.size  # arrays are brought to size as those of a source are
         return self.tensor(decode(raw, self.channels, size=size)[None])[0]
 
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw pictures of noise, (count, C, h, w), scaled."""
+        """Draw images of noise, (count, C, h, w), scaled."""
         return self.scaled(torch.rand(count, self.channels, *self.size, generator=generator))
 
     def raw(self, tensor: Tensor) -> Tensor:
-        """Return pictures (N, C, h, w) in [0, 1]."""
+        """Return images (N, C, h, w) in [0, 1]."""
         mean, std = (constant(v, tensor.dtype, tensor.device) for v in (self.mean, self.std))
         return (tensor * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
@@ -191,7 +191,7 @@ def _sampled(source: Source) -> Array:
 
 
 def _side(source: Source, size: int) -> tuple[int, int]:
-    """Return the size of pictures: the one asked for, their own, or of mixed ones the median of the shorter sides, at
+    """Return the size of images: the one asked for, their own, or of mixed ones the median of the shorter sides, at
     most 224."""
     height, width, _ = source.schema.shape
     if size:

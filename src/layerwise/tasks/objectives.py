@@ -37,9 +37,12 @@ def class_logits(outputs: Tensor) -> Tensor:
 class ClassLoss:
     """How wrong logits are for a class.
 
-    Args: kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` asks each class by
-        itself. gamma: γ of the focal loss. smoothing: ε of label smoothing. weights: w of each class, (K,); empty: all
-        1.
+    Args:
+        kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` asks each class by
+            itself.
+        gamma: γ of the focal loss.
+        smoothing: ε of label smoothing.
+        weights: w of each class, (K,); empty: all 1.
     """
 
     kind: ClassLossName = "cross-entropy"

@@ -24,11 +24,11 @@ TASKS: dict[str, type[Task]] = {
 }
 OF_KIND: dict[Kind, tuple[str, ...]] = {
     "text": ("words", "co-occurrence")
-}  # what is done with text; with pictures and rows all others
+}  # what is done with text; with images and rows all others
 WANTS: dict[Kind, str] = {
     "text": "text",
     "counts": "counts of pairs of words",
-    "image": "pictures or rows of a table",
+    "image": "images or rows of a table",
     "row": "rows of a table",
 }
 

@@ -1,4 +1,4 @@
-"""Regression: a number from pictures or rows."""
+"""Regression: a number from images or rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import LARGEST, Array, Examples, Relabelled, Source, labels
+from layerwise.data.source import LARGEST, Array, Examples, Relabeled, Source, labels
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
@@ -89,7 +89,7 @@ def amounts(source: Source) -> Source:
     """
     schema = source.schema
     if schema.target == "class" and schema.classes and all(map(_is_number, schema.classes)):
-        return Relabelled(source, (), np.array([float(name) for name in schema.classes]), "either")
+        return Relabeled(source, (), np.array([float(name) for name in schema.classes]), "either")
     if schema.target not in ("number", "either"):
         raise DataError(
             "these examples have no number to predict",
@@ -98,7 +98,7 @@ def amounts(source: Source) -> Source:
             + (f": {', '.join(schema.classes[:5])}" if schema.classes else ""),
         )
     if schema.target == "either" and schema.classes:
-        return Relabelled(source, (), np.array([float(name) for name in schema.classes]))
+        return Relabeled(source, (), np.array([float(name) for name in schema.classes]))
     return source
 
 
@@ -143,7 +143,7 @@ def refuse_delta(options: RegressionOptions) -> None:
 
 @dataclass
 class Regression(Task):
-    """One number for each example; trained on the standardised target, answered in its own unit."""
+    """One number for each example; trained on the standardized target, answered in its own unit."""
 
     name = "regression"
     Options = RegressionOptions
@@ -193,7 +193,7 @@ class Regression(Task):
         return source
 
     def collate(self, examples: Examples) -> Batch:
-        """Turn decoded examples into inputs (N, …) and standardised targets (N, 1) float64."""
+        """Turn decoded examples into inputs (N, …) and standardized targets (N, 1) float64."""
         targets = None
         if examples.targets is not None:
             scaled = (np.asarray(examples.targets, dtype=np.float64) - self.shift) / self.spread
@@ -229,7 +229,7 @@ class Regression(Task):
     def export_module(self, model: nn.Module) -> Export:
         """Return the network with its number in the target's own unit, (N, 1)."""
         outputs = (
-            Output("standardised", "the network's own output: (value − mean) / deviation"),
+            Output("standardized", "the network's own output: (value − mean) / deviation"),
             Output("value", f"'{self.target}' in its own unit"),
         )
         return Export(Answering(model, lambda scaled, _: scaled * self.spread + self.shift), outputs)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data.source import Array, ArraySource, Column, Relabelled, Source, Subset, fetch
+from layerwise.data.source import Array, ArraySource, Column, Relabeled, Source, Subset, fetch
 from layerwise.errors import DataError, unknown
 from layerwise.tasks import coders as coders_
 from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen
@@ -108,7 +108,7 @@ class RowInputs(Inputs):
                 expected=f"columns {', '.join(self.features)}",
                 received=f"columns {', '.join(schema.features)}" if schema.features else f"{schema.kind}s",
             )
-        if isinstance(source, Relabelled | Subset):
+        if isinstance(source, Relabeled | Subset):
             return replace(source, base=self.adopt(source.base))
         assert isinstance(source, ArraySource)  # tables are read whole
         self._refuse_new_gaps(source)

@@ -20,8 +20,8 @@ from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import WordRecord
 
 TERMS = 64  # words in a question
-Kind = Literal["neighbours", "analogy", "mean", "similarity", "odd one out"]
-KINDS: tuple[Kind, ...] = ("neighbours", "analogy", "mean", "similarity", "odd one out")
+Kind = Literal["neighbors", "analogy", "mean", "similarity", "odd one out"]
+KINDS: tuple[Kind, ...] = ("neighbors", "analogy", "mean", "similarity", "odd one out")
 HEAD = (
     -2.0
 )  # marks the first row of an encoded question, which holds its kind and how many of the terms are listed, not asked
@@ -39,7 +39,7 @@ def parsed(text: str) -> Question:
     """Read a question.
 
     ``king - man + woman`` is an analogy, ``cup ~ mug`` asks for the similarity, ``cat, dog, stone`` for the odd one
-    out, a single word for its neighbours, and several for the neighbours of their mean. Raises `UsageError` for one
+    out, a single word for its neighbors, and several for the neighbors of their mean. Raises `UsageError` for one
     without words.
     """
     words = text.split()
@@ -60,7 +60,7 @@ def parsed(text: str) -> Question:
         if len(listed) < 3:
             raise UsageError("the odd one out is looked for among three words or more", received=f"'{text}'")
         return Question("odd one out", tuple((word, 1.0) for word in listed), listed)
-    return Question("neighbours" if len(words) == 1 else "mean", tuple((word, 1.0) for word in words))
+    return Question("neighbors" if len(words) == 1 else "mean", tuple((word, 1.0) for word in words))
 
 
 def _signed(words: Sequence[str], text: str) -> tuple[tuple[str, float], ...]:
@@ -181,7 +181,7 @@ class WordInputs(Inputs):
         return {"words": len(self.words)}
 
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw questions for the neighbours of words, (count, T, 2)."""
+        """Draw questions for the neighbors of words, (count, T, 2)."""
         out = torch.full((count, TERMS, 2), -1.0)
         out[:, :, 1] = 0
         out[:, 0] = torch.tensor([HEAD, 0.0])

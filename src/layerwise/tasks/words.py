@@ -1,4 +1,4 @@
-"""Words from their neighbours: what word2vec learns, how likely held-out windows are, and answers about words."""
+"""Words from their neighbors: what word2vec learns, how likely held-out windows are, and answers about words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
 from layerwise.tasks.records import WordTaskRecord
 from layerwise.tasks.vocabulary import KINDS, WordInputs
 
-SHOWN = 10  # neighbours in an answer
+SHOWN = 10  # neighbors in an answer
 NOISE = 1024  # negatives that held-out windows are measured with, the same for every model
 TOGETHER = 64  # blocks that are measured at once: 64 Ki tokens of the usual block
 Kept = Literal["negative", "hierarchical"]
@@ -156,7 +156,7 @@ class WordTask(Task):
 
 @dataclass
 class Words(WordTask):
-    """Each word's neighbours are to be predicted from it (E30), or it from them."""
+    """Each word's neighbors are to be predicted from it (E30), or it from them."""
 
     name = "words"
     Options = WordsOptions
@@ -253,11 +253,11 @@ def word_network(model: nn.Module) -> WordVectors:
 
 
 def predictive(model: nn.Module) -> Predictive:
-    """Return a network that predicts words from their neighbours. Raises `UsageError` for others."""
+    """Return a network that predicts words from their neighbors. Raises `UsageError` for others."""
     if isinstance(model, Predictive):
         return model
     raise UsageError(
-        "this network does not predict words from their neighbours",
+        "this network does not predict words from their neighbors",
         expected="skipgram or cbow",
         received=type(model).__name__,
     )

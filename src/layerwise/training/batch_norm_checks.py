@@ -24,10 +24,10 @@ def refuse_lonely_batch(model: nn.Module, batches: Batches, stage: Stage, world:
         rows = any(isinstance(m, nn.BatchNorm1d) for m in model.modules())
         raise UsageError(
             f"in batches of {stage.batch}{shared} the last batch of {batches.examples} examples has one example, "
-            "over which batch normalisation has no variance",
+            "over which batch normalization has no variance",
             expected="at least two examples in every batch",
             do=f"use --batch {next_batch(batches.examples, stage.batch, world.size)}"
-            + (", or set model.batch_norm=false" if rows else ", or larger pictures with task.size"),
+            + (", or set model.batch_norm=false" if rows else ", or larger images with task.size"),
         )
 
 

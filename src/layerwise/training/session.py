@@ -177,7 +177,7 @@ class Session:
         self._close(number)
 
     def _batches(self, number: int, source: Source, part: nn.Module) -> Batches:
-        """Return a stage's training batches, its changes to pictures included."""
+        """Return a stage's training batches, its changes to images included."""
         stage, task = self.plan.recipe.stages[number], self.plan.stage_tasks[number]
         batches = self.feed.training(
             source,

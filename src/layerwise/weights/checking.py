@@ -36,8 +36,9 @@ FREE = 1 << 20  # bytes that tensors may take beyond twice the file's size
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Check tensors by name.
 
-    Raises: DataError: for a tensor that is sparse, quantized, complex, nested or without data (meta), and for one that
-        repeats its numbers (expanded) so often that it claims more than the file can hold. It is not unfolded.
+    Raises:
+        DataError: for a tensor that is sparse, quantized, complex, nested or without data (meta), and for one that
+            repeats its numbers (expanded) so often that it claims more than the file can hold. It is not unfolded.
         DamagedError: for numbers that are NaN or infinite.
     """
     room = 2 * path.stat().st_size + FREE if path.is_file() else None

@@ -59,10 +59,14 @@ def embedding(
 
     Row i is the vector of ``words[i]``, bit for bit.
 
-    Args: source: the vectors, or a file of them. words: the vocabulary, in the order of its numbers. padding: the word
-        that fills up short texts: its vector is zero and stays so. missing: what words without a vector begin with:
-        ``normal``, draws with the mean and deviation of the vectors found, dimension by dimension; or ``zeros``. lower:
-        let a word without a vector take that of its lower-case form. trainable: whether the vectors go on learning.
+    Args:
+        source: the vectors, or a file of them.
+        words: the vocabulary, in the order of its numbers.
+        padding: the word that fills up short texts: its vector is zero and stays so.
+        missing: what words without a vector begin with: ``normal``, draws with the mean and deviation of the vectors
+            found, dimension by dimension; or ``zeros``.
+        lower: let a word without a vector take that of its lower-case form.
+        trainable: whether the vectors go on learning.
         seed: of those draws.
 
     Raises `UsageError` for an empty vocabulary, a word that comes twice, a padding that is not in it, and where no word

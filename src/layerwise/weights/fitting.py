@@ -47,9 +47,12 @@ class Fit(NamedTuple):
 def fit(model: nn.Module, weights: Weights, origin: str, *, head: Sequence[str] = (), new_head: bool = False) -> Fit:
     """Return which of a file's tensors go into a model (which may be on the meta device). Nothing is copied.
 
-    Args: model: the network. weights, origin: what was read, and where from, for messages. head: the tensors that may
-        be of other rows, or lack altogether: they then keep their fresh weights, all of them. new_head: leave the head
-        fresh although it fits: its rows stand for other classes.
+    Args:
+        model: the network.
+        weights, origin: what was read, and where from, for messages.
+        head: the tensors that may be of other rows, or lack altogether: they then keep their fresh weights, all of
+            them.
+        new_head: leave the head fresh although it fits: its rows stand for other classes.
 
     Raises `UsageError` listing every other key that is missing, left over or of another shape (F31).
     """

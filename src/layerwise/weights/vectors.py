@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.errors import DataError, UsageError, nearest
-from layerwise.functional.similarity import normalised
+from layerwise.functional.similarity import normalized
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -83,7 +83,7 @@ class VectorTable:
     @cached_property
     def unit(self) -> Floats:
         """The vectors at length one, (V, D); those of length zero stay."""
-        return normalised(self.matrix)
+        return normalized(self.matrix)
 
     def row(self, word: str) -> int:
         """Return a word's row. Raises `UsageError`, with the nearest word, if it has none."""

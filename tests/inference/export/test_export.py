@@ -72,7 +72,7 @@ def subject(name: str, **changes: object) -> Subject:
 
 
 def task_of(card: registry.Card, arguments: dict[str, object]) -> Task:
-    """Return the first task of a card, over pictures where its builder asks for their size, over words where for their
+    """Return the first task of a card, over images where its builder asks for their size, over words where for their
     number."""
     inputs: Inputs
     if "words" in arguments:

@@ -129,25 +129,25 @@ def test_last_batch_of_one_under_batch_norm_is_refused_clearly(tmp_path: Path) -
     rest = 1259  # training examples of the digits
     assert api.RunDirectory(fit(tmp_path / "plain", epochs=0).path).info()["examples"]["train"] == rest
     batch = next(b for b in range(20, 200) if rest % b == 1)
-    with pytest.raises(UsageError, match="has one example, over which batch normalisation has no variance") as caught:
+    with pytest.raises(UsageError, match="has one example, over which batch normalization has no variance") as caught:
         fit(tmp_path / "run", batch=batch, options={"model.batch_norm": True})
     advised = int(caught.value.do.split("--batch ")[1].split(",")[0])
     assert fit(tmp_path / "other", batch=advised, epochs=1, options={"model.batch_norm": True}).metrics
 
 
 def test_a_last_batch_of_one_is_refused_where_maps_have_one_place() -> None:
-    """F21: at 32×32 a ResNet's last maps are 1×1, so one picture has one value a channel; of larger ones it has more,
+    """F21: at 32×32 a ResNet's last maps are 1×1, so one image has one value a channel; of larger ones it has more,
     and trains."""
     options = {"task.size": 32, "model.width": 4, "model.blocks": [1, 1, 1, 1], "examples": 33}
     with pytest.raises(
-        UsageError, match=r"the last batch of 33 examples has one example(?s:.*)or larger pictures with task\.size"
+        UsageError, match=r"the last batch of 33 examples has one example(?s:.*)or larger images with task\.size"
     ):
         api.train("resnet18", data="digits", epochs=1, batch=16, options=options)
     assert api.train("resnet18", data="digits", epochs=1, batch=16, options={**options, "task.size": 40}).metrics
 
 
 def test_batches_of_one_under_batch_norm_are_refused_clearly(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="batch normalisation"):
+    with pytest.raises(UsageError, match="batch normalization"):
         fit(tmp_path / "run", batch=1, options={"model.batch_norm": True})
 
 

@@ -28,15 +28,15 @@ from small_runs import digit_folders, fit
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of digits, 240 pictures of 8 × 8."""
-    return digit_folders(tmp_path_factory.mktemp("pictures"), 240)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of digits, 240 images of 8 × 8."""
+    return digit_folders(tmp_path_factory.mktemp("images"), 240)
 
 
-def test_streaming_gives_the_same_batches(pictures: Path, tmp_path: Path) -> None:
-    """Weights and log are equal bit for bit whether the pictures were held in memory or decoded batch by batch."""
-    held = fit(tmp_path / "held", data=str(pictures), batch=16)
-    streamed = fit(tmp_path / "streamed", data=str(pictures), batch=16, options={"train.workers": -1})
+def test_streaming_gives_the_same_batches(images: Path, tmp_path: Path) -> None:
+    """Weights and log are equal bit for bit whether the images were held in memory or decoded batch by batch."""
+    held = fit(tmp_path / "held", data=str(images), batch=16)
+    streamed = fit(tmp_path / "streamed", data=str(images), batch=16, options={"train.workers": -1})
     assert_same(held.path, streamed.path)
 
 
@@ -63,10 +63,10 @@ STREAM = [
 
 
 @pytest.fixture(scope="module")
-def large(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in colour and 48 × 48: more than a MiB as tensors."""
+def large(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in color and 48 × 48: more than a MiB as tensors."""
     place = tmp_path_factory.mktemp("large")
-    for path in sorted(pictures.rglob("*.png"))[:200]:
+    for path in sorted(images.rglob("*.png"))[:200]:
         (place / path.parent.name).mkdir(exist_ok=True)
         Image.open(path).resize((48, 48)).convert("RGB").save(place / path.parent.name / path.name)
     return place
@@ -95,7 +95,7 @@ def spawned(parent: psutil.Process) -> list[psutil.Process]:
 
 @pytest.mark.timeout(180)
 def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_path: Path) -> None:
-    """Real workers over real pictures: they train, then one is killed; the error comes at once and names the cause."""
+    """Real workers over real images: they train, then one is killed; the error comes at once and names the cause."""
     child = Child([*STREAM, "--data", large], tmp_path)
 
     def workers() -> list[psutil.Process]:

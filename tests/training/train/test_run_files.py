@@ -161,7 +161,7 @@ def test_a_refused_resume_with_allowed_changes_changes_nothing(tmp_path: Path) -
     run = fit(tmp_path / "run", options={"model.batch_norm": True}, batch=64, epochs=1)
     batch = next(b for b in range(20, 200) if 1259 % b == 1)
     before = record(tmp_path)
-    with pytest.raises(UsageError, match="batch normalisation"):
+    with pytest.raises(UsageError, match="batch normalization"):
         train(
             Request(model=str(run.path / "recipe.toml"), resume=True, allow_changes=True, epochs=2, batch=batch),
             quiet=True,
@@ -177,14 +177,14 @@ def test_a_later_stage_that_cannot_begin_is_refused_before_the_first(tmp_path: P
     two = replace(run.recipe, stages=(first, replace(first, name="second", batch=batch)))
     (tmp_path / "two.toml").write_text(recipe.to_toml(two))
     before = record(tmp_path)
-    with pytest.raises(UsageError, match="batch normalisation"):
+    with pytest.raises(UsageError, match="batch normalization"):
         api.train(str(tmp_path / "two.toml"), out=tmp_path / "new")
     assert differences(before, record(tmp_path)) == []
 
 
 def test_an_empty_folder_of_the_users_stays_where_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UsageError, match="batch normalisation"):
+    with pytest.raises(UsageError, match="batch normalization"):
         fit(tmp_path / "mine", batch=1, options={"model.batch_norm": True})
     assert list((tmp_path / "mine").iterdir()) == []
 
@@ -375,16 +375,16 @@ def test_the_folder_of_a_running_training_can_be_read(tmp_path: Path) -> None:
 def test_a_run_that_data_stop_before_anything_is_saved_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures that are cut once training reads them: the folder of the run goes again, with its checkpoint of no
+    """Images that are cut once training reads them: the folder of the run goes again, with its checkpoint of no
     step."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    digit_folders(pictures, 330, side=32)
+    images = tmp_path / "images"
+    images.mkdir()
+    digit_folders(images, 330, side=32)
     steps = session.steps
 
     def cut(*args: Any) -> Any:
         assert (tmp_path / "runs/new/checkpoints/last").is_dir()
-        for path in pictures.rglob("*.png"):
+        for path in images.rglob("*.png"):
             path.write_bytes(path.read_bytes()[:60])
         return steps(*args)
 
@@ -392,7 +392,7 @@ def test_a_run_that_data_stop_before_anything_is_saved_leaves_nothing(
     options = {"task.size": 32, "train.memory_mib": 1, "data.cache": "off", "train.threads": 1, "train.workers": 0}
     with pytest.raises(
         pytest.fail.Exception, match="a refused call left traces"
-    ) as caught:  # the pictures are what differs
-        api.train("lenet5", data=pictures, out=tmp_path / "runs/new", epochs=2, options=options)
+    ) as caught:  # the images are what differs
+        api.train("lenet5", data=images, out=tmp_path / "runs/new", epochs=2, options=options)
     assert "class 1/0001.png" in str(caught.value)
     assert not (tmp_path / "runs").exists()

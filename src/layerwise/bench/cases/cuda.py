@@ -1,4 +1,4 @@
-"""resnet50 on an NVIDIA GPU: pictures a second of inference and training, ours (channels last, bfloat16, compiled)
+"""resnet50 on an NVIDIA GPU: images a second of inference and training, ours (channels last, bfloat16, compiled)
 beside torchvision's."""
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def run(way: str, side: str, spec: Spec) -> Measure:
     """Time one side: forward, or a whole training step with SGD."""
     import torch
 
-    from layerwise.bench import pictures
+    from layerwise.bench import images
 
     spec = {**spec, "model": "resnet50"}
     mine = side == "ours"
     form = torch.channels_last if mine else torch.contiguous_format
-    model = (pictures.ours(spec) if mine else pictures.theirs(spec)).cuda()
+    model = (images.ours(spec) if mine else images.theirs(spec)).cuda()
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=form)
-    x = pictures.pictures(spec).cuda().contiguous(memory_format=form)
-    y = torch.arange(len(x), device="cuda") % pictures.CLASSES
+    x = images.images(spec).cuda().contiguous(memory_format=form)
+    y = torch.arange(len(x), device="cuda") % images.CLASSES
     forward = torch.compile(model) if mine else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=mine or None)
 
@@ -48,7 +48,7 @@ def run(way: str, side: str, spec: Spec) -> Measure:
         optimizer.step()
 
     model.train(way == "training")
-    speed = pictures.timed(step if way == "training" else infer, spec, wait=torch.cuda.synchronize)
+    speed = images.timed(step if way == "training" else infer, spec, wait=torch.cuda.synchronize)
     return Measure(speed, facts={"device": torch.cuda.get_device_name()})
 
 
@@ -56,7 +56,7 @@ SIDES: dict[str, Side] = {f"{way}, {side}": partial(run, way, side) for way in W
 
 CASE = Case(
     name="cuda",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 128},
     sides=SIDES,
     rows=tuple(

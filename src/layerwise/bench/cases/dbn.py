@@ -1,4 +1,4 @@
-"""The deep belief network's table (S07): 10,000 labels, pre-trained on all pictures, beside what has the same labels
+"""The deep belief network's table (S07): 10,000 labels, pre-trained on all images, beside what has the same labels
 only."""
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ CASE = Case(
     quality=(Quality("accuracy", judged=False),),
     average="mean",
     least=5,
-    note="test accuracy; the labelled examples are drawn by class with the run's seed from the training part, "
+    note="test accuracy; the labeled examples are drawn by class with the run's seed from the training part, "
     "whose other labels are "
     "not looked at. All choose on the same validation part. γ in units of scikit-learn's 'scale'",
 )

@@ -37,18 +37,18 @@ def folder(spec: Spec) -> Iterator[Path]:
     with open_temporary_folder() as place:
         for label, pixels in zip(("temple", "flower"), load_sample_images().images, strict=True):
             make_folder(place / label)
-            for n in range(spec["pictures"] // 2):
+            for n in range(spec["images"] // 2):
                 left, top, share = rng.uniform(0, 100), rng.uniform(0, 60), rng.uniform(0.6, 0.84)
                 box = (left, top, left + 640 * share, top + 427 * share)
-                picture = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC, box=box)
+                image = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC, box=box)
                 coded = io.BytesIO()
-                picture.save(coded, "jpeg", quality=spec["quality"])
+                image.save(coded, "jpeg", quality=spec["quality"])
                 write_file(place / label / f"{n:04d}.jpg", coded.getvalue())
         yield place
 
 
 def timed(batches: Iterable[Any]) -> Measure:
-    """Return pictures a second and processor time, from the first batch that comes to the last: starting the workers
+    """Return images a second and processor time, from the first batch that comes to the last: starting the workers
     does not count."""
     marks: list[tuple[float, float]] = []
     count = 0
@@ -66,10 +66,10 @@ def spent() -> float:
 
 
 class Reading(NamedTuple):
-    """A training's way to its batches: the folder's pictures in the task's terms, how they are collated, and how
+    """A training's way to its batches: the folder's images in the task's terms, how they are collated, and how
     batches are changed."""
 
-    pictures: Source
+    images: Source
     collate: Collate
     changed: Callable[[Batches], Batches]
     order: Order
@@ -104,7 +104,7 @@ def reading(spec: Spec) -> Iterator[Reading]:
             yield Reading(task.adopt(source), augmentation.collating(task, table), changed, order, settings)
 
 
-def streamed(found: Reading, pictures: Source) -> Batches:
+def streamed(found: Reading, images: Source) -> Batches:
     """Return changed batches by the streaming path."""
     import torch
 
@@ -112,20 +112,20 @@ def streamed(found: Reading, pictures: Source) -> Batches:
 
     device = torch.device("cpu")
     return found.changed(
-        StreamedBatches(pictures, found.collate, found.order, device, torch.float32, found.settings.workers)
+        StreamedBatches(images, found.collate, found.order, device, torch.float32, found.settings.workers)
     )
 
 
 def ours(spec: Spec) -> Measure:
     """Read by the streaming path of a training."""
     with reading(spec) as found:
-        return timed(streamed(found, found.pictures).epoch(0))
+        return timed(streamed(found, found.images).epoch(0))
 
 
 def torchvision_v2() -> Any:
     """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are
     declared, none is used."""
-    from layerwise.bench.pictures import torchvision_operators
+    from layerwise.bench.images import torchvision_operators
 
     torchvision_operators()
     return importlib.import_module("torchvision.transforms.v2")  # it has no types
@@ -145,12 +145,12 @@ class Opened:
         from PIL import Image
 
         with self.files[index].open("rb") as stream:
-            picture = Image.open(stream).convert("RGB")
-        return self.transform(picture), int(self.files[index].parent.name == "temple")
+            image = Image.open(stream).convert("RGB")
+        return self.transform(image), int(self.files[index].parent.name == "temple")
 
 
 def theirs(spec: Spec, *, tensors: bool) -> Measure:
-    """Read by ``DataLoader``: PIL, then transforms v2 on PIL's pictures or, as its pages advise, on tensors of
+    """Read by ``DataLoader``: PIL, then transforms v2 on PIL's images or, as its pages advise, on tensors of
     bytes."""
     import torch
     from torch.utils.data import DataLoader
@@ -167,8 +167,8 @@ def theirs(spec: Spec, *, tensors: bool) -> Measure:
 
 CASE = Case(
     name="decoding",
-    unit="pictures/s",
-    spec={"pictures": 768, "quality": 90, "batch": 32, "workers": 1, "size": 224, "area": [0.08, 1.0]},
+    unit="images/s",
+    spec={"images": 768, "quality": 90, "batch": 32, "workers": 1, "size": 224, "area": [0.08, 1.0]},
     sides={
         "ours": ours,
         "pil": lambda spec: theirs(spec, tensors=False),
@@ -179,11 +179,11 @@ CASE = Case(
         Row("the same, transforms on tensors of bytes", "tensors", Bound(1.5)),
     ),
     quality=(Quality("cpu_ms", more_is_better=False, judged=False),),
-    note="640×480 JPEGs on disk to normalised float batches 224×224, random resized crop and flip, one loader "
+    note="640×480 JPEGs on disk to normalized float batches 224×224, random resized crop and flip, one loader "
     "worker each, nothing "
     "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half "
     "size) and crops from that, so "
     "small crops are softer than the peer's, which crops from all of 640×480; ours crops in the training "
     "process, the peers in the worker; "
-    "cpu_ms is the processor time of all processes for a picture, which says more where cores are shared or few",
+    "cpu_ms is the processor time of all processes for an image, which says more where cores are shared or few",
 )

@@ -13,9 +13,9 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 def direct(model: str, runtime: str, spec: Spec) -> Measure:
     """Call a runtime directly."""
-    from layerwise.bench import pictures
+    from layerwise.bench import images
 
-    return pictures.direct(runtime, {**spec, "model": model})
+    return images.direct(runtime, {**spec, "model": model})
 
 
 def sides() -> dict[str, Side]:
@@ -29,7 +29,7 @@ def sides() -> dict[str, Side]:
 
 CASE = Case(
     name="engines",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 16},
     sides=sides(),
     rows=tuple(

@@ -1,4 +1,4 @@
-"""Pictures a second of trained networks, float32, batch 16: our engines beside torchvision's eager networks."""
+"""Images a second of trained networks, float32, batch 16: our engines beside torchvision's eager networks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ TARGETS = {"resnet18": 2.0, "resnet50": 2.0, "alexnet": 1.6, "vgg16": 1.6}
 
 def ours(model: str, engine: str, spec: Spec) -> Measure:
     """Run our network by an engine."""
-    from layerwise.bench import pictures
+    from layerwise.bench import images
 
-    return pictures.engine(engine, {**spec, "model": model})
+    return images.engine(engine, {**spec, "model": model})
 
 
 def torchvision(model: str, spec: Spec) -> Measure:
     """Run torchvision's network."""
-    from layerwise.bench import pictures
+    from layerwise.bench import images
 
-    return pictures.eager({**spec, "model": model})
+    return images.eager({**spec, "model": model})
 
 
 def sides() -> dict[str, Side]:
@@ -46,7 +46,7 @@ def rows(targets: dict[str, float]) -> tuple[Row, ...]:
 
 CASE = Case(
     name="inference",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 16},
     sides=sides(),
     rows=rows(TARGETS),

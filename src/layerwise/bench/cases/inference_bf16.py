@@ -1,4 +1,4 @@
-"""Pictures a second in bfloat16, batch 16, where the processor has units for it: our network beside torchvision's in
+"""Images a second in bfloat16, batch 16, where the processor has units for it: our network beside torchvision's in
 float32."""
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def lacking() -> str:
 
 
 def ours(model: str, spec: Spec) -> Measure:
-    """Run our network with weights and pictures in bfloat16, and count how often its first answer is float32's."""
+    """Run our network with weights and images in bfloat16, and count how often its first answer is float32's."""
     import torch
 
-    from layerwise.bench import pictures
+    from layerwise.bench import images
     from layerwise.inference.engines.native import Torch
     from layerwise.runtime import compute_settings
 
     spec = {**spec, "model": model}
     with compute_settings.applied(compute_settings.answering()), torch.inference_mode():
-        network, x = pictures.ours(spec), pictures.pictures(spec)
+        network, x = images.ours(spec), images.images(spec)
         wanted = network(x).argmax(1)
         engine, halved = Torch(network).bfloat16(), x.bfloat16()
         agreed = float((engine(halved).float().argmax(1) == wanted).double().mean())
         return Measure(
-            pictures.timed(lambda: engine(halved), spec), {"agreement": agreed}, {"threads": torch.get_num_threads()}
+            images.timed(lambda: engine(halved), spec), {"agreement": agreed}, {"threads": torch.get_num_threads()}
         )
 
 
@@ -51,7 +51,7 @@ def theirs(model: str, spec: Spec) -> Measure:
 
 CASE = Case(
     name="inference-bf16",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 16},
     sides={f"{m}, {side}": partial(run, m) for m in TARGETS for side, run in (("ours", ours), ("torchvision", theirs))},
     rows=tuple(
@@ -59,8 +59,7 @@ CASE = Case(
         for m, target in TARGETS.items()
     ),
     quality=(Quality("agreement", judged=False),),
-    note="224×224; ours with weights and pictures in bfloat16; agreement: how often the most probable class is "
-    "float32's",
+    note="224×224; ours with weights and images in bfloat16; agreement: how often the most probable class is float32's",
     timeout=600,
     lacking=lacking,
 )

@@ -1,4 +1,4 @@
-"""Pictures a second of trained networks, float32, one picture at a time: our engines beside torchvision's eager
+"""Images a second of trained networks, float32, one image at a time: our engines beside torchvision's eager
 networks."""
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from layerwise.bench.cases.inference import TARGETS, rows, sides
 
 CASE = Case(
     name="inference-one",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 1},
     sides=sides(),
     rows=rows(dict.fromkeys(TARGETS, 1.3)),
-    note="224×224, the same weights and the same picture on all sides, each with its own default threads; median "
+    note="224×224, the same weights and the same image on all sides, each with its own default threads; median "
     "of runs within 6 s",
     timeout=600,
 )

@@ -26,7 +26,7 @@ def reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias
     """Return the mean squared error per pixel of σ(a + Wᵀσ(b + Wv)), in float64: the same function for both sides.
 
     Args:
-        v: pictures (N, D) in [0, 1].
+        v: images (N, D) in [0, 1].
         weights: W (H, D).
         visible_bias: a (D,).
         hidden_bias: b (H,).
@@ -40,7 +40,7 @@ def reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias
 
 
 def ours(spec: Spec) -> Measure:
-    """Train ``rbm`` and return its examples a second and reconstruction error on the test pictures."""
+    """Train ``rbm`` and return its examples a second and reconstruction error on the test images."""
     from layerwise.bench.training import given, request, trained
     from layerwise.inference.predict import load
 
@@ -102,6 +102,6 @@ CASE = Case(
     least=5,
     note="both: persistent CD-1, constant rate, as many epochs, last weights; the error is mean-field, per pixel, "
     "on the test "
-    "pictures, by one NumPy function. Ours shuffles each epoch and has logging, checkpoints and the "
+    "images, by one NumPy function. Ours shuffles each epoch and has logging, checkpoints and the "
     "free-energy gap in its time",
 )

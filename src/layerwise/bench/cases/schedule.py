@@ -1,8 +1,8 @@
 """resnet20 on the JPEG copy of CIFAR-10 by its paper's schedule on an NVIDIA GPU, beside a plain script of
 torchvision's kind.
 
-He et al. 2016, section 4.2: 64,000 steps of 128 pictures, SGD with momentum 0.9 and weight decay 1e-4, the rate 0.1
-divided by 10 at half and at three quarters of them; pictures padded by 4, cut back at random and mirrored. Both sides
+He et al. 2016, section 4.2: 64,000 steps of 128 images, SGD with momentum 0.9 and weight decay 1e-4, the rate 0.1
+divided by 10 at half and at three quarters of them; images padded by 4, cut back at random and mirrored. Both sides
 train equally long on 45,000 files.
 """
 
@@ -38,7 +38,7 @@ SETTINGS = (
 
 @contextmanager
 def unpacked() -> Iterator[Path]:
-    """Unpack the pictures into class folders under ``train`` and ``test``."""
+    """Unpack the images into class folders under ``train`` and ``test``."""
     import tarfile
 
     from layerwise.data.download.datasets import folder_of
@@ -49,11 +49,11 @@ def unpacked() -> Iterator[Path]:
         yield folder
 
 
-def asked(pictures: Path, spec: Spec) -> Request:
+def asked(images: Path, spec: Spec) -> Request:
     """Return the request of our side."""
     from layerwise.bench.training import request
 
-    return request("resnet20", {**spec, "data": str(pictures)}, SETTINGS)
+    return request("resnet20", {**spec, "data": str(images)}, SETTINGS)
 
 
 def ours(spec: Spec) -> Measure:
@@ -61,7 +61,7 @@ def ours(spec: Spec) -> Measure:
     from layerwise.bench.training import trained
 
     began = time.perf_counter()
-    with unpacked() as pictures, trained(asked(pictures, spec)) as done:
+    with unpacked() as images, trained(asked(images, spec)) as done:
         facts = {**done.facts, "seconds": time.perf_counter() - began, "steps_per_second": done.steps_per_second}
         accuracy = done.outcome.metrics["test/accuracy"]
     return Measure(accuracy, {"accuracy": accuracy, "seconds": facts["seconds"]}, {**facts, **device()})
@@ -74,7 +74,7 @@ def device() -> dict[str, str]:
     return {"device": torch.cuda.get_device_name()}
 
 
-class Labelled:
+class Labeled:
     """Files as torchvision's ``ImageFolder`` gives them: PIL opens one, RGB, then the transforms; the label is the
     folder's place."""
 
@@ -90,8 +90,8 @@ class Labelled:
         from PIL import Image
 
         with self.files[index].open("rb") as stream:
-            picture = Image.open(stream).convert("RGB")
-        return self.transform(picture), self.labels[index]
+            image = Image.open(stream).convert("RGB")
+        return self.transform(image), self.labels[index]
 
 
 def loaders(made: Plan) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def loaders(made: Plan) -> tuple[Any, Any]:
     deviation."""
     from torch.utils.data import DataLoader
 
-    from layerwise.bench.pictures import torchvision_operators
+    from layerwise.bench.images import torchvision_operators
     from layerwise.runtime.machine import cores
 
     torchvision_operators()
@@ -109,7 +109,7 @@ def loaders(made: Plan) -> tuple[Any, Any]:
     changed = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), *usual])
     found = []
     for part, transform in ((made.splits.train, changed), (made.splits.test, T.Compose(usual))):
-        data: Any = Labelled([part.name_of(i) for i in range(len(part))], transform)
+        data: Any = Labeled([part.name_of(i) for i in range(len(part))], transform)
         found.append(
             DataLoader(
                 data,
@@ -134,8 +134,8 @@ def script(spec: Spec) -> Measure:
 
     began = time.perf_counter()
     torch.backends.cudnn.benchmark = True
-    with unpacked() as pictures:
-        made = plan(asked(pictures, spec))
+    with unpacked() as images:
+        made = plan(asked(images, spec))
         train, test = loaders(made)
         network = build.network(made, torch.device("cuda"))
         criterion = nn.CrossEntropyLoss()
@@ -174,7 +174,7 @@ CASE = Case(
     rows=(Row("plain script, the same network, files and schedule", "script", None),),
     quality=(Quality("accuracy", judged=False), Quality("seconds", more_is_better=False, judged=False)),
     average="mean",
-    note="182 epochs of 352 steps, batch 128; the last weights on the 10,000 test pictures; seconds from start to "
+    note="182 epochs of 352 steps, batch 128; the last weights on the 10,000 test images; seconds from start to "
     "end, unpacking too",
     timeout=7200,
     lacking=lacking,

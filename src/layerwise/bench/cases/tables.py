@@ -32,7 +32,7 @@ def ours(data: str, spec: Spec) -> Measure:
 
 
 def fitted(peer: Any, data: str, spec: Spec) -> Measure:
-    """Fit a peer to the same training part, inputs and target standardised alike, and return the same of the same test
+    """Fit a peer to the same training part, inputs and target standardized alike, and return the same of the same test
     part."""
     import warnings
 
@@ -108,7 +108,7 @@ CASE = Case(
     least=3,
     note="test part, in the target's unit; each turn's seed draws another split 70/15/15, the same for all sides, "
     "inputs and target "
-    "standardised by its training part. Ours keeps the best epoch on the validation part, which the peers do "
+    "standardized by its training part. Ours keeps the best epoch on the validation part, which the peers do "
     "not see; epochs 0 in the "
     "spec: the recipe's own",
 )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerwise.bench.base import Case, Quality, Row, Side, Spec
-from layerwise.bench.cases.neighbour import busy
+from layerwise.bench.cases.neighbor import busy
 from layerwise.bench.process import Measure
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Layer(NamedTuple):
-    """A convolution of ``maps`` to as many, over ``pictures`` of ``side`` × ``side`` places."""
+    """A convolution of ``maps`` to as many, over ``images`` of ``side`` × ``side`` places."""
 
-    pictures: int
+    images: int
     maps: int
     side: int
 
     def __str__(self) -> str:
-        return f"{self.pictures} × {self.maps} maps of {self.side}×{self.side}"
+        return f"{self.images} × {self.maps} maps of {self.side}×{self.side}"
 
 
 LAYERS = (  # resnet18's with batches of 16, vgg16's first with 4, resnet20's with 128
@@ -51,7 +51,7 @@ def made(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
     he_fan_out_(network)
     compute_settings.lay_out(network, compute_settings.CHANNELS_LAST)
     x = (
-        torch.randn(layer.pictures, layer.maps, layer.side, layer.side)
+        torch.randn(layer.images, layer.maps, layer.side, layer.side)
         .relu()
         .contiguous(memory_format=torch.channels_last)
     )
@@ -69,7 +69,7 @@ def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool, beside: bool) -
 
     import torch
 
-    from layerwise.bench import pictures
+    from layerwise.bench import images
     from layerwise.nn.tiled import TiledConv2d
     from layerwise.runtime import compute_settings
 
@@ -88,7 +88,7 @@ def side(spec: Spec, *, layer: Layer, tiles: bool, learns: bool, beside: bool) -
 
         run()  # the kernel is chosen before, as in a training run
         with busy() if beside else nullcontext():
-            speed = pictures.timed(run, {**spec, "batch": layer.pictures})
+            speed = images.timed(run, {**spec, "batch": layer.images})
         kernels = (
             sorted({str(kernel) for kernel in convolution.choices.known.values()})
             if isinstance(convolution, TiledConv2d)
@@ -108,7 +108,7 @@ for layer, beside in (*((layer, False) for layer in LAYERS), (BESIDE, True)):
 
 CASE = Case(
     name="tiles",
-    unit="pictures/s",
+    unit="images/s",
     spec={},
     sides=SIDES,
     rows=tuple(ROWS),

@@ -1,4 +1,4 @@
-"""A training step on pictures, float32, batch 16: our rule beside a plain loop over torchvision's network, equal
+"""A training step on images, float32, batch 16: our rule beside a plain loop over torchvision's network, equal
 losses."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def ours(model: str, spec: Spec) -> Measure:
     """Take steps of the rule ``backprop`` (SGD with momentum) with the flags of a training run."""
     import torch
 
-    from layerwise.bench import pictures
+    from layerwise.bench import images
     from layerwise.data.loader import Batch
     from layerwise.rules.backprop import Backprop, BackpropOptions
     from layerwise.rules.base import Context
@@ -29,16 +29,16 @@ def ours(model: str, spec: Spec) -> Measure:
     from layerwise.training.execution import set_ways
 
     spec = {**spec, "model": model}
-    of = pictures.subject(spec)
+    of = images.subject(spec)
     network = without_dropout(of.model).train()
-    x = pictures.pictures(spec).contiguous(memory_format=torch.channels_last)  # as the loader gathers pictures
-    batch = Batch(x, torch.arange(len(x)) % pictures.CLASSES, torch.arange(len(x)))
+    x = images.images(spec).contiguous(memory_format=torch.channels_last)  # as the loader gathers images
+    batch = Batch(x, torch.arange(len(x)) % images.CLASSES, torch.arange(len(x)))
     world = World(device=torch.device("cpu"))
     context = Context(network, of.task, dict(network.named_parameters()), world, 0, "fp32", len(x), len(x))
     rule = Backprop(context, BackpropOptions(optimizer="sgd", lr=RATE, momentum=0.9))
     with compute_settings.applied(set_ways(network, compute_settings.answering(), tiles=True)):
         losses = [float(step.total) / step.weight for step in (rule.step(batch, 0.0) for _ in range(LOOKED_AT))]
-        return Measure(pictures.timed(lambda: rule.step(batch, 0.0), spec), {"loss": losses[-1]}, {"losses": losses})
+        return Measure(images.timed(lambda: rule.step(batch, 0.0), spec), {"loss": losses[-1]}, {"losses": losses})
 
 
 def plain(model: str, spec: Spec) -> Measure:
@@ -46,12 +46,12 @@ def plain(model: str, spec: Spec) -> Measure:
     import torch
     from torch import nn
 
-    from layerwise.bench import pictures
+    from layerwise.bench import images
 
     spec = {**spec, "model": model}
-    network = without_dropout(pictures.theirs(spec)).train()
-    x = pictures.pictures(spec)
-    y = torch.arange(len(x)) % pictures.CLASSES
+    network = without_dropout(images.theirs(spec)).train()
+    x = images.images(spec)
+    y = torch.arange(len(x)) % images.CLASSES
     optimizer, criterion = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9), nn.CrossEntropyLoss()
 
     def step() -> float:
@@ -63,7 +63,7 @@ def plain(model: str, spec: Spec) -> Measure:
 
     losses = [step() for _ in range(LOOKED_AT)]
     return Measure(
-        pictures.timed(step, spec), {"loss": losses[-1]}, {"losses": losses, "threads": torch.get_num_threads()}
+        images.timed(step, spec), {"loss": losses[-1]}, {"losses": losses, "threads": torch.get_num_threads()}
     )
 
 
@@ -83,7 +83,7 @@ for name in MODELS:
 
 CASE = Case(
     name="training-step",
-    unit="pictures/s",
+    unit="images/s",
     spec={"batch": 16},
     sides=SIDES,
     rows=tuple(

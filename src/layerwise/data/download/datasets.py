@@ -52,7 +52,7 @@ class NamedData(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
 
 
-CATALOGUE = (
+CATALOG = (
     NamedData(
         name="digits",
         tasks=CLASSIFY,
@@ -98,7 +98,7 @@ CATALOGUE = (
         tasks=CLASSIFY,
         examples=70_000,
         licence="MIT",
-        origin="Zalando Research, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 28×28 grey, IDX",
+        origin="Zalando Research, Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 28×28 gray, IDX",
         folder="fashion-mnist",
         classes=CLOTHES,
     ),
@@ -158,7 +158,7 @@ CATALOGUE = (
             "alcohol",
             "quality",
         ),
-        apart="colour",
+        apart="color",
     ),
     NamedData(
         name="word-eval",
@@ -211,17 +211,17 @@ CATALOGUE = (
 )
 
 
-def catalogue() -> list[NamedData]:
+def catalog() -> list[NamedData]:
     """Return every named data set, in the order in which they are listed."""
-    return list(CATALOGUE)
+    return list(CATALOG)
 
 
 def find(name: str) -> NamedData:
     """Return the data set of this name, or raise `UsageError` with the nearest."""
-    for item in CATALOGUE:
+    for item in CATALOG:
         if item.name == name:
             return item
-    raise unknown("data set", name, [item.name for item in CATALOGUE])
+    raise unknown("data set", name, [item.name for item in CATALOG])
 
 
 def places() -> list[Path]:

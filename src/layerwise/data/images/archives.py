@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from layerwise.data.images.decoding import shown
-from layerwise.data.images.folders import OnBad, PictureSource, hidden, read
+from layerwise.data.images.folders import ImageSource, OnBad, hidden, read
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file
 
@@ -47,7 +47,7 @@ BROKEN = (  # what tarfile, zipfile, gzip and their codecs raise on damaged file
 
 @dataclass(frozen=True)
 class ArchivePlace:
-    """The files of an archive, held as they are packed in it (pictures stay compressed)."""
+    """The files of an archive, held as they are packed in it (images stay compressed)."""
 
     origin: str
     files: dict[str, bytes] = field(repr=False)
@@ -95,7 +95,7 @@ def is_archive(path: Path) -> bool:
     return head[:2] == GZIP or head[:4] in ZIP or head[257:262] == b"ustar"
 
 
-def open_archive(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSource], tuple[str, ...]]:
+def open_archive(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """Read the class folders of an archive as `folders.read` does.
 
     Raises `DataError` for what is unsafe or damaged.

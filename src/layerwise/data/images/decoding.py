@@ -1,18 +1,18 @@
-"""Pictures to pixels: one conversion, the same in training and in prediction (F03).
+"""Images to pixels: one conversion, the same in training and in prediction (F03).
 
-Shape letters: ``H W`` pixels, ``C`` channels (1 grey, 3 RGB). Everything becomes uint8:
+Shape letters: ``H W`` pixels, ``C`` channels (1 gray, 3 RGB). Everything becomes uint8:
 
 - the format is told by content, never by the name (F04); of an animated file or several pages, the first
   frame is taken;
 - EXIF rotation and mirroring are applied;
 - palettes are looked up, and alpha is composited over white;
 - 16-bit samples keep their high byte (65535 → 255); 32-bit integers and floats are refused;
-- CMYK, YCbCr, LAB and HSV become RGB; RGB to grey is Y = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2); grey to
+- CMYK, YCbCr, LAB and HSV become RGB; RGB to gray is Y = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2); gray to
   RGB repeats.
 
 Sizes are checked in the header, before anything is decoded (F02). No global state of Pillow is read or set.
 
-A picture that is wanted smaller is brought to that size here (`sizing.fitted`), and of a JPEG only as much detail is
+An image that is wanted smaller is brought to that size here (`sizing.fitted`), and of a JPEG only as much detail is
 decoded as that
 takes: the codec leaves out the higher frequencies of each 8×8 block and gives ½, ¼ or ⅛ of its sides (Pillow's draft
     mode).
@@ -36,7 +36,7 @@ from layerwise.runtime.input_files import open_regular_file
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # the EXIF tag
-GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+GRAY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,25 +50,29 @@ Pixels = NDArray[np.uint8]
 
 
 def decode(raw: object, channels: int, *, name: str = "", size: tuple[int, int] | None = None) -> Pixels:
-    """Return a picture as uint8 pixels (H, W, channels).
+    """Return an image as uint8 pixels (H, W, channels).
 
-    Args: raw: a path, the bytes of a file, a PIL picture, or a uint8 array (H, W) or (H, W, C) with C 1, 3 or 4 (RGBA).
-        channels: 1 for grey, 3 for RGB. name: what messages call the picture, where ``raw`` is not a path. size:
-        (height, width) to which it is brought, keeping its proportions and cropping the centre; None leaves its own.
+    Args:
+        raw: a path, the bytes of a file, a PIL image, or a uint8 array (H, W) or (H, W, C) with C 1, 3 or 4
+            (RGBA).
+        channels: 1 for gray, 3 for RGB.
+        name: what messages call the image, where ``raw`` is not a path.
+        size: (height, width) to which it is brought, keeping its proportions and cropping the center; None leaves its
+            own.
 
     Raises:
-        DataError: for what is no picture, is damaged, too large, or of a kind not converted; names the file.
+        DataError: for what is no image, is damaged, too large, or of a kind not converted; names the file.
         UsageError: for another number of channels.
     """
     if channels not in (1, 3):
-        raise UsageError("pictures are decoded as grey or RGB", expected="1 or 3 channels", received=f"{channels}")
+        raise UsageError("images are decoded as gray or RGB", expected="1 or 3 channels", received=f"{channels}")
     called = _called(raw, name)
     if isinstance(raw, np.ndarray):
         return _sized(_from_array(raw, channels, called), size)
-    with _opened(raw, called) as picture, _explained(called):
+    with _opened(raw, called) as image, _explained(called):
         if size is not None:
-            _draft(picture, size)
-        return _sized(_pixels(_upright(picture), channels, called), size)
+            _draft(image, size)
+        return _sized(_pixels(_upright(image), channels, called), size)
 
 
 def _sized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
@@ -80,55 +84,55 @@ def _sized(pixels: Pixels, size: tuple[int, int] | None) -> Pixels:
     return fit(pixels, size)
 
 
-def _draft(picture: Image.Image, size: tuple[int, int]) -> None:
-    """Let the codec leave out detail that a picture of this size does not show, if it can."""
+def _draft(image: Image.Image, size: tuple[int, int]) -> None:
+    """Let the codec leave out detail that an image of this size does not show, if it can."""
     from layerwise.data.images.resize import least
 
-    if picture.format not in ("JPEG", "MPO"):
+    if image.format not in ("JPEG", "MPO"):
         return
-    width, height = picture.size
-    lying = _orientation(picture) >= 5  # the file's rows are the picture's columns
+    width, height = image.size
+    lying = _orientation(image) >= 5  # the file's rows are the image's columns
     rows, columns = least(height, width, size[::-1] if lying else size)
-    picture.draft(None, (columns, rows))
+    image.draft(None, (columns, rows))
 
 
 def inspect(raw: object, *, name: str = "") -> tuple[int, int, int]:
-    """Decode a picture wholly and return the shape (H, W, C) it has by itself: C is 1 if it is grey, else 3.
+    """Decode an image wholly and return the shape (H, W, C) it has by itself: C is 1 if it is gray, else 3.
 
     Raises `DataError` as `decode` does: this is the check before training starts.
     """
     called = _called(raw, name)
-    with _opened(raw, called) as picture, _explained(called):
-        width, height = picture.size
-        if picture.format in ("JPEG", "MPO"):
-            picture.draft(None, (1, 1))  # reads every byte all the same, and is done sooner
-            picture.load()
-            lying = _orientation(picture) >= 5
-            return (width, height, _channels(picture)) if lying else (height, width, _channels(picture))
-        upright = _upright(picture)
+    with _opened(raw, called) as image, _explained(called):
+        width, height = image.size
+        if image.format in ("JPEG", "MPO"):
+            image.draft(None, (1, 1))  # reads every byte all the same, and is done sooner
+            image.load()
+            lying = _orientation(image) >= 5
+            return (width, height, _channels(image)) if lying else (height, width, _channels(image))
+        upright = _upright(image)
         if upright.mode in ("I", "F"):  # the kinds whose values decide whether they can be converted
             _pixels(upright, _channels(upright), called)
         return upright.height, upright.width, _channels(upright)
 
 
-def _channels(picture: Image.Image) -> int:
-    """Return 1 for grey pictures, 3 for others."""
-    return 1 if picture.mode in GREY else 3
+def _channels(image: Image.Image) -> int:
+    """Return 1 for gray images, 3 for others."""
+    return 1 if image.mode in GRAY else 3
 
 
 def probe(raw: object, *, name: str = "") -> tuple[int, int, int]:
-    """Return the shape (H, W, C) a picture will have, from its header alone: C is 1 if it is grey, else 3.
+    """Return the shape (H, W, C) an image will have, from its header alone: C is 1 if it is gray, else 3.
 
     The pixels are not decoded, so a file that is cut off further down passes. Raises `DataError` for what is
-    no picture.
+    no image.
     """
     called = _called(raw, name)
-    with _opened(raw, called) as picture, _explained(called):
-        width, height = picture.size
-        late = picture.format == "PNG" and "exif" not in picture.info  # PNG may carry EXIF behind its pixels
-        if picture.format != "TIFF" and not late and _orientation(picture) >= 5:
+    with _opened(raw, called) as image, _explained(called):
+        width, height = image.size
+        late = image.format == "PNG" and "exif" not in image.info  # PNG may carry EXIF behind its pixels
+        if image.format != "TIFF" and not late and _orientation(image) >= 5:
             width, height = height, width
-        return height, width, _channels(picture)
+        return height, width, _channels(image)
 
 
 def shown(name: str) -> str:
@@ -137,12 +141,12 @@ def shown(name: str) -> str:
 
 
 def _called(raw: object, name: str) -> str:
-    """Return what messages call a picture."""
+    """Return what messages call an image."""
     if name:
         return shown(name)
     if isinstance(raw, str | os.PathLike):
         return shown(os.fsdecode(raw))
-    return {bytes: "the picture given as bytes", np.ndarray: "the array given"}.get(type(raw), "the picture given")
+    return {bytes: "the image given as bytes", np.ndarray: "the array given"}.get(type(raw), "the image given")
 
 
 @contextmanager
@@ -157,7 +161,7 @@ def _explained(called: str) -> Iterator[None]:
     except Exception as error:
         raise DataError(
             f"{called} cannot be decoded: {error}",
-            expected="a whole picture",
+            expected="a whole image",
             received="a damaged or truncated file",
             do="replace the file, or leave bad files out with --set data.on_bad=skip",
         ) from error
@@ -165,14 +169,14 @@ def _explained(called: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(raw: object, called: str) -> Iterator[Image.Image]:
-    """Open a picture without decoding it, and check its size."""
+    """Open an image without decoding it, and check its size."""
     if isinstance(raw, Image.Image):
         _check_size(raw, called)
         yield raw
         return
-    with _stream(raw, called) as stream, _identified(stream, called) as picture:
-        _check_size(picture, called)
-        yield picture
+    with _stream(raw, called) as stream, _identified(stream, called) as image:
+        _check_size(image, called)
+        yield image
 
 
 def _stream(raw: object, called: str) -> Any:
@@ -181,8 +185,8 @@ def _stream(raw: object, called: str) -> Any:
         return io.BytesIO(raw)
     if not isinstance(raw, str | os.PathLike):
         raise DataError(
-            f"{called} is no picture",
-            expected="a path, the bytes of a file, a PIL picture or a uint8 array (H, W[, C])",
+            f"{called} is no image",
+            expected="a path, the bytes of a file, a PIL image or a uint8 array (H, W[, C])",
             received=type(raw).__name__,
         )
     try:
@@ -195,7 +199,7 @@ def _stream(raw: object, called: str) -> Any:
 def _identified(stream: Any, called: str) -> Image.Image:
     """Find the format by content, among those that are allowed."""
     if not stream.read(1):
-        raise DataError(f"{called} is empty", expected="a picture", received="0 bytes")
+        raise DataError(f"{called} is empty", expected="an image", received="0 bytes")
     stream.seek(0)
     try:
         return Image.open(stream, formats=FORMATS)
@@ -204,20 +208,20 @@ def _identified(stream: Any, called: str) -> Image.Image:
     except Exception as error:
         stream.seek(0)
         raise DataError(
-            f"{called} is no picture that can be read",
+            f"{called} is no image that can be read",
             expected=f"the contents of one of {', '.join(FORMATS)}",
             received=f"a file that begins with {stream.read(8)!r}",
             do="replace or remove the file, or leave bad files out with --set data.on_bad=skip",
         ) from error
 
 
-def _check_size(picture: Image.Image, called: str) -> None:
-    """Refuse empty pictures and decompression bombs by what the header says."""
-    width, height = picture.size
+def _check_size(image: Image.Image, called: str) -> None:
+    """Refuse empty images and decompression bombs by what the header says."""
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(called, f"{width} × {height} = {width * height} pixels")
     if width * height == 0:
-        raise DataError(f"{called} has no pixels", expected="a picture", received=f"{width} × {height} pixels")
+        raise DataError(f"{called} has no pixels", expected="an image", received=f"{width} × {height} pixels")
 
 
 def _too_large(called: str, received: str) -> DataError:
@@ -230,48 +234,48 @@ def _too_large(called: str, received: str) -> DataError:
     )
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
     try:
-        found = picture.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing about the pixels
         return 1
     return found if isinstance(found, int) else 1
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """Decode the first frame and turn it as EXIF says. (Pillow turns TIFFs by itself while decoding.)"""
-    picture.load()
-    turn = TURNS.get(_orientation(picture))
+    image.load()
+    turn = TURNS.get(_orientation(image))
     if turn is None:
-        return picture
-    turned = picture.transpose(turn)
-    turned.info = picture.info
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info
     return turned
 
 
-def _pixels(picture: Image.Image, channels: int, called: str) -> Pixels:
-    """Convert a decoded picture to (H, W, channels) by the rules above."""
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = Image.fromarray(_high_bytes(picture, called))
-    if picture.mode in ("La", "RGBa"):  # alpha already multiplied in
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
-    if picture.has_transparency_data:
-        over = picture.convert("RGBA")
+def _pixels(image: Image.Image, channels: int, called: str) -> Pixels:
+    """Convert a decoded image to (H, W, channels) by the rules above."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_high_bytes(image, called))
+    if image.mode in ("La", "RGBa"):  # alpha already multiplied in
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, over).convert("RGB")
-    if channels == 1 and picture.mode not in ("L", "RGB"):
-        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+        image = Image.alpha_composite(white, over).convert("RGB")
+    if channels == 1 and image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     mode = "L" if channels == 1 else "RGB"
-    pixels = np.array(picture if picture.mode == mode else picture.convert(mode), dtype=np.uint8)
+    pixels = np.array(image if image.mode == mode else image.convert(mode), dtype=np.uint8)
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _high_bytes(picture: Image.Image, called: str) -> Pixels:
-    """Return 16-bit grey samples (H, W) as their high bytes."""
-    values = np.asarray(picture)
-    if picture.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
-        kind = "floating-point" if picture.mode == "F" else "32-bit"
+def _high_bytes(image: Image.Image, called: str) -> Pixels:
+    """Return 16-bit gray samples (H, W) as their high bytes."""
+    values = np.asarray(image)
+    if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
         raise DataError(
             f"{called} has {kind} samples",
             expected="8 or 16 bits a sample",
@@ -285,7 +289,7 @@ def _from_array(raw: NDArray[Any], channels: int, called: str) -> Pixels:
     shaped = raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] in (1, 3, 4))
     if raw.dtype != np.uint8 or not shaped or not raw.size:
         raise DataError(
-            f"{called} is not a picture",
+            f"{called} is not an image",
             expected="a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with values from 0 to 255",
             received=f"{raw.dtype} of shape {raw.shape}",
             do="scale it to 0…255 and convert with .astype(numpy.uint8)" if raw.dtype != np.uint8 else "",

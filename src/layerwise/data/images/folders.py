@@ -1,4 +1,4 @@
-"""Class folders: pictures beneath a folder for each class, and ``train/ val/ test/`` above them.
+"""Class folders: images beneath a folder for each class, and ``train/ val/ test/`` above them.
 
 Classes are known by name, never by position (F10). Every file is decoded once before training starts (F01);
 labels then need no decoding. Where the files lie (on disk, in an archive) is a `Place`; the layout is read
@@ -42,7 +42,7 @@ SERIAL, SMALL = (
 
 
 class Place(Protocol):
-    """Where picture files lie. Names are relative, with ``/`` between; those of folders end in ``/``."""
+    """Where image files lie. Names are relative, with ``/`` between; those of folders end in ``/``."""
 
     @property
     def origin(self) -> str:
@@ -101,8 +101,8 @@ def _unreadable(error: OSError) -> None:
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """Pictures of a place, decoded when asked for.
+class ImageSource:
+    """Images of a place, decoded when asked for.
 
     ``targets`` are labels or numbers (N,); ``digest`` covers names and contents; ``weights`` (N,): how much each counts
     in training. ``sides`` (N,) are their shorter sides; ``size`` (H, W) is what they are brought to while decoding,
@@ -166,12 +166,12 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in CLUTTER
 
 
-def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSource], tuple[str, ...]]:
+def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """Read class folders, or parts of class folders, as one source for each part, and notes on what was
     noticed.
 
-    All parts share the sorted classes of the training part. Pictures are (H, W, C) uint8; the schema's H and
-    W are 0 where sizes differ, and C is 1 if every picture is grey. With ``on_bad="skip"`` files that cannot
+    All parts share the sorted classes of the training part. Images are (H, W, C) uint8; the schema's H and
+    W are 0 where sizes differ, and C is 1 if every image is gray. With ``on_bad="skip"`` files that cannot
     be decoded are left out and counted. Raises `DataError` for bad files, for classes without training
     examples, and where there are no class folders.
     """
@@ -193,7 +193,7 @@ def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSour
 
 
 def shape_of(checks: Iterable[Checked]) -> tuple[int, int, int]:
-    """Return the shape (H, W, C) of several pictures: H and W are 0 where sizes differ, C is 1 if every one is grey,
+    """Return the shape (H, W, C) of several images: H and W are 0 where sizes differ, C is 1 if every one is gray,
     else 3."""
     shapes = {found.shape for found in checks}
     sizes = {shape[:2] for shape in shapes}
@@ -201,7 +201,7 @@ def shape_of(checks: Iterable[Checked]) -> tuple[int, int, int]:
     return height, width, 3 if any(shape[2] == 3 for shape in shapes) else 1
 
 
-def _source(place: Place, schema: Schema, found: dict[str, list[str]], checks: dict[str, Checked]) -> PictureSource:
+def _source(place: Place, schema: Schema, found: dict[str, list[str]], checks: dict[str, Checked]) -> ImageSource:
     """Make the source of one part, in the order of class and name."""
     pairs = [(name, schema.classes.index(label)) for label in sorted(found) for name in found[label]]
     digest = hashlib.sha256()
@@ -209,11 +209,11 @@ def _source(place: Place, schema: Schema, found: dict[str, list[str]], checks: d
         digest.update(os.fsencode(name) + b"\0" + checks[name].digest)
     labels = np.array([label for _, label in pairs], dtype=np.int64)
     names = tuple(name for name, _ in pairs)
-    return PictureSource(schema, place, names, labels, digest.hexdigest(), sides=sides_of(names, checks))
+    return ImageSource(schema, place, names, labels, digest.hexdigest(), sides=sides_of(names, checks))
 
 
 def sides_of(names: Sequence[str], checks: Mapping[str, Checked]) -> Array:
-    """Return the shorter sides of pictures, (N,)."""
+    """Return the shorter sides of images, (N,)."""
     return np.array([min(checks[name].shape[:2]) for name in names], dtype=np.int64)
 
 
@@ -284,15 +284,15 @@ def _grouped(cut: dict[tuple[str, ...], str], origin: str, notes: list[str]) -> 
             files.append(name)
     if not any(classes.values()):
         raise DataError(
-            f"{origin} has no pictures in class folders",
-            expected="a sub-folder for each class with its pictures beneath",
+            f"{origin} has no images in class folders",
+            expected="a sub-folder for each class with its images beneath",
             received=f"{loose} files without a class folder" if loose else "nothing",
         )
     empty = [label for label, files in classes.items() if not files]
     if loose:
         notes.append(f"{origin}: {loose} files outside class folders were left out")
     if empty:
-        notes.append(f"{origin}: no pictures in {some(empty)}, which is not counted as a class here")
+        notes.append(f"{origin}: no images in {some(empty)}, which is not counted as a class here")
     return {label: files for label, files in classes.items() if files}
 
 
@@ -315,7 +315,7 @@ def _classes(layout: Layout, origin: str, notes: list[str]) -> tuple[str, ...]:
 
 
 def check(place: Place, names: Sequence[str]) -> dict[str, Checked]:
-    """Decode every file and return what each is; on threads where pictures are large enough to gain by it.
+    """Decode every file and return what each is; on threads where images are large enough to gain by it.
 
     Small ones cost more outside their codec, which holds the GIL, than in it: there threads only get in each
     other's way.
@@ -348,13 +348,13 @@ def bad_files(place: Place, bad: dict[str, DataError], count: int, on_bad: OnBad
     more = f"\n    … and {len(names) - LISTED} more" if len(names) > LISTED else ""
     raise DataError(
         f"{len(bad)} of {count} files in {place.origin} cannot be used:\n{listed}{more}",
-        expected="pictures that can be decoded",
+        expected="images that can be decoded",
         do="replace or remove them, or leave them out with --set data.on_bad=skip" if len(bad) < count else "",
     )
 
 
 def _repeated(layout: Layout, checks: dict[str, Checked]) -> list[str]:
-    """Note how many pictures of other parts are in the training part too, byte for byte (F18)."""
+    """Note how many images of other parts are in the training part too, byte for byte (F18)."""
 
     def digests(part: str) -> list[bytes]:
         return [checks[name].digest for files in layout.get(part, {}).values() for name in files]
@@ -362,7 +362,7 @@ def _repeated(layout: Layout, checks: dict[str, Checked]) -> list[str]:
     train = set(digests("train"))
     counts = {part: sum(found in train for found in digests(part)) for part in ("val", "test")}
     return [
-        f"{count} pictures of the {part} part are in the training part too" for part, count in counts.items() if count
+        f"{count} images of the {part} part are in the training part too" for part, count in counts.items() if count
     ]
 
 
@@ -372,6 +372,6 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED} more" if len(every) > LISTED else "")
 
 
-def open_folder(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, PictureSource], tuple[str, ...]]:
+def open_folder(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """Read the class folders of a folder on disk (`read`)."""
     return read(FolderPlace(str(path)), on_bad=on_bad)

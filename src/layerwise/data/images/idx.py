@@ -34,7 +34,7 @@ def is_idx(folder: Path) -> bool:
 
 
 def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
-    """Read the pairs of a folder as parts: ``train``, and ``test`` from ``t10k``. Pictures (H, W, 1) uint8.
+    """Read the pairs of a folder as parts: ``train``, and ``test`` from ``t10k``. Images (H, W, 1) uint8.
 
     ``classes`` name the labels; without them the names are ``"0"``, ``"1"``, … up to the largest label of the
     training part. Raises `DataError` for missing, damaged or lying files and for labels out of range (F14).
@@ -54,7 +54,7 @@ def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
         _check_labels(labels, names, origin)
         if pixels.shape[1:3] != (height, width):
             raise DataError(
-                f"{found[part][0]} has pictures of another size than the training part",
+                f"{found[part][0]} has images of another size than the training part",
                 expected=f"{height} × {width}",
                 received=f"{pixels.shape[1]} × {pixels.shape[2]}",
             )
@@ -159,17 +159,17 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _pair(images: Path, labels: Path) -> tuple[Array, Array]:
-    """Read pictures (N, H, W, 1) and labels (N,), and check that they belong together."""
+    """Read images (N, H, W, 1) and labels (N,), and check that they belong together."""
     numbers = read_array(labels, 1)  # the small file first: a mismatch shows before much is read
     pixels = read_array(images, 3)
     if len(pixels) != len(numbers):
         raise DataError(
             f"{images.name} and {labels.name} do not belong together",
-            expected="as many labels as pictures",
-            received=f"{len(pixels)} pictures and {len(numbers)} labels",
+            expected="as many labels as images",
+            received=f"{len(pixels)} images and {len(numbers)} labels",
         )
     if not pixels.size:
-        raise DataError(f"{images} holds no pictures", expected="at least one", received=f"shape {pixels.shape}")
+        raise DataError(f"{images} holds no images", expected="at least one", received=f"shape {pixels.shape}")
     return pixels[..., None], numbers
 
 

@@ -1,11 +1,11 @@
-"""Decoded pictures kept on disk, memory-mapped, so that later epochs and later runs need not decode them again.
+"""Decoded images kept on disk, memory-mapped, so that later epochs and later runs need not decode them again.
 
-A cache is a folder: ``pixels.npy`` (N, H, W, C) uint8, ``sums.npy`` (N,) the CRC-32 of each picture, and
+A cache is a folder: ``pixels.npy`` (N, H, W, C) uint8, ``sums.npy`` (N,) the CRC-32 of each image, and
     ``index.json``. Its name is a
 hash of what decides the pixels: names and contents of the files, size, channels, and the versions of what decodes. So
     it never has to
 be told that it is out of date: other files have another name. It is built beside its place and renamed when it is
-whole; each picture is checked when it is read, and one that is damaged is decoded from its file.
+whole; each image is checked when it is read, and one that is damaged is decoded from its file.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from layerwise.data.cache_folders import (
     read_index,
     write_index,
 )
-from layerwise.data.images.folders import PictureSource
-from layerwise.data.source import Array, Example, Examples, Relabelled, Schema, Source, Subset
+from layerwise.data.images.folders import ImageSource
+from layerwise.data.source import Array, Example, Examples, Relabeled, Schema, Source, Subset
 from layerwise.errors import StorageError, UsageError
 from layerwise.runtime.atomic_io import is_plain_file, open_own, save_array
 from layerwise.runtime.machine import cores
 
 FORMAT = 2
-CHUNK = 256  # pictures decoded between two writes
+CHUNK = 256  # images decoded between two writes
 PIXELS, SUMS = "pixels.npy", "sums.npy"
 Told = Callable[[int, int], None]  # done, of how many
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What a folder with pictures holds: where they are from, their shape (N, H, W, C), and by what they were
+    """What a folder with images holds: where they are from, their shape (N, H, W, C), and by what they were
     decoded."""
 
     format: int
@@ -60,10 +60,10 @@ class Index(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class CachedPictures:
-    """Pictures of another source, read from a cache folder."""
+class CachedImages:
+    """Images of another source, read from a cache folder."""
 
-    base: PictureSource
+    base: ImageSource
     folder: str
 
     @property
@@ -78,7 +78,7 @@ class CachedPictures:
 
     @cached_property
     def _kept(self) -> tuple[Array, Array] | None:
-        """The pictures, mapped, and their sums; None if the cache is gone: another run may have needed its room."""
+        """The images, mapped, and their sums; None if the cache is gone: another run may have needed its room."""
         try:
             sums = load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
             return load_array(Path(self.folder, PIXELS), np.uint8, _shape(self.base)), sums
@@ -117,40 +117,40 @@ class CachedPictures:
         return self.base.fingerprint()
 
 
-def beneath(source: Source) -> PictureSource | None:
+def beneath(source: Source) -> ImageSource | None:
     """Return the files under subsets and other labels, if there are any that are brought to a size."""
-    while isinstance(source, Subset | Relabelled):
+    while isinstance(source, Subset | Relabeled):
         source = source.base
-    return source if isinstance(source, PictureSource) and source.size is not None else None
+    return source if isinstance(source, ImageSource) and source.size is not None else None
 
 
 def served(source: Source, folder: Path) -> Source:
     """Return the source with its files read from a cache."""
-    if isinstance(source, Subset | Relabelled):
+    if isinstance(source, Subset | Relabeled):
         return replace(source, base=served(source.base, folder))
-    assert isinstance(source, PictureSource)
-    return CachedPictures(source, str(folder))
+    assert isinstance(source, ImageSource)
+    return CachedImages(source, str(folder))
 
 
-def name_for(files: PictureSource) -> str:
+def name_for(files: ImageSource) -> str:
     """Return the name of the cache of these files."""
     size, channels = files.size, files.schema.shape[2]
     parts = (FORMAT, files.digest, len(files), size, channels, PIL.__version__, torch.__version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def bytes_of(files: PictureSource) -> int:
-    """Return how many bytes the pictures take."""
+def bytes_of(files: ImageSource) -> int:
+    """Return how many bytes the images take."""
     assert files.size is not None
     return len(files) * files.size[0] * files.size[1] * files.schema.shape[2]
 
 
 def place_of(cache: str) -> Path:
     """Return the folder that holds caches: the one named, or the user's cache folder."""
-    return cache_folders.place_of(cache, "pictures")
+    return cache_folders.place_of(cache, "images")
 
 
-def whole(folder: Path, files: PictureSource) -> bool:
+def whole(folder: Path, files: ImageSource) -> bool:
     """Whether a folder holds the cache of these files, by its index and its sizes."""
     index = read_index(folder, Index, SUMS)
     if (
@@ -168,28 +168,28 @@ def whole(folder: Path, files: PictureSource) -> bool:
     return True
 
 
-def _shape(files: PictureSource) -> tuple[int, int, int, int]:
-    """Return the shape (N, H, W, C) of all pictures."""
+def _shape(files: ImageSource) -> tuple[int, int, int, int]:
+    """Return the shape (N, H, W, C) of all images."""
     assert files.size is not None
     return (len(files), *files.size, files.schema.shape[2])
 
 
-def refused(place: Path, files: Sequence[PictureSource], limit: int) -> str:
+def refused(place: Path, files: Sequence[ImageSource], limit: int) -> str:
     """Return why these files are not cached, the empty text if they may be. ``limit`` bytes is the most all caches take
     together."""
     needed = sum(bytes_of(one) for one in files)
     return no_room(place, needed, limit)
 
 
-def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path | str:
+def opened(place: Path, files: ImageSource, *, limit: int, told: Told) -> Path | str:
     """Return the folder of the cache of these files, built if it is not there or not whole; or the reason why there is
     none.
 
     Args:
         place: the folder that holds caches.
-        files: pictures that are brought to a size.
+        files: images that are brought to a size.
         limit: bytes; the least recently used caches beyond it are removed first.
-        told: called with how many pictures are decoded, of how many.
+        told: called with how many images are decoded, of how many.
 
     Raises `DataError` for a file that can no longer be decoded.
     """
@@ -212,8 +212,8 @@ def opened(place: Path, files: PictureSource, *, limit: int, told: Told) -> Path
     return folder
 
 
-def _write(part: Path, files: PictureSource, told: Told) -> None:
-    """Decode all pictures on threads, and write them one after the other: a full disk is an error so, not a killed
+def _write(part: Path, files: ImageSource, told: Told) -> None:
+    """Decode all images on threads, and write them one after the other: a full disk is an error so, not a killed
     process."""
     shape = _shape(files)
     sums = np.empty(len(files), dtype=np.uint32)

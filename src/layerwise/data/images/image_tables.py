@@ -1,9 +1,9 @@
-"""Tables that name pictures: a column of paths, relative to the table, and a class or a number to predict from each
-picture.
+"""Tables that name images: a column of paths, relative to the table, and a class or a number to predict from each
+image.
 
-The column is ``data.image``, or the one whose texts end like names of pictures and lead to some. Pictures are checked
+The column is ``data.image``, or the one whose texts end like names of images and lead to some. Images are checked
 as those of class folders are (`folders.check`), and preprocessed alike. The other columns are no inputs: a network over
-pictures looks at pictures.
+images looks at images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from layerwise.data.images import folders
-from layerwise.data.images.folders import Checked, FolderPlace, OnBad, PictureSource
+from layerwise.data.images.folders import Checked, FolderPlace, ImageSource, OnBad
 from layerwise.data.source import Array, Schema, Target
 from layerwise.data.tables import columns as columns_
 from layerwise.data.tables import table_files, table_source
@@ -30,17 +30,17 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 LOOKED_AT = 256  # rows by which a column is told
 
 
-class PictureTables(NamedTuple):
-    """Tables of pictures, one a part, with what splitting the training part needs and what was noticed."""
+class ImageTables(NamedTuple):
+    """Tables of images, one a part, with what splitting the training part needs and what was noticed."""
 
-    parts: dict[str, PictureSource]
+    parts: dict[str, ImageSource]
     notes: tuple[str, ...]
     groups: Array | None = None
     times: Array | None = None
 
 
 class Listed(NamedTuple):
-    """A table's rows: names of pictures (N,), targets (N,) with their kind and classes, and the tidy columns."""
+    """A table's rows: names of images (N,), targets (N,) with their kind and classes, and the tidy columns."""
 
     names: list[str]
     targets: Array
@@ -51,7 +51,7 @@ class Listed(NamedTuple):
 
 
 def column_in(path: Path, reading: Reading, image: str = "") -> str:
-    """Return the column that names pictures, by the table's first rows; the empty text if there is none.
+    """Return the column that names images, by the table's first rows; the empty text if there is none.
 
     Raises `UsageError` if ``image`` is no column, and where several columns could be it.
     """
@@ -73,8 +73,8 @@ def column_in(path: Path, reading: Reading, image: str = "") -> str:
     ]
     if len(found) > 1:
         raise UsageError(
-            f"{path} names pictures in several columns",
-            expected="one picture a row",
+            f"{path} names images in several columns",
+            expected="one image a row",
             received=", ".join(found),
             do=f"--set data.image={found[0]}, say",
         )
@@ -82,7 +82,7 @@ def column_in(path: Path, reading: Reading, image: str = "") -> str:
 
 
 def _leads(folder: Path, values: Sequence[object]) -> bool:
-    """Whether all values that are no gaps are texts that end like names of pictures, and one of them leads to a
+    """Whether all values that are no gaps are texts that end like names of images, and one of them leads to a
     file."""
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in TEXT_GAPS]
     given = sum(value is not None and value not in TEXT_GAPS for value in values)
@@ -91,11 +91,11 @@ def _leads(folder: Path, values: Sequence[object]) -> bool:
     return any((folder / text).is_file() for text in texts)
 
 
-def read(paths: Mapping[str, Path], reading: Reading, *, image: str, on_bad: OnBad = "stop") -> PictureTables:
-    """Read tables of pictures, one for each part, with the column ``image``.
+def read(paths: Mapping[str, Path], reading: Reading, *, image: str, on_bad: OnBad = "stop") -> ImageTables:
+    """Read tables of images, one for each part, with the column ``image``.
 
-    With ``on_bad="skip"`` rows whose picture is missing or cannot be decoded are left out and counted. Raises
-    `DataError` for missing pictures and bad files, all at once (F01, F09), for gaps among the names and the targets,
+    With ``on_bad="skip"`` rows whose image is missing or cannot be decoded are left out and counted. Raises
+    `DataError` for missing images and bad files, all at once (F01, F09), for gaps among the names and the targets,
     and as `tables.read` does.
     """
     listed = {part: _listed(path, reading, image) for part, path in paths.items()}
@@ -112,10 +112,10 @@ def read(paths: Mapping[str, Path], reading: Reading, *, image: str, on_bad: OnB
         name for name in train.cells if name not in (image, train.target, reading.group, reading.time, reading.weight)
     ]
     if left:
-        notes.append(f"the network sees the pictures alone; columns left out: {', '.join(left)}")
+        notes.append(f"the network sees the images alone; columns left out: {', '.join(left)}")
     keep = _kept(train, checks)
     groups, times = table_source.groups_of(train.cells, reading), table_source.times_of(train.cells, reading)
-    return PictureTables(
+    return ImageTables(
         parts, tuple(notes), None if groups is None else groups[keep], None if times is None else times[keep]
     )
 
@@ -129,19 +129,19 @@ def _listed(path: Path, reading: Reading, image: str) -> Listed:
         if name not in cells:
             raise unknown("column", name, list(cells), where=str(path))
     if not len(table):
-        raise DataError(f"{path} has no rows", expected="a row for each picture", received="a header only")
+        raise DataError(f"{path} has no rows", expected="a row for each image", received="a header only")
     column = cells[image]
     if not columns_.is_text(column.cells.type):
         raise DataError(
-            f"{path}: the column '{image}' names no pictures",
-            expected="paths of pictures",
+            f"{path}: the column '{image}' names no images",
+            expected="paths of images",
             received=f"{column.cells.type}",
         )
     if column.cells.null_count:
         gaps = np.flatnonzero(column.cells.is_null().to_numpy())
         raise DataError(
-            f"{column.where(int(gaps[0]))} names no picture ({len(gaps)} such rows)",
-            expected="a picture in every row",
+            f"{column.where(int(gaps[0]))} names no image ({len(gaps)} such rows)",
+            expected="an image in every row",
             received="a gap",
             do="fill or remove these rows",
         )
@@ -149,18 +149,18 @@ def _listed(path: Path, reading: Reading, image: str) -> Listed:
     if not reading.target and not free:
         raise DataError(f"{path} has no column besides '{image}' to predict", expected="a column of classes or numbers")
     target = reading.target or free[-1]
-    values, kind, classes = columns_.labelled(cells[target])
+    values, kind, classes = columns_.labeled(cells[target])
     return Listed(column.cells.to_pylist(), values, kind, classes, cells, target)
 
 
 def _kept(table: Listed, checks: Mapping[str, Checked]) -> Array:
-    """Return the rows whose picture is good."""
+    """Return the rows whose image is good."""
     return np.flatnonzero([checks[name].error is None for name in table.names])
 
 
 def _source(
     place: FolderPlace, table: Listed, checks: Mapping[str, Checked], *, shape: tuple[int, int, int], reading: Reading
-) -> PictureSource:
+) -> ImageSource:
     """Make the source of one part, in the order of its table."""
     keep = _kept(table, checks)
     names = tuple(table.names[at] for at in keep)
@@ -169,7 +169,7 @@ def _source(
         digest.update(os.fsencode(name) + b"\0" + checks[name].digest)
     weights = table_source.weights_of(table.cells, reading)
     schema = Schema("image", shape, table.kind, table.classes, target_name=table.target)
-    return PictureSource(
+    return ImageSource(
         schema,
         place,
         names,
@@ -187,7 +187,7 @@ def _bad(place: FolderPlace, bad: dict[str, DataError], count: int, on_bad: OnBa
     if missing and (on_bad == "stop" or len(bad) == count):
         shown = "\n".join(f"    {folders.called(place, name)}" for name in missing)
         raise DataError(
-            f"{len(missing)} of {count} pictures that the table names are not there:\n{shown}",
+            f"{len(missing)} of {count} images that the table names are not there:\n{shown}",
             expected="paths relative to the table's folder, or absolute ones",
             do="correct the paths, or leave these rows out with --on-bad skip"
             if len(missing) < count
@@ -195,14 +195,14 @@ def _bad(place: FolderPlace, bad: dict[str, DataError], count: int, on_bad: OnBa
         )
     rest = {name: error for name, error in bad.items() if name not in missing}
     notes = [
-        f"{len(missing)} of {count} pictures that the table names are not there; their rows were left out: "
+        f"{len(missing)} of {count} images that the table names are not there; their rows were left out: "
         f"{folders.some(missing)}"
     ]
     return notes[: bool(missing)] + ([folders.bad_files(place, rest, count, on_bad)] if rest else [])
 
 
 def _repeated(listed: Mapping[str, Listed], checks: Mapping[str, Checked]) -> list[str]:
-    """Note how many rows of other parts show a picture of the training part, byte for byte (F18)."""
+    """Note how many rows of other parts show an image of the training part, byte for byte (F18)."""
     train = {checks[name].digest for name in listed["train"].names if checks[name].digest}
     counts = {
         part: sum(checks[name].digest in train for name in table.names)
@@ -210,7 +210,7 @@ def _repeated(listed: Mapping[str, Listed], checks: Mapping[str, Checked]) -> li
         if part != "train"
     }
     return [
-        f"{count} pictures of the {part} part are in the training part too" for part, count in counts.items() if count
+        f"{count} images of the {part} part are in the training part too" for part, count in counts.items() if count
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pictures brought to the size that a network takes: one way, for files, arrays and bytes."""
+"""Images brought to the size that a network takes: one way, for files, arrays and bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Size = tuple[int, int]
 
 
 def grown(height: int, width: int, size: Size) -> Size:
-    """Return the sides that a picture has when both just reach ``size``, its proportions kept but for rounding."""
+    """Return the sides that an image has when both just reach ``size``, its proportions kept but for rounding."""
     factor = max(size[0] / height, size[1] / width)
     return max(size[0], round(height * factor)), max(size[1], round(width * factor))
 
 
 def fitted(x: Tensor, size: Size) -> Tensor:
-    """Bring pictures (N, C, H, W) to ``size``: scale until both sides reach it (bilinear, antialiased), crop the
-    centre.
+    """Bring images (N, C, H, W) to ``size``: scale until both sides reach it (bilinear, antialiased), crop the
+    center.
 
     Bytes stay bytes, rounded to whole levels, and are cut before they are scaled.
     """
@@ -43,7 +43,7 @@ def fitted(x: Tensor, size: Size) -> Tensor:
 
 
 def fit(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Bring one picture (H, W, C) to ``size`` (`fitted`)."""
+    """Bring one image (H, W, C) to ``size`` (`fitted`)."""
     if pixels.shape[:2] == size:
         return pixels
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None]
@@ -51,6 +51,6 @@ def fit(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def least(height: int, width: int, size: Size) -> Size:
-    """Return the fewest rows and columns of a picture that `fitted` would only shrink to ``size``."""
+    """Return the fewest rows and columns of an image that `fitted` would only shrink to ``size``."""
     factor = max(size[0] / height, size[1] / width)
     return math.ceil(height * factor), math.ceil(width * factor)

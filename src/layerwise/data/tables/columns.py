@@ -201,7 +201,7 @@ def as_text(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return cells if is_text(cells.type) else cells.cast(pa.string())
 
 
-def labelled(column: Cells) -> tuple[Array, Target, tuple[str, ...]]:
+def labeled(column: Cells) -> tuple[Array, Target, tuple[str, ...]]:
     """Return a tidy target column's values (N,), their kind and the classes.
 
     Text and truth values make classes, in alphabetical order; fractions make a number; whole numbers make a number if

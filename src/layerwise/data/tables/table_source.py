@@ -40,8 +40,10 @@ class Table(NamedTuple):
 def read(path: Path, reading: Reading = DEFAULT) -> Table:
     """Read a table whole: inputs (N, D) float64, NaN for gaps, and targets (N,).
 
-    Raises: DataError: for damaged, empty and ragged files (F11), for columns of numbers with faults, NaN or Inf (F12),
-        and for targets with gaps. UsageError: for columns that are not there, or are named twice.
+    Raises:
+        DataError: for damaged, empty and ragged files (F11), for columns of numbers with faults, NaN or Inf (F12), and
+            for targets with gaps.
+        UsageError: for columns that are not there, or are named twice.
     """
     table, rows = load(path, reading)
     marks = TEXT_GAPS | set(reading.missing)
@@ -64,7 +66,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Table:
     if not found:
         raise _no_features(path, roles)
     target = next(name for name, role in roles.items() if role == "target")
-    targets, kind_of_target, classes = columns_.labelled(cells[target])
+    targets, kind_of_target, classes = columns_.labeled(cells[target])
     features = tuple(column.name for column, _ in found)
     plain = all(column == Column(column.name) for column, _ in found)
     described = () if plain else tuple(column for column, _ in found)

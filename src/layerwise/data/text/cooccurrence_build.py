@@ -77,12 +77,18 @@ def opened(
     Each word is counted with those at most ``window`` before and after it, by 1/distance. A sentence's end is a wall;
     words left out (GAP) are as if they were not there.
 
-    Args: place: the folder that holds counts. source: blocks of tokens in the order of the text, (block,) int32 each.
-        words: V, how many words there are. origin: what messages call the text. limit: bytes; the least recently used
-        counts beyond it are removed first. window: the largest distance. block: the most records of an example. memory:
-        bytes for a stretch of the text; less makes more runs on disk, and changes counts by float32's rounding at most.
-        threads: that count; torch's number when not given. The result has the same bits for any number. told: called
-        with how many tokens are counted, of how many.
+    Args:
+        place: the folder that holds counts.
+        source: blocks of tokens in the order of the text, (block,) int32 each.
+        words: V, how many words there are.
+        origin: what messages call the text.
+        limit: bytes; the least recently used counts beyond it are removed first.
+        window: the largest distance.
+        block: the most records of an example.
+        memory: bytes for a stretch of the text; less makes more runs on disk, and changes counts by float32's rounding
+            at most.
+        threads: that count; torch's number when not given. The result has the same bits for any number.
+        told: called with how many tokens are counted, of how many.
 
     Raises:
         UsageError: for more than 2²⁴ words, and a window below 1.

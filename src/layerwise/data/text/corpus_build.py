@@ -1,4 +1,4 @@
-"""Text to a corpus: tokenised once into a folder, which is found again while the text and how it is cut stay the same.
+"""Text to a corpus: tokenized once into a folder, which is found again while the text and how it is cut stay the same.
 
 The text is read in pieces and the tokens are written as they are made, so that neither is ever in memory; what is, is
 the table of words (`kernels.tokenizer.WordTable`), and of pairs where phrases are looked for. Folders are bounded
@@ -144,7 +144,7 @@ def whole(folder: Path) -> Corpus | None:
 
 
 def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, joined: Passes | None, key: str) -> Index:
-    """Tokenise into a new folder."""
+    """Tokenize into a new folder."""
     table = WordTable(most=cutting.most)
     with open_own(part / TOKENS, root=part, mode="w+b") as stream:
         file = TokenFile(stream)
@@ -168,7 +168,7 @@ def _write(part: Path, source: Texts, cutting: Cutting, *, told: Told, joined: P
 
 
 def _read(source: Texts, cutting: Cutting, table: WordTable, file: TokenFile, told: Told) -> str:
-    """Tokenise all texts into a file; return a digest of them and of how they were cut."""
+    """Tokenize all texts into a file; return a digest of them and of how they were cut."""
     digest = hashlib.blake2b(cutting.decides().encode(), digest_size=16)
     tokenizer = Tokenizer(
         char_classes.classes(cutting.tokens), char_classes.folds(cutting.tokens, cutting.lower), table, file

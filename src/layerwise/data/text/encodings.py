@@ -30,10 +30,10 @@ def _looks_double(data: bytes) -> bool:
         if error.start < len(data) - 3:
             return False
     high = np.frombuffer(data, dtype=np.uint8) >= 0x80
-    neighbours = np.zeros_like(high)
-    neighbours[1:] |= high[:-1]
-    neighbours[:-1] |= high[1:]
-    return bool(high.any() and (neighbours & high).sum() > 0.8 * high.sum())
+    neighbors = np.zeros_like(high)
+    neighbors[1:] |= high[:-1]
+    neighbors[:-1] |= high[1:]
+    return bool(high.any() and (neighbors & high).sum() > 0.8 * high.sum())
 
 
 def is_utf8(encoding: str) -> bool:

@@ -109,7 +109,7 @@ def standard_input(encoding: str) -> Texts:
 def pieces(path: str, encoding: str = "utf-8") -> Iterator[Piece]:
     """Yield a text piece by piece, unpacked and as UTF-8, without a byte-order mark; ``path`` empty: standard input.
 
-    Bytes of UTF-8 are not checked here (the tokeniser does). Raises `DataError` for a file that cannot be read,
+    Bytes of UTF-8 are not checked here (the tokenizer does). Raises `DataError` for a file that cannot be read,
     unpacked, or decoded from another encoding.
     """
     try:

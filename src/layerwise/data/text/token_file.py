@@ -18,7 +18,7 @@ PIECE = 1 << 20  # bytes read at once: a multiple of a token's
 
 
 class TokenFile:
-    """Tokens in a stream that can be read and written. It is a tokeniser's `Sink`."""
+    """Tokens in a stream that can be read and written. It is a tokenizer's `Sink`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream

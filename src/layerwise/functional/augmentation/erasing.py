@@ -1,6 +1,6 @@
-"""Random erasing: a rectangle of a picture is overwritten, so that no single part may carry the answer.
+"""Random erasing: a rectangle of an image is overwritten, so that no single part may carry the answer.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, Random erasing data
+``N`` images, ``C`` channels, ``H W`` pixels. Z. Zhong, L. Zheng, G. Kang, S. Li, Y. Yang, Random erasing data
 augmentation (AAAI 2020).
 The one idea: what is hidden now and then cannot be relied on alone. Nothing here draws: draws are given.
 """
@@ -19,13 +19,16 @@ WORD = (1 << 32) - 1
 
 
 def rectangles(u: Tensor, area: Range, aspect: Range, size: tuple[int, int]) -> Tensor:
-    """Return rectangles (N, 4) int64 in pictures of ``size`` (H, W): left, top, width, height.
+    """Return rectangles (N, 4) int64 in images of ``size`` (H, W): left, top, width, height.
 
-    Args: u: draws (N, 4) from [0, 1): of the area, the ratio, the place from the left and from the top. area: range of
-        the share of the picture's area, s. aspect: range of height to width, r, drawn evenly in its logarithm (as
-        torchvision does; the paper draws r itself). size: (H, W).
+    Args:
+        u: draws (N, 4) from [0, 1): of the area, the ratio, the place from the left and from the top.
+        area: range of the share of the image's area, s.
+        aspect: range of height to width, r, drawn evenly in its logarithm (as torchvision does; the paper draws r
+            itself).
+        size: (H, W).
 
-    Sides are √(s·H·W·r) and √(s·H·W/r), rounded, at least one pixel and no longer than the picture's.
+    Sides are √(s·H·W·r) and √(s·H·W/r), rounded, at least one pixel and no longer than the image's.
     """
     height, width = size
     share = area[0] + (area[1] - area[0]) * u[:, 0].double()
@@ -47,23 +50,23 @@ def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def erased(x: Tensor, box: Tensor, at: Tensor, fill: Fill, u: Tensor) -> Tensor:
-    """Return pictures (N, C, H, W) of which those numbered ``at`` have their rectangle (N, 4) overwritten.
+    """Return images (N, C, H, W) of which those numbered ``at`` have their rectangle (N, 4) overwritten.
 
-    ``fill``: ``noise`` (each pixel and channel drawn from [0, 1), the paper's best; a hash of the picture's draw u (N,)
-    and of the place), ``black``, or ``mean``, the picture's own mean colour.
+    ``fill``: ``noise`` (each pixel and channel drawn from [0, 1), the paper's best; a hash of the image's draw u (N,)
+    and of the place), ``black``, or ``mean``, the image's own mean color.
     """
     if not len(at):
         return x
     some = x[at]
     if fill == "noise":
-        colour = noise(u[at], (some.shape[1], some.shape[2], some.shape[3])).to(x.dtype)
+        color = noise(u[at], (some.shape[1], some.shape[2], some.shape[3])).to(x.dtype)
     else:
-        colour = some.mean((2, 3), keepdim=True) if fill == "mean" else torch.zeros_like(some[:, :, :1, :1])
-    return x.index_copy(0, at, torch.where(inside(box[at], (x.shape[2], x.shape[3])), colour, some))
+        color = some.mean((2, 3), keepdim=True) if fill == "mean" else torch.zeros_like(some[:, :, :1, :1])
+    return x.index_copy(0, at, torch.where(inside(box[at], (x.shape[2], x.shape[3])), color, some))
 
 
 def noise(u: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return values from [0, 1), (N, C, H, W), by a counter hash (MurmurHash3's finaliser) of each picture's draw u
+    """Return values from [0, 1), (N, C, H, W), by a counter hash (MurmurHash3's finalizer) of each image's draw u
     (N,) and the place."""
     seeds = (u.double() * 2**24).long()  # what a draw in float32 holds
     places = torch.arange(math.prod(shape), device=u.device)

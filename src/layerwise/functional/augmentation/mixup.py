@@ -1,6 +1,6 @@
-"""MixUp and CutMix: two pictures in one, and a loss that expects both in their shares.
+"""MixUp and CutMix: two images in one, and a loss that expects both in their shares.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels. H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz, mixup: beyond empirical
+``N`` images, ``C`` channels, ``H W`` pixels. H. Zhang, M. Cisse, Y. N. Dauphin, D. Lopez-Paz, mixup: beyond empirical
 risk minimization (ICLR 2018): x̃ = λx + (1−λ)x′. S. Yun et al., CutMix (ICCV 2019): a rectangle of x′, of the share 1−λ
 of the area, is pasted into x. In both λ ~ Beta(α, α) and L = λ·ℓ(f(x̃), y) + (1−λ)·ℓ(f(x̃), y′). Nothing here draws:
 draws are given.
@@ -15,7 +15,7 @@ from layerwise.functional.augmentation.erasing import inside
 
 
 def partners(count: int) -> Tensor:
-    """Return who is mixed with whom in a batch, (N,): neighbours, 0 with 1, 2 with 3 …; the last of an odd number stays
+    """Return who is mixed with whom in a batch, (N,): neighbors, 0 with 1, 2 with 3 …; the last of an odd number stays
     by itself.
 
     In a shuffled order that is a uniformly random pairing, and one that any cut between pairs leaves whole.
@@ -32,9 +32,9 @@ def shares(u: Tensor, alpha: float) -> Tensor:
 
 
 def pasted(u: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return CutMix's rectangles (N, 4) int64 in pictures of ``size`` (H, W): left, top, width, height.
+    """Return CutMix's rectangles (N, 4) int64 in images of ``size`` (H, W): left, top, width, height.
 
-    Sides W√(1−λ) and H√(1−λ) about a middle drawn evenly from the picture, draws u (N, 2); what reaches over the border
+    Sides W√(1−λ) and H√(1−λ) about a middle drawn evenly from the image, draws u (N, 2); what reaches over the border
     is cut off, as in the paper's code.
     """
     height, width = size
@@ -50,15 +50,15 @@ def pasted(u: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def mixed(x: Tensor, share: Tensor, box: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return pictures (N, C, H, W) mixed with their `partners`, and the shares (N,) that remain of their own.
+    """Return images (N, C, H, W) mixed with their `partners`, and the shares (N,) that remain of their own.
 
     Args:
-        x: pictures, in any scale.
-        share: λ (N,); 1 leaves a picture as it is.
+        x: images, in any scale.
+        share: λ (N,); 1 leaves an image as it is.
         box: CutMix's rectangles (N, 4).
-        cuts: which pictures get a rectangle of their partner, (N,) booleans; the others are averaged.
+        cuts: which images get a rectangle of their partner, (N,) booleans; the others are averaged.
 
-    The share of a cut picture is what is left of it in pixels.
+    The share of a cut image is what is left of it in pixels.
     """
     other = x[partners(len(x)).to(x.device)]
     mask = inside(box, (x.shape[2], x.shape[3])) & (cuts & (share < 1)).view(-1, 1, 1, 1)

@@ -1,7 +1,7 @@
-"""Changes of pictures by given draws, as pure functions (S10): nothing here draws, so that the caller decides what is
+"""Changes of images by given draws, as pure functions (S10): nothing here draws, so that the caller decides what is
 random.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, values in [0, 1]. P. Y. Simard, D. Steinkraus, J. C. Platt, Best
+``N`` images, ``C`` channels, ``H W`` pixels, values in [0, 1]. P. Y. Simard, D. Steinkraus, J. C. Platt, Best
 practices for convolutional neural networks (2003); A. Krizhevsky et al. (2012). The one idea: rotated a little, a cat
 is still a cat, so every such change is an example for nothing. Random resized crop, rotation, scale and shift are one
 affine map, so that pixels are interpolated once. Further changes have files of their own: `trivial_augment`, `erasing`,
@@ -44,20 +44,20 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of a stage's ``augment``: the widest change of each kind; 0 and ``none`` leave it out.
 
     ``rotate``: degrees, drawn from [−rotate, rotate]. ``scale`` s: factors from [1/(1+s), 1+s], evenly in their
-    logarithm. ``crop`` c: the picture gets a border of c pixels and is cut back to its size at a random place, so that
+    logarithm. ``crop`` c: the image gets a border of c pixels and is cut back to its size at a random place, so that
     it shifts by up to c. ``flip``: mirrored left to right (``horizontal``), top to bottom (``vertical``) or each of
     both, with probability ½. ``brightness``,
-    ``contrast``, ``saturation`` a: factors from [1 − a, 1 + a]; ``hue``: turns of the colour circle, from [−hue, hue].
+    ``contrast``, ``saturation`` a: factors from [1 − a, 1 + a]; ``hue``: turns of the color circle, from [−hue, hue].
         ``padding``: what
-    lies outside the picture: black, its border's colours, or its mirror image.
+    lies outside the image: black, its border's colors, or its mirror image.
 
-    ``area``: a random resized crop (Szegedy et al. 2015): a part of the picture, its share of the area drawn from this
-    range and its ratio of width to height from ``aspect``, evenly in the logarithm, brought to the picture's size; (1,
-    1) leaves it out. ``policy``: ``trivial`` changes each picture by one operation of TrivialAugment. ``erase``: the
+    ``area``: a random resized crop (Szegedy et al. 2015): a part of the image, its share of the area drawn from this
+    range and its ratio of width to height from ``aspect``, evenly in the logarithm, brought to the image's size; (1,
+    1) leaves it out. ``policy``: ``trivial`` changes each image by one operation of TrivialAugment. ``erase``: the
     probability of random erasing, of a rectangle with a share of the area from ``erase_area`` and a ratio of height to
     width from ``erase_aspect``, filled with ``erase_fill``.
-    ``mixup``, ``cutmix``: α of the Beta(α, α) from which the shares of two mixed pictures are drawn, 0 for none; with
-    both, each mixes half of the pictures; ``mix``: the probability that a picture is mixed at all.
+    ``mixup``, ``cutmix``: α of the Beta(α, α) from which the shares of two mixed images are drawn, 0 for none; with
+    both, each mixes half of the images; ``mix``: the probability that an image is mixed at all.
     """
 
     rotate: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
@@ -92,28 +92,28 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def cuts(self) -> bool:
-        """Whether pictures are cropped at random and brought back to size."""
+        """Whether images are cropped at random and brought back to size."""
         return self.area != (1.0, 1.0)
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed with others of their batch."""
+        """Whether images are mixed with others of their batch."""
         return bool((self.mixup or self.cutmix) and self.mix)
 
     @property
-    def colours(self) -> bool:
+    def colors(self) -> bool:
         """Whether anything needs three channels."""
         return bool(self.saturation or self.hue)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing changes in a picture by itself."""
+        """Whether nothing changes in an image by itself."""
         moved = self.moves or self.cuts or self.policy != "none" or self.flip != "none"
-        return not (moved or self.colours or self.brightness or self.contrast or self.erase)
+        return not (moved or self.colors or self.brightness or self.contrast or self.erase)
 
 
 class Changes(NamedTuple):
-    """What happens to each picture. ``angle`` (N,) degrees, clockwise; ``factor`` (N,) of its size; ``shift`` (N, 2)
+    """What happens to each image. ``angle`` (N,) degrees, clockwise; ``factor`` (N,) of its size; ``shift`` (N, 2)
     whole pixels to the right and down; ``mirrored`` (N, 2) left to right and top to bottom; ``brightness``,
     ``contrast``, ``saturation`` (N,) factors; ``hue`` (N,) turns."""
 
@@ -145,10 +145,10 @@ def changes(u: Tensor, options: AugmentOptions) -> Changes:
 
 
 def boxes(u: Tensor, options: AugmentOptions, size: tuple[int, int]) -> Tensor:
-    """Return the parts of pictures of ``size`` (H, W) that random resized crops take, (N, 4) int64: left, top, width,
+    """Return the parts of images of ``size`` (H, W) that random resized crops take, (N, 4) int64: left, top, width,
     height.
 
-    Sides are √(a·H·W·r) and √(a·H·W/r), rounded and no longer than the picture's, for a share a of its area and a ratio
+    Sides are √(a·H·W·r) and √(a·H·W/r), rounded and no longer than the image's, for a share a of its area and a ratio
     r; the place is drawn evenly from all that there are.
     """
     height, width = size
@@ -163,16 +163,16 @@ def boxes(u: Tensor, options: AugmentOptions, size: tuple[int, int]) -> Tensor:
 
 
 def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
-    """Return pictures changed by their draws: cropped, rotated, scaled, shifted and TrivialAugment's moves in one
-    interpolation, then mirrored, then TrivialAugment's other operations, then in their colours, then with a rectangle
+    """Return images changed by their draws: cropped, rotated, scaled, shifted and TrivialAugment's moves in one
+    interpolation, then mirrored, then TrivialAugment's other operations, then in their colors, then with a rectangle
     erased.
 
     Args:
-        x: pictures (N, C, H, W) in [0, 1], or uint8.
-        u: draws (N, 28) from [0, 1), column by column those named above, on the pictures' device.
+        x: images (N, C, H, W) in [0, 1], or uint8.
+        u: draws (N, 28) from [0, 1), column by column those named above, on the images' device.
         options: how far each change goes.
 
-    Returns pictures in [0, 1], of the draws' type if they were uint8. What comes out of a picture depends on it and its
+    Returns images in [0, 1], of the draws' type if they were uint8. What comes out of an image depends on it and its
     own draws alone, whatever else is in the batch.
     """
     if not len(x) or options.idle:
@@ -191,13 +191,13 @@ def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
             x = mirrored(x, change.mirrored[:, column], axis)
     x = levels(x, u.dtype)
     if drawn is not None:
-        x = trivial_augment.recoloured(x, drawn)
-    x = coloured(x, change, options)
+        x = trivial_augment.recolored(x, drawn)
+    x = colored(x, change, options)
     return erased(x, u, options) if options.erase else x
 
 
 def mirrored(x: Tensor, which: Tensor, axis: int) -> Tensor:
-    """Return pictures (N, C, H, W) of which some, (N,) booleans, are mirrored along an axis."""
+    """Return images (N, C, H, W) of which some, (N,) booleans, are mirrored along an axis."""
     if x.device.type != "cpu":
         return torch.where(which.view(-1, 1, 1, 1), x.flip(axis), x)
     x = x.clone()
@@ -207,19 +207,19 @@ def mirrored(x: Tensor, which: Tensor, axis: int) -> Tensor:
 
 
 def levels(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return pictures in [0, 1]: uint8 ones divided by 255, others as they are."""
+    """Return images in [0, 1]: uint8 ones divided by 255, others as they are."""
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x
 
 
 def shifted(x: Tensor, shift: Tensor, padding: Padding) -> Tensor:
-    """Return pictures (N, C, H, W), bytes too, moved by whole pixels (N, 2) to the right and down: y[i, j] = x[i −
+    """Return images (N, C, H, W), bytes too, moved by whole pixels (N, 2) to the right and down: y[i, j] = x[i −
     down, j − right]."""
     rows, row_there = _sources(x.shape[2], shift[:, 1].long(), padding)
     columns, column_there = _sources(x.shape[3], shift[:, 0].long(), padding)
     number = torch.arange(len(x), device=x.device)[:, None, None]
     place = (number * x.shape[2] + rows[:, :, None]) * x.shape[3] + columns[
         :, None, :
-    ]  # (N, H, W), in the pictures one after another
+    ]  # (N, H, W), in the images one after another
     found = (
         x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).index_select(0, place.flatten()).view(*place.shape, x.shape[1])
     )
@@ -239,10 +239,10 @@ def _sources(side: int, shift: Tensor, padding: Padding) -> tuple[Tensor, Tensor
 
 
 def cropped(x: Tensor, box: Tensor) -> Tensor:
-    """Return parts (N, 4) of pictures (N, C, H, W), each brought to (H, W) bilinearly; for bytes, rounded to whole
+    """Return parts (N, 4) of images (N, C, H, W), each brought to (H, W) bilinearly; for bytes, rounded to whole
     levels.
 
-    One picture at a time: on the CPU torch's resizing of bytes is ten times faster than its general sampling of a
+    One image at a time: on the CPU torch's resizing of bytes is ten times faster than its general sampling of a
         batch.
     """
     size = (x.shape[2], x.shape[3])
@@ -254,7 +254,7 @@ def cropped(x: Tensor, box: Tensor) -> Tensor:
 
 
 def sampled(x: Tensor, box: Tensor) -> Tensor:
-    """Return what `cropped` does for pictures (N, C, H, W) in [0, 1], all at once, as other devices than the CPU like
+    """Return what `cropped` does for images (N, C, H, W) in [0, 1], all at once, as other devices than the CPU like
     it: y[i, j] is x at top + (i + ½)·h/H − ½ and left + (j + ½)·w/W − ½, kept between the middles of the part's first
     and last pixels."""
     grid = []
@@ -275,11 +275,11 @@ def moved(
     box: Tensor | None = None,
     drawn: trivial_augment.Chosen | None = None,
 ) -> Tensor:
-    """Return pictures (N, C, H, W) cropped, rotated and scaled about their middle, shifted by whole pixels, and moved
+    """Return images (N, C, H, W) cropped, rotated and scaled about their middle, shifted by whole pixels, and moved
     as TrivialAugment says, bilinearly.
 
     The map of places is p ↦ T(m + t + f·R(θ)(K(p) − m)), with m the middle, K that of the crop and T TrivialAugment's.
-    Pictures whose map is the identity stay as they are.
+    Images whose map is the identity stay as they are.
     """
     from kornia.geometry.transform import (
         get_affine_matrix2d,
@@ -305,7 +305,7 @@ def moved(
 
 
 def enlarging(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the maps of places (N, 3, 3) that bring the parts (N, 4) of pictures to ``size``: x ↦ (x + ½ − left)·W/w −
+    """Return the maps of places (N, 3, 3) that bring the parts (N, 4) of images to ``size``: x ↦ (x + ½ − left)·W/w −
     ½ for pixels' middles, and so for y."""
     whole = torch.tensor([size[1], size[0]], device=box.device).double()
     factor = whole / box[:, 2:]  # (N, 2)
@@ -315,15 +315,15 @@ def enlarging(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def erased(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
-    """Return pictures (N, C, H, W) of which those whose draw says so lose a rectangle (`erasing`)."""
+    """Return images (N, C, H, W) of which those whose draw says so lose a rectangle (`erasing`)."""
     columns = u[:, [ERASE_AREA, ERASE_ASPECT, ERASE_LEFT, ERASE_TOP]]
     box = erasing.rectangles(columns, options.erase_area, options.erase_aspect, (x.shape[2], x.shape[3]))
     at = torch.nonzero(u[:, ERASE] < options.erase)[:, 0]
     return erasing.erased(x, box, at, options.erase_fill, u[:, NOISE])
 
 
-def coloured(x: Tensor, change: Changes, options: AugmentOptions) -> Tensor:
-    """Return pictures (N, C, H, W) with other brightness, contrast, saturation and hue, in this order, kept within [0,
+def colored(x: Tensor, change: Changes, options: AugmentOptions) -> Tensor:
+    """Return images (N, C, H, W) with other brightness, contrast, saturation and hue, in this order, kept within [0,
     1]."""
     from kornia import enhance
 

@@ -1,9 +1,9 @@
-"""TrivialAugment: each picture is changed by one operation, drawn evenly, at a strength drawn evenly.
+"""TrivialAugment: each image is changed by one operation, drawn evenly, at a strength drawn evenly.
 
-``N`` pictures, ``C`` channels, ``H W`` pixels, values in [0, 1]. S. G. Müller, F. Hutter, TrivialAugment: tuning-free
+``N`` images, ``C`` channels, ``H W`` pixels, values in [0, 1]. S. G. Müller, F. Hutter, TrivialAugment: tuning-free
 yet state-of-the-art data augmentation (ICCV 2021): the wide set of 14 operations with 31 strengths each. The one idea:
 no search for a policy
-beats drawing one. Nothing here draws: draws are given. Pictures of one operation are changed together.
+beats drawing one. Nothing here draws: draws are given. Images of one operation are changed together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPERATIONS = (
     "translate-y",
     "rotate",
     "brightness",
-    "colour",
+    "color",
     "contrast",
     "sharpness",
     "posterize",
@@ -41,16 +41,16 @@ WIDEST = {
     "translate-y": 32.0,
     "rotate": 135.0,
     "brightness": 0.99,
-    "colour": 0.99,
+    "color": 0.99,
     "contrast": 0.99,
     "sharpness": 0.99,
 }
-GREY = (0.299, 0.587, 0.114)
+GRAY = (0.299, 0.587, 0.114)
 SMOOTH = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))  # of 13
 
 
 class Chosen(NamedTuple):
-    """The operation of each picture, ``operation`` (N,) its number, and ``strength`` (N,) in [0, 1] with ``sign`` (N,)
+    """The operation of each image, ``operation`` (N,) its number, and ``strength`` (N,) in [0, 1] with ``sign`` (N,)
     ±1."""
 
     operation: Tensor
@@ -78,9 +78,9 @@ def values(drawn: Chosen) -> Tensor:
 
 
 def places(drawn: Chosen, size: tuple[int, int]) -> Tensor:
-    """Return the maps of places (N, 3, 3) of pictures of ``size`` (H, W), identities where the operation moves nothing.
+    """Return the maps of places (N, 3, 3) of images of ``size`` (H, W), identities where the operation moves nothing.
 
-    As in the original, which maps places of the result to places of the picture: shear about the upper left corner,
+    As in the original, which maps places of the result to places of the image: shear about the upper left corner,
     translation, and rotation, counter-clockwise about the middle.
     """
     value, middle = values(drawn).double(), [(side - 1) / 2 for side in size]
@@ -109,8 +109,8 @@ def places(drawn: Chosen, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def recoloured(x: Tensor, drawn: Chosen) -> Tensor:
-    """Return pictures (N, C, H, W) after those operations that leave pixels in their place; the others' unchanged."""
+def recolored(x: Tensor, drawn: Chosen) -> Tensor:
+    """Return images (N, C, H, W) after those operations that leave pixels in their place; the others' unchanged."""
     value, out = values(drawn).to(x.dtype), x
     for name, change in CHANGES.items():
         at = torch.nonzero(drawn.operation == OPERATIONS.index(name))[:, 0]
@@ -124,13 +124,13 @@ def blended(x: Tensor, other: Tensor, value: Tensor) -> Tensor:
     return (other + (1 + value) * (x - other)).clamp(0, 1)
 
 
-def grey(x: Tensor) -> Tensor:
-    """Return the luma (N, 1, H, W) of pictures."""
-    return x if x.shape[1] == 1 else (x * torch.tensor(GREY).to(x).view(1, 3, 1, 1)).sum(1, keepdim=True)
+def gray(x: Tensor) -> Tensor:
+    """Return the luma (N, 1, H, W) of images."""
+    return x if x.shape[1] == 1 else (x * torch.tensor(GRAY).to(x).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def smooth(x: Tensor) -> Tensor:
-    """Return pictures smoothed by 3×3 weights, the outermost pixels as they are."""
+    """Return images smoothed by 3×3 weights, the outermost pixels as they are."""
     if min(x.shape[2:]) < 3:
         return x
     planes = x.flatten(0, 1)[:, None]
@@ -142,19 +142,19 @@ def smooth(x: Tensor) -> Tensor:
 
 
 def posterized(x: Tensor, bits: Tensor) -> Tensor:
-    """Return pictures of which each level keeps its highest bits only."""
+    """Return images of which each level keeps its highest bits only."""
     step = torch.exp2(8 - bits)
     return torch.floor((x * 255).round() / step) * step / 255
 
 
 def stretched(x: Tensor) -> Tensor:
-    """Return pictures each of whose channels reaches from 0 to 1 (`auto-contrast`); channels of one value stay."""
+    """Return images each of whose channels reaches from 0 to 1 (`auto-contrast`); channels of one value stay."""
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-12), x)
 
 
 def equalized(x: Tensor) -> Tensor:
-    """Return pictures each of whose channels uses its 256 levels about equally often.
+    """Return images each of whose channels uses its 256 levels about equally often.
 
     With the counts h of a channel's levels and s = (Σh − its last count) // 255: level i ↦ (Σ_{j<i} h_j + s // 2) // s,
     at most 255, as Pillow has it; s = 0 changes nothing.
@@ -173,8 +173,8 @@ def equalized(x: Tensor) -> Tensor:
 
 CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "brightness": lambda x, v: blended(x, torch.zeros_like(x), v),
-    "colour": lambda x, v: blended(x, grey(x), v),
-    "contrast": lambda x, v: blended(x, grey(x).mean((2, 3), keepdim=True), v),
+    "color": lambda x, v: blended(x, gray(x), v),
+    "contrast": lambda x, v: blended(x, gray(x).mean((2, 3), keepdim=True), v),
     "sharpness": lambda x, v: blended(x, smooth(x), v),
     "posterize": posterized,
     "solarize": lambda x, v: torch.where(x < v, x, 1 - x),

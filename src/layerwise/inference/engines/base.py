@@ -21,7 +21,7 @@ NAMES = ("torch", "compiled", "onnxruntime", "openvino", "auto")
 ON_CPU = ("onnxruntime", "openvino")
 PIECE = (
     16 * 3 * 224 * 224
-)  # numbers: 16 pictures of ImageNet's size, beyond which nothing is gained and maps fill the memory
+)  # numbers: 16 images of ImageNet's size, beyond which nothing is gained and maps fill the memory
 MOST = 256  # examples: as many as `predict` gathers
 
 

@@ -20,7 +20,7 @@ from layerwise.runtime import compute_settings, machine
 
 
 class Native(Engine):
-    """The network in evaluation mode: batch norms folded into the layers before them, pictures with their channels last
+    """The network in evaluation mode: batch norms folded into the layers before them, images with their channels last
     in memory.
 
     The network that was given stays as it is.

@@ -188,12 +188,12 @@ def preprocessing(task: Task) -> list[str]:
     inputs = task.inputs
     if isinstance(inputs, ImageInputs):
         height, width = inputs.size
-        colour = "grey (ITU-R 601-2 luma)" if inputs.channels == 1 else "RGB"
+        color = "gray (ITU-R 601-2 luma)" if inputs.channels == 1 else "RGB"
         return [
-            f"decode to 8-bit {colour}, EXIF rotation applied, alpha over white",
+            f"decode to 8-bit {color}, EXIF rotation applied, alpha over white",
             "divide by 255",
             f"scale, keeping the proportions, until both sides reach {height}×{width} (bilinear, "
-            "antialiased); crop the centre to that",
+            "antialiased); crop the center to that",
             f"subtract the mean {list(inputs.mean)} and divide by the standard deviation {list(inputs.std)}, "
             "by channel",
             "order the axes batch, channel, row, column",

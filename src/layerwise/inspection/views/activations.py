@@ -197,7 +197,7 @@ def measured(model: nn.Module, task: Task, source: Source, at: Array) -> list[La
 
 
 def figure(target: Target, data: Json, found: Sequence[Layer]) -> str:
-    """Draw the histograms of z and a of up to eight layers, in order, saturated values in another colour."""
+    """Draw the histograms of z and a of up to eight layers, in order, saturated values in another color."""
     last = len(found) - 1
     shown = sorted({round(i * last / max(1, min(PANELS, len(found)) - 1)) for i in range(min(PANELS, len(found)))})
 

@@ -1,4 +1,4 @@
-"""The view ``augmentations``: training pictures beside what a run made of them, epoch by epoch (S10)."""
+"""The view ``augmentations``: training images beside what a run made of them, epoch by epoch (S10)."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ FLIPS = {"none": (), "horizontal": ("mirrored",), "vertical": ("upside_down",), 
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return evenly spaced pictures with the changes they got in the first epochs of training, the very draws of the
+    """Return evenly spaced images with the changes they got in the first epochs of training, the very draws of the
     run.
 
-    Reads the training part unless ``target.split`` names another, whose pictures are then changed as if they were
+    Reads the training part unless ``target.split`` names another, whose images are then changed as if they were
     trained on. Writes
-    ``augmentations.svg``: a row for each picture, the original first.
+    ``augmentations.svg``: a row for each image, the original first.
 
     Raises `UsageError` for a bare card, and for a run without augmentation.
     """
@@ -70,7 +70,7 @@ def view(target: Target, *, out: Path | None) -> View:
     change, source, order = of_run(target, task)
     count = min(target.examples or COUNT, len(source))
     batch = task.collate(fetch(source, np.linspace(0, len(source) - 1, count).astype(np.int64)))
-    pairs = [neighbours(order, batch.ids, epoch) if change.options.mixes else batch.ids for epoch in range(EPOCHS)]
+    pairs = [neighbors(order, batch.ids, epoch) if change.options.mixes else batch.ids for epoch in range(EPOCHS)]
     paired = [task.collate(fetch(source, _interleaved(batch.ids, pair).numpy())) for pair in pairs]
     seen = [change(both, epoch).span(slice(0, None, 2)) for epoch, both in enumerate(paired)]
     listed = [
@@ -87,19 +87,19 @@ def view(target: Target, *, out: Path | None) -> View:
             for at, i in enumerate(batch.ids)
         ],
     }
-    pictures = [np.asarray(change.inputs.raw(b.inputs).numpy()) for b in (batch, *seen)]  # each (N, C, H, W)
+    images = [np.asarray(change.inputs.raw(b.inputs).numpy()) for b in (batch, *seen)]  # each (N, C, H, W)
     captions = [
         target.say("original", "原图"),
         *(target.say(f"epoch {e + 1}", f"第 {e + 1} 轮") for e in range(EPOCHS)),
     ]
-    rows = [[shown[at] for shown in pictures] for at in range(count)]
+    rows = [[shown[at] for shown in images] for at in range(count)]
     labels = [_label(task, batch, at) for at in range(count)]
     figures = save(out, "augmentations.svg", sheet(rows, captions=[captions] * count, labels=labels))
     return View("augmentations", data, _written(target, data), figures)
 
 
-def neighbours(order: Order, ids: Tensor, epoch: int) -> Tensor:
-    """Return with whom examples are mixed in an epoch, (N,): their neighbours in its batches."""
+def neighbors(order: Order, ids: Tensor, epoch: int) -> Tensor:
+    """Return with whom examples are mixed in an epoch, (N,): their neighbors in its batches."""
     index = order.indices(epoch)
     places = torch.argsort(index)[ids]
     begin = places - places % order.batch
@@ -114,7 +114,7 @@ def _interleaved(a: Tensor, b: Tensor) -> Tensor:
 
 
 def of_run(target: Target, task: Task) -> tuple[Augmentation, Source, Order]:
-    """Return a run's augmentation, of its first stage that has one, the pictures it is shown on, and their order in
+    """Return a run's augmentation, of its first stage that has one, the images it is shown on, and their order in
     training."""
     if target.recipe is None or target.splits is None:
         raise needs_run("augmentations", target.card)
@@ -139,7 +139,7 @@ def of_run(target: Target, task: Task) -> tuple[Augmentation, Source, Order]:
 def parameters(
     change: Augmentation, batch: Batch, epoch: int, *, mix: Mix | None, partners: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what happens to each picture of a batch in an epoch, by name: only what the options allow."""
+    """Return what happens to each image of a batch in an epoch, by name: only what the options allow."""
     o = change.options
     u = change.draws(batch, epoch)
     found, size = changes(u, o), (batch.inputs.shape[2], batch.inputs.shape[3])
@@ -179,7 +179,7 @@ def _label(task: Task, batch: Batch, at: int) -> str:
 
 
 def _written(target: Target, data: dict[str, Any]) -> str:
-    """Return the first picture's changes as a table, under what the figure shows."""
+    """Return the first image's changes as a table, under what the figure shows."""
     first = data["examples"][0]
     keys = [key for key in first["epochs"][0] if key != "epoch"]
     header = [target.say("epoch", "轮"), *(target.say(*NAMES[key]) for key in keys)]
@@ -198,7 +198,7 @@ def _written(target: Target, data: dict[str, Any]) -> str:
 
     rows = [[str(e["epoch"]), *(cell(key, e[key]) for key in keys)] for e in first["epochs"]]
     head = target.say(
-        f"{len(data['examples'])} pictures of the {data['split']} part, as they are and in the first "
+        f"{len(data['examples'])} images of the {data['split']} part, as they are and in the first "
         f"{EPOCHS} epochs; {first['name']}:",
         f"{data['split']} 部分的 {len(data['examples'])} 张图像：原图与前 {EPOCHS} 轮中的样子；{first['name']}：",
     )

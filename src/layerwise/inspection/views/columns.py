@@ -55,7 +55,7 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return each column's importance on the validation part unless ``target.split`` names another. Writes
     ``columns.svg``.
 
-    Raises `UsageError` for runs on pictures, and for runs without a target.
+    Raises `UsageError` for runs on images, and for runs without a target.
     """
     model, task, splits = trained(target, "columns")
     split = target.split or "val"
@@ -92,7 +92,7 @@ def refuse_others(task: Task) -> None:
         raise UsageError(
             "the view 'columns' shuffles the columns of a table",
             expected="a run on a table",
-            received="a run on pictures",
+            received="a run on images",
         )
     if task.goal.metric not in NAMES:
         raise UsageError(

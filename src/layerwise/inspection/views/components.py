@@ -74,11 +74,11 @@ def principal(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def _figure(target: Target, inputs: ImageInputs, units: Floats, components: Floats, cosines: Floats) -> str:
-    """Draw each unit's weight beside its component, 0 at mid-grey."""
+    """Draw each unit's weight beside its component, 0 at mid-gray."""
 
     def shown(rows: Floats) -> list[Floats]:
-        grey = 0.5 + 0.5 * rows / np.abs(rows).max(1, keepdims=True)
-        return list(grey.reshape(len(rows), inputs.channels, *inputs.size))
+        gray = 0.5 + 0.5 * rows / np.abs(rows).max(1, keepdims=True)
+        return list(gray.reshape(len(rows), inputs.channels, *inputs.size))
 
     labels = [
         target.say(f"unit {n}: |cos| {c:.5f}", f"单元 {n}：|cos| {c:.5f}")

@@ -1,4 +1,4 @@
-"""The view ``confusions``: which classes are most often taken for each other, with pictures of such mistakes.
+"""The view ``confusions``: which classes are most often taken for each other, with images of such mistakes.
 
 ``K`` classes. A pair (true, predicted) is counted over a part of the data; pairs are ordered by their count, equal ones
 by their labels.
@@ -18,14 +18,14 @@ from layerwise.inspection.predictions import Answers, Case, answers, batches_of,
 from layerwise.plotting.images import Floats, sheet
 from layerwise.tasks.objectives import class_logits
 
-PAIRS, PICTURES = 6, 8
+PAIRS, IMAGES = 6, 8
 
 
 def view(target: Target, *, out: Path | None) -> View:
     """Return the six most frequent pairs of true and predicted class, with their worst mistakes. Writes
-    ``confusions.svg`` for pictures.
+    ``confusions.svg`` for images.
 
-    Reads the test part unless ``target.split`` names another; ``target.examples`` is the number of pictures for each
+    Reads the test part unless ``target.split`` names another; ``target.examples`` is the number of images for each
     pair. Works for tables too, without the figure. Raises `UsageError` where there are no classes.
     """
     model, task = network_of(target, "confusions")
@@ -38,7 +38,7 @@ def view(target: Target, *, out: Path | None) -> View:
     listed: list[Json] = []
     shown: list[list[Case]] = []
     for true, predicted in pairs(counts)[:PAIRS]:
-        at = worst_of(found, said, true, predicted)[: target.examples or PICTURES]
+        at = worst_of(found, said, true, predicted)[: target.examples or IMAGES]
         shown.append(cases(task, found, source, at))
         listed.append(
             {
@@ -53,7 +53,7 @@ def view(target: Target, *, out: Path | None) -> View:
     wrong = int(counts.sum() - counts.diagonal().sum())
     data = {"model": target.card.name, "split": split, "examples": len(said), "wrong": wrong, "pairs": listed}
     figures = (
-        save(out, "confusions.svg", figure(target, data, shown)) if shown and shown[0][0].picture is not None else []
+        save(out, "confusions.svg", figure(target, data, shown)) if shown and shown[0][0].image is not None else []
     )
     return View("confusions", data, _written(target, data), figures)
 
@@ -78,8 +78,8 @@ def worst_of(found: Answers, said: Tensor, true: int, predicted: int) -> Tensor:
 
 
 def figure(target: Target, data: Json, shown: list[list[Case]]) -> str:
-    """Draw a row of pictures for each pair, with the score of the wrong class."""
-    rows: list[list[Floats]] = [[np.asarray(case.picture) for case in row] for row in shown]
+    """Draw a row of images for each pair, with the score of the wrong class."""
+    rows: list[list[Floats]] = [[np.asarray(case.image) for case in row] for row in shown]
     captions = [[f"{case.score:.1%}" if case.score is not None else "" for case in row] for row in shown]
     labels = [f"{pair['true']} → {pair['predicted']} · {_share(target, pair)}" for pair in data["pairs"]]
     labels[0] += target.say("; beneath: how sure of the wrong class", "；下方为对错误类别的得分")
@@ -130,7 +130,7 @@ def _written(target: Target, data: Json) -> str:
             "",
             say(
                 "share: of the examples of the true class. way back: how often the second was taken for the first.\n"
-                "worst: the mistake of highest loss; pictures stand in this order.",
+                "worst: the mistake of highest loss; images stand in this order.",
                 "比例：占真实类别样本的份额。反向：把后者错认成前者的次数。\n最严重：损失最高的错误；"
                 "图像按此顺序排列。",
             ),

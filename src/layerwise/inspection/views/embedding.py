@@ -1,8 +1,8 @@
-"""The view ``embedding``: a 2-D map of what the last layer sees, coloured by class.
+"""The view ``embedding``: a 2-D map of what the last layer sees, colored by class.
 
-``N`` examples, ``D`` units of the penultimate layer, ``k`` neighbours. Two maps of the same points: the plane of
+``N`` examples, ``D`` units of the penultimate layer, ``k`` neighbors. Two maps of the same points: the plane of
 largest variance (PCA), which keeps distances as far as two axes can, and t-SNE (L. van der Maaten, G. Hinton, JMLR 9,
-2008), which keeps neighbours and not distances. How much each keeps is measured and told.
+2008), which keeps neighbors and not distances. How much each keeps is measured and told.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from layerwise.tasks.base import Task
 from layerwise.tasks.objectives import class_logits
 
 EXAMPLES, MOST, LEAST = 1000, 2000, 8
-NEIGHBOURS, PERPLEXITY, SEED = 10, 30.0, 0
+NEIGHBORS, PERPLEXITY, SEED = 10, 30.0, 0
 EXACT = (
     256  # the smaller side up to which PCA takes the full decomposition, and beyond it the two largest directions alone
 )
@@ -66,7 +66,7 @@ def view(target: Target, *, out: Path | None) -> View:
     seen = penultimate(model, task, Subset(source, at), target.card.name)
     plane, share = pca(seen.inputs)
     places = {"pca": plane, "tsne": tsne(seen.inputs, plane)}
-    near = {"all": neighbours(seen.inputs), **{name: neighbours(where) for name, where in places.items()}}
+    near = {"all": neighbors(seen.inputs), **{name: neighbors(where) for name, where in places.items()}}
     data = {
         "model": target.card.name,
         "trained": target.run is not None,
@@ -74,7 +74,7 @@ def view(target: Target, *, out: Path | None) -> View:
         "examples": len(at),
         "layer": seen.layer,
         "units": seen.inputs.shape[1],
-        "neighbours": near["all"].shape[1],
+        "neighbors": near["all"].shape[1],
         "share": share,
         "kept": {name: kept(near["all"], near[name]) for name in places},
         "same_class": {
@@ -160,16 +160,16 @@ def tsne(x: Floats, plane: Floats) -> Floats:
     return np.asarray(found, dtype=np.float64)
 
 
-def neighbours(x: Floats) -> NDArray[np.int64]:
+def neighbors(x: Floats) -> NDArray[np.int64]:
     """Return the numbers of each point's nearest other points, (N, k)."""
     from sklearn.neighbors import NearestNeighbors
 
-    count = min(NEIGHBOURS, len(x) - 1)
+    count = min(NEIGHBORS, len(x) - 1)
     return np.asarray(NearestNeighbors(n_neighbors=count).fit(x).kneighbors(return_distance=False), dtype=np.int64)
 
 
 def kept(before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
-    """Return the share of neighbours (N, k) that are neighbours in the map too."""
+    """Return the share of neighbors (N, k) that are neighbors in the map too."""
     return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(before.tolist(), after.tolist(), strict=True)]))
 
 
@@ -182,11 +182,11 @@ def figure(
     say, total = target.say, sum(data["share"])
     titles = {
         "pca": say(
-            f"PCA: {total:.0%} of the variance, {data['kept']['pca']:.0%} of neighbours",
+            f"PCA: {total:.0%} of the variance, {data['kept']['pca']:.0%} of neighbors",
             f"PCA：保留方差 {total:.0%}，近邻 {data['kept']['pca']:.0%}",
         ),
         "tsne": say(
-            f"t-SNE: {data['kept']['tsne']:.0%} of neighbours, no distances",
+            f"t-SNE: {data['kept']['tsne']:.0%} of neighbors, no distances",
             f"t-SNE：保留近邻 {data['kept']['tsne']:.0%}，不保留距离",
         ),
     }
@@ -196,7 +196,7 @@ def figure(
 def _written(target: Target, data: Json) -> str:
     """Return what the maps keep, as a table."""
     say = target.say
-    share, k = data["share"], data["neighbours"]
+    share, k = data["share"], data["neighbors"]
     rows = [
         [
             say(f"all {data['units']} units", f"全部 {data['units']} 个单元"),
@@ -210,7 +210,7 @@ def _written(target: Target, data: Json) -> str:
     head = [
         say("map", "图"),
         say("variance kept", "保留方差"),
-        say("neighbours kept", "保留近邻"),
+        say("neighbors kept", "保留近邻"),
         say("of the same class", "同类近邻"),
     ]
     state = "" if data["trained"] else say(", untrained", "（未训练）")
@@ -225,9 +225,9 @@ def _written(target: Target, data: Json) -> str:
             table(head, rows, right=frozenset({1, 2, 3})),
             "",
             say(
-                f"variance: {share[0]:.1%} and {share[1]:.1%} on the two axes. neighbours: the {k} nearest "
+                f"variance: {share[0]:.1%} and {share[1]:.1%} on the two axes. neighbors: the {k} nearest "
                 "of each example.\n"
-                "t-SNE keeps neighbours, not distances: gaps and sizes of its groups mean nothing.",
+                "t-SNE keeps neighbors, not distances: gaps and sizes of its groups mean nothing.",
                 f"方差：两轴各占 {share[0]:.1%} 与 {share[1]:.1%}。近邻：每个样本最近的 {k} 个。\n"
                 "t-SNE 保留的是近邻而不是距离：各群之间的间隔与大小没有意义。",
             ),

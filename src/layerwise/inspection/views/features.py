@@ -1,4 +1,4 @@
-"""The view ``features``: what each layer makes of a picture, map by map.
+"""The view ``features``: what each layer makes of an image, map by map.
 
 ``C`` maps of ``H W`` places. A stage is a convolution or pooling with what follows it at the same size
 (`inspect.maps`).
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from layerwise.inference.predict import evaluating
 from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.image_selection import Shown, evenly, network_of, pictures_of, told
+from layerwise.inspection.image_selection import Shown, evenly, images_of, network_of, told
 from layerwise.inspection.maps import Maps, calls, kept, named, no_convolution, stages
 from layerwise.plotting.images import Floats, enlarged, in_rows, sheet
 
@@ -22,20 +22,20 @@ COLUMNS, STAGES, MOST = 8, 8, 64  # maps in a row, layers in a figure, maps of o
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the maps that a picture's layers give: of up to eight stages the strongest, or of ``target.layer`` up to
+    """Return the maps that an image's layers give: of up to eight stages the strongest, or of ``target.layer`` up to
     64.
 
-    The first picture of the test part is looked at, or the user's; with more (``target.examples``), evenly spaced ones.
-    Writes ``features.svg``, or one for each picture.
+    The first image of the test part is looked at, or the user's; with more (``target.examples``), evenly spaced ones.
+    Writes ``features.svg``, or one for each image.
 
-    Raises `UsageError` for networks without convolution or pictures, and for an unknown layer.
+    Raises `UsageError` for networks without convolution or images, and for an unknown layer.
     """
     model, _ = network_of(target, "features")
-    shown = pictures_of(target, "features", target.examples or 1)
+    shown = images_of(target, "features", target.examples or 1)
     with evaluating(model, shown.inputs.device):
         chosen = chosen_stages(target, model, shown.inputs[:1])
         given = maps_of(model, shown.inputs, chosen)
-    pictures = [
+    images = [
         {
             "name": name,
             "true": shown.true[at] or None,
@@ -43,11 +43,11 @@ def view(target: Target, *, out: Path | None) -> View:
         }
         for at, name in enumerate(shown.names)
     ]
-    data = {"model": target.card.name, "trained": target.run is not None, "from": shown.where, "pictures": pictures}
+    data = {"model": target.card.name, "trained": target.run is not None, "from": shown.where, "images": images}
     figures: list[Path] = []
-    for at, picture in enumerate(pictures):
-        name = "features.svg" if len(pictures) == 1 else f"features-{at + 1}.svg"
-        drawing = figure(target, picture, shown.pictures[at], [given[stage.name][at] for stage in chosen])
+    for at, image in enumerate(images):
+        name = "features.svg" if len(images) == 1 else f"features-{at + 1}.svg"
+        drawing = figure(target, image, shown.images[at], [given[stage.name][at] for stage in chosen])
         figures += save(out, name, drawing)
     return View("features", data, _written(target, data, shown), figures)
 
@@ -92,7 +92,7 @@ def described(stage: Maps, maps: Tensor) -> Json:
 
 
 def scaled(maps: Tensor) -> tuple[Floats, bool]:
-    """Return maps (C, H, W) in [0, 1] on one scale, and whether 0 is mid-grey: so where there are negative values, else
+    """Return maps (C, H, W) in [0, 1] on one scale, and whether 0 is mid-gray: so where there are negative values, else
     it is black."""
     wide = maps.double()
     largest = wide.abs().max().clamp_min(1e-12)
@@ -100,11 +100,11 @@ def scaled(maps: Tensor) -> tuple[Floats, bool]:
     return np.asarray((0.5 + 0.5 * wide / largest) if signed else wide / largest), signed
 
 
-def figure(target: Target, picture: Json, pixels: Floats, given: list[Tensor]) -> str:
-    """Draw the picture, and for each layer its strongest maps, strongest first, on the layer's own scale."""
+def figure(target: Target, image: Json, pixels: Floats, given: list[Tensor]) -> str:
+    """Draw the image, and for each layer its strongest maps, strongest first, on the layer's own scale."""
     rows: list[list[Floats]] = [[pixels]]
-    labels = [picture["true"] or Path(picture["name"]).name]
-    for layer, maps in zip(picture["layers"], given, strict=True):
+    labels = [image["true"] or Path(image["name"]).name]
+    for layer, maps in zip(image["layers"], given, strict=True):
         shades, signed = scaled(maps)
         most = MOST if target.layer else COLUMNS
         tiles = [enlarged(shades[number : number + 1]) for number in order_of(maps)[:most]]
@@ -118,7 +118,7 @@ def _title(target: Target, layer: Json, shown: int, *, signed: bool) -> str:
     """Return what stands above a layer's maps: its name, what began it, how many maps of which size, and the scale."""
     say, (count, height, width) = target.say, layer["maps"]
     largest = max(abs(layer["least"]), layer["largest"])
-    scale = say("grey 0, ", "灰 0，") * signed + say(f"white {largest:.3g}", f"白 {largest:.3g}")
+    scale = say("gray 0, ", "灰 0，") * signed + say(f"white {largest:.3g}", f"白 {largest:.3g}")
     of = (
         say(f"{shown} of {count} maps", f"{count} 张特征图中的 {shown} 张")
         if shown < count
@@ -128,7 +128,7 @@ def _title(target: Target, layer: Json, shown: int, *, signed: bool) -> str:
 
 
 def _written(target: Target, data: Json, shown: Shown) -> str:
-    """Return a table for each picture."""
+    """Return a table for each image."""
     say = target.say
     head = [
         say("layer", "层"),
@@ -143,7 +143,7 @@ def _written(target: Target, data: Json, shown: Shown) -> str:
     ]
     state = "" if data["trained"] else say(", untrained", "（未训练）")
     parts = []
-    for picture in data["pictures"]:
+    for image in data["images"]:
         rows = [
             [
                 la["name"],
@@ -156,12 +156,10 @@ def _written(target: Target, data: Json, shown: Shown) -> str:
                 str(la["silent"]),
                 " ".join(map(str, la["strongest"][:5])),
             ]
-            for la in picture["layers"]
+            for la in image["layers"]
         ]
-        true = f" ({picture['true']})" if picture["true"] else ""
-        title = say(
-            f"{data['model']}{state}: {picture['name']}{true}", f"{data['model']}{state}：{picture['name']}{true}"
-        )
+        true = f" ({image['true']})" if image["true"] else ""
+        title = say(f"{data['model']}{state}: {image['name']}{true}", f"{data['model']}{state}：{image['name']}{true}")
         parts.append(f"{title}\n\n{table(head, rows, right=frozenset(range(3, 8)))}")
     notes = say(
         "a layer stands with what follows it at the same size: batch norm, activation, a residual sum.\n"

@@ -1,6 +1,6 @@
 """The view ``filtered``: two photographs as orientation-selective cells see them (S03).
 
-``K`` orientations, ``H W`` pixels. The photographs come with scikit-learn; they are taken as grey and at half their
+``K`` orientations, ``H W`` pixels. The photographs come with scikit-learn; they are taken as gray and at half their
 size.
 """
 
@@ -32,7 +32,7 @@ class Seen:
     """A photograph where whole fields fit, (1, H, W) in [0, 1], and the answers: ``simple`` of phase 0, ``complex``,
     (K, H, W)."""
 
-    picture: Tensor
+    image: Tensor
     simple: Tensor
     complex: Tensor
 
@@ -45,30 +45,28 @@ def view(target: Target, *, out: Path | None) -> View:
     model, arguments = cells_of(target, "filtered")
     angles = orientations_of(arguments["orientations"])
     photographs, figures = [], []
-    for name, pixels in grey_photographs().items():
+    for name, pixels in gray_photographs().items():
         seen = filtered(model, pixels)
         mean = seen.complex.mean((1, 2))
         share = (mean / mean.sum()).tolist()
-        photographs.append(
-            {"name": name, "size": list(seen.picture.shape[1:]), "energy": mean.tolist(), "share": share}
-        )
+        photographs.append({"name": name, "size": list(seen.image.shape[1:]), "energy": mean.tolist(), "share": share})
         figures += save(out, f"filtered-{Path(name).stem}.svg", figure(target, name, seen, angles))
     data = {"arguments": arguments, "orientations": list(angles), "photographs": photographs}
     return View("filtered", data, _written(target, data), figures)
 
 
-def grey_photographs() -> dict[str, Tensor]:
-    """Return each photograph (1, 1, 213, 320) in [0, 1]: grey, every pixel the mean of four."""
-    grey = {name: decode(picture, 1, name=name)[..., 0] for name, picture in sklearn_datasets.photographs().items()}
+def gray_photographs() -> dict[str, Tensor]:
+    """Return each photograph (1, 1, 213, 320) in [0, 1]: gray, every pixel the mean of four."""
+    gray = {name: decode(image, 1, name=name)[..., 0] for name, image in sklearn_datasets.photographs().items()}
     return {
         name: F.avg_pool2d(torch.from_numpy(pixels.astype(np.float32) / 255)[None, None], 2)
-        for name, pixels in grey.items()
+        for name, pixels in gray.items()
     }
 
 
 @torch.no_grad()
 def filtered(model: OrientationCells, pixels: Tensor) -> Seen:
-    """Return what cells answer to a picture (1, 1, H, W)."""
+    """Return what cells answer to an image (1, 1, H, W)."""
     edge, channels = model.simple.filters.shape[-1] // 2, model.simple.filters.shape[1]
     simple = model.simple(pixels.expand(-1, channels, -1, -1))
     whole = pixels[0, :, edge : pixels.shape[2] - edge, edge : pixels.shape[3] - edge]
@@ -100,14 +98,14 @@ def _written(target: Target, data: Json) -> str:
 
 
 def figure(target: Target, name: str, seen: Seen, angles: tuple[float, ...]) -> str:
-    """Draw the photograph, its orientations in colour, and what simple and complex cells of up to four orientations
+    """Draw the photograph, its orientations in color, and what simple and complex cells of up to four orientations
     answer."""
     say = target.say
     step = max(1, len(angles) // COLUMNS)
     shown = list(range(0, len(angles), step))[:COLUMNS]
-    height, width = seen.picture.shape[1:]
+    height, width = seen.image.shape[1:]
     rows = [
-        [np.asarray(seen.picture), coloured(seen.complex, angles)],
+        [np.asarray(seen.image), colored(seen.complex, angles)],
         [_bright(seen.simple, k, shown) for k in shown],
         [_bright(seen.complex.sqrt(), k, shown) for k in shown],
     ]
@@ -131,7 +129,7 @@ def _bright(cells: Tensor, k: int, shown: list[int]) -> Floats:
     return np.asarray((cells[k : k + 1] / max(top, 1e-12)).clamp(0, 1))
 
 
-def coloured(energy: Tensor, angles: tuple[float, ...]) -> Floats:
+def colored(energy: Tensor, angles: tuple[float, ...]) -> Floats:
     """Return (3, H, W): the hue is the orientation of the strongest cell, red for horizontal, the brightness its
     answer."""
     strongest, index = energy.max(0)

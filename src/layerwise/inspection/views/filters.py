@@ -1,8 +1,8 @@
-"""The view ``filters``: the first layer's kernels as pictures, all on one scale.
+"""The view ``filters``: the first layer's kernels as images, all on one scale.
 
-``K`` kernels (C, k, k), C 1 (grey) or 3 (RGB). A kernel w is drawn as ½ + ½ w / max |w| over *all* kernels, so that
-mid-grey is 0 and a weak kernel looks weak. The weights are those for the network's own inputs: pictures in [0, 1], (x −
-mean) / std by channel if so scaled. A bare card shows its initialisation.
+``K`` kernels (C, k, k), C 1 (gray) or 3 (RGB). A kernel w is drawn as ½ + ½ w / max |w| over *all* kernels, so that
+mid-gray is 0 and a weak kernel looks weak. The weights are those for the network's own inputs: images in [0, 1], (x −
+mean) / std by channel if so scaled. A bare card shows its initialization.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return every kernel's norm, mean and largest magnitude, the strongest first. Writes ``filters.svg`` with up to 96
     kernels.
 
-    Of a first dense layer over pictures the rows are shown. Raises `UsageError` where the first layer does not see 1 or
+    Of a first dense layer over images the rows are shown. Raises `UsageError` where the first layer does not see 1 or
     3 channels.
     """
     model = target.model if target.model is not None else untrained(target)
     found = first_weights(target, model)
     if found is None:
         raise UsageError(
-            f"the first layer of {target.card.name} does not look at pictures of 1 or 3 channels",
-            expected="a network over pictures",
+            f"the first layer of {target.card.name} does not look at images of 1 or 3 channels",
+            expected="a network over images",
             received=target.card.name,
-            do="for a network without convolutions, name its pictures: --data SOURCE, or give a run",
+            do="for a network without convolutions, name its images: --data SOURCE, or give a run",
         )
     order = strongest(found.weights)
     data = {
@@ -52,7 +52,7 @@ def view(target: Target, *, out: Path | None) -> View:
 
 def described(number: int, kernel: Tensor) -> Json:
     """Return a kernel (C, k, k) in numbers. ``mean`` by channel: near 0 for what looks for edges and not for brightness
-    or colour."""
+    or color."""
     return {
         "number": number,
         "norm": float(kernel.norm()),
@@ -69,7 +69,7 @@ def figure(target: Target, data: Json, found: First, order: Tensor) -> str:
     rows = in_rows(tiles, COLUMNS)
     texts = [captions[start : start + COLUMNS] for start in range(0, len(captions), COLUMNS)]
     title = target.say(
-        f"{data['model']}: {_kernels(target, data)}; number, norm · one scale: grey 0, ±{data['scale']:.2f}",
+        f"{data['model']}: {_kernels(target, data)}; number, norm · one scale: gray 0, ±{data['scale']:.2f}",
         f"{data['model']}：{_kernels(target, data)}；编号、范数 · 同一标尺：灰为 0，±{data['scale']:.2f}",
     )
     return sheet(rows, captions=texts, labels=[title] + [""] * (len(rows) - 1))
@@ -78,13 +78,13 @@ def figure(target: Target, data: Json, found: First, order: Tensor) -> str:
 def _kernels(target: Target, data: Json) -> str:
     """Return how many kernels there are, and of which size."""
     count, channels, height, width = data["shape"]
-    colours = target.say("RGB" if channels == 3 else "grey", "RGB" if channels == 3 else "灰度")
+    colors = target.say("RGB" if channels == 3 else "gray", "RGB" if channels == 3 else "灰度")
     if data["convolution"]:
         return target.say(
-            f"{count} kernels of {height}×{width}, {colours}", f"{count} 个 {height}×{width} 卷积核，{colours}"
+            f"{count} kernels of {height}×{width}, {colors}", f"{count} 个 {height}×{width} 卷积核，{colors}"
         )
     return target.say(
-        f"{count} units over {height}×{width}, {colours}", f"{count} 个单元，输入 {height}×{width}，{colours}"
+        f"{count} units over {height}×{width}, {colors}", f"{count} 个单元，输入 {height}×{width}，{colors}"
     )
 
 
@@ -114,7 +114,7 @@ def _written(target: Target, data: Json) -> str:
             table(head, rows, right=frozenset({1, 2})),
             "",
             say(
-                f"drawn on one scale for all: mid-grey is 0, white (of a channel) +{data['scale']:.3g}, "
+                f"drawn on one scale for all: mid-gray is 0, white (of a channel) +{data['scale']:.3g}, "
                 f"black −{data['scale']:.3g}.\n"
                 "the weights are those for the network's own inputs, after its scaling of the pixels.",
                 f"所有滤波器用同一标尺绘制：中灰为 0，（某通道）白为 +{data['scale']:.3g}，黑为 "

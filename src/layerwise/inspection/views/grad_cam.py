@@ -1,7 +1,7 @@
-"""The view ``grad-cam``: where in a picture the evidence for a class lies (R. R. Selvaraju et al., Grad-CAM, ICCV
+"""The view ``grad-cam``: where in an image the evidence for a class lies (R. R. Selvaraju et al., Grad-CAM, ICCV
 2017).
 
-``N`` pictures, ``M`` classes explained for each, ``C`` maps Aᵏ of ``H W`` places. With y the logit of a class,
+``N`` images, ``M`` classes explained for each, ``C`` maps Aᵏ of ``H W`` places. With y the logit of a class,
 
     αₖ = mean over places of ∂y/∂Aᵏ        map = ReLU(Σₖ αₖ Aᵏ)
 
@@ -25,7 +25,7 @@ from layerwise.data.loader import Batch
 from layerwise.errors import unknown
 from layerwise.inference.predict import evaluating
 from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.image_selection import Shown, classes_of, network_of, pictures_of, told, where
+from layerwise.inspection.image_selection import Shown, classes_of, images_of, network_of, told, where
 from layerwise.inspection.maps import Maps, calls, kept, named, no_convolution, stages
 from layerwise.plotting.images import Floats, heated, sheet
 from layerwise.tasks.base import Task
@@ -45,19 +45,19 @@ class Explained(NamedTuple):
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return Grad-CAM of pictures for the predicted class and the second, or for the class that ``target.of_class``
+    """Return Grad-CAM of images for the predicted class and the second, or for the class that ``target.of_class``
     names.
 
     The maps A are those of the last convolution with what follows it at the same size, unless ``target.layer`` names
     another. Writes ``grad-cam.svg`` and ``grad-cam.safetensors`` (``maps`` (N, M, H, W), ``classes`` (N, M)).
 
-    Raises `UsageError` for networks without convolution, pictures or classes, and for an unknown layer or class.
+    Raises `UsageError` for networks without convolution, images or classes, and for an unknown layer or class.
     """
     model, task = network_of(target, "grad-cam")
     names = classes_of(target, task, "grad-cam")
     if target.of_class and target.of_class not in names:
         raise unknown("class", target.of_class, names)
-    shown = pictures_of(target, "grad-cam", target.examples or COUNT)
+    shown = images_of(target, "grad-cam", target.examples or COUNT)
     with evaluating(model, shown.inputs.device), torch.inference_mode(False):
         layer = layer_of(target, model, shown.inputs[:1])
         pick = _the_class(names.index(target.of_class)) if target.of_class else two_best
@@ -69,7 +69,7 @@ def view(target: Target, *, out: Path | None) -> View:
         "from": shown.where,
         "layer": layer.name,
         "maps": list(layer.shape),
-        "pictures": [_json(shown, found, scores, names, at) for at in range(len(shown.names))],
+        "images": [_json(shown, found, scores, names, at) for at in range(len(shown.names))],
     }
     figures = save(out, "grad-cam.svg", figure(target, data, shown, found.maps))
     arrays = {"maps": found.maps.float().cpu().contiguous(), "classes": found.classes.cpu().contiguous()}
@@ -92,14 +92,14 @@ def two_best(logits: Tensor) -> Tensor:
 
 
 def _the_class(label: int) -> Callable[[Tensor], Tensor]:
-    """Return a choice of one class for every picture."""
+    """Return a choice of one class for every image."""
     return lambda logits: torch.full((len(logits), 1), label, device=logits.device)
 
 
 def explained(model: nn.Module, inputs: Tensor, layer: Maps, pick: Callable[[Tensor], Tensor]) -> Explained:
     """Return Grad-CAM of inputs (N, C, H, W) for the classes (N, M) that ``pick`` chooses by the logits (N, K).
 
-    The network is to be in evaluation mode: then the pictures of a batch do not touch each other, and one gradient of
+    The network is to be in evaluation mode: then the images of a batch do not touch each other, and one gradient of
         Σₙ yₙ serves all.
     """
     with torch.enable_grad(), kept(model, [layer]) as outputs:
@@ -116,15 +116,15 @@ def explained(model: nn.Module, inputs: Tensor, layer: Maps, pick: Callable[[Ten
 
 
 def _scores(task: Task, outputs: Tensor) -> list[dict[str, float]]:
-    """Return each picture's probability of every class, by name."""
+    """Return each image's probability of every class, by name."""
     answers = task.decode(outputs.cpu(), Batch(outputs.cpu(), None, torch.arange(len(outputs))))
     return [answer.scores for answer in answers if isinstance(answer, ClassPrediction)]
 
 
 def _json(shown: Shown, found: Explained, scores: list[dict[str, float]], names: tuple[str, ...], at: int) -> Json:
-    """Return a picture's classes, with the largest value of each map and the pixel at its middle."""
+    """Return an image's classes, with the largest value of each map and the pixel at its middle."""
     listed = []
-    height, width = shown.pictures.shape[2:]
+    height, width = shown.images.shape[2:]
     for label, heat in zip(found.classes[at].tolist(), found.maps[at], strict=True):
         row, column = divmod(int(heat.argmax()), heat.shape[1])
         peak = [
@@ -144,16 +144,16 @@ def _json(shown: Shown, found: Explained, scores: list[dict[str, float]], names:
 
 
 def upsampled(heat: Tensor, size: tuple[int, int]) -> Floats:
-    """Return a map (H, W) at a picture's size (bilinear), divided by its largest value; zeros stay zeros."""
+    """Return a map (H, W) at an image's size (bilinear), divided by its largest value; zeros stay zeros."""
     grown = F.interpolate(heat[None, None].double(), size, mode="bilinear", align_corners=False)[0, 0]
     return np.asarray((grown / grown.max().clamp_min(1e-12)).cpu())
 
 
 def figure(target: Target, data: Json, shown: Shown, maps: Tensor) -> str:
-    """Draw the pictures, and beneath each the map of every class over it; each map by its own largest value."""
-    say, size = target.say, (shown.pictures.shape[2], shown.pictures.shape[3])
-    listed = data["pictures"]
-    titles = [say(f"pictures of {where(target, shown)}", f"{where(target, shown)}的图像")]
+    """Draw the images, and beneath each the map of every class over it; each map by its own largest value."""
+    say, size = target.say, (shown.images.shape[2], shown.images.shape[3])
+    listed = data["images"]
+    titles = [say(f"images of {where(target, shown)}", f"{where(target, shown)}的图像")]
     if target.of_class:
         titles.append(say(f"evidence for {target.of_class}", f"支持“{target.of_class}”的区域"))
     else:
@@ -164,10 +164,10 @@ def figure(target: Target, data: Json, shown: Shown, maps: Tensor) -> str:
     titles[1] += say(
         f" at {data['layer']}; bright: most of its own map", f"（{data['layer']}；越亮越强，各图按自身最大值）"
     )
-    rows = [list(shown.pictures)]
+    rows = [list(shown.images)]
     captions = [[p["true"] or Path(p["name"]).name for p in listed]]
     for column in range(maps.shape[1]):
-        rows.append([heated(picture, upsampled(maps[at, column], size)) for at, picture in enumerate(shown.pictures)])
+        rows.append([heated(image, upsampled(maps[at, column], size)) for at, image in enumerate(shown.images)])
         captions.append([_caption(target, p["classes"][column]) for p in listed])
     return sheet(rows, captions=captions, labels=titles[: len(rows)])
 
@@ -190,10 +190,10 @@ def _written(target: Target, data: Json, shown: Shown) -> str:
         say("peak", "峰值处"),
     ]
     rows = []
-    for picture in data["pictures"]:
-        for number, one in enumerate(picture["classes"]):
+    for image in data["images"]:
+        for number, one in enumerate(image["classes"]):
             peak = "–" if one["peak"] is None else "{:g}, {:g}".format(*one["peak"])
-            first = [picture["name"], picture["true"] or ""] if number == 0 else ["", ""]
+            first = [image["name"], image["true"] or ""] if number == 0 else ["", ""]
             rows.append([*first, one["class"], f"{one['score']:.3f}", f"{one['largest']:.3g}", peak])
     state = "" if data["trained"] else say(", untrained", "（未训练）")
     count, height, width = data["maps"]
@@ -203,7 +203,7 @@ def _written(target: Target, data: Json, shown: Shown) -> str:
     notes = say(
         "map = ReLU(Σ αₖ Aᵏ), αₖ the mean of ∂y/∂Aᵏ over the map, y the class's logit. largest: 0 means no "
         "place speaks for the class.\n"
-        "peak: row and column of its middle, in pixels as the network sees the picture. In the figure each "
+        "peak: row and column of its middle, in pixels as the network sees the image. In the figure each "
         "map has its own scale.",
         "图 = ReLU(Σ αₖ Aᵏ)，αₖ 是 ∂y/∂Aᵏ 在整张特征图上的均值，y 是该类的 logit。最大值为 0 "
         "表示没有任何位置支持该类。\n"
@@ -212,9 +212,9 @@ def _written(target: Target, data: Json, shown: Shown) -> str:
     return "\n".join(
         [
             say(
-                f"{data['model']}{state}: {len(data['pictures'])} pictures of {where(target, shown)}; "
+                f"{data['model']}{state}: {len(data['images'])} images of {where(target, shown)}; "
                 f"maps of {data['layer']}, {count} of {height}×{width}",
-                f"{data['model']}{state}：{where(target, shown)}的 {len(data['pictures'])} 张图像；"
+                f"{data['model']}{state}：{where(target, shown)}的 {len(data['images'])} 张图像；"
                 f"取 {data['layer']} 的特征图，{count} 张 {height}×{width}",
             ),
             "",

@@ -1,4 +1,4 @@
-"""The view ``mistakes``: where a run's model is most wrong on a part of the data, in pictures or rows."""
+"""The view ``mistakes``: where a run's model is most wrong on a part of the data, in images or rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADER = (("example", "样本"), ("true", "真实"), ("predicted", "预测"), ("
 def view(target: Target, *, out: Path | None) -> View:
     """Return the examples of highest loss among the wrong ones (for regression and reconstruction: among all).
 
-    Reads the test part unless ``target.split`` names another. Writes ``mistakes.svg`` for pictures.
+    Reads the test part unless ``target.split`` names another. Writes ``mistakes.svg`` for images.
     """
     model, task, splits = trained(target, "mistakes")
     split = target.split or "test"
@@ -37,15 +37,15 @@ def view(target: Target, *, out: Path | None) -> View:
         "mistakes": [case.to_json() for case in listed],
     }
     figures = []
-    if listed and listed[0].picture is not None:
-        figures = save(out, "mistakes.svg", picture_sheet(listed))
+    if listed and listed[0].image is not None:
+        figures = save(out, "mistakes.svg", image_sheet(listed))
     return View("mistakes", data, _written(target, data, listed, task.name), figures)
 
 
-def picture_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
-    """Return the mistakes as a sheet of pictures: true → predicted, the score, the example's name."""
+def image_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
+    """Return the mistakes as a sheet of images: true → predicted, the score, the example's name."""
     captions = [caption(case) for case in listed]
-    rows = in_rows([case.picture for case in listed if case.picture is not None], columns)
+    rows = in_rows([case.image for case in listed if case.image is not None], columns)
     return sheet(rows, captions=[captions[start : start + columns] for start in range(0, len(captions), columns)])
 
 

@@ -23,7 +23,7 @@ TRIALS, SHOWN = 50, 10  # corruptions of each pattern; patterns in the figure
 
 def view(target: Target, *, out: Path | None) -> View:
     """Return how often each stored pattern is recalled exactly with a fifth of its units flipped. Writes ``recall.svg``
-    for pictures.
+    for images.
 
     ``target.examples`` are the trials of each pattern. Raises `UsageError` for a bare card and for a network that
     stores nothing.
@@ -60,7 +60,7 @@ def view(target: Target, *, out: Path | None) -> View:
             "recall.svg",
             _figure(
                 target,
-                [_pictures(target, s) for s in (patterns[:SHOWN], starts[first], ends[first])],
+                [_images(target, s) for s in (patterns[:SHOWN], starts[first], ends[first])],
                 right.mean(1).tolist(),
             ),
         )
@@ -85,8 +85,8 @@ def corrupted(patterns: Tensor, share: float, generator: torch.Generator) -> Ten
     return out.scatter(1, chosen, -out.gather(1, chosen))
 
 
-def _pictures(target: Target, states: Tensor) -> list[Floats]:
-    """Return states (N, D) as pictures in black and white."""
+def _images(target: Target, states: Tensor) -> list[Floats]:
+    """Return states (N, D) as images in black and white."""
     assert target.task is not None
     inputs = target.task.inputs
     assert isinstance(inputs, ImageInputs)
@@ -94,7 +94,7 @@ def _pictures(target: Target, states: Tensor) -> list[Floats]:
 
 
 def _figure(target: Target, rows: list[list[Floats]], shares: list[float]) -> str:
-    """Draw stored, corrupted and recalled pictures, one row each, with the share of exact recalls below."""
+    """Draw stored, corrupted and recalled images, one row each, with the share of exact recalls below."""
     percent = round(100 * FLIPPED)
     labels = [
         target.say("stored", "存入的图像"),

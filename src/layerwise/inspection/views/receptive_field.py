@@ -1,7 +1,7 @@
 """The view ``receptive-field``: which pixels the units of each layer can depend on (S12, E16), in numbers and a figure.
 
-With pictures, those of a run's data or the user's, also which pixels they do depend on (`inspect.effective`), drawn on
-a picture.
+With images, those of a run's data or the user's, also which pixels they do depend on (`inspect.effective`), drawn on
+an image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layerwise.errors import UsageError
 from layerwise.inspection import effective
 from layerwise.inspection.base import Json, Target, View, save, table
 from layerwise.inspection.fields import Seen, follow
-from layerwise.inspection.image_selection import pictures_of, told, where
+from layerwise.inspection.image_selection import images_of, told, where
 from layerwise.inspection.views.summary import input_shape
 from layerwise.plotting.charts import drawn
 from layerwise.plotting.svg import INK, MUTED, SERIES
@@ -30,13 +30,13 @@ HEADER = (
     ("jump", "步距"),
     ("start", "起点"),
 )
-PICTURES = 8
+IMAGES = 8
 SHOWN = ("Conv", "Pool", "Linear", "Cells")  # what changes a field, by type
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return each layer's receptive field, jump (stride in the picture) and start; with pictures also the effective
-    side of convolutions, over eight pictures or ``target.examples``. Writes ``receptive-field.svg``.
+    """Return each layer's receptive field, jump (stride in the image) and start; with images also the effective
+    side of convolutions, over eight images or ``target.examples``. Writes ``receptive-field.svg``.
 
     Raises `UsageError` for a network without convolutions, and for a transposed convolution.
     """
@@ -54,31 +54,28 @@ def view(target: Target, *, out: Path | None) -> View:
             do="try layerwise inspect lenet5 --what receptive-field",
         )
     data: Json = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
-    if target.model is None or (target.splits is None and not target.pictures):
+    if target.model is None or (target.splits is None and not target.images):
         return View(
             "receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data))
         )
-    shown = pictures_of(target, "receptive-field", target.examples or PICTURES)
+    shown = images_of(target, "receptive-field", target.examples or IMAGES)
     names = [row.name for row in rows if row.type == "Conv2d" and row.output[2] * row.output[3] > 1]
     fields = effective.measured(model, shown.inputs, names)
     sides = {field.layer: field.side for field in fields}
-    data["pictures"] = {"from": shown.where, "names": shown.names}
+    data["images"] = {"from": shown.where, "names": shown.names}
     for layer in data["layers"]:
         layer["effective"] = sides.get(layer["name"])
     drawing = effective.figure(target, data, shown, fields)
     text = (
-        _written(target, data)
-        + "\n"
-        + _of_pictures(target, len(shown.names), where(target, shown))
-        + told(target, shown)
+        _written(target, data) + "\n" + _of_images(target, len(shown.names), where(target, shown)) + told(target, shown)
     )
     return View("receptive-field", data, text, save(out, "receptive-field.svg", drawing))
 
 
-def _of_pictures(target: Target, count: int, source: str) -> str:
-    """Return what the effective side is, and over which pictures."""
+def _of_images(target: Target, count: int, source: str) -> str:
+    """Return what the effective side is, and over which images."""
     return target.say(
-        f"effective: side in pixels of what counts for the middle unit, by the gradient; {count} pictures of "
+        f"effective: side in pixels of what counts for the middle unit, by the gradient; {count} images of "
         f"{source}.\n"
         "in the figure brightness is the gradient's magnitude, each layer by its own largest.",
         f"有效：由梯度得出的、对中央单元真正起作用的区域的边长（像素），取 {source}的 {count} 张图像。\n"
@@ -130,23 +127,23 @@ def _written(target: Target, data: Json) -> str:
         for la in data["layers"]
     ]
     head = [say(*pair) for pair in HEADER]
-    if "pictures" in data:
+    if "images" in data:
         head.append(say("effective", "有效"))
         for row, la in zip(rows, data["layers"], strict=True):
             row.append("–" if la["effective"] is None else f"{la['effective']:.1f}")
     return "\n".join(
         [
             say(
-                f"{data['model']}: pixels of a {height}×{width} picture that one unit can depend on",
+                f"{data['model']}: pixels of a {height}×{width} image that one unit can depend on",
                 f"{data['model']}：单个单元所能依赖的像素范围，图片为 {height}×{width}",
             ),
             "",
             table(head, rows, right=frozenset({3, 4, 5, 6})),
             "",
             say(
-                "field: side in pixels, border included. jump: pixels between neighbouring units' fields (0: "
+                "field: side in pixels, border included. jump: pixels between neighboring units' fields (0: "
                 "a dense layer).\n"
-                "start: centre of the first unit's field; the first pixel is 0.",
+                "start: center of the first unit's field; the first pixel is 0.",
                 "感受野：边长（像素，含边框填充）。步距：相邻单元感受野之间相隔的像素数（全连接层为 0）。\n"
                 "起点：首个单元感受野的中心，首个像素为 0。",
             ),
@@ -155,7 +152,7 @@ def _written(target: Target, data: Json) -> str:
 
 
 def figure(target: Target, data: Json) -> str:
-    """Draw the field of every layer's middle unit in the picture, one square in the other, and its side by layer."""
+    """Draw the field of every layer's middle unit in the image, one square in the other, and its side by layer."""
     layers = [la for la in data["layers"] if la["jump"] != [0, 0]]
     _, height, width = data["input"]
 

@@ -24,7 +24,7 @@ STEPS = 500  # of Gibbs sampling: enough to forget the random start
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return samples and their statistics. Writes ``samples.svg`` and ``filters.svg`` where inputs are pictures.
+    """Return samples and their statistics. Writes ``samples.svg`` and ``filters.svg`` where inputs are images.
 
     Raises `UsageError` for a bare card, and for a network that draws nothing.
     """
@@ -50,10 +50,10 @@ def view(target: Target, *, out: Path | None) -> View:
         "samples": np.round(drawn, 4).tolist(),
     }
     figures = []
-    pictures = as_pictures(drawn, target.task)
-    if pictures is not None:
-        figures += save(out, "samples.svg", sheet(in_rows(list(pictures), COLUMNS)))
-        filters = as_pictures(strongest_filters(target.model), target.task)
+    images = as_images(drawn, target.task)
+    if images is not None:
+        figures += save(out, "samples.svg", sheet(in_rows(list(images), COLUMNS)))
+        filters = as_images(strongest_filters(target.model), target.task)
         assert filters is not None
         figures += save(out, "filters.svg", sheet(in_rows(list(filters), COLUMNS)))
     text = target.say(
@@ -67,7 +67,7 @@ def view(target: Target, *, out: Path | None) -> View:
 def samples(model: nn.Module, *, count: int, steps: int = STEPS, seed: int = 0) -> Floats:
     """Draw visible probabilities (count, D) from an rbm or dbn. Uses a generator of its own and leaves the model
     alone."""
-    # drawn on the CPU in float32 wherever the model lives: the same seed draws the same pictures
+    # drawn on the CPU in float32 wherever the model lives: the same seed draws the same images
     stack = [copy.deepcopy(rbm).to("cpu", torch.float32) for rbm in stack_of(model)]
     found = sample(stack, count, steps=steps, generator=rng.generator(seed, "samples"))
     return np.asarray(found.numpy())
@@ -75,7 +75,7 @@ def samples(model: nn.Module, *, count: int, steps: int = STEPS, seed: int = 0) 
 
 def strongest_filters(model: nn.Module, *, count: int = COUNT) -> Floats:
     """Return the lowest machine's weight rows of largest norm, (count, D), each brought to [0, 1] with 0 at
-    mid-grey."""
+    mid-gray."""
     machine: RBM = stack_of(model)[0]
     weight = machine.weight.detach().to("cpu", torch.float64)  # (H, D)
     order = weight.norm(dim=1).argsort(descending=True, stable=True)[:count]
@@ -83,8 +83,8 @@ def strongest_filters(model: nn.Module, *, count: int = COUNT) -> Floats:
     return np.asarray((0.5 + 0.5 * rows / rows.abs().amax(1, keepdim=True).clamp_min(1e-12)).numpy())
 
 
-def as_pictures(rows: Floats, task: Task) -> Floats | None:
-    """Return flat rows (N, D) as pictures (N, C, H, W), or None where inputs are no pictures."""
+def as_images(rows: Floats, task: Task) -> Floats | None:
+    """Return flat rows (N, D) as images (N, C, H, W), or None where inputs are no images."""
     if not isinstance(task.inputs, ImageInputs):
         return None
     return rows.reshape(len(rows), task.inputs.channels, *task.inputs.size)

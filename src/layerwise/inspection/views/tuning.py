@@ -1,6 +1,6 @@
 """The view ``tuning``: what orientation-selective cells answer to drifting gratings, by angle and by phase (S03).
 
-``K`` orientations of cells, ``A`` angles and ``P`` phases of gratings, ``S`` a filter's side. Each grating is a picture
+``K`` orientations of cells, ``A`` angles and ``P`` phases of gratings, ``S`` a filter's side. Each grating is an image
 as large as one field, so one cell of each kind sees it.
 """
 

@@ -1,7 +1,7 @@
 """The view ``weights``: every layer's weights in numbers and histograms, and what the first layer looks for in
-pictures.
+images.
 
-A bare card is built as training would begin with it, so that its weights are those of the initialisation.
+A bare card is built as training would begin with it, so that its weights are those of the initialization.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ BINS, COLUMNS, MOST, PANELS = 41, 10, 60, 12
 
 def view(target: Target, *, out: Path | None) -> View:
     """Return each weight tensor's statistics. Writes ``weights.svg``, and ``filters.svg`` where the first layer sees
-    pictures.
+    images.
 
-    Biases and normalisations' vectors are listed too; histograms are drawn of tensors with two axes or more.
+    Biases and normalizations' vectors are listed too; histograms are drawn of tensors with two axes or more.
     """
     model = target.model if target.model is not None else untrained(target)
     named = [(name, p.detach().to("cpu", torch.float64)) for name, p in model.named_parameters()]
     layers = [{"name": name, **described(p)} for name, p in named]
-    pictures, total = first_pictures(target, model)
+    images, total = first_images(target, model)
     data = {"model": target.card.name, "trained": target.run is not None, "layers": layers, "filters": total}
     figures = save(out, "weights.svg", figure(target, data)) if any(la["histogram"] for la in layers) else []
-    if pictures:
-        figures += save(out, "filters.svg", sheet(in_rows(pictures, COLUMNS)))
-    return View("weights", data, written(target, data, shown=len(pictures)), figures)
+    if images:
+        figures += save(out, "filters.svg", sheet(in_rows(images, COLUMNS)))
+    return View("weights", data, written(target, data, shown=len(images)), figures)
 
 
 def untrained(target: Target) -> nn.Module:
@@ -76,11 +76,11 @@ def described(weight: Tensor) -> Json:
     }
 
 
-def first_pictures(target: Target, model: nn.Module) -> tuple[list[Floats], int]:
-    """Return what the first layer looks for as pictures, those of largest norm first, at most 60; and how many units
+def first_images(target: Target, model: nn.Module) -> tuple[list[Floats], int]:
+    """Return what the first layer looks for as images, those of largest norm first, at most 60; and how many units
     there are.
 
-    Each is brought to [0, 1] by its own largest magnitude, 0 at mid-grey. None where the inputs are no pictures.
+    Each is brought to [0, 1] by its own largest magnitude, 0 at mid-gray. None where the inputs are no images.
     """
     found = first_weights(target, model)
     if found is None:
@@ -100,10 +100,10 @@ class First(NamedTuple):
 
 
 def first_weights(target: Target, model: nn.Module) -> First | None:
-    """Return what the first layer's units look for in pictures of 1 or 3 channels; None where its inputs are no such
-    pictures.
+    """Return what the first layer's units look for in images of 1 or 3 channels; None where its inputs are no such
+    images.
 
-    Kernels of a first convolution, or the rows of a first linear layer (or Boltzmann machine) over pictures.
+    Kernels of a first convolution, or the rows of a first linear layer (or Boltzmann machine) over images.
     """
     inputs = target.task.inputs if target.task is not None else None
     named: list[tuple[str, nn.Module]] = [
@@ -132,7 +132,7 @@ def strongest(rows: Tensor) -> Tensor:
 
 
 def figure(target: Target, data: Json) -> str:
-    """Draw the histograms of up to twelve weight tensors, the bin around 0 in another colour."""
+    """Draw the histograms of up to twelve weight tensors, the bin around 0 in another color."""
     listed = [la for la in data["layers"] if la["histogram"]]
     picks = sorted(
         {round(i * (len(listed) - 1) / max(1, min(PANELS, len(listed)) - 1)) for i in range(min(PANELS, len(listed)))}
@@ -193,7 +193,7 @@ def written(target: Target, data: Json, *, shown: int) -> str:
         lines.append(
             say(
                 f"filters.svg: what {shown} of the first layer's {data['filters']} units look for, strongest "
-                "first; grey is 0, white positive",
+                "first; gray is 0, white positive",
                 f"filters.svg：首层 {data['filters']} 个单元中的 {shown} 个所寻找的图样，范数大者在前；"
                 "灰色为 0，白色为正",
             )

@@ -1,17 +1,17 @@
-"""The view ``neighbours``: the nearest words of some."""
+"""The view ``neighbors``: the nearest words of some."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from layerwise.inspection.base import Target, View
-from layerwise.inspection.words import NEAR, neighbours_view, of_target
+from layerwise.inspection.words import NEAR, neighbors_view, of_target
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the view of a run's vectors (`words.neighbours_view`).
+    """Return the view of a run's vectors (`words.neighbors_view`).
 
     Raises `UsageError` for a bare card, a run without word vectors and a word without a vector.
     """
-    vectors, name = of_target(target, "neighbours")
-    return neighbours_view(vectors, name=name, words=target.words, k=target.examples or NEAR, lang=target.lang, out=out)
+    vectors, name = of_target(target, "neighbors")
+    return neighbors_view(vectors, name=name, words=target.words, k=target.examples or NEAR, lang=target.lang, out=out)

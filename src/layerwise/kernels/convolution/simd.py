@@ -1,5 +1,5 @@
 """Vectors of float32 in registers, as words for LLVM: what kernels are written with where numba's own loops are not
-vectorised.
+vectorized.
 
 LLVM makes of them what the processor has (AVX2, AVX-512, NEON, …). Addresses are int64, and nothing is checked.
 """

@@ -1,6 +1,6 @@
 """Rows of a table against one vector, in registers of eight float32: what the kernels of word vectors are made of.
 
-Numba vectorises a loop over one row; a loop over six rows that may overlap in memory it does not, and cannot: the order
+Numba vectorizes a loop over one row; a loop over six rows that may overlap in memory it does not, and cannot: the order
 of stores could matter. These intrinsics are written for LLVM with its vector types instead, so each vector is loaded
 once for all rows, and LLVM makes of them what the processor has (AVX2, NEON, …). A call takes addresses (int64) and
 checks nothing.
@@ -65,7 +65,7 @@ def _addresses(builder: Value, table: Value, stride: Value, rows: Value, tile: i
 
 
 def _pairs(builder: Value, first: Value, second: Value) -> Value:
-    """Add neighbours: (first₀+first₁, first₂+first₃, second₀+second₁, …) in each half, as AVX's ``vhaddps``."""
+    """Add neighbors: (first₀+first₁, first₂+first₃, second₀+second₁, …) in each half, as AVX's ``vhaddps``."""
     even = builder.shuffle_vector(first, second, ir.Constant(WORDS, [0, 2, 8, 10, 4, 6, 12, 14]))
     odd = builder.shuffle_vector(first, second, ir.Constant(WORDS, [1, 3, 9, 11, 5, 7, 13, 15]))
     return builder.fadd(even, odd)

@@ -1,7 +1,7 @@
 """3×3 convolutions with stride 1 by Winograd's tiles (`kernels.tiles`): a quarter of the multiplications, twice the
 error.
 
-``N`` pictures, ``C`` maps in, ``K`` maps out, ``H × W`` places, padding 1. Everything is float32 with channels last in
+``N`` images, ``C`` maps in, ``K`` maps out, ``H × W`` places, padding 1. Everything is float32 with channels last in
 memory. A block of tiles goes all the way (spread, multiplied, joined) before the next, so that what lies between stays
 in the cache.
 """
@@ -216,7 +216,7 @@ def _plane(block: int, maps: int) -> int:
 
 @compiled
 def _place(tile: int, high: int, wide: int) -> tuple[int, int, int]:
-    """Return which picture a tile is of, and its first row and column there."""
+    """Return which image a tile is of, and its first row and column there."""
     rows, columns = (high + OUT - 1) // OUT, (wide + OUT - 1) // OUT
     return tile // (rows * columns), tile // columns % rows * OUT, tile % columns * OUT
 

@@ -1,7 +1,7 @@
 """Counting which words stand near each other, each pair weighted by 1/distance (E31).
 
 Shapes: ``T`` tokens, ``V`` words, ``window`` W. The idea: word by word. The places of each word are found by a counting
-sort; the neighbours of all places of a word are added to one row (V,), which the cache holds, and what is not zero in
+sort; the neighbors of all places of a word are added to one row (V,), which the cache holds, and what is not zero in
 it is the word's counts. No pair is looked up or sorted, and a row depends on no other, so that any split over threads
 gives the same bits.
 
@@ -92,7 +92,7 @@ def count(
     for w in range(first, last):
         rare = 8 * window * (starts[w + 1] - starts[w]) < len(
             row
-        )  # then its neighbours are noted, and not all words looked at
+        )  # then its neighbors are noted, and not all words looked at
         step, size = 1 if rare else 0, 0
         for at in range(starts[w], starts[w + 1]):
             p = places[at]

@@ -131,14 +131,21 @@ def update(
     and again. Several each take a run of the records and write without locks (Recht et al. 2011), so that results
     differ a little between runs.
 
-    Args: records: (N, 3) float32: i, j and X; one with X = 0 is passed over (it fills a block up). C-contiguous like
-        all arrays here. parameters: changed in place. squares: s, changed in place; ones at the start. x_max: from this
-        count on f is 1. alpha: f(x) = (x/x_max)^alpha below. lr: η. pool: Python threads to run on, ``threads − 1`` of
-        them (the calling thread works too); made for the call when not given. threads: into how many runs the records
-        are split; torch's number of threads when not given.
+    Args:
+        records: (N, 3) float32: i, j and X; one with X = 0 is passed over (it fills a block up). C-contiguous like all
+            arrays here.
+        parameters: changed in place.
+        squares: s, changed in place; ones at the start.
+        x_max: from this count on f is 1.
+        alpha: f(x) = (x/x_max)^alpha below.
+        lr: η.
+        pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too); made for the call when
+            not given.
+        threads: into how many runs the records are split; torch's number of threads when not given.
 
-    Returns: The sum of f(X)·diff² over the records (E31's J), each before its step: twice what the authors' program
-        adds up. Not finite where the steps diverged.
+    Returns:
+        The sum of f(X)·diff² over the records (E31's J), each before its step: twice what the authors' program adds up.
+        Not finite where the steps diverged.
 
     Raises:
         UsageError: for arrays of another shape or type, for words that the tables do not have, and for counts below 0.

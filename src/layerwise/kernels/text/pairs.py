@@ -1,4 +1,4 @@
-"""Neighbours in a stream of tokens: how often each pair of words comes, in bounded memory, and pairs written as one
+"""Neighbors in a stream of tokens: how often each pair of words comes, in bounded memory, and pairs written as one
 word.
 
 Shapes: a table of pairs has ``S`` slots, a power of two; a key is ``a·2³² + b + 1`` (0: the slot is empty). Pairs do
@@ -89,7 +89,7 @@ def _enter(found: Keys, values: Any, keys: Keys, held: Any) -> None:
 def _join(tokens: Ids, last: bool, keys: Keys, ids: Ids, out: Ids, state: NDArray[np.int64]) -> None:
     """Write pairs as one word, left to right; what a pair was made of is in no other.
 
-    ``state[LAST]`` is a word that waits for its neighbour, or `END`.
+    ``state[LAST]`` is a word that waits for its neighbor, or `END`.
     """
     held, made = state[LAST], 0
     for k in range(len(tokens)):
@@ -116,7 +116,7 @@ def _join(tokens: Ids, last: bool, keys: Keys, ids: Ids, out: Ids, state: NDArra
 
 
 class Pairs:
-    """Counts neighbours in a stream that comes in pieces.
+    """Counts neighbors in a stream that comes in pieces.
 
     ``slots`` is the size of the table at most: when it is full, the rarest pairs are forgotten until half of them are
     left, and are counted from 0 if they come again.

@@ -1,4 +1,4 @@
-"""A tokeniser that is fed piece by piece, and the table of words that it fills (`kernels.tokenize`)."""
+"""A tokenizer that is fed piece by piece, and the table of words that it fills (`kernels.tokenize`)."""
 
 from __future__ import annotations
 

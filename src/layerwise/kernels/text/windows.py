@@ -1,10 +1,10 @@
 """The compiled loops of word2vec: sentences, their windows, and the rows each window learns against (E30).
 
 Shapes: ``L`` tokens of a block, ``D`` dimensions, ``K`` negatives. Every context of a window has a *group* of rows: the
-centre word and K negatives, of which the labels say 1 and 0; or, with hierarchical softmax, the inner nodes on the
+center word and K negatives, of which the labels say 1 and 0; or, with hierarchical softmax, the inner nodes on the
 word's path. Contexts that share a group are scored together before any of them changes a row. The next window's
 negatives are drawn, and their rows sent for,
-before this window is learnt: on a large vocabulary most of the time goes by in waiting for rows.
+before this window is learned: on a large vocabulary most of the time goes by in waiting for rows.
 
 Sources: Mikolov et al. 2013 (both papers of `word2vec`); Ji et al., Parallelizing word2vec in shared and distributed
 memory (2016): negatives shared by a window's contexts; SplitMix64 (Steele, Lea, Flood 2014).

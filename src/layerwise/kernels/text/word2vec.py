@@ -68,21 +68,25 @@ def skipgram(
     threads: int | None = None,
     pool: Executor | None = None,
 ) -> Covered:
-    """Learn each centre word from each word around it, in place: the context word's vector scores the centre's rows
+    """Learn each center word from each word around it, in place: the context word's vector scores the center's rows
     (E30).
 
     The scores of a window are taken before it changes anything. The radius of each window is drawn from 1 … ``window``.
 
-    Args: blocks: tokens (N, L) int32, C-contiguous: words ≥ 0, END closes a sentence, windows close over GAP. vectors:
-        (V, D) float32, changed in place; rows may be further apart than D. context: (V, D) float32, changed in place;
-        with a tree (V − 1, D), a row for each inner node. against: what a word is told apart from: `Noise`, or a
-        Huffman `Tree` for hierarchical softmax. keep: the chance of an occurrence to stay (V,) float32, of
-        `sampling.keep_probabilities`. states: the random state of each block (N,) uint64. rates: η at the batch's first
-        and behind its last token, linear in between. window: the largest radius. settled: a score that is on its
-        label's side by more than this is left as it is, as in word2vec's programs, whose tables of σ end at ±6;
-        infinite: E30's gradient everywhere. threads: into how many parts the blocks are split; torch's number of
-        threads when not given. pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too);
-        made for the call when not given.
+    Args:
+        blocks: tokens (N, L) int32, C-contiguous: words ≥ 0, END closes a sentence, windows close over GAP.
+        vectors: (V, D) float32, changed in place; rows may be further apart than D.
+        context: (V, D) float32, changed in place; with a tree (V − 1, D), a row for each inner node.
+        against: what a word is told apart from: `Noise`, or a Huffman `Tree` for hierarchical softmax.
+        keep: the chance of an occurrence to stay (V,) float32, of `sampling.keep_probabilities`.
+        states: the random state of each block (N,) uint64.
+        rates: η at the batch's first and behind its last token, linear in between.
+        window: the largest radius.
+        settled: a score that is on its label's side by more than this is left as it is, as in word2vec's programs,
+            whose tables of σ end at ±6; infinite: E30's gradient everywhere.
+        threads: into how many parts the blocks are split; torch's number of threads when not given.
+        pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too); made for the call when
+            not given.
 
     Raises:
         UsageError: for arrays that the compiled loop would read wrongly.
@@ -108,11 +112,12 @@ def cbow(
     threads: int | None = None,
     pool: Executor | None = None,
 ) -> Covered:
-    """Learn each centre word from the mean of the vectors around it, in place (E30). Arguments as of `skipgram`.
+    """Learn each center word from the mean of the vectors around it, in place (E30). Arguments as of `skipgram`.
 
-    Args: divided: each context word gets 1/n of the gradient at the mean of n words, as calculus has it. word2vec's
-        programs give the whole of it to each (a step n times as long), and so does this by default. See Irsoy, Benton,
-        Stratos (2021).
+    Args:
+        divided: each context word gets 1/n of the gradient at the mean of n words, as calculus has it. word2vec's
+            programs give the whole of it to each (a step n times as long), and so does this by default. See Irsoy,
+            Benton, Stratos (2021).
     """
     return _run(
         run_cbow, blocks, vectors, context, against, divided, keep, states, rates, window, settled, threads, pool

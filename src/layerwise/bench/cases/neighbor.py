@@ -1,4 +1,4 @@
-"""A neighbour: the same training alone, and beside another program that keeps one of the cores busy."""
+"""A neighbor: the same training alone, and beside another program that keeps one of the cores busy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def training(spec: Spec, *, given: Mapping[str, str], beside: bool) -> Measure:
 
 
 CASE = Case(
-    name="neighbour",
+    name="neighbor",
     unit="ms/step",
     spec={"data": "fashion-mnist"},
     sides={
@@ -63,10 +63,10 @@ CASE = Case(
         "default alone": partial(training, given=DEFAULT, beside=False),
     },
     rows=(
-        Row("libgomp's default, beside a busy neighbour", "default beside", Bound(0.6, "at most"), ours="beside"),
+        Row("libgomp's default, beside a busy neighbor", "default beside", Bound(0.6, "at most"), ours="beside"),
         Row("libgomp's default, alone", "default alone", Bound(1.05, "at most"), ours="alone"),
     ),
     least=5,
-    note="mlp on Fashion-MNIST, one epoch, all cores; the neighbour is a loop in another process that stays on "
+    note="mlp on Fashion-MNIST, one epoch, all cores; the neighbor is a loop in another process that stays on "
     "one of the cores",
 )

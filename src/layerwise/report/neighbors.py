@@ -16,8 +16,8 @@ ROWS, SHOWN = 16, 6
 FREQUENT = 30  # the most frequent words say little: articles, prepositions
 
 
-def neighbours(model: nn.Module, task: Task) -> list[dict[str, Any]] | None:
-    """Return words, evenly spread over the ranks of the frequent half, with their counts and neighbours; None for other
+def neighbors(model: nn.Module, task: Task) -> list[dict[str, Any]] | None:
+    """Return words, evenly spread over the ranks of the frequent half, with their counts and neighbors; None for other
     tasks."""
     if not isinstance(task.inputs, WordInputs):
         return None

@@ -21,7 +21,7 @@ def test_a_treatment_that_does_nothing_leaves_the_gap(name: str) -> None:
 
 
 def test_augmentation_that_makes_other_digits_raises_the_test_loss() -> None:
-    """Pictures upside down by chance and turned anyhow: a 6 is a 9."""
+    """Images upside down by chance and turned anyhow: a 6 is a 9."""
     harm = Treatment(augment=AugmentOptions(rotate=180, flip="both", crop=4, brightness=1.0))
     found = overfitting.measure("quick", treatments={**overfitting.TREATMENTS, "augmentation": harm}, plan=QUICK)
     assert not found.checks[1].passed

@@ -22,7 +22,7 @@ from layerwise.inspection import VIEWS, inspect, look
 from layerwise.inspection.base import Target
 from layerwise.inspection.effective import measured
 from layerwise.inspection.maps import calls, named, stages
-from layerwise.inspection.views.embedding import kept, neighbours, pca
+from layerwise.inspection.views.embedding import kept, neighbors, pca
 from layerwise.inspection.views.features import scaled
 from layerwise.inspection.views.grad_cam import explained, two_best, upsampled
 from layerwise.models.convolutional import cnn
@@ -54,16 +54,16 @@ class Pooled(nn.Module):
         return out
 
 
-def colours(count: int = 24) -> ArraySource:
+def colors(count: int = 24) -> ArraySource:
     inputs = np.random.default_rng(3).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     return ArraySource(Schema("image", (8, 8, 3), "class", CLASSES), inputs, np.arange(count) % 3, "p")
 
 
 @pytest.fixture
 def target() -> Target:
-    """A small convolutional network over coloured pictures, untrained."""
+    """A small convolutional network over colored images, untrained."""
     torch.manual_seed(1)
-    source = colours()
+    source = colors()
     task = Classification.prepare(source, Classification.Options())
     model = cnn(outputs=3, channels=3, size=(8, 8), widths=(4, 6), dense=(5,), batch_norm=True).eval()
     splits = Splits(source, source, source, "p")
@@ -73,7 +73,7 @@ def target() -> Target:
 
 def inputs_of(target: Target) -> Tensor:
     assert target.task is not None
-    return target.task.inputs.tensor(colours().inputs)
+    return target.task.inputs.tensor(colors().inputs)
 
 
 # -- Grad-CAM
@@ -81,7 +81,7 @@ def inputs_of(target: Target) -> Tensor:
 
 
 def naive(above: Callable[[Tensor], Tensor], maps: np.ndarray, label: int) -> np.ndarray:
-    """ReLU(Σ αₖ Aᵏ) of one picture's maps (C, H, W), every derivative by finite differences, in loops."""
+    """ReLU(Σ αₖ Aᵏ) of one image's maps (C, H, W), every derivative by finite differences, in loops."""
     count, height, width = maps.shape
     step, out = 1e-6, np.zeros((height, width))
     for k in range(count):
@@ -140,17 +140,17 @@ def test_grad_cam_writes_maps_of_the_chosen_class(target: Target, tmp_path: Path
     assert saved["classes"].flatten().tolist() == [1] * 5
     assert target.model is not None
     probabilities = torch.softmax(target.model(inputs_of(target)).detach().double(), 1)
-    for at, picture in zip(np.linspace(0, 23, 5).astype(int), view.data["pictures"], strict=True):
-        assert (picture["name"], picture["true"]) == (f"p[{at}]", CLASSES[at % 3])
-        assert picture["classes"][0]["score"] == pytest.approx(float(probabilities[at, 1]), abs=1e-5)
+    for at, image in zip(np.linspace(0, 23, 5).astype(int), view.data["images"], strict=True):
+        assert (image["name"], image["true"]) == (f"p[{at}]", CLASSES[at % 3])
+        assert image["classes"][0]["score"] == pytest.approx(float(probabilities[at, 1]), abs=1e-5)
     assert not target.model.training
     assert "maps of features.6, 6 of 4×4" in view.text
     assert "图" in inspect("grad-cam", replace(target, lang="zh")).text
 
 
-def test_maps_grow_to_the_picture() -> None:
+def test_maps_grow_to_the_image() -> None:
     grown = upsampled(torch.tensor([[0.0, 2.0], [0.0, 2.0]]), (4, 4))
-    np.testing.assert_allclose(grown, [[0, 0.25, 0.75, 1]] * 4)  # half-pixel centres: at −¼, ¼, ¾, 1¼ of the way
+    np.testing.assert_allclose(grown, [[0, 0.25, 0.75, 1]] * 4)  # half-pixel centers: at −¼, ¼, ¾, 1¼ of the way
     assert not upsampled(torch.zeros(2, 2), (4, 4)).any()
     white = heated(np.ones((3, 1, 2)), np.array([[0.0, 1.0]]))
     assert white[:, 0, 0] == pytest.approx([0.4] * 3, abs=0.02)
@@ -171,7 +171,7 @@ def test_features_are_what_hooks_see(target: Target, tmp_path: Path) -> None:
             lambda _m, _i, out, name=name: seen.update({name: out.detach().double()})
         )
     model(x)
-    layers = view.data["pictures"][0]["layers"]
+    layers = view.data["images"][0]["layers"]
     assert [(la["name"], la["began"]) for la in layers] == [
         ("features.2", "Conv2d"),
         ("features.3", "MaxPool2d"),
@@ -189,7 +189,7 @@ def test_features_are_what_hooks_see(target: Target, tmp_path: Path) -> None:
     assert (tmp_path / "features.svg").read_text().count("<image") == 1 + 4 + 4 + 6 + 6
     one = inspect("features", replace(target, layer="features.0", examples=2), out=tmp_path)
     assert [p.name for p in one.figures] == ["features-1.svg", "features-2.svg"]
-    assert one.data["pictures"][0]["layers"][0]["least"] < 0
+    assert one.data["images"][0]["layers"][0]["least"] < 0
 
 
 def test_maps_share_a_scale() -> None:
@@ -221,12 +221,12 @@ def test_filters_are_drawn_on_one_scale(target: Target, tmp_path: Path) -> None:
 
 
 def test_filters_of_a_dense_layer_and_of_rows() -> None:
-    task = Classification.prepare(colours(), Classification.Options())
+    task = Classification.prepare(colors(), Classification.Options())
     view = inspect(
         "filters", Target(card=registry.find("mlp"), model=mlp(features=192, outputs=3, hidden=(5,)), task=task)
     )
     assert (view.data["shape"], view.data["convolution"]) == ([5, 3, 8, 8], False)
-    with pytest.raises(UsageError, match="does not look at pictures"):
+    with pytest.raises(UsageError, match="does not look at images"):
         look("filters", "mlp")
 
 
@@ -240,8 +240,8 @@ def test_embedding_is_the_singular_value_decomposition(target: Target, tmp_path:
     model = target.model
     assert isinstance(model, nn.Module)
     seen = model.classifier[:-1](model.features(inputs_of(target)).flatten(1)).detach().double().numpy()
-    centred = seen - seen.mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = seen - seen.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     found = np.array([point["pca"] for point in view.data["points"]])
     np.testing.assert_allclose(abs(found), abs(u[:, :2] * s[:2]), atol=1e-5)
     np.testing.assert_allclose(view.data["share"], (s**2 / (s**2).sum())[:2], rtol=1e-5)
@@ -260,10 +260,10 @@ def test_many_units_take_the_short_way_to_the_same_plane() -> None:
     np.testing.assert_allclose(share, (s**2 / (s**2).sum())[:2])
 
 
-def test_neighbours_by_hand() -> None:
+def test_neighbors_by_hand() -> None:
     x = np.random.default_rng(1).normal(size=(30, 4))
     distances = np.linalg.norm(x[:, None] - x[None], axis=2) + 1e9 * np.eye(30)
-    assert [set(row) for row in neighbours(x)] == [set(row[:10]) for row in distances.argsort(1)]
+    assert [set(row) for row in neighbors(x)] == [set(row[:10]) for row in distances.argsort(1)]
     assert kept(np.array([[1, 2], [0, 2]]), np.array([[2, 3], [2, 0]])) == 0.75
 
 
@@ -319,7 +319,7 @@ def test_the_effective_field_of_one_kernel_is_its_square() -> None:
     assert found.side == pytest.approx((1 + 6 * sum(variances)) ** 0.5)
 
 
-def test_fields_are_drawn_on_a_picture(target: Target, tmp_path: Path) -> None:
+def test_fields_are_drawn_on_a_image(target: Target, tmp_path: Path) -> None:
     view = inspect("receptive-field", target, out=tmp_path)
     sides = {la["name"]: la["effective"] for la in view.data["layers"]}
     assert 1 < sides["features.0"] <= 4
@@ -334,21 +334,21 @@ def test_fields_are_drawn_on_a_picture(target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("view", ["features", "grad-cam"])
-def test_pictures_of_the_users(view: str, target: Target, tmp_path: Path) -> None:
+def test_images_of_the_users(view: str, target: Target, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    for name, pixels in zip("ab", colours().inputs, strict=False):
+    for name, pixels in zip("ab", colors().inputs, strict=False):
         Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / "c.png").write_text("no picture")
-    found = inspect(view, replace(target, splits=None, pictures=str(folder), examples=3))
-    assert [Path(p["name"]).name for p in found.data["pictures"]] == ["a.png", "b.png"]
-    assert "c.png is no picture" in found.text
-    own = inspect(view, replace(target, splits=None, pictures=str(folder / "a.png")))
-    first = inspect(view, replace(target, examples=1)).data["pictures"][0]
+    (folder / "c.png").write_text("no image")
+    found = inspect(view, replace(target, splits=None, images=str(folder), examples=3))
+    assert [Path(p["name"]).name for p in found.data["images"]] == ["a.png", "b.png"]
+    assert "c.png is no image" in found.text
+    own = inspect(view, replace(target, splits=None, images=str(folder / "a.png")))
+    first = inspect(view, replace(target, examples=1)).data["images"][0]
     same = "classes" if view == "grad-cam" else "layers"
-    assert own.data["pictures"][0][same] == first[same]
+    assert own.data["images"][0][same] == first[same]
     with pytest.raises(DataError, match="no file or folder"):
-        inspect(view, replace(target, splits=None, pictures=str(folder / "z.png")))
+        inspect(view, replace(target, splits=None, images=str(folder / "z.png")))
 
 
 def test_what_a_network_lacks_is_said(target: Target) -> None:
@@ -369,7 +369,7 @@ def test_what_a_network_lacks_is_said(target: Target) -> None:
         look("mistakes", "lenet5", layer="features.0")
 
 
-def test_a_runs_own_pictures_by_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_runs_own_images_by_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["train", "lenet5", "--data", "digits", "--set", "epochs=1", "--out", "run"]) == 0
     Image.fromarray(np.zeros((20, 20), dtype=np.uint8)).save("own.png")
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Networks on pictures of 224×224, ours and torchvision's with the same weights, timed on one batch made up
+"""Networks on images of 224×224, ours and torchvision's with the same weights, timed on one batch made up
 beforehand."""
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def subject(spec: Spec) -> Subject:
     return Subject(card, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
 
 
-def pictures(spec: Spec) -> Tensor:
+def images(spec: Spec) -> Tensor:
     """Return the batch, (N, 3, 224, 224)."""
     return torch.randn(spec["batch"], 3, 224, 224, generator=torch.Generator().manual_seed(spec["seed"]))
 
 
 def timed(run: Callable[[], Any], spec: Spec, *, wait: Callable[[], None] | None = None) -> float:
-    """Return pictures a second: the batch over the median time of a run. ``wait`` is for devices that work on by
+    """Return images a second: the batch over the median time of a run. ``wait`` is for devices that work on by
     themselves."""
     taken: list[float] = []
     for _ in range(WARM):
@@ -120,7 +120,7 @@ def shown(outputs: Tensor) -> dict[str, Any]:
 
 def eager(spec: Spec) -> Measure:
     """torchvision as its documentation shows: ``model.eval()``, a batch as it comes, no gradients."""
-    model, x = theirs(spec), pictures(spec)
+    model, x = theirs(spec), images(spec)
     with torch.no_grad():
         return Measure(timed(lambda: model(x), spec), facts=shown(model(x)))
 
@@ -135,7 +135,7 @@ def engine(name: str, spec: Spec) -> Measure:
         compute_settings.applied(compute_settings.answering()),
         torch.inference_mode(),
     ):
-        runner, x = choice.make(subject(spec), name, folder), pictures(spec)
+        runner, x = choice.make(subject(spec), name, folder), images(spec)
         out = runner(x)
         return Measure(timed(lambda: runner(x), spec), facts={**shown(out), "engine": dict(runner.told())})
 
@@ -146,7 +146,7 @@ def direct(name: str, spec: Spec) -> Measure:
     from layerwise.inference.engines import graphs
     from layerwise.runtime import machine
 
-    x = pictures(spec)
+    x = images(spec)
     with open_temporary_folder() as folder:
         path = graphs.graph_of(subject(spec), folder)
         if name == "onnxruntime":
