@@ -1,4 +1,4 @@
-"""Small trainings: a network on the digits, for tests that spoil or resume its run, and the small form of any card."""
+"""Small trainings: a network on the digits, for tests that spoil or resume its run, and the small form of any model."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
 
 
 def small_form(name: str, *, examples: int) -> dict[str, Any]:
-    """Return the options of a card's small form; with so many examples, of its small form's size, where that says the
+    """Return the options of a model's small form; with so many examples, of its small form's size, where that says the
     images'."""
-    card = registry.find(name)
-    options = {f"model.{key}": value for key, value in card.small.items() if key not in OF_THE_DATA}
-    if "size" in card.small:
-        options |= {"task.size": card.small["size"][0], "examples": examples}
-    if card.family == "word-vectors":
+    spec = registry.find(name)
+    options = {f"model.{key}": value for key, value in spec.small.items() if key not in OF_THE_DATA}
+    if "size" in spec.small:
+        options |= {"task.size": spec.small["size"][0], "examples": examples}
+    if spec.family == "word-vectors":
         options["task.min_count"] = 1
     return options
 
@@ -115,7 +115,7 @@ def made(*, features: int, classes: int):
 """
 
 
-def linear_card(path: Path, outputs: str) -> None:
-    """Write a file with one card, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows
+def linear_model(path: Path, outputs: str) -> None:
+    """Write a file with one model, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows
     ``x`` (N, 4) are this expression."""
     path.write_text(LINEAR.format(name=path.stem, outputs=outputs), encoding="utf-8")

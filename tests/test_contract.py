@@ -1,4 +1,4 @@
-"""One suite over the whole catalog: every card builds, learns, saves, opens, predicts, resumes exactly, and refuses
+"""One suite over the whole catalog: every model builds, learns, saves, opens, predicts, resumes exactly, and refuses
 clearly."""
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from layerwise.training.run_training import train
 from processes import report_written
 from small_runs import BATCH, small_form, written
 
-CARDS = sorted(registry.cards())
-LEARNING = [name for name in CARDS if registry.find(name).rule]
+SPECS = sorted(registry.specs())
+LEARNING = [name for name in SPECS if registry.find(name).rule]
 ANSWERING = [
     name for name in LEARNING if registry.find(name).family != "word-vectors"
 ]  # answers about words: tests/tasks/test_words.py
 REPORTED = {
     registry.find(name).module: name for name in LEARNING
-}.values()  # one card a file: figures cost more than the training
+}.values()  # one model a file: figures cost more than the training
 TINY = {"train.threads": 1, "train.log_every": 3, "train.checkpoint_seconds": 1e-9}
 
 
-def small(name: str) -> registry.Card:
-    """Return a card whose small form is at most 100,000 parameters."""
+def small(name: str) -> registry.ModelSpec:
+    """Return a model whose small form is at most 100,000 parameters."""
     return registry.find(name)
 
 
@@ -43,18 +43,18 @@ def count(model: torch.nn.Module) -> int:
 
 
 def fit(name: str, out: Path, device: str) -> api.Run:
-    """Train a card's small form for two epochs a stage on a piece of the digits (images of its small form's size),
+    """Train a model's small form for two epochs a stage on a piece of the digits (images of its small form's size),
     iris or a text."""
-    card = registry.find(name)
+    spec = registry.find(name)
     options: dict[str, object] = {**TINY, **small_form(name, examples=48)}
     if device != "cpu":
         options["train.deterministic"] = True
-    if "size" in card.small:
+    if "size" in spec.small:
         options["train.checkpoint_seconds"] = (
             60.0  # by the epoch, since each of many networks is trained four times here
         )
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
-    if card.family == "word-vectors":
+    if spec.family == "word-vectors":
         data = written(out.parent / "animals.txt")
     return api.train(
         name, data=data, out=out, options=options, epochs=2, batch=BATCH.get(name, 16), seed=3, device=device
@@ -69,7 +69,7 @@ def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
 
 
 class Runs(dict[str, api.Run]):
-    """The cards' runs by name: each is trained once, when it is asked for."""
+    """The models' runs by name: each is trained once, when it is asked for."""
 
     def __init__(self, place: Path, device: str) -> None:
         super().__init__()
@@ -83,55 +83,55 @@ class Runs(dict[str, api.Run]):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Runs:
-    """Train each card once, on the device that the tests were started with; the tests below look at the same runs."""
+    """Train each model once, on the device that the tests were started with; the tests below look at the same runs."""
     return Runs(tmp_path_factory.mktemp("contract"), pytestconfig.getoption("--device"))
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_card_is_complete(name: str) -> None:
-    card = registry.find(name)
-    assert card.summary
-    assert card.summary_zh
-    assert 1900 < card.year < 2100
-    assert str(card.year) in card.paper
-    assert set(card.tasks) <= set(tasks.TASKS)
-    assert any("\u4e00" <= c <= "\u9fff" for c in card.summary_zh)
-    assert card.rule in rules.RULES or (card.rule is None and card.why and card.why_zh)
+    spec = registry.find(name)
+    assert spec.summary
+    assert spec.summary_zh
+    assert 1900 < spec.year < 2100
+    assert str(spec.year) in spec.paper
+    assert set(spec.tasks) <= set(tasks.TASKS)
+    assert any("\u4e00" <= c <= "\u9fff" for c in spec.summary_zh)
+    assert spec.rule in rules.RULES or (spec.rule is None and spec.why and spec.why_zh)
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_small_form_is_small(name: str) -> None:
-    card = registry.find(name)
-    assert count(registry.builder(card)(**recipe.arguments(registry.builder(card), card.small, {}, name))) <= 100_000
+    spec = registry.find(name)
+    assert count(registry.builder(spec)(**recipe.arguments(registry.builder(spec), spec.small, {}, name))) <= 100_000
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_full_size_has_the_stated_parameters(name: str) -> None:
-    card = registry.find(name)
-    args = recipe.arguments(registry.builder(card), {**card.recipe.get("model", {}), **card.size}, {}, name)
+    spec = registry.find(name)
+    args = recipe.arguments(registry.builder(spec), {**spec.recipe.get("model", {}), **spec.size}, {}, name)
     with torch.device("meta"):
-        model = registry.builder(card)(**args)
-    assert count(model) == card.parameters
+        model = registry.builder(spec)(**args)
+    assert count(model) == spec.parameters
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_unknown_argument_is_refused_with_the_nearest(name: str) -> None:
-    card = registry.find(name)
-    names = recipe.parameters_of(registry.builder(card))
+    spec = registry.find(name)
+    names = recipe.parameters_of(registry.builder(spec))
     with pytest.raises(UsageError, match=f"did you mean '{names[0]}'"):
-        recipe.arguments(registry.builder(card), {names[0] + "x": 1}, {}, name)
+        recipe.arguments(registry.builder(spec), {names[0] + "x": 1}, {}, name)
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_every_parameter_learns(name: str, runs: Runs) -> None:
     """Over a recipe's stages every parameter moves from where the seed put it."""
     run = runs[name]
-    card = registry.find(name)
+    spec = registry.find(name)
     with torch.random.fork_rng():
         from layerwise.runtime import rng
 
         torch.manual_seed(rng.key(3, "weights"))
-        fresh = registry.builder(card)(**run.info["model"]["arguments"]).state_dict()
+        fresh = registry.builder(spec)(**run.info["model"]["arguments"]).state_dict()
     learned = weights_of(run)
     still = [n for n, p in fresh.items() if torch.equal(p, learned[n]) and not n.endswith("running_mean")]
     assert not still

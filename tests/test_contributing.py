@@ -19,9 +19,9 @@ def test_the_example_model_trains_from_one_file(tmp_path: Path) -> None:
     (tmp_path / "square_net.py").write_text(found[1], encoding="utf-8")
     code = (
         "from pathlib import Path\nfrom layerwise import api, catalog\n"
-        "card, = catalog.import_file(Path('square_net.py'))\n"
-        "count = sum(p.numel() for p in catalog.builder(card)(**card.size).parameters())\n"
-        "assert count == card.parameters, count\n"
+        "model, = catalog.import_file(Path('square_net.py'))\n"
+        "count = sum(p.numel() for p in catalog.builder(model)(**model.size).parameters())\n"
+        "assert count == model.parameters, count\n"
         "run = api.train('square-net', data='iris', out='run')\n"
         "assert run.metrics['test/accuracy'] > 0.8, run.metrics\n"
         "assert run.predictor()('5.1,3.5,1.4,0.2')[0].label == 'setosa'\n"

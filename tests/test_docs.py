@@ -178,12 +178,12 @@ def check_names(verb: str, given: dict[str, object]) -> None:
             assert {str(name) for name in asked if not placeholder(str(name))} <= set(known())  # type: ignore[attr-defined]
 
 
-def check_settings(card: registry.Card, settings: list[str]) -> None:
-    """Check the keys of ``--set`` against the card's stages and its builder's parameters."""
-    table = recipe.merge({"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}, copy.deepcopy(card.recipe))
+def check_settings(spec: registry.ModelSpec, settings: list[str]) -> None:
+    """Check the keys of ``--set`` against the model's stages and its builder's parameters."""
+    table = recipe.merge({"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}, copy.deepcopy(spec.recipe))
     for setting in settings:
         recipe.assign(table, setting)
-    assert set(table["model"]) <= set(signature(card)[1])
+    assert set(table["model"]) <= set(signature(spec)[1])
     assert set(table["train"]) <= set(recipe.Train.__struct_fields__)
     for stage in table["stages"]:
         assert set(stage) <= set(recipe.Stage.__struct_fields__)
@@ -192,19 +192,19 @@ def check_settings(card: registry.Card, settings: list[str]) -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def signature(card: registry.Card) -> tuple[str, list[str]]:
+def signature(spec: registry.ModelSpec) -> tuple[str, list[str]]:
     """Return a builder's signature without types, and its parameters, read from the source."""
-    source = (registry.FOLDER / f"{card.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
-    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == card.builder)
+    source = (registry.FOLDER / f"{spec.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
+    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == spec.builder)
     pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     shown = [a.arg if d is None else f"{a.arg}={ast.unparse(d)}" for a, d in pairs]
-    return f"{card.builder}(*, {', '.join(shown)})".replace("'", '"'), [a.arg for a in function.args.kwonlyargs]
+    return f"{spec.builder}(*, {', '.join(shown)})".replace("'", '"'), [a.arg for a in function.args.kwonlyargs]
 
 
-@pytest.mark.parametrize("card", registry.list_models(), ids=lambda card: card.name)
-def test_family_page_states_the_builders_signature(card: registry.Card) -> None:
+@pytest.mark.parametrize("model", registry.list_models(), ids=lambda spec: spec.name)
+def test_family_page_states_the_builders_signature(spec: registry.ModelSpec) -> None:
     for ending in ("md", "zh-CN.md"):
-        assert f"`{signature(card)[0]}`" in text_of(ROOT / "docs" / f"{card.family}.{ending}")
+        assert f"`{signature(spec)[0]}`" in text_of(ROOT / "docs" / f"{spec.family}.{ending}")
 
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])

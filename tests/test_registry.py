@@ -1,4 +1,4 @@
-"""The catalog: cards that other installed packages offer by the entry point group ``layerwise.cards``."""
+"""The catalog: models that other installed packages offer by the entry point group ``layerwise.specs``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Command, one_json
 from layerwise.errors import UsageError
-from layerwise.registry import read_cards
+from layerwise.registry import read_specs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,14 +27,14 @@ def test_an_installed_package_offers_cards(tmp_path: Path, command: Command) -> 
     (place / "squares-1.0.dist-info").mkdir(parents=True)
     (place / "square_net.py").write_text(example[1], encoding="utf-8")
     (place / "squares-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: squares\nVersion: 1.0\n")
-    (place / "squares-1.0.dist-info" / "entry_points.txt").write_text("[layerwise.cards]\nsquares = square_net\n")
+    (place / "squares-1.0.dist-info" / "entry_points.txt").write_text("[layerwise.models]\nsquares = square_net\n")
     found = one_json(command("models", "--json", env={"PYTHONPATH": str(place)}))
-    assert "square-net" in [card["name"] for card in found["models"]]
+    assert "square-net" in [spec["name"] for spec in found["models"]]
     typo = command("train", "square-nte", env={"PYTHONPATH": str(place)})
     assert typo.returncode == 2
     assert "did you mean 'square-net'?" in typo.stderr
     assert "square-net" not in [
-        card["name"] for card in one_json(command("models", "--json", env={"PYTHONPATH": ""}))["models"]
+        spec["name"] for spec in one_json(command("models", "--json", env={"PYTHONPATH": ""}))["models"]
     ]
 
 
@@ -64,7 +64,7 @@ def two():
 def test_cards_of_a_family_share_a_literal_table(tmp_path: Path) -> None:
     path = tmp_path / "family.py"
     path.write_text(FAMILY.replace("TABLE", "SHARED"), encoding="utf-8")
-    one, two = read_cards(path, "family")
+    one, two = read_specs(path, "family")
     assert (one.name, one.family, one.year, one.builder) == ("one", "history", 1900, "one")
     assert (two.summary, two.paper) == ("two", "none, 1900")
 
@@ -75,4 +75,4 @@ def test_a_table_that_is_not_literal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"line 11: @register cannot be read: \*\*OTHERS is no literal table at the top of this file"
     ):
-        read_cards(path, "family")
+        read_specs(path, "family")

@@ -14,7 +14,7 @@ from layerwise.errors import LayerwiseError
 
 if TYPE_CHECKING:
     from layerwise.api import (
-        Card,
+        ModelSpec,
         Run,
         VectorTable,
         build,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Card",
     "LayerwiseError",
+    "Model",
     "Run",
     "VectorTable",
     "build",

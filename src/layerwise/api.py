@@ -15,7 +15,7 @@ from layerwise.inference.engines.base import device_for
 from layerwise.inference.predict import Predictor, load
 from layerwise.planning.head import head_of
 from layerwise.planning.resolve import Request
-from layerwise.registry import Card, find, list_models
+from layerwise.registry import ModelSpec, find, list_models
 from layerwise.run_directory import RunDirectory
 from layerwise.text_display import escape_control
 from layerwise.training.meters import metrics_of
@@ -26,7 +26,7 @@ from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
 
 __all__ = [
-    "Card",
+    "ModelSpec",
     "Run",
     "VectorTable",
     "build",
@@ -96,13 +96,13 @@ def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> 
     and arguments, and for weights that do not
     fit: then nothing is loaded.
     """
-    card = registry.find(name)
-    builder = registry.builder(card)
+    spec = registry.find(name)
+    builder = registry.builder(spec)
     names = recipe.parameters_of(builder)
     for given, own in (("classes", "outputs"), ("outputs", "classes")):
         if given in arguments and given not in names and own in names:
             arguments = {own: arguments.pop(given), **arguments}
-    resolved = recipe.arguments(builder, arguments, {}, f"the builder of {card.name}")
+    resolved = recipe.arguments(builder, arguments, {}, f"the builder of {spec.name}")
     model: nn.Module = builder(**resolved)
     if weights is not None:
         found = load_weights(model, Path(weights), head=head_of(builder, resolved))

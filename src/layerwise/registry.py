@@ -1,8 +1,8 @@
 """The catalog: every network by name. Names and facts are read without importing a model (nor torch).
 
-`@register` takes literal values only, so that the cards can be read from the source by ``ast``; what the cards of a
+`@register` takes literal values only, so that the models can be read from the source by ``ast``; what the models of a
 family share may stand once, in a literal table at the top of the file, and come in as ``**TABLE``. The builder itself
-is imported when it is called for. Users' own cards come by the entry point group ``layerwise.cards`` or by ``--import
+is imported when it is called for. Users' own models come by the entry point group ``layerwise.specs`` or by ``--import
 FILE``.
 """
 
@@ -27,17 +27,17 @@ from layerwise.runtime.input_files import read_regular_file, refuse_special_file
 Table = dict[str, Any]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 FOLDER = Path(__file__).with_name("models")
-GROUP = "layerwise.cards"
+GROUP = "layerwise.models"
 
 
-class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A network's page in the catalog.
 
     ``rule`` is None where nothing is learned. ``recipe`` holds the default tables (``model``, ``data``, ``task``,
     ``train``, ``stages``); its ``variants`` change them by kind of data (``row``, ``image``), by task, and for under
     5,000 training examples (``small``, ``row-small``, and ``points`` for rows of one or two numbers). ``small`` are
     builder arguments of an instance of at most 100,000 parameters, for tests. ``parameters`` is the count of the
-    full-size instance that ``size`` builds. ``why`` says why a card without a rule learns nothing.
+    full-size instance that ``size`` builds. ``why`` says why a model without a rule learns nothing.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @cache
 def _registered() -> dict[str, Callable[..., Any]]:
-    """The builders of the modules imported so far, by card name."""
+    """The builders of the modules imported so far, by model name."""
     return {}
 
 
 @cache
-def _user_cards() -> dict[str, Card]:
-    """The cards that came by ``--import`` or entry points."""
+def _load_user_specs() -> dict[str, ModelSpec]:
+    """The models that came by ``--import`` or entry points."""
     return {}
 
 
@@ -89,7 +89,7 @@ def register(
     why: str = "",
     why_zh: str = "",
 ) -> Callable[[BuilderT], BuilderT]:
-    """Put a builder into the catalog. All values are literals: see `Card` for their meaning. A name taken twice
+    """Put a builder into the catalog. All values are literals: see `ModelSpec` for their meaning. A name taken twice
     raises."""
     del family, tasks, rule, year, paper, summary, summary_zh, parameters, size, small, recipe, aliases, why, why_zh
 
@@ -105,14 +105,14 @@ def register(
     return entered
 
 
-def read_cards(path: Path, module: str) -> list[Card]:
-    """Read the cards of one source file without running it. Raises `UsageError` for a value that is not a literal."""
-    cards: list[Card] = []
+def read_specs(path: Path, module: str) -> list[ModelSpec]:
+    """Read the models of one source file without running it. Raises `UsageError` for a value that is not a literal."""
+    specs: list[ModelSpec] = []
     tables: dict[str, Table] = {}
     try:
         tree = ast.parse(read_regular_file(path), filename=str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register cards") from error
+        raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register models") from error
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             tables |= _literal_table(node)
@@ -120,8 +120,8 @@ def read_cards(path: Path, module: str) -> list[Card]:
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) == "register":
-                cards.append(_card(call, path, tables, module=module, builder=node.name))
-    return cards
+                specs.append(_spec(call, path, tables, module=module, builder=node.name))
+    return specs
 
 
 def _literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
@@ -135,8 +135,8 @@ def _literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
         return {}
 
 
-def _card(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: str, builder: str) -> Card:
-    """Turn one ``@register(...)`` into its card; ``tables`` are those of the file that it may take up with ``**``."""
+def _spec(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: str, builder: str) -> ModelSpec:
+    """Turn one ``@register(...)`` into its model; ``tables`` are those of the file that it may take up with ``**``."""
     try:
         values: Table = {}
         for keyword in call.keywords:
@@ -147,7 +147,7 @@ def _card(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: st
             else:
                 raise ValueError(f"**{ast.unparse(keyword.value)} is no literal table at the top of this file")
         return msgspec.convert(
-            {"name": ast.literal_eval(call.args[0]), **values, "module": module, "builder": builder}, Card
+            {"name": ast.literal_eval(call.args[0]), **values, "module": module, "builder": builder}, ModelSpec
         )
     except (ValueError, IndexError, msgspec.ValidationError) as error:
         raise UsageError(
@@ -157,24 +157,24 @@ def _card(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: st
 
 
 @cache
-def cards() -> dict[str, Card]:
-    """Return every card by name, in the order of family and year."""
-    found: dict[str, Card] = {}
+def specs() -> dict[str, ModelSpec]:
+    """Return every model by name, in the order of family and year."""
+    found: dict[str, ModelSpec] = {}
     for path in sorted(FOLDER.glob("[!_]*.py")):
-        for card in read_cards(path, f"layerwise.models.{path.stem}"):
-            _enter(found, card)
+        for spec in read_specs(path, f"layerwise.models.{path.stem}"):
+            _enter(found, spec)
     for module in _offered():
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.origin:
-            for card in read_cards(Path(spec.origin), module):
-                _enter(found, card)
-    for card in _user_cards().values():
-        _enter(found, card)
+        module_spec = importlib.util.find_spec(module)
+        if module_spec is not None and module_spec.origin:
+            for spec in read_specs(Path(module_spec.origin), module):
+                _enter(found, spec)
+    for spec in _load_user_specs().values():
+        _enter(found, spec)
     return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].name)))
 
 
 def _offered() -> list[str]:
-    """Return the modules in which installed packages offer cards.
+    """Return the modules in which installed packages offer models.
 
     Their files are looked through first: `importlib.metadata` takes 40 ms to load, which a typo in a name would pay
         for.
@@ -187,48 +187,48 @@ def _offered() -> list[str]:
     return [point.value for point in entry_points(group=GROUP)]
 
 
-def _enter(found: dict[str, Card], card: Card) -> None:
-    """Add a card, refusing a name that is taken."""
-    if card.name in found:
+def _enter(found: dict[str, ModelSpec], spec: ModelSpec) -> None:
+    """Add a model, refusing a name that is taken."""
+    if spec.name in found:
         raise UsageError(
-            f"two networks are called '{card.name}'", received=f"{found[card.name].module} and {card.module}"
+            f"two networks are called '{spec.name}'", received=f"{found[spec.name].module} and {spec.module}"
         )
-    found[card.name] = card
+    found[spec.name] = spec
 
 
-def list_models(*, family: str = "") -> list[Card]:
-    """Return the cards, of one family if it is named. Raises `UsageError` for an unknown family."""
-    families = sorted({card.family for card in cards().values()})
+def list_models(*, family: str = "") -> list[ModelSpec]:
+    """Return the models, of one family if it is named. Raises `UsageError` for an unknown family."""
+    families = sorted({spec.family for spec in specs().values()})
     if family and family not in families:
         raise unknown("family", family, families)
-    return [card for card in cards().values() if family in ("", card.family)]
+    return [spec for spec in specs().values() if family in ("", spec.family)]
 
 
-def find(name: str, *, where: str = "") -> Card:
-    """Return the card of this name or alias, or raise `UsageError` with the nearest name, and ``where`` the name
+def find(name: str, *, where: str = "") -> ModelSpec:
+    """Return the model of this name or alias, or raise `UsageError` with the nearest name, and ``where`` the name
     stands."""
-    known = cards()
-    by_alias = {alias: card for card in known.values() for alias in card.aliases}
-    card = known.get(name) or by_alias.get(name)
-    if card is None:
+    known = specs()
+    by_alias = {alias: spec for spec in known.values() for alias in spec.aliases}
+    spec = known.get(name) or by_alias.get(name)
+    if spec is None:
         raise unknown("model", name, known, where=where, do="a network of your own needs --import FILE")
-    return card
+    return spec
 
 
-def refuse_without_rule(card: Card) -> None:
+def refuse_without_rule(spec: ModelSpec) -> None:
     """Raise `UsageError` for a network that learns nothing, saying why."""
-    if card.rule is None:
+    if spec.rule is None:
         raise UsageError(
-            f"{card.name} ({card.year}) cannot be trained: {card.why}",
-            do=f"layerwise inspect {card.name} shows what it does",
+            f"{spec.name} ({spec.year}) cannot be trained: {spec.why}",
+            do=f"layerwise inspect {spec.name} shows what it does",
         )
 
 
-def builder(card: Card) -> Callable[..., Any]:
-    """Import the card's module and return its builder."""
-    if card.name not in _registered():
-        importlib.import_module(card.module)
-    return _registered()[card.name]
+def builder(spec: ModelSpec) -> Callable[..., Any]:
+    """Import the model's module and return its builder."""
+    if spec.name not in _registered():
+        importlib.import_module(spec.module)
+    return _registered()[spec.name]
 
 
 class _UsersFile(SourceFileLoader):
@@ -238,22 +238,24 @@ class _UsersFile(SourceFileLoader):
         """Write nothing."""
 
 
-def import_file(path: Path) -> list[Card]:
-    """Run a user's Python file and take its cards into the catalog (``--import FILE``)."""
+def import_file(path: Path) -> list[ModelSpec]:
+    """Run a user's Python file and take its models into the catalog (``--import FILE``)."""
     refuse_special_file(path)
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", expected="a Python file with @register cards", do="check --import")
+        raise UsageError(
+            f"there is no file {path}", expected="a Python file with @register models", do="check --import"
+        )
     module = f"layerwise_user_{path.stem}"
-    new = read_cards(path, module)
+    new = read_specs(path, module)
     if not new:
         raise UsageError(f"{path} registers no network", expected="a function under @register(...)")
-    spec = importlib.util.spec_from_file_location(module, path, loader=_UsersFile(module, str(path)))
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
+    module_spec = importlib.util.spec_from_file_location(module, path, loader=_UsersFile(module, str(path)))
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    loaded = importlib.util.module_from_spec(module_spec)
     sys.modules[module] = loaded
     try:
-        spec.loader.exec_module(loaded)
+        module_spec.loader.exec_module(loaded)
     except LayerwiseError:
         raise
     except Exception as error:  # whatever a user's file raises is told with its line
@@ -261,6 +263,6 @@ def import_file(path: Path) -> list[Card]:
         raise UsageError(
             f"{path}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}", do="correct the file"
         ) from error
-    _user_cards().update({card.name: card for card in new})
-    cards.cache_clear()
+    _load_user_specs().update({spec.name: spec for spec in new})
+    specs.cache_clear()
     return new

@@ -192,7 +192,7 @@ def test_the_mlp_cases_train_what_they_say_whatever_the_card_recommends() -> Non
     assert plain.items() <= stage.rule.items()
     off = ("weight_decay", "l2", "l1", "clip", "ema")
     assert [stage.rule[key] for key in off] == [0.0] * len(off)
-    built = [type(layer).__name__ for layer in registry.builder(made.card)(**made.model_args)]
+    built = [type(layer).__name__ for layer in registry.builder(made.spec)(**made.model_args)]
     assert built == ["Flatten", "Linear", "ReLU", "Linear"]
 
 

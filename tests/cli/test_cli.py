@@ -238,7 +238,7 @@ def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) 
     assert found["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
 
 
-CARD = (
+SPEC = (
     "from layerwise.registry import register\n@register('x', family='f', tasks=('classification',), "
     "rule=None, year=2000, "
     "paper='2000', summary='s', summary_zh='s', parameters=0, small={}, why='w', why_zh='w')\ndef x():\n    pass\n"
@@ -251,21 +251,21 @@ def test_ctrl_c_while_something_is_imported(command: Any, tmp_path: Path) -> Non
         "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "except BaseException:\n    raise ValueError('odd') from None\n"
     )
-    (tmp_path / "cards.py").write_text(CARD + swallowing)
-    done = command("models", "--import", tmp_path / "cards.py")
+    (tmp_path / "models.py").write_text(SPEC + swallowing)
+    done = command("models", "--import", tmp_path / "models.py")
     assert done.returncode == 130
     assert done.stderr == "layerwise: interrupted\n"
 
 
 def test_files_of_cards_that_do_not_run_are_named(say: Any, tmp_path: Path) -> None:
     for text, message in (
-        ("def x(:\n", "cards.py is not Python: invalid syntax"),
-        (b"\x89PNG\xff", "cards.py is not Python"),
-        (f"{CARD}import no_such_module\n", "cards.py, line 5: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def x(:\n", "models.py is not Python: invalid syntax"),
+        (b"\x89PNG\xff", "models.py is not Python"),
+        (f"{SPEC}import no_such_module\n", "models.py, line 5: ModuleNotFoundError: No module named 'no_such_module'"),
         ("", "registers no network"),
     ):
-        (tmp_path / "cards.py").write_bytes(text if isinstance(text, bytes) else text.encode())
-        found = say("models", "--import", "cards.py")
+        (tmp_path / "models.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+        found = say("models", "--import", "models.py")
         assert found.code == 2
         assert message in found.err
         assert found.out == ""

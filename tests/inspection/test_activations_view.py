@@ -29,7 +29,7 @@ NAMES = "sigmoid relu tanh softmax linear leaky-relu prelu elu gelu silu softplu
 def shown(model: nn.Module, source: ArraySource, *, out: Path | None = None, scale: str = "standard") -> dict:  # type: ignore[type-arg]
     """Return the view's data of a network over images."""
     task = Classification.prepare(source, Classification.Options(scale=scale))  # type: ignore[call-arg]
-    target = Target(card=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p"))
+    target = Target(spec=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p"))
     data = inspect("activations", target, out=out).data
     json.dumps(data)
     return data

@@ -21,13 +21,13 @@ from layerwise.recipe import Recipe, Stage
 from layerwise.tasks.reconstruction import Reconstruction
 
 
-def target(card: str, model: torch.nn.Module, *, examples: int = 0, lang: base.Lang = "en") -> base.Target:
+def target(spec: str, model: torch.nn.Module, *, examples: int = 0, lang: base.Lang = "en") -> base.Target:
     """Return a run of six images of 4×4 pixels as a view sees it."""
     inputs = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (6, 4, 4, 1))
     source = ArraySource(Schema("image", (4, 4, 1), "class", ("a", "b")), inputs, np.arange(6) % 2, "p")
-    recipe = Recipe(model={"name": card}, data={}, task={}, stages=(Stage(examples=examples),))
+    recipe = Recipe(model={"name": spec}, data={}, task={}, stages=(Stage(examples=examples),))
     return base.Target(
-        card=registry.find(card),
+        spec=registry.find(spec),
         model=model,
         task=Reconstruction.prepare(source, Reconstruction.Options()),
         splits=Splits(source, source, source, "p"),
@@ -76,10 +76,10 @@ def test_corruption_flips_so_many_units_of_each() -> None:
 
 def test_capacity_shows_the_theorys_collapse(tmp_path: Path) -> None:
     """Hebb's rule recalls below α = 0.138 and no more well above; at the same load the projection rule still does."""
-    card = registry.find("hopfield")
-    view = inspect("capacity", base.Target(card=card, arguments={"features": 100}), out=tmp_path)
+    spec = registry.find("hopfield")
+    view = inspect("capacity", base.Target(spec=spec, arguments={"features": 100}), out=tmp_path)
     assert (
-        len(inspect("capacity", base.Target(card=card, arguments={"features": 4})).text.splitlines()) == 19
+        len(inspect("capacity", base.Target(spec=spec, arguments={"features": 4})).text.splitlines()) == 19
     )  # loads that round alike
     overlap = {(row["rule"], round(row["load"], 2)): row["overlap"] for row in view.data["measured"]}
     assert view.data["critical"] == pytest.approx(0.138, abs=5e-4)

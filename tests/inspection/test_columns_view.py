@@ -28,7 +28,7 @@ from layerwise.tasks.regression import Regression
 
 
 def target_of(model: nn.Module, task: Task, source: ArraySource, **more: Any) -> Target:
-    return Target(card=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "t"), **more)
+    return Target(spec=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "t"), **more)
 
 
 def numbers(count: int, weights: list[float]) -> ArraySource:

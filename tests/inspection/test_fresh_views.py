@@ -136,9 +136,9 @@ def attempt(model: nn.Module | None = None, *settings: str, constant: bool = Fal
 
 def replace_builder(found, model: nn.Module):  # type: ignore[no-untyped-def]
     """Return the bench with a network of the test's own."""
-    card = with_(found.plan.card, name="sabotaged")
-    registry._registered()[card.name] = lambda **_: model
-    return found._replace(plan=replace(found.plan, card=card))
+    spec = with_(found.plan.spec, name="sabotaged")
+    registry._registered()[spec.name] = lambda **_: model
+    return found._replace(plan=replace(found.plan, spec=spec))
 
 
 class Detached(nn.Module):
@@ -223,4 +223,4 @@ def test_two_answers_to_the_same_inputs_are_counted() -> None:
 
 def test_target_without_plan_is_refused() -> None:
     with pytest.raises(UsageError, match="looks at a run"):
-        bench(Target(card=registry.find("mlp")), "one-batch")
+        bench(Target(spec=registry.find("mlp")), "one-batch")

@@ -45,7 +45,7 @@ def target(model: nn.Module, columns: int, classes: tuple[str, ...] = (), **more
     parts = Splits(*(source(columns, classes, seed=seed) for seed in range(3)), "p")
     kind = Classification if classes else Regression
     task = kind.prepare(parts.train, kind.Options())  # type: ignore[attr-defined]
-    return Target(card=registry.find("mlp"), model=model, task=task, splits=parts, **more), task  # type: ignore[arg-type]
+    return Target(spec=registry.find("mlp"), model=model, task=task, splits=parts, **more), task  # type: ignore[arg-type]
 
 
 def network(columns: int, outputs: int) -> nn.Module:
@@ -187,7 +187,7 @@ def test_other_inputs_are_refused(columns: int, kinds: tuple[Column, ...], recei
         table.inputs[:, 0] = np.arange(40) % 2
     task = Regression.prepare(table, Regression.Options())
     looked = Target(
-        card=registry.find("mlp"), model=network(columns, 1), task=task, splits=Splits(table, table, table, "p")
+        spec=registry.find("mlp"), model=network(columns, 1), task=task, splits=Splits(table, table, table, "p")
     )
     with pytest.raises(UsageError, match=f"one or two numeric columns\n.*regression of {received}") as error:
         inspect("function", looked)

@@ -197,7 +197,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_view_gives_json_arrays_and_a_figure(tmp_path: Path) -> None:
     source = rows("classes")
     target = Target(
-        card=registry.find("mlp"),
+        spec=registry.find("mlp"),
         model=mlp(features=4, outputs=3, hidden=(5,)),
         task=task_of("classes"),
         splits=Splits(source, source, source, "r"),
@@ -218,4 +218,4 @@ def test_view_gives_json_arrays_and_a_figure(tmp_path: Path) -> None:
 
 def test_a_bare_card_is_told_to_train_first() -> None:
     with pytest.raises(UsageError, match="the view 'gradients' looks at a run"):
-        inspect("gradients", Target(card=registry.find("mlp")))
+        inspect("gradients", Target(spec=registry.find("mlp")))

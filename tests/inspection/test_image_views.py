@@ -68,7 +68,7 @@ def target() -> Target:
     model = cnn(outputs=3, channels=3, size=(8, 8), widths=(4, 6), dense=(5,), batch_norm=True).eval()
     splits = Splits(source, source, source, "p")
     arguments = {"outputs": 3, "channels": 3, "size": [8, 8], "widths": [4, 6], "dense": [5], "batch_norm": True}
-    return Target(card=registry.find("cnn"), model=model, task=task, splits=splits, arguments=arguments)
+    return Target(spec=registry.find("cnn"), model=model, task=task, splits=splits, arguments=arguments)
 
 
 def inputs_of(target: Target) -> Tensor:
@@ -223,7 +223,7 @@ def test_filters_are_drawn_on_one_scale(target: Target, tmp_path: Path) -> None:
 def test_filters_of_a_dense_layer_and_of_rows() -> None:
     task = Classification.prepare(colors(), Classification.Options())
     view = inspect(
-        "filters", Target(card=registry.find("mlp"), model=mlp(features=192, outputs=3, hidden=(5,)), task=task)
+        "filters", Target(spec=registry.find("mlp"), model=mlp(features=192, outputs=3, hidden=(5,)), task=task)
     )
     assert (view.data["shape"], view.data["convolution"]) == ([5, 3, 8, 8], False)
     with pytest.raises(UsageError, match="does not look at images"):
@@ -352,7 +352,7 @@ def test_images_of_the_users(view: str, target: Target, tmp_path: Path) -> None:
 
 
 def test_what_a_network_lacks_is_said(target: Target) -> None:
-    plain = replace(target, card=registry.find("mlp"), model=mlp(features=192, outputs=3, hidden=(5,)))
+    plain = replace(target, spec=registry.find("mlp"), model=mlp(features=192, outputs=3, hidden=(5,)))
     for view in ("features", "grad-cam"):
         with pytest.raises(UsageError, match="mlp has no convolution"):
             inspect(view, plain)
@@ -386,13 +386,13 @@ def test_a_runs_own_images_by_the_command(capsys: pytest.CaptureFixture[str], tm
 @pytest.mark.parametrize("name", ["lenet5", "cnn", "alexnet", "vgg11_bn", "resnet18", "resnet20"])
 def test_every_family_of_convolutional_networks_has_every_view(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    card = registry.find(name)
-    arguments = {"channels": 3, **card.small}
+    spec = registry.find(name)
+    arguments = {"channels": 3, **spec.small}
     inputs = np.random.default_rng(0).integers(0, 256, (8, *arguments["size"], 3), dtype=np.uint8)
     source = ArraySource(Schema("image", inputs.shape[1:], "class", CLASSES), inputs, np.arange(8) % 3, "p")
     task = Classification.prepare(source, Classification.Options())
-    model = registry.builder(card)(**arguments).eval()
-    target = Target(card=card, model=model, task=task, splits=Splits(source, source, source, "p"), arguments=arguments)
+    model = registry.builder(spec)(**arguments).eval()
+    target = Target(spec=spec, model=model, task=task, splits=Splits(source, source, source, "p"), arguments=arguments)
     for view in (*NEW, "receptive-field"):
         assert inspect(view, target, out=tmp_path).figures
         assert VIEWS[view].summary_zh

@@ -128,7 +128,7 @@ def test_stripes_light_up_their_own_cells() -> None:
 @pytest.mark.parametrize("what", ["tuning", "filtered"])
 def test_another_card_is_refused(what: str) -> None:
     with pytest.raises(UsageError, match=f"the view '{what}' looks at orientation-selective cells"):
-        inspect(what, Target(card=registry.find("mcp")))
+        inspect(what, Target(spec=registry.find("mcp")))
 
 
 def test_receptive_fields_grow_from_layer_to_layer() -> None:

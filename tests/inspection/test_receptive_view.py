@@ -73,10 +73,10 @@ def test_fields_are_the_gradients_support(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, card in registry.cards().items() if card.family in ("convolutional", "residual")]
+    "name", [n for n, spec in registry.specs().items() if spec.family in ("convolutional", "residual")]
 )
 def test_every_convolutional_card_has_a_view(name: str, tmp_path: Path) -> None:
-    view = inspect("receptive-field", Target(card=registry.find(name)), out=tmp_path)
+    view = inspect("receptive-field", Target(spec=registry.find(name)), out=tmp_path)
     fields = [layer["field"][0] for layer in view.data["layers"] if "downsample" not in layer["name"]]
     assert fields == sorted(fields)  # it never shrinks with depth; a shortcut starts from its block's input again
     assert [p.name for p in view.figures] == ["receptive-field.svg"]

@@ -50,7 +50,7 @@ def test_help_names_every_view(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_view_answers_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'gradients'"):
-        inspect("gradient", Target(card=registry.find("mlp")))
+        inspect("gradient", Target(spec=registry.find("mlp")))
 
 
 @pytest.mark.parametrize("name", sorted(VIEWS))
@@ -60,11 +60,11 @@ def test_views_that_need_a_run_refuse_a_card(name: str) -> None:
             look(name, "lenet5")
 
 
-@pytest.mark.parametrize("name", sorted(registry.cards()))
+@pytest.mark.parametrize("name", sorted(registry.specs()))
 def test_summary_counts_every_parameter_of_every_card(name: str) -> None:
-    card = registry.find(name)
-    view = inspect("summary", Target(card=card, arguments=dict(card.small)))
-    model = registry.builder(card)(**card.small)
+    spec = registry.find(name)
+    view = inspect("summary", Target(spec=spec, arguments=dict(spec.small)))
+    model = registry.builder(spec)(**spec.small)
     total = sum(p.numel() for p in model.parameters())
     assert view.data["totals"]["parameters"] == total
     assert sum(layer["parameters"] for layer in view.data["layers"]) == total
@@ -89,7 +89,7 @@ def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
     model = mlp(features=16, outputs=2, hidden=(4,))
     view = inspect(
         "mistakes",
-        Target(card=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p")),
+        Target(spec=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p")),
         out=tmp_path,
     )
     logits = model(task.inputs.tensor(source.inputs)).detach().double()
@@ -113,7 +113,7 @@ def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
     task = Classification.prepare(source, Classification.Options(scale="unit"))
     model = dbn(features=16, classes=2, hidden=(6, 5))
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    target = Target(card=registry.find("dbn"), model=model, task=task, examples=7)
+    target = Target(spec=registry.find("dbn"), model=model, task=task, examples=7)
     one, two = inspect("samples", target, out=tmp_path), inspect("samples", target)
     assert one.data == two.data
     assert np.shape(one.data["samples"]) == (7, 16)
@@ -125,7 +125,7 @@ def test_samples_of_another_network_are_refused() -> None:
     source = images()
     task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="mlp draws no samples"):
-        inspect("samples", Target(card=registry.find("mlp"), model=mlp(features=16, outputs=2), task=task))
+        inspect("samples", Target(spec=registry.find("mlp"), model=mlp(features=16, outputs=2), task=task))
 
 
 def test_truth_tables_equal_python() -> None:
@@ -137,7 +137,7 @@ def test_truth_tables_equal_python() -> None:
 
 
 def test_truth_table_of_one_gate_with_three_inputs() -> None:
-    view = inspect("truth-table", Target(card=registry.find("mcp"), arguments={"gate": "nor", "inputs": 3}))
+    view = inspect("truth-table", Target(spec=registry.find("mcp"), arguments={"gate": "nor", "inputs": 3}))
     assert [row["output"] for row in view.data["gates"][0]["table"]] == [1, 0, 0, 0, 0, 0, 0, 0]
 
 

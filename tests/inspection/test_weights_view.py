@@ -40,7 +40,7 @@ def test_first_layers_are_drawn_as_images(tmp_path: Path) -> None:
     source = images()
     task = Classification.prepare(source, Classification.Options())
     model = mlp(features=16, outputs=2, hidden=(5,))
-    target = Target(card=registry.find("mlp"), model=model, task=task)
+    target = Target(spec=registry.find("mlp"), model=model, task=task)
     drawn, count = first_images(target, model)
     rows = model[1].weight.detach().double()
     strongest = rows[rows.norm(dim=1).argmax()].view(1, 4, 4)
@@ -49,7 +49,7 @@ def test_first_layers_are_drawn_as_images(tmp_path: Path) -> None:
     view = inspect("weights", target, out=tmp_path)
     assert [p.name for p in view.figures] == ["weights.svg", "filters.svg"]
     kernels, number = first_images(
-        Target(card=registry.find("cnn")), cnn(outputs=2, widths=(4,), channels=3, size=(8, 8))
+        Target(spec=registry.find("cnn")), cnn(outputs=2, widths=(4,), channels=3, size=(8, 8))
     )
     assert (np.shape(kernels), number) == ((4, 3, 3, 3), 4)
     filters, number = first_images(target, dbn(features=16, classes=2, hidden=(6,)))

@@ -67,7 +67,7 @@ def test_names_and_shapes_are_timms(name: str) -> None:
 def test_every_card_of_these_files_is_compared() -> None:
     files = {registry.find(name).module for name in TORCHVISION}
     small = {"alexnet_small", *(f"{name}_small" for name in VGGS if name.endswith("_bn"))}
-    assert {card.name for card in registry.list_models() if card.module in files} == {*TORCHVISION, *small}
+    assert {spec.name for spec in registry.list_models() if spec.module in files} == {*TORCHVISION, *small}
 
 
 def dense(inputs: int, hidden: int, *, dropout_first: bool) -> nn.Sequential:
@@ -94,7 +94,7 @@ def dense(inputs: int, hidden: int, *, dropout_first: bool) -> nn.Sequential:
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Return ours and torchvision's of the same form, with few blocks and narrow dense layers where the card has many
+    """Return ours and torchvision's of the same form, with few blocks and narrow dense layers where the model has many
     and wide ones."""
     file = torchvisions(file_of(name))
     wanted: dict[str, Any] = {"outputs": CLASSES, "size": [SIZE, SIZE]}

@@ -36,12 +36,12 @@ def test_where_torchs_own_is_safe_it_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, card in registry.cards().items() if card.family in ("convolutional", "residual")]
+    "name", [n for n, spec in registry.specs().items() if spec.family in ("convolutional", "residual")]
 )
 def test_no_card_of_the_catalog_meets_the_fault(name: str) -> None:
     """The small form, which has the fewest maps."""
-    card = registry.find(name)
+    spec = registry.find(name)
     with torch.device("meta"):
-        net = registry.builder(card)(**card.small)
+        net = registry.builder(spec)(**spec.small)
     risky = [m for m in net.modules() if type(m) is nn.Conv2d and m.kernel_size == (1, 1) and m.stride != (1, 1)]
     assert [m.in_channels for m in risky if m.in_channels < SAFE] == []

@@ -1,4 +1,4 @@
-"""From a request to a plan: which of a card's tables count."""
+"""From a request to a plan: which of a model's tables count."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_what_a_user_says_lies_over_every_variant(tmp_path: Path) -> None:
 
 
 def test_composing_leaves_the_card_as_it_was() -> None:
-    card = registry.find("dbn")
-    before = json.dumps(card.recipe)
-    table = resolve.compose(card, {}, Request(model="dbn", epochs=3), "small")
+    spec = registry.find("dbn")
+    before = json.dumps(spec.recipe)
+    table = resolve.compose(spec, {}, Request(model="dbn", epochs=3), "small")
     recipe.assign(table, "stages.fine-tune.rule.lr=0.5")
-    assert json.dumps(card.recipe) == before
+    assert json.dumps(spec.recipe) == before

@@ -134,7 +134,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "train a recipe": lambda p: api.train(str(p)),
     "inspect a recipe": lambda p: views.look("summary", str(p)),
     "import": registry.import_file,
-    "cards": lambda p: registry.read_cards(p, "m"),
+    "models": lambda p: registry.read_specs(p, "m"),
     "passages": lambda p: list(Passages(str(p)).chunks()),
     "passages of a folder": lambda p: list(Passages(str(p.parent)).chunks()),
     "passages of a table": lambda p: list(Passages(str(p), column="a").chunks()),

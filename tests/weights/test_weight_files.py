@@ -175,12 +175,12 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_head_is_found_by_the_structure(name: str) -> None:
-    """In the card's small form: the names that torchvision and the papers' code give to the last layer."""
-    card = registry.find(name)
-    builder = registry.builder(card)
-    found = head_of(builder, api.recipe.arguments(builder, card.small, {}, name))
+    """In the model's small form: the names that torchvision and the papers' code give to the last layer."""
+    spec = registry.find(name)
+    builder = registry.builder(spec)
+    found = head_of(builder, api.recipe.arguments(builder, spec.small, {}, name))
     if name == "mlp":  # nameless layers: the last linear one
-        layers = [n for n, m in builder(**card.small).named_modules() if isinstance(m, nn.Linear)]
+        layers = [n for n, m in builder(**spec.small).named_modules() if isinstance(m, nn.Linear)]
         assert found == (f"{layers[-1]}.weight", f"{layers[-1]}.bias")
     else:
         assert found == (f"{HEADS[name]}.weight", f"{HEADS[name]}.bias")

@@ -81,9 +81,9 @@ def subject(spec: Spec) -> Subject:
     """Return what an engine is made from."""
     inputs = ImageInputs((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     task = Classification(inputs, tuple(str(i) for i in range(CLASSES)))
-    card = registry.find(spec["model"])
+    model_spec = registry.find(spec["model"])
     arguments = {"outputs": CLASSES, **spec.get("arguments", {})}
-    return Subject(card, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
+    return Subject(model_spec, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
 
 
 def images(spec: Spec) -> Tensor:

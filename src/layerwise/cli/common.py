@@ -20,7 +20,7 @@ LangOption = Annotated[
     Lang | None, Parameter(name="--lang", help="language of prose: en or zh (default: the locale's)")
 ]
 Imports = Annotated[
-    list[Path] | None, Parameter(name="--import", negative="", help="a Python file with your own @register cards")
+    list[Path] | None, Parameter(name="--import", negative="", help="a Python file with your own @register models")
 ]
 
 EngineOption = Annotated[
@@ -43,7 +43,7 @@ def language(wanted: Lang | None) -> Lang:
 
 
 def take_imports(paths: Sequence[Path] | None) -> None:
-    """Run the files of ``--import`` and take their cards."""
+    """Run the files of ``--import`` and take their models."""
     from layerwise.registry import import_file
 
     for path in paths or ():

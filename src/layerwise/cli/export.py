@@ -36,7 +36,7 @@ def export_(
         replace a file that is there
     """
     take_imports(imports)
-    refuse_card(run)
+    refuse_model(run)
     from layerwise.inference.export.files import export
     from layerwise.inference.predict import load
 
@@ -63,20 +63,20 @@ def export_(
     return 0
 
 
-def refuse_card(run: Path) -> None:
-    """Say of a card's name that a run is exported, and of a card that learns nothing why there is no run of it."""
+def refuse_model(run: Path) -> None:
+    """Say of a model's name that a run is exported, and of a model that learns nothing why there is no run of it."""
     from layerwise import registry
 
-    if run.exists() or str(run) not in registry.cards():
+    if run.exists() or str(run) not in registry.specs():
         return
-    card = registry.find(str(run))
-    if card.rule is None:
+    spec = registry.find(str(run))
+    if spec.rule is None:
         raise UsageError(
-            f"{card.name} ({card.year}) has no weights to export: {card.why}",
-            do=f"layerwise inspect {card.name} shows what it does",
+            f"{spec.name} ({spec.year}) has no weights to export: {spec.why}",
+            do=f"layerwise inspect {spec.name} shows what it does",
         )
     raise UsageError(
-        f"{card.name} is a card of the catalog, and a trained network is exported",
+        f"{spec.name} is a model of the catalog, and a trained network is exported",
         expected="a run directory",
-        do=f"layerwise train {card.name} --data …, then export the run",
+        do=f"layerwise train {spec.name} --data …, then export the run",
     )

@@ -15,10 +15,10 @@ def models_(*, family: str = "", json: Json = False, lang: LangOption = None, im
         only the networks of this family
     """
     take_imports(imports)
-    cards = registry.list_models(family=family)
+    specs = registry.list_models(family=family)
     if json:
         keys = ("name", "family", "year", "tasks", "rule", "parameters", "paper", "summary", "summary_zh")
-        put_json(models=[{key: getattr(card, key) for key in keys} for card in cards])
+        put_json(models=[{key: getattr(spec, key) for key in keys} for spec in specs])
         return 0
     chinese = language(lang) == "zh"
     columns = (
@@ -30,7 +30,7 @@ def models_(*, family: str = "", json: Json = False, lang: LangOption = None, im
         columns,
         [
             (c.name, c.year, c.family, c.rule or "–", f"{c.parameters:,}", c.summary_zh if chinese else c.summary)
-            for c in cards
+            for c in specs
         ],
     )
     return 0

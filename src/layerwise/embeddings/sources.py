@@ -41,14 +41,14 @@ def vectors_of(place: str | Path) -> VectorTable:
 def _of_run(path: Path) -> VectorTable:
     """Return the word vectors of a run's best weights."""
     found = read(path)
-    card, model, arguments = build_saved_model(RunDirectory.open(path).info(), found.tensors, path)
+    spec, model, arguments = build_saved_model(RunDirectory.open(path).info(), found.tensors, path)
     put(model, Fit(found.tensors, (), "", str(path), found.assets))
     task = tasks.from_json(found.assets["task"], path / "task.json")
     check_task_fits(task.model_args(), arguments, path / "task.json")
     inputs = task.inputs
     if not isinstance(model, WordVectors) or not isinstance(inputs, WordInputs):
         raise UsageError(
-            f"{path} has no word vectors: it is a run of {card.name}",
+            f"{path} has no word vectors: it is a run of {spec.name}",
             expected="a run of skipgram, cbow or glove, or a file",
         )
     return table_of(model, inputs)

@@ -122,7 +122,7 @@ def answers_apart(found: Loaded, engine: str) -> bool:
     apart = found.task.answering(found.model) is not found.model
     if apart and engine != "torch":
         raise UsageError(
-            f"{found.card.name} is measured by torch: other engines run the graph of its answers",
+            f"{found.spec.name} is measured by torch: other engines run the graph of its answers",
             received=f"--engine {engine}",
         )
     return apart

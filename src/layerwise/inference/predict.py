@@ -89,7 +89,7 @@ class Loaded:
     """A run's network with its best weights, and its task. ``weights`` is the checksum of the file they lie in."""
 
     directory: RunDirectory
-    card: registry.Card
+    spec: registry.ModelSpec
     model: nn.Module
     task: Task
     info: dict[str, Any]
@@ -98,7 +98,7 @@ class Loaded:
     @property
     def subject(self) -> Subject:
         """What an export of this run is of."""
-        return Subject(self.card, self.info["model"]["arguments"], self.model, self.task, self.weights)
+        return Subject(self.spec, self.info["model"]["arguments"], self.model, self.task, self.weights)
 
     def engine(self, name: str = "torch") -> Engine:
         """Make the engine of this name (`layerwise.inference.engines.base.NAMES`, or ``auto``), checked against the
@@ -125,7 +125,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
         raise UsageError(
             f"{path} has no weights yet", expected="a run that finished an epoch", do="let it train, or --resume it"
         )
-    card, model, arguments = build_saved_model(info, best.model, path)
+    spec, model, arguments = build_saved_model(info, best.model, path)
     task = tasks.from_json(directory.task(), path / "task.json")
     check_task_fits(task.model_args(), arguments, path / "task.json")
     precision = "fp64" if made.train.precision == "fp64" else "fp32"
@@ -134,7 +134,7 @@ def load(path: Path, device: torch.device | None = None) -> Loaded:
     model.load_state_dict(best.model)
     model = model.to(device or torch.device("cpu")).eval()
     compute_settings.lay_out(model, compute_settings.layout_of(model, precision))
-    return Loaded(directory, card, model, task, info, best.info["files"]["model.safetensors"])
+    return Loaded(directory, spec, model, task, info, best.info["files"]["model.safetensors"])
 
 
 @dataclass(frozen=True)

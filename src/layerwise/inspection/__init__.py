@@ -15,8 +15,9 @@ from layerwise.runtime.folder_io import stage_files
 class Entry(NamedTuple):
     """A view's module, one line about it in both languages, its needs, and what it can be told.
 
-    ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare card; ``plan``: how a network
-    is to be trained; or none. ``takes``: ``images`` of the user's beside a run, a ``layer``, a ``class``, ``words``.
+    ``run``: trained weights; ``data``: a part of the data; ``data?``: the same, or a bare model; ``plan``: how a
+    network is to be trained; or none. ``takes``: ``images`` of the user's beside a run, a ``layer``, a ``class``,
+    ``words``.
     """
 
     module: str
@@ -117,9 +118,8 @@ def inspect(name: str, target: Target, *, out: Path | None = None, overwrite: bo
             or none.
         overwrite: whether files that are there may be replaced.
 
-    Raises:
-        UsageError: for an unknown view, with the nearest; for a bare card where a run is needed; for a card the view is
-            not for.
+    Raises: UsageError: for an unknown view, with the nearest; for a bare model where a run is needed; for a model the
+        view is not for.
     """
     check_name(name)
     module = importlib.import_module(f"layerwise.inspection.views.{VIEWS[name].module}")
@@ -147,9 +147,9 @@ def look(
     words: tuple[str, ...] = (),
     lang: Lang = "en",
 ) -> View:
-    """Open a run directory, a card by name or a recipe file and return a view of it: `inspect` for the command line.
+    """Open a run directory, a model by name or a recipe file and return a view of it: `inspect` for the command line.
 
-    ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a card or recipe is made, as in
+    ``data``, ``task`` and ``settings`` (KEY=VALUE) say how an untrained network of a model or recipe is made, as in
     training; beside a run ``data`` is an image or a folder of images, for views that look at such. ``layer``,
     ``of_class`` and ``words`` are names, for views that take them.
 

@@ -1,4 +1,4 @@
-"""What the view ``activations`` shows of a bare card: every activation by name, f and f′, in numbers and drawn (S08,
+"""What the view ``activations`` shows of a bare model: every activation by name, f and f′, in numbers and drawn (S08,
 E04, E05).
 
 Softmax gives each of K units a share of 1, so it is no function of one number: it is shown as the first of three units
@@ -54,8 +54,8 @@ def functions(target: Target, *, out: Path | None) -> View:
     """Return every activation's formula, its largest slope and where it is flat. Writes ``activations.svg``."""
     z = torch.linspace(-SPAN, SPAN, POINTS, dtype=torch.float64)
     listed = [_described(name, z) for name in ACTIVATIONS]
-    own = signatures.signature(registry.builder(target.card)).parameters.get("activation")
-    data = {"model": target.card.name, "own": None if own is None else own.default, "functions": listed}
+    own = signatures.signature(registry.builder(target.spec)).parameters.get("activation")
+    data = {"model": target.spec.name, "own": None if own is None else own.default, "functions": listed}
     return View("activations", data, _written(target, data), save(out, "activations.svg", figure(target, z)))
 
 

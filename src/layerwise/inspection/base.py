@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layerwise.data.source import Splits
     from layerwise.planning.resolve import Plan
     from layerwise.recipe import Recipe
-    from layerwise.registry import Card
+    from layerwise.registry import ModelSpec
     from layerwise.run_directory import RunDirectory
     from layerwise.tasks.base import Task
 
@@ -26,16 +26,17 @@ Lang = Literal["en", "zh"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is looked at: a bare card, a run with its model, task and data, or a card with data and an untrained model.
+    """What is looked at: a bare model, a run with its model, task and data, or a model with data and an untrained
+    model.
 
-    ``plan`` is how such a network would be trained: for a card with data, and where a view trains one of its own.
-    ``arguments`` are the builder's, for a bare card (empty: those of the card's full size). ``split`` names the part of
-    the data, empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``images`` an
+    ``plan`` is how such a network would be trained: for a model with data, and where a view trains one of its own.
+    ``arguments`` are the builder's, for a bare model (empty: those of the model's full size). ``split`` names the part
+    of the data, empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``images`` an
     image or folder of the user's to look at in its place; ``layer`` and ``of_class`` the layer and the class to look
     at, ``words`` the words; ``lang`` the language of the view's text.
     """
 
-    card: Card
+    spec: ModelSpec
     model: nn.Module | None = None
     task: Task | None = None
     splits: Splits | None = None
@@ -66,22 +67,22 @@ class View:
     figures: list[Path] = field(default_factory=list)
 
 
-def needs_run(view: str, card: Card, *, untrained: bool = False) -> UsageError:
-    """Make the error for a view that wants a run, or data at least, where a bare card was given; ``untrained``: data
+def needs_run(view: str, spec: ModelSpec, *, untrained: bool = False) -> UsageError:
+    """Make the error for a view that wants a run, or data at least, where a bare model was given; ``untrained``: data
     are enough."""
-    train = f"train one: layerwise train {card.name} --data SOURCE, then layerwise inspect RUN --what {view}"
+    train = f"train one: layerwise train {spec.name} --data SOURCE, then layerwise inspect RUN --what {view}"
     return UsageError(
-        f"the view '{view}' looks at a run, and {card.name} is a model of the catalog",
+        f"the view '{view}' looks at a run, and {spec.name} is a model of the catalog",
         expected="a run directory, or --data SOURCE for an untrained network" if untrained else "a run directory",
-        received=card.name,
-        do=f"layerwise inspect {card.name} --what {view} --data SOURCE; or {train}" if untrained else train,
+        received=spec.name,
+        do=f"layerwise inspect {spec.name} --what {view} --data SOURCE; or {train}" if untrained else train,
     )
 
 
 def trained(target: Target, view: str) -> tuple[nn.Module, Task, Splits]:
-    """Return a run's model, task and data. Raises `UsageError` for a bare card."""
+    """Return a run's model, task and data. Raises `UsageError` for a bare model."""
     if target.model is None or target.task is None or target.splits is None:
-        raise needs_run(view, target.card)
+        raise needs_run(view, target.spec)
     return target.model, target.task, target.splits
 
 

@@ -36,9 +36,10 @@ class Shown:
 
 
 def network_of(target: Target, view: str) -> tuple[nn.Module, Task]:
-    """Return the model and task of a run, or of an untrained network with data. Raises `UsageError` for a bare card."""
+    """Return the model and task of a run, or of an untrained network with data. Raises `UsageError` for a bare
+    model."""
     if target.model is None or target.task is None:
-        raise needs_run(view, target.card, untrained=True)
+        raise needs_run(view, target.spec, untrained=True)
     return target.model, target.task
 
 
@@ -46,9 +47,9 @@ def image_inputs(target: Target, task: Task, view: str) -> ImageInputs:
     """Return how images are brought to a network. Raises `UsageError` where its inputs are no images."""
     if not isinstance(task.inputs, ImageInputs):
         raise UsageError(
-            f"the view '{view}' looks at images, and this {target.card.name} takes rows of numbers",
+            f"the view '{view}' looks at images, and this {target.spec.name} takes rows of numbers",
             expected="a network over images",
-            received=f"{target.card.name} on a table",
+            received=f"{target.spec.name} on a table",
         )
     return task.inputs
 
@@ -58,9 +59,9 @@ def classes_of(target: Target, task: Task, view: str) -> tuple[str, ...]:
     names: tuple[str, ...] = getattr(task, "classes", ())
     if not names:
         raise UsageError(
-            f"the view '{view}' speaks of classes, and this {target.card.name} has none",
+            f"the view '{view}' speaks of classes, and this {target.spec.name} has none",
             expected="a classifier",
-            received=f"{target.card.name}, which learns {task.name}",
+            received=f"{target.spec.name}, which learns {task.name}",
         )
     return names
 

@@ -1,4 +1,4 @@
-"""From what a user names to what a view looks at: a run, a card, or an untrained network with data."""
+"""From what a user names to what a view looks at: a run, a model, or an untrained network with data."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def opened(
     settings: tuple[str, ...] = (),
     images: bool = False,
 ) -> Target:
-    """Return the run at a path, the card of a name, or an untrained network of a card or a recipe file with its data.
+    """Return the run at a path, the model of a name, or an untrained network of a model or a recipe file with its data.
 
     Args:
-        target: a run directory, a card's name or a recipe file.
+        target: a run directory, a model's name or a recipe file.
         needs: as in `layerwise.inspection.Entry`.
         view: the view's name, for messages.
-        data, task, settings: for a card or recipe file, as in training; ``data`` beside a run are images to look at.
+        data, task, settings: for a model or recipe file, as in training; ``data`` beside a run are images to look at.
         images: whether the view can look at images of the user's.
 
     Raises:
-        UsageError: for a card where more is needed, for a name that is neither, and for data beside a run.
+        UsageError: for a model where more is needed, for a name that is neither, and for data beside a run.
         DamagedError: for a damaged run.
     """
     path = Path(target)
     refuse_special_file(path)
-    if path.is_dir() and not (data and target in registry.cards()):  # data settle what a name means that is both
+    if path.is_dir() and not (data and target in registry.specs()):  # data settle what a name means that is both
         if images and data and not (task or settings):
             return replace(_run(path, with_data=False), images=data)
         if data or task or settings:
@@ -59,7 +59,7 @@ def opened(
         made = plan(Request(model=target, data=data or None, task=task or None, settings=settings))
         model = None if needs == "plan" else fresh(made, torch.device("cpu")).eval()
         return Target(
-            card=made.card,
+            spec=made.spec,
             model=model,
             task=made.task,
             splits=made.splits,
@@ -67,12 +67,12 @@ def opened(
             plan=made,
             arguments=made.model_args,
         )
-    card = registry.find(target)
+    spec = registry.find(target)
     if needs in ("run", "data", "plan"):
-        raise needs_run(view, card, untrained=needs != "run")
+        raise needs_run(view, spec, untrained=needs != "run")
     if task or settings:
         raise UsageError("--task and --set say how a network is made for data", expected="--data SOURCE beside them")
-    return Target(card=card)
+    return Target(spec=spec)
 
 
 def fresh(made: Plan, device: torch.device) -> nn.Module:
@@ -93,7 +93,7 @@ def _run(path: Path, *, with_data: bool) -> Target:
         options = recipe.checked(data_.Options, made.data, where=f"[data] of {path / 'recipe.toml'}")
         splits = data_.open_data(options, seed=made.train.seed)
     return Target(
-        card=found.card,
+        spec=found.spec,
         model=found.model,
         task=found.task,
         splits=splits,
@@ -108,4 +108,4 @@ def _planned_again(path: Path) -> Target:
     directory = RunDirectory.open(path)
     directory.read("recipe.toml")  # a damaged recipe is named as such
     made = plan(Request(model=str(path / "recipe.toml")))
-    return Target(card=made.card, task=made.task, splits=made.splits, run=directory, recipe=made.recipe, plan=made)
+    return Target(spec=made.spec, task=made.task, splits=made.splits, run=directory, recipe=made.recipe, plan=made)

@@ -44,17 +44,17 @@ class Bench(NamedTuple):
 def bench(target: Target, view: str) -> Bench:
     """Return the last stage that learns by backpropagation.
 
-    Raises `UsageError` for a bare card, and where no stage does: other rules have no loss that a rate or a single batch
-    could bring to 0.
+    Raises `UsageError` for a bare model, and where no stage does: other rules have no loss that a rate or a single
+    batch could bring to 0.
     """
     if target.plan is None:
-        raise needs_run(view, target.card, untrained=True)
+        raise needs_run(view, target.spec, untrained=True)
     names = [str(stage.rule["name"]) for stage in target.plan.recipe.stages]
     if "backprop" not in names:
         raise UsageError(
             f"the view '{view}' watches a loss that gradient descent makes smaller",
             expected="a recipe with the rule backprop",
-            received=f"{target.card.name}, which learns by {', '.join(dict.fromkeys(names))}",
+            received=f"{target.spec.name}, which learns by {', '.join(dict.fromkeys(names))}",
         )
     number = max(i for i, name in enumerate(names) if name == "backprop")
     return Bench(target.plan, number, World(device=compute_settings.pick_device(target.plan.recipe.train.device)))

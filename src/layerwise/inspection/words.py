@@ -31,17 +31,17 @@ Ids = NDArray[np.int64]
 
 
 def of_target(target: Target, view: str) -> tuple[VectorTable, str]:
-    """Return a run's word vectors and the name they are called by. Raises `UsageError` for a bare card, and a run
+    """Return a run's word vectors and the name they are called by. Raises `UsageError` for a bare model, and a run
     without word vectors."""
     if target.model is None or target.task is None:
-        raise needs_run(view, target.card)
+        raise needs_run(view, target.spec)
     if not isinstance(target.task.inputs, WordInputs):
         raise UsageError(
-            f"{target.card.name} has no word vectors",
+            f"{target.spec.name} has no word vectors",
             expected="a run of skipgram, cbow or glove",
-            received=f"a run of {target.card.name}",
+            received=f"a run of {target.spec.name}",
         )
-    return table_of(word_network(target.model), target.task.inputs), target.card.name
+    return table_of(word_network(target.model), target.task.inputs), target.spec.name
 
 
 def _say(lang: Lang) -> Callable[[str, str], str]:

@@ -105,7 +105,7 @@ def accuracy(net: nn.Module, data: Parts, batch: Batch) -> float:
 
 
 def score(residual: bool, depth: int, data: Parts, *, plan: Plan, seed: int) -> Score:
-    """Train one network with Nesterov's momentum on one cycle of the rate, as the card's recipe does."""
+    """Train one network with Nesterov's momentum on one cycle of the rate, as the model's recipe does."""
     net = network(residual, depth, data, width=plan.width, seed=seed)
     options = BackpropOptions(optimizer="nesterov", lr=LR, schedule="one-cycle", warmup=0.2, l2=2.5e-4)
     for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=plan.batch, seed=seed):

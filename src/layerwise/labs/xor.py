@@ -80,7 +80,7 @@ def train_perceptron(gate: Gate, seed: int) -> Trial:
         for parameter in net.parameters():
             nn.init.normal_(
                 parameter
-            )  # not zero, as the card has it: whole-numbered weights leave points on the line itself
+            )  # not zero, as the model has it: whole-numbered weights leave points on the line itself
     rule = Perceptron(_context(net, task, seed, batch=1), Perceptron.Options())
     best, kept = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
     for _ in steps(rule, MemoryBatches(batch, Order(4, 1, seed)), EPOCHS["perceptron"], Cursor()):

@@ -28,7 +28,7 @@ def network(plan: Plan, device: torch.device) -> nn.Module:
     """Build a plan's network on a device with weights drawn from its seed, whatever was drawn before."""
     options = plan.recipe.train
     with rng.seeded(rng.key(options.seed, "weights")):
-        model: nn.Module = registry.builder(plan.card)(**plan.model_args)
+        model: nn.Module = registry.builder(plan.spec)(**plan.model_args)
     return model.to(device, compute_settings.dtype(options.precision))
 
 

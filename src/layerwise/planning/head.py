@@ -17,7 +17,7 @@ def head_of(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[
     such number.
 
     Found by building the network twice, without memory for its weights: as it is, and with one output more. So no list
-    of names is kept for any network, a user's own card included.
+    of names is kept for any network, a user's own model included.
     """
     width = next((name for name in WIDTHS if name in arguments), "")
     if not width:

@@ -36,7 +36,7 @@ SMALL = 5000
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks for. ``model`` is a card's name or a recipe file; None leaves a value to the recipe.
+    """What a user asks for. ``model`` is a model's name or a recipe file; None leaves a value to the recipe.
 
     ``transfer`` turns the recipe's last stage into two, the head and then all (transfer.py).
     ``lang`` is the report's language; ``settings`` are KEY=VALUE overrides;
@@ -69,7 +69,7 @@ class Plan:
     own."""
 
     recipe: Recipe
-    card: registry.Card
+    spec: registry.ModelSpec
     splits: Splits
     task: Task
     stage_tasks: tuple[Task, ...]
@@ -80,8 +80,8 @@ class Plan:
         return splits.take(self.splits.train, stage.examples, self.recipe.train.seed)
 
 
-def base_table(request: Request) -> tuple[registry.Card, Table]:
-    """Return the card and the user's recipe file as a table (empty tables for a card's name)."""
+def base_table(request: Request) -> tuple[registry.ModelSpec, Table]:
+    """Return the model and the user's recipe file as a table (empty tables for a model's name)."""
     path = Path(request.model)
     refuse_special_file(path)
     if path.suffix == ".toml" or path.is_file():
@@ -98,18 +98,18 @@ def base_table(request: Request) -> tuple[registry.Card, Table]:
     return registry.find(request.model), {}
 
 
-def compose(card: registry.Card, table: Table, request: Request, *variants: str) -> Table:
-    """Lay the card's defaults, their variants (rows, regression, small …), the recipe file and the options over one
+def compose(spec: registry.ModelSpec, table: Table, request: Request, *variants: str) -> Table:
+    """Lay the model's defaults, their variants (rows, regression, small …), the recipe file and the options over one
     another."""
-    defaults = copy.deepcopy(card.recipe)
+    defaults = copy.deepcopy(spec.recipe)
     known = defaults.pop("variants", {})
     for stage in defaults.get("stages", []):  # so that another rule's name starts its options afresh
-        stage["rule"] = {"name": card.rule, **stage.get("rule", {})}
+        stage["rule"] = {"name": spec.rule, **stage.get("rule", {})}
     out: Table = {"model": {}, "data": {}, "task": {}, "train": {}, "stages": [{}]}
     for layer in (defaults, *(known.get(variant, {}) for variant in variants), table):
         out = recipe.merge(out, layer)
     out = copy.deepcopy(out)
-    out["model"]["name"] = card.name
+    out["model"]["name"] = spec.name
     for key, value in (("source", request.data), ("on_bad", request.on_bad)):
         if value is not None:
             out["data"][key] = value
@@ -122,16 +122,16 @@ def compose(card: registry.Card, table: Table, request: Request, *variants: str)
         recipe.assign(out, f"rule.lr={request.lr!r}")
     if request.transfer:
         transfer.required(out.get("weights"))
-        out["stages"] = copy.deepcopy(transfer.two_stages(out["stages"], card.rule))
+        out["stages"] = copy.deepcopy(transfer.two_stages(out["stages"], spec.rule))
     for key in ("epochs", "batch"):
         if getattr(request, key) is not None:
             for stage in out["stages"]:
                 stage[key] = getattr(request, key)
     for setting in request.settings:
         recipe.assign(out, setting)
-    if out["model"]["name"] != card.name:
+    if out["model"]["name"] != spec.name:
         raise UsageError(
-            f"model.name is the command's own word: {card.name}",
+            f"model.name is the command's own word: {spec.name}",
             received=f"model.name = '{out['model']['name']}'",
             do=f"layerwise train {out['model']['name']} …",
         )
@@ -140,26 +140,26 @@ def compose(card: registry.Card, table: Table, request: Request, *variants: str)
 
 def plan(request: Request) -> Plan:
     """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
-    card, table = base_table(request)
-    registry.refuse_without_rule(card)
-    first = compose(card, table, request)
+    spec, table = base_table(request)
+    registry.refuse_without_rule(spec)
+    first = compose(spec, table, request)
     if not first["data"].get("source"):
         raise UsageError(
-            f"{card.name} needs data to train on",
+            f"{spec.name} needs data to train on",
             expected="--data with a named data set or a path",
-            do=f"layerwise data lists the names; for example: layerwise train {card.name} --data digits",
+            do=f"layerwise data lists the names; for example: layerwise train {spec.name} --data digits",
         )
     seed = recipe.checked(recipe.Train, first["train"], where="[train]").seed
     data_options = recipe.checked(data_.Options, first["data"], where="[data]")
     parts = data_.open_data(data_options, seed=seed)
     wanted = request.task or str(first["task"].get("name", ""))
-    name = tasks.choose(parts.train.schema, card.tasks, model=card.name, wanted=wanted)
+    name = tasks.choose(parts.train.schema, spec.tasks, model=spec.name, wanted=wanted)
     schema = parts.train.schema
     small = ("small", f"{schema.kind}-small") if len(parts.train) < SMALL else ()
     whole = compose(
-        card, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ())
+        spec, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ())
     )
-    return _resolved(card, whole, data_options=data_options, parts=parts, task_name=name)
+    return _resolved(spec, whole, data_options=data_options, parts=parts, task_name=name)
 
 
 def few_numbers(schema: Schema) -> bool:
@@ -169,7 +169,9 @@ def few_numbers(schema: Schema) -> bool:
     )
 
 
-def _resolved(card: registry.Card, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str) -> Plan:
+def _resolved(
+    spec: registry.ModelSpec, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
+) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
     own = tasks.resolved(
         {**_scale_of_run(whole, parts.train.schema), **whole["task"], "name": task_name}, f"[task] {task_name}"
@@ -181,14 +183,14 @@ def _resolved(card: registry.Card, whole: Table, *, data_options: data_.Options,
     )
     noticed = (*parts.notes, *notes, *splits.repeated(adopted), *task.notes(adopted.train))
     adopted = dataclasses.replace(adopted, notes=noticed)
-    builder = registry.builder(card)
+    builder = registry.builder(spec)
     given = {key: value for key, value in whole["model"].items() if key != "name"}
-    _refuse_contradiction(card, given, decided=task.model_args(), rows=parts.train.schema.kind == "row")
-    args = recipe.arguments(builder, given, task.model_args(), f"[model] of {card.name}")
-    _refuse_embedding(card, task, recipe.parameters_of(builder))
+    _refuse_contradiction(spec, given, decided=task.model_args(), rows=parts.train.schema.kind == "row")
+    args = recipe.arguments(builder, given, task.model_args(), f"[model] of {spec.name}")
+    _refuse_embedding(spec, task, recipe.parameters_of(builder))
     stages, stage_tasks = [], []
     for stage in _expanded(whole["stages"], builder, args):
-        rule = rules.resolved({"name": card.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
+        rule = rules.resolved({"name": spec.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
         if data_options.weight and rule["name"] != "backprop":
             raise UsageError(
                 f"the rule {rule['name']} counts every row alike",
@@ -218,21 +220,21 @@ def _resolved(card: registry.Card, whole: Table, *, data_options: data_.Options,
         stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)
     made = Recipe(
-        model={"name": card.name, **_chosen(builder, args, given, task)},
+        model={"name": spec.name, **_chosen(builder, args, given, task)},
         data=msgspec.to_builtins(data_options),
         task=own,
         stages=tuple(stages),
         train=recipe.checked(recipe.Train, whole["train"], where="[train]"),
         weights=str(whole.get("weights", "")),
     )
-    return Plan(made, card, adopted, task, tuple(stage_tasks), args)
+    return Plan(made, spec, adopted, task, tuple(stage_tasks), args)
 
 
-def _refuse_contradiction(card: registry.Card, given: Table, *, decided: Table, rows: bool) -> None:
+def _refuse_contradiction(spec: registry.ModelSpec, given: Table, *, decided: Table, rows: bool) -> None:
     """Refuse rows for a network of images, and arguments that say otherwise than the data do."""
-    if rows and "channels" in recipe.parameters_of(registry.builder(card)):
+    if rows and "channels" in recipe.parameters_of(registry.builder(spec)):
         raise UsageError(
-            f"{card.name} looks at images, and these data are rows",
+            f"{spec.name} looks at images, and these data are rows",
             expected="class folders, IDX files or archives of images",
             do="choose a network for rows, such as mlp (layerwise models)",
         )
@@ -246,11 +248,11 @@ def _refuse_contradiction(card: registry.Card, given: Table, *, decided: Table, 
             )
 
 
-def _refuse_embedding(card: registry.Card, task: Task, names: Iterable[str]) -> None:
+def _refuse_embedding(spec: registry.ModelSpec, task: Task, names: Iterable[str]) -> None:
     """Refuse categories as numbers to look up for a network that cannot."""
     if task.model_args().get("embedded") and "embedded" not in names:
         raise UsageError(
-            f"{card.name} has no vectors for categories",
+            f"{spec.name} has no vectors for categories",
             received="task.embed above 0",
             do="--set task.embed=0 makes them one-hot",
         )

@@ -24,8 +24,8 @@ def two_stages(stages: list[Table], rule: str | None) -> list[Table]:
     """Return the stages ``head`` and ``all``, made of the last of a recipe's stages; stages of these names are left as
     they are.
 
-    ``rule`` is the card's. The epochs are shared out 1 to 3, one for the head at least. Raises `UsageError` for another
-    rule than ``backprop``.
+    ``rule`` is the model's. The epochs are shared out 1 to 3, one for the head at least. Raises `UsageError` for
+    another rule than ``backprop``.
     """
     if [stage.get("name", "main") for stage in stages] == NAMES:
         return stages

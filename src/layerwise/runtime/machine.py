@@ -197,7 +197,7 @@ def give_back() -> None:
 def describe() -> dict[str, Any]:
     """Return the facts ``doctor`` shows: processor, memory, torch's build, fp32 route, allocator, devices."""
     memory = psutil.virtual_memory()
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "platform": platform.platform(),
@@ -220,7 +220,7 @@ def describe() -> dict[str, Any]:
         },
         "devices": {
             "cpu": True,
-            "cuda": [{"name": card.name, "memory": card.total_memory} for card in cards],
+            "cuda": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
             "mps": torch.backends.mps.is_available(),
         },
     }

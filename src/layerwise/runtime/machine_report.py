@@ -39,7 +39,7 @@ def _devices(found: Facts) -> list[str]:
     """Return the devices by name."""
     return [
         "cpu",
-        *(f"cuda ({card['name']}, {_gib(card['memory'])})" for card in found["cuda"]),
+        *(f"cuda ({spec['name']}, {_gib(spec['memory'])})" for spec in found["cuda"]),
         *(["mps"] if found["mps"] else []),
     ]
 

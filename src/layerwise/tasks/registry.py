@@ -64,7 +64,7 @@ def from_json(saved: dict[str, Any], path: Path) -> Task:
 
 
 def choose(schema: Schema, offered: Sequence[str], *, model: str, wanted: str = "") -> str:
-    """Return the task for these data among those a card offers. Raises `UsageError` where that is open or
+    """Return the task for these data among those a model offers. Raises `UsageError` where that is open or
     impossible."""
     if wanted:
         find(wanted)

@@ -46,7 +46,7 @@ def check_tensors(directory: RunDirectory, which: str, found: Checkpoint, made: 
     is taken for it."""
     folder = directory.path / "checkpoints" / which
     weights = folder / "model.safetensors"
-    check_built(made.card, made.model_args, found.model, path=directory.path / "recipe.toml", weights=weights)
+    check_built(made.spec, made.model_args, found.model, path=directory.path / "recipe.toml", weights=weights)
     check_finite(found.model, weights)
     rules = {name: tensor for name, tensor in found.state.items() if "rule." in name}
     if name := find_nonfinite(rules):

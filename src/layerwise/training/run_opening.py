@@ -140,7 +140,7 @@ def _facts(made: Plan, *, world: World) -> Json:
         "examples": {part: len(made.splits.part(part)) for part in ("train", "val", "test")},
         "notes": list(made.splits.notes),
         "columns": [column._asdict() for column in made.splits.columns],
-        "model": {"name": made.card.name, "arguments": made.model_args},
+        "model": {"name": made.spec.name, "arguments": made.model_args},
         "world": world.size,
     }
 
@@ -150,7 +150,7 @@ def _find_changes(
 ) -> list[str]:
     """Return what differs from the run so far. Raises `UsageError` for another recipe, other data or another number of
     processes, unless that is allowed."""
-    changes = recipe.differences(completed(before, made.recipe, made.card), made.recipe)
+    changes = recipe.differences(completed(before, made.recipe, made.spec), made.recipe)
     info, _ = directory.info(), directory.task()
     if info["fingerprint"] != made.splits.fingerprint():
         changes.append(f"data: other contents than the run was begun with ({info['data']} → {made.splits.name})")
@@ -190,7 +190,7 @@ def _refuse_other_network(directory: RunDirectory, found: Checkpoint, made: Plan
             do=again,
         )
     with torch.device("meta"), bound_parts(SPARE_MODULES + 2 * len(found.model)):
-        model = registry.builder(made.card)(**made.model_args)
+        model = registry.builder(made.spec)(**made.model_args)
     try:
         check(model, found.model, f"the checkpoint of {directory.path}")
     except UsageError as error:

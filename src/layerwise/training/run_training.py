@@ -101,7 +101,7 @@ def place(request: Request, made: Plan) -> Path:
     own = Path(request.model)
     if own.name == "recipe.toml" and request.resume:
         return own.parent
-    stem = "-".join(filter(None, (made.card.name, re.sub(r"[^\w-]+", "-", made.splits.name).strip("-"))))
+    stem = "-".join(filter(None, (made.spec.name, re.sub(r"[^\w-]+", "-", made.splits.name).strip("-"))))
     numbers = [
         int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))
     ]

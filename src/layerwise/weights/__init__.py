@@ -40,7 +40,7 @@ def planned(plan: Plan) -> Fit:
 
     The head of a run that told other classes apart, or did another task, stays fresh, however many outputs it has.
     """
-    path, builder = Path(plan.recipe.weights), registry.builder(plan.card)
+    path, builder = Path(plan.recipe.weights), registry.builder(plan.spec)
     weights = read(path)
     with torch.device("meta"):
         model: nn.Module = builder(**plan.model_args)

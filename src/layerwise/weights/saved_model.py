@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from layerwise import recipe, registry
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
-from layerwise.registry import Card
+from layerwise.registry import ModelSpec
 from layerwise.runtime.checksums import Json, damaged, find_nonfinite
 from layerwise.weights.fitting import check
 
@@ -46,8 +46,8 @@ class TooLargeError(Exception):
     """A network that is being built has more parts than its checkpoint has tensors."""
 
 
-def build_saved_model(info: Json, tensors: Mapping[str, Tensor], run: Path) -> tuple[Card, nn.Module, Json]:
-    """Build the network that run.json describes, with fresh weights; return its card, it, and its builder's arguments.
+def build_saved_model(info: Json, tensors: Mapping[str, Tensor], run: Path) -> tuple[ModelSpec, nn.Module, Json]:
+    """Build the network that run.json describes, with fresh weights; return its model, it, and its builder's arguments.
 
     Args:
         info: what run.json says.
@@ -59,15 +59,15 @@ def build_saved_model(info: Json, tensors: Mapping[str, Tensor], run: Path) -> t
     for a name that is not in the catalog.
     """
     path = run / "run.json"
-    card = registry.find(str(info["model"]["name"]), where=str(path))
-    arguments = check_arguments(card, info["model"]["arguments"], tensors, path)
-    check_built(card, arguments, tensors, path=path, weights=run / WEIGHTS)
+    spec = registry.find(str(info["model"]["name"]), where=str(path))
+    arguments = check_arguments(spec, info["model"]["arguments"], tensors, path)
+    check_built(spec, arguments, tensors, path=path, weights=run / WEIGHTS)
     check_finite(tensors, run / WEIGHTS)
-    model: nn.Module = registry.builder(card)(**arguments)
-    return card, model, arguments
+    model: nn.Module = registry.builder(spec)(**arguments)
+    return spec, model, arguments
 
 
-def check_arguments(card: Card, given: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Json:
+def check_arguments(spec: ModelSpec, given: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Json:
     """Return a builder's arguments, every one spelled out. Raises `DamagedError` naming the argument for others than
     its signature declares, and for numbers and lists beyond all that the checkpoint holds."""
     most = SPARE_NUMBERS + sum(tensor.numel() for tensor in tensors.values())
@@ -83,7 +83,7 @@ def check_arguments(card: Card, given: Mapping[str, Any], tensors: Mapping[str, 
             if isinstance(number, int) and abs(number) > most:
                 raise damaged(path, f"model.arguments.{name} is {number:.3g}, which the checkpoint does not explain")
     try:
-        return recipe.arguments(registry.builder(card), given, {}, "model.arguments")
+        return recipe.arguments(registry.builder(spec), given, {}, "model.arguments")
     except UsageError as error:
         raise DamagedError(
             f"{path} is damaged: {error.what}", expected=error.expected, received=error.received, do=_advice(path)
@@ -91,7 +91,7 @@ def check_arguments(card: Card, given: Mapping[str, Any], tensors: Mapping[str, 
 
 
 def check_built(
-    card: Card, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], *, path: Path, weights: Path
+    spec: ModelSpec, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor], *, path: Path, weights: Path
 ) -> None:
     """Raise `DamagedError` unless arguments (which the file ``path`` gives) build the network whose tensors ``weights``
     holds.
@@ -101,7 +101,7 @@ def check_built(
     """
     try:
         with torch.device("meta"), SkipDraws(), bound_parts(len(tensors)):
-            model: nn.Module = registry.builder(card)(**arguments)
+            model: nn.Module = registry.builder(spec)(**arguments)
         refuse_complex(tensors, weights)
         check(model, tensors, str(weights))
         _refuse_hidden(model, tensors)

@@ -33,16 +33,16 @@ from layerwise.tasks.rows import RowInputs
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import Words, WordsOptions
 
-CARDS = sorted(name for name, card in registry.cards().items() if card.rule)
+SPECS = sorted(name for name, spec in registry.specs().items() if spec.rule)
 NO_GRAPH = {"hopfield"}  # recalls until it rests: how often, the values decide
-GRAPHS = [name for name in CARDS if name not in NO_GRAPH]
+GRAPHS = [name for name in SPECS if name not in NO_GRAPH]
 FIRST = {
     registry.find(name).module: name for name in reversed(GRAPHS)
 }.values()  # one a file of networks; tracing takes up to two seconds
 
 
 def mostly(ordinary: Collection[str]) -> list[object]:
-    """Return every card that is a graph; those that are not ordinary wait for the soak test."""
+    """Return every model that is a graph; those that are not ordinary wait for the soak test."""
     return [name if name in ordinary else pytest.param(name, marks=pytest.mark.soak) for name in GRAPHS]
 
 
@@ -63,16 +63,16 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def subject(name: str, **changes: object) -> Subject:
-    """Return a card's small form with fresh weights, under a task that fits it."""
-    card = registry.find(name)
-    arguments = recipe.arguments(registry.builder(card), {**card.small, **changes}, {}, name)
+    """Return a model's small form with fresh weights, under a task that fits it."""
+    spec = registry.find(name)
+    arguments = recipe.arguments(registry.builder(spec), {**spec.small, **changes}, {}, name)
     torch.manual_seed(1)
-    model: nn.Module = lively(registry.builder(card)(**arguments))
-    return Subject(card, arguments, model, task_of(card, arguments), "0" * 64)
+    model: nn.Module = lively(registry.builder(spec)(**arguments))
+    return Subject(spec, arguments, model, task_of(spec, arguments), "0" * 64)
 
 
-def task_of(card: registry.Card, arguments: dict[str, object]) -> Task:
-    """Return the first task of a card, over images where its builder asks for their size, over words where for their
+def task_of(spec: registry.ModelSpec, arguments: dict[str, object]) -> Task:
+    """Return the first task of a model, over images where its builder asks for their size, over words where for their
     number."""
     inputs: Inputs
     if "words" in arguments:
@@ -80,10 +80,10 @@ def task_of(card: registry.Card, arguments: dict[str, object]) -> Task:
         vocabulary = WordInputs(tuple(f"w{n}" for n in range(count)), tuple(range(count, 0, -1)))
         return (
             Words(vocabulary, WordsOptions())
-            if card.tasks[0] == "words"
+            if spec.tasks[0] == "words"
             else CoOccurrence(vocabulary, CoOccurrenceOptions())
         )
-    defaults = {name: p.default for name, p in signature(registry.builder(card)).parameters.items()}
+    defaults = {name: p.default for name, p in signature(registry.builder(spec)).parameters.items()}
     if "channels" in defaults:
         side = tuple({**defaults, **arguments}.get("size", (32, 32)))
         channels = int({**defaults, **arguments}["channels"])
@@ -91,7 +91,7 @@ def task_of(card: registry.Card, arguments: dict[str, object]) -> Task:
     else:
         count = int(arguments["features"])  # type: ignore[call-overload]
         inputs = RowInputs(tuple(NumberCoder(f"x{i}", False, 0.0, 1.0, False) for i in range(count)))
-    if card.tasks[0] == "reconstruction":
+    if spec.tasks[0] == "reconstruction":
         return Reconstruction(inputs)
     return Classification(
         inputs, tuple(f"class {i}" for i in range(int(arguments.get("outputs", arguments.get("classes", 2)))))
@@ -159,7 +159,7 @@ def test_only_what_alone_reads_a_layer_is_folded() -> None:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", SPECS)
 def test_weights_keep_their_names_and_values(name: str, tmp_path: Path) -> None:
     of = subject(name)
     made = files.export(of, tmp_path / "w.safetensors")

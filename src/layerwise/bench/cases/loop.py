@@ -43,7 +43,7 @@ def bare(spec: Spec) -> Measure:
     assert y is not None
     assert test.targets is not None
     with rng.seeded(rng.key(spec["seed"], "weights")):
-        model = registry.builder(made.card)(**made.model_args)
+        model = registry.builder(made.spec)(**made.model_args)
     set_flags = compute_settings.resolve(
         device="cpu", precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1
     )

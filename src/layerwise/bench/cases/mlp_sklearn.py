@@ -5,7 +5,7 @@ from __future__ import annotations
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.process import Measure
 
-# The peer's network and defaults, spelled out, whatever the card's own recipe becomes: Adam at 1e-3 throughout, no
+# The peer's network and defaults, spelled out, whatever the model's own recipe becomes: Adam at 1e-3 throughout, no
 # dropout. The
 # same pixels in [0, 1] for both.
 SETTINGS = (

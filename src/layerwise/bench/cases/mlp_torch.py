@@ -61,7 +61,7 @@ def by_hand(spec: Spec) -> Measure:
     x, y, test_x, test_y = (torch.from_numpy(array) for array in given(wanted))
     made = plan(wanted)
     with rng.seeded(rng.key(spec["seed"], "weights")):
-        first = registry.builder(made.card)(**made.model_args)
+        first = registry.builder(made.spec)(**made.model_args)
     parameters = W1, b1, W2, b2 = [p.detach() for p in first.parameters()]
     adam = Optimizer(
         parameters, method="adam", lr=1e-3, momentum=0.0, betas=(0.9, 0.999), alpha=0.0, eps=1e-8, weight_decay=0.0

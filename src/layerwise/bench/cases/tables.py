@@ -15,7 +15,7 @@ SETS = ("wine-quality", "diabetes")
 
 
 def asked(data: str, spec: Spec) -> Request:
-    """Return the request of our side: the card's own recipe, the run's seed for weights, order and split."""
+    """Return the request of our side: the model's own recipe, the run's seed for weights, order and split."""
     from layerwise.planning.resolve import Request
 
     return Request(model="mlp", data=data, task="regression", seed=spec["seed"], epochs=spec["epochs"] or None)

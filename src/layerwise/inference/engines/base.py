@@ -79,7 +79,7 @@ def verify(engine: Engine, subject: Subject) -> None:
     if not check.passed:
         worst = max(one.relative for one in check.differences)
         raise DamagedError(
-            f"the engine {engine.name} does not compute what {subject.card.name} computes here, and was not used",
+            f"the engine {engine.name} does not compute what {subject.spec.name} computes here, and was not used",
             expected=f"outputs within {check.tolerance:g} of the largest",
             received=f"{worst:.3g}",
             do="use --engine torch",

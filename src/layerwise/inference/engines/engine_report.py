@@ -19,6 +19,6 @@ def engines_of(directory: RunDirectory) -> list[Choice]:
     model = directory.info()["model"]
     task = registry.from_json(directory.task(), directory.path / "task.json")
     weights = read_state(folder, root=directory.path)["files"]["model.safetensors"]
-    graph = graphs.key_of(card=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights)
+    graph = graphs.key_of(spec=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights)
     shape = task.inputs.probe(1, torch.Generator()).shape[1:]
     return known(graph, sorted({1, piece_of(tuple(shape))}))

@@ -29,9 +29,9 @@ class Seal(msgspec.Struct, frozen=True):
     exporter: dict[str, Text]
 
 
-def key_of(*, card: str, arguments: Any, task: Any, weights: str) -> str:
+def key_of(*, spec: str, arguments: Any, task: Any, weights: str) -> str:
     """Return what tells one graph from another: the network, its task, its weights, and the form we write."""
-    return digest(sealed({"card": card, "arguments": arguments, "task": task, "weights": weights, "graph": FORMAT}))[
+    return digest(sealed({"model": spec, "arguments": arguments, "task": task, "weights": weights, "graph": FORMAT}))[
         :24
     ]
 
@@ -39,7 +39,7 @@ def key_of(*, card: str, arguments: Any, task: Any, weights: str) -> str:
 def key(subject: Subject) -> str:
     """Return a subject's key."""
     return key_of(
-        card=subject.card.name, arguments=subject.arguments, task=subject.task.to_json(), weights=subject.weights
+        spec=subject.spec.name, arguments=subject.arguments, task=subject.task.to_json(), weights=subject.weights
     )
 
 

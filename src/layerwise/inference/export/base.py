@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, UsageError
-from layerwise.registry import Card
+from layerwise.registry import ModelSpec
 from layerwise.tasks.base import Task
 from layerwise.tasks.inputs import ImageInputs
 
@@ -34,10 +34,10 @@ class ExportError(LayerwiseError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported: a card's network with its weights, the task that gives it meaning, and the weights'
+    """What is exported: a model's network with its weights, the task that gives it meaning, and the weights'
     checksum."""
 
-    card: Card
+    spec: ModelSpec
     arguments: Json
     model: nn.Module
     task: Task
@@ -114,7 +114,7 @@ def refuse_wrong(check: Check, what: str) -> None:
             f"{what} does not compute what the network computes, and was not kept",
             expected=f"differences up to {check.tolerance:g} of the largest output, run by {check.by}",
             received=f"{worst.relative:.3g} at batch size {worst.batch}",
-            do="export .safetensors, which keeps the weights as they are, and report this with the card's name",
+            do="export .safetensors, which keeps the weights as they are, and report this with the model's name",
         )
 
 
@@ -162,7 +162,7 @@ def passport(subject: Subject, *, folded: int | None) -> Json:
         shapes = [list(out.shape[1:]) for out in exported.module.eval()(probe)]
     return {
         "format": FORMAT,
-        "model": subject.card.name,
+        "model": subject.spec.name,
         "arguments": subject.arguments,
         "weights": subject.weights,
         "batch_norms_folded": folded,

@@ -29,7 +29,7 @@ def program(module: nn.Module, subject: Subject, dtype: torch.dtype) -> Exported
     except Exception as error:  # of any kind: the network's own code runs here
         said = " ".join(str(error).split("\n")[0].split())
         raise UsageError(
-            f"{subject.card.name} cannot be written as a graph: what it computes next depends on the values "
+            f"{subject.spec.name} cannot be written as a graph: what it computes next depends on the values "
             "it has computed",
             expected="a network whose operations are the same for every input",
             received=f"torch.export: {type(error).__name__}: {said[:200]}",

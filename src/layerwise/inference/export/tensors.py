@@ -21,7 +21,7 @@ def written(model: nn.Module, passport: Json) -> bytes:
 
 def check(data: bytes, subject: Subject) -> Check:
     """Put the file's tensors into a fresh network and compare it with the one that was exported."""
-    fresh: nn.Module = registry.builder(subject.card)(**subject.arguments)
+    fresh: nn.Module = registry.builder(subject.spec)(**subject.arguments)
     fresh.to(dtype_of(subject.model)).load_state_dict(safetensors.torch.load(data))
     module = subject.task.export_module(fresh).module.eval()
     dtype = dtype_of(subject.model)

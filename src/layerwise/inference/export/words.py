@@ -24,7 +24,7 @@ def written(subject: Subject, kind: str) -> bytes:
     """Return a file's bytes. Raises `UsageError` for a network without word vectors."""
     if not isinstance(subject.model, WordVectors) or not isinstance(subject.task.inputs, WordInputs):
         raise UsageError(
-            f"{subject.card.name} has no word vectors, and {kind} holds nothing else",
+            f"{subject.spec.name} has no word vectors, and {kind} holds nothing else",
             expected="a run of skipgram, cbow or glove",
             do="export .onnx, .pt2 or .safetensors",
         )

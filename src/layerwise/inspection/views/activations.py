@@ -2,7 +2,7 @@
 dead units (S08).
 
 A value is saturated where |f′(z)| is below a tenth of its largest value; a unit is dead that is so on every example
-(and, a map, at every place). For ReLU that is a unit that is never active. A bare card shows the functions themselves
+(and, a map, at every place). For ReLU that is a unit that is never active. A bare model shows the functions themselves
 (`inspect.functions`).
 """
 
@@ -147,7 +147,7 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return each activation's statistics over evenly spaced examples of the validation part. Writes
     ``activations.svg``.
 
-    Dropout is off and batch norm uses its running statistics. A bare card gets the functions by name instead.
+    Dropout is off and batch norm uses its running statistics. A bare model gets the functions by name instead.
     """
     if target.model is None:
         return functions(target, out=out)
@@ -162,7 +162,7 @@ def view(target: Target, *, out: Path | None) -> View:
     found = measured(model, task, source, np.linspace(0, len(source) - 1, count).astype(np.int64))
     twice = {key for key in (la.key[:2] for la in found) if sum(la.key[:2] == key for la in found) > 1}
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "trained": target.run is not None,
         "split": split,
         "examples": count,

@@ -64,7 +64,7 @@ def view(target: Target, *, out: Path | None) -> View:
     trained on. Writes
     ``augmentations.svg``: a row for each image, the original first.
 
-    Raises `UsageError` for a bare card, and for a run without augmentation.
+    Raises `UsageError` for a bare model, and for a run without augmentation.
     """
     _, task, _ = trained(target, "augmentations")
     change, source, order = of_run(target, task)
@@ -117,13 +117,13 @@ def of_run(target: Target, task: Task) -> tuple[Augmentation, Source, Order]:
     """Return a run's augmentation, of its first stage that has one, the images it is shown on, and their order in
     training."""
     if target.recipe is None or target.splits is None:
-        raise needs_run("augmentations", target.card)
+        raise needs_run("augmentations", target.spec)
     number = next((n for n, stage in enumerate(target.recipe.stages) if stage.augment), None)
     if number is None or not isinstance(task.inputs, ImageInputs):
         raise UsageError(
             "this run was trained without augmentation",
             expected="a stage with augment in its recipe",
-            do=f"train one: layerwise train {target.card.name} --data SOURCE --set augment.rotate=10 --set "
+            do=f"train one: layerwise train {target.spec.name} --data SOURCE --set augment.rotate=10 --set "
             "augment.crop=2",
         )
     stage, seed = target.recipe.stages[number], target.recipe.train.seed

@@ -20,7 +20,7 @@ from layerwise.plotting.charts import drawn
 from layerwise.plotting.svg import INK, MUTED, SERIES
 from layerwise.runtime import rng
 
-UNITS = 300  # of the nets for a bare card; a run's own number is taken up to LARGEST
+UNITS = 300  # of the nets for a bare model; a run's own number is taken up to LARGEST
 LARGEST = 300
 FLIPPED = 0.1
 LOADS = (0.02, 0.05, 0.08, 0.10, 0.12, 0.138, 0.16, 0.18, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -32,13 +32,13 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return overlap and share of exact recalls by load P/D for both rules, and the theory's critical load. Writes
     ``capacity.svg``.
 
-    Raises `UsageError` for another card than hopfield.
+    Raises `UsageError` for another model than hopfield.
     """
-    if target.card.name != "hopfield":
+    if target.spec.name != "hopfield":
         raise UsageError(
             "capacity is that of a net that stores patterns",
             expected="hopfield or a run of it",
-            received=target.card.name,
+            received=target.spec.name,
         )
     units = min(int(target.arguments.get("features", UNITS)), LARGEST)
     theory = capacity()

@@ -26,16 +26,16 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return each unit's |cos| with its principal component, its length, and the variance it explains. Writes
     ``components.svg``.
 
-    Raises `UsageError` for a bare card and for a network without such units.
+    Raises `UsageError` for a bare model and for a network without such units.
     """
     if target.task is None or target.recipe is None or target.splits is None:
-        raise needs_run("components", target.card)
+        raise needs_run("components", target.spec)
     model, task = target.model, target.task
     if not isinstance(model, LinearUnits):
         raise UsageError(
-            f"{target.card.name} has no Hebbian units",
+            f"{target.spec.name} has no Hebbian units",
             expected="a run of hebbian or oja",
-            received=f"a run of {target.card.name}",
+            received=f"a run of {target.spec.name}",
         )
     source = take(task.adopt(target.splits.train), target.recipe.stages[0].examples, target.recipe.train.seed)
     x = task.collate(fetch(source, range(len(source)))).inputs.flatten(1).double().numpy()  # (N, D)

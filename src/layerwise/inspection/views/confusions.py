@@ -51,7 +51,7 @@ def view(target: Target, *, out: Path | None) -> View:
             }
         )
     wrong = int(counts.sum() - counts.diagonal().sum())
-    data = {"model": target.card.name, "split": split, "examples": len(said), "wrong": wrong, "pairs": listed}
+    data = {"model": target.spec.name, "split": split, "examples": len(said), "wrong": wrong, "pairs": listed}
     figures = (
         save(out, "confusions.svg", figure(target, data, shown)) if shown and shown[0][0].image is not None else []
     )

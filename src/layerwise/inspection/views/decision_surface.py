@@ -85,7 +85,7 @@ def view(target: Target, *, out: Path | None) -> View:
 
     Draws every part's points unless ``target.split`` names one; ``target.examples`` of each at most.
 
-    Raises `UsageError` for a bare card, for an unknown part, and for other inputs than one or two numbers.
+    Raises `UsageError` for a bare model, for an unknown part, and for other inputs than one or two numbers.
     """
     model, task, splits = trained(target, "function")
     if target.split and target.split not in SPLITS:

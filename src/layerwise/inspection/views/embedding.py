@@ -63,12 +63,12 @@ def view(target: Target, *, out: Path | None) -> View:
         raise DataError(
             "a map needs more examples", expected=f"at least {LEAST}", received=f"{len(at)} of the {split} part"
         )
-    seen = penultimate(model, task, Subset(source, at), target.card.name)
+    seen = penultimate(model, task, Subset(source, at), target.spec.name)
     plane, share = pca(seen.inputs)
     places = {"pca": plane, "tsne": tsne(seen.inputs, plane)}
     near = {"all": neighbors(seen.inputs), **{name: neighbors(where) for name, where in places.items()}}
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "trained": target.run is not None,
         "split": split,
         "examples": len(at),
@@ -98,7 +98,7 @@ def view(target: Target, *, out: Path | None) -> View:
     )
 
 
-def last_layer(model: nn.Module, inputs: Tensor, card: str) -> str:
+def last_layer(model: nn.Module, inputs: Tensor, spec: str) -> str:
     """Return the name of the last layer of weights by the order of calls. Raises `UsageError` if there is none."""
     order: list[str] = []
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
@@ -110,17 +110,17 @@ def last_layer(model: nn.Module, inputs: Tensor, card: str) -> str:
             handle.remove()
     if not order:
         raise UsageError(
-            f"{card} has no last layer of weights to look behind", expected="a network with a linear layer at its end"
+            f"{spec} has no last layer of weights to look behind", expected="a network with a linear layer at its end"
         )
     return order[-1]
 
 
-def penultimate(model: nn.Module, task: Task, source: Subset, card: str) -> Seen:
+def penultimate(model: nn.Module, task: Task, source: Subset, spec: str) -> Seen:
     """Run the model over examples and return what its last layer of weights is given, (N, D)."""
     batches, seen, said = batches_of(model, task, source), list[Tensor](), list[Tensor]()
     ids, labels = list[Tensor](), list[Tensor]()
     with evaluating(model, batches.device):
-        layer = last_layer(model, next(batches.epoch(0)).inputs[:1], card)
+        layer = last_layer(model, next(batches.epoch(0)).inputs[:1], spec)
         handle = model.get_submodule(layer).register_forward_pre_hook(
             lambda _m, given: seen.append(given[0].flatten(1).double().cpu())
         )

@@ -43,7 +43,7 @@ def view(target: Target, *, out: Path | None) -> View:
         }
         for at, name in enumerate(shown.names)
     ]
-    data = {"model": target.card.name, "trained": target.run is not None, "from": shown.where, "images": images}
+    data = {"model": target.spec.name, "trained": target.run is not None, "from": shown.where, "images": images}
     figures: list[Path] = []
     for at, image in enumerate(images):
         name = "features.svg" if len(images) == 1 else f"features-{at + 1}.svg"
@@ -59,7 +59,7 @@ def chosen_stages(target: Target, model: nn.Module, inputs: Tensor) -> list[Maps
         return [named(found, target.layer)]
     listed = stages(found)
     if not any(stage.convolution for stage in listed):
-        raise no_convolution(target.card.name, "features")
+        raise no_convolution(target.spec.name, "features")
     return [listed[i] for i in evenly(len(listed), STAGES)]
 
 

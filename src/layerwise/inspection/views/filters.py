@@ -2,7 +2,7 @@
 
 ``K`` kernels (C, k, k), C 1 (gray) or 3 (RGB). A kernel w is drawn as ½ + ½ w / max |w| over *all* kernels, so that
 mid-gray is 0 and a weak kernel looks weak. The weights are those for the network's own inputs: images in [0, 1], (x −
-mean) / std by channel if so scaled. A bare card shows its initialization.
+mean) / std by channel if so scaled. A bare model shows its initialization.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def view(target: Target, *, out: Path | None) -> View:
     found = first_weights(target, model)
     if found is None:
         raise UsageError(
-            f"the first layer of {target.card.name} does not look at images of 1 or 3 channels",
+            f"the first layer of {target.spec.name} does not look at images of 1 or 3 channels",
             expected="a network over images",
-            received=target.card.name,
+            received=target.spec.name,
             do="for a network without convolutions, name its images: --data SOURCE, or give a run",
         )
     order = strongest(found.weights)
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "trained": target.run is not None,
         "layer": found.name,
         "convolution": found.convolution,

@@ -64,7 +64,7 @@ def view(target: Target, *, out: Path | None) -> View:
         found = explained(model, shown.inputs.clone(), layer, pick)
     scores = _scores(task, found.outputs)
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "trained": target.run is not None,
         "from": shown.where,
         "layer": layer.name,
@@ -82,7 +82,7 @@ def layer_of(target: Target, model: nn.Module, inputs: Tensor) -> Maps:
     found = calls(model, inputs)
     convolutions = [stage for stage in stages(found) if stage.convolution]
     if not convolutions:
-        raise no_convolution(target.card.name, "grad-cam")
+        raise no_convolution(target.spec.name, "grad-cam")
     return named(found, target.layer) if target.layer else convolutions[-1]
 
 

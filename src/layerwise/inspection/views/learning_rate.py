@@ -48,13 +48,13 @@ def view(target: Target, *, out: Path | None) -> View:
     diverges.
 
     Writes ``learning-rate.svg``. Reads a run's recipe and data and writes nothing into it. Raises `UsageError` for a
-    bare card without data and for recipes without backpropagation.
+    bare model without data and for recipes without backpropagation.
     """
     tried = bench(target, "learning-rate")
     found = judged(*range_test(tried))
     options = tried.stage.rule
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "stage": tried.stage.name,
         "optimizer": options["optimizer"],
         "batch": tried.stage.batch,

@@ -67,7 +67,7 @@ def goal(constant: float, first: float) -> float:
 def view(target: Target, *, out: Path | None) -> View:
     """Return the verdict, the losses and what to suspect. Writes ``one-batch.svg``; nothing of a run is touched.
 
-    ``target.examples`` is the size of the batch, the recipe's if 0. Raises `UsageError` for a bare card without data
+    ``target.examples`` is the size of the batch, the recipe's if 0. Raises `UsageError` for a bare model without data
     and for recipes without backpropagation.
     """
     tried = bench(target, "one-batch")
@@ -78,7 +78,7 @@ def view(target: Target, *, out: Path | None) -> View:
     with rng.seeded(rng.key(tried.plan.recipe.train.seed, "stage", tried.number, 0), tried.world.device):
         found = attempted(model, rule, task, batch)
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "stage": stage.name,
         "examples": len(batch),
         "steps": len(found.losses) - 1,

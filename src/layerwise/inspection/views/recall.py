@@ -25,17 +25,17 @@ def view(target: Target, *, out: Path | None) -> View:
     """Return how often each stored pattern is recalled exactly with a fifth of its units flipped. Writes ``recall.svg``
     for images.
 
-    ``target.examples`` are the trials of each pattern. Raises `UsageError` for a bare card and for a network that
+    ``target.examples`` are the trials of each pattern. Raises `UsageError` for a bare model and for a network that
     stores nothing.
     """
     if target.task is None or target.recipe is None or target.splits is None:
-        raise needs_run("recall", target.card)
+        raise needs_run("recall", target.spec)
     net = target.model
     if not isinstance(net, Hopfield):
         raise UsageError(
-            f"{target.card.name} stores no patterns",
+            f"{target.spec.name} stores no patterns",
             expected="a run of hopfield",
-            received=f"a run of {target.card.name}",
+            received=f"a run of {target.spec.name}",
         )
     patterns, names = stored(target, net)
     trials = target.examples or TRIALS

@@ -40,7 +40,7 @@ def view(target: Target, *, out: Path | None) -> View:
 
     Raises `UsageError` for a network without convolutions, and for a transposed convolution.
     """
-    arguments = dict(target.arguments) or dict(target.card.size)
+    arguments = dict(target.arguments) or dict(target.spec.size)
     if target.run is not None:
         arguments = dict(target.run.info()["model"]["arguments"])
     model = target.model if target.model is not None else _built(target, arguments)
@@ -48,12 +48,12 @@ def view(target: Target, *, out: Path | None) -> View:
     rows = [row for row in follow(model, shape) if any(kind in row.type for kind in SHOWN)] if len(shape) == 3 else []
     if not any(len(row.output) == 4 for row in rows):
         raise UsageError(
-            f"{target.card.name} has no convolutions, so each of its units sees the whole input",
+            f"{target.spec.name} has no convolutions, so each of its units sees the whole input",
             expected="a convolutional network",
-            received=target.card.name,
+            received=target.spec.name,
             do="try layerwise inspect lenet5 --what receptive-field",
         )
-    data: Json = {"model": target.card.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
+    data: Json = {"model": target.spec.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
     if target.model is None or (target.splits is None and not target.images):
         return View(
             "receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data))
@@ -84,9 +84,9 @@ def _of_images(target: Target, count: int, source: str) -> str:
 
 
 def _built(target: Target, arguments: Json) -> nn.Module:
-    """Build a card's model without memory."""
+    """Build a model's model without memory."""
     with torch.device("meta"):
-        model: nn.Module = registry.builder(target.card)(**arguments)
+        model: nn.Module = registry.builder(target.spec)(**arguments)
     return model
 
 

@@ -26,15 +26,15 @@ STEPS = 500  # of Gibbs sampling: enough to forget the random start
 def view(target: Target, *, out: Path | None) -> View:
     """Return samples and their statistics. Writes ``samples.svg`` and ``filters.svg`` where inputs are images.
 
-    Raises `UsageError` for a bare card, and for a network that draws nothing.
+    Raises `UsageError` for a bare model, and for a network that draws nothing.
     """
     if target.model is None or target.task is None:
-        raise needs_run("samples", target.card)
+        raise needs_run("samples", target.spec)
     if not stack_of(target.model):
         raise UsageError(
-            f"{target.card.name} draws no samples",
+            f"{target.spec.name} draws no samples",
             expected="a run of rbm or dbn",
-            received=f"a run of {target.card.name}",
+            received=f"a run of {target.spec.name}",
         )
     drawn = samples(target.model, count=target.examples or COUNT)
     rows = [

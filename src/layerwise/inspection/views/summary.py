@@ -1,6 +1,6 @@
 """The view ``summary``: a network's layers in the order of their calls, with output shapes, parameters and work.
 
-A bare card is built on the meta device, so the largest network costs nothing.
+A bare model is built on the meta device, so the largest network costs nothing.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def view(target: Target, *, out: Path | None) -> View:
     del out
     arguments = dict(target.arguments)
     if target.model is None:
-        arguments = arguments or dict(target.card.size)
+        arguments = arguments or dict(target.spec.size)
         with torch.device("meta"):
-            model: nn.Module = registry.builder(target.card)(**arguments)
+            model: nn.Module = registry.builder(target.spec)(**arguments)
     else:
         model = target.model
     if target.run is not None:
@@ -63,7 +63,7 @@ def view(target: Target, *, out: Path | None) -> View:
     shape = input_shape(target, arguments)
     rows = layers(model, shape)
     data = {
-        "model": target.card.name,
+        "model": target.spec.name,
         "arguments": arguments,
         "input": list(shape),
         "layers": [row.to_json() for row in rows],
@@ -75,7 +75,7 @@ def view(target: Target, *, out: Path | None) -> View:
 def input_shape(target: Target, arguments: Json) -> tuple[int, ...]:
     """Return the shape of one input: as the run's task makes it, else as the builder's signature says."""
     known: Json = {}
-    for name, parameter in signatures.signature(registry.builder(target.card)).parameters.items():
+    for name, parameter in signatures.signature(registry.builder(target.spec)).parameters.items():
         if parameter.default is not signatures.Parameter.empty:
             known[name] = parameter.default
     known |= arguments

@@ -21,14 +21,14 @@ MOST = 10  # inputs: a table of 1,024 lines
 
 def view(target: Target, *, out: Path | None) -> View:
     """Return the table of the model, of the gate that ``target.arguments`` describe, or of every gate for the bare
-    card.
+    model.
 
     Raises `UsageError` for a network that is no McCulloch–Pitts neuron, and for more than ten inputs.
     """
     del out
-    if target.card.name != "mcp":
+    if target.spec.name != "mcp":
         raise UsageError(
-            "a truth table needs inputs and outputs of 0 and 1", expected="the card mcp", received=target.card.name
+            "a truth table needs inputs and outputs of 0 and 1", expected="the model mcp", received=target.spec.name
         )
     if target.model is not None:
         shown = {str(target.arguments.get("gate", "mcp")): target.model}
@@ -41,8 +41,8 @@ def view(target: Target, *, out: Path | None) -> View:
 
 
 def _built(target: Target, arguments: Json) -> nn.Module:
-    """Build the card's model."""
-    model: nn.Module = registry.builder(target.card)(**arguments)
+    """Build the model's model."""
+    model: nn.Module = registry.builder(target.spec)(**arguments)
     return model
 
 
@@ -52,7 +52,7 @@ def layers(model: nn.Module) -> list[list[MCPNeuron]]:
         return [[model]]
     if isinstance(model, MCPNet):
         return [[neuron for neuron in model.first if isinstance(neuron, MCPNeuron)], [model.second]]
-    raise UsageError("this is no McCulloch–Pitts neuron", expected="the card mcp", received=type(model).__name__)
+    raise UsageError("this is no McCulloch–Pitts neuron", expected="the model mcp", received=type(model).__name__)
 
 
 def neurons(model: nn.Module) -> list[Json]:

@@ -105,15 +105,15 @@ def view(target: Target, *, out: Path | None) -> View:
 
 
 def cells_of(target: Target, name: str) -> tuple[OrientationCells, Json]:
-    """Return the card's model and all its arguments. Raises `UsageError` for another card, naming the view."""
-    if target.card.name != "orientation-cells":
+    """Return the model's model and all its arguments. Raises `UsageError` for another model, naming the view."""
+    if target.spec.name != "orientation-cells":
         raise UsageError(
             f"the view '{name}' looks at orientation-selective cells",
-            expected="the card orientation-cells",
-            received=target.card.name,
+            expected="the model orientation-cells",
+            received=target.spec.name,
             do=f"layerwise inspect orientation-cells --what {name}",
         )
-    model = target.model if target.model is not None else registry.builder(target.card)(**target.arguments)
+    model = target.model if target.model is not None else registry.builder(target.spec)(**target.arguments)
     assert isinstance(model, OrientationCells)
     return model, {**(orientation_cells.__kwdefaults__ or {}), **target.arguments}
 

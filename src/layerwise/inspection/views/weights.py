@@ -1,7 +1,7 @@
 """The view ``weights``: every layer's weights in numbers and histograms, and what the first layer looks for in
 images.
 
-A bare card is built as training would begin with it, so that its weights are those of the initialization.
+A bare model is built as training would begin with it, so that its weights are those of the initialization.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def view(target: Target, *, out: Path | None) -> View:
     named = [(name, p.detach().to("cpu", torch.float64)) for name, p in model.named_parameters()]
     layers = [{"name": name, **described(p)} for name, p in named]
     images, total = first_images(target, model)
-    data = {"model": target.card.name, "trained": target.run is not None, "layers": layers, "filters": total}
+    data = {"model": target.spec.name, "trained": target.run is not None, "layers": layers, "filters": total}
     figures = save(out, "weights.svg", figure(target, data)) if any(la["histogram"] for la in layers) else []
     if images:
         figures += save(out, "filters.svg", sheet(in_rows(images, COLUMNS)))
@@ -44,9 +44,9 @@ def view(target: Target, *, out: Path | None) -> View:
 
 
 def untrained(target: Target) -> nn.Module:
-    """Build a bare card's network of full size, with weights drawn from seed 0 as for a run."""
+    """Build a bare model's network of full size, with weights drawn from seed 0 as for a run."""
     with rng.seeded(rng.key(0, "weights")):
-        model: nn.Module = registry.builder(target.card)(**(target.arguments or target.card.size))
+        model: nn.Module = registry.builder(target.spec)(**(target.arguments or target.spec.size))
     return model
 
 

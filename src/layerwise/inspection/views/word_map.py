@@ -11,7 +11,7 @@ from layerwise.inspection.words import map_view, of_target
 def view(target: Target, *, out: Path | None) -> View:
     """Return the view of a run's vectors (`words.map_view`).
 
-    Raises `UsageError` for a bare card, a run without word vectors, a word without a vector and too many words.
+    Raises `UsageError` for a bare model, a run without word vectors, a word without a vector and too many words.
     """
     vectors, name = of_target(target, "map")
     return map_view(vectors, name=name, words=target.words, count=target.examples, lang=target.lang, out=out)

@@ -11,7 +11,7 @@ from layerwise.inspection.words import norms_view, of_target
 def view(target: Target, *, out: Path | None) -> View:
     """Return the view of a run's vectors (`words.norms_view`).
 
-    Raises `UsageError` for a bare card, a run without word vectors.
+    Raises `UsageError` for a bare model, a run without word vectors.
     """
     vectors, name = of_target(target, "norms")
     return norms_view(vectors, name=name, lang=target.lang, out=out)

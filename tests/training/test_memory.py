@@ -15,7 +15,7 @@ from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
 from layerwise.runtime.shortage import ran_out
 from layerwise.training.run_training import train
-from small_runs import linear_card
+from small_runs import linear_model
 
 OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.accumulate": 2}
 
@@ -49,7 +49,7 @@ HUNGRY = "self.linear(x if len(x) > 1 else torch.empty(10**15))"
 
 def test_answering_without_memory_is_no_traceback(tmp_path: Path, command: Any) -> None:
     """A network that asks torch's allocator for four petabytes when it is shown one example."""
-    linear_card(tmp_path / "hungry.py", HUNGRY)
+    linear_model(tmp_path / "hungry.py", HUNGRY)
     trained = command(
         "train", "hungry", "--import", "hungry.py", "--data", "iris", "--out", "run", "--set", "train.threads=1"
     )

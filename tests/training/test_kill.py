@@ -17,10 +17,10 @@ from layerwise.run_directory import Checkpoint, RunDirectory
 from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
 from small_runs import BATCH, run_info, small_form, written
 
-CARDS = [registry.find(name) for name in sorted(registry.cards())]
+SPECS = [registry.find(name) for name in sorted(registry.specs())]
 FAMILIES = {
-    (card.module, card.rule): card.name for card in CARDS if card.rule
-}.values()  # one card a file and rule: what a resume meets
+    (spec.module, spec.rule): spec.name for spec in SPECS if spec.rule
+}.values()  # one model a file and rule: what a resume meets
 KEYS = ("--seed", 5, "--set", "train.threads=1", "--set", "train.log_every=2")
 SAVES = ("--set", "train.checkpoint_seconds=0.0001")
 DATA = {"perceptron": "iris", "mlp": "digits", "rbm": "digits", "dbn": "digits", "lenet5": "digits", "cnn": "digits"}
@@ -33,12 +33,12 @@ SMALL = {
 
 
 def command(name: str, *more: object) -> list[object]:
-    """Return the arguments that train a card in ``run``, saving after every step."""
+    """Return the arguments that train a model in ``run``, saving after every step."""
     return ["train", name, "--data", DATA.get(name, "digits"), "--out", "run", *KEYS, *SMALL.get(name, ()), *more]
 
 
 def small(name: str, folder: Path) -> list[object]:
-    """Return the arguments that train a card's small form, on a text in ``folder`` where it learns words."""
+    """Return the arguments that train a model's small form, on a text in ``folder`` where it learns words."""
     data = written(folder / "text.txt") if registry.find(name).family == "word-vectors" else DATA.get(name, "digits")
     given = [
         part

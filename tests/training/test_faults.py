@@ -28,7 +28,7 @@ from layerwise.run_directory import RunDirectory
 from layerwise.runtime.checksums import digest, is_finite, unsealed
 from layerwise.training.run_training import train
 from processes import Child, assert_same, litter, logged, rows, until, weights
-from small_runs import LONG, fit, linear_card
+from small_runs import LONG, fit, linear_model
 
 # -- repeating bit for bit -------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ UNORDERED = "self.linear(x.clone().put_(torch.zeros(1, dtype=torch.long), x[0, :
 
 
 def test_a_kernel_that_cannot_repeat_is_refused_by_name(tmp_path: Path) -> None:
-    linear_card(tmp_path / "unordered.py", UNORDERED)
+    linear_model(tmp_path / "unordered.py", UNORDERED)
     command = [
         sys.executable,
         "-m",
