@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LayerwiseError",
-    "Model",
+    "ModelSpec",
     "Run",
     "VectorTable",
     "build",
