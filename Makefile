@@ -13,7 +13,7 @@ help:
 	@echo "make labs   check the field's claims in their full forms (long; fetches fashion-mnist)"
 	@echo "make labs-page  write what the labs print, and their figures, into docs/ (half an hour)"
 	@echo "make bench  time Layerwise beside its peers (long)"
-	@echo "make cuda   run the tests that need an NVIDIA GPU, and the contract of every card on it"
+	@echo "make cuda   run the tests that need an NVIDIA GPU, and the contract of every model on it"
 	@echo "make soak   kill and resume, and fuzz the readers, an hour for each fuzzer (long)"
 
 $(READY): pyproject.toml constraints.txt
@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/layerwise train lenet5 --data digits --epochs 15
 	@run=$$(ls -dt runs/lenet5-digits-* | head -n 1); \
 	$(BIN)/layerwise eval $$run && \
-	$(BIN)/layerwise inspect $$run --what mistakes --out $$run-mistakes && \
+	$(BIN)/layerwise inspect $$run --view mistakes --out $$run-mistakes && \
 	echo "open $$run/report.html in a browser"
 
 test: $(READY)
@@ -37,7 +37,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 labs: $(READY)
-	$(BIN)/layerwise data fashion-mnist --get
+	$(BIN)/layerwise data fashion-mnist --download
 	$(BIN)/layerwise lab --all --full
 
 labs-page: $(READY)

@@ -62,10 +62,10 @@ def _without_reports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leave out the page at a run's end, whose figures cost more than a small training, but in modules that say
     ``REPORTS = True``."""
     from processes import (
-        report_written,
+        patch_report,
     )  # imports torch, which must not count the cores before `pytest_configure` has given them out
 
-    with report_written(getattr(request.module, "REPORTS", False)):
+    with patch_report(getattr(request.module, "REPORTS", False)):
         yield
 
 
@@ -97,8 +97,8 @@ def command(tmp_path: Path) -> Command:
     return call
 
 
-def one_json(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def parse_json_output(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """Return the one JSON object on standard output; fails if there is anything else."""
     assert process.stdout.count("\n") == 1, process.stdout + process.stderr
-    found: dict[str, Any] = json.loads(process.stdout)
-    return found
+    content: dict[str, Any] = json.loads(process.stdout)
+    return content

@@ -9,20 +9,20 @@ from pathlib import Path
 
 
 @contextmanager
-def small_disk(place: Path) -> Iterator[Path | None]:
+def mount_small_disk(path: Path) -> Iterator[Path | None]:
     """Yield a file system of 4 MiB in a new folder, or None where mounting is not permitted."""
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], capture_output=True)
     if done.returncode:
         yield None
         return
     try:
-        yield place
+        yield path
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def fill(disk: Path) -> None:
+def fill_disk(disk: Path) -> None:
     """Fill a disk to its last page."""
     with open(disk / "ballast", "wb", buffering=0) as stream, suppress(OSError):
         while True:

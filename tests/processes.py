@@ -67,8 +67,8 @@ class Child:
         report: bool = False,
     ) -> None:
         self.folder = folder
-        told = ([str(a) for a in args], folder, kill_at, below, file_limit, report or kill_at > 0)
-        self.process = CONTEXT.Process(target=_layerwise, args=told)
+        arguments = ([str(a) for a in args], folder, kill_at, below, file_limit, report or kill_at > 0)
+        self.process = CONTEXT.Process(target=_run_layerwise, args=arguments)
         self.process.start()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -91,7 +91,7 @@ class Child:
         return (self.folder / "stderr").read_text()
 
 
-def until(condition: Callable[[], bool], child: Child | None = None, *, timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], child: Child | None = None, *, timeout: float = 60) -> None:
     """Wait until a condition holds (or the child has ended)."""
     end = time.monotonic() + timeout
     while not condition():
@@ -102,23 +102,23 @@ def until(condition: Callable[[], bool], child: Child | None = None, *, timeout:
 
 
 @contextmanager
-def report_written(written: bool) -> Iterator[None]:
+def patch_report(enabled: bool) -> Iterator[None]:
     """Write the page at a run's end, or leave it out: its figures cost more than a small training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_training, "write_page", write_page if written else lambda *_, **__: None)
+        patch.setattr(run_training, "write_page", write_page if enabled else lambda *_, **__: None)
         yield
 
 
-def _layerwise(args: list[str], folder: Path, kill_at: int, below: str, file_limit: int, report: bool) -> None:
+def _run_layerwise(args: list[str], folder: Path, kill_at: int, below: str, file_limit: int, report: bool) -> None:
     """Run the command with its output in files."""
     _redirect(folder)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if kill_at:
-        die_at(kill_at, str(folder / below))
+        kill_self_at(kill_at, str(folder / below))
     from layerwise.cli import main
 
-    with report_written(report):
+    with patch_report(report):
         sys.exit(main(args))
 
 
@@ -129,14 +129,14 @@ def _redirect(folder: Path) -> None:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
 
 
-def die_at(count: int, place: str) -> None:
-    """Kill this process, really, before its n-th change of a file below a place. Nothing is patched: Python reports
+def kill_self_at(count: int, folder: str) -> None:
+    """Kill this process, really, before its n-th change of a file below a folder. Nothing is patched: Python reports
     each one."""
     left = count
 
-    def look(event: str, details: tuple[Any, ...]) -> None:
+    def audit(event: str, details: tuple[Any, ...]) -> None:
         nonlocal left
-        if event not in WRITING or place not in _place_of(event, details):
+        if event not in WRITING or folder not in _get_changed_path(event, details):
             return
         if event == "open" and not details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
@@ -144,10 +144,10 @@ def die_at(count: int, place: str) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(look)
+    sys.addaudithook(audit)
 
 
-def _place_of(event: str, details: tuple[Any, ...]) -> str:
+def _get_changed_path(event: str, details: tuple[Any, ...]) -> str:
     """Return the path that an operation changes. A link is made in a folder that is told by its number."""
     if event == "os.link":
         folder = f"/proc/self/fd/{details[3]}"
@@ -160,37 +160,37 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str | bytes | os.PathLike)
 
 
-def weights(path: Path, which: str = "last") -> dict[str, torch.Tensor]:
+def load_weights(path: Path, which: str = "last") -> dict[str, torch.Tensor]:
     """Return a checkpoint's weights."""
-    found = RunDirectory(path).restore(which)
-    assert found is not None
-    return found.model
+    checkpoint = RunDirectory(path).restore(which)
+    assert checkpoint is not None
+    return checkpoint.model
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl without their seconds."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunDirectory(path).metrics()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunDirectory(path).read_metrics()]
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Both runs end with the same weights bit for bit, the same log, the same metrics; every file is whole and no
-    litter lies about."""
+    """Assert that both runs end with the same weights bit for bit, the same log, the same metrics; that every file is
+    intact, and that no half-written file is left."""
     for which in ("last", "best"):
-        a, b = weights(one, which), weights(other, which)
+        a, b = load_weights(one, which), load_weights(other, which)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
-    assert rows(one) == rows(other)
+    assert read_rows(one) == read_rows(other)
     assert RunDirectory(one).info()["metrics"] == RunDirectory(other).info()["metrics"]
     assert {n: p for n, p in verify(RunDirectory(one)).items() if p} == {}
-    assert litter(one) == []
+    assert find_leftovers(one) == []
 
 
-def litter(path: Path) -> list[str]:
+def find_leftovers(path: Path) -> list[str]:
     """Return the names of half-written files and folders."""
     return [str(p) for p in path.rglob("*") if p.name.endswith((".new", ".old"))]
 
 
-def logged(path: Path) -> int:
+def count_logged(path: Path) -> int:
     """Return the lines of a run's log."""
     log = path / "metrics.jsonl"
     return log.read_text().count("\n") if log.exists() else 0

@@ -28,7 +28,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 LARGE = 64 << 20  # bytes of a folder; of what lies beyond, names and sizes are compared
-SETTLED = 50_000_000  # nanoseconds after a change, from which on the system's times tell whether a file changed again
+STABLE_AFTER = 50_000_000  # nanoseconds after a change; then its times show whether a file changes again
 ENTRIES = (
     "layerwise.cli:main",
     "layerwise.api:train",
@@ -37,8 +37,8 @@ ENTRIES = (
     "layerwise.api:Run.export",
     "layerwise.weights.vector_files:write_vectors",
     "layerwise.training.run_training:train",
-    "layerwise.embeddings.index:build",
-    "layerwise.inspection:look",
+    "layerwise.embeddings.index:build_index",
+    "layerwise.inspection:inspect_target",
     "layerwise.inference.export.files:export",
 )
 Record = dict[str, tuple[object, ...]]
@@ -59,16 +59,16 @@ class Watch:
 
 def record(folder: Path) -> Record:
     """Return what lies below a folder, by path."""
-    found: Record = {}
+    entries: Record = {}
     size = 0
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = os.path.join(place, name)
+            path = os.path.join(parent, name)
             with suppress(FileNotFoundError):
                 facts = os.lstat(path)
                 size += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
-                found[os.path.relpath(path, folder)] = _describe(path, facts, digested=size <= LARGE)
-    return found
+                entries[os.path.relpath(path, folder)] = _describe(path, facts, digested=size <= LARGE)
+    return entries
 
 
 def _describe(path: str, facts: os.stat_result, *, digested: bool) -> tuple[object, ...]:
@@ -84,16 +84,16 @@ def _digest(path: str, facts: os.stat_result) -> str:
     """Return a digest of a file's content; of one that was not changed since, the digest from before."""
     key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     if key not in Watch.digests:
-        settled = time.time_ns() - facts.st_ctime_ns > SETTLED
+        is_stable = time.time_ns() - facts.st_ctime_ns > STABLE_AFTER
         with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
-        if not settled:
-            return found
-        Watch.digests[key] = found
+            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+        if not is_stable:
+            return digest
+        Watch.digests[key] = digest
     return Watch.digests[key]
 
 
-def differences(before: Record, after: Record) -> list[str]:
+def find_differences(before: Record, after: Record) -> list[str]:
     """Return how two records differ, a line for each path."""
     lines = [f"{path}: is new, {after[path]}" for path in sorted(after.keys() - before.keys())]
     lines += [f"{path}: is gone" for path in sorted(before.keys() - after.keys())]
@@ -108,7 +108,7 @@ def differences(before: Record, after: Record) -> list[str]:
 
 
 @contextmanager
-def watched(named: object) -> Iterator[Callable[[str], None]]:
+def watch_call(named: object) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with the words of a refusal: it fails the test if something below the watched folders
     changed."""
     if Watch.folder is None or Watch.depth or multiprocessing.active_children():  # which may be at work in the folder
@@ -119,8 +119,9 @@ def watched(named: object) -> Iterator[Callable[[str], None]]:
     before = {folder: record(folder) for folder in folders}
 
     def check(refusal: str) -> None:
-        changed = [f"{folder}/{line}" for folder in folders for line in differences(before[folder], record(folder))]
-        changed = [line for line in changed if not _holds_answers(named, line)]
+        after = {folder: record(folder) for folder in folders}
+        changed = [f"{folder}/{line}" for folder in folders for line in find_differences(before[folder], after[folder])]
+        changed = [line for line in changed if not _holds_predictions(named, line)]
         if changed:
             pytest.fail(f"a refused call left traces: {named}\n  refusal: {refusal}\n  " + "\n  ".join(changed))
 
@@ -131,20 +132,20 @@ def watched(named: object) -> Iterator[Callable[[str], None]]:
         Watch.depth -= 1
 
 
-def _holds_answers(named: object, line: str) -> bool:
-    """Whether a difference is the file of answers of ``predict``, the one thing that exit code 2 may leave: some inputs
-    were answered, the others failed."""
-    words = _words_of(named)
+def _holds_predictions(named: object, line: str) -> bool:
+    """Whether a difference is the file of predictions of ``predict``, the one thing that exit code 2 may leave: some
+    inputs were predicted, the others failed."""
+    words = _flatten_words(named)
     if "predict" not in words or "--out" not in words:
         return False
     out = Path(words[words.index("--out") + 1]).absolute()
     return line.startswith((f"{out}: is new", f"{out}: (")) and out.is_file() and out.read_bytes().startswith(b"input,")
 
 
-def _words_of(named: object) -> list[str]:
+def _flatten_words(named: object) -> list[str]:
     """Return the words among what a call was given, lists in lists laid out."""
     if isinstance(named, list | tuple):
-        return [word for part in named for word in _words_of(part)]
+        return [word for part in named for word in _flatten_words(part)]
     return [str(named)]
 
 
@@ -156,38 +157,38 @@ def watch(folder: Path, base: Path) -> Iterator[None]:
     Watch.folder = None
 
 
-def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that checks each call of another that is refused."""
 
     @functools.wraps(function)
-    def call(*args: Any, **more: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         from layerwise.errors import LayerwiseError
 
-        with watched((args, more)) as check:
+        with watch_call((args, options)) as check:
             try:
-                found = function(*args, **more)
+                result = function(*args, **options)
             except LayerwiseError as error:
                 if error.exit_code == 2:
                     check(str(error))
                 raise
-            if found == 2 and isinstance(found, int):
+            if result == 2 and isinstance(result, int):
                 check("exit code 2")
-            return found
+            return result
 
     return call
 
 
-def wrapped_run(function: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_run(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `subprocess.run` that checks each process of the command that ends with exit code 2."""
 
     @functools.wraps(function)
-    def run(words: Any, *args: Any, **more: Any) -> Any:
+    def run(words: Any, *args: Any, **options: Any) -> Any:
         ours = isinstance(words, Sequence) and not isinstance(words, str) and "layerwise" in map(str, words)
         if not ours:
-            return function(words, *args, **more)
-        with watched((words, more)) as check:
+            return function(words, *args, **options)
+        with watch_call((words, options)) as check:
             try:
-                done = function(words, *args, **more)
+                done = function(words, *args, **options)
             except subprocess.CalledProcessError as error:
                 if error.returncode == 2:
                     check(str(error.stderr))
@@ -204,22 +205,22 @@ def wrap_entry_points() -> None:
     by name."""
     for entry in ENTRIES:
         module, _, name = entry.partition(":")
-        place: Any = importlib.import_module(module)
+        owner_object: Any = importlib.import_module(module)
         *owners, last = name.split(".")
         for owner in owners:
-            place = getattr(place, owner)
-        original = getattr(place, last)
-        checked = wrapped(original)
-        setattr(place, last, checked)
+            owner_object = getattr(owner_object, owner)
+        original = getattr(owner_object, last)
+        wrapper = wrap(original)
+        setattr(owner_object, last, wrapper)
         if inspect.isfunction(original) and not owners:
-            _replace(original, checked)
-    subprocess.run = wrapped_run(subprocess.run)
+            _replace(original, wrapper)
+    subprocess.run = wrap_run(subprocess.run)
 
 
-def _replace(original: object, checked: object) -> None:
+def _replace(original: object, wrapper: object) -> None:
     """Replace a function wherever a module of the package or of the tests has it."""
     for name, module in list(sys.modules.items()):
         ours = name.split(".")[0] == "layerwise" or Path(getattr(module, "__file__", None) or "/").is_relative_to(TESTS)
         for key, value in list(vars(module).items()) if ours else ():
             if value is original:
-                setattr(module, key, checked)
+                setattr(module, key, wrapper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ LONG = [
     "digits",
     "--epochs",
     8,
-    "--batch",
+    "--batch-size",
     64,
     "--seed",
     5,
@@ -31,22 +32,21 @@ LONG = [
     "--set",
     "train.log_every=2",
 ]
-BATCH = {"hopfield": 2, "glove": 1}  # of the ten patterns that it stores; the others learn from many examples
-OF_THE_DATA = {"features", "classes", "outputs", "size", "words"}
+BATCH_SIZES = {"hopfield": 2, "glove": 1}  # of the ten patterns that it stores; the others learn from many examples
+DATA_ARGUMENTS = {"features", "classes", "outputs", "size", "words"}
 
 
-def fit(out: Path, name: str = "mlp", **more: Any) -> api.Run:
+def fit(out: Path, name: str = "mlp", *, options: Mapping[str, Any] | None = None, **arguments: Any) -> api.Run:
     """Train a small network on the digits."""
-    options = {**SMALL, **more.pop("options", {})}
-    keys = {"data": "digits", "epochs": 2, "batch": 64, "seed": 5, **more}
-    return api.train(name, out=out, options=options, **keys)
+    arguments = {"data": "digits", "epochs": 2, "batch_size": 64, "seed": 5, **arguments}
+    return api.train(name, out=out, options={**SMALL, **(options or {})}, **arguments)
 
 
-def small_form(name: str, *, examples: int) -> dict[str, Any]:
+def get_small_form(name: str, *, examples: int) -> dict[str, Any]:
     """Return the options of a model's small form; with so many examples, of its small form's size, where that says the
     images'."""
     spec = registry.find(name)
-    options = {f"model.{key}": value for key, value in spec.small.items() if key not in OF_THE_DATA}
+    options = {f"model.{key}": value for key, value in spec.small.items() if key not in DATA_ARGUMENTS}
     if "size" in spec.small:
         options |= {"task.size": spec.small["size"][0], "examples": examples}
     if spec.family == "word-vectors":
@@ -54,8 +54,8 @@ def small_form(name: str, *, examples: int) -> dict[str, Any]:
     return options
 
 
-def run_info(**more: Any) -> dict[str, Any]:
-    """Return what run.json must hold at least, and more."""
+def make_run_info(**others: Any) -> dict[str, Any]:
+    """Return what run.json must hold at least, and others."""
     least = {
         "status": "training",
         "data": "d",
@@ -65,10 +65,10 @@ def run_info(**more: Any) -> dict[str, Any]:
         "columns": [],
         "world": 1,
     }
-    return {**least, "model": {"name": "mlp", "arguments": {}}, **more}
+    return {**least, "model": {"name": "mlp", "arguments": {}}, **others}
 
 
-def written(path: Path) -> str:
+def write_corpus(path: Path) -> str:
     """Write a text in which three groups of three hundred words keep to themselves, and return its path."""
     draw = np.random.default_rng(0)
     groups = [[f"{letter}{number}" for number in range(300)] for letter in "abc"]
@@ -77,23 +77,23 @@ def written(path: Path) -> str:
     return str(path)
 
 
-def digit_folders(place: Path, count: int, *, classes: int = 10, side: int = 8) -> Path:
+def write_digit_folders(parent: Path, count: int, *, classes: int = 10, side: int = 8) -> Path:
     """Write the first ``count`` digits as images of ``side`` × ``side`` into folders by digit modulo ``classes``;
-    return the place."""
+    return the parent folder."""
     images, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
-        folder = place / f"class {label % classes}"
+        folder = parent / f"class {label % classes}"
         folder.mkdir(exist_ok=True)
         Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).resize((side, side)).save(
             folder / f"{number:04}.png"
         )
-    return place
+    return parent
 
 
 LINEAR = """
 import torch
 from torch import nn
-from layerwise.catalog import register
+from layerwise.registry import register
 
 
 class Linear(nn.Module):
@@ -110,12 +110,12 @@ class Linear(nn.Module):
           summary="s", summary_zh="s", parameters=15,
           size={{"features": 4, "classes": 3}}, small={{"features": 4, "classes": 3}},
           recipe={{"stages": [{{"epochs": 1}}]}})
-def made(*, features: int, classes: int):
+def build(*, features: int, classes: int):
     return Linear(features, classes)
 """
 
 
-def linear_model(path: Path, outputs: str) -> None:
+def write_linear_model(path: Path, outputs: str) -> None:
     """Write a file with one model, named as the file: a linear layer ``self.linear`` for iris, whose outputs of rows
     ``x`` (N, 4) are this expression."""
     path.write_text(LINEAR.format(name=path.stem, outputs=outputs), encoding="utf-8")

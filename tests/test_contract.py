@@ -1,4 +1,4 @@
-"""One suite over the whole catalog: every model builds, learns, saves, opens, predicts, resumes exactly, and refuses
+"""One suite over all models: every one builds, learns, saves, opens, predicts, resumes exactly, and refuses
 clearly."""
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from layerwise.planning.resolve import Request
 from layerwise.rules import registry as rules
 from layerwise.run_check import verify
 from layerwise.tasks import registry as tasks
-from layerwise.training.loop import steps
+from layerwise.training.loop import run_steps
 from layerwise.training.run_training import train
-from processes import report_written
-from small_runs import BATCH, small_form, written
+from processes import patch_report
+from small_runs import BATCH_SIZES, get_small_form, write_corpus
 
-SPECS = sorted(registry.specs())
+SPECS = sorted(registry.load_specs())
 LEARNING = [name for name in SPECS if registry.find(name).rule]
 ANSWERING = [
     name for name in LEARNING if registry.find(name).family != "word-vectors"
@@ -46,7 +46,7 @@ def fit(name: str, out: Path, device: str) -> api.Run:
     """Train a model's small form for two epochs a stage on a piece of the digits (images of its small form's size),
     iris or a text."""
     spec = registry.find(name)
-    options: dict[str, object] = {**TINY, **small_form(name, examples=48)}
+    options: dict[str, object] = {**TINY, **get_small_form(name, examples=48)}
     if device != "cpu":
         options["train.deterministic"] = True
     if "size" in spec.small:
@@ -55,17 +55,17 @@ def fit(name: str, out: Path, device: str) -> api.Run:
         )
     data = "iris" if name in ("perceptron", "mlp", "rbm", "dbn", "hebbian", "oja") else "digits"
     if spec.family == "word-vectors":
-        data = written(out.parent / "animals.txt")
+        data = write_corpus(out.parent / "animals.txt")
     return api.train(
-        name, data=data, out=out, options=options, epochs=2, batch=BATCH.get(name, 16), seed=3, device=device
+        name, data=data, out=out, options=options, epochs=2, batch_size=BATCH_SIZES.get(name, 16), seed=3, device=device
     )
 
 
 def weights_of(run: api.Run, which: str = "last") -> dict[str, torch.Tensor]:
     """Return a checkpoint's weights."""
-    found = api.RunDirectory(run.path).restore(which)
-    assert found is not None
-    return found.model
+    checkpoint = api.RunDirectory(run.path).restore(which)
+    assert checkpoint is not None
+    return checkpoint.model
 
 
 class Runs(dict[str, api.Run]):
@@ -76,7 +76,7 @@ class Runs(dict[str, api.Run]):
         self.place, self.device = place, device
 
     def __missing__(self, name: str) -> api.Run:
-        with report_written(name in REPORTED):
+        with patch_report(name in REPORTED):
             self[name] = fit(name, self.place / name, self.device)
         return self[name]
 
@@ -88,10 +88,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_card_is_complete(name: str) -> None:
+def test_spec_is_complete(name: str) -> None:
+    """A built-in model states what a user's may leave out."""
     spec = registry.find(name)
-    assert spec.summary
-    assert spec.summary_zh
+    docstring = registry.get_builder(spec).__doc__ or ""
+    assert spec.summary not in ("", name, docstring.strip().split("\n")[0].rstrip("."))
+    assert spec.family != "user"
+    assert spec.parameters is not None
+    assert spec.small
+    assert spec.year is not None
     assert 1900 < spec.year < 2100
     assert str(spec.year) in spec.paper
     assert set(spec.tasks) <= set(tasks.TASKS)
@@ -102,24 +107,25 @@ def test_card_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_small_form_is_small(name: str) -> None:
     spec = registry.find(name)
-    assert count(registry.builder(spec)(**recipe.arguments(registry.builder(spec), spec.small, {}, name))) <= 100_000
+    builder = registry.get_builder(spec)
+    assert count(builder(**recipe.resolve_arguments(builder, spec.small, {}, name))) <= 100_000
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_full_size_has_the_stated_parameters(name: str) -> None:
     spec = registry.find(name)
-    args = recipe.arguments(registry.builder(spec), {**spec.recipe.get("model", {}), **spec.size}, {}, name)
+    args = recipe.resolve_arguments(registry.get_builder(spec), {**spec.recipe.get("model", {}), **spec.size}, {}, name)
     with torch.device("meta"):
-        model = registry.builder(spec)(**args)
+        model = registry.get_builder(spec)(**args)
     assert count(model) == spec.parameters
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_unknown_argument_is_refused_with_the_nearest(name: str) -> None:
     spec = registry.find(name)
-    names = recipe.parameters_of(registry.builder(spec))
+    names = recipe.get_parameter_names(registry.get_builder(spec))
     with pytest.raises(UsageError, match=f"did you mean '{names[0]}'"):
-        recipe.arguments(registry.builder(spec), {names[0] + "x": 1}, {}, name)
+        recipe.resolve_arguments(registry.get_builder(spec), {names[0] + "x": 1}, {}, name)
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -130,8 +136,8 @@ def test_every_parameter_learns(name: str, runs: Runs) -> None:
     with torch.random.fork_rng():
         from layerwise.runtime import rng
 
-        torch.manual_seed(rng.key(3, "weights"))
-        fresh = registry.builder(spec)(**run.info["model"]["arguments"]).state_dict()
+        torch.manual_seed(rng.derive_seed(3, "weights"))
+        fresh = registry.get_builder(spec)(**run.info["model"]["arguments"]).state_dict()
     learned = weights_of(run)
     still = [n for n, p in fresh.items() if torch.equal(p, learned[n]) and not n.endswith("running_mean")]
     assert not still
@@ -150,13 +156,13 @@ def test_run_is_whole_and_its_metrics_are_finite(name: str, runs: Runs) -> None:
 def test_opened_run_predicts_what_was_evaluated(name: str, runs: Runs) -> None:
     """Metrics recomputed from a fresh opening, example by example in NumPy, equal those that training wrote."""
     run = runs[name]
-    from layerwise.data import load as data_
-    from layerwise.data.source import labels
+    from layerwise.data.load import Options, load_splits
+    from layerwise.data.source import get_targets
 
-    options = recipe.checked(data_.Options, run.recipe.data, where="test")
-    test = data_.open_data(options, seed=3).test
+    options = recipe.check_table(Options, run.recipe.data, where="test")
+    test = load_splits(options, seed=3).test
     answers = run.predictor()(*[test[i].input for i in range(len(test))])
-    truth = labels(test)
+    truth = get_targets(test)
     assert truth is not None
     if hasattr(answers[0], "label"):
         right = np.mean([a.label == test.schema.classes[int(t)] for a, t in zip(answers, truth, strict=True)])
@@ -183,21 +189,23 @@ def test_recipe_repeats_the_run_exactly_whatever_is_saved_and_logged(name: str, 
 @pytest.mark.parametrize("name", LEARNING)
 def test_resume_from_the_middle_is_exact(name: str, runs: Runs, tmp_path: Path) -> None:
     """Interrupt inside the first and inside the last stage; the resumed run ends with the same weights, bit for bit."""
-    whole = runs[name]
-    stages = len(whole.recipe.stages)
+    unbroken = runs[name]
+    stages = len(unbroken.recipe.stages)
     for stage in sorted({0, stages - 1}):
         out = tmp_path / f"cut-{stage}"
-        cut_short(whole, out, stage=stage, after=4)
+        cut_short(unbroken, out, stage=stage, after=4)
         resumed = train(Request(model=str(out / "recipe.toml"), resume=True), quiet=True)
         assert resumed.resumed
-        old, new = weights_of(whole), weights_of(api.Run(out))
+        old, new = weights_of(unbroken), weights_of(api.Run(out))
         assert all(torch.equal(old[n], new[n]) for n in old)
-        assert resumed.metrics == whole.metrics
-        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(out).metrics()]
-        assert rows == [{k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(whole.path).metrics()]
+        assert resumed.metrics == unbroken.metrics
+        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(out).read_metrics()]
+        assert rows == [
+            {k: v for k, v in r.items() if k != "seconds"} for r in api.RunDirectory(unbroken.path).read_metrics()
+        ]
 
 
-def cut_short(whole: api.Run, out: Path, *, stage: int, after: int) -> None:
+def cut_short(unbroken: api.Run, out: Path, *, stage: int, after: int) -> None:
     """Train a run's recipe again, and stop it as Ctrl-C would after some steps of a stage."""
     import signal
 
@@ -208,16 +216,16 @@ def cut_short(whole: api.Run, out: Path, *, stage: int, after: int) -> None:
 
     def counted(rule, batches, epochs, start):  # type: ignore[no-untyped-def]
         nonlocal seen
-        for event in steps(rule, batches, epochs, start):
+        for event in run_steps(rule, batches, epochs, start):
             seen += event.cursor.stage == stage
             if seen == after:
                 signal.raise_signal(signal.SIGINT)
             yield event
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "steps", counted)
+        patch.setattr(session, "run_steps", counted)
         with pytest.raises(Interrupted, match="a checkpoint was saved"):
-            api.train(str(whole.path / "recipe.toml"), out=out)
+            api.train(str(unbroken.path / "recipe.toml"), out=out)
 
 
 def test_network_without_a_rule_says_why() -> None:
@@ -233,18 +241,18 @@ def test_evaluate_merges_meters_as_one(name: str, runs: Runs) -> None:
     from layerwise.data.loader import Batch
 
     run = runs[name]
-    task = tasks.from_json(__import__("json").loads((run.path / "task.json").read_text()), run.path / "task.json")
+    task = tasks.load_task(__import__("json").loads((run.path / "task.json").read_text()), run.path / "task.json")
     outputs = torch.randn(12, 3)
     if task.name == "reconstruction":
         batch = Batch(torch.rand(12, 3), None, torch.arange(12))
     else:
         batch = Batch(torch.zeros(12, 1), torch.randint(0, 3, (12,)), torch.arange(12))
-    whole, halves = task.meter(), [task.meter(), task.meter()]
-    whole.update(outputs, batch)
+    meter, halves = task.meter(), [task.meter(), task.meter()]
+    meter.update(outputs, batch)
     for half, part in zip(halves, (slice(0, 5), slice(5, 12)), strict=True):
-        half.update(outputs[part], batch.span(part))
+        half.update(outputs[part], batch.get_slice(part))
     halves[0].merge(halves[1].state())
-    assert whole.result() == pytest.approx(halves[0].result(), rel=1e-12)
+    assert meter.result() == pytest.approx(halves[0].result(), rel=1e-12)
 
 
 def test_run_may_be_moved(runs: Runs, tmp_path: Path) -> None:

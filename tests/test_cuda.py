@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import Command, one_json
+from conftest import Command, parse_json_output
 from layerwise import api
 from layerwise.functional.augmentation.transforms import DRAWS, AugmentOptions, augment
-from layerwise.nn.pooling import AdaptiveMean
+from layerwise.nn.layers import AdaptiveMean
 from layerwise.planning.resolve import Request
 from layerwise.runtime import compute_settings
 from layerwise.training.run_training import train
@@ -27,7 +27,7 @@ TINY = {"train.threads": 1, "train.log_every": 3, "task.size": 8, "examples": 10
 def fit(out: Path, *, device: str = "cuda", **options: object) -> api.Run:
     """Train a small residual network on a few digits."""
     return api.train(
-        "resnet20", data="digits", out=out, epochs=3, batch=32, seed=3, device=device, options={**TINY, **options}
+        "resnet20", data="digits", out=out, epochs=3, batch_size=32, seed=3, device=device, options={**TINY, **options}
     )
 
 
@@ -50,17 +50,17 @@ def test_learning_takes_the_same_way_on_both_devices(run: api.Run, tmp_path: Pat
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 def test_answers_are_the_cpus(run: api.Run, engine: str) -> None:
     images = [np.random.default_rng(n).integers(0, 255, (8, 8), dtype=np.uint8) for n in range(5)]
-    found, wanted = (run.predictor(engine=engine, device=device)(*images) for device in ("cuda", "cpu"))
-    for a, b in zip(found, wanted, strict=True):
+    on_gpu, on_cpu = (run.predictor(engine=engine, device=device)(*images) for device in ("cuda", "cpu"))
+    for a, b in zip(on_gpu, on_cpu, strict=True):
         assert a.scores == pytest.approx(b.scores, abs=2e-3)  # convolutions on tensor cores round to ten bits
 
 
 def test_commands_take_the_device(run: api.Run, command: Command) -> None:
-    found = [
-        one_json(command("eval", run.path, "--device", device, "--json"))["metrics"]["accuracy"]
+    accuracies = [
+        parse_json_output(command("eval", run.path, "--device", device, "--json"))["metrics"]["accuracy"]
         for device in ("cuda", "cpu")
     ]
-    assert found[0] == pytest.approx(found[1], abs=0.01)
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.01)
     refused = command("eval", run.path, "--device", "cuda", "--engine", "onnxruntime")
     assert refused.returncode == 2
     assert "the engine onnxruntime runs on the CPU" in refused.stderr
@@ -68,21 +68,21 @@ def test_commands_take_the_device(run: api.Run, command: Command) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_sixteen_bits_learn_and_resume_exactly(precision: str, tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", **{"train.precision": precision, "train.deterministic": True})
-    assert whole.info["flags"]["layout"] == compute_settings.CHANNELS_LAST
-    cut_short(whole, tmp_path / "cut", stage=0, after=5)
+    unbroken = fit(tmp_path / "whole", **{"train.precision": precision, "train.deterministic": True})
+    assert unbroken.info["flags"]["layout"] == compute_settings.CHANNELS_LAST
+    cut_short(unbroken, tmp_path / "cut", stage=0, after=5)
     train(Request(model=str(tmp_path / "cut" / "recipe.toml"), resume=True), quiet=True)
     resumed = weights_of(api.Run(tmp_path / "cut"))
-    assert all(torch.equal(value, resumed[name]) for name, value in weights_of(whole).items())
+    assert all(torch.equal(value, resumed[name]) for name, value in weights_of(unbroken).items())
 
 
 def test_a_compiled_run_learns_what_an_interpreted_one_does(tmp_path: Path) -> None:
-    found, wanted = (
+    compiled, interpreted = (
         fit(tmp_path / str(on), **{"train.compile": on, "train.precision": "fp64"}) for on in (True, False)
     )
-    for name, value in weights_of(wanted).items():
-        torch.testing.assert_close(weights_of(found)[name], value, rtol=1e-5, atol=1e-7)
-    assert found.metrics["test/accuracy"] == pytest.approx(wanted.metrics["test/accuracy"], abs=0.011)
+    for name, value in weights_of(interpreted).items():
+        torch.testing.assert_close(weights_of(compiled)[name], value, rtol=1e-5, atol=1e-7)
+    assert compiled.metrics["test/accuracy"] == pytest.approx(interpreted.metrics["test/accuracy"], abs=0.011)
 
 
 def test_streamed_batches_are_those_in_memory(run: api.Run, tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_streamed_batches_are_those_in_memory(run: api.Run, tmp_path: Path) -> N
 
 
 TABLES: tuple[dict[str, Any], ...] = (
-    {"crop": 3},
-    {"crop": 9, "padding": "reflection"},
-    {"crop": 3, "rotate": 20, "scale": 0.2},
+    {"crop_padding": 3},
+    {"crop_padding": 9, "padding": "reflection"},
+    {"crop_padding": 3, "rotate": 20, "scale": 0.2},
     {"flip": "both"},
-    {"area": (0.3, 1.0)},
+    {"crop_scale": (0.3, 1.0)},
     {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1},
     {"policy": "trivial"},
-    {"erase": 0.5},
+    {"erase_prob": 0.5},
 )
 
 
@@ -115,16 +115,16 @@ def test_images_are_changed_as_on_the_cpu(table: dict[str, Any]) -> None:
 
 def test_a_plain_step_waits_for_nothing(tmp_path: Path) -> None:
     """Batches that are gathered, shifted and mirrored on the device are never waited for."""
-    from layerwise.data.loader import Batch, MemoryBatches, Order
-    from layerwise.tasks.augmentation import Augmentation, Augmented
+    from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+    from layerwise.tasks.augmentation import Augmentation, AugmentedBatches
     from layerwise.tasks.inputs import ImageInputs
 
     inputs = ImageInputs((8, 8), 3, (0.5,) * 3, (0.2,) * 3)
     data = Batch(
         torch.zeros(64, 3, 8, 8, dtype=torch.uint8, device="cuda"), torch.zeros(64, device="cuda"), torch.arange(64)
     )
-    change = Augmentation(inputs, AugmentOptions(crop=2, flip="horizontal"), seed=0, plain=True)
-    batches = Augmented(MemoryBatches(data, Order(64, 16, 0)), change).epoch(0)
+    change = Augmentation(inputs, AugmentOptions(crop_padding=2, flip="horizontal"), seed=0, plain=True)
+    batches = AugmentedBatches(MemoryBatches(data, BatchSampler(64, 16, 0)), change).iterate(0)
     next(batches)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -140,11 +140,11 @@ def test_the_repeatable_mean_is_torchs(side: int) -> None:
     (by_torch,) = torch.autograd.grad(wanted.square().sum(), x)
     torch.use_deterministic_algorithms(True)
     try:
-        found = AdaptiveMean(7)(x)
-        (by_us,) = torch.autograd.grad(found.square().sum(), x)
+        output = AdaptiveMean(7)(x)
+        (by_us,) = torch.autograd.grad(output.square().sum(), x)
     finally:
         torch.use_deterministic_algorithms(False)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(output, wanted)
     torch.testing.assert_close(by_us, by_torch)
 
 
@@ -156,6 +156,6 @@ def test_a_kernel_that_cannot_repeat_is_named() -> None:
             F.adaptive_avg_pool2d(x, 3).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-    told = compute_settings.unrepeatable(caught.value)
-    assert told is not None
-    assert "train.deterministic refuses the kernel adaptive_avg_pool2d_backward_cuda" in str(told)
+    error = compute_settings.make_determinism_error(caught.value)
+    assert error is not None
+    assert "train.deterministic refuses the kernel adaptive_avg_pool2d_backward_cuda" in str(error)

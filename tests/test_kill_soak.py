@@ -19,8 +19,8 @@ import pytest
 
 from layerwise import registry
 from processes import Child, assert_same
-from refusals import Record, differences, record
-from small_runs import BATCH, digit_folders, small_form, written
+from refusals import Record, find_differences, record
+from small_runs import BATCH_SIZES, get_small_form, write_corpus, write_digit_folders
 
 IMAGES = {"lenet5", "cnn"}  # learned from image files, decoded once into a cache
 MODELS = ("perceptron", "mlp", "rbm", "dbn", "lenet5", "cnn", "hopfield", "skipgram", "cbow", "glove")
@@ -60,7 +60,7 @@ class Model:
     """A model's small form, trained without a break, and the commands that its run is good for."""
 
     name: str
-    place: Path
+    root: Path
     report: bool = True  # whether runs end with their page, whose figures cost more than a small training
     turn: int = 0  # of its commands
     args: list[object] = field(default_factory=list)
@@ -71,60 +71,73 @@ class Model:
     )  # what each command writes, without a kill
 
     @property
-    def whole(self) -> Path:
+    def unbroken(self) -> Path:
         """The folder of the run without a break."""
-        return self.place / "whole"
+        return self.root / "whole"
 
 
-def prepare(name: str, place: Path, *, graphs: bool, report: bool) -> Model:
+def prepare(name: str, root: Path, *, graphs: bool, report: bool) -> Model:
     """Train a model without a break; ``graphs``: export an ``.onnx`` file of it too."""
-    model = Model(name, place, report)
-    place.mkdir()
+    model = Model(name, root, report)
+    root.mkdir()
     words = registry.find(name).family == "word-vectors"
-    data: object = written(place / "text.txt") if words else {"perceptron": "iris"}.get(name, "digits")
+    data: object = write_corpus(root / "text.txt") if words else {"perceptron": "iris"}.get(name, "digits")
     given = [
         part
-        for key, value in small_form(name, examples=192).items()
+        for key, value in get_small_form(name, examples=192).items()
         for part in ("--set", f"{key}={json.dumps(value)}")
     ]
     if name in IMAGES:
-        (place / "images").mkdir()
-        data = digit_folders(place / "images", 330, side=12)
+        (root / "images").mkdir()
+        data = write_digit_folders(root / "images", 330, side=12)
         given = ["--set", "task.size=32", "--set", "train.memory_mib=1"]
     if words or name in IMAGES:
         given += ["--set", "data.cache=cache"]
-    (place / "texts").mkdir()
-    (place / "texts/a.txt").write_text("a1 a2 a3 b1\nb2 b3 c4\n" * 20)
-    model.args = ["train", name, "--data", data, "--out", "run", "--batch", BATCH.get(name, 30), *given, *KEYS]
-    plant(model.whole)
+    (root / "texts").mkdir()
+    (root / "texts/a.txt").write_text("a1 a2 a3 b1\nb2 b3 c4\n" * 20)
+    model.args = [
+        "train",
+        name,
+        "--data",
+        data,
+        "--out",
+        "run",
+        "--batch-size",
+        BATCH_SIZES.get(name, 30),
+        *given,
+        *KEYS,
+    ]
+    plant(model.unbroken)
     began = time.monotonic()
-    child = Child(model.args, model.whole, report=report)
+    child = Child(model.args, model.unbroken, report=report)
     assert child.wait(120) == 0, child.stderr
     model.seconds = time.monotonic() - began
-    model.commands = commands_of(name, words=words, graphs=graphs, place=place)
+    model.commands = commands_of(name, words=words, graphs=graphs, root=root)
     return model
 
 
-def commands_of(name: str, *, words: bool, graphs: bool, place: Path) -> list[Command]:
+def commands_of(name: str, *, words: bool, graphs: bool, root: Path) -> list[Command]:
     """Return the commands that write, for a model's run."""
-    found = [
+    commands = [
         Command("export", ("export", "run", "net.safetensors"), ("net.safetensors", "net.safetensors.json")),
-        Command("inspect", ("inspect", "run", "--what", "weights", "--out", "views"), ("views",)),
+        Command("inspect", ("inspect", "run", "--view", "weights", "--out", "views"), ("views",)),
     ]
     if words:
-        found.append(Command("export", ("export", "run", "net.vec"), ("net.vec", "net.vec.json")))
-        found.append(Command("index", ("index", str(place / "texts"), "--with", "run", "--out", "index"), ("index",)))
+        commands.append(Command("export", ("export", "run", "net.vec"), ("net.vec", "net.vec.json")))
+        commands.append(
+            Command("index", ("index", str(root / "texts"), "--vectors", "run", "--out", "index"), ("index",))
+        )
     if name == "perceptron":
-        found.append(
+        commands.append(
             Command("predict", ("predict", "run", "5.1,3.5,1.4,0.2", "--out", "answers.csv"), ("answers.csv",))
         )
     if name in IMAGES:
-        found.append(
-            Command("predict", ("predict", "run", str(place / "images"), "--out", "answers.csv"), ("answers.csv",))
+        commands.append(
+            Command("predict", ("predict", "run", str(root / "images"), "--out", "answers.csv"), ("answers.csv",))
         )
     if graphs:
-        found.append(Command("export", ("export", "run", "net.onnx"), ("net.onnx", "net.onnx.json")))
-    return found
+        commands.append(Command("export", ("export", "run", "net.onnx"), ("net.onnx", "net.onnx.json")))
+    return commands
 
 
 def plant(folder: Path) -> None:
@@ -179,7 +192,7 @@ def kill_training(model: Model, folder: Path, draw: random.Random, *, most: int)
     child = Child([*model.args, *SAVES, "--resume"], folder, report=model.report)
     assert child.wait(120) == 0, child.stderr
     assert users(folder) == before
-    assert_same(folder / "run", model.whole / "run")
+    assert_same(folder / "run", model.unbroken / "run")
     assert litter(folder) == []
     return kills
 
@@ -188,9 +201,9 @@ def kill_command(model: Model, command: Command, folder: Path, draw: random.Rand
     """Kill a command beside a finished run: its outputs are the old or the new ones; the next call succeeds and leaves
     no litter."""
     plant(folder)
-    shutil.copytree(model.whole / "run", folder / "run")
+    shutil.copytree(model.unbroken / "run", folder / "run")
     if command.args not in model.expected:
-        shutil.copytree(model.whole / "run", folder / "other/run")
+        shutil.copytree(model.unbroken / "run", folder / "other/run")
         model.expected[command.args] = outputs_of(Child(command.args, folder / "other"), folder / "other", command)
     new = model.expected[command.args]
     if overwrite:
@@ -200,18 +213,18 @@ def kill_command(model: Model, command: Command, folder: Path, draw: random.Rand
     code = killed(model, [*command.args, *more], folder, command.kind, draw)
     assert users(folder) == before
     for name in command.outputs:
-        found = record_of(folder / name)
+        entries = record_of(folder / name)
         if name == "views":  # a folder into which files come one after the other, each whole
             assert {
-                path for path, entry in found.items() if entry not in (old[name].get(path), new[name].get(path))
+                path for path, entry in entries.items() if entry not in (old[name].get(path), new[name].get(path))
             } == set()
         else:
-            assert found in (old[name], new[name]), (name, code)
+            assert entries in (old[name], new[name]), (name, code)
     again = ["--overwrite"] if overwrite or any((folder / name).exists() for name in command.outputs) else []
     assert outputs_of(Child([*command.args, *again], folder), folder, command) == new
     assert users(folder) == before
     assert litter(folder) == []
-    assert differences(record(model.whole / "run"), record(folder / "run")) == []
+    assert find_differences(record(model.unbroken / "run"), record(folder / "run")) == []
     return Counter({command.kind: code == -9})
 
 
@@ -242,7 +255,7 @@ def record_of(path: Path) -> Record:
 
 def kill_all(
     models: tuple[str, ...],
-    place: Path,
+    root: Path,
     *,
     kills: int,
     graphs: tuple[str, ...] = (),
@@ -254,12 +267,12 @@ def kill_all(
     kind."""
     draw, counts, turn = random.Random(seed), Counter[str](), 0
     print(f"seed {seed}")
-    prepared = [prepare(name, place / name, graphs=name in graphs, report=report) for name in models]
+    prepared = [prepare(name, root / name, graphs=name in graphs, report=report) for name in models]
     try:
         end = time.monotonic() + seconds
         while counts.total() < kills and time.monotonic() < end:
             model = prepared[turn % len(prepared)]
-            folder = model.place / f"cut-{turn}"
+            folder = model.root / f"cut-{turn}"
             if (turn // len(prepared)) % 3 == 0:
                 counts += kill_training(model, folder, draw, most=min(8, kills - counts.total()))
             else:

@@ -13,10 +13,10 @@ import pytest
 from layerwise import api, cli
 from layerwise.errors import DataError, StorageError
 from layerwise.training import run_training
-from refusals import wrapped
+from refusals import wrap
 
 
-def rewrite(path: Path) -> None:
+def rewrite_file(path: Path) -> None:
     """Change a byte of a file; its length and time stay."""
     facts = path.stat()
     path.write_text("mind")
@@ -33,7 +33,7 @@ TRACES: dict[str, Callable[[Path], object]] = {
     "a new file": lambda place: (place / "new").write_text(""),
     "a new folder": lambda place: (place / "new").mkdir(),
     "a file gone": lambda place: (place / "mine").unlink(),
-    "another content": lambda place: rewrite(place / "mine"),
+    "another content": lambda place: rewrite_file(place / "mine"),
     "another mode": lambda place: (place / "mine").chmod(0o600),
     "another link": lambda place: point_elsewhere(place / "link"),
 }
@@ -44,7 +44,7 @@ def test_each_trace_of_a_refusal_fails_the_test(trace: str, tmp_path: Path) -> N
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "link").symlink_to("mine")
 
-    @wrapped
+    @wrap
     def call(error: Exception) -> None:
         TRACES[trace](tmp_path)
         raise error
@@ -55,7 +55,7 @@ def test_each_trace_of_a_refusal_fails_the_test(trace: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("code", [2, 0])
 def test_a_command_is_judged_by_its_exit_code(code: int, tmp_path: Path) -> None:
-    @wrapped
+    @wrap
     def main() -> int:
         (tmp_path / "new").write_text("")
         return code
@@ -68,7 +68,7 @@ def test_a_command_is_judged_by_its_exit_code(code: int, tmp_path: Path) -> None
 
 
 def test_what_failed_on_the_way_may_leave_something(tmp_path: Path) -> None:
-    @wrapped
+    @wrap
     def call() -> None:
         (tmp_path / "new").write_text("")
         raise StorageError("full")
@@ -87,7 +87,7 @@ def test_the_entry_points_are_wrapped_wherever_they_are_held() -> None:
     for function in (
         cli.main,
         api.train,
-        api.train_,
+        api.run_training.train,
         api.open,
         api.build,
         api.write_vectors,
@@ -101,7 +101,7 @@ def test_the_entry_points_are_wrapped_wherever_they_are_held() -> None:
 def test_predict_may_leave_the_answers_it_could_give(text: str, meant: bool, tmp_path: Path) -> None:
     """Exit code 2 says that some inputs failed; the file of the others' answers is meant to be there."""
 
-    @wrapped
+    @wrap
     def main(words: list[object]) -> int:
         (tmp_path / "answers.csv").write_text(text)
         return 2

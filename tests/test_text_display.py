@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import layerwise
 from layerwise.cli import main
-from layerwise.cli.common import put_json, put_table
+from layerwise.cli.common import print_json, print_table
 from layerwise.errors import DataError
-from layerwise.inspection.base import table
-from layerwise.plotting.svg import escaped
+from layerwise.inspection.base import format_table
+from layerwise.plotting.svg import escape_text
 from layerwise.text_display import (
     escape_control,
     escape_json,
@@ -127,7 +127,7 @@ def test_tables_on_a_terminal_show_names_as_they_are(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("NO_COLOR", "1")
         monkeypatch.setenv("TERM", "dumb")
         monkeypatch.setenv("COLUMNS", "200")
-        put_table(("name", "[bold]"), [(name, 1) for name in NAMES])
+        print_table(("name", "[bold]"), [(name, 1) for name in NAMES])
         out = stream.getvalue()
         assert not harmful(out)
         assert all(escape_control(name) in out for name in NAMES)
@@ -138,10 +138,10 @@ def test_every_other_way_out_escapes(capsys: pytest.CaptureFixture[str]) -> None
     for name in NAMES:
         write_line(name)
         write_note(name)
-        put_json(name=name)
-        print(table([name], [[name]]))
+        print_json(name=name)
+        print(format_table([name], [[name]]))
         print(DataError(name, expected=name, received=name, do=name))
-        print(escaped(name))
+        print(escape_text(name))
     assert not harmful("".join(capsys.readouterr()))
 
 
@@ -154,7 +154,7 @@ def test_training_shows_names_of_stages_notes_and_metrics_as_they_are(
         stream = io.StringIO()
         monkeypatch.setattr(stream, "isatty", lambda: terminal)
         with Display(quiet=False, stream=stream) as display:
-            display.stage(name, 4)
+            display.start_stage(name, 4)
             display.show(name)
             display.advance(2)
             display.say(name)
@@ -167,7 +167,7 @@ def test_commands_print_through_the_one_way_out() -> None:
     """A bare print is left to what writes JSON, and to tables whose cells were escaped."""
     places = [
         *(Path(layerwise.__file__).parent / "cli").glob("*.py"),
-        Path(layerwise.__file__).parent / "data" / "download.py",
+        *(Path(layerwise.__file__).parent / "data/download").glob("*.py"),
     ]
     bare = {
         path.name
@@ -201,8 +201,8 @@ def test_no_command_prints_hostile_names_raw(tmp_path: Path, capsys: pytest.Capt
         ["predict", "run", str(data)],
         ["predict", "run", "x\u202e,1"],
         ["predict", "run", "\x1b.csv"],
-        ["inspect", "run", "--what", "mistakes"],
-        ["inspect", "run", "--what", "columns"],
+        ["inspect", "run", "--view", "mistakes"],
+        ["inspect", "run", "--view", "columns"],
         ["train", "\x1b[1m"],
         ["predict", "run", str(data), "--out", "x.csv"],
         ["train", "mlp", "--set", "\x1bx=1", "--data", str(data)],
@@ -226,8 +226,8 @@ def test_a_file_name_that_is_not_utf_8_is_shown(tmp_path: Path, capsys: pytest.C
 
 
 def test_drawings_show_names_as_they_are() -> None:
-    from layerwise.plotting.charts import drawn
+    from layerwise.plotting.charts import render_axes
 
-    svg = drawn(lambda axes: axes.set_xlabel("safe\u202egnp.exe\u2066"))
+    svg = render_axes(lambda axes: axes.set_xlabel("safe\u202egnp.exe\u2066"))
     assert not harmful(svg)
     assert "safe\\u202egnp.exe\\u2066" in svg

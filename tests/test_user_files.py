@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from disks import fill, small_disk
+from disks import fill_disk, mount_small_disk
 from layerwise import api, bench
 from layerwise.cli import main
 from layerwise.errors import LayerwiseError
 from layerwise.weights.vectors import VectorTable
-from processes import CONTEXT, Child, die_at
-from refusals import differences, record
-from small_runs import fit, small_form, written
+from processes import CONTEXT, Child, kill_self_at
+from refusals import find_differences, record
+from small_runs import fit, get_small_form, write_corpus
 
 TRAIN = ["train", "mlp", "--data", "digits", "--epochs", "1", "--set", "model.hidden=[8]", "--set", "train.threads=1"]
 WORDS = "the of and ark king wine silver bread water son daughter house".split()
@@ -56,7 +56,7 @@ def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def writing(place: Path, out: Path) -> dict[str, list[str]]:
     """Return a command of every verb that writes, into new files of a folder ``out``."""
-    index = ["index", str(place / "texts"), "--with", str(place / "en.vec")]
+    index = ["index", str(place / "texts"), "--vectors", str(place / "en.vec")]
     turn = ["map", str(place / "en.vec"), str(place / "ne.vec"), "--pairs", str(place / "pairs.tsv")]
     return {
         "predict": ["predict", str(place / "run"), str(place / "in.csv"), "--out", str(out / "answers.csv")],
@@ -65,7 +65,7 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
         "map": [*turn, "--out", str(out / "mapped.vec")],
         "map-safetensors": [*turn, "--out", str(out / "mapped.safetensors")],
         "pairs": [*turn, "--pairs-out", str(out / "found.tsv")],
-        "inspect": ["inspect", str(place / "run"), "--what", "weights", "--out", str(out / "views")],
+        "inspect": ["inspect", str(place / "run"), "--view", "weights", "--out", str(out / "views")],
         "lab": ["lab", "mcp-logic", "--quick", "--out", str(out / "figures")],
         "bench": ["bench", "loop", "--runs", "1", "--out", str(out / "results.jsonl")],
         "train": [*TRAIN, "--out", str(out / "run")],
@@ -87,7 +87,7 @@ def test_answers_do_not_replace_their_input(place: Path, tmp_path: Path, capsys:
     for out in ("in.csv", "./in.csv", "same.csv"):
         assert main(["predict", str(place / "run"), "in.csv", "--out", out, "--overwrite"]) == 2
         assert f"{Path(out)} is one of the inputs" in capsys.readouterr().err
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 def test_answers_to_a_missing_input_keep_the_old_file(
@@ -97,7 +97,7 @@ def test_answers_to_a_missing_input_keep_the_old_file(
     before = record(tmp_path)
     assert main(["predict", str(place / "run"), "nofile.csv", "--out", "answers.csv", "--overwrite"]) == 2
     assert "nofile.csv" in capsys.readouterr().err
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 # -- full disks and devices, for all verbs that write
@@ -113,14 +113,14 @@ def on_full_disk(command: list[str], disk: Path | None, folder: Path) -> tuple[i
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Iterator[tuple[Path, Path | None]]:
+def full_disk(tmp_path: Path) -> Iterator[tuple[Path, Path | None]]:
     """A folder on a full disk, with a file of the user's in it; and the disk, or None where mounting is not
     permitted."""
-    with small_disk(tmp_path / "disk") as disk:
+    with mount_small_disk(tmp_path / "disk") as disk:
         place = tmp_path / "disk"
         (place / "mine.txt").write_text("mine\n")
         if disk is not None:
-            fill(disk)
+            fill_disk(disk)
         yield place, disk
 
 
@@ -128,12 +128,12 @@ def full(tmp_path: Path) -> Iterator[tuple[Path, Path | None]]:
 def test_a_full_disk_is_named_and_leaves_all_as_it_was(
     verb: str,
     place: Path,
-    full: tuple[Path, Path | None],
+    full_disk: tuple[Path, Path | None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     quick_bench: None,
 ) -> None:
-    folder, disk = full
+    folder, disk = full_disk
     command = writing(place, folder)[verb]
     before = record(folder)
     code, said = on_full_disk(command, disk, tmp_path)
@@ -143,14 +143,14 @@ def test_a_full_disk_is_named_and_leaves_all_as_it_was(
     assert ("No space left on device" if disk else "File too large") in said
     assert "what was" in said
     assert "intact" in said
-    assert differences(before, record(folder)) == []
+    assert find_differences(before, record(folder)) == []
 
 
 @pytest.mark.parametrize("verb", ["predict", "export", "map", "map-safetensors", "pairs"])
 def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
-    verb: str, place: Path, full: tuple[Path, Path | None], tmp_path: Path
+    verb: str, place: Path, full_disk: tuple[Path, Path | None], tmp_path: Path
 ) -> None:
-    folder, disk = full
+    folder, disk = full_disk
     command = writing(place, folder)[verb]
     old = Path(command[-1])
     if disk is not None:
@@ -159,10 +159,10 @@ def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
     if verb == "export":
         old.with_name(old.name + ".json").write_text("old\n")
     if disk is not None:
-        fill(disk)
+        fill_disk(disk)
     before = record(folder)
     assert on_full_disk([*command, "--overwrite"], disk, tmp_path)[0] == 1
-    assert differences(before, record(folder)) == []
+    assert find_differences(before, record(folder)) == []
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -185,7 +185,7 @@ def test_a_device_is_refused(
         for word in ("is a device", "is a link", "is a file, not a folder", "a file is in the way", "did not make it")
     )
     assert "Traceback" not in said
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 def test_a_benchmark_is_not_measured_for_a_place_that_will_not_do(
@@ -221,9 +221,9 @@ def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) 
         os.utime(docs / name, (0, 0))
         os.utime((docs / name).parent, (0, 0))
     before = record(docs)
-    text = written(tmp_path / "text.txt")
+    text = write_corpus(tmp_path / "text.txt")
     options = {
-        **small_form("skipgram", examples=100),
+        **get_small_form("skipgram", examples=100),
         "data.cache": str(docs),
         "data.cache_gib": 0.0004,
         "train.threads": 1,
@@ -232,16 +232,16 @@ def test_a_cache_in_a_folder_of_the_users_touches_nothing_of_it(tmp_path: Path) 
         with open(text, "a") as stream:
             stream.write(f"a{seed} b{seed}\n")  # another text: the cache of the one before makes room
         api.train("skipgram", data=text, epochs=1, out=tmp_path / f"run{seed}", options=options)
-    changed = differences(before, record(docs))
+    changed = find_differences(before, record(docs))
     assert [line for line in changed if "is new" not in line] == []
     owned = [path for path in docs.iterdir() if (path / ".layerwise").exists()]
     assert len(owned) == 1, changed  # the second took the place of the first
 
 
 def test_a_folder_that_is_called_as_a_cache_but_is_not_ours_is_refused(tmp_path: Path) -> None:
-    text = written(tmp_path / "text.txt")
+    text = write_corpus(tmp_path / "text.txt")
     options: dict[str, Any] = {
-        **small_form("skipgram", examples=100),
+        **get_small_form("skipgram", examples=100),
         "data.cache": str(tmp_path / "docs"),
         "train.threads": 1,
     }
@@ -251,7 +251,7 @@ def test_a_folder_that_is_called_as_a_cache_but_is_not_ours_is_refused(tmp_path:
     before = record(tmp_path)
     with pytest.raises(LayerwiseError, match="Layerwise did not make it; it stays as it is"):
         api.train("skipgram", data=text, epochs=0, out=tmp_path / "again", options=options)
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 # -- indexes
@@ -260,7 +260,7 @@ def test_a_folder_that_is_called_as_a_cache_but_is_not_ours_is_refused(tmp_path:
 
 def _index(args: Sequence[str], place: str, kill_at: int) -> None:
     """Build an index and die on the way."""
-    die_at(kill_at, place)
+    kill_self_at(kill_at, place)
     raise SystemExit(main(args))
 
 
@@ -286,6 +286,6 @@ def test_an_index_inside_its_own_source_is_refused(
     (texts / "a.txt").write_text("the king of wine\n")
     before = record(tmp_path)
     more = ["--overwrite"] if not out else []
-    assert main(["index", str(texts), "--with", str(place / "en.vec"), "--out", str(texts / out), *more]) == 2
+    assert main(["index", str(texts), "--vectors", str(place / "en.vec"), "--out", str(texts / out), *more]) == 2
     assert "whose texts are indexed" in capsys.readouterr().err
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []

@@ -7,12 +7,15 @@ import signal
 import sys
 from types import FrameType
 
-from layerwise.runtime.waiting import wait_briefly
+from layerwise.runtime.openmp import limit_spinning
 
 
-def interrupted(number: int, frame: FrameType | None) -> None:
-    """Answer Ctrl-C. Inside an import the process ends at once, as libraries turn the exception into others there and
-    nothing of the user's is open; elsewhere it is raised, for the command to clean up."""
+def handle_interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C: raise `KeyboardInterrupt`, for the command to clean up.
+
+    Inside an import, end the process at once: libraries turn the exception into others there, and no file of the user's
+    is open yet.
+    """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, b"layerwise: interrupted\n")
@@ -23,11 +26,11 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    signal.signal(signal.SIGINT, interrupted)
-    wait_briefly()  # before torch is imported, and for every process that the command starts
-    from layerwise.cli import main as command
+    signal.signal(signal.SIGINT, handle_interrupt)
+    limit_spinning()  # before torch is imported, and for every process that the command starts
+    from layerwise import cli
 
-    return command()
+    return cli.main()
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from typing import Any
 from torch import nn
 
 from layerwise import recipe, registry
-from layerwise.inference.engines.base import device_for
-from layerwise.inference.predict import Predictor, load
-from layerwise.planning.head import head_of
+from layerwise.inference.engines.base import choose_device
+from layerwise.inference.predict import Predictor, load_run
 from layerwise.planning.resolve import Request
+from layerwise.planning.transfer import find_head
 from layerwise.registry import ModelSpec, find, list_models
 from layerwise.run_directory import RunDirectory
 from layerwise.text_display import escape_control
-from layerwise.training.meters import metrics_of
-from layerwise.training.run_training import train as train_
-from layerwise.weights import load as load_weights
+from layerwise.training import run_training
+from layerwise.training.meters import get_final_metrics
 from layerwise.weights.embeddings import embedding
+from layerwise.weights.loading import load_weights
 from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
 
@@ -55,7 +55,7 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The final metrics by name (``test/accuracy``), NaN for one that is not finite or not defined; empty until the
         run is finished."""
-        return metrics_of(self.info)
+        return get_final_metrics(self.info)
 
     @property
     def recipe(self) -> recipe.Recipe:
@@ -63,14 +63,14 @@ class Run:
         return recipe.from_toml(RunDirectory(self.path).read("recipe.toml"), str(self.path / "recipe.toml"))
 
     def predictor(self, *, engine: str = "torch", device: str = "auto") -> Predictor:
-        """Return the way from raw inputs (paths, images, arrays, rows) to predictions, with the best weights.
+        """Return what turns raw inputs (paths, images, arrays, rows) into predictions, with the best weights.
 
         ``engine``: torch, compiled, onnxruntime, openvino, or auto, the fastest of them here. ``device``: cpu, cuda, or
-        auto, the first of cuda and cpu that is here and that the engine knows. Raises what `device_for` and
-        `Loaded.engine` do.
+        auto, the first of cuda and cpu that is here and that the engine knows. Raises what `choose_device` and
+        `LoadedRun.make_engine` do.
         """
-        found = load(self.path, device_for(engine, device))
-        return Predictor(found.engine(engine), found.task)
+        loaded = load_run(self.path, choose_device(engine, device))
+        return Predictor(loaded.make_engine(engine), loaded.task)
 
     def export(self, path: str | Path, *, fold: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Write the best weights' network to an ``.onnx``, ``.pt2`` or ``.safetensors`` file and return what the JSON
@@ -80,34 +80,34 @@ class Run:
         """
         from layerwise.inference.export.files import export
 
-        return export(load(self.path).subject, Path(path), fold=fold, overwrite=overwrite).facts
+        return export(load_run(self.path).export_source, Path(path), fold=fold, overwrite=overwrite).facts
 
     def model(self) -> nn.Module:
         """Return the network with the best weights, in evaluation mode."""
-        return load(self.path).model
+        return load_run(self.path).model
 
 
 def build(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
-    """Build a network by its catalog name; ``arguments`` are those of its builder.
+    """Build a network by its name; ``arguments`` are those of its builder.
 
-    ``classes`` and ``outputs`` mean the same: the builder's own name for its width is found. ``weights`` is a run or a
-    file (``.safetensors``, ``.pth``, ``.pt``, ``.th``); where only the head is of another width, the rest is loaded,
-    the head keeps its fresh weights, and the logger ``layerwise`` warns of it. Raises `UsageError` for unknown names
-    and arguments, and for weights that do not
-    fit: then nothing is loaded.
+    ``classes`` and ``outputs`` mean the same: whichever name the builder has. ``weights`` is a run or a file
+    (``.safetensors``, ``.pth``, ``.pt``, ``.th``). If only the head has another width, the rest is loaded, the head
+    keeps its fresh weights, and the logger ``layerwise`` warns.
+
+    Raises `UsageError` for unknown names and arguments, and for weights that do not fit; nothing is loaded then.
     """
     spec = registry.find(name)
-    builder = registry.builder(spec)
-    names = recipe.parameters_of(builder)
-    for given, own in (("classes", "outputs"), ("outputs", "classes")):
-        if given in arguments and given not in names and own in names:
-            arguments = {own: arguments.pop(given), **arguments}
-    resolved = recipe.arguments(builder, arguments, {}, f"the builder of {spec.name}")
+    builder = registry.get_builder(spec)
+    names = recipe.get_parameter_names(builder)
+    for alias, name_of_builder in (("classes", "outputs"), ("outputs", "classes")):
+        if alias in arguments and alias not in names and name_of_builder in names:
+            arguments = {name_of_builder: arguments.pop(alias), **arguments}
+    resolved = recipe.resolve_arguments(builder, arguments, {}, f"the builder of {spec.name}")
     model: nn.Module = builder(**resolved)
     if weights is not None:
-        found = load_weights(model, Path(weights), head=head_of(builder, resolved))
-        if found.fresh:
-            logging.getLogger("layerwise").warning("%s", escape_control(found.note))
+        loaded = load_weights(model, Path(weights), head=find_head(builder, resolved))
+        if loaded.fresh:
+            logging.getLogger("layerwise").warning("%s", escape_control(loaded.note))
     return model
 
 
@@ -118,7 +118,7 @@ def train(
     task: str | None = None,
     out: str | Path | None = None,
     epochs: int | None = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
@@ -130,18 +130,19 @@ def train(
     options: Mapping[str, Any] | None = None,
     quiet: bool = True,
 ) -> Run:
-    """Train a catalog network (or a recipe file) and return its run. ``options`` are ``--set`` keys with their values.
+    """Train a network by its name (or a recipe file) and return its run. ``options`` are ``--set`` keys with their
+    values.
 
     Raises `LayerwiseError` kinds as the command does.
     """
-    settings = tuple(f"{key}={recipe.toml_value(value)}" for key, value in (options or {}).items())
+    settings = tuple(f"{key}={recipe.format_toml_value(value)}" for key, value in (options or {}).items())
     request = Request(
         model=str(model),
         data=None if data is None else str(data),
         task=task,
         out=None if out is None else Path(out),
         epochs=epochs,
-        batch=batch,
+        batch_size=batch_size,
         lr=lr,
         seed=seed,
         device=device,
@@ -152,7 +153,7 @@ def train(
         resume=resume,
         settings=settings,
     )
-    return Run(train_(request, quiet=quiet).directory.path)
+    return Run(run_training.train(request, quiet=quiet).directory.path)
 
 
 def open(path: str | Path) -> Run:

@@ -15,11 +15,10 @@ from layerwise.text_display import escape_control
 class LayerwiseError(Exception):
     """Base of all errors meant for users: the message is complete, no traceback is needed.
 
-    The message is what a terminal can show: control characters in names are escaped. The parts are kept as they were
-        given.
+    The message escapes control characters in names, so that a terminal can show it. The parts are kept as given.
 
     Args:
-        what: what happened, and where (file, row, key).
+        what: what is wrong, and where (file, row, key).
         expected: what would have been right.
         received: what was found instead.
         do: what the user can do about it.
@@ -72,19 +71,19 @@ class Interrupted(LayerwiseError):
     exit_code = 130
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def find_nearest(name: str, names: Iterable[str]) -> str:
     """Return the known name most like ``name``, or an empty string if none is near."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return found[0] if found else ""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return matches[0] if matches else ""
 
 
-def unknown(kind: str, name: str, names: Iterable[str], *, where: str = "", do: str = "") -> UsageError:
-    """Make the error for an unknown name, with the nearest known one, and what else may help."""
+def make_unknown_name_error(kind: str, name: str, names: Iterable[str], *, where: str = "", do: str = "") -> UsageError:
+    """Return the error for an unknown name, with the nearest known one and what else may help."""
     known = sorted(names)
-    near = nearest(name, known)
-    place = f" in {where}" if where else ""
+    near = find_nearest(name, known)
+    location = f" in {where}" if where else ""
     return UsageError(
-        f"there is no {kind} '{name}'{place}",
+        f"there is no {kind} '{name}'{location}",
         expected=f"one of {', '.join(known) if known else '(nothing: this takes no options)'}",
         received=f"'{name}'",
         do="; ".join(filter(None, (f"did you mean '{near}'?" if near else "", do))),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args, get_or
 import msgspec
 import tomli_w
 
-from layerwise.errors import DamagedError, UsageError, nearest, unknown
+from layerwise.errors import DamagedError, UsageError, find_nearest, make_unknown_name_error
 from layerwise.runtime import strict_json
 from layerwise.runtime.bounded_decoding import MAX_DEPTH, decode_toml
 from layerwise.runtime.input_files import read_regular_file
@@ -25,11 +25,11 @@ FORMAT = 1
 LAST = "last"  # as a stage's monitor: no epoch is chosen, the last one's weights are kept
 Table = dict[str, Any]
 # The ranges of options, for structs and builders' signatures alike. NaN is in none of them.
-Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=1e37)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e37)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e37)]
+NonNegativeFloat = Annotated[float, msgspec.Meta(ge=0, le=1e37)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -38,7 +38,7 @@ OWNERS = ("model", "data", "task", "train")
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stretch of training with its own rule, task, part of the data, parameters and budget.
+    """One stage of training with its own rule, task, part of the data, parameters and budget.
 
     ``rule`` and ``task`` are tables with a ``name``; an empty ``task`` means the recipe's own. ``examples`` > 0 trains
     on that many examples, drawn once by class with the recipe's seed: the named, labeled subset of a half-labeled
@@ -54,12 +54,12 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: Table = msgspec.field(default_factory=dict)
     task: Table = msgspec.field(default_factory=dict)
     epochs: int = 10
-    batch: int = 64
-    examples: Amount = 0
+    batch_size: int = 64
+    examples: NonNegativeInt = 0
     part: str = ""
     parameters: tuple[str, ...] = ("*",)
     monitor: str = ""
-    patience: Amount = 0
+    patience: NonNegativeInt = 0
     augment: Table = msgspec.field(default_factory=dict)
 
 
@@ -70,8 +70,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps a line in metrics.jsonl; ``threads`` and ``workers`` 0 choose by the machine; ``memory_mib`` is the most a
     data set may take as tensors before it streams (0: a quarter of what is free); ``timeout`` seconds until a silent
     rank counts as lost; ``tensorboard`` writes the log as event files too, into the run's folder of that name;
-    ``tiles``: 3×3 convolutions in float32 on a CPU are computed by Winograd's tiles where that is faster, else all by
-    torch.
+    ``winograd``: compute 3×3 convolutions in float32 on a CPU by Winograd's tiles where that is faster; else torch
+    computes them all.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
@@ -79,20 +79,20 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: str = "fp32"
     compile: bool = False
     validate: bool = True
-    checkpoint_seconds: NotNegative = 60.0
-    log_every: Count = 50
+    checkpoint_seconds: NonNegativeFloat = 60.0
+    log_every: PositiveInt = 50
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     workers: Annotated[int, msgspec.Meta(ge=-1, le=256)] = 0
-    memory_mib: Amount = 0
-    timeout: Positive = 300.0
+    memory_mib: NonNegativeInt = 0
+    timeout: PositiveFloat = 300.0
     deterministic: bool = False
     tensorboard: bool = False
-    tiles: bool = True
+    winograd: bool = True
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is wanted, whole. ``model``, ``data`` and ``task`` are tables whose ``name`` (``source`` for data) picks the
-    owner."""
+    """All that a run is made from. ``model``, ``data`` and ``task`` are tables whose ``name`` (``source`` for data)
+    picks the owner."""
 
     model: Table
     data: Table
@@ -127,10 +127,10 @@ def read_toml(path: Path) -> Table:
 
 def refuse_newer(table: Mapping[str, Any], where: str) -> None:
     """Raise `DamagedError` for a recipe of a newer format."""
-    found = table.get("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
+    version = table.get("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
         raise DamagedError(
-            f"{where} has recipe format {found!r}", expected=f"format {FORMAT} or older", do="update layerwise"
+            f"{where} has recipe format {version!r}", expected=f"format {FORMAT} or older", do="update layerwise"
         )
 
 
@@ -147,11 +147,13 @@ def from_toml(data: bytes, where: str) -> Recipe:
         ) from error
 
 
-def toml_value(value: Any) -> str:
+def format_toml_value(value: Any) -> str:
     """Return a value as TOML text, for ``--set``. Raises `UsageError` for what TOML cannot hold."""
     if isinstance(value, Mapping):  # an inline table, on one line
         return (
-            "{" + ", ".join(f"{strict_json.dumps(str(key))} = {toml_value(item)}" for key, item in value.items()) + "}"
+            "{"
+            + ", ".join(f"{strict_json.dumps(str(key))} = {format_toml_value(item)}" for key, item in value.items())
+            + "}"
         )
     try:
         text = tomli_w.dumps({"v": msgspec.to_builtins(value)})
@@ -161,27 +163,27 @@ def toml_value(value: Any) -> str:
 
 
 def from_table(table: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Check a whole table (as read from TOML) and return the recipe."""
+    """Check a recipe's table (as read from TOML) and return the recipe."""
     given = table.get("stages", [])
     if not isinstance(given, list | tuple):
         raise UsageError(
             f"a wrong value in {where}: stages", expected="a list of tables, [[stages]]", received=f"{given!r:.60}"
         )
-    stages = [checked(Stage, stage, where=f"stages of {where}") for stage in given]
-    train = checked(Train, table.get("train", {}), where=f"[train] of {where}")
+    stages = [check_table(Stage, stage, where=f"stages of {where}") for stage in given]
+    train = check_table(Train, table.get("train", {}), where=f"[train] of {where}")
     rest = {key: value for key, value in table.items() if key not in ("stages", "train")}
     refuse_unknown(rest, [f for f in Recipe.__struct_fields__ if f not in ("stages", "train")], where=where)
-    return checked(Recipe, {**rest, "stages": stages, "train": train}, where=where)
+    return check_table(Recipe, {**rest, "stages": stages, "train": train}, where=where)
 
 
 def refuse_unknown(table: Mapping[str, Any], names: list[str], *, where: str) -> None:
     """Raise `UsageError` with the nearest name if the table has a key that is not among ``names``."""
     for key in table:
         if key not in names:
-            raise unknown("option", key, names, where=where)
+            raise make_unknown_name_error("option", key, names, where=where)
 
 
-def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> StructT:
+def check_table(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> StructT:
     """Turn a table into the struct that declares its options, or raise `UsageError` naming the key."""
     if not isinstance(table, Mapping):
         raise UsageError(
@@ -191,7 +193,7 @@ def checked(kind: type[StructT], table: Mapping[str, Any], *, where: str) -> Str
     try:
         return msgspec.convert(dict(table), kind)
     except msgspec.ValidationError as error:
-        raise _wrong_value(kind, table, str(error), where) from error
+        raise _make_value_error(kind, table, str(error), where) from error
 
 
 WORDS = {
@@ -204,64 +206,67 @@ WORDS = {
 }
 
 
-def _wrong_value(kind: type[msgspec.Struct], table: Mapping[str, Any], error: str, where: str) -> UsageError:
-    """Put msgspec's word on a value (``Expected `float` >= 0.0, got … - at `$.lr``) into the house's: key, expected,
+def _make_value_error(kind: type[msgspec.Struct], table: Mapping[str, Any], error: str, where: str) -> UsageError:
+    """Return the error for msgspec's message on a value (``Expected `float` >= 0.0, got … - at `$.lr``): key, expected,
     received."""
-    what, _, place = error.partition(" - at `$")
-    place = place.strip("`.")
-    key = re.split(r"[.\[]", place)[0]
+    what, _, location = error.partition(" - at `$")
+    location = location.strip("`.")
+    key = re.split(r"[.\[]", location)[0]
     value = table.get(key)
     expected = re.sub(r"`(\w+)`", lambda m: WORDS.get(m[1], m[1]), what.removeprefix("Expected ").split(", got")[0])
     near = ""
-    if choices := _choices(next((f.type for f in msgspec.structs.fields(kind) if f.name == key), None)):
+    if choices := _list_choices(next((f.type for f in msgspec.structs.fields(kind) if f.name == key), None)):
         expected = f"one of {', '.join(choices)}"
-        near = nearest(str(value), choices)
+        near = find_nearest(str(value), choices)
     return UsageError(
-        f"a wrong value in {where}: {place}",
+        f"a wrong value in {where}: {location}",
         expected=expected,
         received=str(value) if isinstance(value, float) else strict_json.dumps(value, default=str),
         do=f"did you mean '{near}'?" if near else "correct it in the recipe or with --set",
     )
 
 
-def _choices(kind: Any) -> list[str]:
+def _list_choices(kind: Any) -> list[str]:
     """Return the names a type allows, empty for others than literals."""
     return [str(name) for name in get_args(kind)] if get_origin(kind) is Literal else []
 
 
-def struct_of(builder: Callable[..., object]) -> type[msgspec.Struct]:
+def make_options_struct(builder: Callable[..., object]) -> type[msgspec.Struct]:
     """Return the frozen struct that a builder's keyword signature declares: the signature *is* the configuration."""
     hints = get_type_hints(builder, include_extras=True)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(builder).parameters.items():
+        kind = hints.get(name, Any)
         if parameter.default is inspect.Parameter.empty:
-            fields.append((name, hints[name]))
+            fields.append((name, kind))
         else:
-            fields.append((name, hints[name], parameter.default))
+            fields.append((name, kind, parameter.default))
     return msgspec.defstruct(builder.__name__, fields, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
-def parameters_of(builder: Callable[..., object]) -> list[str]:
+def get_parameter_names(builder: Callable[..., object]) -> list[str]:
     """Return the names of a builder's parameters."""
     return list(inspect.signature(builder).parameters)
 
 
-def arguments(builder: Callable[..., object], given: Mapping[str, Any], data: Mapping[str, Any], where: str) -> Table:
+def resolve_arguments(
+    builder: Callable[..., object], given: Mapping[str, Any], data: Mapping[str, Any], where: str
+) -> Table:
     """Resolve a builder's arguments: the user's, else what the data decide, else the signature's defaults.
 
     ``data`` may offer more than the builder names (a superset for all kinds of network); the user may not.
     """
-    names = parameters_of(builder)
+    names = get_parameter_names(builder)
     refuse_unknown(given, names, where=where)
     merged = {key: value for key, value in data.items() if key in names} | dict(given)
-    kind = struct_of(builder)
+    kind = make_options_struct(builder)
     missing = [field.name for field in msgspec.structs.fields(kind) if field.required and field.name not in merged]
     if missing:
         raise UsageError(
             f"{where} needs {', '.join(missing)}, which neither the data nor the options give",
             do="; ".join(f"--set model.{name}=…" for name in missing),
         )
-    return dict(msgspec.to_builtins(checked(kind, merged, where=where)))
+    return dict(msgspec.to_builtins(check_table(kind, merged, where=where)))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
@@ -306,34 +311,34 @@ def assign(table: Table, setting: str) -> None:
             f"value = {text}".encode("utf-8", "surrogatepass"), what=f"the value of --set {key}", error=UsageError
         )["value"]
     except UsageError as error:
-        if error.__cause__ is None:  # not the parser's word: it is too large or nested too deep
+        if error.__cause__ is None:  # no syntax error: it is too large or nested too deep
             raise
         value = text.strip()
     if path[0] in ("rule", "augment") or (len(path) == 1 and path[0] in Stage.__struct_fields__):
-        _put(only_stage(table, setting), path, value)
+        _set_value(get_only_stage(table, setting), path, value)
     elif path[0] == "stages" and len(path) > 2:
         names = [stage.get("name", "main") for stage in table["stages"]]
         if path[1] not in names:
-            raise unknown("stage", path[1], names, where=f"--set {setting}")
-        _put(table["stages"][names.index(path[1])], path[2:], value)
+            raise make_unknown_name_error("stage", path[1], names, where=f"--set {setting}")
+        _set_value(table["stages"][names.index(path[1])], path[2:], value)
     elif path[0] in OWNERS and (
         len(path) == 2 or path[0] == "task"
     ):  # a task's options may be tables: task.class_weights.cat
-        _put(table, path, value)
+        _set_value(table, path, value)
     else:
-        raise unknown(
+        raise make_unknown_name_error(
             "recipe key",
             key,
-            [*(f"{owner}.…" for owner in OWNERS), "rule.…", "augment.…", "stages.NAME.…", *_stage_keys()],
+            [*(f"{owner}.…" for owner in OWNERS), "rule.…", "augment.…", "stages.NAME.…", *_list_stage_keys()],
         )
 
 
-def _stage_keys() -> list[str]:
+def _list_stage_keys() -> list[str]:
     """Return the keys of a stage that are values."""
     return [f.name for f in msgspec.structs.fields(Stage) if f.type is not Table]
 
 
-def only_stage(table: Table, setting: str) -> Table:
+def get_only_stage(table: Table, setting: str) -> Table:
     """Return the single stage of a recipe table; with several, say which names to use."""
     stages: list[Table] = table["stages"]
     if len(stages) == 1:
@@ -346,8 +351,8 @@ def only_stage(table: Table, setting: str) -> Table:
     )
 
 
-def _put(table: Table, path: list[str], value: Any) -> None:
-    """Set a value at a dotted place, making tables on the way. A new ``name`` starts its owner's options afresh."""
+def _set_value(table: Table, path: list[str], value: Any) -> None:
+    """Set a value at a dotted key, making the tables above it. A new ``name`` resets its owner's options."""
     for step in path[:-1]:
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
@@ -357,14 +362,14 @@ def _put(table: Table, path: list[str], value: Any) -> None:
     table[path[-1]] = value
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
+def find_differences(old: Recipe, new: Recipe) -> list[str]:
     """List the keys on which two resolved recipes differ, as ``key: old → new``."""
-    a, b = (_flat(msgspec.json.decode(msgspec.json.encode(r))) for r in (old, new))
+    a, b = (_flatten(msgspec.json.decode(msgspec.json.encode(r))) for r in (old, new))
     keys = sorted(a.keys() | b.keys())
     return [f"{key}: {a.get(key, '(absent)')} → {b.get(key, '(absent)')}" for key in keys if a.get(key) != b.get(key)]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested tables and lists of tables into dotted keys."""
     if isinstance(value, Mapping):
         items = list(value.items())
@@ -374,5 +379,5 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: value}
     out: dict[str, Any] = {}
     for key, item in items:
-        out |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        out |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return out

@@ -1,9 +1,9 @@
-"""The catalog: every network by name. Names and facts are read without importing a model (nor torch).
+"""The registry: every network by name. Names and facts are read without importing a model (nor torch).
 
-`@register` takes literal values only, so that the models can be read from the source by ``ast``; what the models of a
+`register` takes literal values only, so that the models can be read from the source by ``ast``. What the models of a
 family share may stand once, in a literal table at the top of the file, and come in as ``**TABLE``. The builder itself
-is imported when it is called for. Users' own models come by the entry point group ``layerwise.specs`` or by ``--import
-FILE``.
+is imported when it is first used. Users add their own models by the entry point group ``layerwise.models`` or by
+``--import FILE``.
 """
 
 from __future__ import annotations
@@ -17,38 +17,47 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 
-from layerwise.errors import LayerwiseError, UsageError, unknown
+from layerwise.errors import LayerwiseError, UsageError, make_unknown_name_error
 from layerwise.runtime.input_files import read_regular_file, refuse_special_file
 
 Table = dict[str, Any]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
 FOLDER = Path(__file__).with_name("models")
 GROUP = "layerwise.models"
+# the tasks of a model that states none, by the first of these parameters that its builder has
+TASKS_BY_PARAMETER = {
+    "words": ("words",),
+    "outputs": ("classification", "regression"),
+    "classes": ("classification",),
+    "features": ("reconstruction",),
+}
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A network's page in the catalog.
+    """What the registry knows of a network.
 
     ``rule`` is None where nothing is learned. ``recipe`` holds the default tables (``model``, ``data``, ``task``,
     ``train``, ``stages``); its ``variants`` change them by kind of data (``row``, ``image``), by task, and for under
     5,000 training examples (``small``, ``row-small``, and ``points`` for rows of one or two numbers). ``small`` are
     builder arguments of an instance of at most 100,000 parameters, for tests. ``parameters`` is the count of the
-    full-size instance that ``size`` builds. ``why`` says why a model without a rule learns nothing.
+    full-size instance that ``size`` builds. ``why`` says why a model without a rule learns nothing. A user's model may
+    leave out all but ``name``, ``tasks`` and ``summary``, which `register` takes from the builder; built-in models
+    state everything (``tests/test_contract.py``).
     """
 
     name: str
-    family: str
     tasks: tuple[str, ...]
-    rule: str | None
-    year: int
-    paper: str
     summary: str
     summary_zh: str
-    parameters: int
+    family: str = "user"
+    rule: str | None = "backprop"
+    year: int | None = None
+    paper: str = ""
+    parameters: int | None = None
     size: dict[str, Any] = {}
     small: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
@@ -58,51 +67,74 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     module: str = ""
     builder: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name, with the year in brackets if it is stated."""
+        return self.name if self.year is None else f"{self.name} ({self.year})"
+
 
 @cache
-def _registered() -> dict[str, Callable[..., Any]]:
-    """The builders of the modules imported so far, by model name."""
+def _get_builders() -> dict[str, Callable[..., Any]]:
+    """Return the builders of the modules imported so far, by model name."""
     return {}
 
 
 @cache
-def _load_user_specs() -> dict[str, ModelSpec]:
-    """The models that came by ``--import`` or entry points."""
+def _get_user_specs() -> dict[str, ModelSpec]:
+    """Return the models that came by ``--import``."""
     return {}
 
 
+@overload
+def register(name: BuilderT, /) -> BuilderT: ...
+
+
+@overload
 def register(
-    name: str,
+    name: str = "",
     *,
-    family: str,
-    tasks: Sequence[str],
-    rule: str | None,
-    year: int,
-    paper: str,
-    summary: str,
-    summary_zh: str,
-    parameters: int,
+    family: str = "user",
+    tasks: Sequence[str] | None = None,
+    rule: str | None = "backprop",
+    year: int | None = None,
+    paper: str = "",
+    summary: str = "",
+    summary_zh: str = "",
+    parameters: int | None = None,
     size: Mapping[str, Any] | None = None,
     small: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     aliases: Sequence[str] = (),
     why: str = "",
     why_zh: str = "",
-) -> Callable[[BuilderT], BuilderT]:
-    """Put a builder into the catalog. All values are literals: see `ModelSpec` for their meaning. A name taken twice
-    raises."""
-    del family, tasks, rule, year, paper, summary, summary_zh, parameters, size, small, recipe, aliases, why, why_zh
+) -> Callable[[BuilderT], BuilderT]: ...
 
-    def entered(builder: BuilderT) -> BuilderT:
-        known = _registered()
-        if name in known and known[name].__module__ != builder.__module__:
+
+def register(name: Any = "", **options: Any) -> Any:
+    """Register a builder: ``@register`` alone, or with a name and any of the options.
+
+    All values are literals: see `ModelSpec` for their meaning. By default the name is the function's, with hyphens; the
+    summary is the first line of its docstring; the tasks follow from its parameters (`TASKS_BY_PARAMETER`); the rule is
+    ``backprop``, the family ``user``. Raises `UsageError` for a name that another module has registered.
+    """
+    del options  # `read_specs` reads them from the source
+
+    def add(builder: BuilderT) -> BuilderT:
+        known, own_name = _get_builders(), name if isinstance(name, str) and name else _name_model(builder.__name__)
+        if own_name in known and known[own_name].__module__ != builder.__module__:
             raise UsageError(
-                f"two networks are called '{name}'", received=f"{builder.__module__} and {known[name].__module__}"
+                f"two networks are called '{own_name}'",
+                received=f"{builder.__module__} and {known[own_name].__module__}",
             )
-        known[name] = builder
+        known[own_name] = builder
         return builder
 
-    return entered
+    return add(name) if callable(name) else add
+
+
+def _name_model(builder: str) -> str:
+    """Return the name of a model that states none, from its builder's."""
+    return builder.replace("_", "-")
 
 
 def read_specs(path: Path, module: str) -> list[ModelSpec]:
@@ -115,16 +147,21 @@ def read_specs(path: Path, module: str) -> list[ModelSpec]:
         raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register models") from error
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            tables |= _literal_table(node)
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for call in node.decorator_list:
-            if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) == "register":
-                specs.append(_spec(call, path, tables, module=module, builder=node.name))
+            tables |= _read_literal_table(node)
+        if isinstance(node, ast.FunctionDef):
+            for decorator in filter(_is_register, node.decorator_list):
+                specs.append(_read_spec(decorator, node, path, tables, module=module))
     return specs
 
 
-def _literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
+def _is_register(decorator: ast.expr) -> bool:
+    """Whether a decorator is `register`, called or bare."""
+    if isinstance(decorator, ast.Call):
+        return getattr(decorator.func, "id", getattr(decorator.func, "attr", "")) == "register"
+    return ast.unparse(decorator) in ("register", "registry.register", "layerwise.registry.register")
+
+
+def _read_literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
     """Return a literal table at the top of a file by its name; nothing for what is none."""
     (target, *others) = node.targets if isinstance(node, ast.Assign) else [node.target]
     if others or not isinstance(target, ast.Name) or not isinstance(node.value, ast.Dict):
@@ -135,51 +172,79 @@ def _literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
         return {}
 
 
-def _spec(call: ast.Call, path: Path, tables: Mapping[str, Table], *, module: str, builder: str) -> ModelSpec:
-    """Turn one ``@register(...)`` into its model; ``tables`` are those of the file that it may take up with ``**``."""
+def _read_spec(
+    decorator: ast.expr, function: ast.FunctionDef, path: Path, tables: Mapping[str, Table], *, module: str
+) -> ModelSpec:
+    """Return the model of a decorated function; ``tables`` are those of the file, which it may use with ``**``."""
     try:
-        values: Table = {}
-        for keyword in call.keywords:
-            if keyword.arg is not None:
-                values[keyword.arg] = ast.literal_eval(keyword.value)
-            elif isinstance(keyword.value, ast.Name) and keyword.value.id in tables:
-                values |= tables[keyword.value.id]
-            else:
-                raise ValueError(f"**{ast.unparse(keyword.value)} is no literal table at the top of this file")
-        return msgspec.convert(
-            {"name": ast.literal_eval(call.args[0]), **values, "module": module, "builder": builder}, ModelSpec
-        )
-    except (ValueError, IndexError, msgspec.ValidationError) as error:
+        options = _read_options(decorator, tables) if isinstance(decorator, ast.Call) else {}
+        defaults = _read_defaults(function, options, where=f"{path}, line {function.lineno}")
+        return msgspec.convert({**defaults, **options, "module": module, "builder": function.name}, ModelSpec)
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise UsageError(
-            f"{path}, line {call.lineno}: @register cannot be read: {error}",
+            f"{path}, line {decorator.lineno}: @register cannot be read: {error}",
             expected="literal values (texts, numbers, lists, tables), as in CONTRIBUTING.md",
         ) from error
 
 
+def _read_options(call: ast.Call, tables: Mapping[str, Table]) -> Table:
+    """Return the literal values of one ``@register(...)`` by name. Raises `ValueError` for others."""
+    options: Table = {}
+    for name, argument in zip(("name",), call.args, strict=False):
+        options[name] = ast.literal_eval(argument)
+    for keyword in call.keywords:
+        if keyword.arg is not None:
+            options[keyword.arg] = ast.literal_eval(keyword.value)
+        elif isinstance(keyword.value, ast.Name) and keyword.value.id in tables:
+            options |= tables[keyword.value.id]
+        else:
+            raise ValueError(f"**{ast.unparse(keyword.value)} is no literal table at the top of this file")
+    return options
+
+
+def _read_defaults(function: ast.FunctionDef, options: Mapping[str, Any], *, where: str) -> Table:
+    """Return what a builder says of its model where the ``options`` do not: name, summary and tasks.
+
+    Raises `UsageError` if the parameters of a model with a rule leave the tasks open.
+    """
+    docstring = (ast.get_docstring(function) or "").strip()
+    name = _name_model(function.name)
+    summary = options.get("summary") or docstring.split("\n")[0].rstrip(".") or options.get("name", name)
+    parameters = [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    tasks = next((tasks for parameter, tasks in TASKS_BY_PARAMETER.items() if parameter in parameters), ())
+    if not tasks and "tasks" not in options and options.get("rule", "backprop") is not None:
+        raise UsageError(
+            f"{where}: the parameters of {function.name} leave its tasks open",
+            expected=f"one of the parameters {', '.join(TASKS_BY_PARAMETER)}, or tasks=(…) in @register",
+            received=f"{function.name}({', '.join(parameters)})",
+        )
+    return {"name": name, "summary": summary, "summary_zh": summary, "tasks": tasks}
+
+
 @cache
-def specs() -> dict[str, ModelSpec]:
-    """Return every model by name, in the order of family and year."""
-    found: dict[str, ModelSpec] = {}
+def load_specs() -> dict[str, ModelSpec]:
+    """Return every model by name, in the order of year and name; those without a year come last."""
+    by_name: dict[str, ModelSpec] = {}
     for path in sorted(FOLDER.glob("[!_]*.py")):
         for spec in read_specs(path, f"layerwise.models.{path.stem}"):
-            _enter(found, spec)
-    for module in _offered():
+            _add_spec(by_name, spec)
+    for module in _find_offered_modules():
         module_spec = importlib.util.find_spec(module)
         if module_spec is not None and module_spec.origin:
             for spec in read_specs(Path(module_spec.origin), module):
-                _enter(found, spec)
-    for spec in _load_user_specs().values():
-        _enter(found, spec)
-    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[1].name)))
+                _add_spec(by_name, spec)
+    for spec in _get_user_specs().values():
+        _add_spec(by_name, spec)
+    specs = sorted(by_name.values(), key=lambda spec: (spec.year is None, spec.year, spec.name))
+    return {spec.name: spec for spec in specs}
 
 
-def _offered() -> list[str]:
+def _find_offered_modules() -> list[str]:
     """Return the modules in which installed packages offer models.
 
-    Their files are looked through first: `importlib.metadata` takes 40 ms to load, which a typo in a name would pay
-        for.
+    Their entry point files are searched first: `importlib.metadata` takes 40 ms to load, even for a typo in a name.
     """
-    files = (path for place in sys.path for path in Path(place or ".").glob("*-info/entry_points.txt"))
+    files = (path for folder in sys.path for path in Path(folder or ".").glob("*-info/entry_points.txt"))
     if not any(GROUP.encode() in path.read_bytes() for path in files):
         return []
     from importlib.metadata import entry_points
@@ -187,31 +252,31 @@ def _offered() -> list[str]:
     return [point.value for point in entry_points(group=GROUP)]
 
 
-def _enter(found: dict[str, ModelSpec], spec: ModelSpec) -> None:
-    """Add a model, refusing a name that is taken."""
-    if spec.name in found:
+def _add_spec(by_name: dict[str, ModelSpec], spec: ModelSpec) -> None:
+    """Add a model. Raises `UsageError` for a name that is taken."""
+    if spec.name in by_name:
         raise UsageError(
-            f"two networks are called '{spec.name}'", received=f"{found[spec.name].module} and {spec.module}"
+            f"two networks are called '{spec.name}'", received=f"{by_name[spec.name].module} and {spec.module}"
         )
-    found[spec.name] = spec
+    by_name[spec.name] = spec
 
 
 def list_models(*, family: str = "") -> list[ModelSpec]:
     """Return the models, of one family if it is named. Raises `UsageError` for an unknown family."""
-    families = sorted({spec.family for spec in specs().values()})
+    families = sorted({spec.family for spec in load_specs().values()})
     if family and family not in families:
-        raise unknown("family", family, families)
-    return [spec for spec in specs().values() if family in ("", spec.family)]
+        raise make_unknown_name_error("family", family, families)
+    return [spec for spec in load_specs().values() if family in ("", spec.family)]
 
 
 def find(name: str, *, where: str = "") -> ModelSpec:
     """Return the model of this name or alias, or raise `UsageError` with the nearest name, and ``where`` the name
-    stands."""
-    known = specs()
+    was given."""
+    known = load_specs()
     by_alias = {alias: spec for spec in known.values() for alias in spec.aliases}
     spec = known.get(name) or by_alias.get(name)
     if spec is None:
-        raise unknown("model", name, known, where=where, do="a network of your own needs --import FILE")
+        raise make_unknown_name_error("model", name, known, where=where, do="a network of your own needs --import FILE")
     return spec
 
 
@@ -219,27 +284,27 @@ def refuse_without_rule(spec: ModelSpec) -> None:
     """Raise `UsageError` for a network that learns nothing, saying why."""
     if spec.rule is None:
         raise UsageError(
-            f"{spec.name} ({spec.year}) cannot be trained: {spec.why}",
+            f"{spec.title} cannot be trained: {spec.why or 'it has no learning rule'}",
             do=f"layerwise inspect {spec.name} shows what it does",
         )
 
 
-def builder(spec: ModelSpec) -> Callable[..., Any]:
+def get_builder(spec: ModelSpec) -> Callable[..., Any]:
     """Import the model's module and return its builder."""
-    if spec.name not in _registered():
+    if spec.name not in _get_builders():
         importlib.import_module(spec.module)
-    return _registered()[spec.name]
+    return _get_builders()[spec.name]
 
 
-class _UsersFile(SourceFileLoader):
-    """Runs a user's Python file, and leaves no compiled copy beside it."""
+class _UserFileLoader(SourceFileLoader):
+    """Run a user's Python file without leaving a compiled copy beside it."""
 
     def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
         """Write nothing."""
 
 
 def import_file(path: Path) -> list[ModelSpec]:
-    """Run a user's Python file and take its models into the catalog (``--import FILE``)."""
+    """Run a user's Python file and add its models to the registry (``--import FILE``)."""
     refuse_special_file(path)
     if not path.is_file():
         raise UsageError(
@@ -248,8 +313,8 @@ def import_file(path: Path) -> list[ModelSpec]:
     module = f"layerwise_user_{path.stem}"
     new = read_specs(path, module)
     if not new:
-        raise UsageError(f"{path} registers no network", expected="a function under @register(...)")
-    module_spec = importlib.util.spec_from_file_location(module, path, loader=_UsersFile(module, str(path)))
+        raise UsageError(f"{path} registers no network", expected="a function under @register")
+    module_spec = importlib.util.spec_from_file_location(module, path, loader=_UserFileLoader(module, str(path)))
     assert module_spec is not None
     assert module_spec.loader is not None
     loaded = importlib.util.module_from_spec(module_spec)
@@ -258,11 +323,11 @@ def import_file(path: Path) -> list[ModelSpec]:
         module_spec.loader.exec_module(loaded)
     except LayerwiseError:
         raise
-    except Exception as error:  # whatever a user's file raises is told with its line
+    except Exception as error:  # report whatever a user's file raises with its line
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         raise UsageError(
             f"{path}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}", do="correct the file"
         ) from error
-    _load_user_specs().update({spec.name: spec for spec in new})
-    specs.cache_clear()
+    _get_user_specs().update({spec.name: spec for spec in new})
+    load_specs.cache_clear()
     return new

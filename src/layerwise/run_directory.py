@@ -1,8 +1,8 @@
-"""The run directory, bare: create, open, save, restore, verify. It knows files and checksums, not training.
+"""The run directory: create, open, save, restore. It knows files and checksums, not training.
 
-Files are written by `layerwise.runtime.atomic_io`, whole or not at all; a checkpoint is a folder of our own that takes
-its place in one step. Links inside a run are refused, and what a file says is checked before anything is made of it. No
-pickle: tensors in safetensors, the rest in JSON and TOML.
+`layerwise.runtime.atomic_io` writes the files, complete or not at all; a checkpoint is a folder of our own that is
+replaced in one step. Links inside a run are refused, and what a file says is checked before it is used. No pickle:
+tensors in safetensors, the rest in JSON and TOML.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from layerwise.runtime import strict_json
 from layerwise.runtime.atomic_io import (
     DRAFT,
     append_line,
-    cut_file,
     flush_file,
     is_plain_file,
     make_folder,
     refuse_links,
+    remove_if_unchanged,
     report_disk_errors,
-    take_back,
+    truncate_file,
+    write_durably,
     write_file,
-    write_own,
 )
 from layerwise.runtime.bounded_decoding import decode_json
 from layerwise.runtime.checksums import (
     Json,
     Tensors,
-    damaged,
     digest,
-    digest_of,
-    mapped_tensors,
+    digest_file,
+    dump_checksummed,
+    load_checksummed,
+    make_damaged_error,
+    map_tensors,
     refuse_newer,
-    sealed,
-    unsealed,
     write_tensors,
 )
 from layerwise.runtime.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder, remove_if_empty
-from layerwise.runtime.owned_folders import find_passing, is_owned, mark_owned, remove_owned, sweep_unfinished
+from layerwise.runtime.owned_folders import find_temporary, is_owned, mark_owned, remove_owned, sweep_unfinished
 
 CHECKPOINT = "checkpoint"  # the kind of folder
-GO_ON = "free some space and go on with --resume; what was saved before is intact"
-TRIES = 200  # readings of a checkpoint that is replaced meanwhile
-LONGEST = 1 << 20  # bytes of a line of metrics.jsonl
-LOCK = ".lock"
-FIRST = ("run.json", "recipe.toml", "task.json")  # the files that a run begins with
+RESUME_ADVICE = "free some space and go on with --resume; what was saved before is intact"
+MAX_TRIES = 200  # readings of a checkpoint that is replaced meanwhile
+MAX_LINE_BYTES = 1 << 20  # bytes of a line of metrics.jsonl
+LOCK_FILE = ".lock"
+FIRST_FILES = ("run.json", "recipe.toml", "task.json")  # in the order in which they are written
 
 
 class Checkpoint(NamedTuple):
@@ -62,9 +62,9 @@ class Checkpoint(NamedTuple):
     info: Json
 
 
-def _serial(found: tuple[Path, Checkpoint]) -> int:
+def _get_serial(entry: tuple[Path, Checkpoint]) -> int:
     """Return a checkpoint's number: later ones have larger ones."""
-    return int(found[1].info["serial"])
+    return int(entry[1].info["serial"])
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RunDirectory:
         """Make a new run directory. Raises `UsageError` if the folder holds anything, and `StorageError` where the disk
         refuses."""
         RunDirectory.refuse_used(path)
-        make_folder(path, do=GO_ON)
+        make_folder(path, do=RESUME_ADVICE)
         return RunDirectory(path)
 
     @staticmethod
@@ -90,7 +90,7 @@ class RunDirectory:
                 expected="a new folder",
                 do="choose another --out, or add --resume to go on",
             )
-        if path.is_dir() and (names := sorted(p.name for p in path.iterdir() if p.name != LOCK)):
+        if path.is_dir() and (names := sorted(p.name for p in path.iterdir() if p.name != LOCK_FILE)):
             lost = "checkpoints" in names
             raise UsageError(
                 f"{path} {'has checkpoints but no run.json' if lost else 'is not empty'}; nothing in it was changed",
@@ -111,9 +111,9 @@ class RunDirectory:
         return RunDirectory(path)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the run's one lock. Raises `UsageError` while another process trains here."""
-        with hold_lock(self.path / LOCK, wait=False, root=self.path) as held:
+        with hold_lock(self.path / LOCK_FILE, wait=False, root=self.path) as held:
             if not held:
                 raise UsageError(
                     f"another process is training in {self.path}",
@@ -123,74 +123,80 @@ class RunDirectory:
             yield
 
     def withdraw(self) -> None:
-        """Take a new run back that ends before anything it learned was saved: its first files and its checkpoint of no
-        step."""
-        if not (self.path / FIRST[0]).exists():  # nothing was written
+        """Remove a new run that ends before anything it learned was saved: its first files and its checkpoint of step
+        0."""
+        if not (self.path / FIRST_FILES[0]).exists():  # nothing was written
             return
         last = self.restore("last")
-        learned = self.metrics_size() or (last is not None and last.info["steps"])
-        if learned or {path.name for path in self.path.iterdir()} - {*FIRST, "checkpoints", "metrics.jsonl", LOCK}:
+        has_learned = self.get_metrics_size() or (last is not None and last.info["steps"])
+        own_names = {*FIRST_FILES, "checkpoints", "metrics.jsonl", LOCK_FILE}
+        if has_learned or {path.name for path in self.path.iterdir()} - own_names:
             return
         known = self.info()["files"]
-        remove_owned(self._place("last"), CHECKPOINT)
-        remove_if_empty(self._place("last").parent)
-        take_back(self.path, {**{name: known[name] for name in FIRST[1:]}, FIRST[0]: digest_of(self.path / FIRST[0])})
+        remove_owned(self._get_checkpoint_path("last"), CHECKPOINT)
+        remove_if_empty(self._get_checkpoint_path("last").parent)
+        digests = {name: known[name] for name in FIRST_FILES[1:]}
+        digests[FIRST_FILES[0]] = digest_file(self.path / FIRST_FILES[0])
+        remove_if_unchanged(self.path, digests)
 
     def refuse_own_links(self) -> None:
-        """Raise `UsageError`, naming it, for a link in the place of a file or folder that training writes."""
+        """Raise `UsageError`, naming it, for a link where training writes a file or folder."""
         folders = ("checkpoints/last", "checkpoints/best", "figures", "tensorboard", "engines")
-        for name in (*FIRST, *folders, "metrics.jsonl", "failure.json", "report.html"):
+        for name in (*FIRST_FILES, *folders, "metrics.jsonl", "failure.json", "report.html"):
             refuse_links(self.path, self.path / name)
 
     # -- small files -----------------------------------------------------------------------------------------------
 
-    def begin(self, info: Json, files: Mapping[str, bytes]) -> None:
-        """Write a new run's first files: run.json, which vouches for the others, goes first, so that a kill leaves a
-        run."""
-        self._write_json({**info, "files": {name: digest(data) for name, data in files.items()}})
+    def write_first_files(self, info: Json, files: Mapping[str, bytes]) -> None:
+        """Write a new run's first files. run.json, which has the checksums of the others, comes first, so that a kill
+        leaves a run."""
+        self._write_run_json({**info, "files": {name: digest(data) for name, data in files.items()}})
         for name, data in files.items():
             self.write(name, data)
 
     def info(self) -> Json:
         """Return run.json. Raises `DamagedError` if it is not as it was written, or does not hold what it should."""
         path = self.path / "run.json"
-        content = unsealed(read_bounded(path, root=self.path), path)
+        content = load_checksummed(read_bounded(path, root=self.path), path)
         check_run_info(content, path)
         return content
 
-    def write_info(self, info: Json, *, written: Sequence[str] = ()) -> None:
-        """Write run.json. It vouches for the files named as ``written`` just now, and as before for the others."""
+    def write_info(self, info: Json, *, new_files: Sequence[str] = ()) -> None:
+        """Write run.json with the checksums of ``new_files``, just written, and those of before for the others."""
         known = self.info()["files"] if (self.path / "run.json").exists() else {}
-        self._write_json({**info, "files": {**known, **{name: digest_of(self.path / name) for name in written}}})
+        new = {name: digest_file(self.path / name) for name in new_files}
+        self._write_run_json({**info, "files": {**known, **new}})
 
     def replace(self, name: str, data: bytes) -> None:
-        """Replace a file that run.json vouches for; at no moment does a kill leave the two at odds."""
+        """Replace a file that has a checksum in run.json; a kill at any moment leaves the two consistent."""
         info = self.info()
         known = info["files"].get(name)
         old, new = known[-1] if isinstance(known, list) else known, digest(data)
-        self._write_json({**info, "files": {**info["files"], name: [old, new]}})
+        self._write_run_json({**info, "files": {**info["files"], name: [old, new]}})
         self.write(name, data)
-        self._write_json({**info, "files": {**info["files"], name: new}})
+        self._write_run_json({**info, "files": {**info["files"], name: new}})
 
-    def _write_json(self, info: Json) -> None:
+    def _write_run_json(self, info: Json) -> None:
         """Write run.json itself."""
-        write_file(self.path / "run.json", sealed(info), root=self.path, do=GO_ON)
+        write_file(self.path / "run.json", dump_checksummed(info), root=self.path, do=RESUME_ADVICE)
 
-    def plain_files(self) -> list[str]:
-        """Return the files beside run.json that it should vouch for."""
+    def list_checksummed_files(self) -> list[str]:
+        """Return the files that should have a checksum in run.json."""
         inside = (p for folder in ("figures", "tensorboard") for p in sorted((self.path / folder).rglob("*")))
         names = ["recipe.toml", "task.json", "report.html", *(p.relative_to(self.path).as_posix() for p in inside)]
         return [name for name in names if is_own_file(name) and is_plain_file(self.path / name, root=self.path)]
 
     def read(self, name: str) -> bytes:
-        """Return a file that run.json vouches for. Raises `DamagedError` if it differs."""
+        """Return a file that has a checksum in run.json. Raises `DamagedError` if it differs."""
         data = read_bounded(self.path / name, root=self.path)
         known = self.info()["files"].get(name)
         if digest(data) not in (known if isinstance(known, list) else [known]):
-            raise damaged(self.path / name, "its checksum is wrong" if known else "run.json does not know it")
+            raise make_damaged_error(
+                self.path / name, "its checksum is wrong" if known else "run.json does not know it"
+            )
         return data
 
-    def task(self) -> Json:
+    def read_task(self) -> Json:
         """Return task.json. Raises `DamagedError` if it differs, is of a newer format, or is no JSON object."""
         path = self.path / "task.json"
         try:
@@ -199,32 +205,32 @@ class RunDirectory:
             )
             version = content["format"]
         except KeyError as error:
-            raise damaged(path, "it does not describe a task") from error
+            raise make_damaged_error(path, "it does not describe a task") from error
         refuse_newer(version, path)
         return content
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the run; its checksum enters run.json with the next `write_info`. Raises `UsageError` for a
-        link in its place."""
-        make_folder((self.path / name).parent, root=self.path, do=GO_ON)
-        write_file(self.path / name, data, root=self.path, do=GO_ON)
+        link with its name."""
+        make_folder((self.path / name).parent, root=self.path, do=RESUME_ADVICE)
+        write_file(self.path / name, data, root=self.path, do=RESUME_ADVICE)
 
     # -- metrics.jsonl ---------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Json) -> None:
-        """Add a line to metrics.jsonl, with its checksum. A line that does not fit on the disk is taken back."""
-        append_line(self.path / "metrics.jsonl", line(row), root=self.path, do=GO_ON)
+        """Add a line to metrics.jsonl, with its checksum. A line that does not fit on the disk is removed again."""
+        append_line(self.path / "metrics.jsonl", format_line(row), root=self.path, do=RESUME_ADVICE)
 
-    def metrics_size(self) -> int:
+    def get_metrics_size(self) -> int:
         """Return the length of metrics.jsonl in bytes."""
         path = self.path / "metrics.jsonl"
         return path.stat().st_size if path.exists() else 0
 
-    def cut_metrics(self, size: int) -> None:
-        """Cut metrics.jsonl back to the length it had at a checkpoint."""
-        cut_file(self.path / "metrics.jsonl", size, root=self.path)
+    def truncate_metrics(self, size: int) -> None:
+        """Truncate metrics.jsonl to the length it had at a checkpoint."""
+        truncate_file(self.path / "metrics.jsonl", size, root=self.path)
 
-    def metrics(self) -> list[Json]:
+    def read_metrics(self) -> list[Json]:
         """Return the lines of metrics.jsonl. Raises `DamagedError` naming a line whose checksum is wrong."""
         return list(self.iter_metrics())
 
@@ -234,126 +240,122 @@ class RunDirectory:
         if not path.exists():
             return
         if not is_plain_file(path, root=self.path):
-            raise damaged(path, "it is not a regular file")
+            raise make_damaged_error(path, "it is not a regular file")
         with path.open("rb") as stream:
             number = 0
-            while data := stream.readline(LONGEST):
+            while data := stream.readline(MAX_LINE_BYTES):
                 number += 1
                 if not data.endswith(b"\n"):
-                    raise damaged(path, f"line {number} is not whole")
-                yield read_line(data[:-1], path, number)
+                    raise make_damaged_error(path, f"line {number} is not whole")
+                yield parse_line(data[:-1], path, number)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, which: str, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint beside the old one and put it into its place in one step.
+        """Write a checkpoint beside the old one and replace that in one step.
 
-        Raises `StorageError` on a full disk, and `UsageError` if a link or a folder that is not ours is in the place.
+        Raises `StorageError` on a full disk, and `UsageError` for a link or a folder that is not ours at its path.
         """
-        place = self._place(which)
-        make_folder(place.parent, root=self.path, do=GO_ON)
-        if (
-            place.exists()
-            and not is_owned(place, CHECKPOINT)
-            and not checkpoint_problems(place, root=self.path)["state.json"]
-        ):
-            mark_owned(
-                place, CHECKPOINT
-            )  # the marker was not on the disk when the power went; the sealed state.json is ours
-        check_folder_target(place, CHECKPOINT, replace=True)
-        if self.metrics_size():  # the checkpoint names the length of the log
+        path = self._get_checkpoint_path(which)
+        make_folder(path.parent, root=self.path, do=RESUME_ADVICE)
+        is_unmarked = path.exists() and not is_owned(path, CHECKPOINT)
+        if is_unmarked and not find_checkpoint_problems(path, root=self.path)["state.json"]:
+            mark_owned(path, CHECKPOINT)  # a power cut lost the marker, but state.json has our checksum
+        check_folder_target(path, CHECKPOINT, replace=True)
+        if self.get_metrics_size():  # the checkpoint names the length of the log
             flush_file(self.path / "metrics.jsonl", root=self.path)
         parts = {"model.safetensors": checkpoint.model, "state.safetensors": checkpoint.state}
-        with report_disk_errors(place, do=GO_ON), open_unfinished(place, CHECKPOINT, durable=False) as new:
+        with report_disk_errors(path, do=RESUME_ADVICE), open_unfinished(path, CHECKPOINT, durable=False) as new:
             files = {name: write_tensors(new / name, tensors) for name, tensors in parts.items()}
-            write_own(new / "state.json", sealed({**checkpoint.info, "files": files}), root=new)
-            put_folder(new, place, CHECKPOINT)
+            write_durably(new / "state.json", dump_checksummed({**checkpoint.info, "files": files}), root=new)
+            put_folder(new, path, CHECKPOINT)
 
     def restore(self, which: str) -> Checkpoint | None:
         """Return the newest complete checkpoint of this name, or None if there never was one. It may be replaced
         meanwhile.
 
-        A kill on the way may leave it under a passing name. Raises `DamagedError` if none that is there is whole.
+        A kill may leave it under a temporary name. Raises `DamagedError` if there are some and none is complete.
         """
-        found = self.read_steadily(which, lambda: self._complete(which))
-        return max(found, key=_serial)[1] if found else None  # an unfinished first save is no checkpoint yet
+        checkpoints = self.read_consistently(which, lambda: self._read_complete(which))
+        return (
+            max(checkpoints, key=_get_serial)[1] if checkpoints else None
+        )  # an unfinished first save is no checkpoint yet
 
-    def _place(self, which: str) -> Path:
+    def _get_checkpoint_path(self, which: str) -> Path:
         """Return the folder of a checkpoint."""
         return self.path / "checkpoints" / which
 
-    def _beside(self, which: str) -> list[Path]:
-        """Return the folders of ours with passing names for this checkpoint."""
-        return [folder for folder in find_passing(self._place(which)) if is_owned(folder, CHECKPOINT)]
+    def _find_temporary(self, which: str) -> list[Path]:
+        """Return our folders with temporary names for this checkpoint."""
+        return [folder for folder in find_temporary(self._get_checkpoint_path(which)) if is_owned(folder, CHECKPOINT)]
 
-    def read_steadily(self, which: str, read: Callable[[], Any]) -> Any:
-        """Return what ``read`` gives of a checkpoint, read again for as long as a save replaces its folders
-        meanwhile."""
-        for last in (*(False for _ in range(TRIES - 1)), True):
-            before = self._identity(which)
+    def read_consistently(self, which: str, read: Callable[[], Any]) -> Any:
+        """Return what ``read`` returns of a checkpoint; read again while a save replaces its folders."""
+        for last in (*(False for _ in range(MAX_TRIES - 1)), True):
+            before = self._identify(which)
             try:
-                found = read()
-                if last or self._identity(which) == before:
-                    return found
+                content = read()
+                if last or self._identify(which) == before:
+                    return content
             except (LayerwiseError, OSError):
-                if last or self._identity(which) == before:
+                if last or self._identify(which) == before:
                     raise
         raise AssertionError("the last reading is returned or raises")
 
-    def _identity(self, which: str) -> list[tuple[str, int, int]]:
-        """Return what tells whether the folders of a checkpoint are still the same ones."""
-        found = []
-        for folder in (self._place(which), *find_passing(self._place(which))):
+    def _identify(self, which: str) -> list[tuple[str, int, int]]:
+        """Return what identifies the folders of a checkpoint: it changes when a save replaces one."""
+        folders = []
+        for folder in (self._get_checkpoint_path(which), *find_temporary(self._get_checkpoint_path(which))):
             try:
                 facts = folder.lstat()
             except OSError:
                 continue
-            found.append((folder.name, facts.st_ino, facts.st_ctime_ns))
-        return found
+            folders.append((folder.name, facts.st_ino, facts.st_ctime_ns))
+        return folders
 
-    def _complete(self, which: str) -> list[tuple[Path, Checkpoint]]:
-        """Return the complete checkpoints of this name and their folders. Raises `DamagedError` if the one in place is
-        not whole."""
-        place, complete = self._place(which), []
-        if place.exists() or place.is_symlink():
-            complete.append((place, read_checkpoint(place, root=self.path)))
-        for folder in self._beside(which):
+    def _read_complete(self, which: str) -> list[tuple[Path, Checkpoint]]:
+        """Return the complete checkpoints of this name and their folders. Raises `DamagedError` if the one under the
+        name itself is damaged."""
+        path, complete = self._get_checkpoint_path(which), []
+        if path.exists() or path.is_symlink():
+            complete.append((path, read_checkpoint(path, root=self.path)))
+        for folder in self._find_temporary(which):
             try:
                 complete.append((folder, read_checkpoint(folder, root=self.path)))
             except LayerwiseError:
                 continue
         return complete
 
-    def tidy(self) -> None:
-        """End what a kill broke off: the newest complete checkpoint takes its place, half-written files go. The lock
-        must be held."""
-        for place in (self.path, self.path / "figures"):
-            sweep_unfinished(place, DRAFT, alone=True)
+    def clean_up(self) -> None:
+        """Finish what a kill interrupted: rename the newest complete checkpoint to its name, remove half-written files.
+        The caller holds the lock."""
+        for folder in (self.path, self.path / "figures"):
+            sweep_unfinished(folder, DRAFT, alone=True)
         for which in ("last", "best"):
-            if not self._beside(which):  # after a save that ended there is none, and nothing is read
+            if not self._find_temporary(which):  # after a save that ended there is none, and nothing is read
                 continue
-            complete = self._complete(which)
-            if complete and (newest := max(complete, key=_serial)[0]) != self._place(which):
-                put_folder(newest, self._place(which), CHECKPOINT)
+            complete = self._read_complete(which)
+            if complete and (newest := max(complete, key=_get_serial)[0]) != self._get_checkpoint_path(which):
+                put_folder(newest, self._get_checkpoint_path(which), CHECKPOINT)
         sweep_unfinished(self.path / "checkpoints", CHECKPOINT, alone=True)
 
 
-def line(row: Json) -> bytes:
+def format_line(row: Json) -> bytes:
     """Return a line of metrics.jsonl: JSON whose last key is the CRC-32 of the rest."""
     body = strict_json.dumps(row)
     crc = f"{zlib.crc32(body.encode()):08x}"
     return (strict_json.dumps({**row, "crc": crc}) + "\n").encode()
 
 
-def read_line(data: bytes, path: Path, number: int) -> Json:
-    """Read what `line` wrote. Raises `DamagedError` naming the line."""
+def parse_line(data: bytes, path: Path, number: int) -> Json:
+    """Read what `format_line` wrote. Raises `DamagedError` naming the line."""
     try:
         row: Json = decode_json(data, what=f"line {number} of {path}", as_type=dict[str, Any], error=DamagedError)
         crc = row.pop("crc")
     except (DamagedError, KeyError) as error:
-        raise damaged(path, f"line {number} cannot be read") from error
-    if line(row) != data + b"\n" or crc != f"{zlib.crc32(strict_json.dumps(row).encode()):08x}":
-        raise damaged(path, f"the checksum of line {number} is wrong")
+        raise make_damaged_error(path, f"line {number} cannot be read") from error
+    if format_line(row) != data + b"\n" or crc != f"{zlib.crc32(strict_json.dumps(row).encode()):08x}":
+        raise make_damaged_error(path, f"the checksum of line {number} is wrong")
     return row
 
 
@@ -361,22 +363,22 @@ def read_state(folder: Path, *, root: Path) -> Json:
     """Return a checkpoint's state.json. Raises `DamagedError` if it is not as it was written, or does not hold what it
     should."""
     path = folder / "state.json"
-    content = unsealed(read_bounded(path, root=root), path)
+    content = load_checksummed(read_bounded(path, root=root), path)
     check_record(content, CheckpointInfo, path)
     return content
 
 
 def read_checkpoint(folder: Path, *, root: Path) -> Checkpoint:
-    """Read one checkpoint folder whole. Raises `DamagedError` naming the first file that is not as written."""
-    for name, problem in checkpoint_problems(folder, root=root).items():
+    """Read one checkpoint folder. Raises `DamagedError` naming the first file that is not as written."""
+    for name, problem in find_checkpoint_problems(folder, root=root).items():
         if problem:
-            raise damaged(folder / name, problem)
+            raise make_damaged_error(folder / name, problem)
     info = read_state(folder, root=root)
-    parts = [mapped_tensors(folder / f"{name}.safetensors") for name in ("model", "state")]
+    parts = [map_tensors(folder / f"{name}.safetensors") for name in ("model", "state")]
     return Checkpoint(parts[0], parts[1], info)
 
 
-def checkpoint_problems(folder: Path, *, root: Path) -> dict[str, str]:
+def find_checkpoint_problems(folder: Path, *, root: Path) -> dict[str, str]:
     """Return each file of a checkpoint with what is wrong with it, or an empty text."""
     problems = {"state.json": "", "model.safetensors": "", "state.safetensors": ""}
     try:
@@ -387,7 +389,7 @@ def checkpoint_problems(folder: Path, *, root: Path) -> dict[str, str]:
         try:
             if not is_plain_file(folder / name, root=root):
                 problems[name] = "it is not a regular file" if (folder / name).exists() else "it is missing"
-            elif digest_of(folder / name) != known.get(name):
+            elif digest_file(folder / name) != known.get(name):
                 problems[name] = "its checksum is wrong"
         except OSError as error:
             problems[name] = f"it cannot be read ({error.strerror})"

@@ -1,5 +1,5 @@
-"""What run.json and a checkpoint's state.json hold, typed: a stranger's file is data, and is checked before anything is
-made of it."""
+"""What run.json and a checkpoint's state.json hold, typed: a stranger's file is data, and is checked before it is
+used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from layerwise.runtime.atomic_io import is_plain_file
-from layerwise.runtime.checksums import damaged
-from layerwise.runtime.compute_settings import Flags
+from layerwise.runtime.checksums import make_damaged_error
+from layerwise.runtime.compute_settings import ComputeSettings
 
-LARGEST = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
+MAX_BYTES = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
 Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Number = int | float | None
@@ -33,8 +33,8 @@ OWN_FILES = re.compile(
 )  # that run.json may vouch for
 
 
-class Model(msgspec.Struct, frozen=True):
-    """The network of a run: its name in the catalog, and its builder's arguments."""
+class ModelInfo(msgspec.Struct, frozen=True):
+    """The network of a run: its name in the registry, and its builder's arguments."""
 
     name: Text
     arguments: dict[str, Any]
@@ -50,7 +50,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     examples: dict[str, int]
     notes: list[Text]
     columns: Rows
-    model: Model
+    model: ModelInfo
     world: Annotated[int, msgspec.Meta(ge=1)]
     layerwise: Text = ""
     torch: Text = ""
@@ -69,18 +69,18 @@ class RunInfo(msgspec.Struct, frozen=True):
     weights: dict[str, Any] = {}
 
 
-Place = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Position = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
-class Best(msgspec.Struct, frozen=True):
+class BestRecord(msgspec.Struct, frozen=True):
     """The best epoch of a stage, as a checkpoint keeps it."""
 
-    stage: Place
+    stage: Position
     value: float | None
-    epoch: Place
-    waited: Place
+    epoch: Position
+    waited: Position
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True):
@@ -88,10 +88,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
 
     files: dict[Literal["model.safetensors", "state.safetensors"], Digest]
     serial: int
-    cursor: tuple[Place, Place, Place] = (0, 0, 0)
+    cursor: tuple[Position, Position, Position] = (0, 0, 0)
     batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 1
     stage_over: bool = False
-    best: Best | None = None
+    best: BestRecord | None = None
     best_serial: Amount = 0
     seconds: Seconds = 0.0
     steps: Amount = 0
@@ -106,9 +106,9 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
 class ResumeInfo(msgspec.Struct, frozen=True):
     """What training goes on from: the part of state.json that must be there then."""
 
-    cursor: tuple[Place, Place, Place]
+    cursor: tuple[Position, Position, Position]
     stage_over: bool
-    best: Best
+    best: BestRecord
     best_serial: Amount
     serial: Amount
     seconds: Seconds
@@ -118,7 +118,7 @@ class ResumeInfo(msgspec.Struct, frozen=True):
     history: History
     metrics_bytes: Amount
     world: int
-    flags: Flags
+    flags: ComputeSettings
 
 
 def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
@@ -127,7 +127,7 @@ def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
         msgspec.convert(content, kind)
         msgspec.convert(content.get("history", []), list[dict[str, str | int | float | None]])
     except msgspec.ValidationError as error:
-        raise damaged(path, f"it does not hold what it should: {error}") from error
+        raise make_damaged_error(path, f"it does not hold what it should: {error}") from error
 
 
 def check_run_info(content: Any, path: Path) -> None:
@@ -136,7 +136,7 @@ def check_run_info(content: Any, path: Path) -> None:
     check_record(content, RunInfo, path)
     for name in content["files"]:
         if not is_own_file(name):
-            raise damaged(path, f"its files name {name!r}, which is no file of a run")
+            raise make_damaged_error(path, f"its files name {name!r}, which is no file of a run")
 
 
 def is_own_file(name: str) -> bool:
@@ -150,9 +150,9 @@ def read_bounded(path: Path, *, root: Path) -> bytes:
     file or too large."""
     try:
         if not is_plain_file(path, root=root):
-            raise damaged(path, "it is not a regular file" if path.exists() else "it is missing")
-        if path.stat().st_size > LARGEST:
-            raise damaged(path, f"it has more than {LARGEST:,} bytes")
+            raise make_damaged_error(path, "it is not a regular file" if path.exists() else "it is missing")
+        if path.stat().st_size > MAX_BYTES:
+            raise make_damaged_error(path, f"it has more than {MAX_BYTES:,} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise damaged(path, f"it cannot be read ({error.strerror})") from error
+        raise make_damaged_error(path, f"it cannot be read ({error.strerror})") from error

@@ -1,7 +1,7 @@
-"""Text on its way out: to a terminal, which obeys control characters, and to a spreadsheet, which runs formulas.
+"""Text for output: to a terminal, which obeys control characters, and to a spreadsheet, which runs formulas.
 
-Names of classes, columns and files come from strangers. Inside the program they stay as they are; here they become
-harmless.
+Names of classes, columns and files come from strangers. The program keeps them as they are; the functions here make
+them harmless.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from typing import TextIO
 
 # Control characters but newline and tab (C0, DEL, C1), marks and overrides of direction, separators of lines and
-# paragraphs,
-# deprecated format characters, annotations, and lone surrogates. Joiners stay: Indic scripts, Persian and emoji need
-# them.
+# paragraphs, deprecated format characters, annotations, and lone surrogates. Joiners stay: Indic scripts, Persian and
+# emoji need them.
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff"
 _CONTROL = re.compile(f"[{_UNSAFE}]")
 _CONTROL_OR_BREAK = re.compile(f"[{_UNSAFE}\t\n]")
@@ -34,17 +33,17 @@ def escape_control(text: str, *, single_line: bool = False) -> str:
     Newlines and tabs stay, unless it is to be ``single_line``. What is escaped once is not changed by escaping it
     again.
     """
-    return (_CONTROL_OR_BREAK if single_line else _CONTROL).sub(_escaped, text)
+    return (_CONTROL_OR_BREAK if single_line else _CONTROL).sub(_escape_character, text)
 
 
 def escape_json(text: str) -> str:
     """Return JSON text of the same meaning without characters that direct a terminal."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape_character(match: re.Match[str]) -> str:
     """Return a character as Python writes it."""
-    return found[0].encode("unicode_escape").decode("ascii")
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def write_line(*parts: object, stream: TextIO | None = None) -> None:
@@ -80,13 +79,13 @@ def format_row(cells: Iterable[object], delimiter: str = ",") -> str:
     """
     row = list(cells)
     plain = "\0".join(map(str, row))
-    if _PLAIN.fullmatch(plain) and None not in row:  # nearly all are, and a million rows are seen through at once
+    if _PLAIN.fullmatch(plain) and None not in row:  # nearly all are, and a million rows take one match each
         return plain.replace("\0", delimiter) + "\n"
     return delimiter.join([_format_cell(cell, delimiter) for cell in row]) + "\n"
 
 
 def _format_cell(cell: object, delimiter: str) -> str:
-    """Return a cell as it stands in a row."""
+    """Return a cell as a row contains it."""
     text = guard_formula(cell) if isinstance(cell, str) else "" if cell is None else str(cell)
     if delimiter == "\t":
         return escape_control(text, single_line=True)

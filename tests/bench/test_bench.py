@@ -14,11 +14,11 @@ import pytest
 from layerwise import bench, registry
 from layerwise.bench import base
 from layerwise.bench.base import Bound, Case, Quality, Row
-from layerwise.bench.cases.rbm import reconstruction_error
-from layerwise.bench.figures import difference, interval
-from layerwise.bench.process import BenchError, Measure
+from layerwise.bench.cases.rbm import compute_reconstruction_error
+from layerwise.bench.figures import compute_difference, compute_interval
+from layerwise.bench.side import BenchError, Measurement
 from layerwise.errors import UsageError
-from layerwise.planning.resolve import Request, plan
+from layerwise.planning.resolve import Request, make_plan
 
 NAMES = (
     "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one "
@@ -27,23 +27,23 @@ NAMES = (
 ).split()
 
 
-def a_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:
+def make_case(*rows: Row, quality: tuple[Quality, ...] = ()) -> Case:
     return Case(name="made-up", unit="examples/s", spec={}, sides={}, rows=rows, note="none", quality=quality)
 
 
-def measured(*values: float, accuracy: float = 0.5) -> list[Measure]:
-    return [Measure(v, {"accuracy": accuracy + 0.01 * i}) for i, v in enumerate(values)]
+def make_measurements(*values: float, accuracy: float = 0.5) -> list[Measurement]:
+    return [Measurement(v, {"accuracy": accuracy + 0.01 * i}) for i, v in enumerate(values)]
 
 
 def test_names_come_without_torch() -> None:
-    code = "import sys; from layerwise import bench; print(*bench.names()); assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == NAMES
+    code = "import sys; from layerwise import bench; print(*bench.list_cases()); assert 'torch' not in sys.modules"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == NAMES
 
 
 def test_every_case_imports_without_torch() -> None:
     code = (
-        "import sys; from layerwise import bench; [bench.find(n) for n in bench.names()]; assert 'torch' not in "
+        "import sys; from layerwise import bench; [bench.find(n) for n in bench.list_cases()]; assert 'torch' not in "
         "sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -57,12 +57,12 @@ def test_an_unknown_case_is_refused_with_the_nearest_name() -> None:
 
 
 def test_a_case_that_this_machine_cannot_run_says_why() -> None:
-    case = replace(a_case(Row("peer", "theirs", Bound(2.0))), lacking=lambda: "there is no such device here")
-    (result,) = base.run(case, runs=3)
-    told = result.to_json()
-    assert told["skipped"] == "there is no such device here"
-    assert (told["ours"], told["theirs"], told["ratio"], told["met"], told["runs"]) == (None, None, None, None, 0)
-    assert told["target"] == 2.0
+    case = replace(make_case(Row("peer", "theirs", Bound(2.0))), skip_reason=lambda: "there is no such device here")
+    (result,) = base.run_case(case, runs=3)
+    entry = result.to_json()
+    assert entry["skipped"] == "there is no such device here"
+    assert (entry["ours"], entry["theirs"], entry["ratio"], entry["met"], entry["runs"]) == (None, None, None, None, 0)
+    assert entry["target"] == 2.0
 
 
 def test_no_runs_are_refused() -> None:
@@ -70,7 +70,7 @@ def test_no_runs_are_refused() -> None:
         bench.run("startup", runs=0)
 
 
-@pytest.mark.parametrize("name", bench.names())
+@pytest.mark.parametrize("name", bench.list_cases())
 def test_a_case_is_whole(name: str) -> None:
     case = bench.find(name)
     assert case.name == name
@@ -81,35 +81,43 @@ def test_a_case_is_whole(name: str) -> None:
 
 def test_the_ratio_is_of_medians() -> None:
     row = Row("peer", "theirs", Bound(2.0))
-    found = {"ours": measured(10, 100, 30), "theirs": measured(10, 14, 1)}
-    result = base.result_of(a_case(row), row, found, spec={}, machine={})
+    measurements = {"ours": make_measurements(10, 100, 30), "theirs": make_measurements(10, 14, 1)}
+    result = base.compare_sides(make_case(row), row, measurements, spec={}, machine={})
     assert (result.ours, result.theirs, result.ratio, result.met) == (30, 10, 3.0, True)
     assert result.ours_all == [10, 100, 30]
 
 
 def test_a_time_must_stay_below_its_bound() -> None:
     row = Row("limit", 0.3, Bound(1.0, "at most"))
-    case = a_case(row)
-    assert base.result_of(case, row, {"ours": measured(0.2, 0.29)}, spec={}, machine={}).met is True
-    assert base.result_of(case, row, {"ours": measured(0.4, 0.29)}, spec={}, machine={}).met is False
+    case = make_case(row)
+    assert base.compare_sides(case, row, {"ours": make_measurements(0.2, 0.29)}, spec={}, machine={}).met is True
+    assert base.compare_sides(case, row, {"ours": make_measurements(0.4, 0.29)}, spec={}, machine={}).met is False
 
 
 def test_speed_bought_with_quality_does_not_meet_the_target() -> None:
     row = Row("peer", "theirs", Bound(2.0))
-    case = a_case(row, quality=(Quality("accuracy"),))
-    fast_and_bad = {"ours": measured(30, 30, 30, accuracy=0.5), "theirs": measured(10, 10, 10, accuracy=0.9)}
-    result = base.result_of(case, row, fast_and_bad, spec={}, machine={})
+    case = make_case(row, quality=(Quality("accuracy"),))
+    fast_and_bad = {
+        "ours": make_measurements(30, 30, 30, accuracy=0.5),
+        "theirs": make_measurements(10, 10, 10, accuracy=0.9),
+    }
+    result = base.compare_sides(case, row, fast_and_bad, spec={}, machine={})
     assert result.ratio == 3.0
     assert result.quality["accuracy"]["not_worse"] is False
     assert result.met is False
-    fast_and_good = {"ours": measured(30, 30, 30, accuracy=0.9), "theirs": measured(10, 10, 10, accuracy=0.5)}
-    assert base.result_of(case, row, fast_and_good, spec={}, machine={}).met is True
+    fast_and_good = {
+        "ours": make_measurements(30, 30, 30, accuracy=0.9),
+        "theirs": make_measurements(10, 10, 10, accuracy=0.5),
+    }
+    assert base.compare_sides(case, row, fast_and_good, spec={}, machine={}).met is True
 
 
 def test_a_single_worse_run_is_worse() -> None:
-    found = base.compared(Quality("accuracy"), measured(1, accuracy=0.8), measured(1, accuracy=0.81))
-    assert found["not_worse"] is False
-    assert found["ours"]["low"] is None
+    comparison = base.compare_quality(
+        Quality("accuracy"), make_measurements(1, accuracy=0.8), make_measurements(1, accuracy=0.81)
+    )
+    assert comparison["not_worse"] is False
+    assert comparison["ours"]["low"] is None
 
 
 def test_intervals_are_students() -> None:
@@ -117,27 +125,27 @@ def test_intervals_are_students() -> None:
 
     a, b = [0.1, 0.4, 0.35, 0.2], [0.5, 0.3, 0.9]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(a), scale=stats.sem(a))
-    assert interval(a)[1:] == pytest.approx((low, high))
+    assert compute_interval(a)[1:] == pytest.approx((low, high))
     welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    assert difference(a, b)[1:] == pytest.approx((welch.low, welch.high))
+    assert compute_difference(a, b)[1:] == pytest.approx((welch.low, welch.high))
 
 
 def test_the_reconstruction_error_is_per_pixel() -> None:
     v = np.array([[1.0, 0.0], [0.0, 0.0]])
-    zero = reconstruction_error(v, weights=np.zeros((3, 2)), visible_bias=np.zeros(2), hidden_bias=np.zeros(3))
+    zero = compute_reconstruction_error(v, weights=np.zeros((3, 2)), visible_bias=np.zeros(2), hidden_bias=np.zeros(3))
     assert zero == pytest.approx(0.25)  # σ(0) = ½ everywhere
 
 
 def test_a_failed_side_says_how_to_see_it_again() -> None:
-    from layerwise.bench.process import measure
+    from layerwise.bench.side import measure_side
 
     with pytest.raises(BenchError, match="startup: no-such-side failed with exit code 1") as caught:
-        measure("startup", "no-such-side", {}, timeout=60)
+        measure_side("startup", "no-such-side", {}, timeout=60)
     assert "layerwise.bench.side startup no-such-side" in str(caught.value)
 
 
 def test_startup_is_measured_and_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    results = base.run(bench.find("startup"), runs=1, least=1)
+    results = base.run_case(bench.find("startup"), runs=1, min_runs=1)
     assert [r.runs for r in results] == [1, 1]
     assert "startup  1/1  help" in capfd.readouterr().err
     file = tmp_path / "new" / "results.jsonl"
@@ -164,12 +172,14 @@ def test_startup_is_measured_and_kept(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_a_small_machine_is_measured_beside_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerwise.runtime.machine.cores", lambda: 1)  # two threads crawl where other tests run beside
+    monkeypatch.setattr(
+        "layerwise.runtime.resources.count_cores", lambda: 1
+    )  # two threads crawl where other tests run beside
     monkeypatch.setenv("LAYERWISE_MATMUL", "highest")
     case = bench.find("rbm")
     small = {"data": "digits", "epochs": 2, "hidden": 16}
-    found = {side: [case.sides[side]({**case.spec, **small, "seed": 0})] for side in ("ours", "sklearn-float32")}
-    result = base.result_of(case, case.rows[0], found, spec=small, machine={})
+    measurements = {side: [case.sides[side]({**case.spec, **small, "seed": 0})] for side in ("ours", "sklearn-float32")}
+    result = base.compare_sides(case, case.rows[0], measurements, spec=small, machine={})
     error = result.quality["reconstruction error"]
     assert 0 < error["ours"]["mean"] < 0.25
     assert 0 < error["theirs"]["mean"] < 0.25
@@ -178,21 +188,21 @@ def test_a_small_machine_is_measured_beside_its_peer(monkeypatch: pytest.MonkeyP
 
 def test_a_change_to_an_unknown_key_is_refused() -> None:
     with pytest.raises(UsageError, match=r"rbm has no \['hiden'\]"):
-        base.run(bench.find("rbm"), runs=1, changes={"hiden": 3})
+        base.run_case(bench.find("rbm"), runs=1, changes={"hiden": 3})
 
 
 def test_the_mlp_cases_train_what_they_say_whatever_the_card_recommends() -> None:
     from layerwise.bench.cases.mlp_sklearn import SETTINGS
-    from layerwise.bench.training import request
+    from layerwise.bench.training import make_request
 
-    made = plan(request("mlp", {"data": "digits", "epochs": 3, "seed": 4}, SETTINGS))
-    (stage,) = made.recipe.stages
-    assert (stage.epochs, stage.batch, made.recipe.train.validate) == (3, 128, False)
+    resolved = make_plan(make_request("mlp", {"data": "digits", "epochs": 3, "seed": 4}, SETTINGS))
+    (stage,) = resolved.recipe.stages
+    assert (stage.epochs, stage.batch_size, resolved.recipe.train.validate) == (3, 128, False)
     plain = {"optimizer": "adam", "lr": 0.001, "schedule": "constant", "warmup": 0.0}
     assert plain.items() <= stage.rule.items()
-    off = ("weight_decay", "l2", "l1", "clip", "ema")
+    off = ("weight_decay", "l2", "l1", "clip_grad", "ema_decay")
     assert [stage.rule[key] for key in off] == [0.0] * len(off)
-    built = [type(layer).__name__ for layer in registry.builder(made.spec)(**made.model_args)]
+    built = [type(layer).__name__ for layer in registry.get_builder(resolved.spec)(**resolved.model_args)]
     assert built == ["Flatten", "Linear", "ReLU", "Linear"]
 
 
@@ -201,7 +211,7 @@ def test_the_settings_of_the_dbn_case_are_understood(side: str, monkeypatch: pyt
     case, planned = bench.find("dbn"), []
 
     def only_plan(request: Request, **_: object) -> None:
-        planned.append(plan(request).recipe.stages)
+        planned.append(make_plan(request).recipe.stages)
         raise InterruptedError
 
     monkeypatch.setattr("layerwise.bench.training.train", only_plan)

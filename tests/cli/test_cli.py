@@ -22,8 +22,8 @@ FLOAT = (int, float)
 SMALL = ("--set", "model.hidden=[16]", "--set", "train.threads=1")
 
 
-class Said:
-    """What a command answered: exit code, standard output, standard error."""
+class CommandResult:
+    """A command's exit code, standard output and standard error."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -33,28 +33,28 @@ class Said:
     def json(self) -> dict[str, Any]:
         """The one JSON object on standard output; anything else there fails."""
         assert self.out.count("\n") == 1, self.out
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        assert found.pop("format") == 1
-        return found
+        result = json.loads(self.out)
+        assert isinstance(result, dict)
+        assert result.pop("format") == 1
+        return result
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Any:
+def run_command(capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a command in this process; nothing but `LayerwiseError` may be turned into an exit code, so a bug shows as
     itself."""
 
-    def run(*args: object) -> Said:
+    def run(*args: object) -> CommandResult:
         capsys.readouterr()
         code = main([str(a) for a in args])
         out, err = capsys.readouterr()
-        return Said(code, out, err)
+        return CommandResult(code, out, err)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs, of images and of rows, some inputs, and what `train --json` printed."""
     folder = tmp_path_factory.mktemp("cli")
     for data, out in (("digits", "images"), ("iris", "rows")):
@@ -74,18 +74,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def is_metrics(found: dict[str, Any], *parts: str) -> bool:
+def is_metrics(result: dict[str, Any], *parts: str) -> bool:
     """Whether a dictionary holds finite numbers by ``part/name``, for these parts."""
-    return {name.split("/")[0] for name in found} == set(parts) and all(isinstance(v, float) for v in found.values())
+    return {name.split("/")[0] for name in result} == set(parts) and all(isinstance(v, float) for v in result.values())
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def test_models_json(say: Any) -> None:
-    found = say("models", "--json")
-    assert found.code == 0
-    models = found.json["models"]
+def test_models_json(run_command: Any) -> None:
+    result = run_command("models", "--json")
+    assert result.code == 0
+    models = result.json["models"]
     assert {"mcp", "perceptron", "mlp", "rbm", "dbn", "lenet5", "cnn"} <= {m["name"] for m in models}
     for model in models:
         assert list(model) == [
@@ -103,53 +103,58 @@ def test_models_json(say: Any) -> None:
         assert isinstance(model["parameters"], int)
         assert isinstance(model["tasks"], list)
     assert next(m for m in models if m["name"] == "mcp")["rule"] is None
-    boltzmann = say("models", "--family", "boltzmann", "--json").json["models"]
+    boltzmann = run_command("models", "--family", "boltzmann", "--json").json["models"]
     assert {m["name"] for m in boltzmann} == {"rbm", "dbn"}
 
 
-def test_data_json(say: Any) -> None:
-    sets = {d["name"]: d for d in say("data", "--json").json["data"]}
+def test_data_json(run_command: Any) -> None:
+    sets = {d["name"]: d for d in run_command("data", "--json").json["data"]}
     assert {"digits", "iris", "wine", "breast-cancer", "diabetes", "fashion-mnist"} <= sets.keys()
     for one in sets.values():
         assert list(one) == ["name", "tasks", "examples", "licence", "present", "path"]
         assert isinstance(one["present"], bool)
     assert sets["digits"]["present"]
     assert sets["digits"]["examples"] == 1797
-    assert [d["name"] for d in say("data", "iris", "--json").json["data"]] == ["iris"]
+    assert [d["name"] for d in run_command("data", "iris", "--json").json["data"]] == ["iris"]
 
 
 @pytest.mark.parametrize(("run", "data"), [("images", "digits"), ("rows", "iris")])
-def test_train_json(run: str, data: str, place: Path) -> None:
-    found = Said(0, (place / f"{run}.json").read_text(), (place / f"{run}.err").read_text()).json
-    assert list(found) == ["run", "model", "data", "task", "epochs", "seconds", "resumed", "metrics"]
-    assert found["run"] == str(place / run)
-    assert (found["model"], found["data"], found["task"], found["resumed"]) == ("mlp", data, "classification", False)
-    assert 1 <= found["epochs"] <= 2
-    assert isinstance(found["seconds"], FLOAT)
-    assert is_metrics(found["metrics"], "val", "test")
-    assert "epoch 2/2" in (place / f"{run}.err").read_text()  # progress goes to standard error
+def test_train_json(run: str, data: str, workspace: Path) -> None:
+    result = CommandResult(0, (workspace / f"{run}.json").read_text(), (workspace / f"{run}.err").read_text()).json
+    assert list(result) == ["run", "model", "data", "task", "epochs", "seconds", "resumed", "metrics"]
+    assert result["run"] == str(workspace / run)
+    assert (result["model"], result["data"], result["task"], result["resumed"]) == (
+        "mlp",
+        data,
+        "classification",
+        False,
+    )
+    assert 1 <= result["epochs"] <= 2
+    assert isinstance(result["seconds"], FLOAT)
+    assert is_metrics(result["metrics"], "val", "test")
+    assert "epoch 2/2" in (workspace / f"{run}.err").read_text()  # progress goes to standard error
 
 
-def test_eval_json(say: Any, place: Path) -> None:
-    trained = json.loads((place / "images.json").read_text())["metrics"]
+def test_eval_json(run_command: Any, workspace: Path) -> None:
+    trained = json.loads((workspace / "images.json").read_text())["metrics"]
     for more, split in (((), "test"), (("--split", "val"), "val")):
-        found = say("eval", place / "images", "--json", *more).json
-        assert {"run", "split", "metrics"} <= found.keys()
-        assert (found["run"], found["split"]) == (str(place / "images"), split)
-        assert found["metrics"] == pytest.approx(
+        result = run_command("eval", workspace / "images", "--json", *more).json
+        assert {"run", "split", "metrics"} <= result.keys()
+        assert (result["run"], result["split"]) == (str(workspace / "images"), split)
+        assert result["metrics"] == pytest.approx(
             {k.split("/")[1]: v for k, v in trained.items() if k.startswith(split)}, rel=1e-6
         )
-    other = say("eval", place / "images", "--data", "digits", "--json").json
+    other = run_command("eval", workspace / "images", "--data", "digits", "--json").json
     assert other["split"] == "all"
 
 
-def test_predict_json_of_files_and_folders(say: Any, place: Path) -> None:
-    found = say("predict", place / "images", place / "inputs", place / "inputs/1.png", "--json")
-    assert found.code == 0
-    answer = found.json
+def test_predict_json_of_files_and_folders(run_command: Any, workspace: Path) -> None:
+    result = run_command("predict", workspace / "images", workspace / "inputs", workspace / "inputs/1.png", "--json")
+    assert result.code == 0
+    answer = result.json
     assert list(answer) == ["predictions", "failed"]
     assert answer["failed"] == []
-    files = [str(place / f"inputs/{n}.png") for n in (0, 1, 2, 1)]
+    files = [str(workspace / f"inputs/{n}.png") for n in (0, 1, 2, 1)]
     assert [p["input"] for p in answer["predictions"]] == files
     for prediction in answer["predictions"]:
         assert prediction["label"] in "0123456789"
@@ -157,13 +162,18 @@ def test_predict_json_of_files_and_folders(say: Any, place: Path) -> None:
     assert answer["predictions"][1] == answer["predictions"][3]
 
 
-def test_predict_failed_list_and_exit_code(say: Any, place: Path) -> None:
+def test_predict_failed_list_and_exit_code(run_command: Any, workspace: Path) -> None:
     """A bad item fails alone; the others are answered, and the exit code is 2."""
-    bad, missing = place / "bad.png", place / "missing.png"
-    found = say("predict", place / "images", place / "inputs/0.png", bad, missing, place / "inputs/2.png", "--json")
-    assert found.code == 2
-    answer = found.json
-    assert [p["input"] for p in answer["predictions"]] == [str(place / "inputs/0.png"), str(place / "inputs/2.png")]
+    bad, missing = workspace / "bad.png", workspace / "missing.png"
+    result = run_command(
+        "predict", workspace / "images", workspace / "inputs/0.png", bad, missing, workspace / "inputs/2.png", "--json"
+    )
+    assert result.code == 2
+    answer = result.json
+    assert [p["input"] for p in answer["predictions"]] == [
+        str(workspace / "inputs/0.png"),
+        str(workspace / "inputs/2.png"),
+    ]
     assert [list(f) for f in answer["failed"]] == [["input", "error"]] * 2
     assert [f["input"] for f in answer["failed"]] == [str(bad), str(missing)]
     assert "bad.png" in answer["failed"][0]["error"]
@@ -171,71 +181,71 @@ def test_predict_failed_list_and_exit_code(say: Any, place: Path) -> None:
 
 
 def test_predict_rows_typed_in_a_file_and_on_standard_input(
-    say: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+    run_command: Any, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO((place / "rows.csv").read_text()))
-    found = say("predict", place / "rows", "5.1,3.5,1.4,0.2", place / "rows.csv", "-", "--json")
-    assert found.code == 0, found.err
-    answers = found.json["predictions"]
-    names = ["5.1,3.5,1.4,0.2", f"{place / 'rows.csv'}[1]", f"{place / 'rows.csv'}[2]", "-[1]", "-[2]"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO((workspace / "rows.csv").read_text()))
+    result = run_command("predict", workspace / "rows", "5.1,3.5,1.4,0.2", workspace / "rows.csv", "-", "--json")
+    assert result.code == 0, result.err
+    answers = result.json["predictions"]
+    names = ["5.1,3.5,1.4,0.2", f"{workspace / 'rows.csv'}[1]", f"{workspace / 'rows.csv'}[2]", "-[1]", "-[2]"]
     assert [a["input"] for a in answers] == names
     for first, second in ((0, 1), (0, 3), (2, 4)):
         assert {k: v for k, v in answers[first].items() if k != "input"} == {
             k: v for k, v in answers[second].items() if k != "input"
         }
-    bad = say("predict", place / "rows", "5.1,3.5", "a,b,c,d", "-1,2,3,4", "--json")
+    bad = run_command("predict", workspace / "rows", "5.1,3.5", "a,b,c,d", "-1,2,3,4", "--json")
     assert bad.code == 2
     assert [f["input"] for f in bad.json["failed"]] == ["5.1,3.5", "a,b,c,d"]
     assert len(bad.json["predictions"]) == 1
 
 
-def test_predict_a_image_on_standard_input(say: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = (place / "inputs/1.png").read_bytes()
+def test_predict_an_image_on_standard_input(run_command: Any, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (workspace / "inputs/1.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    piped = say("predict", place / "images", "-", "--json").json["predictions"]
-    named = say("predict", place / "images", place / "inputs/1.png", "--json").json["predictions"]
+    piped = run_command("predict", workspace / "images", "-", "--json").json["predictions"]
+    named = run_command("predict", workspace / "images", workspace / "inputs/1.png", "--json").json["predictions"]
     assert [{**p, "input": ""} for p in piped] == [{**p, "input": ""} for p in named]
 
 
-def test_predict_into_a_file(say: Any, place: Path, tmp_path: Path) -> None:
-    found = say("predict", place / "rows", place / "rows.csv", "--out", tmp_path / "answers.csv")
-    assert found.code == 0, found.err
+def test_predict_into_a_file(run_command: Any, workspace: Path, tmp_path: Path) -> None:
+    result = run_command("predict", workspace / "rows", workspace / "rows.csv", "--out", tmp_path / "answers.csv")
+    assert result.code == 0, result.err
     with (tmp_path / "answers.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [line["input"] for line in lines] == [f"{place / 'rows.csv'}[{n}]" for n in (1, 2)]
+    assert [line["input"] for line in lines] == [f"{workspace / 'rows.csv'}[{n}]" for n in (1, 2)]
     assert all(line["label"] in ("setosa", "versicolor", "virginica") for line in lines)
 
 
-def test_places_that_cannot_be_used_are_named(say: Any, place: Path, tmp_path: Path) -> None:
+def test_places_that_cannot_be_used_are_named(run_command: Any, workspace: Path, tmp_path: Path) -> None:
     """Whatever the system says of a place a user named is told in a line, for every verb that writes."""
     (tmp_path / "file").write_text("")
     for args, text in (
-        (("predict", place / "images", place / "inputs", "--out", "no/where.csv"), "there is no folder no"),
-        (("predict", place / "images", place / "inputs", "--out", tmp_path), "is a folder, not a file"),
-        (("predict", place / "images", "a" * 300), "File name too long"),
+        (("predict", workspace / "images", workspace / "inputs", "--out", "no/where.csv"), "there is no folder no"),
+        (("predict", workspace / "images", workspace / "inputs", "--out", tmp_path), "is a folder, not a file"),
+        (("predict", workspace / "images", "a" * 300), "File name too long"),
         (
-            ("inspect", place / "images", "--what", "mistakes", "--out", "file/x"),
+            ("inspect", workspace / "images", "--view", "mistakes", "--out", "file/x"),
             "cannot be a folder: a file is in the way",
         ),
         (("train", "mlp", "--data", "iris", "--out", "file"), "cannot be a folder: a file is in the way"),
         (("train", "mlp", "--data", "a" * 300), "File name too long"),
     ):
-        found = say(*args)
-        assert found.code == 2
-        assert any(line.startswith("layerwise: ") for line in found.err.splitlines())
-        assert text in found.err
+        result = run_command(*args)
+        assert result.code == 2
+        assert any(line.startswith("layerwise: ") for line in result.err.splitlines())
+        assert text in result.err
 
 
-def test_eval_on_a_few_rows_or_one_class(say: Any, place: Path, tmp_path: Path) -> None:
+def test_eval_on_a_few_rows_or_one_class(run_command: Any, workspace: Path, tmp_path: Path) -> None:
     """Data to measure on need no parts of their own: one row, or one class, are enough; its metrics are the row's
     own."""
     names = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm),species"
     (tmp_path / "one.csv").write_text(f"{names}\n5.1,3.5,1.4,0.2,setosa\n")
-    answer = say("predict", place / "rows", "5.1,3.5,1.4,0.2", "--json").json["predictions"][0]
-    found = say("eval", place / "rows", "--data", "one.csv", "--json").json
-    assert found["split"] == "all"
-    assert found["metrics"]["accuracy"] == float(answer["label"] == "setosa")
-    assert found["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
+    answer = run_command("predict", workspace / "rows", "5.1,3.5,1.4,0.2", "--json").json["predictions"][0]
+    result = run_command("eval", workspace / "rows", "--data", "one.csv", "--json").json
+    assert result["split"] == "all"
+    assert result["metrics"]["accuracy"] == float(answer["label"] == "setosa")
+    assert result["metrics"]["loss"] == pytest.approx(-np.log(answer["scores"]["setosa"]), rel=1e-4)
 
 
 SPEC = (
@@ -257,7 +267,7 @@ def test_ctrl_c_while_something_is_imported(command: Any, tmp_path: Path) -> Non
     assert done.stderr == "layerwise: interrupted\n"
 
 
-def test_files_of_cards_that_do_not_run_are_named(say: Any, tmp_path: Path) -> None:
+def test_files_of_models_that_do_not_run_are_named(run_command: Any, tmp_path: Path) -> None:
     for text, message in (
         ("def x(:\n", "models.py is not Python: invalid syntax"),
         (b"\x89PNG\xff", "models.py is not Python"),
@@ -265,27 +275,27 @@ def test_files_of_cards_that_do_not_run_are_named(say: Any, tmp_path: Path) -> N
         ("", "registers no network"),
     ):
         (tmp_path / "models.py").write_bytes(text if isinstance(text, bytes) else text.encode())
-        found = say("models", "--import", "models.py")
-        assert found.code == 2
-        assert message in found.err
-        assert found.out == ""
+        result = run_command("models", "--import", "models.py")
+        assert result.code == 2
+        assert message in result.err
+        assert result.out == ""
 
 
-def test_lab_and_bench_json_are_empty_without_names_to_run(say: Any) -> None:
+def test_lab_and_bench_json_are_empty_without_names_to_run(run_command: Any) -> None:
     """Their rows are tested where they are made; here: names without --all, unknown names."""
-    assert "xor" in say("lab").out
+    assert "xor" in run_command("lab").out
     for verb in ("lab", "bench"):
-        wrong = say(verb, "xorr")
+        wrong = run_command(verb, "xorr")
         assert wrong.code == 2
         assert "xorr" in wrong.err
 
 
-def test_inspect_and_doctor_json(say: Any, place: Path) -> None:
-    found = say("inspect", place / "rows", "--what", "summary", "--json").json
-    assert {"view", "target", "data", "figures"} <= found.keys()
-    doctor = say("doctor", place / "rows", "--json")
+def test_inspect_and_doctor_json(run_command: Any, workspace: Path) -> None:
+    result = run_command("inspect", workspace / "rows", "--view", "summary", "--json").json
+    assert {"view", "target", "data", "figures"} <= result.keys()
+    doctor = run_command("doctor", workspace / "rows", "--json")
     assert doctor.code == 0
-    assert doctor.json["whole"] is True
+    assert doctor.json["ok"] is True
     assert set(doctor.json["files"].values()) == {""}
 
 
@@ -317,9 +327,9 @@ WRONG: list[tuple[list[object], str]] = [
             ("rule.lr=nan", "received: nan"),
             ("rule.lr=inf", "lr"),
             ("rule.warmup=2", "expected: a number < 1"),
-            ("rule.clip=-1", "clip"),
-            ("rule.ema=1", "expected: a number < 1"),
-            ("rule.accumulate=0", "expected: a whole number >= 1"),
+            ("rule.clip_grad=-1", "clip_grad"),
+            ("rule.ema_decay=1", "expected: a number < 1"),
+            ("rule.grad_accum_steps=0", "expected: a whole number >= 1"),
             ("rule.betas=[0.9, 1.0]", "betas"),
             ("rule.name=contrastive", "restricted Boltzmann machines"),
             ("model.features=3", "decided by the data\n  expected: 4"),
@@ -343,7 +353,7 @@ WRONG: list[tuple[list[object], str]] = [
     (["train", "mlp", "--data", "digits", "--set", "model.activation=rellu"], "relu"),
     (["train", "mlp", "--data", "digits", "--task", "clasification"], "classification"),
     (["train", "mlp", "--data", "digits", "--epochs", "-1"], "epochs"),
-    (["train", "mlp", "--data", "digits", "--batch", "0"], "batch"),
+    (["train", "mlp", "--data", "digits", "--batch-size", "0"], "batch_size"),
     (["train", "mlp", "--data", "digits", "--epochs", "ten"], "ten"),
     (["train", "mlp", "--data", "digits", "--precision", "fp8"], "fp8"),
     (["train", "mlp", "--data", "digits", "--device", "cuda:77"], "cuda"),
@@ -367,10 +377,10 @@ WRONG: list[tuple[list[object], str]] = [
         "the engine openvino runs on the CPU",
     ),
     (["predict", "nowhere", "x.png"], "nowhere is not a run directory"),
-    (["predict", "nowhere"], "nothing to answer"),
+    (["predict", "nowhere"], "nothing to predict"),
     (["predict", "nowhere", "x.png", "--jsom"], "there is no option '--jsom'"),
     (["inspect", "nowhere"], "nowhere"),
-    (["inspect", "mlp", "--what", "sumary"], "summary"),
+    (["inspect", "mlp", "--view", "sumary"], "summary"),
     (["doctor", "nowhere"], "nowhere is not a run directory"),
     (["data", "fashon-mnist"], "did you mean 'fashion-mnist'"),
     (["models", "--famly", "x"], "--famly"),
@@ -379,40 +389,40 @@ WRONG: list[tuple[list[object], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "text"), WRONG, ids=[" ".join(map(str, a)) for a, _ in WRONG])
-def test_wrong_usage_is_refused_with_help(arguments: list[object], text: str, say: Any, tmp_path: Path) -> None:
+def test_wrong_usage_is_refused_with_help(arguments: list[object], text: str, run_command: Any, tmp_path: Path) -> None:
     """Exit code 2, a message on standard error that helps, nothing on standard output, nothing written."""
-    found = say(*arguments)
-    assert found.code == 2, found.err
-    assert text in found.err
-    assert any(line.startswith("layerwise: ") for line in found.err.splitlines())
-    assert found.out == ""
+    result = run_command(*arguments)
+    assert result.code == 2, result.err
+    assert text in result.err
+    assert any(line.startswith("layerwise: ") for line in result.err.splitlines())
+    assert result.out == ""
     assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
 
 
-def test_wrong_usage_with_json_prints_nothing_on_standard_output(say: Any) -> None:
-    found = say("train", "mpl", "--json")
-    assert (found.code, found.out) == (2, "")
+def test_wrong_usage_with_json_prints_nothing_on_standard_output(run_command: Any) -> None:
+    result = run_command("train", "mpl", "--json")
+    assert (result.code, result.out) == (2, "")
 
 
-def test_run_directory_that_is_taken(say: Any, place: Path) -> None:
-    found = say("train", "mlp", "--data", "iris", "--out", place / "rows", "--epochs", 1, *SMALL)
-    assert found.code == 2
-    assert "holds a run already" in found.err
+def test_run_directory_that_is_taken(run_command: Any, workspace: Path) -> None:
+    result = run_command("train", "mlp", "--data", "iris", "--out", workspace / "rows", "--epochs", 1, *SMALL)
+    assert result.code == 2
+    assert "holds a run already" in result.err
 
 
-def test_resume_without_a_checkpoint_starts_afresh_and_says_so(say: Any, tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_starts_afresh_and_says_so(run_command: Any, tmp_path: Path) -> None:
     args = ["train", "mlp", "--data", "iris", "--out", tmp_path / "new", "--epochs", 1, "--json", *SMALL]
-    found = say(*args, "--resume")
-    assert found.code == 0
-    assert "has no checkpoint: starting afresh" in found.err
-    assert found.json["resumed"] is False
-    again = say(*args, "--resume")
+    result = run_command(*args, "--resume")
+    assert result.code == 0
+    assert "has no checkpoint: starting afresh" in result.err
+    assert result.json["resumed"] is False
+    again = run_command(*args, "--resume")
     assert again.code == 0
     assert "is finished already" in again.err
     assert again.json["resumed"] is True
 
 
-def test_data_that_cannot_be_used(say: Any, tmp_path: Path) -> None:
+def test_data_that_cannot_be_used(run_command: Any, tmp_path: Path) -> None:
     """Files that are nothing, empty or of one class: exit code 2 and the file's name."""
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "one.csv").write_text("a,b\n1,x\n2,x\n3,x\n4,x\n")
@@ -420,24 +430,24 @@ def test_data_that_cannot_be_used(say: Any, tmp_path: Path) -> None:
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
     (tmp_path / "hollow").mkdir()
     for name in ("empty.csv", "one.csv", "ragged.csv", "noise.csv", "hollow"):
-        found = say("train", "mlp", "--data", tmp_path / name, *SMALL)
-        assert found.code == 2, (name, found.err)
-        assert name.split(".")[0] in found.err
+        result = run_command("train", "mlp", "--data", tmp_path / name, *SMALL)
+        assert result.code == 2, (name, result.err)
+        assert name.split(".")[0] in result.err
     assert not (tmp_path / "runs").exists()
 
 
-def test_names_and_places_in_any_script(say: Any, tmp_path: Path) -> None:
+def test_names_and_places_in_any_script(run_command: Any, tmp_path: Path) -> None:
     """A Chinese file name with spaces names the run."""
     (tmp_path / "我的 数据").mkdir()
     (tmp_path / "我的 数据/花 (1).csv").write_text(
         "甲,乙,类\n" + "".join(f"{i},{i * i},{'好坏'[i % 2]}\n" for i in range(40))
     )
-    found = say("train", "mlp", "--data", "我的 数据/花 (1).csv", "--epochs", "1", "--json", *SMALL).json
-    assert found["run"] == "runs/mlp-花-1-1"
-    assert say("predict", found["run"], "3,9", "--json").json["predictions"][0]["label"] in ("好", "坏")
+    result = run_command("train", "mlp", "--data", "我的 数据/花 (1).csv", "--epochs", "1", "--json", *SMALL).json
+    assert result["run"] == "runs/mlp-花-1-1"
+    assert run_command("predict", result["run"], "3,9", "--json").json["predictions"][0]["label"] in ("好", "坏")
 
 
-def test_damaged_recipe_files(say: Any, tmp_path: Path) -> None:
+def test_damaged_recipe_files(run_command: Any, tmp_path: Path) -> None:
     for name, text in (
         ("a.toml", "x ="),
         ("b.toml", "format = 9"),
@@ -445,17 +455,17 @@ def test_damaged_recipe_files(say: Any, tmp_path: Path) -> None:
         ("d.toml", ""),
     ):
         (tmp_path / name).write_text(text)
-        found = say("train", tmp_path / name, "--data", "iris")
-        assert found.code == 2, (name, found.err)
-        assert name in found.err
+        result = run_command("train", tmp_path / name, "--data", "iris")
+        assert result.code == 2, (name, result.err)
+        assert name in result.err
 
 
-def test_every_verb_has_help(say: Any) -> None:
-    assert say("--help").code == 0
+def test_every_verb_has_help(run_command: Any) -> None:
+    assert run_command("--help").code == 0
     for verb in VERBS:
-        found = say(verb, "--help")
-        assert found.code == 0
-        assert "--json" in found.out
+        result = run_command(verb, "--help")
+        assert result.code == 0
+        assert "--json" in result.out
 
 
 # -- start-up, in processes of their own -----------------------------------------------------------------------------

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from layerwise.data.images import archives, folders
-from layerwise.data.load import Options, open_data
+from layerwise.data.load import Options, load_splits
 from layerwise.errors import DataError
 
 
-def png(shade: int) -> bytes:
+def make_png(shade: int) -> bytes:
     out = io.BytesIO()
     Image.new("L", (4, 4), shade).save(out, "PNG")
     return out.getvalue()
 
 
-FILES = {f"pets/{label}/{i}.png": png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)}
+FILES = {f"pets/{label}/{i}.png": make_png(40 * i + 10 * n) for n, label in enumerate(("cat", "dog")) for i in range(4)}
 
 
 def make_tar(path, files=FILES, *extra: tarfile.TarInfo, mode: str = "w:gz") -> None:
@@ -40,7 +40,7 @@ def make_zip(path, files=FILES, kind: int = zipfile.ZIP_DEFLATED) -> None:
             archive.writestr(name, data)
 
 
-def link(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
+def make_link(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, to
     return member
@@ -53,14 +53,14 @@ def test_all_kinds_give_what_the_folder_gives(tmp_path, name: str) -> None:
         (tmp_path / "plain" / file).write_bytes(data)
     path = tmp_path / name
     make_zip(path) if name.endswith("zip") else make_tar(path, mode="w" if name.endswith("tar") else "w:gz")
-    found = archives.open_archive(path)[0]["train"]
+    source = archives.open_archive(path)[0]["train"]
     plain = folders.open_folder(tmp_path / "plain")[0]["train"]
-    assert found.schema == plain.schema
-    assert found.names == plain.names
-    assert found.fingerprint() == plain.fingerprint()
+    assert source.schema == plain.schema
+    assert source.names == plain.names
+    assert source.fingerprint() == plain.fingerprint()
     for i in range(len(plain)):
-        np.testing.assert_array_equal(found[i].input, plain[i].input)
-    splits = open_data(Options(str(path)), seed=1)
+        np.testing.assert_array_equal(source[i].input, plain[i].input)
+    splits = load_splits(Options(str(path)), seed=1)
     assert len(splits.train) + len(splits.val) + len(splits.test) == 8
 
 
@@ -78,26 +78,28 @@ def test_names_that_lead_outside_are_refused(tmp_path, name: str, kind: str) -> 
     inside = tmp_path / "inside"
     inside.mkdir()
     path = inside / f"a.{kind}"
-    make_zip(path, FILES | {name: png(0)}) if kind == "zip" else make_tar(path, FILES | {name: png(0)}, mode="w")
+    make_zip(path, FILES | {name: make_png(0)}) if kind == "zip" else make_tar(
+        path, FILES | {name: make_png(0)}, mode="w"
+    )
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(DataError, match="leads outside"):
-        archives.load(path)
+        archives.load_archive(path)
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("member", "text"),
     [
-        (link("pets/cat/l.png", tarfile.SYMTYPE, "/etc/passwd"), "a link"),
-        (link("pets/cat/l.png", tarfile.LNKTYPE, "pets/cat/0.png"), "a link"),
-        (link("pets/cat/l.png", tarfile.CHRTYPE), "a special file"),
-        (link("pets/cat/l.png", tarfile.FIFOTYPE), "a special file"),
+        (make_link("pets/cat/l.png", tarfile.SYMTYPE, "/etc/passwd"), "a link"),
+        (make_link("pets/cat/l.png", tarfile.LNKTYPE, "pets/cat/0.png"), "a link"),
+        (make_link("pets/cat/l.png", tarfile.CHRTYPE), "a special file"),
+        (make_link("pets/cat/l.png", tarfile.FIFOTYPE), "a special file"),
     ],
 )
 def test_links_and_devices_are_refused(tmp_path, member: tarfile.TarInfo, text: str) -> None:
     make_tar(tmp_path / "a.tar.gz", FILES, member)
     with pytest.raises(DataError, match=text) as caught:
-        archives.load(tmp_path / "a.tar.gz")
+        archives.load_archive(tmp_path / "a.tar.gz")
     assert "pets/cat/l.png" in str(caught.value)
 
 
@@ -108,14 +110,14 @@ def test_links_and_encryption_in_a_zip_are_refused(tmp_path) -> None:
         member.external_attr = 0o120777 << 16
         archive.writestr(member, "/etc/passwd")
     with pytest.raises(DataError, match="a link"):
-        archives.load(path)
+        archives.load_archive(path)
     make_zip(path, kind=zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
     at = data.index(b"PK\x01\x02") + 8
     data[at] |= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match="an encrypted file"):
-        archives.load(path)
+        archives.load_archive(path)
 
 
 def test_bombs_are_refused_early(tmp_path) -> None:
@@ -124,7 +126,7 @@ def test_bombs_are_refused_early(tmp_path) -> None:
     for name in ("a.zip", "a.tgz"):
         assert (tmp_path / name).stat().st_size < 1 << 20
         with pytest.raises(DataError, match="unpacks to too much"):
-            archives.load(tmp_path / name)
+            archives.load_archive(tmp_path / name)
 
 
 def test_a_header_that_claims_terabytes_is_refused_unread(tmp_path) -> None:
@@ -132,7 +134,7 @@ def test_a_header_that_claims_terabytes_is_refused_unread(tmp_path) -> None:
     member.size = 1 << 42
     (tmp_path / "a.tar").write_bytes(member.tobuf() + bytes(2048))
     with pytest.raises(DataError, match="unpacks to too much"):
-        archives.load(tmp_path / "a.tar")
+        archives.load_archive(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
@@ -144,7 +146,7 @@ def test_truncation_anywhere_is_noticed(tmp_path, name: str) -> None:
     for cut in range(1, end, max(1, end // 23)):
         path.write_bytes(data[:cut])
         with pytest.raises(DataError, match=name):
-            archives.load(path)
+            archives.load_archive(path)
 
 
 @pytest.mark.parametrize("name", ["a.tgz", "a.zip"])
@@ -157,7 +159,7 @@ def test_flipped_bytes_are_errors_or_harmless(tmp_path, name: str) -> None:
         broken[at] ^= 0x55
         path.write_bytes(broken)
         try:
-            held = archives.load(path)
+            held = archives.load_archive(path)
         except DataError as error:
             assert name in str(error)  # noqa: PT017 - damage may be harmless
         else:
@@ -171,19 +173,19 @@ def test_a_damaged_header_in_the_middle_does_not_pass_for_the_end(tmp_path) -> N
     data[1024 : 1024 + 100] = b"\xff" * 100  # the second member's name, so that its checksum is wrong
     path.write_bytes(data)
     with pytest.raises(DataError, match="no whole member and no end mark"):
-        archives.load(path)
+        archives.load_archive(path)
 
 
 def test_gzip_of_something_else(tmp_path) -> None:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"a,b\n1,2\n" * 100))
     with pytest.raises(DataError, match="is no archive that can be read"):
-        archives.load(path)
+        archives.load_archive(path)
 
 
 @pytest.mark.skipif(not os.environ.get("LAYERWISE_DATA"), reason="needs the real data")
 @pytest.mark.soak
 def test_cifar10() -> None:
-    found = open_data(Options("cifar10"), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (45_000, 5_000, 10_000)
-    assert found.train.schema.shape == (32, 32, 3)
+    source = load_splits(Options("cifar10"), seed=0)
+    assert (len(source.train), len(source.val), len(source.test)) == (45_000, 5_000, 10_000)
+    assert source.train.schema.shape == (32, 32, 3)

@@ -22,7 +22,7 @@ from layerwise import recipe
 from layerwise.cli import main
 from layerwise.data.images import archives, decoding
 from layerwise.data.tables import table_files
-from layerwise.data.tables.table_options import Reading
+from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.weights import reading
 from layerwise.weights.vector_files import read_vectors
@@ -59,7 +59,7 @@ def test_deep_json_lines_are_refused_by_line(line: bytes, before: int, tmp_path:
     """pyarrow's parser ends the process on them."""
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"x":1,"y":2}\n' * before + line + b"\n")
-    for read in (lambda: list(table_files.rows(path)), lambda: table_files.load(path, Reading())):
+    for read in (lambda: list(table_files.iterate_rows(path)), lambda: table_files.load_table(path, TableOptions())):
         with pytest.raises(DataError, match=rf"t\.jsonl line {before + 1} is nested too deep, and was not decoded"):
             read()
 
@@ -67,7 +67,7 @@ def test_deep_json_lines_are_refused_by_line(line: bytes, before: int, tmp_path:
 def test_brackets_in_texts_and_many_lines_are_not_deep(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"x":"' + b"[{" * 200 + b'","y":[1]}\n' + b'{"x":"a","y":[2]}\n' * 100_000)
-    assert sum(len(rows) for rows in table_files.rows(path)) == 100_001
+    assert sum(len(rows) for rows in table_files.iterate_rows(path)) == 100_001
 
 
 @pytest.mark.parametrize("text", ["[" * DEEP, "[" * DEEP + "]" * DEEP, "{a=" * DEEP, ".".join("a" * 500)])
@@ -102,7 +102,7 @@ def test_vectors_that_claim_more_than_the_file_holds(first: bytes, ending: str, 
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerwise.weights.vector_files.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("layerwise.weights.vector_files.MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "v.txt"
     path.write_bytes(b"word" + b" 0.5" * (1 << 22))
     with Traced(), pytest.raises(DamagedError, match="a line has no end"):
@@ -113,7 +113,7 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_safetensors_header_longer_than_its_file(size: int, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(size.to_bytes(8, "little") + b"{}" + b" " * 100)
     with Traced(), pytest.raises(DamagedError):
-        reading.read(tmp_path / "w.safetensors")
+        reading.read_weights(tmp_path / "w.safetensors")
     with Traced(), pytest.raises(LayerwiseError):
         read_vectors(tmp_path / "w.safetensors")
 
@@ -131,7 +131,7 @@ def test_a_safetensors_header_longer_than_its_file(size: int, tmp_path: Path) ->
 def test_safetensors_that_claim_more_than_the_file_holds(header: str, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
     with Traced(), pytest.raises(DamagedError):
-        reading.read(tmp_path / "w.safetensors")
+        reading.read_weights(tmp_path / "w.safetensors")
 
 
 def test_torch_storages_smaller_than_they_claim(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_torch_storages_smaller_than_they_claim(tmp_path: Path) -> None:
                 spoiled = data.replace(b"K\x04", claim) if which == "both" else data[:at] + claim + data[at + 2 :]
                 new.writestr(name, spoiled if name.endswith("data.pkl") else data)
         with Traced(), pytest.raises(DamagedError):
-            reading.read(tmp_path / "x.pt")
+            reading.read_weights(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
@@ -161,7 +161,7 @@ def test_a_tar_member_that_claims_more_than_the_archive_holds(ending: str, tmp_p
         Traced(),
         pytest.raises(DataError, match=r"'cat/1.png' claims 3,221,225,472 bytes, more than the archive can hold"),
     ):
-        archives.load(tmp_path / f"a.{ending}")
+        archives.load_archive(tmp_path / f"a.{ending}")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -170,12 +170,12 @@ def test_a_zip_whose_blocks_unpack_without_bound(method: int, tmp_path: Path) ->
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as out:
         out.writestr("cat/1.png", bytes(200 << 20))
     with Traced(), pytest.raises(DataError, match="received: a packing other than deflate"):
-        archives.load(tmp_path / "a.zip")
+        archives.load_archive(tmp_path / "a.zip")
     assert len(bz2.compress(bytes(1 << 20))) < 200
     assert len(lzma.compress(bytes(1 << 20))) < 400
 
 
-def png(width: int, height: int) -> bytes:
+def make_png(width: int, height: int) -> bytes:
     """Return a PNG that claims a size and holds a few bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -189,9 +189,9 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (8001, 8000)])
 def test_a_image_that_claims_too_much(width: int, height: int) -> None:
-    for read in (decoding.inspect, decoding.probe, lambda data: decoding.decode(data, 3)):
+    for read in (decoding.inspect_image, decoding.read_shape, lambda data: decoding.decode(data, 3)):
         with Traced(), pytest.raises(DataError, match="is too large to decode"):
-            read(png(width, height))
+            read(make_png(width, height))
 
 
 def test_a_parquet_file_of_one_value_a_thousand_million_times(tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_a_parquet_file_of_one_value_a_thousand_million_times(tmp_path: Path) ->
         for _ in range(40):
             writer.write_table(table)
     with Traced(), pytest.raises(DataError, match="unpacks to too much to be read in memory"):
-        table_files.load(tmp_path / "t.parquet", Reading())
+        table_files.load_table(tmp_path / "t.parquet", TableOptions())
     pq.write_table(pa.table({"x": np.zeros(1 << 20)}), tmp_path / "good.parquet")
-    assert len(table_files.load(tmp_path / "good.parquet", Reading())[0]) == 1 << 20
+    assert len(table_files.load_table(tmp_path / "good.parquet", TableOptions())[0]) == 1 << 20
 
 
 def test_reading_a_good_tar_is_not_disturbed(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_reading_a_good_tar_is_not_disturbed(tmp_path: Path) -> None:
         info.size = 5000
         out.addfile(info, io.BytesIO(bytes(5000)))
     (tmp_path / "a.tar").write_bytes(buffer.getvalue())
-    assert archives.load(tmp_path / "a.tar").files == {"cat/1.png": bytes(5000)}
+    assert archives.load_archive(tmp_path / "a.tar").files == {"cat/1.png": bytes(5000)}
 
 
 @pytest.mark.parametrize("line", [b'{"x":"\xff","y":1}', b'{"x":"a","y":1}\xc3'])
@@ -222,13 +222,13 @@ def test_json_lines_that_are_not_utf_8_are_refused_by_line(line: bytes, before: 
     """pyarrow takes them, and stumbles over them when their cells are looked at."""
     (tmp_path / "t.jsonl").write_bytes(b'{"x":"a","y":1}\n' * before + line)
     with pytest.raises(DataError, match=rf"t\.jsonl line {before + 1} is not UTF-8"):
-        list(table_files.rows(tmp_path / "t.jsonl"))
+        list(table_files.iterate_rows(tmp_path / "t.jsonl"))
 
 
 def test_a_table_whose_only_cells_are_blank_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b'""\n" "\n')
     with pytest.raises(DataError, match="has no cell that is not blank"):
-        list(table_files.rows(tmp_path / "t.csv"))
+        list(table_files.iterate_rows(tmp_path / "t.csv"))
 
 
 def test_a_torch_file_over_several_disks_is_refused(tmp_path: Path) -> None:
@@ -236,4 +236,4 @@ def test_a_torch_file_over_several_disks_is_refused(tmp_path: Path) -> None:
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)
     (tmp_path / "w.pt").write_bytes(locator + b"PK\x05\x06" + bytes(18))
     with pytest.raises(DamagedError, match=r"w\.pt"):
-        reading.read(tmp_path / "w.pt")
+        reading.read_weights(tmp_path / "w.pt")

@@ -16,20 +16,20 @@ from layerwise.data.source import ArraySource, Schema
 from layerwise.data.text import cooccurrence_build as building
 from layerwise.data.text.cooccurrence import RECORDS, Cooccurrences
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.kernels.text.tokens import END, GAP
+from layerwise.kernels.text import END, GAP
 from layerwise.runtime.owned_folders import MARKER
 
 BLOCK = 8
 
 
-def text(tokens: list[int] | np.ndarray) -> ArraySource:
+def make_source(tokens: list[int] | np.ndarray) -> ArraySource:
     """A stream as a source of blocks, the last one filled up with END."""
     stream = np.asarray(tokens, dtype=np.int32)
     stream = np.concatenate([stream, np.full(-len(stream) % BLOCK, END, dtype=np.int32)])
     return ArraySource(Schema("text", (BLOCK,), "none"), stream.reshape(-1, BLOCK), None, "text")
 
 
-def by_hand(tokens: list[int], window: int) -> dict[tuple[int, int], float]:
+def count_naively(tokens: list[int], window: int) -> dict[tuple[int, int], float]:
     """Sentence by sentence, in float64."""
     counts: dict[tuple[int, int], float] = defaultdict(float)
     sentences: list[list[int]] = [[]]
@@ -46,22 +46,22 @@ def by_hand(tokens: list[int], window: int) -> dict[tuple[int, int], float]:
     return counts
 
 
-def counted(place: Path, source: ArraySource, words: int, **options: int) -> Cooccurrences:
-    return building.opened(place, source, words, origin="text", limit=1 << 30, **options)
+def count_pairs(place: Path, source: ArraySource, words: int, **options: int) -> Cooccurrences:
+    return building.open_cooccurrences(place, source, words, origin="text", limit=1 << 30, **options)
 
 
-def records_of(found: Cooccurrences) -> np.ndarray:
+def get_records(counts: Cooccurrences) -> np.ndarray:
     """All records with a count, as they lie."""
-    records = found.fetch(np.arange(len(found))).inputs
+    records = counts.fetch(np.arange(len(counts))).inputs
     assert isinstance(records, np.ndarray)
     records = records.reshape(-1, 3)
     return records[records[:, 2] > 0]
 
 
-def as_dict(found: Cooccurrences) -> dict[tuple[int, int], float]:
-    records = records_of(found)
+def to_dict(counts: Cooccurrences) -> dict[tuple[int, int], float]:
+    records = get_records(counts)
     out = {(int(i), int(j)): float(x) for i, j, x in records}
-    assert len(out) == len(records) == found.index.records  # no pair twice
+    assert len(out) == len(records) == counts.index.records  # no pair twice
     return out
 
 
@@ -83,28 +83,32 @@ def test_it_is_the_plain_count(
     block: int,
     rest: int,
 ) -> None:
-    want, place = by_hand(tokens, window), tmp_path_factory.mktemp("counts")
+    want, place = count_naively(tokens, window), tmp_path_factory.mktemp("counts")
     before, building.BLOCKS = building.BLOCKS, 1  # blocks read at once: stretches can be as short
     try:
         if not want:
             with pytest.raises(DataError, match="no word is near another"):
-                counted(place, text(tokens), 7 + rest, window=window, memory=memory, threads=threads, block=block)
+                count_pairs(
+                    place, make_source(tokens), 7 + rest, window=window, memory=memory, threads=threads, block=block
+                )
             return
-        found = counted(place, text(tokens), 7 + rest, window=window, memory=memory, threads=threads, block=block)
+        counts = count_pairs(
+            place, make_source(tokens), 7 + rest, window=window, memory=memory, threads=threads, block=block
+        )
     finally:
         building.BLOCKS = before
-    got = as_dict(found)
+    got = to_dict(counts)
     assert got.keys() == want.keys()
     assert list(got.values()) == pytest.approx([want[pair] for pair in got], rel=1e-6)
     assert [got[j, i] for i, j in got] == pytest.approx(list(got.values()), rel=1e-6)
-    assert found.schema.shape[0] <= block
+    assert counts.schema.shape[0] <= block
     assert [one.name for one in place.iterdir() if one.suffix != ".lock"] == [
-        Path(found.folder).name
+        Path(counts.folder).name
     ]  # nothing is left of the runs
-    assert {one.name for one in Path(found.folder).iterdir()} == {RECORDS, INDEX, "sums.npy", MARKER}
+    assert {one.name for one in Path(counts.folder).iterdir()} == {RECORDS, INDEX, "sums.npy", MARKER}
 
 
-def zipf(length: int, words: int, *, seed: int = 0) -> np.ndarray:
+def draw_zipf(length: int, words: int, *, seed: int = 0) -> np.ndarray:
     """A stream with sentences, where some words come much more often than others."""
     draw = np.random.default_rng(seed)
     stream = np.minimum(draw.zipf(1.3, length) - 1, words - 1).astype(np.int32)
@@ -118,36 +122,36 @@ def test_the_same_bits_for_any_number_of_threads_and_nearly_for_any_memory(
     monkeypatch.setattr(building, "GROUP", 500)
     monkeypatch.setattr(building, "PAIRS", 2000)
     monkeypatch.setattr(building, "BLOCKS", 16)
-    source = text(zipf(6000, 300))
+    source = make_source(draw_zipf(6000, 300))
     one, two, spilled = (
-        records_of(counted(tmp_path / name, source, 300, threads=threads, memory=memory, block=1000))
+        get_records(count_pairs(tmp_path / name, source, 300, threads=threads, memory=memory, block=1000))
         for name, threads, memory in (("one", 1, 1 << 20), ("two", 4, 1 << 20), ("spilled", 2, 8000))
     )
     np.testing.assert_array_equal(one, two)
-    assert as_sorted(spilled)[:, :2].tolist() == as_sorted(one)[:, :2].tolist()
-    np.testing.assert_allclose(as_sorted(spilled)[:, 2], as_sorted(one)[:, 2], rtol=1e-6)
+    assert sort_records(spilled)[:, :2].tolist() == sort_records(one)[:, :2].tolist()
+    np.testing.assert_allclose(sort_records(spilled)[:, 2], sort_records(one)[:, 2], rtol=1e-6)
 
 
-def as_sorted(records: np.ndarray) -> np.ndarray:
+def sort_records(records: np.ndarray) -> np.ndarray:
     return records[np.lexsort((records[:, 1], records[:, 0]))]
 
 
 def test_all_counts_sum_to_what_the_lengths_of_sentences_say(tmp_path: Path) -> None:
     """A sentence of n words has n − d pairs at distance d, each counted from both sides: 2 Σ_d (n − d)/d."""
-    window, stream = 15, zipf(4000, 50)
+    window, stream = 15, draw_zipf(4000, 50)
     lengths = np.diff(np.flatnonzero(np.concatenate([[END], stream, [END]]) == END)) - 1
     want = sum(2 * (n - d) / d for n in lengths for d in range(1, min(window, n - 1) + 1))
-    found = records_of(counted(tmp_path, text(stream), 50, window=window))
-    assert found[:, 2].sum(dtype=np.float64) == pytest.approx(want, rel=1e-6)
+    counts = get_records(count_pairs(tmp_path, make_source(stream), 50, window=window))
+    assert counts[:, 2].sum(dtype=np.float64) == pytest.approx(want, rel=1e-6)
 
 
 def test_each_block_is_an_even_sample_in_the_order_of_words(tmp_path: Path) -> None:
-    found = counted(tmp_path, text(zipf(20000, 200)), 200, block=900)
-    blocks = found.fetch(np.arange(len(found))).inputs
+    counts = count_pairs(tmp_path, make_source(draw_zipf(20000, 200)), 200, block=900)
+    blocks = counts.fetch(np.arange(len(counts))).inputs
     assert isinstance(blocks, np.ndarray)
-    assert len(blocks) == -(-found.index.records // 900) > 5
+    assert len(blocks) == -(-counts.index.records // 900) > 5
     assert (np.diff((blocks[:, :, 2] > 0).sum(1)) <= 1).all()  # as many records in each, or one less
-    rows = np.bincount(records_of(found)[:, 0].astype(int))
+    rows = np.bincount(get_records(counts)[:, 0].astype(int))
     for block in blocks:
         assert (np.diff(block[block[:, 2] > 0, 0]) >= 0).all()
         share = np.bincount(block[block[:, 2] > 0, 0].astype(int), minlength=len(rows))
@@ -159,53 +163,53 @@ def test_each_block_is_an_even_sample_in_the_order_of_words(tmp_path: Path) -> N
 
 
 def test_counts_are_found_again_and_made_anew_when_something_changes(tmp_path: Path) -> None:
-    stream = zipf(500, 20)
-    found = counted(tmp_path, text(stream), 20)
-    made = (Path(found.folder) / INDEX).stat().st_ino
-    again = counted(tmp_path, text(stream), 20, threads=2, memory=1 << 20)
-    assert (again.folder, (Path(again.folder) / INDEX).stat().st_ino) == (found.folder, made)
+    stream = draw_zipf(500, 20)
+    counts = count_pairs(tmp_path, make_source(stream), 20)
+    inode = (Path(counts.folder) / INDEX).stat().st_ino
+    again = count_pairs(tmp_path, make_source(stream), 20, threads=2, memory=1 << 20)
+    assert (again.folder, (Path(again.folder) / INDEX).stat().st_ino) == (counts.folder, inode)
     others = [
-        counted(tmp_path, text(stream), 20, window=4),
-        counted(tmp_path, text(stream[::-1]), 20),
-        counted(tmp_path, text(stream), 21),
+        count_pairs(tmp_path, make_source(stream), 20, window=4),
+        count_pairs(tmp_path, make_source(stream[::-1]), 20),
+        count_pairs(tmp_path, make_source(stream), 21),
     ]
-    assert len({one.fingerprint() for one in (found, *others)}) == 4
-    whole = as_dict(found)
-    with (Path(found.folder) / RECORDS).open("r+b") as file:
+    assert len({one.fingerprint() for one in (counts, *others)}) == 4
+    all_counts = to_dict(counts)
+    with (Path(counts.folder) / RECORDS).open("r+b") as file:
         file.truncate(100)
-    assert as_dict(counted(tmp_path, text(stream), 20)) == whole
+    assert to_dict(count_pairs(tmp_path, make_source(stream), 20)) == all_counts
 
 
 def test_a_damaged_block_is_told_and_the_next_run_counts_anew(tmp_path: Path) -> None:
-    stream = zipf(500, 20)
-    found = counted(tmp_path, text(stream), 20, block=50)
-    whole = as_dict(found)
-    with (Path(found.folder) / RECORDS).open("r+b") as file:
+    stream = draw_zipf(500, 20)
+    counts = count_pairs(tmp_path, make_source(stream), 20, block=50)
+    all_counts = to_dict(counts)
+    with (Path(counts.folder) / RECORDS).open("r+b") as file:
         file.seek(50)
         file.write(b"\xff\xff")
     with pytest.raises(DamagedError, match="not what was written"):
-        Cooccurrences(found.folder, found.index).fetch([0])
-    assert as_dict(counted(tmp_path, text(stream), 20, block=50)) == whole
+        Cooccurrences(counts.folder, counts.index).fetch([0])
+    assert to_dict(count_pairs(tmp_path, make_source(stream), 20, block=50)) == all_counts
 
 
 def test_it_is_a_source(tmp_path: Path) -> None:
-    found = counted(tmp_path, text(zipf(500, 20)), 20, block=50)
-    assert (found.schema.kind, found.schema.target) == ("counts", "none")
-    assert found[1].input.shape == found.schema.shape
-    np.testing.assert_array_equal(found.fetch([1, 0]).inputs, np.stack([found[1].input, found[0].input]))
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found))[2].input, found[2].input)
-    assert found.name_of(1).startswith("text, co-occurrences, block 1 of ")
+    counts = count_pairs(tmp_path, make_source(draw_zipf(500, 20)), 20, block=50)
+    assert (counts.schema.kind, counts.schema.target) == ("counts", "none")
+    assert counts[1].input.shape == counts.schema.shape
+    np.testing.assert_array_equal(counts.fetch([1, 0]).inputs, np.stack([counts[1].input, counts[0].input]))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(counts))[2].input, counts[2].input)
+    assert counts.name_of(1).startswith("text, co-occurrences, block 1 of ")
 
 
 def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
-    stream = text([0, 1, 2])
+    stream = make_source([0, 1, 2])
     for words in (0, (1 << 24) + 1):
         with pytest.raises(UsageError, match="to be counted in pairs"):
-            counted(tmp_path, stream, words)
+            count_pairs(tmp_path, stream, words)
     with pytest.raises(UsageError, match="window"):
-        counted(tmp_path, stream, 3, window=0)
+        count_pairs(tmp_path, stream, 3, window=0)
     with pytest.raises(UsageError, match="numbers below 2"):
-        counted(tmp_path, stream, 2)
+        count_pairs(tmp_path, stream, 2)
     with pytest.raises(DataError, match="no room"):
-        building.opened(tmp_path, stream, 3, origin="text", limit=10)
+        building.open_cooccurrences(tmp_path, stream, 3, origin="text", limit=10)
     assert all(one.suffix == ".lock" for one in tmp_path.iterdir())

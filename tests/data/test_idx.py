@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from layerwise.data.images import idx
-from layerwise.data.load import Options, open_data
+from layerwise.data.load import Options, load_splits
 from layerwise.errors import DataError
 
 
-def packed(array: np.ndarray) -> bytes:
+def pack_array(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def write(folder, part: str, pixels: np.ndarray, labels: np.ndarray, *, zipped: bool = False) -> None:
+def write_pair(folder, part: str, pixels: np.ndarray, labels: np.ndarray, *, zipped: bool = False) -> None:
     for name, array in ((f"{part}-images-idx3-ubyte", pixels), (f"{part}-labels-idx1-ubyte", labels)):
-        data = packed(array.astype(np.uint8))
+        data = pack_array(array.astype(np.uint8))
         (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(data) if zipped else data)
 
 
@@ -30,8 +30,8 @@ def write(folder, part: str, pixels: np.ndarray, labels: np.ndarray, *, zipped: 
 def test_round_trip(tmp_path_factory, pixels: np.ndarray, zipped: bool) -> None:
     folder = tmp_path_factory.mktemp("idx")
     labels = np.arange(len(pixels)) % 3
-    write(folder, "train", pixels, labels, zipped=zipped)
-    source = idx.read(folder)["train"]
+    write_pair(folder, "train", pixels, labels, zipped=zipped)
+    source = idx.read_idx_folder(folder)["train"]
     np.testing.assert_array_equal(source.inputs[..., 0], pixels)
     np.testing.assert_array_equal(source.targets, labels)
     assert source.schema.shape == (*pixels.shape[1:], 1)
@@ -42,29 +42,29 @@ def test_round_trip(tmp_path_factory, pixels: np.ndarray, zipped: bool) -> None:
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("t10k", 12)):
-        write(tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k")
+        write_pair(tmp_path, part, rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 4, zipped=part == "t10k")
     return tmp_path
 
 
 def test_t10k_is_the_test_part_and_val_is_drawn(folder) -> None:
-    found = open_data(Options(str(folder)), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (36, 4, 12)
-    assert found.train.schema.classes == ("0", "1", "2", "3")
-    assert found.train[0].input.shape == (5, 4, 1)
+    splits = load_splits(Options(str(folder)), seed=0)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (36, 4, 12)
+    assert splits.train.schema.classes == ("0", "1", "2", "3")
+    assert splits.train[0].input.shape == (5, 4, 1)
 
 
 def test_names_of_classes_and_labels_without_one(folder) -> None:
-    assert idx.read(folder, ("a", "b", "c", "d"))["test"].schema.classes == ("a", "b", "c", "d")
+    assert idx.read_idx_folder(folder, ("a", "b", "c", "d"))["test"].schema.classes == ("a", "b", "c", "d")
     with pytest.raises(
         DataError, match=r"train-labels-idx1-ubyte has labels out of range \(10 of them, first at position 3"
     ):
-        idx.read(folder, ("a", "b", "c"))
+        idx.read_idx_folder(folder, ("a", "b", "c"))
 
 
 def test_a_test_label_that_training_lacks(folder) -> None:
-    write(folder, "t10k", np.zeros((2, 5, 4)), np.array([0, 7]), zipped=True)
+    write_pair(folder, "t10k", np.zeros((2, 5, 4)), np.array([0, 7]), zipped=True)
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz has labels out of range"):
-        idx.read(folder)
+        idx.read_idx_folder(folder)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -90,7 +90,7 @@ def test_truncation_anywhere(folder, name: str) -> None:
     for cut in range(0, len(data), max(1, len(data) // 17)):
         path.write_bytes(data[:cut])
         with pytest.raises(DataError, match=name):
-            idx.read(folder)
+            idx.read_idx_folder(folder)
 
 
 def test_flipped_bytes_in_gzip_are_noticed(folder) -> None:
@@ -99,40 +99,40 @@ def test_flipped_bytes_in_gzip_are_noticed(folder) -> None:
     data[len(data) // 2] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(DataError, match="t10k-images"):
-        idx.read(folder)
+        idx.read_idx_folder(folder)
 
 
 def test_pairs_must_fit(folder) -> None:
-    write(folder, "train", np.zeros((3, 5, 4)), np.zeros(4))
+    write_pair(folder, "train", np.zeros((3, 5, 4)), np.zeros(4))
     with pytest.raises(DataError, match="3 images and 4 labels"):
-        idx.read(folder)
-    write(folder, "train", np.zeros((4, 9, 9)), np.arange(4))
+        idx.read_idx_folder(folder)
+    write_pair(folder, "train", np.zeros((4, 9, 9)), np.arange(4))
     with pytest.raises(DataError, match="images of another size"):
-        idx.read(folder)
+        idx.read_idx_folder(folder)
     (folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="train-images-idx3-ubyte has no labels beside it"):
-        idx.read(folder)
+        idx.read_idx_folder(folder)
 
 
 def test_parts_must_be_known_and_single(folder) -> None:
-    write(folder, "train", np.zeros((3, 5, 4)), np.arange(3), zipped=True)
+    write_pair(folder, "train", np.zeros((3, 5, 4)), np.arange(3), zipped=True)
     with pytest.raises(DataError, match="several IDX files for the same part"):
-        idx.read(folder)
+        idx.read_idx_folder(folder)
 
 
 def test_no_training_pair(tmp_path) -> None:
-    write(tmp_path, "t10k", np.zeros((3, 5, 4)), np.arange(3))
+    write_pair(tmp_path, "t10k", np.zeros((3, 5, 4)), np.arange(3))
     with pytest.raises(DataError, match="has no training pair"):
-        idx.read(tmp_path)
+        idx.read_idx_folder(tmp_path)
 
 
 @pytest.mark.skipif(not os.environ.get("LAYERWISE_DATA"), reason="needs the real data")
 def test_fashion_mnist_by_name() -> None:
-    found = open_data(Options("fashion-mnist"), seed=0)
-    assert (len(found.train), len(found.val), len(found.test)) == (
+    splits = load_splits(Options("fashion-mnist"), seed=0)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (
         54_000,
         6_000,
         10_000,
     )  # a tenth, as a test part is given
-    assert found.train.schema.classes[9] == "Ankle boot"
-    assert np.bincount(found.test.targets).tolist() == [1000] * 10
+    assert splits.train.schema.classes[9] == "Ankle boot"
+    assert np.bincount(splits.test.targets).tolist() == [1000] * 10

@@ -16,9 +16,9 @@ import pytest
 
 from layerwise import api
 from layerwise.data.tables import delimited, table_files
-from layerwise.data.tables.table_options import Reading
+from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError
-from layerwise.inference.predict import Failure, named_inputs
+from layerwise.inference.predict import Failure, read_inputs
 
 RUNS = 20
 ENCODINGS = ("utf-8", "utf8", "UTF-8", "utf-8-sig", "gbk", "cp1252", "utf-16")
@@ -51,12 +51,12 @@ def test_whatever_holds_no_row_says_so(
     pq.write_table(pa.table({"a": pa.array([], pa.float64()), "x": pa.array([], pa.float64())}), tmp_path / "e.parquet")
     monkeypatch.setattr("sys.stdin", iter(()))
     predictor = run.predictor()
-    (found,) = predictor.stream(named_inputs([name], predictor.task))
-    assert isinstance(found, Failure)
-    assert f"{'standard input' if name == '-' else name} has no rows" in found.error
+    (failure,) = predictor.stream(read_inputs([name], predictor.task))
+    assert isinstance(failure, Failure)
+    assert f"{'standard input' if name == '-' else name} has no rows" in failure.error
 
 
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any], Any]]:
+def record_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any], Any]]:
     """Note each call of pyarrow's readers: the source, the options, what came back."""
     calls: list[tuple[Any, dict[str, Any], Any]] = []
     for module, name in ((pacsv, "open_csv"), (pacsv, "read_csv"), (pajson, "open_json")):
@@ -78,12 +78,12 @@ def test_pyarrow_is_given_nothing_of_pythons(tmp_path: Path, encoding: str, monk
     (tmp_path / "t.csv").write_bytes(
         "a,名字\n1,北京\n2,上海\n".encode(encoding) if encoding != "cp1252" else b"a,x\xe9\n1,a\n2,b\n"
     )
-    calls = watched(monkeypatch)
+    calls = record_calls(monkeypatch)
     dialect = delimited.sniff(tmp_path / "t.csv", encoding=encoding)
-    whole, parts = delimited.read(dialect), list(delimited.chunks(dialect))
+    full, parts = delimited.read_table(dialect), list(delimited.read_chunks(dialect))
     assert parts[0].num_columns == 2
-    assert whole.num_rows == sum(map(len, parts)) == 2
-    assert whole.column(1).to_pylist() == parts[0].column(1).to_pylist()
+    assert full.num_rows == sum(map(len, parts)) == 2
+    assert full.column(1).to_pylist() == parts[0].column(1).to_pylist()
     assert calls
     for source, options, _ in calls:
         assert isinstance(source, str | pa.Buffer)
@@ -115,8 +115,8 @@ def test_a_reader_is_closed_where_reading_is_given_up(
     module, name = (pacsv, "open_csv") if kind == "csv" else (pajson, "open_json")
     real = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *given, **options: spies.append(Spy(real(*given, **options))) or spies[-1])
-    with closing(table_files.pieces(tmp_path / f"t.{kind}", size=4)) as found:
-        assert len(next(found)) == 4
+    with closing(table_files.iterate_tables(tmp_path / f"t.{kind}", size=4)) as tables:
+        assert len(next(tables)) == 4
         assert [spy.closed for spy in spies] == [False]
     assert [spy.closed for spy in spies] == [True]
 
@@ -131,9 +131,9 @@ def test_ragged_rows_are_named_by_line(tmp_path: Path, encoding: str) -> None:
             (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
             dialect = delimited.sniff(tmp_path / "t.csv", encoding=encoding)
             with pytest.raises(DataError, match=f"row {at + 2} does not have as many cells"):
-                delimited.read(dialect)
+                delimited.read_table(dialect)
             with pytest.raises(DataError, match=f"row {at + 2} does not have as many cells"):
-                for _ in delimited.chunks(dialect):
+                for _ in delimited.read_chunks(dialect):
                     pass
 
 
@@ -143,7 +143,7 @@ def test_a_table_is_the_same_in_every_encoding(tmp_path: Path) -> None:
     tables = []
     for encoding in ("utf-8", "utf-8-sig", "gbk", "gb18030", "utf-16"):
         (tmp_path / "t.csv").write_bytes(text.encode(encoding))
-        table, rows = table_files.load(tmp_path / "t.csv", Reading(encoding=encoding))
+        table, rows = table_files.load_table(tmp_path / "t.csv", TableOptions(encoding=encoding))
         tables.append((table.to_pylist(), table.schema, rows.tolist()))
-    assert all(found == tables[0] for found in tables)
+    assert all(table == tables[0] for table in tables)
     assert tables[0][0][0]["s"] == "北京, 中国"

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerwise.data import splits
-from layerwise.data.source import ArraySource, Schema, labels
+from layerwise.data.source import ArraySource, Schema, get_targets
 from layerwise.errors import DataError
 
 FRACTIONS = st.sampled_from([(0.15, 0.15), (0.15,), (0.4, 0.4)])
 
 
-def source(targets: np.ndarray, kind: str = "class") -> ArraySource:
+def make_source(targets: np.ndarray, kind: str = "class") -> ArraySource:
     names = tuple(str(i) for i in range(int(targets.max()) + 1)) if len(targets) else ()
     return ArraySource(Schema("row", (1,), kind, names, ("x",)), np.arange(len(targets))[:, None] * 1.0, targets, "t")
 
@@ -56,31 +56,31 @@ def test_seeds_give_other_parts() -> None:
 
 
 def test_given_parts_are_kept() -> None:
-    whole, test = source(np.arange(100) % 4), source(np.arange(8) % 4)
-    found = splits.split({"train": whole, "test": test}, name="x", seed=0)
-    assert found.test is test
-    assert (len(found.train), len(found.val)) == (92, 8)  # round(0.1 × 25) = 2 of each class
-    everything = splits.split({"train": whole, "val": test, "test": test}, name="x", seed=0)
-    assert everything.train is whole
+    full, test = make_source(np.arange(100) % 4), make_source(np.arange(8) % 4)
+    parts = splits.complete_splits({"train": full, "test": test}, name="x", seed=0)
+    assert parts.test is test
+    assert (len(parts.train), len(parts.val)) == (92, 8)  # round(0.1 × 25) = 2 of each class
+    everything = splits.complete_splits({"train": full, "val": test, "test": test}, name="x", seed=0)
+    assert everything.train is full
 
 
 def test_few_whole_numbers_are_drawn_by_value_too() -> None:
     rare = np.array([0] * 100 + [1] * 3)
-    found = splits.split({"train": source(rare, "either")}, name="x", seed=0)
+    parts = splits.complete_splits({"train": make_source(rare, "either")}, name="x", seed=0)
     for part in ("train", "val", "test"):
-        assert 1 in labels(found.part(part))
+        assert 1 in get_targets(parts.part(part))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_examples(count: int) -> None:
     with pytest.raises(DataError, match=r"few: nothing is left for the val and test part"):
-        splits.split({"train": source(np.zeros(count, dtype=np.int64))}, name="few", seed=0)
+        splits.complete_splits({"train": make_source(np.zeros(count, dtype=np.int64))}, name="few", seed=0)
 
 
 def test_a_labeled_subset_keeps_shares() -> None:
-    kept = splits.take(source(np.array([0] * 60 + [1] * 30 + [2] * 10)), 20, seed=0)
-    np.testing.assert_array_equal(np.bincount(labels(kept)), [12, 6, 2])
-    assert len(splits.take(kept, 0, seed=0)) == len(kept)
+    subset = splits.draw_subset(make_source(np.array([0] * 60 + [1] * 30 + [2] * 10)), 20, seed=0)
+    np.testing.assert_array_equal(np.bincount(get_targets(subset)), [12, 6, 2])
+    assert len(splits.draw_subset(subset, 0, seed=0)) == len(subset)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
@@ -88,12 +88,12 @@ def test_a_small_subset_has_as_many_as_were_asked_for(count: int) -> None:
     """By hand: shares of 10 classes of 10 and one of 20, rounded down, and then no class has two more than another of
     its size."""
     targets = np.array([*np.repeat(np.arange(10), 10), *[10] * 20])
-    found = np.bincount(labels(splits.take(source(targets), count, seed=1)), minlength=11)
-    assert found.sum() == count
-    assert found[:10].max() - found[:10].min() <= 1
-    assert found[10] - count * 20 / 120 < 1
+    counts = np.bincount(get_targets(splits.draw_subset(make_source(targets), count, seed=1)), minlength=11)
+    assert counts.sum() == count
+    assert counts[:10].max() - counts[:10].min() <= 1
+    assert counts[10] - count * 20 / 120 < 1
     drawn = [
-        np.concatenate([splits.take(source(targets), count, seed=seed)[i].input for i in range(count)])
+        np.concatenate([splits.draw_subset(make_source(targets), count, seed=seed)[i].input for i in range(count)])
         for seed in (1, 1, 2)
     ]
     assert np.array_equal(drawn[0], drawn[1])

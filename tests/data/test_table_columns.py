@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.data.load import Options, open_data
+from layerwise.data.load import Options, load_splits
 from layerwise.data.source import Column
-from layerwise.data.splits import grouped, in_time
+from layerwise.data.splits import split_by_group, split_by_time
 from layerwise.data.tables import table_files, table_source
-from layerwise.data.tables.table_options import Reading
+from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError, UsageError
 
 
-def write(path, text: str):
+def write_table(path, text: str):
     path.write_bytes(text.encode())
     return path
 
@@ -33,26 +33,26 @@ def test_kinds_are_told_and_shown(tmp_path) -> None:
         lines.append(
             f"{i + 10},{town},{size},20{i % 20:02d}-03-0{1 + i % 9},free text {i},,{str(i % 2 == 0).lower()},{i}.5"
         )
-    found = table_source.read(write(tmp_path / "t.csv", "\n".join(lines) + "\n"))
-    schema = found.source.schema
+    table = table_source.read_table(write_table(tmp_path / "t.csv", "\n".join(lines) + "\n"))
+    schema = table.source.schema
     assert schema.table == (
         Column("town", "category", ("Bonn", "Köln"), True),
         Column("size", "number", gaps=True),
         Column("built", "date"),
         Column("flag"),
     )
-    roles = {column.name: column.role for column in found.described}
+    roles = {column.name: column.role for column in table.summaries}
     assert roles["id"] == "left out: numbers the rows"
     assert roles["note"] == "left out: free text"
     assert roles["empty"] == "left out: empty"
     assert roles["price"] == "target"
-    row = found.source.inputs[4]
+    row = table.source.inputs[4]
     assert row[0] == 0  # Bonn
     assert np.isnan(row[1])
     assert row[2] == (dt.date(2004, 3, 5) - dt.date(1970, 1, 1)).days
     assert row[3] == 1
-    assert np.isnan(found.source.inputs[2, 0])
-    assert any("numbers the rows" in note for note in found.notes)
+    assert np.isnan(table.source.inputs[2, 0])
+    assert any("numbers the rows" in note for note in table.notes)
 
 
 @given(
@@ -87,54 +87,60 @@ def test_csv_json_lines_and_parquet_agree_with_pandas(tmp_path_factory, rows) ->
     days = (pd.to_datetime(frame["d"]) - pd.Timestamp(0)).dt.total_seconds() / 86400
     want = np.stack([frame["x"].astype(float), np.where(codes < 0, np.nan, codes), days], 1)
     for name in ("t.csv", "t.jsonl", "t.parquet"):
-        found = table_source.read(folder / name)
-        np.testing.assert_array_equal(found.source.inputs, want, err_msg=name)
-        assert found.source.schema.target == "class"
+        table = table_source.read_table(folder / name)
+        np.testing.assert_array_equal(table.source.inputs, want, err_msg=name)
+        assert table.source.schema.target == "class"
 
 
 def test_options_for_columns(tmp_path) -> None:
     text = "code,when,v,y\n" + "".join(
         f"{i % 3},{1 + i % 28:02d}/02/2021,{-999 if i == 3 else i},{i}.5\n" for i in range(30)
     )
-    path = write(tmp_path / "t.csv", text)
-    found = table_source.read(path, Reading(categories=("code",), dates="%d/%m/%Y", missing=("-999",))).source
-    assert found.schema.table == (
+    path = write_table(tmp_path / "t.csv", text)
+    table = table_source.read_table(
+        path, TableOptions(categories=("code",), dates="%d/%m/%Y", missing=("-999",))
+    ).source
+    assert table.schema.table == (
         Column("code", "category", ("0", "1", "2")),
         Column("when", "date"),
         Column("v", gaps=True),
     )
-    assert found.inputs[1, 1] == (dt.date(2021, 2, 2) - dt.date(1970, 1, 1)).days
+    assert table.inputs[1, 1] == (dt.date(2021, 2, 2) - dt.date(1970, 1, 1)).days
     with pytest.raises(UsageError, match="no column 'cod'"):
-        table_source.read(path, Reading(categories=("cod",)))
+        table_source.read_table(path, TableOptions(categories=("cod",)))
     with pytest.raises(UsageError, match=r"named twice: data\.group and data\.weight"):
-        table_source.read(path, Reading(group="v", weight="v"))
+        table_source.read_table(path, TableOptions(group="v", weight="v"))
 
 
 def test_faulty_numbers_are_told_from_names(tmp_path) -> None:
     with pytest.raises(DataError, match=r"(?s)row 4: column 'x' is text \(1 of 3 rows\).*data.missing=\[\"oops\"\]"):
-        table_source.read(write(tmp_path / "t.csv", "x,y\n1,2\n2,3\noops,3\n"))
+        table_source.read_table(write_table(tmp_path / "t.csv", "x,y\n1,2\n2,3\noops,3\n"))
     with pytest.raises(DataError, match=r"(?s)row 3: column 'x' is not finite.*data.missing"):
-        table_source.read(write(tmp_path / "n.csv", "x,y\n1,2\nnan,3\n2,3\n"))
-    found = table_source.read(write(tmp_path / "m.csv", "x,y\n1,2\nnan,3\n2,3\n"), Reading(missing=("nan",)))
-    assert np.isnan(found.source.inputs[1, 0])
+        table_source.read_table(write_table(tmp_path / "n.csv", "x,y\n1,2\nnan,3\n2,3\n"))
+    table = table_source.read_table(
+        write_table(tmp_path / "m.csv", "x,y\n1,2\nnan,3\n2,3\n"), TableOptions(missing=("nan",))
+    )
+    assert np.isnan(table.source.inputs[1, 0])
     with pytest.raises(DataError, match="JSON lines"):
-        table_source.read(write(tmp_path / "j.jsonl", '{"x": 1, "y": 2}\n{"x": [1], "y": 2}\n'))
+        table_source.read_table(write_table(tmp_path / "j.jsonl", '{"x": 1, "y": 2}\n{"x": [1], "y": 2}\n'))
     with pytest.raises(DataError, match="holds no numbers, dates or text"):
-        table_source.read(write(tmp_path / "k.jsonl", '{"x": [1], "z": 1, "y": 2}\n{"x": [1], "z": 2, "y": 3}\n'))
+        table_source.read_table(
+            write_table(tmp_path / "k.jsonl", '{"x": [1], "z": 1, "y": 2}\n{"x": [1], "z": 2, "y": 3}\n')
+        )
 
 
 def test_weights(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "x,w,y\n1,1,a\n2,3,b\n")
-    np.testing.assert_allclose(table_source.read(path, Reading(weight="w")).source.weights, [0.5, 1.5])
+    path = write_table(tmp_path / "t.csv", "x,w,y\n1,1,a\n2,3,b\n")
+    np.testing.assert_allclose(table_source.read_table(path, TableOptions(weight="w")).source.weights, [0.5, 1.5])
     for cells, message in (("-1", "is no weight"), ("", "is no weight"), ("x", "holds no numbers")):
-        bad = write(tmp_path / "b.csv", f"x,w,y\n1,{cells},a\n2,{cells or 1},b\n")
+        bad = write_table(tmp_path / "b.csv", f"x,w,y\n1,{cells},a\n2,{cells or 1},b\n")
         with pytest.raises(DataError, match=message):
-            table_source.read(bad, Reading(weight="w"))
+            table_source.read_table(bad, TableOptions(weight="w"))
 
 
 def test_ids_name_rows(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "who,x,y\nann,1,a\nbob,2,b\n")
-    source = table_source.read(path, Reading(id="who")).source
+    path = write_table(tmp_path / "t.csv", "who,x,y\nann,1,a\nbob,2,b\n")
+    source = table_source.read_table(path, TableOptions(id="who")).source
     assert source.name_of(1).endswith("t.csv[3, who bob]")
     assert source.schema.features == ("x",)
 
@@ -143,7 +149,7 @@ def test_ids_name_rows(tmp_path) -> None:
 @settings(max_examples=100, deadline=None)
 def test_groups_stay_together(values, seed) -> None:
     groups = np.array(values)
-    parts = grouped(groups, (0.15, 0.15), seed)
+    parts = split_by_group(groups, (0.15, 0.15), seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
     sets = [set(groups[part].tolist()) for part in parts]
     assert not (sets[0] & sets[1])
@@ -157,7 +163,7 @@ def test_groups_stay_together(values, seed) -> None:
 @settings(max_examples=100, deadline=None)
 def test_time_runs_through_the_parts(values) -> None:
     times = np.array(values, dtype=float)
-    train, val, test = in_time(times, (0.15, 0.15))
+    train, val, test = split_by_time(times, (0.15, 0.15))
     assert sorted(np.concatenate([train, val, test]).tolist()) == list(range(len(times)))
     assert times[train].max() < times[val].min() <= times[val].max() < times[test].min()
     assert abs(len(test) - 0.15 * len(times)) <= 1
@@ -165,34 +171,36 @@ def test_time_runs_through_the_parts(values) -> None:
 
 def test_open_data_keeps_groups_and_time(tmp_path) -> None:
     text = "who,day,x,y\n" + "".join(f"p{i % 10},2020-01-{1 + i // 4:02d},{i},{'ab'[i % 2]}\n" for i in range(100))
-    path = str(write(tmp_path / "t.csv", text))
-    by_group = open_data(Options(path, group="who", drop=("day",)), seed=1)
+    path = str(write_table(tmp_path / "t.csv", text))
+    by_group = load_splits(Options(path, group="who", drop=("day",)), seed=1)
     assert by_group.train.schema.features == ("x",)
     people = [set((part.inputs[:, 0] % 10).tolist()) for part in (by_group.train, by_group.val, by_group.test)]
     assert not (people[0] & people[1])
     assert not (people[1] & people[2])
     assert not (people[0] & people[2])
-    by_time = open_data(Options(path, time="day", drop=("who",)), seed=1)
+    by_time = load_splits(Options(path, time="day", drop=("who",)), seed=1)
     assert by_time.train.inputs.max() < by_time.val.inputs.min() < by_time.test.inputs.min()
     with pytest.raises(DataError, match=r"(?s)does not order the rows.*category"):
-        open_data(Options(path, time="who"), seed=1)
+        load_splits(Options(path, time="who"), seed=1)
 
 
 def test_a_folder_with_a_table_for_each_part(tmp_path) -> None:
     folder = tmp_path / "d"
     folder.mkdir()
     for part, count in (("train", 40), ("dev", 10), ("test", 20)):
-        write(folder / f"my-{part}.csv", "c,y\n" + "".join(f"{'abc'[i % 3]},{'uv'[i % 2]}\n" for i in range(count)))
-    found = open_data(Options(str(folder)), seed=0)
-    assert [len(found.train), len(found.val), len(found.test)] == [40, 10, 20]
-    write(folder / "other.csv", "c,y\na,u\n")
+        write_table(
+            folder / f"my-{part}.csv", "c,y\n" + "".join(f"{'abc'[i % 3]},{'uv'[i % 2]}\n" for i in range(count))
+        )
+    splits = load_splits(Options(str(folder)), seed=0)
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [40, 10, 20]
+    write_table(folder / "other.csv", "c,y\na,u\n")
     with pytest.raises(DataError, match="do not say which part"):
-        open_data(Options(str(folder)), seed=0)
+        load_splits(Options(str(folder)), seed=0)
 
 
 def test_named_tables_against_pandas() -> None:
-    adult = open_data(Options("adult"), seed=0)
-    folder = open_data.__globals__["named"].folder_of("adult")
+    adult = load_splits(Options("adult"), seed=0)
+    folder = load_splits.__globals__["named"].folder_of("adult")
     frame = pd.read_csv(folder / "adult-test.csv", header=None, skipinitialspace=True, na_values=["?"])
     assert len(adult.test) == len(frame)
     assert adult.test.schema.classes == ("<=50K", ">50K")
@@ -200,11 +208,14 @@ def test_named_tables_against_pandas() -> None:
     column = adult.test.schema.table[1]
     cells = adult.test.inputs[:, 1]
     assert ["?" if np.isnan(c) else column.values[int(c)] for c in cells] == frame[1].fillna("?").tolist()
-    wine = open_data(Options("wine-quality"), seed=0)
+    wine = load_splits(Options("wine-quality"), seed=0)
     assert wine.train.schema.columns[-1] == Column("color", "category", ("red", "white"))
     assert len(wine.train) + len(wine.val) + len(wine.test) == 6497
 
 
 def test_rows_of_json_lines(tmp_path) -> None:
-    path = write(tmp_path / "t.jsonl", '{"x": 1, "c": "a"}\n{"x": null, "c": "b"}\n')
-    assert [row for chunk in table_files.rows(path) for row in chunk] == [{"x": 1, "c": "a"}, {"x": None, "c": "b"}]
+    path = write_table(tmp_path / "t.jsonl", '{"x": 1, "c": "a"}\n{"x": null, "c": "b"}\n')
+    assert [row for chunk in table_files.iterate_rows(path) for row in chunk] == [
+        {"x": 1, "c": "a"},
+        {"x": None, "c": "b"},
+    ]

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.data.load import Options, open_data
-from layerwise.data.source import LARGEST, ArraySource, fetch, labels
+from layerwise.data.load import Options, load_splits
+from layerwise.data.source import FLOAT32_MAX, ArraySource, fetch, get_targets
 from layerwise.data.tables import table_files, table_source
-from layerwise.data.tables.table_options import Reading
+from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError, UsageError
 from layerwise.tasks import classification, regression
 
-FINITE = st.floats(-LARGEST, LARGEST)
+FINITE = st.floats(-FLOAT32_MAX, FLOAT32_MAX)
 
 
-def table(path, **reading) -> ArraySource:
+def read_source(path, **reading) -> ArraySource:
     """Read a table, as examples."""
-    return table_source.read(path, Reading(**reading)).source
+    return table_source.read_table(path, TableOptions(**reading)).source
 
 
-def write(path, text: str, encoding: str = "utf-8"):
+def write_table(path, text: str, encoding: str = "utf-8"):
     path.write_bytes(text.encode(encoding))
     return path
 
@@ -47,12 +47,12 @@ def test_round_trip(tmp_path_factory, rows) -> None:
     columns = {"x": [r[0] for r in rows], "y": [r[1] for r in rows], "color": [r[2] for r in rows]}
     pq.write_table(pa.table(columns), folder / "t.parquet")
     for name in ("t.csv", "t.parquet"):
-        source = table(folder / name)
+        source = read_source(folder / name)
         np.testing.assert_array_equal(source.inputs, [[r[0], r[1]] for r in rows])
         assert source.schema.features == ("x", "y")
         assert source.schema.classes == tuple(sorted({r[2] for r in rows}))
         assert [source.schema.classes[i] for i in source.targets] == [r[2] for r in rows]
-    cells = [row for chunk in table_files.rows(folder / "t.csv", size=7) for row in chunk]
+    cells = [row for chunk in table_files.iterate_rows(folder / "t.csv", size=7) for row in chunk]
     assert [(float(c["x"]), float(c["y"]), c["color"]) for c in cells] == rows
 
 
@@ -70,24 +70,24 @@ def test_round_trip(tmp_path_factory, rows) -> None:
     ],
 )
 def test_separator_header_and_marks_are_told_by_content(tmp_path, text: str, columns: tuple[str, ...]) -> None:
-    source = table(write(tmp_path / "t.csv", text))
+    source = read_source(write_table(tmp_path / "t.csv", text))
     assert (*source.schema.features, source.schema.target_name) == columns
     np.testing.assert_array_equal(source.inputs, [[1], [3]])
 
 
 def test_header_can_be_said(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "2019,2020\n1,2\n3,4\n")
-    assert len(table(path)) == 3
-    assert table(path, header="yes").schema.target_name == "2020"
-    named = write(tmp_path / "n.csv", "x,red\ny,red\n")
-    assert len(table(named)) == 1
-    assert table(named, header="no").schema.columns[0].values == ("x", "y")
+    path = write_table(tmp_path / "t.csv", "2019,2020\n1,2\n3,4\n")
+    assert len(read_source(path)) == 3
+    assert read_source(path, header="yes").schema.target_name == "2020"
+    named = write_table(tmp_path / "n.csv", "x,red\ny,red\n")
+    assert len(read_source(named)) == 1
+    assert read_source(named, header="no").schema.columns[0].values == ("x", "y")
 
 
 def test_rows_are_numbered_as_an_editor_does(tmp_path) -> None:
-    plain = table(write(tmp_path / "a.csv", "x,y\n1,a\n2,b\n"))
+    plain = read_source(write_table(tmp_path / "a.csv", "x,y\n1,a\n2,b\n"))
     assert plain.name_of(1).endswith("a.csv[3]")
-    odd = table(write(tmp_path / "b.csv", 'x,y\n\n1,"a\nb"\n\n2,b\n'))
+    odd = read_source(write_table(tmp_path / "b.csv", 'x,y\n\n1,"a\nb"\n\n2,b\n'))
     assert odd.rows.tolist() == [3, 6]
 
 
@@ -102,50 +102,50 @@ def test_rows_are_numbered_as_an_editor_does(tmp_path) -> None:
     ],
 )
 def test_kinds_of_target(tmp_path, cells, kind: str, classes, targets) -> None:
-    source = table(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells))))
+    source = read_source(write_table(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells))))
     assert (source.schema.target, source.schema.classes) == (kind, classes)
     np.testing.assert_array_equal(source.targets, targets)
 
 
 def test_whole_numbers_serve_both_tasks(tmp_path) -> None:
     values = [10, -2, 3, 3, 10, -2, 3, 10]
-    source = table(write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values))))
+    source = read_source(write_table(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values))))
     sorts = classification.Classification.prepare(source, classification.ClassificationOptions())
     assert sorts.classes == ("-2", "3", "10")
-    batch = sorts.collate(sorts.adopt(source).fetch(np.arange(8)))
+    batch = sorts.collate(sorts.convert_source(source).fetch(np.arange(8)))
     assert [int(sorts.classes[i]) for i in batch.targets.tolist()] == values
     amount = regression.Regression.prepare(source, regression.RegressionOptions())
     assert math.isclose(amount.shift, np.mean(values))
-    adopted = amount.adopt(source)
+    adopted = amount.convert_source(source)
     scaled = amount.collate(fetch(adopted, np.arange(8))).targets[:, 0]
     np.testing.assert_allclose(scaled * amount.spread + amount.shift, values)
-    np.testing.assert_array_equal(labels(amount.adopt(adopted)), values)  # adopting twice changes nothing
+    np.testing.assert_array_equal(get_targets(amount.convert_source(adopted)), values)  # adopting twice changes nothing
     # another table of the same kind, with other values present: by name, not by position
-    other = table(write(tmp_path / "o.csv", "x,y\n1,3\n2,10\n"))
-    np.testing.assert_array_equal(labels(sorts.adopt(other)), [1, 2])
-    np.testing.assert_array_equal(labels(amount.adopt(other)), [3, 10])
+    other = read_source(write_table(tmp_path / "o.csv", "x,y\n1,3\n2,10\n"))
+    np.testing.assert_array_equal(get_targets(sorts.convert_source(other)), [1, 2])
+    np.testing.assert_array_equal(get_targets(amount.convert_source(other)), [3, 10])
 
 
 def test_tasks_refuse_the_other_kind_of_target(tmp_path) -> None:
-    number = table(write(tmp_path / "n.csv", "x,y\n1,0.5\n2,1.5\n"))
+    number = read_source(write_table(tmp_path / "n.csv", "x,y\n1,0.5\n2,1.5\n"))
     with pytest.raises(DataError, match="'y' is an amount"):
         classification.Classification.prepare(number, classification.ClassificationOptions())
-    texts = table(write(tmp_path / "c.csv", "x,y\n1,a\n2,b\n"))
+    texts = read_source(write_table(tmp_path / "c.csv", "x,y\n1,a\n2,b\n"))
     with pytest.raises(DataError, match="no number to predict"):
         regression.Regression.prepare(texts, regression.RegressionOptions())
 
 
 def test_target_and_drop(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "id2,name,x,y\n1,a,5,0.5\n2,b,6,1.5\n")
-    source = table(path, target="x", drop=("name",))
+    path = write_table(tmp_path / "t.csv", "id2,name,x,y\n1,a,5,0.5\n2,b,6,1.5\n")
+    source = read_source(path, target="x", drop=("name",))
     assert source.schema.features == ("id2", "y")
     np.testing.assert_array_equal(source.targets, [0, 1])
     with pytest.raises(UsageError, match=r"(?s)no column 'nam'.*did you mean 'name'"):
-        table(path, drop=("nam",))
+        read_source(path, drop=("nam",))
     with pytest.raises(UsageError, match="no column 'z'"):
-        table(path, target="z")
+        read_source(path, target="z")
     with pytest.raises(UsageError, match=r"(?s)named twice.*among the columns to leave out"):
-        table(path, target="x", drop=("x",))
+        read_source(path, target="x", drop=("x",))
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_target_and_drop(tmp_path) -> None:
 )
 def test_what_is_refused(tmp_path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        table(write(tmp_path / "t.csv", text))
+        read_source(write_table(tmp_path / "t.csv", text))
     assert "t.csv" in str(caught.value)
 
 
 def test_free_text_is_no_target(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},review {i}\n" for i in range(60)))
+    path = write_table(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},review {i}\n" for i in range(60)))
     with pytest.raises(DataError, match="free text"):
-        table(path)
+        read_source(path)
 
 
 @pytest.mark.parametrize(
@@ -191,42 +191,42 @@ def test_free_text_is_no_target(tmp_path) -> None:
     ],
 )
 def test_other_encodings_are_guessed_and_can_be_said(tmp_path, encoding: str, text: str) -> None:
-    path = write(tmp_path / "t.csv", text, encoding)
+    path = write_table(tmp_path / "t.csv", text, encoding)
     with pytest.raises(DataError, match=f"it is probably {encoding}"):
-        table(path)
-    source = table(path, encoding=encoding)
+        read_source(path)
+    source = read_source(path, encoding=encoding)
     assert source.schema.target_name == text.splitlines()[0].split(",")[1]
     assert len(source) == 2
     with pytest.raises(UsageError, match="no text encoding 'utf-99'"):
-        table(path, encoding="utf-99")
+        read_source(path, encoding="utf-99")
 
 
 def test_binary_files_and_damaged_parquet(tmp_path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,b\n\0\1\2,3\n")
     with pytest.raises(DataError, match="NUL bytes"):
-        table(tmp_path / "t.csv")
+        read_source(tmp_path / "t.csv")
     pq.write_table(pa.table({"x": [1, 2], "y": ["a", None]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="row 2: column 'y' has no value"):
-        table(tmp_path / "t.parquet")
+        read_source(tmp_path / "t.parquet")
     data = (tmp_path / "t.parquet").read_bytes()
     for cut in range(4, len(data), len(data) // 10):
         (tmp_path / "t.parquet").write_bytes(data[:cut])
         with pytest.raises(DataError, match="is damaged"):
-            table(tmp_path / "t.parquet")
+            read_source(tmp_path / "t.parquet")
         with pytest.raises(DataError, match="is damaged"):
-            list(table_files.rows(tmp_path / "t.parquet"))
+            list(table_files.iterate_rows(tmp_path / "t.parquet"))
 
 
 def test_parquet_kinds_of_column(tmp_path) -> None:
-    made = pa.table(
+    table = pa.table(
         {
             "flag": [True, False],
             "small": pa.array([1, 2], pa.int8()),
             "y": pa.array(["b", "a"]).dictionary_encode(),
         }
     )
-    pq.write_table(made, tmp_path / "t.parquet")
-    source = table(tmp_path / "t.parquet")
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = read_source(tmp_path / "t.parquet")
     np.testing.assert_array_equal(source.inputs, [[1, 1], [0, 2]])
     assert source.schema.classes == ("a", "b")
 
@@ -234,24 +234,24 @@ def test_parquet_kinds_of_column(tmp_path) -> None:
 def test_a_late_change_of_type_is_seen(tmp_path) -> None:
     lines = "".join(f"{i},1\n" for i in range(300_000))
     with pytest.raises(DataError, match=r"row 300002: column 'x' is text \(1 of 300001 rows\)"):
-        table(write(tmp_path / "t.csv", "x,y\n" + lines + "late,2\n"))
+        read_source(write_table(tmp_path / "t.csv", "x,y\n" + lines + "late,2\n"))
 
 
 def test_rows_in_chunks_and_ragged_at_the_end(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},1\n" for i in range(2500)))
-    assert [len(chunk) for chunk in table_files.rows(path)] == [1024, 1024, 452]
+    path = write_table(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},1\n" for i in range(2500)))
+    assert [len(chunk) for chunk in table_files.iterate_rows(path)] == [1024, 1024, 452]
     path.write_text(path.read_text() + "5\n")
     with pytest.raises(DataError, match="row 2502"):
-        list(table_files.rows(path))
+        list(table_files.iterate_rows(path))
 
 
 def test_open_data_on_tables(tmp_path) -> None:
-    path = write(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
-    found = open_data(Options(str(path)), seed=3)
-    assert (found.name, len(found.train), len(found.val), len(found.test)) == ("t", 28, 6, 6)
+    path = write_table(tmp_path / "t.csv", "x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
+    splits = load_splits(Options(str(path)), seed=3)
+    assert (splits.name, len(splits.train), len(splits.val), len(splits.test)) == ("t", 28, 6, 6)
     with pytest.raises(DataError, match=r"(?s)nothing to tell apart.*40 examples, all of class 'a'"):
-        open_data(Options(str(write(tmp_path / "s.csv", "x,y\n" + "1,a\n" * 40))), seed=0)
+        load_splits(Options(str(write_table(tmp_path / "s.csv", "x,y\n" + "1,a\n" * 40))), seed=0)
     with pytest.raises(DataError, match=r"all with y 0.5"):
-        open_data(Options(str(write(tmp_path / "c.csv", "x,y\n" + "1,0.5\n" * 40))), seed=0)
+        load_splits(Options(str(write_table(tmp_path / "c.csv", "x,y\n" + "1,0.5\n" * 40))), seed=0)
     with pytest.raises(DataError, match="nothing is left"):
-        open_data(Options(str(write(tmp_path / "o.csv", "x,y\n1,a\n"))), seed=0)
+        load_splits(Options(str(write_table(tmp_path / "o.csv", "x,y\n1,a\n"))), seed=0)

@@ -13,7 +13,7 @@ import pytest
 from layerwise.cli import main
 from layerwise.embeddings import index as index_
 from layerwise.embeddings.embedders import WordEmbedder
-from layerwise.embeddings.index import Hit, Index, build
+from layerwise.embeddings.index import Hit, Index, build_index
 from layerwise.embeddings.passages import Passages
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.weights.vector_files import write_vectors
@@ -62,15 +62,15 @@ def plain_sif(table: VectorTable, written: list[str], asked: list[str]) -> tuple
 def made(tmp_path: Path) -> Index:
     """Return an index of a file of 50 lines, built in small pieces."""
     (tmp_path / "t.txt").write_text("\n".join(texts(50)) + "\n", encoding="utf-8")
-    return build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
+    return build_index(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
 
 
 @pytest.mark.parametrize("counts", [False, True])
 def test_search_is_brute_force(counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, asked = texts(50), ["king of wine", "bread and water", "the the ark"]
     (tmp_path / "t.txt").write_text("\n".join(written), encoding="utf-8")
-    made = build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table(counts)), tmp_path / "index")
-    monkeypatch.setattr(index_, "AT_ONCE", 4 * 8 * 7)  # seven passages at a time
+    made = build_index(Passages(str(tmp_path / "t.txt")), WordEmbedder(table(counts)), tmp_path / "index")
+    monkeypatch.setattr(index_, "CHUNK_BYTES", 4 * 8 * 7)  # seven passages at a time
     rows, questions = plain_sif(table(counts), written, asked)
     opened = Index.open(tmp_path / "index")
     assert len(opened) == 50
@@ -89,7 +89,7 @@ def test_search_is_brute_force(counts: bool, tmp_path: Path, monkeypatch: pytest
 
 
 def test_ranks_are_places_in_the_order(made: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_, "AT_ONCE", 4 * 8 * 7)
+    monkeypatch.setattr(index_, "CHUNK_BYTES", 4 * 8 * 7)
     asked, wanted = ["king of wine", "silver house"], [["4", "26", "50"], ["1"]]
     order = [[hit.id for hit in mine] for mine in made.search(asked, k=50) if isinstance(mine, list)]
     found = made.ranks(asked, wanted)
@@ -110,7 +110,7 @@ def test_a_question_that_is_not_understood_fails_alone(made: Index) -> None:
         made.search(["king"], k=0)
 
 
-@pytest.mark.parametrize("name", [*index_.FILES, index_.ABOUT])
+@pytest.mark.parametrize("name", [*index_.FILES, index_.INDEX_FILE])
 def test_damage_is_refused_by_name(name: str, made: Index) -> None:
     path = made.path / name
     data = bytearray(path.read_bytes())
@@ -128,12 +128,12 @@ def test_damage_is_refused_by_name(name: str, made: Index) -> None:
 def test_nothing_is_left_behind_a_failure(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("xyz\n\nabc\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no passage of which anything is known\n  received: 2 passages"):
-        build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
+        build_index(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
     (tmp_path / "t.txt").write_text("xyz\nking\n", encoding="utf-8")
-    made = build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
+    made = build_index(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
     assert (made.about["passages"], made.about["left_out"]) == (1, 1)
     with pytest.raises(UsageError, match=r"exists already.*\n.*\n.*or add --overwrite"):
-        build(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
+        build_index(Passages(str(tmp_path / "t.txt")), WordEmbedder(table()), tmp_path / "index")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "t.txt"]
 
 
@@ -187,7 +187,7 @@ def test_passages_that_cannot_be_read(tmp_path: Path) -> None:
     assert all_of(Passages(str(tmp_path / "gbk.txt"), encoding="gbk"))[0][1].startswith("起初神")
     named = VectorTable(["a", "b"], np.eye(2, dtype=np.float32))
     with pytest.raises(DataError, match="two passages of the name '1'"):
-        build(Passages(str(tmp_path / "t.csv"), column="text", id="ref"), WordEmbedder(named), tmp_path / "i")
+        build_index(Passages(str(tmp_path / "t.csv"), column="text", id="ref"), WordEmbedder(named), tmp_path / "i")
 
 
 def test_words_of_texts() -> None:
@@ -209,7 +209,7 @@ def test_words_of_texts() -> None:
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.txt").write_text("\n".join(texts(20)), encoding="utf-8")
     write_vectors(table(), tmp_path / "v.bin")
-    assert main(["index", "t.txt", "--with", "v.bin", "--out", "i", "--json"]) == 0
+    assert main(["index", "t.txt", "--vectors", "v.bin", "--out", "i", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["passages"], told["left_out"], told["dimensions"], told["embedder"]["words"]) == (20, 0, 8, 12)
     assert main(["search", "i", "king of wine", "zzz", "-k", "2", "--json"]) == 2

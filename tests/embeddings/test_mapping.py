@@ -32,28 +32,28 @@ def two_languages(
 
 def test_a_turn_is_undone() -> None:
     source, target, pairs = two_languages(0.0)
-    both = mapping.Bilingual(source, target)
-    learn, test = mapping.divided(pairs, seed=1)
+    both = mapping.BilingualTables(source, target)
+    learn, test = mapping.split_pairs(pairs, seed=1)
     assert len(test) == 24
     assert not {a for a, _ in learn} & {a for a, _ in test}
-    turn, found = mapping.measure(both, learn, test)
+    turn, found = mapping.evaluate_map(both, learn, test)
     np.testing.assert_allclose(turn @ turn.T, np.eye(10), atol=1e-12)
     assert found.precision == {1: 1.0, 5: 1.0}
     assert found.mrr == 1.0
     assert found.chance[1] < 0.05
-    mapped = both.mapped(turn)
+    mapped = both.map_vectors(turn)
     for a, b in test:
         np.testing.assert_allclose(mapped.vector(a), target.unit[target.row(b)], atol=1e-5)
 
 
 def test_ranks_and_chance_against_loops() -> None:
     source, target, pairs = two_languages(1.5)
-    both = mapping.Bilingual(source, target)
+    both = mapping.BilingualTables(source, target)
     pairs = [*pairs, ("e0", "d77"), ("e1", "nothing")]
-    turn, found = mapping.measure(both, pairs[:80], pairs[80:], draws=3, seed=4)
+    turn, found = mapping.evaluate_map(both, pairs[:80], pairs[80:], draws=3, seed=4)
     assert (found.learned, found.tested, found.words, found.without) == (80, 41, 41, 1)
     rows = both.rows([*pairs[80:], ("e90", "d3")])
-    ranks = both.ranks(turn, rows)
+    ranks = both.rank_translations(turn, rows)
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -72,13 +72,13 @@ def test_ranks_and_chance_against_loops() -> None:
 
 def test_what_cannot_be_mapped() -> None:
     source, target, pairs = two_languages(0.1)
-    both = mapping.Bilingual(source, target)
+    both = mapping.BilingualTables(source, target)
     with pytest.raises(DataError, match=r"too few pairs to learn from\n  expected: 10 or more .*\n  received: 9 of 10"):
-        mapping.measure(both, [*pairs[:9], ("x", "y")], pairs[20:])
+        mapping.evaluate_map(both, [*pairs[:9], ("x", "y")], pairs[20:])
     with pytest.raises(UsageError, match=r"of the same length are mapped.*\n  expected: 10 dimensions\n  received: 3"):
-        mapping.Bilingual(source, VectorTable(["a"], np.ones((1, 3), dtype=np.float32)))
+        mapping.BilingualTables(source, VectorTable(["a"], np.ones((1, 3), dtype=np.float32)))
     with pytest.raises(UsageError, match="between 0 and 1"):
-        mapping.divided(pairs, held_out=1.5)
+        mapping.split_pairs(pairs, held_out=1.5)
 
 
 def test_pairs_from_sentences_against_a_loop(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_pairs_from_sentences_against_a_loop(tmp_path: Path) -> None:
         and mark == max(marks[e, other] for other in german)
         and mark == max(marks[other, d] for other in english)
     }
-    found = lexicon.from_sentences(files, *tables)
+    found = lexicon.learn_pairs(files, *tables)
     assert set(found) == best
     assert len(found) > 10
     counts = [sum(a in line.split() for line, _ in lines) for a, _ in found]
@@ -118,14 +118,14 @@ def test_pairs_from_sentences_against_a_loop(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no translations of each other line by line\n  expected: as many lines\n  received: 81 and 1"
     ):
-        lexicon.from_sentences(files, *tables)
+        lexicon.learn_pairs(files, *tables)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target, pairs = two_languages(0.0)
     write_vectors(source, tmp_path / "en.bin")
     write_vectors(target, tmp_path / "de.vec")
-    lexicon.write(pairs, tmp_path / "pairs.tsv")
+    lexicon.write_pairs(pairs, tmp_path / "pairs.tsv")
     arguments = ["map", "en.bin", "de.vec", "--pairs", "pairs.tsv"]
     assert main([*arguments, "--out", "mapped.safetensors", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -98,30 +98,30 @@ def test_lines_that_are_no_questions_are_named(tmp_path: Path) -> None:
 
 def test_questions_in_words() -> None:
     ours, theirs = table(), gensims(table())
-    assert queries.similar(ours, "go", "went") == pytest.approx(theirs.similarity("go", "went"), abs=1e-6)
+    assert queries.word_similarity(ours, "go", "went") == pytest.approx(theirs.similarity("go", "went"), abs=1e-6)
     for plus, minus in ((["go"], []), (["Paris", "Norway"], ["Oslo"]), (["run", "see", "do"], ["ran"])):
         said = theirs.most_similar(positive=plus, negative=minus, topn=4)
-        found = queries.nearest_words(ours, plus, minus, k=4)
+        found = queries.find_nearest_words(ours, plus, minus, k=4)
         assert [one.word for one in found] == [word for word, _ in said]
         np.testing.assert_allclose([one.score for one in found], [score for _, score in said], atol=1e-6)
-    found = queries.analogy(ours, "Oslo", "Norway", "Paris", k=3)
+    found = queries.solve_analogy(ours, "Oslo", "Norway", "Paris", k=3)
     assert [one.word for one in found] == [
-        one.word for one in queries.nearest_words(ours, ["Norway", "Paris"], ["Oslo"], k=3)
+        one.word for one in queries.find_nearest_words(ours, ["Norway", "Paris"], ["Oslo"], k=3)
     ]
-    assert queries.odd_one_out(ours, ["go", "run", "see", "Cairo"]) == theirs.doesnt_match(
+    assert queries.find_odd_one_out(ours, ["go", "run", "see", "Cairo"]) == theirs.doesnt_match(
         ["go", "run", "see", "Cairo"]
     )
-    assert len(queries.nearest_words(ours, ["go"], k=100)) == len(ours) - 1
+    assert len(queries.find_nearest_words(ours, ["go"], k=100)) == len(ours) - 1
     with pytest.raises(UsageError, match=r"(?s)no vector of 'Osloo'.*did you mean 'Oslo'"):
-        queries.similar(ours, "Osloo", "go")
+        queries.word_similarity(ours, "Osloo", "go")
     with pytest.raises(UsageError, match="three words or more"):
-        queries.odd_one_out(ours, ["go", "run"])
+        queries.find_odd_one_out(ours, ["go", "run"])
 
 
 def test_the_named_set_is_a_benchmark() -> None:
-    from layerwise.data.load import Options, open_data
+    from layerwise.data.load import Options, load_splits
 
     with pytest.raises(
         UsageError, match=r"word-eval is a benchmark: .*\n  do this:  layerwise eval RUN --data word-eval"
     ):
-        open_data(Options("word-eval"), seed=0)
+        load_splits(Options("word-eval"), seed=0)

@@ -16,11 +16,11 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.embeddings import benchmarks
 from layerwise.errors import UsageError
-from layerwise.inference.evaluate import measure
-from layerwise.inspection import look
+from layerwise.inference.evaluate import evaluate_run
+from layerwise.inspection import inspect_target
 from layerwise.nn.word_vectors import SkipGram
 from layerwise.weights.vector_files import read_vectors
-from processes import report_written
+from processes import patch_report
 
 OPTIONS = {"train.threads": 1, "model.dim": 8, "task.min_count": 1}
 
@@ -36,8 +36,10 @@ def text(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     place = tmp_path_factory.mktemp("words")
-    with report_written(True):
-        return api.train("skipgram", data=text(place / "t.txt"), out=place / "run", epochs=3, batch=8, options=OPTIONS)
+    with patch_report(True):
+        return api.train(
+            "skipgram", data=text(place / "t.txt"), out=place / "run", epochs=3, batch_size=8, options=OPTIONS
+        )
 
 
 def table_of(run: api.Run) -> np.ndarray:
@@ -74,16 +76,16 @@ def test_eval_by_benchmarks(run: api.Run, tmp_path: Path, capsys: pytest.Capture
     for a, b, c, d in questions[:2]:
         wanted = v[b] - v[a] + v[c]
         right += max((w for w in v if w not in (a, b, c)), key=lambda w: v[w] @ wanted) == d
-    found = measure(run.path, data=str(tmp_path / "q.txt"))
+    found = evaluate_run(run.path, data=str(tmp_path / "q.txt"))
     assert found.metrics == {"q/accuracy": right / 2, "q/coverage": 0.5}
     (tmp_path / "pairs.tsv").write_text("zz\tyy\t3.5\n")
     assert main(["eval", str(run.path), "--data", str(tmp_path / "pairs.tsv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == {"pairs/spearman": None, "pairs/coverage": 0.0}
-    assert benchmarks.recognized("word-eval")
-    assert not benchmarks.recognized(run.path.parent / "t.txt")
-    assert measure(run.path).metrics == {"loss": run.metrics["test/loss"]}
+    assert benchmarks.is_word_benchmark("word-eval")
+    assert not benchmarks.is_word_benchmark(run.path.parent / "t.txt")
+    assert evaluate_run(run.path).metrics == {"loss": run.metrics["test/loss"]}
     with pytest.raises(UsageError, match="is measured by torch"):
-        measure(run.path, engine="onnxruntime")
+        evaluate_run(run.path, engine="onnxruntime")
 
 
 @pytest.mark.parametrize("ending", ["vec", "bin", "txt"])
@@ -108,20 +110,20 @@ def test_other_networks_have_no_such_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"perceptron has no word vectors, and \.vec holds nothing else"):
         other.export(tmp_path / "v.vec")
     with pytest.raises(UsageError, match="perceptron has no word vectors"):
-        look("neighbors", str(other.path))
+        inspect_target("neighbors", str(other.path))
 
 
 def test_views_of_a_run(run: api.Run, tmp_path: Path) -> None:
     v = unit(run)
-    found = look("neighbors", str(run.path), words=("a0",), examples=3).data["neighbors"][0]
+    found = inspect_target("neighbors", str(run.path), words=("a0",), examples=3).data["neighbors"][0]
     order = sorted((w for w in v if w != "a0"), key=lambda w: -float(v[w] @ v["a0"]))
     assert [one["word"] for one in found["nearest"]] == order[:3]
-    assert look("map", str(run.path), out=tmp_path).figures[0].is_file()
-    assert look("norms", str(run.path), lang="zh").data["words"] == 30
+    assert inspect_target("map", str(run.path), out=tmp_path).figures[0].is_file()
+    assert inspect_target("norms", str(run.path), lang="zh").data["words"] == 30
     with pytest.raises(UsageError, match="the view 'norms' takes no words"):
-        look("norms", str(run.path), words=("a0",))
+        inspect_target("norms", str(run.path), words=("a0",))
     with pytest.raises(UsageError, match=r"the view 'map' looks at a run, and skipgram is a model"):
-        look("map", "skipgram")
+        inspect_target("map", "skipgram")
 
 
 def test_text_that_is_not_held_is_learned_the_same(run: api.Run, tmp_path: Path) -> None:

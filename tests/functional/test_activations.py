@@ -9,7 +9,7 @@ import torch
 
 from layerwise.errors import UsageError
 from layerwise.functional.activations import ACTIVATIONS, DERIVATIVES, activation, derivative, prelu, softmax_pullback
-from layerwise.nn import activations as modules
+from layerwise.nn import layers as modules
 
 POINTS = [-30.0, -4.0, -1.5, -0.3, 0.2, 0.9, 3.0, 30.0]
 BY_HAND = {
@@ -76,14 +76,14 @@ def test_every_module_is_the_function_of_its_name() -> None:
     assert {name.replace("-", "_") for name in modules.ACTIVATIONS} == set(ACTIVATIONS)
     z = torch.linspace(-20, 20, 44, dtype=torch.float64).view(4, 11)
     for name in modules.ACTIVATIONS:
-        module = modules.activation(name).double()
+        module = modules.make_activation(name).double()
         torch.testing.assert_close(module(z), activation(name.replace("-", "_"))(z), rtol=1e-13, atol=1e-15)
 
 
 def test_modules_take_softmax_over_the_maps_of_a_image() -> None:
     z = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     want = activation("softmax")(z.movedim(1, -1)).movedim(-1, 1)
-    torch.testing.assert_close(modules.activation("softmax")(z), want)
+    torch.testing.assert_close(modules.make_activation("softmax")(z), want)
 
 
 def test_prelu_learns_its_slope_by_the_formula() -> None:
@@ -100,7 +100,7 @@ def test_prelu_learns_its_slope_by_the_formula() -> None:
     for i in range(len(points)):
         moved = [[p + step * (i == j) for j, p in enumerate(points)] for step in (h, -h)]
         assert float(by_z[i]) == pytest.approx((total(slope, moved[0]) - total(slope, moved[1])) / (2 * h), rel=1e-8)
-    module = modules.activation("prelu").double()
+    module = modules.make_activation("prelu").double()
     torch.nn.init.constant_(next(module.parameters()), slope)
     torch.testing.assert_close(module(z), prelu(z, a))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerwise.functional.batch_norm import Moments, batch_moments, normalized, running
+from layerwise.functional.batch_norm import Moments, batch_moments, normalize, update_running_moments
 
 SHAPES = [(6, 3), (4, 3, 5, 2)]
 
@@ -36,14 +36,16 @@ def test_training_is_the_formula_and_torchs_module(shape: tuple[int, ...]) -> No
     x, weight, bias = drawn(*shape), [0.5, 2.0, -1.0], [0.0, 1.0, 3.0]
     want, means, variances = by_loops(x, weight, bias, 1e-5)
     gamma, beta = (torch.tensor(v, dtype=torch.float64) for v in (weight, bias))
-    torch.testing.assert_close(normalized(x, batch_moments(x), weight=gamma, bias=beta), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(normalize(x, batch_moments(x), weight=gamma, bias=beta), want, rtol=1e-12, atol=1e-12)
     module = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(3).double()
     with torch.no_grad():
         module.weight.copy_(gamma)
         module.bias.copy_(beta)
     torch.testing.assert_close(module(x), want, rtol=1e-12, atol=1e-12)
     # running statistics: 0.9 of the old (0 and 1), 0.1 of the batch's, the variance unbiased
-    moments = running(Moments(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), x)
+    moments = update_running_moments(
+        Moments(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), x
+    )
     for mean, variance in (moments, (module.running_mean, module.running_var)):
         assert mean is not None
         assert variance is not None
@@ -56,7 +58,7 @@ def test_inference_uses_the_running_statistics() -> None:
     module = nn.BatchNorm2d(3).double().eval()
     module.running_mean, module.running_var = moments
     ones, zeros = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    got = normalized(x, moments, weight=ones, bias=zeros)
+    got = normalize(x, moments, weight=ones, bias=zeros)
     torch.testing.assert_close(got, module(x), rtol=1e-12, atol=1e-12)
     one = (float(x[2, 1, 0, 3]) - float(moments.mean[1])) / math.sqrt(float(moments.variance[1]) + 1e-5)
     assert float(got[2, 1, 0, 3]) == pytest.approx(one, rel=1e-12)

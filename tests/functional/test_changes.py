@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from layerwise.functional.augmentation import transforms as aug
-from layerwise.functional.augmentation.transforms import AugmentOptions, augment, changes
+from layerwise.functional.augmentation.transforms import AugmentOptions, augment, compute_params
 
 MODES = {"zeros": "constant", "border": "nearest", "reflection": "mirror"}
 
@@ -48,8 +48,8 @@ def warped(
 @pytest.mark.parametrize("padding", MODES)
 def test_moves_are_scipys(padding: str) -> None:
     x, u = images(), drawn()
-    options = msgspec.convert({"rotate": 25, "scale": 0.2, "crop": 2, "padding": padding}, AugmentOptions)
-    found, change = augment(x, u, options), changes(u, options)
+    options = msgspec.convert({"rotate": 25, "scale": 0.2, "crop_padding": 2, "padding": padding}, AugmentOptions)
+    found, change = augment(x, u, options), compute_params(u, options)
     for n in range(len(x)):
         right, down = change.shift[n].tolist()
         for plane, got in zip(x[n].numpy(), found[n].numpy(), strict=True):
@@ -62,10 +62,10 @@ def test_moves_are_scipys(padding: str) -> None:
 def test_a_crop_alone_shifts_whole_pixels(padding: Any, crop: int) -> None:
     """Exactly, and images of bytes stay whole levels."""
     x, u = (images(20) * 255).round().byte(), drawn(20)
-    options = AugmentOptions(crop=crop, padding=padding)
+    options = AugmentOptions(crop_padding=crop, padding=padding)
     found = augment(x, u, options)
     mode: Any = {"zeros": "constant", "border": "edge", "reflection": "reflect"}[padding]
-    for n, (right, down) in enumerate(changes(u, options).shift.long().tolist()):
+    for n, (right, down) in enumerate(compute_params(u, options).shift.long().tolist()):
         wide = np.pad(x[n].numpy(), ((0, 0), (crop, crop), (crop, crop)), mode=mode)
         part = wide[:, crop - down : crop - down + 9, crop - right : crop - right + 12]
         assert np.array_equal((found[n] * 255).round().byte().numpy(), part)
@@ -94,7 +94,7 @@ def test_colors_are_pillows(key: str, enhancer: Any) -> None:
     """To within Pillow's rounding to whole levels."""
     x, u = (images() * 255).round() / 255, drawn()
     options = msgspec.convert({key: 0.6}, AugmentOptions)
-    found, factors = augment(x, u, options), getattr(changes(u, options), key)
+    found, factors = augment(x, u, options), getattr(compute_params(u, options), key)
     for n in range(len(x)):
         image = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         want = np.asarray(enhancer(image).enhance(float(factors[n])), dtype=np.float64) / 255
@@ -105,13 +105,15 @@ def test_hue_turns_the_color_circle() -> None:
     x, u = images(3, 3, 2, 2), drawn(3)
     options = AugmentOptions(hue=0.3)
     found = augment(x, u, options).permute(0, 2, 3, 1).reshape(-1, 3)
-    turns = changes(u, options).hue.repeat_interleave(4).tolist()
+    turns = compute_params(u, options).hue.repeat_interleave(4).tolist()
     for (r, g, b), got, turn in zip(x.permute(0, 2, 3, 1).reshape(-1, 3).tolist(), found.tolist(), turns, strict=True):
         h, s, v = colorsys.rgb_to_hsv(r, g, b)
         assert got == pytest.approx(colorsys.hsv_to_rgb((h + turn) % 1, s, v), abs=1e-5)
 
 
-ALL = AugmentOptions(rotate=20, scale=0.2, crop=2, flip="both", brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+ALL = AugmentOptions(
+    rotate=20, scale=0.2, crop_padding=2, flip="both", brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1
+)
 
 
 def test_a_images_change_does_not_depend_on_its_batch() -> None:
@@ -125,7 +127,7 @@ def test_a_images_change_does_not_depend_on_its_batch() -> None:
 
 def test_draws_lie_within_what_was_asked_and_use_it_all() -> None:
     u = torch.rand(20_000, aug.DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    found = changes(u, ALL)
+    found = compute_params(u, ALL)
     for value, low, high in (
         (found.angle, -20, 20),
         (found.factor, 1 / 1.2, 1.2),
@@ -139,12 +141,12 @@ def test_draws_lie_within_what_was_asked_and_use_it_all() -> None:
     assert max(abs(share - 0.2) for share in shares) < 0.02
     assert abs(float(found.factor.log().mean())) < 0.01
     top = torch.full((1, aug.DRAWS), 1.0)  # a draw in float32 may round up to 1
-    assert changes(top, ALL).shift.tolist() == [[2, 2]]
+    assert compute_params(top, ALL).shift.tolist() == [[2, 2]]
 
 
 def test_one_more_change_leaves_the_others_draws_alone() -> None:
     u = drawn()
-    alone, together = changes(u, AugmentOptions(rotate=20)), changes(u, ALL)
+    alone, together = compute_params(u, AugmentOptions(rotate=20)), compute_params(u, ALL)
     assert torch.equal(alone.angle, together.angle)
     assert not alone.mirrored.any()
     assert AugmentOptions(padding="border").idle
@@ -152,7 +154,8 @@ def test_one_more_change_leaves_the_others_draws_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [{"rotate": 181}, {"crop": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "gray"}]
+    "table",
+    [{"rotate": 181}, {"crop_padding": -1}, {"flip": "sideways"}, {"hue": 0.6}, {"scale": -0.1}, {"padding": "gray"}],
 )
 def test_values_out_of_range_are_refused(table: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):

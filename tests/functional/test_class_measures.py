@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from layerwise.functional.classification_metrics import calibration_error, of_classes, roc_area, roc_area_of
+from layerwise.functional.classification_metrics import (
+    expected_calibration_error,
+    precision_recall_f1,
+    roc_auc,
+    roc_auc_from_counts,
+)
 
 
 @given(st.integers(2, 5), st.integers(1, 60), st.integers(0, 1000))
@@ -17,7 +22,7 @@ def test_by_class_equals_scikit_learn(classes: int, count: int, seed: int) -> No
     true, said = rng.integers(0, classes, count), rng.integers(0, classes, count)
     confusion = torch.from_numpy(metrics.confusion_matrix(true, said, labels=range(classes)))
     want = metrics.precision_recall_fscore_support(true, said, labels=range(classes), zero_division=0)
-    for got, expected in zip(of_classes(confusion), want, strict=False):
+    for got, expected in zip(precision_recall_f1(confusion), want, strict=False):
         np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
 
 
@@ -26,7 +31,7 @@ def test_by_class_equals_scikit_learn(classes: int, count: int, seed: int) -> No
 def test_the_roc_area_counts_pairs(values: list[tuple[int, bool]]) -> None:
     """Pairs counted one by one, ties as half; and scikit-learn's trapezoids."""
     scores, kinds = (np.array(column) for column in zip(*values, strict=True))
-    got = roc_area_of(torch.from_numpy(scores).float(), torch.from_numpy(kinds))
+    got = roc_auc(torch.from_numpy(scores).float(), torch.from_numpy(kinds))
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[kinds] for b in scores[~kinds]]
     if not pairs:
         assert np.isnan(got)
@@ -34,7 +39,7 @@ def test_the_roc_area_counts_pairs(values: list[tuple[int, bool]]) -> None:
     np.testing.assert_allclose(got, np.mean(pairs), atol=1e-12)
     np.testing.assert_allclose(got, metrics.roc_auc_score(kinds, scores), atol=1e-12)
     by_bin = [torch.from_numpy(np.bincount(scores[chosen], minlength=7)) for chosen in (kinds, ~kinds)]
-    np.testing.assert_allclose(roc_area(*by_bin), got, atol=1e-12)
+    np.testing.assert_allclose(roc_auc_from_counts(*by_bin), got, atol=1e-12)
 
 
 def test_calibration_by_a_loop() -> None:
@@ -43,8 +48,8 @@ def test_calibration_by_a_loop() -> None:
     right = rng.random(500) < confidence**2
     places = np.clip(np.ceil(confidence * 10).astype(int) - 1, 0, 9)  # bins (a, b]
     sums = [np.bincount(places, weights, minlength=10) for weights in (None, confidence, right)]
-    got = calibration_error(*map(torch.from_numpy, sums))
+    got = expected_calibration_error(*map(torch.from_numpy, sums))
     accuracy, said = calibration_curve(right, confidence, n_bins=10)
     counts = sums[0][sums[0] > 0]
     np.testing.assert_allclose(got, (counts / 500 * np.abs(accuracy - said)).sum(), atol=1e-12)
-    assert calibration_error(torch.zeros(2), torch.zeros(2), torch.zeros(2)) == 0
+    assert expected_calibration_error(torch.zeros(2), torch.zeros(2), torch.zeros(2)) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerwise.functional.convolution import cross_correlation, output_side
+from layerwise.functional.convolution import cross_correlation, output_size
 from layerwise.models.convolutional import cnn
 
 FORMS = [
@@ -47,7 +47,7 @@ def test_the_formula_and_torchs_kernel_are_the_loops(form: dict[str, int]) -> No
     want = by_loops(x, w, b, **form)
     torch.testing.assert_close(cross_correlation(x, w, bias=b, **form), want, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.conv2d(x, w, b, **form), want, rtol=1e-12, atol=1e-12)
-    assert output_side(8, 3, **form) == want.shape[2]
+    assert output_size(8, 3, **form) == want.shape[2]
 
 
 def test_the_plain_form_of_one_channel() -> None:

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from layerwise.functional.dropout import dropout, kept
+from layerwise.functional.regularization import dropout, dropout_mask
 
 
 def test_units_are_dropped_and_scaled_by_hand() -> None:
     h = torch.tensor([2.0, -4.0, 6.0, 8.0], dtype=torch.float64)
-    r = kept(torch.tensor([0.1, 0.2, 0.25, 0.9], dtype=torch.float64), 0.2)
+    r = dropout_mask(torch.tensor([0.1, 0.2, 0.25, 0.9], dtype=torch.float64), 0.2)
     assert r.tolist() == [0, 1, 1, 1]
     assert dropout(h, r, p=0.2).tolist() == pytest.approx([0, -5, 7.5, 10], abs=1e-12)
     assert dropout(h, torch.zeros(4), p=1).tolist() == [0, 0, 0, 0]
-    assert torch.equal(dropout(h, kept(torch.zeros(4), 0.0), p=0), h)
+    assert torch.equal(dropout(h, dropout_mask(torch.zeros(4), 0.0), p=0), h)
 
 
 def test_nothing_changes_in_expectation() -> None:
@@ -31,7 +31,9 @@ def test_nothing_changes_in_expectation() -> None:
 
 def test_draws_are_kept_at_the_rate() -> None:
     draws = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert float(kept(draws, 0.3).mean()) == pytest.approx(0.7, abs=4 * (0.21 / 1e5) ** 0.5)  # four standard errors
+    assert float(dropout_mask(draws, 0.3).mean()) == pytest.approx(
+        0.7, abs=4 * (0.21 / 1e5) ** 0.5
+    )  # four standard errors
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0])

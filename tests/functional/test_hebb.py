@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.functional.hebb import capacity, energy, extended, hebb, oja, outer_products, recalled
+from layerwise.functional.hebb import capacity, energy, extend_projection, hebb, oja, outer_products, recall
 
 RNG = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def test_pattern_after_pattern_gives_the_pseudo_inverse() -> None:
     for order in (range(8), (7, 3, 1, 6, 0, 2, 5, 4)):
         projection = torch.zeros(20, 20, dtype=torch.float64)
         for n in order:
-            projection = extended(projection, x[n])
+            projection = extend_projection(projection, x[n])
         assert np.abs(projection.numpy() - oracle).max() < 1e-12
 
 
@@ -74,18 +74,18 @@ def test_recall_ends_at_rest_and_never_climbs(seed: int) -> None:
     stays."""
     weights = net(8, seed)
     starts = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=8)), dtype=torch.float64)
-    ends = recalled(starts, weights)
+    ends = recall(starts, weights)
     assert bool(((ends @ weights) * ends > 0).all())
     assert bool((energy(ends, weights) <= energy(starts, weights)).all())
-    assert torch.equal(recalled(ends, weights), ends)
+    assert torch.equal(recall(ends, weights), ends)
     rest = {tuple(s.tolist()) for s in starts if bool(((s @ weights) * s > 0).all())}
     assert rest == {tuple(s.tolist()) for s in ends}
 
 
 def test_a_unit_without_input_stays_and_nothing_is_recalled_of_nothing() -> None:
     s = signs(3, 6)
-    assert torch.equal(recalled(s, torch.zeros(6, 6, dtype=torch.float64)), s)
-    assert recalled(s[:0], net(6, 0)).shape == (0, 6)
+    assert torch.equal(recall(s, torch.zeros(6, 6, dtype=torch.float64)), s)
+    assert recall(s[:0], net(6, 0)).shape == (0, 6)
 
 
 def test_capacity_is_that_of_the_paper() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.functional.hog import cells, hog
+from layerwise.functional.hog import compute_cell_histograms, hog
 
 
 def naive_cells(x: np.ndarray, cell: int, bins: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_an_edge_votes_for_its_direction() -> None:
     for degrees in (10, 50, 130):
         turn = math.radians(degrees)
         ramp = (at[None, :] * math.cos(turn) + at[:, None] * math.sin(turn))[None, None]
-        inner = cells(ramp, cell=4)[0, :, 1:3, 1:3]
+        inner = compute_cell_histograms(ramp, cell=4)[0, :, 1:3, 1:3]
         assert torch.allclose(inner.sum(0), torch.full((2, 2), 2.0 * 16, dtype=torch.float64))
         assert torch.allclose(inner[degrees // 20], inner.sum(0))  # the middle of its bin
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from layerwise.functional.augmentation import erasing, mixup, trivial_augment
 from layerwise.functional.augmentation import transforms as aug
-from layerwise.functional.augmentation.transforms import AugmentOptions, augment, boxes
-from layerwise.functional.augmentation.trivial_augment import OPERATIONS, Chosen
+from layerwise.functional.augmentation.transforms import AugmentOptions, augment, compute_crop_boxes
+from layerwise.functional.augmentation.trivial_augment import OPERATIONS, Operations
 
 
 def images(count: int, channels: int = 3, height: int = 40, width: int = 48) -> Tensor:
@@ -47,17 +47,19 @@ def loops(image: NDArray[np.float64], box: list[int]) -> NDArray[np.float64]:
     return out
 
 
-CROP = AugmentOptions(area=(0.1, 0.6))
+CROP = AugmentOptions(crop_scale=(0.1, 0.6))
 
 
 def test_a_random_resized_crop_is_a_part_interpolated() -> None:
     x, u = images(5, height=20, width=24), drawn(5)
     found, bytes_ = augment(x, u, CROP), augment((x * 255).round().byte(), u, CROP)
-    for n, box in enumerate(boxes(u, CROP, (20, 24)).tolist()):
+    for n, box in enumerate(compute_crop_boxes(u, CROP, (20, 24)).tolist()):
         for c in range(3):
             want = loops(x[n, c].numpy(), box)
             np.testing.assert_allclose(found[n, c].numpy(), want, atol=1e-9)
-            np.testing.assert_allclose(aug.sampled(x, boxes(u, CROP, (20, 24)))[n, c].numpy(), want, atol=1e-9)
+            np.testing.assert_allclose(
+                aug.crop_by_sampling(x, compute_crop_boxes(u, CROP, (20, 24)))[n, c].numpy(), want, atol=1e-9
+            )
             np.testing.assert_allclose(
                 bytes_[n, c].numpy(), want, atol=0.51 / 255 + 1 / 255
             )  # torch's bytes: rounded twice
@@ -67,9 +69,9 @@ def test_with_other_moves_the_crop_is_part_of_the_same_map() -> None:
     """Beside a shift of no pixel it goes the other way; the same but where the image's parts beyond the crop come in,
     at its border."""
     x, u = images(8), drawn(8)
-    whole = aug.changes(u, CROP)
-    box = boxes(u, CROP, (40, 48))
-    found, want = aug.moved(x, whole, CROP, box=box), aug.cropped(x, box)
+    whole = aug.compute_params(u, CROP)
+    box = compute_crop_boxes(u, CROP, (40, 48))
+    found, want = aug.warp_images(x, whole, CROP, box=box), aug.crop_images(x, box)
     edge = (torch.tensor([40, 48]).max() / box[:, 2:].min()).ceil().long()  # how many pixels one of the image's becomes
     torch.testing.assert_close(
         found[:, :, edge:-edge, edge:-edge], want[:, :, edge:-edge, edge:-edge], rtol=0, atol=1e-9
@@ -78,7 +80,7 @@ def test_with_other_moves_the_crop_is_part_of_the_same_map() -> None:
 
 def test_crops_use_the_range_and_stay_inside() -> None:
     u = drawn(20_000)
-    box = boxes(u, CROP, (224, 300)).double()
+    box = compute_crop_boxes(u, CROP, (224, 300)).double()
     assert bool((box[:, :2] >= 0).all())
     assert bool((box[:, 0] + box[:, 2] <= 300).all() and (box[:, 1] + box[:, 3] <= 224).all())
     area, ratio = box[:, 2] * box[:, 3] / (224 * 300), box[:, 2] / box[:, 3]
@@ -123,15 +125,15 @@ def test_operations_are_pillows(name: str) -> None:
     x = images(count)
     x[0], x[1] = x[0] * 0.5, 0.25 + x[1] * 0.25
     x = (x * 255).round() / 255
-    chosen = Chosen(
+    chosen = Operations(
         torch.full((count,), OPERATIONS.index(name)),
         torch.tensor(levels).double() / 30,
         torch.tensor([1.0, -1, 1, -1, 1, -1]).double(),
     )
-    change = aug.changes(drawn(count), AugmentOptions())
-    moved = aug.moved(x, change, AugmentOptions(), drawn=chosen) if name in trivial_augment.MOVES else x
-    found = trivial_augment.recolored(moved, chosen)
-    value = trivial_augment.values(chosen).tolist()
+    change = aug.compute_params(drawn(count), AugmentOptions())
+    moved = aug.warp_images(x, change, AugmentOptions(), operations=chosen) if name in trivial_augment.MOVES else x
+    found = trivial_augment.apply_color_operations(moved, chosen)
+    value = trivial_augment.compute_magnitudes(chosen).tolist()
     for n in range(count):
         image = Image.fromarray((x[n].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         want = np.asarray(original(image, name, value[n]), dtype=np.float64) / 255
@@ -146,7 +148,7 @@ def test_operations_are_pillows(name: str) -> None:
 
 
 def test_operations_are_drawn_evenly() -> None:
-    chosen = trivial_augment.chosen(drawn(28_000)[:, :3])
+    chosen = trivial_augment.choose_operations(drawn(28_000)[:, :3])
     counts = torch.bincount(chosen.operation, minlength=14)
     assert len(counts) == 14
     assert float((counts / 2000 - 1).abs().max()) < 0.1
@@ -157,7 +159,7 @@ def test_operations_are_drawn_evenly() -> None:
 @pytest.mark.parametrize("fill", ["noise", "black", "mean"])
 def test_erasing_overwrites_one_rectangle(fill: Any) -> None:
     x, u = images(200, height=12, width=16), drawn(200)
-    options = AugmentOptions(erase=0.4, erase_fill=fill, erase_area=(0.1, 0.3))
+    options = AugmentOptions(erase_prob=0.4, erase_fill=fill, erase_area=(0.1, 0.3))
     found = augment(x, u, options)
     hit = [n for n in range(200) if u[n, aug.ERASE] < 0.4]
     for n in range(200):
@@ -182,7 +184,7 @@ def test_erasing_overwrites_one_rectangle(fill: Any) -> None:
 
 
 def test_rectangles_have_the_ratios_asked_for() -> None:
-    box = erasing.rectangles(drawn(5000)[:, :4], (0.02, 0.2), (0.5, 2.0), (200, 200)).double()
+    box = erasing.draw_rectangles(drawn(5000)[:, :4], (0.02, 0.2), (0.5, 2.0), (200, 200)).double()
     ratio = box[:, 3] / box[:, 2]
     assert float(ratio.min()) == pytest.approx(0.5, abs=0.03)
     assert float(ratio.max()) == pytest.approx(2.0, abs=0.1)
@@ -190,9 +192,9 @@ def test_rectangles_have_the_ratios_asked_for() -> None:
 
 
 def test_neighbors_are_mixed() -> None:
-    assert mixup.partners(6).tolist() == [1, 0, 3, 2, 5, 4]
-    assert mixup.partners(5).tolist() == [1, 0, 3, 2, 4]
-    assert mixup.partners(0).tolist() == []
+    assert mixup.find_partners(6).tolist() == [1, 0, 3, 2, 5, 4]
+    assert mixup.find_partners(5).tolist() == [1, 0, 3, 2, 4]
+    assert mixup.find_partners(0).tolist() == []
 
 
 def test_shares_are_betas() -> None:
@@ -200,15 +202,15 @@ def test_shares_are_betas() -> None:
 
     u = drawn(4000)[:, 0]
     for alpha in (0.2, 1.0):
-        assert stats.kstest(mixup.shares(u, alpha).numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
+        assert stats.kstest(mixup.beta_quantiles(u, alpha).numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
 def test_mixup_and_cutmix_pixel_by_pixel() -> None:
     x, u = images(7, height=9, width=11), drawn(7)
     share = torch.tensor([0.3, 1.0, 0.9, 0.5, 0.5, 0.7, 0.2]).double()
     cuts = torch.tensor([False, False, True, True, False, True, False])
-    box = mixup.pasted(u[:, :2], share, (9, 11))
-    found, kept = mixup.mixed(x, share, box, cuts)
+    box = mixup.draw_cutmix_boxes(u[:, :2], share, (9, 11))
+    found, kept = mixup.mix_images(x, share, box, cuts)
     other = [1, 0, 3, 2, 5, 4, 6]
     for n in range(7):
         left, top, width, height = box[n].tolist()
@@ -225,13 +227,13 @@ def test_mixup_and_cutmix_pixel_by_pixel() -> None:
 
 def test_a_pasted_rectangle_has_its_share_unless_it_is_cut_off() -> None:
     u = torch.full((3, 2), 0.5, dtype=torch.float64)
-    box = mixup.pasted(u, torch.tensor([0.75, 0.0, 1.0]), (100, 200))
+    box = mixup.draw_cutmix_boxes(u, torch.tensor([0.75, 0.0, 1.0]), (100, 200))
     assert box.tolist() == [[50, 25, 100, 50], [0, 0, 200, 100], [100, 50, 0, 0]]
-    corner = mixup.pasted(torch.zeros(1, 2), torch.tensor([0.75]), (100, 200))
+    corner = mixup.draw_cutmix_boxes(torch.zeros(1, 2), torch.tensor([0.75]), (100, 200))
     assert corner.tolist() == [[0, 0, 50, 25]]
 
 
-EVERYTHING = AugmentOptions(area=(0.2, 1.0), flip="horizontal", policy="trivial", erase=0.5, brightness=0.2)
+EVERYTHING = AugmentOptions(crop_scale=(0.2, 1.0), flip="horizontal", policy="trivial", erase_prob=0.5, brightness=0.2)
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, CROP])

@@ -11,13 +11,13 @@ import torch
 
 from layerwise.functional.orientation import (
     Gabor,
+    angle_between,
     energy,
     gabor,
     grating,
     grating_response,
     modulation,
     selectivity,
-    turn_between,
 )
 
 CELLS = [
@@ -77,4 +77,4 @@ def test_energy_and_measures_by_hand() -> None:
     assert selectivity(torch.tensor([[1.0, 1, 1, 1], [0, 2, 0, 0], [3, 0, 1, 0]]), angles).tolist() == pytest.approx(
         [0, 1, 0.5], abs=1e-6
     )
-    assert turn_between(torch.tensor([179.0, 10, 100]), torch.tensor([1.0, 20, 10])).tolist() == [2, 10, 90]
+    assert angle_between(torch.tensor([179.0, 10, 100]), torch.tensor([1.0, 20, 10])).tolist() == [2, 10, 90]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from layerwise.functional.penalties import l1, l2, soft_threshold
+from layerwise.functional.regularization import l1, l2, soft_threshold
 
 W = torch.tensor([[0.5, -1.25, 0.01], [-0.02, 3.0, 0.4]], dtype=torch.float64)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerwise.functional.pooling import max_pool, mean_pool
-from layerwise.models.convolutional import pool_
+from layerwise.functional.convolution import max_pool, mean_pool
+from layerwise.models.convolutional import make_pool
 
 FORMS = [(2, 2, 0), (3, 2, 1), (3, 1, 0), (2, 3, 1)]
 
@@ -43,4 +43,4 @@ def test_the_formulas_and_torchs_kernels_are_the_loops(size: int, stride: int, p
 @pytest.mark.parametrize(("kind", "formula"), [("max", max_pool), ("average", mean_pool)])
 def test_the_catalogs_networks_pool_by_the_formula(kind: str, formula: object) -> None:
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(pool_(kind)(x), formula(x, 2))  # type: ignore[arg-type, operator]
+    torch.testing.assert_close(make_pool(kind)(x), formula(x, 2))  # type: ignore[arg-type, operator]

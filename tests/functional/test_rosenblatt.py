@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from layerwise.functional.perceptron import novikoff_bound, perceptron_step
+from layerwise.functional.neuron import novikoff_bound, perceptron_step
 
 
 def test_step_follows_the_rule_on_all_three_sides() -> None:

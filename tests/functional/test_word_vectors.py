@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layerwise.functional import word_vectors as F
-from layerwise.kernels.text.huffman import huffman
+from layerwise.kernels.text.huffman import build_huffman_tree
 
 
 def log_sigmoid(z: float) -> float:
@@ -55,7 +55,7 @@ def test_the_tree_gives_probabilities() -> None:
     """Over all words p(w | v) adds up to 1, whatever the vectors are."""
     V, D = 9, 5
     vectors, nodes = tables(V, D)
-    tree = huffman(np.arange(1, V + 1) ** 2)
+    tree = build_huffman_tree(np.arange(1, V + 1) ** 2)
     path, signs = (torch.from_numpy(a) for a in padded(tree))
     for v in vectors[:3]:
         loss = F.hierarchical_softmax_loss(v.expand(V, D), nodes[: V - 1], path, signs.double())

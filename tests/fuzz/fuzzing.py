@@ -33,7 +33,7 @@ ODD = (
 GROWTH = 1 << 30  # bytes by which a process may grow while it reads spoiled small files
 
 
-def soak_seconds() -> float:
+def get_soak_seconds() -> float:
     """Return how long a soak runs a fuzzer, all its cases together: LAYERWISE_FUZZ_SECONDS, an hour if it says
     nothing."""
     return float(os.environ.get("LAYERWISE_FUZZ_SECONDS", 3600))
@@ -41,11 +41,11 @@ def soak_seconds() -> float:
 
 def fuzz(seconds: float, case: Case) -> int:
     """Run a case with fresh seeds for so many seconds; return how often. A failure prints its seed."""
-    before, end, count = _peak(), time.monotonic() + seconds, 0
+    before, end, count = _get_peak_memory(), time.monotonic() + seconds, 0
     while time.monotonic() < end:
         run_seed(random.SystemRandom().getrandbits(48), case)
         count += 1
-    assert _peak() - before < GROWTH, f"memory grew by {_peak() - before:,} bytes"
+    assert _get_peak_memory() - before < GROWTH, f"memory grew by {_get_peak_memory() - before:,} bytes"
     return count
 
 
@@ -58,7 +58,7 @@ def run_seed(seed: int, case: Case) -> None:
         raise
 
 
-def _peak() -> int:
+def _get_peak_memory() -> int:
     """Return the most memory that this process has held, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -93,7 +93,7 @@ def _splice(data: bytes, draw: random.Random, other: bytes) -> bytes:
     return data[:at] + other[a:b][:4096] + data[at:]
 
 
-def _number(data: bytes, draw: random.Random, other: bytes) -> bytes:
+def _write_number(data: bytes, draw: random.Random, other: bytes) -> bytes:
     """Write a binary number over some bytes."""
     width = draw.choice((1, 2, 4, 8))
     value = draw.choice(INTERESTING) % (1 << 8 * width)
@@ -101,20 +101,20 @@ def _number(data: bytes, draw: random.Random, other: bytes) -> bytes:
     return data[:at] + value.to_bytes(width, draw.choice(("little", "big"))) + data[at + width :]
 
 
-def _digits(data: bytes, draw: random.Random, other: bytes) -> bytes:
+def _replace_digits(data: bytes, draw: random.Random, other: bytes) -> bytes:
     """Write another decimal number in the place of one."""
-    found = list(re.finditer(rb"-?\d+", data))
-    if not found:
+    numbers = list(re.finditer(rb"-?\d+", data))
+    if not numbers:
         return data
-    one = draw.choice(found)
+    number = draw.choice(numbers)
     value = draw.choice((*INTERESTING, -1, 10**30, "1" * 5000, "nan", "1e999", "-0"))
-    return data[: one.start()] + str(value).encode() + data[one.end() :]
+    return data[: number.start()] + str(value).encode() + data[number.end() :]
 
 
-def _odd(data: bytes, draw: random.Random, other: bytes) -> bytes:
+def _insert_odd(data: bytes, draw: random.Random, other: bytes) -> bytes:
     """Put in something that parsers stumble over."""
     at = draw.randint(0, len(data))
     return data[:at] + draw.choice(ODD) + data[at:]
 
 
-MUTATIONS = (_flip, _truncate, _cut, _splice, _number, _digits, _odd)
+MUTATIONS = (_flip, _truncate, _cut, _splice, _write_number, _replace_digits, _insert_odd)

@@ -17,8 +17,8 @@ import tomli_w
 import torch
 from fuzzing import mutate
 
-from layerwise.run_directory import line
-from layerwise.runtime.checksums import digest_of, sealed
+from layerwise.run_directory import format_line
+from layerwise.runtime.checksums import digest_file, dump_checksummed
 
 DEEP: Any = []
 for _ in range(60):
@@ -70,24 +70,24 @@ def spoil_value(value: Any, draw: random.Random, times: int = 3) -> Any:
     """Return decoded JSON with one to a few values replaced, removed, doubled, renamed or exchanged."""
     value = _copy(value)
     for _ in range(draw.randint(1, times)):
-        holders = list(_holders(value))
-        if not holders:
+        containers = list(_iterate_containers(value))
+        if not containers:
             return _copy(draw.choice(ODD))
-        holder = draw.choice(holders)
-        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        container = draw.choice(containers)
+        keys = list(container) if isinstance(container, dict) else list(range(len(container)))
         key = draw.choice(keys)
         how = draw.randrange(6)
         if how <= 2:
-            holder[key] = _copy(draw.choice(ODD))
+            container[key] = _copy(draw.choice(ODD))
         elif how == 3:
-            del holder[key]
+            del container[key]
         elif how == 4:
-            other = draw.choice(draw.choice(holders) and keys)
-            holder[key] = _copy(holder[other])
-        elif isinstance(holder, dict):
-            holder[draw.choice(("x", "__class__", "../x", "kind", "name"))] = holder.pop(key)
+            other = draw.choice(draw.choice(containers) and keys)
+            container[key] = _copy(container[other])
+        elif isinstance(container, dict):
+            container[draw.choice(("x", "__class__", "../x", "kind", "name"))] = container.pop(key)
         else:
-            holder.append(_copy(holder[key]))
+            container.append(_copy(container[key]))
     return value
 
 
@@ -96,12 +96,12 @@ def _copy(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _holders(value: Any) -> Any:
+def _iterate_containers(value: Any) -> Any:
     """Yield every list and object that is not empty."""
     if isinstance(value, dict | list) and value:
         yield value
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _holders(item)
+            yield from _iterate_containers(item)
 
 
 def spoil_tensors(tensors: dict[str, torch.Tensor], draw: random.Random) -> dict[str, torch.Tensor]:
@@ -150,7 +150,7 @@ def spoil_file(path: Path, draw: random.Random) -> None:
     elif path.suffix == ".jsonl":
         rows = [json.loads(row) for row in data.splitlines()]
         spoiled_rows = [spoil_value({k: v for k, v in row.items() if k != "crc"}, draw, 1) for row in rows[:3]]
-        path.write_bytes(b"".join(line(row) for row in spoiled_rows if isinstance(row, dict)))
+        path.write_bytes(b"".join(format_line(row) for row in spoiled_rows if isinstance(row, dict)))
     else:
         path.write_text(json.dumps(spoil_value(json.loads(data), draw), ensure_ascii=False), encoding="utf-8")
 
@@ -163,27 +163,27 @@ def seal_file(path: Path, **more: Any) -> None:
         if isinstance(content, dict)
         else {}
     )
-    path.write_bytes(sealed({**content, **more}))
+    path.write_bytes(dump_checksummed({**content, **more}))
 
 
 def seal_run(run: Path) -> None:
     """Seal every file of a run again, from the inside out."""
     for folder in (run / "checkpoints").iterdir():
         names = ("model.safetensors", "state.safetensors")
-        seal_file(folder / "state.json", files={name: digest_of(folder / name) for name in names})
+        seal_file(folder / "state.json", files={name: digest_file(folder / name) for name in names})
     content = json.loads((run / "run.json").read_bytes())
     files = content.get("files") if isinstance(content, dict) else None
     if isinstance(files, dict):
-        files = {**files, **{name: digest_of(run / name) for name in ("recipe.toml", "task.json") if name in files}}
+        files = {**files, **{name: digest_file(run / name) for name in ("recipe.toml", "task.json") if name in files}}
         seal_file(run / "run.json", files=files)
     else:
         seal_file(run / "run.json")
 
 
-def digest_of_folder(place: Path, *, without: str) -> str:
+def compute_folder_digest(folder: Path, *, without: str) -> str:
     """Return a digest of the names and bytes of everything below a place but one folder."""
-    found = hashlib.sha256()
-    for path in sorted(place.rglob("*")):
-        if path.relative_to(place).parts[0] != without:
-            found.update(str(path).encode() + (path.read_bytes() if path.is_file() else b""))
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.relative_to(folder).parts[0] != without:
+            digest.update(str(path).encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()

@@ -14,84 +14,86 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import fuzz, mutate, run_seed, soak_seconds
-from spoiling import digest_of_folder, seal_file, spoil_value
+from fuzzing import fuzz, get_soak_seconds, mutate, run_seed
+from spoiling import compute_folder_digest, seal_file, spoil_value
 
 from layerwise.data.cache_folders import INDEX, load_array
 from layerwise.data.images import folders, image_cache
 from layerwise.data.images.folders import ImageSource
-from layerwise.data.source import sized
+from layerwise.data.source import set_image_size
 from layerwise.data.text import cooccurrence_build, corpus_build
-from layerwise.data.text.corpus import SMALL, TOKENS, WORDS, counted
-from layerwise.data.text.corpus_build import Cutting
-from layerwise.data.text.texts import Texts
+from layerwise.data.text.corpus import SMALL, TOKENS, WORDS, count_words
+from layerwise.data.text.corpus_build import TokenizerOptions
+from layerwise.data.text.texts import TextFiles
 from layerwise.errors import LayerwiseError
-from layerwise.runtime.checksums import digest_of
+from layerwise.runtime.checksums import digest_file
 from layerwise.runtime.owned_folders import MARKER
-from small_runs import digit_folders
+from small_runs import write_digit_folders
 
 LIMIT = 1 << 40
-CUTTING = Cutting(phrases=1, threshold=1.0, discount=0.0)
+CUTTING = TokenizerOptions(phrases=1, threshold=1.0, discount=0.0)
 KINDS = ("text", "co-occurrences", "images")
 HOSTILE = (2**31, -1, 2**62, float("nan"), 1e30)
 
 
-def texts(place: Path) -> Texts:
+def write_text(folder: Path) -> TextFiles:
     """Return the text that is cut."""
-    path = place / "text.txt"
+    path = folder / "text.txt"
     if not path.exists():
         path.write_text(
             "\n".join(" ".join(f"w{n * k % 17}" for n in range(12)) for k in range(1, 300)) + "\n", encoding="utf-8"
         )
-    return Texts("text", (str(path),))
+    return TextFiles("text", (str(path),))
 
 
-def images(place: Path) -> ImageSource:
+def write_images(folder: Path) -> ImageSource:
     """Return the images that are decoded."""
-    folder = place / "digits"
+    folder = folder / "digits"
     if not folder.exists():
         folder.mkdir()
-        digit_folders(folder, 20, classes=2)
-    found = sized(folders.open_folder(folder)[0]["train"], (8, 8))
-    assert isinstance(found, ImageSource)
-    return found
+        write_digit_folders(folder, 20, classes=2)
+    source = set_image_size(folders.open_folder(folder)[0]["train"], (8, 8))
+    assert isinstance(source, ImageSource)
+    return source
 
 
-def read_cache(kind: str, place: Path) -> None:
+def read_cache(kind: str, folder: Path) -> None:
     """Open a cache of a kind, built if it must be, and read everything in it."""
     if kind == "images":
-        files = images(place)
-        folder = image_cache.opened(place / kind, files, limit=LIMIT, told=lambda *_: None)
+        files = write_images(folder)
+        folder = image_cache.open_cache(folder / kind, files, limit=LIMIT, progress=lambda *_: None)
         assert isinstance(folder, Path)
-        image_cache.served(files, folder)[3]
+        image_cache.use_cache(files, folder)[3]
         return
-    corpus = corpus_build.opened(place / "text", texts(place), CUTTING, limit=LIMIT)
+    corpus = corpus_build.open_corpus(folder / "text", write_text(folder), CUTTING, limit=LIMIT)
     if kind == "text":
         assert len(list(corpus.words)) == len(corpus.words)
-        assert counted(corpus).min() >= 0
+        assert count_words(corpus).min() >= 0
         corpus.fetch(np.arange(len(corpus)))
         assert isinstance(corpus.phrases, list)
         return
-    counts = cooccurrence_build.opened(place / kind, corpus, len(corpus.words), origin="text", limit=LIMIT, block=64)
+    counts = cooccurrence_build.open_cooccurrences(
+        folder / kind, corpus, len(corpus.words), origin="text", limit=LIMIT, block=64
+    )
     counts.fetch(np.arange(len(counts)))
 
 
-def begin(place: Path) -> Path:
+def build_caches(folder: Path) -> Path:
     """Build a cache of each kind."""
-    place.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for kind in KINDS:
-        read_cache(kind, place)
-    return place
+        read_cache(kind, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return begin(tmp_path_factory.mktemp("caches"))
+    return build_caches(tmp_path_factory.mktemp("caches"))
 
 
-def folder_of(place: Path, kind: str) -> Path:
+def find_cache_folder(folder: Path, kind: str) -> Path:
     """Return the one folder that holds a cache of a kind."""
-    return next(folder for folder in (place / kind).iterdir() if (folder / INDEX).exists())
+    return next(folder for folder in (folder / kind).iterdir() if (folder / INDEX).exists())
 
 
 def spoil_cache(folder: Path, draw: random.Random) -> None:
@@ -114,16 +116,16 @@ def spoil_cache(folder: Path, draw: random.Random) -> None:
     else:
         path.write_bytes(mutate(path.read_bytes(), draw))
     plain = [name for name in content["digests"] if (folder / name).is_file() and not (folder / name).is_symlink()]
-    seal_file(folder / INDEX, content=content["content"], digests={name: digest_of(folder / name) for name in plain})
+    seal_file(folder / INDEX, content=content["content"], digests={name: digest_file(folder / name) for name in plain})
     seal_blocks(folder)
 
 
 def seal_blocks(folder: Path) -> None:
     """Write the checksums of blocks anew where that can be done, so that numbers are what is looked at."""
     content = json.loads((folder / INDEX).read_bytes())
-    said, sums = content["content"], folder / "sums.npy"
+    index, sums = content["content"], folder / "sums.npy"
     large, size = (
-        (TOKENS, said.get("block", 0)) if (folder / TOKENS).is_file() else ("records.bin", said.get("block", 0))
+        (TOKENS, index.get("block", 0)) if (folder / TOKENS).is_file() else ("records.bin", index.get("block", 0))
     )
     plain = all(path.is_file() and not path.is_symlink() for path in (folder / large, sums))
     if not plain or not isinstance(size, int) or not 0 < size < 1 << 20:
@@ -133,25 +135,25 @@ def seal_blocks(folder: Path) -> None:
     if len(data) % step or not sums.is_file():
         return
     np.save(sums, np.array([zlib.crc32(data[at : at + step]) for at in range(0, len(data), step)], dtype=np.uint32))
-    seal_file(folder / INDEX, digests={**content["digests"], "sums.npy": digest_of(sums)})
+    seal_file(folder / INDEX, digests={**content["digests"], "sums.npy": digest_file(sums)})
 
 
 def case(draw: random.Random, caches: Path, kinds: tuple[str, ...] = KINDS) -> None:
     """Spoil one cache and read it, twice: what was built anew is whole."""
     kind = draw.choice(kinds)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name) / "place"
-        shutil.copytree(caches, place, copy_function=shutil.copy2)
-        for one in ("text.txt", "digits"):  # caches know them by path and time
-            shutil.rmtree(place / one, ignore_errors=True)
-            (place / one).unlink(missing_ok=True)
-            (place / one).symlink_to(caches / one)
-        outside = digest_of_folder(place, without=kind)
-        spoil_cache(folder_of(place, kind), draw)
+        folder = Path(name) / "place"
+        shutil.copytree(caches, folder, copy_function=shutil.copy2)
+        for entry in ("text.txt", "digits"):  # caches know them by path and time
+            shutil.rmtree(folder / entry, ignore_errors=True)
+            (folder / entry).unlink(missing_ok=True)
+            (folder / entry).symlink_to(caches / entry)
+        outside = compute_folder_digest(folder, without=kind)
+        spoil_cache(find_cache_folder(folder, kind), draw)
         for _ in range(2):
             with contextlib.suppress(LayerwiseError):
-                read_cache(kind, place)
-        assert digest_of_folder(place, without=kind) == outside
+                read_cache(kind, folder)
+        assert compute_folder_digest(folder, without=kind) == outside
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +166,7 @@ def test_a_spoiled_cache_is_read_refused_or_built_anew(kind: str, caches: Path) 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_soak_of_caches(caches: Path) -> None:
-    assert fuzz(soak_seconds(), lambda draw: case(draw, caches))
+    assert fuzz(get_soak_seconds(), lambda draw: case(draw, caches))
 
 
 @pytest.mark.parametrize(
@@ -194,10 +196,10 @@ def test_a_header_of_the_right_length_is_compared_too(old: bytes, new: bytes) ->
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 @pytest.mark.parametrize("name", sorted((TOKENS, *SMALL)))
 def test_a_pipe_or_link_in_a_kept_text_is_never_opened(name: str, kind: str, caches: Path) -> None:
-    place = Path(shutil.copytree(caches, Path("place"), copy_function=shutil.copy2))
-    (place / "text.txt").unlink()
-    (place / "text.txt").symlink_to(caches / "text.txt")
-    folder = folder_of(place, "text")
+    folder = Path(shutil.copytree(caches, Path("place"), copy_function=shutil.copy2))
+    (folder / "text.txt").unlink()
+    (folder / "text.txt").symlink_to(caches / "text.txt")
+    folder = find_cache_folder(folder, "text")
     (folder / name).unlink()
     if kind == "pipe":
         os.mkfifo(folder / name)
@@ -205,8 +207,8 @@ def test_a_pipe_or_link_in_a_kept_text_is_never_opened(name: str, kind: str, cac
         (folder / name).symlink_to("/dev/zero")
     digests = json.loads((folder / INDEX).read_bytes())["digests"]
     seal_file(folder / INDEX, digests={one: digest for one, digest in digests.items() if one != name})
-    read_cache("text", place)
-    assert (folder_of(place, "text") / name).is_file()
+    read_cache("text", folder)
+    assert (find_cache_folder(folder, "text") / name).is_file()
 
 
 def test_a_pipe_in_the_place_of_an_array_is_no_array() -> None:

@@ -10,51 +10,51 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import fuzz, run_seed, soak_seconds
-from spoiling import digest_of_folder, seal_file, spoil_file
+from fuzzing import fuzz, get_soak_seconds, run_seed
+from spoiling import compute_folder_digest, seal_file, spoil_file
 
 from layerwise.embeddings.embedders import WordEmbedder
-from layerwise.embeddings.index import Index, build
-from layerwise.embeddings.index_records import ABOUT, FILES
+from layerwise.embeddings.index import Index, build_index
+from layerwise.embeddings.index_records import FILES, INDEX_FILE
 from layerwise.embeddings.passages import Passages
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.runtime.checksums import digest_of
+from layerwise.runtime.checksums import digest_file
 from layerwise.weights.vectors import VectorTable
 
 WORDS = "the of and ark king wine silver bread water son daughter house".split()
-TARGETS = (ABOUT, *FILES)
+TARGETS = (INDEX_FILE, *FILES)
 
 
-def begin(place: Path) -> Path:
+def build_small_index(root: Path) -> Path:
     """Build the small index that is spoiled."""
-    place.mkdir(exist_ok=True)
+    root.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)
-    text = place / "texts.txt"
+    text = root / "texts.txt"
     text.write_text("\n\n".join(" ".join(draw.choice(WORDS, size=5)) for _ in range(30)) + "\n", encoding="utf-8")
     counts = np.arange(len(WORDS), 0, -1) ** 2
     table = VectorTable(list(WORDS), draw.normal(size=(len(WORDS), 8)).astype(np.float32), counts)
-    build(Passages(str(text)), WordEmbedder(table), place / "index")
-    return place / "index"
+    build_index(Passages(str(text)), WordEmbedder(table), root / "index")
+    return root / "index"
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return begin(tmp_path_factory.mktemp("index"))
+    return build_small_index(tmp_path_factory.mktemp("index"))
 
 
 def seal_index(folder: Path) -> None:
     """Seal an index again: index.json vouches for what its files hold now."""
-    seal_file(folder / ABOUT, files={name: digest_of(folder / name) for name in FILES})
+    seal_file(folder / INDEX_FILE, files={name: digest_file(folder / name) for name in FILES})
 
 
 def search(folder: Path) -> None:
     """Open an index, and ask it everything that it answers."""
-    found = Index.open(folder)
-    hits = found.search(["the king", "wine and bread"], k=5)
-    named = [hit.id for mine in hits if isinstance(mine, list) for hit in mine]
-    assert all(len(found.text(found.place(name))) >= 0 for name in named)
-    if named:
-        found.ranks(["the king"], [named[:1]])
+    index = Index.open(folder)
+    hits = index.search(["the king", "wine and bread"], k=5)
+    names = [hit.id for row in hits if isinstance(row, list) for hit in row]
+    assert all(len(index.text(index.position(name))) >= 0 for name in names)
+    if names:
+        index.ranks(["the king"], [names[:1]])
 
 
 def case(draw: random.Random, index: Path, targets: tuple[str, ...] = TARGETS) -> None:
@@ -64,10 +64,10 @@ def case(draw: random.Random, index: Path, targets: tuple[str, ...] = TARGETS) -
         spoil_file(folder / draw.choice(targets), draw)
         if draw.random() < 0.9:
             seal_index(folder)
-        before = digest_of_folder(Path(name), without="")
+        before = compute_folder_digest(Path(name), without="")
         with contextlib.suppress(LayerwiseError):
             search(folder)
-        assert digest_of_folder(Path(name), without="") == before
+        assert compute_folder_digest(Path(name), without="") == before
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -80,11 +80,11 @@ def test_a_spoiled_index_is_searched_or_refused(target: str, index: Path) -> Non
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_soak_of_indexes(index: Path) -> None:
-    assert fuzz(soak_seconds(), lambda draw: case(draw, index))
+    assert fuzz(get_soak_seconds(), lambda draw: case(draw, index))
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("passages", 2**50, r"index\.json is damaged: .*\$\.passages"),
         ("passages", 10**12, r"vectors\.safetensors is damaged: .*index\.json says F32 1,000,000,000,000×8"),
@@ -102,9 +102,9 @@ def test_soak_of_indexes(index: Path) -> None:
     ],
 )
 def test_an_index_that_says_otherwise_than_its_files_is_refused_by_field(
-    field: str, value: object, said: str, index: Path
+    field: str, value: object, message: str, index: Path
 ) -> None:
     folder = Path(shutil.copytree(index, Path("spoiled")))
-    seal_file(folder / ABOUT, **{field: value})
-    with pytest.raises(DamagedError, match=f"(?s){said}.*build the index again"):
+    seal_file(folder / INDEX_FILE, **{field: value})
+    with pytest.raises(DamagedError, match=f"(?s){message}.*build the index again"):
         Index.open(folder)

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from fuzzing import fuzz, run_seed, soak_seconds
-from spoiling import digest_of_folder, seal_run, spoil_file
+from fuzzing import fuzz, get_soak_seconds, run_seed
+from spoiling import compute_folder_digest, seal_run, spoil_file
 
 from layerwise import api
-from layerwise.embeddings.sources import vectors_of
+from layerwise.embeddings.sources import load_vectors
 from layerwise.errors import LayerwiseError
-from layerwise.inference.engines.engine_report import engines_of
-from layerwise.inference.evaluate import measure
-from layerwise.inspection.load_target import opened
+from layerwise.inference.engines.choice import find_run_choices
+from layerwise.inference.evaluate import evaluate_run
+from layerwise.inspection.load_target import load_target
 from layerwise.planning.resolve import Request
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
@@ -45,32 +45,32 @@ INPUTS: dict[str, Any] = {"rows": "5.1,3.5,1.4,0.2", "images": np.zeros((8, 8), 
 SHORT = 3  # epochs, that a spoiled recipe may ask for here
 
 
-def begin(place: Path) -> dict[str, Path]:
+def train_runs(root: Path) -> dict[str, Path]:
     """Train the three small runs that are spoiled; each has an epoch to go, so that a resume goes on."""
-    one = {"epochs": 1, "seed": 5}
-    fit(place / "rows", data="iris", **one)
-    options = {"model.widths": [4], "model.dense": [8], "model.dropout": 0, "train.threads": 1}
-    api.train("cnn", data="digits", out=place / "images", options={**options, "examples": 100}, **one)
-    text = place / "text.txt"
+    options = {"epochs": 1, "seed": 5}
+    fit(root / "rows", data="iris", **options)
+    model_options = {"model.widths": [4], "model.dense": [8], "model.dropout": 0, "train.threads": 1}
+    api.train("cnn", data="digits", out=root / "images", options={**model_options, "examples": 100}, **options)
+    text = root / "text.txt"
     text.write_text("\n".join(" ".join(f"a{n * k % 17}" for n in range(12)) for k in range(1, 600)) + "\n")
-    options = {"model.dim": 4, "task.min_count": 1, "train.threads": 1, "data.cache": str(place / "cache")}
-    api.train("skipgram", data=str(text), out=place / "words", options=options, **one)
+    model_options = {"model.dim": 4, "task.min_count": 1, "train.threads": 1, "data.cache": str(root / "cache")}
+    api.train("skipgram", data=str(text), out=root / "words", options=model_options, **options)
     for name in INPUTS:
-        recipe = tomllib.loads((place / name / "recipe.toml").read_text())
+        recipe = tomllib.loads((root / name / "recipe.toml").read_text())
         recipe["stages"][0]["epochs"] = 2
-        (place / name / "recipe.toml").write_text(tomli_w.dumps(recipe))
-        info = json.loads((place / name / "run.json").read_bytes())
-        (place / name / "run.json").write_text(json.dumps({**info, "status": "training"}))
-        seal_run(place / name)
-    return {name: place / name for name in INPUTS}
+        (root / name / "recipe.toml").write_text(tomli_w.dumps(recipe))
+        info = json.loads((root / name / "run.json").read_bytes())
+        (root / name / "run.json").write_text(json.dumps({**info, "status": "training"}))
+        seal_run(root / name)
+    return {name: root / name for name in INPUTS}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return begin(tmp_path_factory.mktemp("runs"))
+    return train_runs(tmp_path_factory.mktemp("runs"))
 
 
-def resumes(run: Path) -> bool:
+def can_resume(run: Path) -> bool:
     """Whether a resume of a spoiled run may be tried here: it would train for a moment, on the same data."""
     try:
         recipe = tomllib.loads((run / "recipe.toml").read_text())
@@ -85,33 +85,33 @@ def case(draw: random.Random, runs: dict[str, Path], targets: tuple[str, ...] = 
     """Spoil one file of a run, seal all of them, and read it in every way."""
     kind = draw.choice(list(runs))
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        run = Path(shutil.copytree(runs[kind], place / "run"))
-        (place / "beside.txt").write_text("not ours")
-        outside = digest_of_folder(place, without="run")
+        root = Path(name)
+        run = Path(shutil.copytree(runs[kind], root / "run"))
+        (root / "beside.txt").write_text("not ours")
+        outside = compute_folder_digest(root, without="run")
         spoil_file(run / draw.choice(targets), draw)
         seal_run(run)
-        before = digest_of_folder(run, without=".lock")
+        before = compute_folder_digest(run, without=".lock")
         readers = [
             lambda: verify(RunDirectory.open(run)),
-            lambda: engines_of(RunDirectory.open(run)),
+            lambda: find_run_choices(RunDirectory.open(run)),
             lambda: api.open(run).metrics,
             lambda: api.open(run).predictor()(INPUTS[kind]),
-            lambda: RunDirectory(run).metrics(),
-            lambda: opened(str(run), needs="run", view="weights"),
+            lambda: RunDirectory(run).read_metrics(),
+            lambda: load_target(str(run), needs="run", view="weights"),
         ]
-        readers += [lambda: vectors_of(run)] if kind == "words" else []
-        if resumes(run):
+        readers += [lambda: load_vectors(run)] if kind == "words" else []
+        if can_resume(run):
             readers += [
-                lambda: measure(run),
+                lambda: evaluate_run(run),
                 lambda: train(Request(model=str(run / "recipe.toml"), resume=True), quiet=True),
             ]
         for read in readers:
             with contextlib.suppress(LayerwiseError):
                 read()
             if read is not readers[-1]:
-                assert digest_of_folder(run, without=".lock") == before  # what only reads changes nothing
-        assert digest_of_folder(place, without="run") == outside
+                assert compute_folder_digest(run, without=".lock") == before  # what only reads changes nothing
+        assert compute_folder_digest(root, without="run") == outside
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -126,4 +126,4 @@ def test_a_spoiled_run_is_read_or_refused(target: str, runs: dict[str, Path]) ->
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.timeout(0)
 def test_soak_of_runs(runs: dict[str, Path]) -> None:
-    assert fuzz(soak_seconds(), lambda draw: case(draw, runs))
+    assert fuzz(get_soak_seconds(), lambda draw: case(draw, runs))

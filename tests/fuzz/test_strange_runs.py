@@ -40,31 +40,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).path
 
 
-def strange(run: Path, name: str, change: Any) -> Path:
+def make_strange_run(run: Path, name: str, change: Any) -> Path:
     """Copy a run, change one of its JSON files by ``change(content)``, and seal it again."""
-    place = Path(shutil.copytree(run, Path("strange").resolve(), dirs_exist_ok=True))
-    content = json.loads((place / name).read_bytes())
+    target = Path(shutil.copytree(run, Path("strange").resolve(), dirs_exist_ok=True))
+    content = json.loads((target / name).read_bytes())
     change(content)
-    (place / name).write_text(json.dumps(content))
-    seal_run(place)
-    return place
+    (target / name).write_text(json.dumps(content))
+    seal_run(target)
+    return target
 
 
-def argument(name: str, value: Any) -> Any:
+def set_argument(name: str, value: Any) -> Any:
     return lambda info: info["model"]["arguments"].update({name: value})
 
 
-def refused(run: Path, said: str) -> None:
+def check_refused(run: Path, message: str) -> None:
     """Predicting with a run is refused with one error for users, in a moment, with little memory."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(LayerwiseError, match=f"(?s){said}"):
+    with pytest.raises(LayerwiseError, match=f"(?s){message}"):
         api.open(run).predictor()(ROW)
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         (
             "hidden",
@@ -103,18 +103,18 @@ def refused(run: Path, said: str) -> None:
     ],
 )
 def test_arguments_that_the_checkpoint_does_not_explain_are_refused(
-    name: str, value: Any, said: str, rows: Path
+    name: str, value: Any, message: str, rows: Path
 ) -> None:
-    refused(strange(rows, "run.json", argument(name, value)), said)
+    check_refused(make_strange_run(rows, "run.json", set_argument(name, value)), message)
 
 
 def test_an_unknown_model_is_one_error_that_names_the_file(rows: Path) -> None:
-    run = strange(rows, "run.json", lambda info: info["model"].update(name="mlpp"))
-    refused(run, r"no model 'mlpp' in .*run\.json.*did you mean 'mlp'")
+    run = make_strange_run(rows, "run.json", lambda info: info["model"].update(name="mlpp"))
+    check_refused(run, r"no model 'mlpp' in .*run\.json.*did you mean 'mlp'")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda task: task.update(name="nosuch"), r"\$\.name is 'nosuch'"),
         (lambda task: task.update(name=[1]), r"\$\.name"),
@@ -136,12 +136,15 @@ def test_an_unknown_model_is_one_error_that_names_the_file(rows: Path) -> None:
         ),
     ],
 )
-def test_a_task_that_is_none_is_refused_by_its_field(change: Any, said: str, rows: Path) -> None:
-    refused(strange(rows, "task.json", change), rf"task\.json is damaged: .*{said}" if "task" not in said else said)
+def test_a_task_that_is_none_is_refused_by_its_field(change: Any, message: str, rows: Path) -> None:
+    check_refused(
+        make_strange_run(rows, "task.json", change),
+        rf"task\.json is damaged: .*{message}" if "task" not in message else message,
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda task: task["inputs"].update(size=[30_000, 30_000]),
@@ -156,20 +159,20 @@ def test_a_task_that_is_none_is_refused_by_its_field(change: Any, said: str, row
         (lambda task: task["inputs"].update(mean=[]), r"mean and std must have 1 number"),
     ],
 )
-def test_images_of_a_size_that_the_network_does_not_take_are_refused(change: Any, said: str, images: Path) -> None:
-    refused(strange(images, "task.json", change), rf"task\.json is damaged: .*{said}")
+def test_images_of_a_size_that_the_network_does_not_take_are_refused(change: Any, message: str, images: Path) -> None:
+    check_refused(make_strange_run(images, "task.json", change), rf"task\.json is damaged: .*{message}")
 
 
-def with_tensors(run: Path, which: str, part: str, change: Any) -> Path:
+def replace_tensors(run: Path, checkpoint: str, part: str, change: Any) -> Path:
     """Copy a run, change a checkpoint's tensors, and seal it again."""
-    place = Path(shutil.copytree(run, Path("strange").resolve()))
-    path = place / "checkpoints" / which / f"{part}.safetensors"
+    target = Path(shutil.copytree(run, Path("strange").resolve()))
+    path = target / "checkpoints" / checkpoint / f"{part}.safetensors"
     tensors = safetensors.torch.load_file(path)
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     change(tensors)
     path.write_bytes(safetensors.torch.save(tensors))
-    seal_run(place)
-    return place
+    seal_run(target)
+    return target
 
 
 def fill(number: float) -> Any:
@@ -182,8 +185,8 @@ def fill(number: float) -> Any:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(number: float, rows: Path) -> None:
-    run = with_tensors(rows, "best", "model", fill(number))
-    refused(run, r"model\.safetensors is damaged: the tensor '\S+' holds numbers that are not finite")
+    run = replace_tensors(rows, "best", "model", fill(number))
+    check_refused(run, r"model\.safetensors is damaged: the tensor '\S+' holds numbers that are not finite")
 
 
 def test_finite_weights_of_any_type_pass() -> None:
@@ -202,7 +205,7 @@ def test_finite_weights_of_any_type_pass() -> None:
     assert find_nonfinite({"c": torch.tensor([complex(0, float("inf"))])}) == "c"
 
 
-def begun(run: Path) -> Path:
+def start_run(run: Path) -> Path:
     """Give a sealed copy an epoch more, so that a resume goes on."""
     text = (run / "recipe.toml").read_text()
     assert "epochs = 1" in text
@@ -219,7 +222,7 @@ def resume(run: Path) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("part", "change", "said"),
+    ("part", "change", "message"),
     [
         ("model", fill(float("nan")), r"last/model\.safetensors is damaged: the tensor"),
         ("model", lambda t: t.pop(sorted(t)[0]), r"last/model\.safetensors.*1 key\(s\) differ"),
@@ -247,14 +250,14 @@ def resume(run: Path) -> None:
         ),
     ],
 )
-def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, said: str, rows: Path) -> None:
-    with pytest.raises(DamagedError, match=f"(?s){said}"):
-        resume(begun(with_tensors(rows, "last", part, change)))
+def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, message: str, rows: Path) -> None:
+    with pytest.raises(DamagedError, match=f"(?s){message}"):
+        resume(start_run(replace_tensors(rows, "last", part, change)))
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda state: state.update(cursor=[7, 0, 0]), r"its cursor is in stage 7, and the recipe has 1 stage"),
         (lambda state: state.update(cursor=[-1, 0, 0]), r"\$\.cursor\[0\]"),
@@ -267,14 +270,14 @@ def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, s
         (lambda state: state.update(seconds="x"), r"\$\.seconds"),
     ],
 )
-def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, said: str, rows: Path) -> None:
-    run = strange(rows, "checkpoints/last/state.json", change)
-    with pytest.raises(DamagedError, match=rf"(?s)last/state\.json is damaged: .*{said}"):
-        resume(begun(run))
+def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, message: str, rows: Path) -> None:
+    run = make_strange_run(rows, "checkpoints/last/state.json", change)
+    with pytest.raises(DamagedError, match=rf"(?s)last/state\.json is damaged: .*{message}"):
+        resume(start_run(run))
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"model = {", r"not valid TOML"),
         (b"\xff\xfe", r"not valid TOML"),
@@ -285,11 +288,11 @@ def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, said: 
         (b"format = 99\n", r"format 99"),
     ],
 )
-def test_a_recipe_that_is_none_is_one_error_that_names_it(content: bytes, said: str, rows: Path) -> None:
-    place = Path(shutil.copytree(rows, Path("strange")))
-    (place / "recipe.toml").write_bytes(content)
-    seal_run(place)
-    refused(place, rf"recipe\.toml.*{said}")
+def test_a_recipe_that_is_none_is_one_error_that_names_it(content: bytes, message: str, rows: Path) -> None:
+    target = Path(shutil.copytree(rows, Path("strange")))
+    (target / "recipe.toml").write_bytes(content)
+    seal_run(target)
+    check_refused(target, rf"recipe\.toml.*{message}")
 
 
 READ = ("run.json", "task.json", "recipe.toml", "checkpoints/best/state.json", "checkpoints/best/model.safetensors")
@@ -298,22 +301,22 @@ READ = ("run.json", "task.json", "recipe.toml", "checkpoints/best/state.json", "
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("kind", ["pipe", "link", "device"])
 def test_a_pipe_or_link_in_a_files_place_is_never_read(kind: str, name: str, rows: Path) -> None:
-    place = Path(shutil.copytree(rows, Path("strange")))
-    content = (place / name).read_bytes()
-    (place / name).unlink()
+    target = Path(shutil.copytree(rows, Path("strange")))
+    content = (target / name).read_bytes()
+    (target / name).unlink()
     if kind == "pipe":
-        os.mkfifo(place / name)
+        os.mkfifo(target / name)
     else:
         Path("elsewhere").write_bytes(content)
-        (place / name).symlink_to("/dev/zero" if kind == "device" else Path("elsewhere").resolve())
+        (target / name).symlink_to("/dev/zero" if kind == "device" else Path("elsewhere").resolve())
     with pytest.raises((DamagedError, UsageError), match=r"not a regular file|not a run directory"):
-        api.open(place).predictor()(ROW)
+        api.open(target).predictor()(ROW)
 
 
 def test_doctor_and_predict_say_it_in_one_error_each(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = strange(rows, "run.json", argument("hidden", [10**9]))
+    run = make_strange_run(rows, "run.json", set_argument("hidden", [10**9]))
     assert main(["predict", str(run), ROW]) == 2
-    said = capsys.readouterr().err
-    assert "run.json is damaged: model.arguments.hidden" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "run.json is damaged: model.arguments.hidden" in message
+    assert "Traceback" not in message
     assert main(["doctor", str(run)]) == 0  # its checksums are right

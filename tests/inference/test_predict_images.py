@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from layerwise import api
 from layerwise.errors import UsageError
-from layerwise.inference.evaluate import measure
-from layerwise.inference.predict import Answer, Failure, Mirrored, Predictor, looking, named_inputs
+from layerwise.inference.evaluate import evaluate_run
+from layerwise.inference.predict import Failure, FlipTTA, NamedPrediction, Predictor, read_inputs, with_tta
 from layerwise.tasks.objectives import ClassLoss
 
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A small network of digits."""
     options: dict[str, Any] = {"model.widths": [4], "model.dense": [8], "train.threads": 1}
     return api.train(
-        "cnn", data="digits", epochs=2, batch=64, out=tmp_path_factory.mktemp("run") / "run", options=options
+        "cnn", data="digits", epochs=2, batch_size=64, out=tmp_path_factory.mktemp("run") / "run", options=options
     )
 
 
@@ -51,7 +51,7 @@ def softmax(z: Tensor) -> np.ndarray[Any, Any]:
 
 def test_the_answer_is_the_mean_of_the_probabilities(run: api.Run, folder: Path) -> None:
     plain = run.predictor()
-    both = Predictor(looking(plain.model, plain.task, "flip"), plain.task)
+    both = Predictor(with_tta(plain.model, plain.task, "flip"), plain.task)
     path = folder / "007.png"
     mirrored = np.asarray(Image.open(path))[:, ::-1]
     (a,), (b,), (mean,) = plain(path), plain(np.ascontiguousarray(mirrored)), both(path)
@@ -66,17 +66,17 @@ def test_outputs_of_the_mean_are_finite_and_exact(kind: Any, columns: int) -> No
     a, b = torch.randn(5, columns).double() * 3, torch.randn(5, columns).double() * 3
     loss = ClassLoss(kind)
     want = (loss.probabilities(a) + loss.probabilities(b)) / 2
-    torch.testing.assert_close(loss.probabilities(loss.averaged([a, b])), want)
-    assert bool(loss.averaged([a * 1000, b * 1000]).isfinite().all())
+    torch.testing.assert_close(loss.probabilities(loss.average_outputs([a, b])), want)
+    assert bool(loss.average_outputs([a * 1000, b * 1000]).isfinite().all())
 
 
 def test_eval_measures_the_mean(run: api.Run) -> None:
     """Accuracy and loss beside NumPy's, from the network's own outputs."""
-    found = measure(run.path, tta="flip").metrics
-    from layerwise.data import load as data_
-    from layerwise.recipe import checked
+    found = evaluate_run(run.path, tta="flip").metrics
+    from layerwise.data.load import Options, load_splits
+    from layerwise.recipe import check_table
 
-    test = data_.open_data(checked(data_.Options, run.recipe.data, where="test"), seed=0).test
+    test = load_splits(check_table(Options, run.recipe.data, where="test"), seed=0).test
     predictor = run.predictor()
     batch = predictor.task.collate(test.fetch(range(len(test))))  # type: ignore[attr-defined]
     with torch.inference_mode():
@@ -84,17 +84,17 @@ def test_eval_measures_the_mean(run: api.Run) -> None:
     right = batch.targets.numpy()
     assert found["accuracy"] == pytest.approx(float((p.argmax(1) == right).mean()), abs=1e-9)
     assert found["loss"] == pytest.approx(float(-np.log(p[np.arange(len(p)), right]).mean()), rel=1e-4)
-    assert found["loss"] != measure(run.path).metrics["loss"]
+    assert found["loss"] != evaluate_run(run.path).metrics["loss"]
 
 
 def test_rows_have_no_mirror_image_and_reconstructions_no_mean(tmp_path: Path) -> None:
     rows = api.train("mlp", data="iris", epochs=1, out=tmp_path / "rows")
     with pytest.raises(UsageError, match="rows have no mirror image"):
-        measure(rows.path, tta="flip")
+        evaluate_run(rows.path, tta="flip")
     rbm = api.train("rbm", data="digits", epochs=1, out=tmp_path / "rbm", options={"examples": 50})
     predictor = rbm.predictor()
     with pytest.raises(UsageError, match="have no mean"):
-        looking(predictor.model, predictor.task, "flip")
+        with_tta(predictor.model, predictor.task, "flip")
 
 
 def test_json_says_that_mirror_images_were_looked_at(run: api.Run, folder: Path) -> None:
@@ -115,12 +115,12 @@ def test_json_says_that_mirror_images_were_looked_at(run: api.Run, folder: Path)
 
 def test_a_folder_is_answered_in_order_and_bad_files_fail_alone(run: api.Run, folder: Path) -> None:
     predictor = run.predictor()
-    found = list(predictor.stream(named_inputs([str(folder)], predictor.task)))
+    found = list(predictor.stream(read_inputs([str(folder)], predictor.task)))
     assert [Path(one.input).name for one in found] == [f"{n:03d}.png" for n in range(300)]
     bad = {Path(one.input).name: one.error for one in found if isinstance(one, Failure)}
     assert sorted(bad) == ["100.png", "200.png", "201.png"]
     assert "is empty" in bad["100.png"]
-    good = [one for one in found if isinstance(one, Answer)]
+    good = [one for one in found if isinstance(one, NamedPrediction)]
     alone = predictor(*[one.input for one in good[150:170]])
     for one, same in zip(good[150:170], alone, strict=True):
         assert one.prediction.label == same.label  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_only_two_pieces_are_held(run: api.Run, folder: Path) -> None:
     asked = []
 
     def pieces() -> Any:
-        for piece in named_inputs([str(folder)], run.predictor().task):
+        for piece in read_inputs([str(folder)], run.predictor().task):
             asked.append(len(piece.names))
             yield piece
 
@@ -150,8 +150,8 @@ class Sum(nn.Module):
 
 def test_mirroring_is_left_to_right(tmp_path: Path) -> None:
     class Plain:
-        def averaged(self, outputs: list[Tensor]) -> Tensor:
+        def average_outputs(self, outputs: list[Tensor]) -> Tensor:
             return torch.stack(outputs).mean(0)
 
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert float(Mirrored(Sum(), Plain())(x)) == pytest.approx((float(x[..., :2].sum()) + float(x[..., 2:].sum())) / 2)  # type: ignore[arg-type]
+    assert float(FlipTTA(Sum(), Plain())(x)) == pytest.approx((float(x[..., :2].sum()) + float(x[..., 2:].sum())) / 2)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from layerwise import api
-from layerwise.inference.predict import Answer, named_inputs
+from layerwise.inference.predict import NamedPrediction, read_inputs
 
 GERMAN = {"data.dates": "%d.%m.%Y", "data.missing": ["n/k"], "data.encoding": "cp1252"}
 
@@ -35,10 +35,10 @@ def test_rows_are_read_as_the_training_table_was(run: api.Run, tmp_path: Path) -
     (tmp_path / "good.csv").write_bytes(text.encode("cp1252"))
     (tmp_path / "odd.csv").write_bytes((text + "x,Bonn,06.03.2021\n").encode("cp1252"))
     predictor = run.predictor()
-    whole = list(predictor.stream(named_inputs([str(tmp_path / "good.csv")], predictor.task)))
-    *alone, faulty = predictor.stream(named_inputs([str(tmp_path / "odd.csv")], predictor.task))
-    assert all(isinstance(one, Answer) and not one.unseen for one in whole)
-    assert not isinstance(faulty, Answer)
+    whole = list(predictor.stream(read_inputs([str(tmp_path / "good.csv")], predictor.task)))
+    *alone, faulty = predictor.stream(read_inputs([str(tmp_path / "odd.csv")], predictor.task))
+    assert all(isinstance(one, NamedPrediction) and not one.unseen for one in whole)
+    assert not isinstance(faulty, NamedPrediction)
     said = [one.prediction.value for one in whole]
     assert [one.prediction.value for one in alone] == pytest.approx(said, rel=1e-5)
     assert predictor({"a": "n/k", "town": "Bonn", "day": "2021-03-06"})[0].value == pytest.approx(said[1], rel=1e-5)
@@ -53,8 +53,8 @@ def test_a_long_file_is_never_held(run: api.Run, tmp_path: Path) -> None:
         file.writelines(f"{i % 7},Bonn,0{1 + i % 9}.03.2021,{'x' * 12_000}\n" for i in range(10_000))
     predictor = run.predictor()
     before, most, count = pa.total_allocated_bytes(), 0, 0
-    for answer in predictor.stream(named_inputs([str(path)], predictor.task)):
-        assert isinstance(answer, Answer)
+    for answer in predictor.stream(read_inputs([str(path)], predictor.task)):
+        assert isinstance(answer, NamedPrediction)
         most, count = max(most, pa.total_allocated_bytes() - before), count + 1
     assert count == 10_000
     assert most < path.stat().st_size / 3

@@ -13,24 +13,24 @@ from torch import Tensor, nn
 
 from layerwise import registry
 from layerwise.data.source import ArraySource, Splits
-from layerwise.inspection import inspect, look
-from layerwise.inspection.activation_functions import curve
+from layerwise.inspection import inspect_target, render_view
+from layerwise.inspection.activation_functions import evaluate_activation
+from layerwise.inspection.activation_tracing import LARGEST_SLOPES, ActivationCall, get_slope, trace_activations
 from layerwise.inspection.base import Target
-from layerwise.inspection.tracing import LARGEST, Call, slope_of, watched
 from layerwise.models.boltzmann import dbn
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
-from layerwise.nn.activations import ACTIVATIONS, activation
+from layerwise.nn.layers import ACTIVATIONS, make_activation
 from layerwise.tasks.classification import Classification
 
-NAMES = "sigmoid relu tanh softmax linear leaky-relu prelu elu gelu silu softplus".split()  # S08
+NAMES = "sigmoid relu tanh softmax linear leaky-relu prelu elu gelu silu softplus".split()
 
 
 def shown(model: nn.Module, source: ArraySource, *, out: Path | None = None, scale: str = "standard") -> dict:  # type: ignore[type-arg]
     """Return the view's data of a network over images."""
     task = Classification.prepare(source, Classification.Options(scale=scale))  # type: ignore[call-arg]
     target = Target(spec=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p"))
-    data = inspect("activations", target, out=out).data
+    data = render_view("activations", target, out=out).data
     json.dumps(data)
     return data
 
@@ -92,7 +92,9 @@ def test_prelus_learned_slopes_are_shown_and_decide() -> None:
         assert (layer["saturated"] > 0) is some
     assert (
         "prelu 0.25"
-        in look("activations", "mlp", data="iris", settings=("model.activation=prelu", "model.hidden=[2]")).text
+        in inspect_target(
+            "activations", "mlp", data="iris", settings=("model.activation=prelu", "model.hidden=[2]")
+        ).text
     )
 
 
@@ -114,10 +116,10 @@ def test_functions_inside_a_module_count_too() -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "linear"])
 def test_every_activation_is_seen_with_its_own_slope(name: str) -> None:
     """The slope the view judges by is autograd's of the module itself."""
-    module = activation(name)
+    module = make_activation(name)
     z = torch.tensor([[-6.0, -1.3, -0.2, 0.4, 2.0, 7.0]])
-    calls: list[Call] = []
-    with torch.no_grad(), watched(module, calls.append):
+    calls: list[ActivationCall] = []
+    with torch.no_grad(), trace_activations(module, calls.append):
         a = module(z)
     assert [(c.key[1].replace("_", "-"), c.z.tolist(), c.a.tolist()) for c in calls] == [(name, z.tolist(), a.tolist())]
     leaf = z.clone().requires_grad_()
@@ -135,8 +137,8 @@ def test_every_activation_is_seen_with_its_own_slope(name: str) -> None:
 )
 def test_other_forms_have_their_own_slopes(module: nn.Module) -> None:
     z = torch.tensor([[-6.0, -0.2, 2.0], [-1.0, 0.4, 5.0]])
-    calls: list[Call] = []
-    with torch.no_grad(), watched(module, calls.append):
+    calls: list[ActivationCall] = []
+    with torch.no_grad(), trace_activations(module, calls.append):
         module(z.clone())
     leaf = z.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(module(leaf.clone()).sum(), leaf)
@@ -146,11 +148,11 @@ def test_other_forms_have_their_own_slopes(module: nn.Module) -> None:
 
 
 def test_largest_slopes_are_those_of_the_textbook() -> None:
-    assert [LARGEST[n] for n in ("sigmoid", "tanh", "relu", "elu")] == pytest.approx([0.25, 1, 1, 1])
-    assert slope_of("softmax", ()) is None
+    assert [LARGEST_SLOPES[n] for n in ("sigmoid", "tanh", "relu", "elu")] == pytest.approx([0.25, 1, 1, 1])
+    assert get_slope("softmax", ()) is None
 
 
-def test_s08_is_complete_by_name() -> None:
+def test_every_activation_is_listed() -> None:
     assert sorted(NAMES) == sorted(ACTIVATIONS)
 
 
@@ -176,13 +178,13 @@ def test_drawn_curves_are_torchs(name: str) -> None:
     else:
         value = modules[name](z)
     (slope,) = torch.autograd.grad(value.sum(), z)
-    found = curve(name, z.detach())
+    found = evaluate_activation(name, z.detach())
     torch.testing.assert_close(found[0], value.detach(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found[1], slope, rtol=1e-8, atol=1e-10)
 
 
-def test_a_bare_card_shows_every_function(tmp_path: Path) -> None:
-    view = look("activations", "mlp", out=tmp_path, lang="zh")
+def test_a_model_by_itself_shows_every_function(tmp_path: Path) -> None:
+    view = inspect_target("activations", "mlp", out=tmp_path, lang="zh")
     assert [f["name"] for f in view.data["functions"]] == list(ACTIVATIONS)
     assert view.data["own"] == "relu"
     flat = {f["name"]: f["flat"] for f in view.data["functions"]}

@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 from layerwise import registry
 from layerwise.data.source import ArraySource, Schema, Splits
 from layerwise.errors import UsageError
-from layerwise.inspection import base, inspect
-from layerwise.inspection.views.recall import corrupted
+from layerwise.inspection import base, render_view
+from layerwise.inspection.views.recall import corrupt_patterns
 from layerwise.models.hebbian import hopfield, oja
 from layerwise.recipe import Recipe, Stage
 from layerwise.tasks.reconstruction import Reconstruction
@@ -49,7 +49,7 @@ def test_recall_counts_exact_recalls(lang: base.Lang, tmp_path: Path) -> None:
     first = torch.from_numpy(pixels(given)[0] * 2 - 1).float()
     with torch.no_grad():
         net.weight.copy_(torch.outer(first, first).fill_diagonal_(0))  # type: ignore[operator, union-attr]
-    view = inspect("recall", given, out=tmp_path)
+    view = render_view("recall", given, out=tmp_path)
     assert [one["exact"] for one in view.data["each"]] == [1.0, 0, 0, 0, 0, 0]
     assert view.data["exact"] == pytest.approx(1 / 6)
     assert (view.data["flipped"], view.data["trials"]) == (3, 50)
@@ -62,14 +62,14 @@ def test_recall_counts_exact_recalls(lang: base.Lang, tmp_path: Path) -> None:
 def test_recall_looks_at_what_was_stored() -> None:
     """Of a stage that took two examples, one of each class, two are looked at."""
     names = [
-        one["name"] for one in inspect("recall", target("hopfield", hopfield(features=16), examples=2)).data["each"]
+        one["name"] for one in render_view("recall", target("hopfield", hopfield(features=16), examples=2)).data["each"]
     ]
     assert sorted(int(name[2:-1]) % 2 for name in names) == [0, 1]
 
 
 def test_corruption_flips_so_many_units_of_each() -> None:
     draw = torch.Generator().manual_seed(0)
-    flipped = corrupted(torch.ones(500, 10), 0.2, draw) < 0
+    flipped = corrupt_patterns(torch.ones(500, 10), 0.2, draw) < 0
     assert flipped.sum(1).eq(2).all()
     assert flipped.double().mean(0).sub(0.2).abs().max() < 0.08
 
@@ -77,9 +77,9 @@ def test_corruption_flips_so_many_units_of_each() -> None:
 def test_capacity_shows_the_theorys_collapse(tmp_path: Path) -> None:
     """Hebb's rule recalls below α = 0.138 and no more well above; at the same load the projection rule still does."""
     spec = registry.find("hopfield")
-    view = inspect("capacity", base.Target(spec=spec, arguments={"features": 100}), out=tmp_path)
+    view = render_view("capacity", base.Target(spec=spec, arguments={"features": 100}), out=tmp_path)
     assert (
-        len(inspect("capacity", base.Target(spec=spec, arguments={"features": 4})).text.splitlines()) == 19
+        len(render_view("capacity", base.Target(spec=spec, arguments={"features": 4})).text.splitlines()) == 19
     )  # loads that round alike
     overlap = {(row["rule"], round(row["load"], 2)): row["overlap"] for row in view.data["measured"]}
     assert view.data["critical"] == pytest.approx(0.138, abs=5e-4)
@@ -96,7 +96,7 @@ def test_components_are_those_of_scikit_learn(tmp_path: Path) -> None:
     pca = PCA(2).fit(pixels(given))
     with torch.no_grad():
         net.weight.copy_(torch.from_numpy(np.stack([-2 * pca.components_[0], pca.components_[0]])))  # type: ignore[operator, union-attr]
-    view = inspect("components", given, out=tmp_path)
+    view = render_view("components", given, out=tmp_path)
     one, two = view.data["units"]
     assert one["cosine"] == pytest.approx(1, abs=1e-6)
     assert one["length"] == pytest.approx(2)
@@ -111,4 +111,4 @@ def test_components_are_those_of_scikit_learn(tmp_path: Path) -> None:
 )
 def test_other_networks_are_refused(view: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        inspect(view, target("mlp", torch.nn.Linear(16, 2)))
+        render_view(view, target("mlp", torch.nn.Linear(16, 2)))

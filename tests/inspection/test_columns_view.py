@@ -18,9 +18,9 @@ from layerwise.data.source import ArraySource, Schema, Splits
 from layerwise.data.tables import table_source
 from layerwise.errors import UsageError
 from layerwise.inference.predict import Predictor
-from layerwise.inspection import inspect
+from layerwise.inspection import render_view
 from layerwise.inspection.base import Target
-from layerwise.inspection.views.columns import SHUFFLES, importances, shuffled
+from layerwise.inspection.views.columns import SHUFFLES, compute_importances, shuffle_column
 from layerwise.models.feedforward import mlp
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
@@ -68,11 +68,13 @@ def test_it_agrees_with_scikit_learn(kind: str) -> None:
             torch.tensor([[-2.0, 1.0, 0.1], [2.0, -1.0, 0.0]]) if kind == "class" else torch.tensor([[0.9, -0.4, 0.1]])
         )
         model.bias.zero_()
-    _, found = importances(model, made, source, shuffles=30)
+    _, found = compute_importances(model, made, source, shuffles=30)
 
     def scored(wrapped: Wrapped, rows: np.ndarray, y: np.ndarray) -> float:
-        said = wrapped.predict(rows)
-        return float(metrics.accuracy_score(y, said) if kind == "class" else -metrics.root_mean_squared_error(y, said))
+        predicted = wrapped.predict(rows)
+        return float(
+            metrics.accuracy_score(y, predicted) if kind == "class" else -metrics.root_mean_squared_error(y, predicted)
+        )
 
     want = permutation_importance(
         Wrapped(model, made), source.inputs, source.targets, scoring=scored, n_repeats=30, random_state=0
@@ -92,7 +94,7 @@ def test_a_linear_model_by_its_closed_form() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[2.0, -0.5]]) / made.spread)
         model.bias.fill_(-made.shift / made.spread)
-    base, found = importances(model, made, source, shuffles=40)
+    base, found = compute_importances(model, made, source, shuffles=40)
     assert base == pytest.approx(0, abs=1e-5)
     for at, w in enumerate((2.0, -0.5)):
         want = 2 * w * w * source.inputs[:, at].var(ddof=1)
@@ -114,16 +116,16 @@ def test_whole_columns_are_shuffled(tmp_path: Path) -> None:
     labels = [("in" if row["town"] == "t1" else "out") for row in rows]
     lines = [",".join([*row.values(), label]) for row, label in zip(rows, labels, strict=True)]
     (tmp_path / "t.csv").write_text("town,built,size,y\n" + "\n".join(lines) + "\n")
-    source = table_source.read(tmp_path / "t.csv").source
+    source = table_source.read_table(tmp_path / "t.csv").source
     made = Classification.prepare(source, Classification.Options())
     torch.manual_seed(1)
     model = mlp(features=made.model_args()["features"], outputs=2, hidden=(8,))
-    base, found = importances(model, made, source)
+    base, found = compute_importances(model, made, source)
     predictor = Predictor(model, made)
 
     def accuracy(changed: list[dict[str, str]]) -> float:
-        said = [answer.label for answer in predictor(*changed)]  # type: ignore[attr-defined]
-        return float(np.mean([a == b for a, b in zip(said, labels, strict=True)]))
+        predicted = [answer.label for answer in predictor(*changed)]  # type: ignore[attr-defined]
+        return float(np.mean([a == b for a, b in zip(predicted, labels, strict=True)]))
 
     assert base == pytest.approx(accuracy(rows))
     assert [one.kind for one in found] == ["category", "date", "number"]
@@ -132,7 +134,7 @@ def test_whole_columns_are_shuffled(tmp_path: Path) -> None:
     )  # cells are row numbers
     for at, name in enumerate(("town", "built", "size")):
         for turn in (0, SHUFFLES - 1):
-            order = shuffled(marked, at, turn).inputs[:, at].astype(int)
+            order = shuffle_column(marked, at, turn).inputs[:, at].astype(int)
             changed = [{**row, name: rows[order[i]][name]} for i, row in enumerate(rows)]
             assert found[at].worse[turn] == pytest.approx(base - accuracy(changed))
 
@@ -143,11 +145,11 @@ def test_the_view_tells_and_draws_in_both_languages(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = mlp(features=2, outputs=1, hidden=())
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    english = inspect("columns", target_of(model, made, source), out=tmp_path)
-    chinese = inspect("columns", target_of(model, made, source, lang="zh", examples=20), out=None)
+    english = render_view("columns", target_of(model, made, source), out=tmp_path)
+    chinese = render_view("columns", target_of(model, made, source, lang="zh", examples=20), out=None)
     assert english.data["metric"] == "rmse"
     assert english.data["split"] == "val"
-    assert english.data == inspect("columns", target_of(model, made, source)).data
+    assert english.data == render_view("columns", target_of(model, made, source)).data
     assert [len(one["worse"]) for one in english.data["columns"]] == [SHUFFLES] * 2
     assert english.data["columns"][0]["importance"] >= english.data["columns"][1]["importance"]
     assert chinese.data["examples"] == 20
@@ -163,12 +165,12 @@ def test_other_runs_are_refused() -> None:
     )
     made = Classification.prepare(images, Classification.Options())
     with pytest.raises(UsageError, match="columns of a table"):
-        inspect("columns", target_of(mlp(features=4, outputs=2), made, images))
+        render_view("columns", target_of(mlp(features=4, outputs=2), made, images))
     from layerwise.tasks.reconstruction import Reconstruction
 
     rows = numbers(10, [1.0])
     with pytest.raises(UsageError, match=r"(?s)received: reconstruction"):
-        inspect(
+        render_view(
             "columns",
             target_of(mlp(features=1, outputs=1), Reconstruction.prepare(rows, Reconstruction.Options()), rows),
         )

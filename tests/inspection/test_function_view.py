@@ -1,4 +1,4 @@
-"""S05: what is drawn over one or two numbers is what the predictor answers there."""
+"""The function drawn over one or two numbers equals the predictor's values there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from layerwise import registry
 from layerwise.data.source import ArraySource, Column, Schema, Splits
 from layerwise.errors import UsageError
 from layerwise.inference.predict import Predictor
-from layerwise.inspection import inspect
+from layerwise.inspection import render_view
 from layerwise.inspection.base import Target, View
-from layerwise.inspection.views.decision_surface import SIDE, crossings
+from layerwise.inspection.views.decision_surface import GRID_SIDE, find_crossings
 from layerwise.models.feedforward import mlp, perceptron
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification, ClassPrediction
@@ -70,7 +70,7 @@ def path_of(svg: str, name: str) -> np.ndarray:
 def test_the_drawn_curve_is_the_predictors_answer(tmp_path: Path) -> None:
     model = network(1, 1)
     looked, task = target(model, 1)
-    view = inspect("function", looked, out=tmp_path)
+    view = render_view("function", looked, out=tmp_path)
     assert (view.data["kind"], view.data["inputs"], view.data["target"]) == ("curve", ["宽度"], "价格")
     (places,) = view.data["axes"]
     assert looked.splits is not None
@@ -93,11 +93,13 @@ def test_the_drawn_curve_is_the_predictors_answer(tmp_path: Path) -> None:
 def test_the_drawn_surface_is_the_predictors_answer() -> None:
     model = network(2, 1)
     looked, task = target(model, 2)
-    view = inspect("function", looked)
+    view = render_view("function", looked)
     assert view.data["kind"] == "surface"
     x, y = view.data["axes"]
-    for i, j in ((0, 0), (3, 70), (99, 12), (SIDE - 1, SIDE - 1)):
-        assert view.data["values"][i * SIDE + j] == pytest.approx(numbers(model, task, [[x[i], y[j]]])[0], rel=1e-6)
+    for i, j in ((0, 0), (3, 70), (99, 12), (GRID_SIDE - 1, GRID_SIDE - 1)):
+        assert view.data["values"][i * GRID_SIDE + j] == pytest.approx(
+            numbers(model, task, [[x[i], y[j]]])[0], rel=1e-6
+        )
 
 
 def test_a_perceptrons_border_is_the_line_of_its_weights(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_a_perceptrons_border_is_the_line_of_its_weights(tmp_path: Path) -> None
         model[1].weight.copy_(torch.tensor([[2.0, -0.5]]))
         model[1].bias.fill_(0.3)
     looked, _ = target(model, 2, CLASSES[:2])
-    view = inspect("function", looked, out=tmp_path)
+    view = render_view("function", looked, out=tmp_path)
     assert looked.splits is not None
     cells = looked.splits.train.fetch(range(40)).inputs  # type: ignore[attr-defined]
     mean, deviation = cells.mean(0), cells.std(0)
@@ -130,10 +132,10 @@ def test_a_perceptrons_border_is_the_line_of_its_weights(tmp_path: Path) -> None
 def test_regions_are_the_classes_that_the_predictor_answers(tmp_path: Path) -> None:
     model = network(2, 3)
     looked, task = target(model, 2, CLASSES, lang="zh", split="val")
-    view = inspect("function", looked, out=tmp_path)
+    view = render_view("function", looked, out=tmp_path)
     shares = np.array(view.data["values"])
     places = [[x, y] for x in view.data["axes"][0][::20] for y in view.data["axes"][1][::20]]
-    at = [i * SIDE + j for i in range(0, SIDE, 20) for j in range(0, SIDE, 20)]
+    at = [i * GRID_SIDE + j for i in range(0, GRID_SIDE, 20) for j in range(0, GRID_SIDE, 20)]
     for place, row in zip(places, shares[at], strict=True):
         (answer,) = Predictor(model, task)(place)
         assert isinstance(answer, ClassPrediction)
@@ -147,7 +149,7 @@ def test_regions_are_the_classes_that_the_predictor_answers(tmp_path: Path) -> N
                 others = max(p for n, p in answer.scores.items() if n != name)
                 assert answer.scores[name] == pytest.approx(others, abs=0.01)
     assert list(view.data["parts"]) == ["val"]
-    assert "各回答占平面的比例" in view.text
+    assert "各预测类别占平面的比例" in view.text
     svg = (tmp_path / "function.svg").read_text("utf-8")
     ET.fromstring(svg)
     assert ("验证" in svg, "训练" in svg, "&lt;c&gt;" in svg) == (True, False, True)
@@ -157,7 +159,7 @@ def test_regions_are_the_classes_that_the_predictor_answers(tmp_path: Path) -> N
 def test_one_input_gives_probabilities_and_where_the_answer_changes(classes: tuple[str, ...], tmp_path: Path) -> None:
     model = network(1, len(classes))
     looked, task = target(model, 1, classes)
-    view = inspect("function", looked, out=tmp_path)
+    view = render_view("function", looked, out=tmp_path)
     assert view.data["kind"] == "probabilities"
     ask = Predictor(model, task)
     turns = [point[0] for lines in view.data["borders"].values() for line in lines for point in line]
@@ -173,8 +175,8 @@ def test_one_input_gives_probabilities_and_where_the_answer_changes(classes: tup
 
 def test_crossings_of_a_parabola() -> None:
     x = np.linspace(-2, 3, 1001)
-    assert crossings(x, x**2 - 1.21) == pytest.approx([-1.1, 1.1], abs=1e-5)
-    assert crossings(x, x**2 + 1) == []
+    assert find_crossings(x, x**2 - 1.21) == pytest.approx([-1.1, 1.1], abs=1e-5)
+    assert find_crossings(x, x**2 + 1) == []
 
 
 @pytest.mark.parametrize(
@@ -190,14 +192,14 @@ def test_other_inputs_are_refused(columns: int, kinds: tuple[Column, ...], recei
         spec=registry.find("mlp"), model=network(columns, 1), task=task, splits=Splits(table, table, table, "p")
     )
     with pytest.raises(UsageError, match=f"one or two numeric columns\n.*regression of {received}") as error:
-        inspect("function", looked)
+        render_view("function", looked)
     assert "data.drop" in str(error.value)
 
 
 def test_an_unknown_part_is_answered_with_the_nearest() -> None:
     looked, _ = target(network(1, 1), 1, split="tests")
     with pytest.raises(UsageError, match="did you mean 'test'"):
-        inspect("function", looked)
+        render_view("function", looked)
 
 
 def flat(view: View) -> str:
@@ -214,7 +216,7 @@ def test_constant_functions_and_columns_are_drawn(tmp_path: Path) -> None:
         assert looked.splits is not None
         for part in ("train", "val", "test"):
             looked.splits.part(part).inputs[:, 1] = 7.0  # type: ignore[attr-defined]
-        view = inspect("function", looked, out=tmp_path / str(outputs))
+        view = render_view("function", looked, out=tmp_path / str(outputs))
         assert (view.data["axes"][1][0], view.data["axes"][1][-1]) == (6.5, 7.5)
         ET.fromstring((tmp_path / str(outputs) / "function.svg").read_text("utf-8"))
         if classes:
@@ -225,7 +227,7 @@ def test_constant_functions_and_columns_are_drawn(tmp_path: Path) -> None:
 def test_more_classes_than_colors_are_named_where_they_lie(columns: int, tmp_path: Path) -> None:
     names = tuple(f"类{number}" for number in range(8))
     looked, _ = target(network(columns, 8), columns, names)
-    inspect("function", looked, out=tmp_path)
+    render_view("function", looked, out=tmp_path)
     svg = (tmp_path / "function.svg").read_text("utf-8")
     ET.fromstring(svg)
     assert all(name in svg for name in names)

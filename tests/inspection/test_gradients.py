@@ -1,4 +1,4 @@
-"""S06, E12: the procedure equals finite differences and autograd; E11: its step is one of gradient descent."""
+"""E12: the procedure equals finite differences and autograd; E11: its step is one of gradient descent."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from layerwise import registry
 from layerwise.data.loader import Batch
 from layerwise.data.source import ArraySource, Schema, Splits
 from layerwise.errors import UsageError
-from layerwise.inspection import inspect
+from layerwise.inspection import render_view
+from layerwise.inspection.backprop_steps import has_manual_backward, run_backprop
 from layerwise.inspection.base import Target
-from layerwise.inspection.procedure import explains, run
 from layerwise.models.boltzmann import dbn, rbm
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
-from layerwise.nn.activations import ACTIVATIONS
+from layerwise.nn.layers import ACTIVATIONS
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
@@ -73,14 +73,14 @@ def differences(model: nn.Module, task: Task, batch: Batch) -> dict[str, torch.T
 
 def gradients(model: nn.Module, task: Task, batch: Batch) -> dict[str, torch.Tensor]:
     found = {}
-    for layer in run(model, task, batch, lr=0.1).layers:
+    for layer in run_backprop(model, task, batch, lr=0.1).layers:
         prefix = "" if layer.name == "(the model)" else f"{layer.name}."
         for name, parameter in model.named_parameters():
             if name.startswith(prefix) and parameter.data_ptr() == layer.weight.data_ptr():
                 found[name] = layer.grad_weight
             if layer.bias is not None and layer.grad_bias is not None and parameter.data_ptr() == layer.bias.data_ptr():
                 found[name] = layer.grad_bias
-        found |= {f"{prefix}{name}": gradient for name, (_, gradient) in layer.more.items()}
+        found |= {f"{prefix}{name}": gradient for name, (_, gradient) in layer.extra_parameters.items()}
     return found
 
 
@@ -91,12 +91,12 @@ def test_chain_rule_equals_finite_differences(activation: str) -> None:
     model = mlp(features=4, outputs=3, hidden=(5, 4), activation=activation, dropout=0.3).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)  # biases too: at z = 0 relu has a kink and no difference quotient
-    assert explains(model) is (activation != "prelu")  # whose slope is a weight: autograd's
+    assert has_manual_backward(model) is (activation != "prelu")  # whose slope is a weight: autograd's
     batch = batch_of(task, source)
-    mine, naive = gradients(model, task, batch), differences(model, task, batch)
-    assert mine.keys() == naive.keys()
+    computed, naive = gradients(model, task, batch), differences(model, task, batch)
+    assert computed.keys() == naive.keys()
     for name in naive:
-        torch.testing.assert_close(mine[name], naive[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(computed[name], naive[name], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,9 +106,9 @@ def test_every_loss_has_its_output_gradient(kind: str) -> None:
     outputs = {"classes": 3, "binary": 1, "reconstruction": 4}.get(kind, 1)
     model = mlp(features=4, outputs=outputs, hidden=(6,), activation="tanh").double()
     batch = batch_of(task, source)
-    mine, naive = gradients(model, task, batch), differences(model, task, batch)
+    computed, naive = gradients(model, task, batch), differences(model, task, batch)
     for name in naive:
-        torch.testing.assert_close(mine[name], naive[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(computed[name], naive[name], atol=1e-6, rtol=1e-6)
 
 
 def test_z_a_delta_equal_autograd() -> None:
@@ -116,13 +116,13 @@ def test_z_a_delta_equal_autograd() -> None:
     task, source = task_of("classes"), rows("classes")
     model = mlp(features=4, outputs=3, hidden=(5,), activation="sigmoid").double()
     batch = batch_of(task, source)
-    first, second = run(model, task, batch, lr=0.1).layers
+    first, second = run_backprop(model, task, batch, lr=0.1).layers
     z1 = model[1](batch.inputs)
     a1 = torch.sigmoid(z1)
     z2 = model[3](a1)
     loss = task.losses(z2, batch).mean()
     d1, d2 = torch.autograd.grad(loss, (z1, z2))
-    for mine, theirs in (
+    for computed, expected in (
         (first.z, z1),
         (first.a, a1),
         (first.delta, d1),
@@ -130,8 +130,8 @@ def test_z_a_delta_equal_autograd() -> None:
         (second.a, z2),
         (second.delta, d2),
     ):
-        assert mine is not None
-        torch.testing.assert_close(mine, theirs.detach(), atol=1e-12, rtol=1e-12)
+        assert computed is not None
+        torch.testing.assert_close(computed, expected.detach(), atol=1e-12, rtol=1e-12)
 
 
 def test_the_update_is_one_step_of_gradient_descent() -> None:
@@ -139,7 +139,7 @@ def test_the_update_is_one_step_of_gradient_descent() -> None:
     task, source = task_of("classes"), rows("classes")
     model = mlp(features=4, outputs=3).double()
     batch = batch_of(task, source)
-    found = run(model, task, batch, lr=0.05)
+    found = run_backprop(model, task, batch, lr=0.05)
     twin = copy.deepcopy(model)
     optimizer = torch.optim.SGD(twin.parameters(), 0.05)
     before = task.losses(twin(batch.inputs), batch).mean()
@@ -156,28 +156,28 @@ def test_other_networks_go_by_autograd_and_equal_finite_differences() -> None:
     task = Classification.prepare(source, Classification.Options())
     batch = batch_of(task, source)
     model = cnn(outputs=2, size=(6, 6), widths=(2,), dense=(3,), batch_norm=True, activation="tanh").double()
-    assert not explains(model)
-    found = run(model, task, batch, lr=0.1)
+    assert not has_manual_backward(model)
+    found = run_backprop(model, task, batch, lr=0.1)
     assert [layer.name for layer in found.layers] == ["features.0", "features.1", "classifier.0", "classifier.2"]
     assert [layer.activation for layer in found.layers] == ["linear", "tanh", "tanh", "linear"]
-    mine, naive = gradients(model, task, batch), differences(model, task, batch)
-    assert mine.keys() == naive.keys()
+    computed, naive = gradients(model, task, batch), differences(model, task, batch)
+    assert computed.keys() == naive.keys()
     for name in naive:
-        torch.testing.assert_close(mine[name], naive[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(computed[name], naive[name], atol=1e-6, rtol=1e-6)
 
 
 def test_boltzmann_machines_have_gradients_too() -> None:
     torch.manual_seed(8)
     task, source = task_of("classes"), rows("classes")
-    found = run(dbn(features=4, classes=3, hidden=(5,)).double(), task, batch_of(task, source), lr=0.1)
+    found = run_backprop(dbn(features=4, classes=3, hidden=(5,)).double(), task, batch_of(task, source), lr=0.1)
     assert [layer.name for layer in found.layers] == ["head", "rbms.0"] or found.layers[-1].z is None
     rebuilt = task_of("reconstruction")
     machine, batch = rbm(features=4, hidden=3).double(), batch_of(rebuilt, rows("reconstruction"))
-    mine, naive = gradients(machine, rebuilt, batch), differences(machine, rebuilt, batch)
-    assert mine.keys() == naive.keys()
+    computed, naive = gradients(machine, rebuilt, batch), differences(machine, rebuilt, batch)
+    assert computed.keys() == naive.keys()
     for name in naive:
-        torch.testing.assert_close(mine[name], naive[name], atol=1e-6, rtol=1e-6)
-    found = run(machine, rebuilt, batch, lr=0.1)
+        torch.testing.assert_close(computed[name], naive[name], atol=1e-6, rtol=1e-6)
+    found = run_backprop(machine, rebuilt, batch, lr=0.1)
     assert found.layers[0].grad_weight.shape == (3, 4)
     assert found.loss_after < found.loss
 
@@ -187,7 +187,7 @@ def test_the_model_is_left_as_it_was() -> None:
     model = mlp(features=4, outputs=3, batch_norm=True).double().train()
     model[1].weight.requires_grad_(False)
     state = {n: t.clone() for n, t in model.state_dict().items()}
-    run(model, task, batch_of(task, source), lr=0.1)
+    run_backprop(model, task, batch_of(task, source), lr=0.1)
     assert model.training
     assert not model[1].weight.requires_grad
     assert all(p.grad is None for p in model.parameters())
@@ -203,7 +203,7 @@ def test_view_gives_json_arrays_and_a_figure(tmp_path: Path) -> None:
         splits=Splits(source, source, source, "r"),
         examples=6,
     )
-    view = inspect("gradients", target, out=tmp_path / "g")
+    view = render_view("gradients", target, out=tmp_path / "g")
     layer = view.data["layers"][0]
     assert layer["dW"]["shape"] == [5, 4]
     assert layer["z"]["shape"] == [6, 5]
@@ -216,6 +216,6 @@ def test_view_gives_json_arrays_and_a_figure(tmp_path: Path) -> None:
     assert "4 update" in view.text
 
 
-def test_a_bare_card_is_told_to_train_first() -> None:
+def test_a_model_by_itself_must_be_trained_first() -> None:
     with pytest.raises(UsageError, match="the view 'gradients' looks at a run"):
-        inspect("gradients", Target(spec=registry.find("mlp")))
+        render_view("gradients", Target(spec=registry.find("mlp")))

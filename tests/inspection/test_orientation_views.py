@@ -1,4 +1,4 @@
-"""S03: the cells' answers are those of Gabor's closed form; they peak where they should, and only simple cells see the
+"""The cells' responses are those of Gabor's closed form; they peak where they should, and only simple cells see the
 phase."""
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from scipy.signal import fftconvolve
 
 from layerwise import api, registry
 from layerwise.errors import UsageError
-from layerwise.functional.orientation import Gabor, grating_response, modulation, turn_between
-from layerwise.inspection import inspect, look
+from layerwise.functional.orientation import Gabor, angle_between, grating_response, modulation
+from layerwise.inspection import inspect_target, render_view
 from layerwise.inspection.base import Target
-from layerwise.inspection.views.filtered import filtered, gray_photographs
-from layerwise.inspection.views.tuning import Answers, answers
-from layerwise.models.orientation import OrientationCells, orientations_of
+from layerwise.inspection.views.filtered import filter_image, load_gray_photographs
+from layerwise.inspection.views.tuning import CellResponses, measure_responses
+from layerwise.models.orientation import OrientationCells, divide_orientations
 
 FORMS = [
     {"orientations": 8, "wavelength": 6.0, "aspect": 0.7, "bandwidth": 1.0},
@@ -27,20 +27,20 @@ FORMS = [
 
 
 def built(**arguments: object) -> OrientationCells:
-    model = registry.builder(registry.find("orientation-cells"))(**arguments)
+    model = registry.get_builder(registry.find("orientation-cells"))(**arguments)
     assert isinstance(model, OrientationCells)
     return model
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=["default", "round"])
-def seen(request: pytest.FixtureRequest) -> tuple[dict[str, float], Answers]:
-    return request.param, answers(built(**request.param), request.param["wavelength"], angles=90, phases=12)
+def seen(request: pytest.FixtureRequest) -> tuple[dict[str, float], CellResponses]:
+    return request.param, measure_responses(built(**request.param), request.param["wavelength"], angles=90, phases=12)
 
 
-def test_answers_are_the_closed_form(seen: tuple[dict[str, float], Answers]) -> None:
+def test_answers_are_the_closed_form(seen: tuple[dict[str, float], CellResponses]) -> None:
     form, found = seen
     fields = {key: form[key] for key in ("wavelength", "aspect", "bandwidth")}
-    for k, angle in enumerate(orientations_of(int(form["orientations"]))):
+    for k, angle in enumerate(divide_orientations(int(form["orientations"]))):
         even, odd = (Gabor(orientation=angle, phase=phase, **fields) for phase in (0, 90))
         for a in range(0, 90, 7):
             for p in range(0, 12, 5):
@@ -54,20 +54,22 @@ def test_answers_are_the_closed_form(seen: tuple[dict[str, float], Answers]) -> 
                 assert float(found.complex[k, a, p]) == pytest.approx(want[0] ** 2 + want[1] ** 2, abs=2e-3)
 
 
-def test_cells_peak_at_their_angle_and_only_simple_ones_see_the_phase(seen: tuple[dict[str, float], Answers]) -> None:
+def test_cells_peak_at_their_angle_and_only_simple_ones_see_the_phase(
+    seen: tuple[dict[str, float], CellResponses],
+) -> None:
     form, found = seen
-    built_in = torch.tensor(orientations_of(int(form["orientations"])))
+    built_in = torch.tensor(divide_orientations(int(form["orientations"])))
     for kind in (found.simple, found.complex):
-        assert float(turn_between(found.peaks(kind), built_in).max()) <= 5
-    assert float(modulation(found.at_peak(found.complex)).max()) < 0.05
-    assert float(modulation(found.at_peak(found.simple)).min()) > 0.99
+        assert float(angle_between(found.find_peaks(kind), built_in).max()) <= 5
+    assert float(modulation(found.get_peak_responses(found.complex)).max()) < 0.05
+    assert float(modulation(found.get_peak_responses(found.simple)).min()) > 0.99
 
 
 def test_a_drifting_grating_gives_a_simple_cell_half_a_wave() -> None:
     """F1/F0, the neurophysiologist's measure, of a half-wave rectified sine is π/2; of a steady answer it is 0."""
-    found = answers(built(), 6.0, angles=8, phases=72)
+    found = measure_responses(built(), 6.0, angles=8, phases=72)
     for kind, ratio in ((found.simple, np.pi / 2), (found.complex, 0.0)):
-        spectrum = np.fft.rfft(found.at_peak(kind).numpy(), axis=1)
+        spectrum = np.fft.rfft(found.get_peak_responses(kind).numpy(), axis=1)
         assert np.abs(2 * spectrum[:, 1] / spectrum[:, 0].real) == pytest.approx(ratio, abs=0.01)
 
 
@@ -94,7 +96,7 @@ def test_simple_cells_are_four_phases_and_pooling_is_the_mean() -> None:
 
 
 def test_tuning_view(tmp_path: Path) -> None:
-    view = look("tuning", "orientation-cells", out=tmp_path, lang="zh")
+    view = inspect_target("tuning", "orientation-cells", out=tmp_path, lang="zh")
     assert view.data["off"] <= 1
     assert [cell["prefers"] for cell in view.data["cells"]] == [22.5 * k for k in range(8)]
     assert "复杂细胞" in view.text
@@ -103,12 +105,12 @@ def test_tuning_view(tmp_path: Path) -> None:
 
 def test_filtered_view_agrees_with_scipy(tmp_path: Path) -> None:
     """The oracle: one complex Gabor for each orientation, its formula again in NumPy, convolved by SciPy in float64."""
-    view = look("filtered", "orientation-cells", out=tmp_path)
+    view = inspect_target("filtered", "orientation-cells", out=tmp_path)
     assert [p.name for p in view.figures] == ["filtered-china.svg", "filtered-flower.svg"]
     assert all(p.stat().st_size < 150_000 for p in view.figures)
     row, column = np.mgrid[-17:18, -17:18]
     sigma = 6 / np.pi * np.sqrt(np.log(2) / 2) * 3
-    for found, gray in zip(view.data["photographs"], gray_photographs().values(), strict=True):
+    for found, gray in zip(view.data["photographs"], load_gray_photographs().values(), strict=True):
         image, energies = gray[0, 0].double().numpy(), []
         for angle in np.radians(view.data["orientations"]):
             u, v = -column * np.sin(angle) - row * np.cos(angle), column * np.cos(angle) - row * np.sin(angle)
@@ -120,19 +122,19 @@ def test_filtered_view_agrees_with_scipy(tmp_path: Path) -> None:
 def test_stripes_light_up_their_own_cells() -> None:
     rows = torch.arange(60.0)[:, None].expand(60, 60)
     level = (torch.cos(rows * 2 * torch.pi / 6) + 1)[None, None] / 2
-    seen = filtered(built(), level)
+    seen = filter_image(built(), level)
     assert int(seen.complex.mean((1, 2)).argmax()) == 0
     assert seen.image.shape[1:] == seen.complex.shape[1:]
 
 
 @pytest.mark.parametrize("what", ["tuning", "filtered"])
-def test_another_card_is_refused(what: str) -> None:
+def test_another_model_is_refused(what: str) -> None:
     with pytest.raises(UsageError, match=f"the view '{what}' looks at orientation-selective cells"):
-        inspect(what, Target(spec=registry.find("mcp")))
+        render_view(what, Target(spec=registry.find("mcp")))
 
 
 def test_receptive_fields_grow_from_layer_to_layer() -> None:
-    layers = look("receptive-field", "orientation-cells").data["layers"]
+    layers = inspect_target("receptive-field", "orientation-cells").data["layers"]
     assert [(la["name"], la["field"][0], la["jump"][0]) for la in layers] == [
         ("simple", 35, 1),
         ("complex", 35, 1),
@@ -141,7 +143,7 @@ def test_receptive_fields_grow_from_layer_to_layer() -> None:
 
 
 def test_work_is_one_product_for_each_weight_and_place() -> None:
-    assert look("summary", "orientation-cells").data["totals"]["multiply_adds"] == 16 * 35**2 * 30**2
+    assert inspect_target("summary", "orientation-cells").data["totals"]["multiply_adds"] == 16 * 35**2 * 30**2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""S12: the fields computed by E16 are where the gradient of the linearized network is not zero."""
+"""The fields computed by E16 are where the gradient of the linearized network is not zero."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from layerwise import registry
 from layerwise.errors import UsageError
-from layerwise.inspection import inspect, look
+from layerwise.inspection import inspect_target, render_view
 from layerwise.inspection.base import Target
-from layerwise.inspection.fields import follow, linearized, outputs_kept, support
+from layerwise.inspection.theoretical_field import (
+    capture_outputs,
+    compute_theoretical_fields,
+    find_gradient_support,
+    linearize,
+)
 from layerwise.models.convolutional import cnn, lenet5
 from layerwise.models.resnet_cifar import resnet20
 
@@ -57,44 +62,46 @@ def test_fields_are_the_gradients_support(name: str) -> None:
     build, shape = CASES[name]
     model = build()
     image = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
-    plain = linearized(model)
-    with outputs_kept(plain) as outputs:
+    plain = linearize(model)
+    with capture_outputs(plain) as outputs:
         plain(image)
     checked = 0
-    for row in {row.name: row for row in follow(model, shape)}.values():  # of a layer used twice, the last
+    for row in {
+        row.name: row for row in compute_theoretical_fields(model, shape)
+    }.values():  # of a layer used twice, the last
         output = outputs[row.name]
         assert tuple(output.shape) == row.output
         sides = output.shape[2:] if output.ndim == 4 else (1, 1)
         for unit in {(0, 0), (sides[0] // 2, sides[1] // 2), (sides[0] - 1, sides[1] - 1)}:
             want = tuple(f.at(u, side) for f, u, side in zip(row.fields, unit, shape[1:], strict=True))
-            assert support(output, image, unit if output.ndim == 4 else ()) == want, (row.name, unit)
+            assert find_gradient_support(output, image, unit if output.ndim == 4 else ()) == want, (row.name, unit)
             checked += 1
     assert checked > 10
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, spec in registry.specs().items() if spec.family in ("convolutional", "residual")]
+    "name", [n for n, spec in registry.load_specs().items() if spec.family in ("convolutional", "residual")]
 )
-def test_every_convolutional_card_has_a_view(name: str, tmp_path: Path) -> None:
-    view = inspect("receptive-field", Target(spec=registry.find(name)), out=tmp_path)
+def test_every_convolutional_model_has_a_view(name: str, tmp_path: Path) -> None:
+    view = render_view("receptive-field", Target(spec=registry.find(name)), out=tmp_path)
     fields = [layer["field"][0] for layer in view.data["layers"] if "downsample" not in layer["name"]]
     assert fields == sorted(fields)  # it never shrinks with depth; a shortcut starts from its block's input again
     assert [p.name for p in view.figures] == ["receptive-field.svg"]
 
 
 def test_lenet5_by_hand() -> None:
-    layers = look("receptive-field", "lenet5").data["layers"]
+    layers = inspect_target("receptive-field", "lenet5").data["layers"]
     by_hand = [(5, 1, 0.0), (6, 2, 0.5), (14, 2, 4.5), (16, 4, 5.5)]
     assert [(la["field"][0], la["jump"][0], la["start"][0]) for la in layers[:4]] == by_hand
     assert layers[4]["field"] == [32, 32]  # 16 + 4·4: the paper's whole image, border included
-    assert "像素" in look("receptive-field", "lenet5", lang="zh").text
+    assert "像素" in inspect_target("receptive-field", "lenet5", lang="zh").text
 
 
 def test_a_network_without_convolutions_is_refused() -> None:
     with pytest.raises(UsageError, match="mlp has no convolutions"):
-        look("receptive-field", "mlp")
+        inspect_target("receptive-field", "mlp")
 
 
 def test_a_transposed_convolution_is_refused() -> None:
     with pytest.raises(UsageError, match="transposed"):
-        follow(nn.ConvTranspose2d(1, 1, 3), (1, 8, 8))
+        compute_theoretical_fields(nn.ConvTranspose2d(1, 1, 3), (1, 8, 8))

@@ -16,7 +16,7 @@ from layerwise import registry
 from layerwise.cli import main
 from layerwise.data.source import ArraySource, Schema, Splits
 from layerwise.errors import UsageError
-from layerwise.inspection import VIEWS, inspect, look
+from layerwise.inspection import VIEWS, inspect_target, render_view
 from layerwise.inspection.base import Target
 from layerwise.models.boltzmann import dbn
 from layerwise.models.feedforward import mlp
@@ -50,21 +50,21 @@ def test_help_names_every_view(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_view_answers_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'gradients'"):
-        inspect("gradient", Target(spec=registry.find("mlp")))
+        render_view("gradient", Target(spec=registry.find("mlp")))
 
 
 @pytest.mark.parametrize("name", sorted(VIEWS))
-def test_views_that_need_a_run_refuse_a_card(name: str) -> None:
+def test_views_that_need_a_run_refuse_a_model(name: str) -> None:
     if VIEWS[name].needs not in ("", "data?"):
         with pytest.raises(UsageError, match="layerwise train lenet5"):
-            look(name, "lenet5")
+            inspect_target(name, "lenet5")
 
 
-@pytest.mark.parametrize("name", sorted(registry.specs()))
-def test_summary_counts_every_parameter_of_every_card(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(registry.load_specs()))
+def test_summary_counts_every_parameter_of_every_model(name: str) -> None:
     spec = registry.find(name)
-    view = inspect("summary", Target(spec=spec, arguments=dict(spec.small)))
-    model = registry.builder(spec)(**spec.small)
+    view = render_view("summary", Target(spec=spec, arguments=dict(spec.small)))
+    model = registry.get_builder(spec)(**spec.small)
     total = sum(p.numel() for p in model.parameters())
     assert view.data["totals"]["parameters"] == total
     assert sum(layer["parameters"] for layer in view.data["layers"]) == total
@@ -72,7 +72,7 @@ def test_summary_counts_every_parameter_of_every_card(name: str) -> None:
 
 
 def test_summary_shapes_and_work_of_lenet5() -> None:
-    view = look("summary", "lenet5")
+    view = inspect_target("summary", "lenet5")
     shapes = {layer["name"]: layer["output"] for layer in view.data["layers"]}
     assert shapes["features.0"] == [1, 6, 28, 28]
     assert shapes["features.5"] == [1, 16, 5, 5]
@@ -87,7 +87,7 @@ def test_mistakes_are_the_wrong_ones_of_highest_loss(tmp_path: Path) -> None:
     source = images()
     task = Classification.prepare(source, Classification.Options())
     model = mlp(features=16, outputs=2, hidden=(4,))
-    view = inspect(
+    view = render_view(
         "mistakes",
         Target(spec=registry.find("mlp"), model=model, task=task, splits=Splits(source, source, source, "p")),
         out=tmp_path,
@@ -114,7 +114,7 @@ def test_samples_repeat_and_leave_the_machines_alone(tmp_path: Path) -> None:
     model = dbn(features=16, classes=2, hidden=(6, 5))
     before = {n: t.clone() for n, t in model.state_dict().items()}
     target = Target(spec=registry.find("dbn"), model=model, task=task, examples=7)
-    one, two = inspect("samples", target, out=tmp_path), inspect("samples", target)
+    one, two = render_view("samples", target, out=tmp_path), render_view("samples", target)
     assert one.data == two.data
     assert np.shape(one.data["samples"]) == (7, 16)
     assert [p.name for p in one.figures] == ["samples.svg", "filters.svg"]
@@ -125,11 +125,11 @@ def test_samples_of_another_network_are_refused() -> None:
     source = images()
     task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="mlp draws no samples"):
-        inspect("samples", Target(spec=registry.find("mlp"), model=mlp(features=16, outputs=2), task=task))
+        render_view("samples", Target(spec=registry.find("mlp"), model=mlp(features=16, outputs=2), task=task))
 
 
 def test_truth_tables_equal_python() -> None:
-    view = look("truth-table", "mcp")
+    view = inspect_target("truth-table", "mcp")
     assert [gate["gate"] for gate in view.data["gates"]] == list(GATES)
     for gate in view.data["gates"]:
         for row in gate["table"]:
@@ -137,15 +137,15 @@ def test_truth_tables_equal_python() -> None:
 
 
 def test_truth_table_of_one_gate_with_three_inputs() -> None:
-    view = inspect("truth-table", Target(spec=registry.find("mcp"), arguments={"gate": "nor", "inputs": 3}))
+    view = render_view("truth-table", Target(spec=registry.find("mcp"), arguments={"gate": "nor", "inputs": 3}))
     assert [row["output"] for row in view.data["gates"][0]["table"]] == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
-def test_truth_table_of_another_card_is_refused() -> None:
+def test_truth_table_of_another_model_is_refused() -> None:
     with pytest.raises(UsageError, match="truth table"):
-        look("truth-table", "mlp")
+        inspect_target("truth-table", "mlp")
 
 
 def test_views_speak_chinese() -> None:
-    assert "每个样本 416,520 次乘加" in look("summary", "lenet5", lang="zh").text
-    assert "若 +1·x1 +1·x2 ≥ 1 则为 1" in look("truth-table", "mcp", lang="zh").text
+    assert "每个样本 416,520 次乘加" in inspect_target("summary", "lenet5", lang="zh").text
+    assert "若 +1·x1 +1·x2 ≥ 1 则为 1" in inspect_target("truth-table", "mcp", lang="zh").text

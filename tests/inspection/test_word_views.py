@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerwise.errors import DataError, UsageError
-from layerwise.inspection.words import map_view, neighbors_view, norms_view
-from layerwise.plotting.svg import width_of
-from layerwise.plotting.words import DOT, MAP, TEXT, laid
+from layerwise.inspection.word_views import view_map, view_neighbors, view_norms
+from layerwise.plotting.svg import estimate_width
+from layerwise.plotting.words import DOT, MAP, TEXT, place_labels
 from layerwise.weights.vectors import VectorTable
 
 
@@ -29,7 +29,7 @@ def table(counts: bool = True, words: int = 60) -> VectorTable:
 
 def test_neighbors(tmp_path: Path) -> None:
     vectors = table()
-    found = neighbors_view(vectors, name="v", words=["w5", "w0"], k=4, out=tmp_path)
+    found = view_neighbors(vectors, name="v", words=["w5", "w0"], k=4, out=tmp_path)
     x = vectors.matrix.astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     for one, at in zip(found.data["neighbors"], (5, 0), strict=True):
@@ -39,28 +39,28 @@ def test_neighbors(tmp_path: Path) -> None:
         assert one["count"] == 10_000 // (at + 1)
     assert (tmp_path / "neighbors.tsv").read_text().count("\n") == 8
     assert re.search(r"^w5 +1,666  w\d+ \d\.\d\d  ", found.text, re.MULTILINE)
-    chosen = [one["word"] for one in neighbors_view(table(counts=False), name="v", lang="zh").data["neighbors"]]
+    chosen = [one["word"] for one in view_neighbors(table(counts=False), name="v", lang="zh").data["neighbors"]]
     assert (chosen[0], chosen[-1]) == ("w0", "w59")
     with pytest.raises(UsageError, match="no vector of 'x'"):
-        neighbors_view(vectors, name="v", words=["x"])
+        view_neighbors(vectors, name="v", words=["x"])
 
 
 def test_a_map_of_groups(tmp_path: Path) -> None:
-    found = map_view(table(), name="v", words=["w0", "w1", "w2"], count=33, out=tmp_path)
+    found = view_map(table(), name="v", words=["w0", "w1", "w2"], count=33, out=tmp_path)
     points = found.data["points"]
     assert found.data["groups"] == ["w0", "w1", "w2"]
     assert len({point["word"] for point in points}) == len(points) == 33
     assert all(int(point["word"][1:]) % 3 == point["group"] for point in points)  # the clouds do not touch
     drawing = (tmp_path / "words.svg").read_text(encoding="utf-8")
     assert ">w0<" in drawing
-    plain = map_view(table(counts=False), name="v", count=20, lang="zh")
+    plain = view_map(table(counts=False), name="v", count=20, lang="zh")
     assert {point["word"] for point in plain.data["points"]} == {f"w{n}" for n in range(20)}
     assert plain.figures == []
     assert "20 个词" in plain.text
     with pytest.raises(UsageError, match=r"at most 1,000\n  received: 1001"):
-        map_view(table(), name="v", count=1001)
+        view_map(table(), name="v", count=1001)
     with pytest.raises(DataError, match=r"at least 8\n  received: 4"):
-        map_view(table(words=4), name="v")
+        view_map(table(words=4), name="v")
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,9 +74,9 @@ def test_a_map_of_groups(tmp_path: Path) -> None:
 def test_no_word_lies_over_another_or_over_a_point(given: list[tuple[float, float, str]]) -> None:
     points, words = np.array([[x, y] for x, y, _ in given]), [word for _, _, word in given]
     boxes = []
-    for spot, word in zip(laid(points, words, MAP), words, strict=True):
+    for spot, word in zip(place_labels(points, words, MAP), words, strict=True):
         if spot is not None:
-            wide = width_of(word, TEXT)
+            wide = estimate_width(word, TEXT)
             left = spot.x - {"left": 0, "right": wide, "center": wide / 2}[spot.align]
             boxes.append((left, left + wide, spot.y - 0.55 * TEXT, spot.y + 0.55 * TEXT))
     small = 1e-6
@@ -99,15 +99,15 @@ def test_no_word_lies_over_another_or_over_a_point(given: list[tuple[float, floa
 @pytest.mark.parametrize("counts", [True, False])
 def test_norms(counts: bool, tmp_path: Path) -> None:
     vectors = table(counts)
-    found = norms_view(vectors, name="v", out=tmp_path, lang="en" if counts else "zh").data
+    found = view_norms(vectors, name="v", out=tmp_path, lang="en" if counts else "zh").data
     norms = np.linalg.norm(vectors.matrix.astype(np.float64), axis=1)
     x = vectors.counts if vectors.counts is not None else np.arange(1, 61)
     assert sum(band["words"] for band in found["bands"]) == 60
     for band in found["bands"]:
-        mine = (x >= band["low"]) & (x <= band["high"])
-        assert band["words"] == mine.sum()
-        assert band["mean"] == pytest.approx(norms[mine].mean())
-        assert band["deviation"] == pytest.approx(norms[mine].std())
+        computed = (x >= band["low"]) & (x <= band["high"])
+        assert band["words"] == computed.sum()
+        assert band["mean"] == pytest.approx(norms[computed].mean())
+        assert band["deviation"] == pytest.approx(norms[computed].std())
     assert [one["word"] for one in found["longest"]] == [f"w{n}" for n in np.argsort(-norms)[:5]]
     assert [one["word"] for one in found["shortest"]] == [f"w{n}" for n in np.argsort(norms)[:5]]
     assert found["by"] == ("count" if counts else "rank")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layerwise.errors import UsageError
-from layerwise.functional import glove as formula
+from layerwise.functional import word_vectors as formula
 from layerwise.kernels.text import glove
 from layerwise.kernels.text.glove import Tables
 
@@ -103,7 +103,7 @@ def test_the_first_step_follows_the_gradient_of_half_the_formula() -> None:
         for name, array in parameters._asdict().items()
     }
     i, j, x = (torch.tensor(column) for column in records.T)
-    total = formula.loss(i.long(), j.long(), x.double(), **leaves).sum()
+    total = formula.glove_loss(i.long(), j.long(), x.double(), **leaves).sum()
     (total / 2).backward()
     loss = glove.update(records, parameters, squares, lr=1e-3, threads=1)
     assert loss == pytest.approx(float(total.detach()), rel=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layerwise.errors import UsageError
-from layerwise.kernels.text.huffman import huffman
+from layerwise.kernels.text.huffman import build_huffman_tree
 
 
 def total_bits(counts: list[int]) -> int:
@@ -26,7 +26,7 @@ def total_bits(counts: list[int]) -> int:
     "counts", [[5, 9], [1, 1, 1], [1] * 16, [7, 100, 3, 3, 1, 50, 2], [2**k for k in range(20)], list(range(1, 400))]
 )
 def test_codes_are_as_short_as_a_heap_makes_them_and_free_of_prefixes(counts: list[int]) -> None:
-    tree = huffman(np.array(counts))
+    tree = build_huffman_tree(np.array(counts))
     assert int(tree.lengths @ np.array(counts)) == total_bits(counts)
     codes = ["".join(map(str, tree.code(w))) for w in range(len(counts))]
     assert sum(2.0 ** -len(code) for code in codes) == 1.0  # Kraft: the tree is full
@@ -37,7 +37,7 @@ def test_codes_are_as_short_as_a_heap_makes_them_and_free_of_prefixes(counts: li
 def test_the_path_is_that_of_the_code() -> None:
     """Words whose codes begin alike meet the same nodes so far, from the root on, and other nodes behind."""
     counts = np.array([3, 8, 1, 40, 22, 9, 9])
-    tree = huffman(counts)
+    tree = build_huffman_tree(counts)
     seen: dict[tuple[int, ...], int] = {}
     for w in range(len(counts)):
         code, first = tree.code(w), int(tree.starts[w])
@@ -50,9 +50,9 @@ def test_the_path_is_that_of_the_code() -> None:
 
 def test_of_equals_the_c_program_takes_the_inner_node() -> None:
     """Counts 2, 1, 1: the joined pair (2) is taken first, so it has bit 0 and the leaf bit 1."""
-    assert [huffman(np.array([2, 1, 1])).code(w) for w in range(3)] == [[1], [0, 1], [0, 0]]
+    assert [build_huffman_tree(np.array([2, 1, 1])).code(w) for w in range(3)] == [[1], [0, 1], [0, 0]]
 
 
 def test_one_word_needs_no_tree() -> None:
     with pytest.raises(UsageError, match="two words or more"):
-        huffman(np.array([4]))
+        build_huffman_tree(np.array([4]))

@@ -119,12 +119,7 @@ def test_arrays_it_would_misread_are_refused_by_name(broken: str) -> None:
 def test_nowhere_to_cache_still_works(tmp_path: Path) -> None:
     """Package and home refuse: a file stands where numba would make a directory, so even root is refused."""
     package = tmp_path / "layerwise"
-    (package / "kernels").mkdir(parents=True)
-    source = Path(perceptron.__file__)
-    for name in ("__init__.py", "errors.py", "text_display.py"):
-        shutil.copy(source.parents[1] / name, package / name)
-    for path in (source, *(source.parent / name for name in ("__init__.py", "compiling.py", "threads.py"))):
-        shutil.copy(path, package / "kernels" / path.name)
+    shutil.copytree(Path(perceptron.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "kernels" / "__pycache__").touch()
     (tmp_path / "home").touch()
     code = (

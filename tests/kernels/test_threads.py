@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerwise.kernels.threads import edges_of, over_parts
+from layerwise.kernels.parallel import run_parts, split_range
 
 
 @given(st.integers(0, 50), st.integers(1, 7), st.booleans())
 def test_every_item_once_and_in_order(count: int, parts: int, given_pool: bool) -> None:
     with ThreadPoolExecutor(2) as pool:
-        found = over_parts(
-            lambda first, last: list(range(first, last)), edges_of(count, parts), pool if given_pool else None
+        found = run_parts(
+            lambda first, last: list(range(first, last)), split_range(count, parts), pool if given_pool else None
         )
     assert len(found) == parts
     assert [item for part in found for item in part] == list(range(count))
@@ -35,5 +35,5 @@ def test_all_parts_have_ended_when_one_fails(bad: int) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(ValueError, match=f"part {bad}"):
-            over_parts(run, [0, 1, 2], pool)
+            run_parts(run, [0, 1, 2], pool)
         assert ended.is_set()

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from layerwise.data.tables.table_options import Tokens
 from layerwise.data.text import char_classes
-from layerwise.kernels.text.pairs import Counted, Joiner, Pairs
-from layerwise.kernels.text.tokenize import LONGEST, Ids, recode, tally
-from layerwise.kernels.text.tokenizer import NotUtf8, Tokenizer, WordTable, numbered
-from layerwise.kernels.text.tokens import END, GAP
+from layerwise.kernels.text import END, GAP
+from layerwise.kernels.text.pairs import PairCounter, PairCounts, PairMerger
+from layerwise.kernels.text.tokenizer import InvalidUtf8Error, Tokenizer, WordTable, index_words
+from layerwise.kernels.text.tokenizer_loops import MAX_TOKEN_BYTES, Ids, recode, tally
 
 LINE = re.compile("[\n\r\u2028\u2029]")
 PLAIN = settings(max_examples=60, deadline=None)
@@ -41,8 +41,10 @@ def read(
     pieces: list[bytes], tokens: Tokens = "words", *, lower: bool = True, most: int = 1 << 20
 ) -> tuple[list[str], WordTable]:
     """Tokenize; return the tokens as text, line feeds for sentence ends, ``?`` for gaps."""
-    held, table = Held(), WordTable(most=most)
-    tokenizer = Tokenizer(char_classes.classes(tokens), char_classes.folds(tokens, lower), table, held)
+    held, table = Held(), WordTable(max_words=most)
+    tokenizer = Tokenizer(
+        char_classes.compute_char_classes(tokens), char_classes.compute_char_folds(tokens, lower), table, held
+    )
     for piece in pieces:
         tokenizer.feed(piece)
     tokenizer.feed(b"", last=True)
@@ -168,7 +170,7 @@ def test_bytes_that_are_no_utf8_are_found_where_python_finds_them(parts: list[by
     if wrong is None:
         read(pieces)
         return
-    with pytest.raises(NotUtf8) as caught:
+    with pytest.raises(InvalidUtf8Error) as caught:
         read(pieces)
     assert (caught.value.at, caught.value.byte) == (wrong, data[wrong])
 
@@ -179,13 +181,20 @@ def test_many_words_of_many_lengths() -> None:
     found, table = read([" ".join(words).encode()], "whitespace")
     assert found == [*words, "\n"]
     assert [table.word(k).decode() for k in range(len(table))] == list(dict.fromkeys(words))
-    assert numbered(table, [b"not-there", words[5].encode()]).tolist() == [len(set(words)), 5]
+    assert index_words(table, [b"not-there", words[5].encode()]).tolist() == [len(set(words)), 5]
 
 
 def test_a_long_word_is_cut_wherever_pieces_end() -> None:
-    text = b"x" * (2 * LONGEST + 5) + b" " + "é".encode() * LONGEST
+    text = b"x" * (2 * MAX_TOKEN_BYTES + 5) + b" " + "é".encode() * MAX_TOKEN_BYTES
     whole, _ = read([text])
-    assert [len(word.encode()) for word in whole] == [LONGEST, LONGEST, 5, LONGEST, LONGEST, 1]
+    assert [len(word.encode()) for word in whole] == [
+        MAX_TOKEN_BYTES,
+        MAX_TOKEN_BYTES,
+        5,
+        MAX_TOKEN_BYTES,
+        MAX_TOKEN_BYTES,
+        1,
+    ]
     assert read([text[at : at + 300] for at in range(0, len(text), 300)])[0] == whole
 
 
@@ -224,11 +233,11 @@ def split(stream: list[int], size: int) -> list[Ids]:
 @PLAIN
 @given(STREAM, st.integers(1, 9))
 def test_pairs_are_counted(stream: list[int], size: int) -> None:
-    pairs = Pairs()
+    pairs = PairCounter()
     for piece in split(stream, size):
         pairs.count(piece)
     naive = Counter((a, b) for a, b in pairwise(stream) if a >= 0 and b >= 0)
-    found = pairs.found(1)
+    found = pairs.find_frequent(1)
     assert list(zip(*(column.tolist() for column in found), strict=True)) == [
         (a, b, n) for (a, b), n in sorted(naive.items()) if n > 1
     ]
@@ -241,8 +250,8 @@ def test_pairs_are_joined_from_left_to_right(stream: list[int], chosen: set[tupl
     first, second, names = (
         np.array(column, dtype=np.int32) for column in ([a for a, _ in ids], [b for _, b in ids], [*ids.values()])
     )
-    joiner = Joiner(first, second, names)
-    found = [joiner.join(piece) for piece in split(stream, size)] + [joiner.join(np.empty(0, np.int32), last=True)]
+    joiner = PairMerger(first, second, names)
+    found = [joiner.merge(piece) for piece in split(stream, size)] + [joiner.merge(np.empty(0, np.int32), last=True)]
     naive, at = [], 0
     while at < len(stream):
         pair = tuple(stream[at : at + 2])
@@ -254,14 +263,14 @@ def test_pairs_are_joined_from_left_to_right(stream: list[int], chosen: set[tupl
 def test_the_rarest_pairs_are_forgotten_when_there_are_too_many() -> None:
     rng = np.random.default_rng(0)
     stream = np.minimum(rng.zipf(1.5, 20_000), 300).astype(np.int32)
-    pairs, whole = Pairs(slots=1 << 10), Pairs()
+    pairs, whole = PairCounter(slots=1 << 10), PairCounter()
     for k in range(0, len(stream), 1000):
         pairs.count(stream[k : k + 1000])
         whole.count(stream[k : k + 1000])
     assert pairs.forgotten >= 1
-    assert len(whole.found(0).counts) > pairs.most >= len(pairs.found(0).counts)
+    assert len(whole.find_frequent(0).counts) > pairs.max_pairs >= len(pairs.find_frequent(0).counts)
 
-    def often(found: Counted) -> dict[tuple[int, int], int]:
+    def often(found: PairCounts) -> dict[tuple[int, int], int]:
         return {(a, b): n for a, b, n in zip(*(column.tolist() for column in found), strict=True) if n > 100}
 
-    assert often(pairs.found(0)) == often(whole.found(0))
+    assert often(pairs.find_frequent(0)) == often(whole.find_frequent(0))

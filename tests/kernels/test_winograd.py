@@ -17,10 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.kernels import team
-from layerwise.kernels.compiling import entry
+from layerwise.kernels import parallel
 from layerwise.kernels.convolution import simd, winograd, winograd_transforms
-from layerwise.kernels.convolution.winograd_transforms import POINTS, A, B, G, matrices
+from layerwise.kernels.convolution.winograd_transforms import POINTS, A, B, G, make_matrices
+from layerwise.kernels.jit import compile_entry
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def test_the_matrices_make_a_correlation_with_six_products() -> None:
 def largest_error(points: tuple[float, ...]) -> float:
     """Return the largest error of a tile over 128 maps, all in float32, beside float64, as a part of the largest
     output."""
-    a, g, b = matrices(points)
+    a, g, b = make_matrices(points)
     draw = np.random.default_rng(0)
     tiles, taps = draw.standard_normal((100, 128, 6, 6)).clip(0), draw.standard_normal((16, 128, 3, 3)) / 24
     tiles, taps = tiles.astype(np.float32), taps.astype(np.float32)
@@ -76,8 +76,8 @@ def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: t
 def tiled(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
     """Return the same by tiles."""
     return [
-        winograd.convolve_by(x, weight, bias),
-        winograd.map_gradient(gradient, weight),
+        winograd.convolve(x, weight, bias),
+        winograd.input_gradient(gradient, weight),
         winograd.weight_gradient(x, gradient),
     ]
 
@@ -133,7 +133,7 @@ def bounds(
     return [
         UNIT * roundings(6, x.shape[1]) * (joined(x, weight) + bias.double().abs()[:, None, None]),
         UNIT * roundings(6, weight.shape[0]) * joined(gradient, weight.flip(2, 3).transpose(0, 1)),
-        UNIT * roundings(6, winograd.tiles_of(x) + parts) * gathered,
+        UNIT * roundings(6, winograd.count_tiles(x) + parts) * gathered,
     ]
 
 
@@ -176,7 +176,7 @@ def test_the_bounds_notice_products_in_bfloat16() -> None:
 
 def test_filters_that_are_kept_give_the_same_outputs() -> None:
     x, weight, bias, _ = drawn(3, 32, 48, 9, 9, 0)
-    found = winograd.convolve(x, winograd.filters(weight.double()), bias)
+    found = winograd.convolve_transformed(x, winograd.transform_filters(weight.double()), bias)
     wanted = torch.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     assert float(((found - wanted).abs() - bounds(x, weight, bias, torch.zeros(3, 48, 9, 9), parts=0)[0]).max()) <= 0
 
@@ -210,26 +210,26 @@ def test_lanes_are_those_of_numbas_target_not_of_the_processor() -> None:
     assert lanes == ["16", "8"]
 
 
-@entry
+@compile_entry
 def two_phases(numbers: int) -> None:
     """First phase: each part copies a vector from 0 to 1; second: each part copies that one on. Own numbers: the three
     places."""
-    part = team.next_early(numbers)
+    part = parallel.claim_panel(numbers)
     while part < 64:
-        winograd_transforms.copied(
-            team.number(numbers, 0) + winograd_transforms.VECTOR * part,
-            team.number(numbers, 1) + winograd_transforms.VECTOR * part,
+        winograd_transforms.copy_vector(
+            parallel.read_argument(numbers, 0) + winograd_transforms.VECTOR_BYTES * part,
+            parallel.read_argument(numbers, 1) + winograd_transforms.VECTOR_BYTES * part,
         )
-        team.early_done(numbers)
-        part = team.next_early(numbers)
-    team.wait_for_early(numbers, 64)
-    part = team.next_part(numbers)
+        parallel.signal_done(numbers)
+        part = parallel.claim_panel(numbers)
+    parallel.wait_for_done(numbers, 64)
+    part = parallel.claim_part(numbers)
     while part < 64:
-        winograd_transforms.copied(
-            team.number(numbers, 1) + winograd_transforms.VECTOR * (63 - part),
-            team.number(numbers, 2) + winograd_transforms.VECTOR * part,
+        winograd_transforms.copy_vector(
+            parallel.read_argument(numbers, 1) + winograd_transforms.VECTOR_BYTES * (63 - part),
+            parallel.read_argument(numbers, 2) + winograd_transforms.VECTOR_BYTES * part,
         )
-        part = team.next_part(numbers)
+        part = parallel.claim_part(numbers)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
@@ -239,22 +239,22 @@ def test_a_second_phase_waits_for_the_first(count: int) -> None:
     with threads(count):
         for _ in range(200):
             between, found = torch.zeros_like(given_), torch.zeros_like(given_)
-            team.together(two_phases(), 64, [t.data_ptr() for t in (given_, between, found)])
+            parallel.parallel_for(two_phases(), 64, [t.data_ptr() for t in (given_, between, found)])
             assert torch.equal(found, given_.flip(0))
 
 
 def test_large_workspaces_are_used_again_and_small_ones_are_not_kept() -> None:
-    spaces = winograd.Workspaces()
-    large, small = spaces.take(36, 512, 512), spaces.take(36, 16, 16)
-    spaces.give(large)
-    spaces.give(small)
-    assert len(spaces.kept) == 1
-    again = spaces.take(36 * 512, 512)
+    spaces = winograd.WorkspacePool()
+    large, small = spaces.acquire(36, 512, 512), spaces.acquire(36, 16, 16)
+    spaces.release(large)
+    spaces.release(small)
+    assert len(spaces.free) == 1
+    again = spaces.acquire(36 * 512, 512)
     assert again.data_ptr() == large.data_ptr()
-    assert spaces.take(36, 512, 512).data_ptr() != large.data_ptr()
+    assert spaces.acquire(36, 512, 512).data_ptr() != large.data_ptr()
     for piece in (again, *(torch.empty(36, 512, 513 + k) for k in range(3)), torch.empty(36, 1024, 1024)):
-        spaces.give(piece)
-    assert len(spaces.kept) == spaces.COUNT
+        spaces.release(piece)
+    assert len(spaces.free) == spaces.COUNT
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_which_thread_takes_a_tile_changes_no_bit(data: tuple[torch.Tensor, ...]
 def test_without_torchs_openmp_python_threads_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data = drawn(6, 16, 32, 13, 13, 0)
     with threads(3):
-        assert team.torchs_openmp() is not None
+        assert parallel.find_torch_openmp() is not None
         wanted = tiled(*data)
-        monkeypatch.setattr(team, "torchs_openmp", lambda: None)
+        monkeypatch.setattr(parallel, "find_torch_openmp", lambda: None)
         assert all(torch.equal(a, b) for a, b in zip(tiled(*data), wanted, strict=True))

@@ -15,11 +15,10 @@ from scipy import stats
 
 from layerwise.errors import UsageError
 from layerwise.functional import word_vectors as E30
-from layerwise.kernels.text import word2vec
-from layerwise.kernels.text.huffman import Tree, huffman
-from layerwise.kernels.text.sampling import alias_table, keep_probabilities
-from layerwise.kernels.text.tokens import END, GAP
-from layerwise.kernels.text.word2vec import Covered, Noise
+from layerwise.kernels.text import END, GAP, word2vec
+from layerwise.kernels.text.huffman import HuffmanTree, build_huffman_tree
+from layerwise.kernels.text.sampling import build_alias_table, compute_keep_probabilities
+from layerwise.kernels.text.word2vec import NegativeSampling, PassStats
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -72,20 +71,20 @@ def windows(words: list[int], window: int, draws: Draws) -> Iterator[tuple[int, 
         yield center, words[max(0, i - r) : i] + words[i + 1 : i + r + 1]
 
 
-def rows_of(center: int, against: Noise | Tree, draws: Draws) -> list[tuple[int, int]]:
+def rows_of(center: int, objective: NegativeSampling | HuffmanTree, draws: Draws) -> list[tuple[int, int]]:
     """The rows with their labels that a center is learned by; a negative that is the center does not count."""
-    if isinstance(against, Noise):
-        return [(center, 1)] + [(k, 0) for k in draws.negatives(against.negatives, against.alias) if k != center]
-    first = int(against.starts[center])
-    return [(int(against.nodes[first + j]), 1 - bit) for j, bit in enumerate(against.code(center))]
+    if isinstance(objective, NegativeSampling):
+        return [(center, 1)] + [(k, 0) for k in draws.negatives(objective.negatives, objective.alias) if k != center]
+    first = int(objective.starts[center])
+    return [(int(objective.nodes[first + j]), 1 - bit) for j, bit in enumerate(objective.code(center))]
 
 
-def learned(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, settled: float) -> tuple[np.ndarray, float]:
-    """The slopes label − σ(uᵀx) of a group, none where the score is right by more than ``settled``, and its loss."""
+def learned(x: np.ndarray, group: list[tuple[int, int]], u: np.ndarray, max_exp: float) -> tuple[np.ndarray, float]:
+    """The slopes label − σ(uᵀx) of a group, none where the score is right by more than ``max_exp``, and its loss."""
     z = np.array([u[row] @ x for row, _ in group])
     labels = np.array([label for _, label in group])
     right = np.where(labels == 1, z, -z)
-    return np.where(right > settled, 0, labels - 1 / (1 + np.exp(-z))), float(
+    return np.where(right > max_exp, 0, labels - 1 / (1 + np.exp(-z))), float(
         np.logaddexp(0, np.where(labels == 1, -z, z)).sum()
     )
 
@@ -96,17 +95,17 @@ def plain(
     v: np.ndarray,
     u: np.ndarray,
     *,
-    against: Noise | Tree,
+    objective: NegativeSampling | HuffmanTree,
     keep: np.ndarray,
     states: np.ndarray,
     rates: tuple[float, float],
     window: int,
-    divided: bool = False,
-    settled: float = math.inf,
-) -> Covered:
+    average_gradient: bool = False,
+    max_exp: float = math.inf,
+) -> PassStats:
     """Skip-gram or CBOW word by word, in float64."""
     loss, pairs, tokens, kept = 0.0, 0, 0, 0
-    share = against.share if isinstance(against, Noise) else 1
+    share = objective.group_size if isinstance(objective, NegativeSampling) else 1
     for n, block in enumerate(blocks):
         draws = Draws(int(states[n]))
         for begins, words in sentences(block):
@@ -116,8 +115,8 @@ def plain(
             for center, around in windows(stay, window, draws):
                 if method == "skipgram":
                     for begin in range(0, len(around), share):
-                        group, together = rows_of(center, against, draws), around[begin : begin + share]
-                        found = [learned(v[w], group, u, settled) for w in together]
+                        group, together = rows_of(center, objective, draws), around[begin : begin + share]
+                        found = [learned(v[w], group, u, max_exp) for w in together]
                         for w, (slopes, one) in zip(together, found, strict=True):
                             x, loss = v[w].copy(), loss + one
                             for (row, _), slope in zip(group, slopes, strict=True):
@@ -125,19 +124,19 @@ def plain(
                                 u[row] += eta * slope * x
                     pairs += len(around)
                 else:
-                    group = rows_of(center, against, draws)
+                    group = rows_of(center, objective, draws)
                     if not around:
                         continue
                     mean = v[around].mean(0)
-                    slopes, one = learned(mean, group, u, settled)
+                    slopes, one = learned(mean, group, u, max_exp)
                     work = np.zeros_like(mean)
                     for (row, _), slope in zip(group, slopes, strict=True):
                         work += eta * slope * u[row]
                         u[row] += eta * slope * mean
                     for w in around:
-                        v[w] += work / (len(around) if divided else 1)
+                        v[w] += work / (len(around) if average_gradient else 1)
                     loss, pairs = loss + one, pairs + 1
-    return Covered(loss, pairs, tokens, kept)
+    return PassStats(loss, pairs, tokens, kept)
 
 
 def text(V: int, shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
@@ -162,22 +161,22 @@ def states(count: int) -> np.ndarray:
 V, WIDE = 30, 21  # 21 = 2·8 + 4 + 1: every width of chunk
 WEIGHTS = np.arange(1, V + 1)[::-1] ** 0.75
 AGAINST = {
-    "own": Noise(alias=alias_table(WEIGHTS), negatives=5),
-    "shared": Noise(alias=alias_table(WEIGHTS), negatives=10, share=3),
-    "one": Noise(alias=alias_table(WEIGHTS), negatives=1, share=99),
-    "tree": huffman(np.arange(1, V + 1) ** 3),
+    "own": NegativeSampling(alias=build_alias_table(WEIGHTS), negatives=5),
+    "shared": NegativeSampling(alias=build_alias_table(WEIGHTS), negatives=10, group_size=3),
+    "one": NegativeSampling(alias=build_alias_table(WEIGHTS), negatives=1, group_size=99),
+    "tree": build_huffman_tree(np.arange(1, V + 1) ** 3),
 }
 KEEP = np.linspace(0.5, 1, V).astype(np.float32)
 
 
-@pytest.mark.parametrize("against", AGAINST.values(), ids=AGAINST)
-@pytest.mark.parametrize(("method", "divided"), [("skipgram", False), ("cbow", False), ("cbow", True)])
-def test_it_is_the_plain_form(method: str, against: Noise | Tree, divided: bool) -> None:
+@pytest.mark.parametrize("objective", AGAINST.values(), ids=AGAINST)
+@pytest.mark.parametrize(("method", "average_gradient"), [("skipgram", False), ("cbow", False), ("cbow", True)])
+def test_it_is_the_plain_form(method: str, objective: NegativeSampling | HuffmanTree, average_gradient: bool) -> None:
     blocks = text(V, (4, 50))
-    v, u = tables(V, WIDE, V if isinstance(against, Noise) else V - 1)
+    v, u = tables(V, WIDE, V if isinstance(objective, NegativeSampling) else V - 1)
     wanted_v, wanted_u = v.astype(np.float64), u.astype(np.float64)
-    options = {"against": against, "keep": KEEP, "states": states(4), "rates": (0.1, 0.02), "window": 4}
-    options |= {"divided": divided} if method == "cbow" else {}
+    options = {"objective": objective, "keep": KEEP, "states": states(4), "rates": (0.1, 0.02), "window": 4}
+    options |= {"average_gradient": average_gradient} if method == "cbow" else {}
     got = getattr(word2vec, method)(blocks, v, u, threads=1, **options)
     wanted = plain(method, blocks, wanted_v, wanted_u, **options)
     assert (got.pairs, got.tokens, got.words) == (wanted.pairs, wanted.tokens, wanted.words)
@@ -186,39 +185,39 @@ def test_it_is_the_plain_form(method: str, against: Noise | Tree, divided: bool)
     np.testing.assert_allclose(u, wanted_u, atol=1e-5)
 
 
-@pytest.mark.parametrize("against", [AGAINST["shared"], AGAINST["tree"]], ids=["noise", "tree"])
+@pytest.mark.parametrize("objective", [AGAINST["shared"], AGAINST["tree"]], ids=["noise", "tree"])
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
-def test_scores_that_are_right_enough_are_left_alone(method: str, against: Noise | Tree) -> None:
+def test_scores_that_are_right_enough_are_left_alone(method: str, objective: NegativeSampling | HuffmanTree) -> None:
     """By the plain form again; half of the scores lie beyond ½, on either side."""
     blocks, options = (
         text(V, (3, 40)),
-        {"against": against, "keep": KEEP, "states": states(3), "rates": (0.1, 0.1), "window": 3},
+        {"objective": objective, "keep": KEEP, "states": states(3), "rates": (0.1, 0.1), "window": 3},
     )
     found = {}
-    for settled in (0.5, math.inf):
-        v, u = tables(V, WIDE, V if isinstance(against, Noise) else V - 1)
+    for max_exp in (0.5, math.inf):
+        v, u = tables(V, WIDE, V if isinstance(objective, NegativeSampling) else V - 1)
         wanted_v, wanted_u = v.astype(np.float64), u.astype(np.float64)
-        got = getattr(word2vec, method)(blocks, v, u, threads=1, settled=settled, **options)
-        wanted = plain(method, blocks, wanted_v, wanted_u, settled=settled, **options)
+        got = getattr(word2vec, method)(blocks, v, u, threads=1, max_exp=max_exp, **options)
+        wanted = plain(method, blocks, wanted_v, wanted_u, max_exp=max_exp, **options)
         assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
         np.testing.assert_allclose(v, wanted_v, atol=1e-5)
         np.testing.assert_allclose(u, wanted_u, atol=1e-5)
-        found[settled] = v
+        found[max_exp] = v
     assert np.abs(found[0.5] - found[math.inf]).max() > 1e-2
 
 
-@pytest.mark.parametrize("against", [AGAINST["own"], AGAINST["tree"]], ids=["noise", "tree"])
+@pytest.mark.parametrize("objective", [AGAINST["own"], AGAINST["tree"]], ids=["noise", "tree"])
 @pytest.mark.parametrize("method", ["skipgram", "cbow"])
-def test_a_small_step_is_the_gradient_of_e30(method: str, against: Noise | Tree) -> None:
+def test_a_small_step_is_the_gradient_of_e30(method: str, objective: NegativeSampling | HuffmanTree) -> None:
     """Two words make a window each way; the step over the rate is minus what autograd finds for the summed loss."""
-    rate, rows = 2.0**-7, V if isinstance(against, Noise) else V - 1
+    rate, rows = 2.0**-7, V if isinstance(objective, NegativeSampling) else V - 1
     v, u = (0.1 * table for table in tables(V, WIDE, rows))
     before_v, before_u = (torch.from_numpy(table.astype(np.float64)).requires_grad_() for table in (v, u))
     block = np.array([[4, 17, 9, END]], dtype=np.int32)
     start = states(1)
-    options = {"divided": True} if method == "cbow" else {}
+    options = {"average_gradient": True} if method == "cbow" else {}
     call = {
-        "against": against,
+        "objective": objective,
         "keep": np.ones(V, np.float32),
         "states": start,
         "rates": (rate, rate),
@@ -233,12 +232,12 @@ def test_a_small_step_is_the_gradient_of_e30(method: str, against: Noise | Tree)
     for center, around in windows([4, 17, 9], 2, draws):
         for one in [[w] for w in around] if method == "skipgram" else [around]:
             x = before_v[one].mean(0, keepdim=True)
-            group = rows_of(center, against, draws)
+            group = rows_of(center, objective, draws)
             path, signs = (
                 torch.tensor([[row for row, _ in group]]),
                 torch.tensor([[float(label) for _, label in group]]),
             )
-            if isinstance(against, Noise):
+            if isinstance(objective, NegativeSampling):
                 negatives = path[:, 1:]
                 if method == "skipgram":
                     pair = E30.skipgram_loss(before_v, before_u, torch.tensor(one), path[:, 0], negatives)
@@ -262,7 +261,7 @@ WORDS = st.lists(st.sampled_from([0, 1, 2, 3, END, GAP]), min_size=1, max_size=2
 @given(WORDS, st.integers(1, 3))
 def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int) -> None:
     """Gaps can be left out without a difference, and each sentence can stand in a block of its own."""
-    against = Noise(alias=alias_table(np.ones(4)), negatives=2)
+    objective = NegativeSampling(alias=build_alias_table(np.ones(4)), negatives=2)
     counted = []
     without = [w for w in words if w != GAP]
     for tokens in (words, without):
@@ -271,7 +270,7 @@ def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int)
             np.array([tokens or [END]], dtype=np.int32),
             v,
             u,
-            against=against,
+            objective=objective,
             keep=np.ones(4, np.float32),
             states=states(1),
             rates=(0.1, 0.1),
@@ -287,17 +286,17 @@ def test_windows_close_over_gaps_and_stop_at_ends(words: list[int], window: int)
         for _, around in windows(sentence, window, draws):
             pairs += len(around)
             for _ in around:
-                draws.negatives(2, against.alias)
+                draws.negatives(2, objective.alias)
     assert counted[0][1] == pairs
 
 
 def test_threads_on_words_of_their_own_are_one_thread() -> None:
-    """Two blocks that share no word; the negatives both draw score about −100, which is settled. In either order, the
-    same bits."""
+    """Two blocks that share no word; the negatives both draw score about −100, which is beyond max_exp. In either
+    order, the same bits."""
     half, D = 10, 12
     first, second = text(half, (1, 60)), text(half, (1, 60), seed=3)
     blocks = np.concatenate([first, np.where(second >= 0, second + half, second)]).astype(np.int32)
-    against = Noise(alias=alias_table(np.r_[np.full(2 * half, 1e-12), 1.0, 1.0]), negatives=3)
+    objective = NegativeSampling(alias=build_alias_table(np.r_[np.full(2 * half, 1e-12), 1.0, 1.0]), negatives=3)
     found = []
     for threads in (1, 2):
         v, u = tables(22, D, 22)
@@ -309,9 +308,9 @@ def test_threads_on_words_of_their_own_are_one_thread() -> None:
             "states": states(2),
             "rates": (0.01, 0.01),
             "window": 2,
-            "settled": 6.0,
+            "max_exp": 6.0,
         }
-        got = word2vec.skipgram(blocks, v, u, against=against, threads=threads, **call)
+        got = word2vec.skipgram(blocks, v, u, objective=objective, threads=threads, **call)
         assert np.array_equal(u[20:], before[1][20:])
         found.append((v - before[0], u - before[1], got))
     for one, two in zip(found[0][:2], found[1][:2], strict=True):
@@ -326,13 +325,13 @@ def test_negatives_are_drawn_by_their_weights() -> None:
     each."""
     weights = np.array([40.0, 1.0, 10.0, 25.0, 4.0, 20.0])
     draws = Draws(7)
-    counts = np.bincount(draws.negatives(60_000, alias_table(weights)), minlength=6)
+    counts = np.bincount(draws.negatives(60_000, build_alias_table(weights)), minlength=6)
     assert stats.chisquare(counts, weights / weights.sum() * counts.sum()).pvalue > 0.01
 
 
 def test_an_alias_table_holds_its_weights() -> None:
     weights = np.random.default_rng(0).random(1000) ** 4
-    table = alias_table(weights).astype(np.float64)
+    table = build_alias_table(weights).astype(np.float64)
     share = np.zeros(1000)
     np.add.at(share, np.arange(1000), table[:, 0] / 2**32)
     np.add.at(share, table[:, 1].astype(int), 1 - table[:, 0] / 2**32)
@@ -341,15 +340,15 @@ def test_an_alias_table_holds_its_weights() -> None:
 
 def test_subsampling_keeps_what_the_formula_says() -> None:
     counts = np.array([500_000, 30_000, 4_000, 40])
-    keep = keep_probabilities(counts, 1e-3)
+    keep = compute_keep_probabilities(counts, 1e-3)
     f = counts / counts.sum()
     np.testing.assert_allclose(keep, np.minimum(1, np.sqrt(1e-3 / f) + 1e-3 / f), rtol=1e-6)
-    assert (keep_probabilities(counts, 0) == 1).all()
+    assert (compute_keep_probabilities(counts, 0) == 1).all()
     blocks = np.tile(np.array([0, END, 1, END], dtype=np.int32), (50, 200))
     v, u = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
-    against = Noise(alias=alias_table(np.ones(4)), negatives=1)
+    objective = NegativeSampling(alias=build_alias_table(np.ones(4)), negatives=1)
     got = word2vec.skipgram(
-        blocks, v, u, against=against, keep=keep, states=states(50), rates=(0.1, 0.1), window=1, threads=1
+        blocks, v, u, objective=objective, keep=keep, states=states(50), rates=(0.1, 0.1), window=1, threads=1
     )
     each, expected = 50 * 100 * 2, 0.0
     variance = 0.0
@@ -367,10 +366,10 @@ def test_subsampling_keeps_what_the_formula_says() -> None:
         ("keep", {"keep": np.ones(5, np.float32)}),
         ("states", {"states": np.zeros(2, np.uint64)}),
         ("without a vector", {"blocks": np.full((1, 4), 4, np.int32)}),
-        ("alias", {"against": Noise(alias=alias_table(np.ones(5)))}),
-        ("tree", {"against": huffman(np.ones(7)), "context": np.zeros((3, 3), np.float32)}),
+        ("alias", {"objective": NegativeSampling(alias=build_alias_table(np.ones(5)))}),
+        ("tree", {"objective": build_huffman_tree(np.ones(7)), "context": np.zeros((3, 3), np.float32)}),
         ("window", {"window": 0}),
-        ("negatives", {"against": Noise(alias=alias_table(np.ones(4)), negatives=0)}),
+        ("negatives", {"objective": NegativeSampling(alias=build_alias_table(np.ones(4)), negatives=0)}),
     ],
 )
 def test_what_it_cannot_read_is_refused(name: str, change: dict[str, object]) -> None:
@@ -378,7 +377,7 @@ def test_what_it_cannot_read_is_refused(name: str, change: dict[str, object]) ->
         "blocks": np.zeros((1, 4), np.int32),
         "vectors": np.zeros((4, 3), np.float32),
         "context": np.zeros((4, 3), np.float32),
-        "against": Noise(alias=alias_table(np.ones(4))),
+        "objective": NegativeSampling(alias=build_alias_table(np.ones(4))),
         "keep": np.ones(4, np.float32),
         "states": np.zeros(1, np.uint64),
         "rates": (0.1, 0.1),

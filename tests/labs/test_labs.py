@@ -18,10 +18,20 @@ from matplotlib.figure import Figure
 
 from layerwise import labs
 from layerwise.errors import UsageError
-from layerwise.labs.base import Check, Column, Findings, Lab, Mode, Table, Text, mean_interval, signed
-from layerwise.labs.describing import WIDTH, grid, width, wrapped
+from layerwise.labs.base import (
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    format_signed,
+    run_lab,
+)
 from layerwise.labs.figures import save_svg
-from layerwise.labs.running import run as run_
+from layerwise.labs.result_text import WIDTH, format_table, measure_width, wrap_paragraph
 
 # claims that did not hold as they stand; the labs' own tests say in which part
 REFUTED = {
@@ -37,7 +47,7 @@ CHINESE = re.compile("[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.fixture(scope="module", params=labs.names())
+@pytest.fixture(scope="module", params=labs.list_labs())
 def result(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> labs.Result:
     """Each lab, run once in its short form, with its Chinese figure."""
     out: Path = tmp_path_factory.mktemp("labs")
@@ -50,7 +60,7 @@ def test_each_lab_holds_in_its_short_form(result: labs.Result) -> None:
     assert result.seeds >= 3
     assert low <= result.margin <= high
     assert not result.held or result.findings.bound < low
-    assert result.lab.name in labs.names()
+    assert result.lab.name in labs.list_labs()
     assert re.fullmatch(r"[CS]\d\d", result.claim)
 
 
@@ -66,12 +76,12 @@ def test_each_lab_speaks_both_languages(result: labs.Result) -> None:
 
 
 def test_each_lab_answers_as_the_contract_says(result: labs.Result) -> None:
-    found: dict[str, Any] = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert {"name", "claim", "held", "margin", "seconds", "figure"} <= found.keys()
-    assert found["held"] is result.held
-    assert found["interval"] == list(result.interval)
-    assert len(found["margins"]) == found["seeds"]
-    assert all(len(row) == len(found["table"]["columns"]) for row in found["table"]["rows"])
+    entry: dict[str, Any] = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert {"name", "claim", "held", "margin", "seconds", "figure"} <= entry.keys()
+    assert entry["held"] is result.held
+    assert entry["interval"] == list(result.interval)
+    assert len(entry["margins"]) == entry["seeds"]
+    assert all(len(row) == len(entry["table"]["columns"]) for row in entry["table"]["rows"])
 
 
 def test_each_figure_is_svg_with_text(result: labs.Result) -> None:
@@ -90,21 +100,21 @@ def test_each_figure_is_svg_with_text(result: labs.Result) -> None:
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_each_result_is_told_within_the_terminal(result: labs.Result, lang: labs.Lang) -> None:
-    told = labs.describe(result, lang)
-    assert result.lab.title.of(lang) in told
+    text = labs.describe(result, lang)
+    assert result.lab.title.of(lang) in text
     word = {"en": ("held. Margin", "did not hold. Margin"), "zh": ("成立。裕量", "不成立。裕量")}[lang][not result.held]
-    assert word in told.replace("\n  ", " " if lang == "en" else "")
-    prose = [line for line in told.split("\n") if "  ──" not in line]
-    assert max(width(line) for line in prose) <= WIDTH + 12
+    assert word in text.replace("\n  ", " " if lang == "en" else "")
+    prose = [line for line in text.split("\n") if "  ──" not in line]
+    assert max(measure_width(line) for line in prose) <= WIDTH + 12
 
 
 def test_names_are_answered_without_torch() -> None:
     code = (
-        "import sys; from layerwise import labs; print(labs.names()); assert not {'torch', 'matplotlib', "
+        "import sys; from layerwise import labs; print(labs.list_labs()); assert not {'torch', 'matplotlib', "
         "'scipy'} & set(sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(f"'{name}'" in told for name in ("backprop-cost", "vanishing-depth", "xor"))
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"'{name}'" in text for name in ("backprop-cost", "vanishing-depth", "xor"))
 
 
 def test_an_unknown_lab_names_the_nearest() -> None:
@@ -120,7 +130,7 @@ def draw(lang: labs.Lang) -> Figure:
     return figure
 
 
-def toy(margins: tuple[float, ...], *, passed: bool = True) -> Lab:
+def make_lab(margins: tuple[float, ...], *, passed: bool = True) -> Lab:
     """A lab that finds what it is told."""
     text = Text("something", "某事")
 
@@ -142,27 +152,27 @@ def toy(margins: tuple[float, ...], *, passed: bool = True) -> Lab:
     ],
 )
 def test_the_verdict_needs_the_interval_and_every_check(margins: tuple[float, ...], passed: bool, held: bool) -> None:
-    result = labs.run(toy(margins, passed=passed))
+    result = labs.run(make_lab(margins, passed=passed))
     assert result.held is held
     assert result.figure is None
     for lang, word in (("en", "did not hold"), ("zh", "不成立")):
-        told = labs.describe(result, lang)  # type: ignore[arg-type]
-        assert (word in told) is not held
-        assert ("nothing" in told or "没有" in told) is not held
-        assert ("✗" in told) is not passed
+        text = labs.describe(result, lang)  # type: ignore[arg-type]
+        assert (word in text) is not held
+        assert ("nothing" in text or "没有" in text) is not held
+        assert ("✗" in text) is not passed
 
 
 def test_an_unknown_mode_or_language_is_refused() -> None:
     with pytest.raises(UsageError, match="no mode 'slow'"):
-        run_(toy((1.0, 1.0)), mode="slow", out=None, lang="en")  # type: ignore[arg-type]
+        run_lab(make_lab((1.0, 1.0)), mode="slow", out=None, lang="en")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="do not speak 'fr'"):
-        run_(toy((1.0, 1.0)), mode="quick", out=None, lang="fr")  # type: ignore[arg-type]
+        run_lab(make_lab((1.0, 1.0)), mode="quick", out=None, lang="fr")  # type: ignore[arg-type]
 
 
 def test_a_lab_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before, threads, settings = torch.get_rng_state(), torch.get_num_threads(), dict(mpl.rcParams)
-    labs.run(toy((1.0, 1.0)), mode="quick", out=tmp_path / "new" / "folder")
+    labs.run(make_lab((1.0, 1.0)), mode="quick", out=tmp_path / "new" / "folder")
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert dict(mpl.rcParams) == settings
@@ -170,36 +180,36 @@ def test_a_lab_leaves_the_process_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_interval_is_students() -> None:
-    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    mean, low, high = compute_interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert high - mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t(0.975, 2) from the tables, s = 1
     assert mean - low == pytest.approx(high - mean)
-    assert mean_interval([0.25] * 4) == (0.25, 0.25, 0.25)
+    assert compute_interval([0.25] * 4) == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="two values"):
-        mean_interval([1.0])
+        compute_interval([1.0])
 
 
 def test_tables_align_wide_characters() -> None:
     columns = (Column(Text("name", "名称")), Column(Text("value", "数值"), ".1f"), Column(Text("note", "注"), ">"))
     table = Table(columns, ((Text("one", "一"), -1.25, "x"), (Text("three", "三个字"), 10, None)))
-    assert grid(table, "en").split("\n") == [
+    assert format_table(table, "en").split("\n") == [
         "  name   value  note",
         "  ─────  ─────  ────",
         "  one     −1.2     x",
         "  three   10.0",
     ]
-    lines = grid(table, "zh").split("\n")
+    lines = format_table(table, "zh").split("\n")
     assert lines[2:] == ["  一      −1.2   x", "  三个字  10.0"]
-    assert [width(line) for line in lines[:3]] == [18, 18, 18]
+    assert [measure_width(line) for line in lines[:3]] == [18, 18, 18]
 
 
 def test_chinese_prose_breaks_between_characters_but_not_before_a_comma() -> None:
     text = "反向传播" * 12 + "，" + "梯度 gradient " * 10
-    lines = wrapped(text, "zh").split("\n")
-    assert max(width(line) for line in lines) <= WIDTH + 2  # a comma may hang
+    lines = wrap_paragraph(text, "zh").split("\n")
+    assert max(measure_width(line) for line in lines) <= WIDTH + 2  # a comma may hang
     assert not any(line.strip().startswith("，") for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero() -> None:
-    assert [signed(v, ".1f") for v in (-1.0, -0.01, 2.0)] == ["−1.0", "0.0", "2.0"]
+    assert [format_signed(v, ".1f") for v in (-1.0, -0.01, 2.0)] == ["−1.0", "0.0", "2.0"]

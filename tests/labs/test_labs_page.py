@@ -12,8 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from layerwise import labs
-from layerwise.labs.base import Check, Column, Findings, Lab, Mode, Table, Text
-from layerwise.labs.running import run as run_
+from layerwise.labs.base import Check, Column, Findings, Lab, Mode, Table, Text, run_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 HAND = "# Labs\n\nBy hand, {}.\n\n"
@@ -31,7 +30,7 @@ def tool() -> ModuleType:
     return module
 
 
-def result(name: str, claim: str) -> labs.Result:
+def make_result(name: str, claim: str) -> labs.Result:
     """The result of a lab that measures nothing."""
     text = Text("words", "文字")
 
@@ -43,7 +42,7 @@ def result(name: str, claim: str) -> labs.Result:
     def experiment(mode: Mode) -> Findings:
         return Findings((1.0, 1.1), 0.0, (Check(text, True),), Table((Column(text),), (("cell",),)), draw)
 
-    return run_(
+    return run_lab(
         Lab(name, claim, text, text, text, text, text, text, text, experiment), mode="normal", out=None, lang="en"
     )
 
@@ -51,7 +50,7 @@ def result(name: str, claim: str) -> labs.Result:
 def test_sections_come_in_the_order_of_claims_and_hand_written_parts_stay(tool: ModuleType) -> None:
     page = HAND.format("first") + f"{tool.BEGIN}\n\n{tool.END}\n\n## Last words\n"
     for name, claim in (("later", "C09"), ("sooner", "C02")):
-        page = tool.renewed(page, [result(name, claim)], "en")
+        page = tool.update_page(page, [make_result(name, claim)], "en")
     assert page.startswith(HAND.format("first"))
     assert page.endswith(f"{tool.END}\n\n## Last words\n")
     assert page.index("## `sooner` · C02: words") < page.index("## `later` · C09: words")
@@ -60,22 +59,22 @@ def test_sections_come_in_the_order_of_claims_and_hand_written_parts_stay(tool: 
 
 
 def test_a_description_by_hand_is_kept_and_the_output_is_not(tool: ModuleType) -> None:
-    page = tool.renewed(f"{tool.BEGIN}\n{tool.END}\n", [result("one", "C01")], "zh")
+    page = tool.update_page(f"{tool.BEGIN}\n{tool.END}\n", [make_result("one", "C01")], "zh")
     assert "## `one` · C01：文字\n\n![所见](figures/one.zh-CN.svg)\n\n```\n$ layerwise lab one --lang zh\n" in page
     changed = page.replace("![所见]", "![手写]").replace("\n  文字\n", "\n  旧\n")
     assert changed != page.replace("![所见]", "![手写]")
-    again = tool.renewed(changed, [result("one", "C01")], "zh")
+    again = tool.update_page(changed, [make_result("one", "C01")], "zh")
     timeless = [re.sub(r"\d+\.\d 秒", "", text) for text in (again, page.replace("![所见]", "![手写]"))]
     assert timeless[0] == timeless[1]
     with pytest.raises(ValueError, match="the page needs one line"):
-        tool.renewed("# nothing\n", [result("one", "C01")], "zh")
+        tool.update_page("# nothing\n", [make_result("one", "C01")], "zh")
 
 
 @pytest.mark.parametrize("ending", ["md", "zh-CN.md"])
 def test_pages_have_the_marks_and_only_labs_that_there_are(tool: ModuleType, ending: str) -> None:
     page = (ROOT / "docs" / f"labs.{ending}").read_text(encoding="utf-8")
     assert page.count(tool.BEGIN) == page.count(tool.END) == 1
-    found = [match[1] for match in tool.SECTION.finditer(page)]
-    assert found
-    assert set(found) <= set(labs.names())
-    assert [labs.find(name).claim_id for name in found] == sorted(labs.find(name).claim_id for name in found)
+    names = [match[1] for match in tool.SECTION.finditer(page)]
+    assert names
+    assert set(names) <= set(labs.list_labs())
+    assert [labs.find(name).claim_id for name in names] == sorted(labs.find(name).claim_id for name in names)

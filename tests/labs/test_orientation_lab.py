@@ -11,38 +11,38 @@ from layerwise.functional.orientation import grating
 from layerwise.labs import base
 from layerwise.labs import orientation as lab
 
-SMALL = lab.Plan(seeds=2, cells=3, angles=45, phases=12, places=40)
+SMALL = lab.Plan(seeds=2, cells=3, angles=45, phases=12, patches=40)
 
 
 def test_two_cells_of_one_phase_do_not_forget_it() -> None:
-    found = lab.measure("quick", phases=(0, 0), plan=SMALL)
-    assert not base.verdict(found)
-    assert [c.passed for c in found.checks] == [True, False, True]
+    findings = lab.measure("quick", phases=(0, 0), plan=SMALL)
+    assert not base.is_held(findings)
+    assert [c.passed for c in findings.checks] == [True, False, True]
     right = lab.measure("quick", plan=SMALL)  # a square alone survives half a wave, not a quarter
-    assert sum(found.margins) < sum(right.margins)
+    assert sum(findings.margins) < sum(right.margins)
 
 
 def test_concentric_cells_have_no_orientation_to_keep() -> None:
-    found = lab.measure("quick", oriented=False, plan=SMALL)
-    assert not base.verdict(found)
-    assert not any(c.passed for c in found.checks)
+    findings = lab.measure("quick", oriented=False, plan=SMALL)
+    assert not base.is_held(findings)
+    assert not any(c.passed for c in findings.checks)
 
 
 def test_the_small_plan_holds() -> None:
-    assert base.verdict(lab.measure("quick", plan=lab.Plan(3, 3, 45, 12, 60)))
+    assert base.is_held(lab.measure("quick", plan=lab.Plan(3, 3, 45, 12, 60)))
 
 
 def test_persistence_is_spearmans() -> None:
     generator = np.random.default_rng(0)
     drift = np.maximum(0, generator.normal(size=(2, 30, 4)))  # ties at zero
     want = [np.mean([spearmanr(cell[:, 0], cell[:, t]).statistic for cell in drift]) for t in range(4)]
-    assert lab.persistence(torch.from_numpy(drift)).tolist() == pytest.approx(want)
+    assert lab.compute_persistence(torch.from_numpy(drift)).tolist() == pytest.approx(want)
 
 
 def test_a_concentric_field_answers_its_grating_with_one_whatever_the_angle() -> None:
     at = torch.arange(-30, 30, 0.25, dtype=torch.float64)
     x, y = at[None, :], at[:, None]
-    field = lab.concentric(x, y, 5.0) / 16
+    field = lab.compute_concentric_field(x, y, 5.0) / 16
     assert float(field.sum()) == pytest.approx(0, abs=1e-9)
     for angle in (0, 33):
         assert float((field * grating(x, y, orientation=angle, wavelength=5.0)).sum()) == pytest.approx(1, abs=1e-6)
@@ -51,11 +51,11 @@ def test_a_concentric_field_answers_its_grating_with_one_whatever_the_angle() ->
 
 
 def test_a_drift_by_a_whole_wavelength_of_a_grating_changes_nothing() -> None:
-    cells = lab.drawn_cells(SMALL, (0.0, 90.0), 0)
-    model = lab.population(cells, True)
-    x, y = lab.places(model)
+    cells = lab.draw_cells(SMALL, (0.0, 90.0), 0)
+    model = lab.build_population(cells, True)
+    x, y = lab.compute_coordinates(model)
     stripes = grating(x, y, orientation=cells[0].orientation, wavelength=cells[0].wavelength)[None]
-    found = lab.drifting(cells, model, stripes, oriented=True)[0, 0]
-    assert float(found[0]) == pytest.approx(1, abs=0.02)
-    assert float(found[lab.MOMENTS // 2]) == pytest.approx(-1, abs=0.02)
-    assert float(found[-1]) == pytest.approx(1, abs=0.02)
+    responses = lab.compute_drift(cells, model, stripes, oriented=True)[0, 0]
+    assert float(responses[0]) == pytest.approx(1, abs=0.02)
+    assert float(responses[lab.MOMENTS // 2]) == pytest.approx(-1, abs=0.02)
+    assert float(responses[-1]) == pytest.approx(1, abs=0.02)

@@ -7,7 +7,7 @@ import torch
 
 from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.labs import base, l1_l2, overfitting
-from layerwise.labs.trial import TRAIN, WRONG, Treatment, Trial, noisy_digits, trained
+from layerwise.labs.regularization import TRAIN, WRONG, Treatment, Trial, noisy_digits, run_trial
 
 NONE = Treatment()
 QUICK = overfitting.Plan(3, 12, False)
@@ -15,17 +15,17 @@ QUICK = overfitting.Plan(3, 12, False)
 
 @pytest.mark.parametrize("name", overfitting.CLAIMED)
 def test_a_treatment_that_does_nothing_leaves_the_gap(name: str) -> None:
-    found = overfitting.measure("quick", treatments={**overfitting.TREATMENTS, name: NONE}, plan=QUICK)
-    assert not base.verdict(found)
-    assert max(found.margins) <= 0
+    findings = overfitting.measure("quick", treatments={**overfitting.TREATMENTS, name: NONE}, plan=QUICK)
+    assert not base.is_held(findings)
+    assert max(findings.margins) <= 0
 
 
 def test_augmentation_that_makes_other_digits_raises_the_test_loss() -> None:
     """Images upside down by chance and turned anyhow: a 6 is a 9."""
-    harm = Treatment(augment=AugmentOptions(rotate=180, flip="both", crop=4, brightness=1.0))
-    found = overfitting.measure("quick", treatments={**overfitting.TREATMENTS, "augmentation": harm}, plan=QUICK)
-    assert not found.checks[1].passed
-    assert not base.verdict(found)
+    harm = Treatment(augment=AugmentOptions(rotate=180, flip="both", crop_padding=4, brightness=1.0))
+    findings = overfitting.measure("quick", treatments={**overfitting.TREATMENTS, "augmentation": harm}, plan=QUICK)
+    assert not findings.checks[1].passed
+    assert not base.is_held(findings)
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,19 @@ def test_augmentation_that_makes_other_digits_raises_the_test_loss() -> None:
     ids=["no L1", "L2 for L1", "no proximal step", "no L2", "L1 for L2"],
 )
 def test_exchanged_penalties_do_not_hold(parts: dict[str, Treatment]) -> None:
-    assert not base.verdict(l1_l2.measure("quick", treatments={**l1_l2.TREATMENTS, **parts}, plan=l1_l2.Plan(3, 12)))
+    assert not base.is_held(l1_l2.measure("quick", treatments={**l1_l2.TREATMENTS, **parts}, plan=l1_l2.Plan(3, 12)))
 
 
-def trial(*weights: list[float]) -> Trial:
+def make_trial(*weights: list[float]) -> Trial:
     return Trial(0.5, 0.75, 0.9, 1, (), tuple(torch.tensor([w]) for w in weights))
 
 
 def test_weights_are_counted_as_they_say() -> None:
-    one = trial([0.0, 3.0, -0.02], [4.0, 0.05])
-    assert l1_l2.zeros(one) == pytest.approx(1 / 5)
-    assert l1_l2.negligible(one) == pytest.approx(2 / 5)
-    assert l1_l2.largest(one) == 4
-    assert l1_l2.typical(one) == pytest.approx(((9 + 0.0004 + 16 + 0.0025) / 5) ** 0.5)
+    one = make_trial([0.0, 3.0, -0.02], [4.0, 0.05])
+    assert l1_l2.compute_zero_share(one) == pytest.approx(1 / 5)
+    assert l1_l2.compute_negligible_share(one) == pytest.approx(2 / 5)
+    assert l1_l2.find_largest(one) == 4
+    assert l1_l2.compute_rms(one) == pytest.approx(((9 + 0.0004 + 16 + 0.0025) / 5) ** 0.5)
     assert one.gap == pytest.approx(0.25)
 
 
@@ -65,8 +65,8 @@ def test_parts_are_apart_and_one_label_in_ten_is_drawn_anew() -> None:
     from layerwise.data import sklearn_datasets
 
     true = torch.from_numpy(sklearn_datasets.load("digits").targets.astype("int64"))[ids]
-    told = torch.cat([p.targets for p in (parts.train, parts.val, parts.test) if p.targets is not None])
-    assert float((true != told).double().mean()) == pytest.approx(
+    labels = torch.cat([p.targets for p in (parts.train, parts.val, parts.test) if p.targets is not None])
+    assert float((true != labels).double().mean()) == pytest.approx(
         0.9 * WRONG, abs=0.02
     )  # one in ten draws the same class again
 
@@ -74,8 +74,8 @@ def test_parts_are_apart_and_one_label_in_ten_is_drawn_anew() -> None:
 def test_early_stopping_ends_with_the_best_weights_of_the_validation_part() -> None:
     """The oracle: a training of just so many epochs as the best one has, with the same start and order."""
     parts = noisy_digits(1)
-    stopped = trained(parts, 1, Treatment(patience=3), epochs=30)
+    stopped = run_trial(parts, 1, Treatment(patience=3), epochs=30)
     assert 0 < stopped.epoch < 25
-    again = trained(parts, 1, NONE, epochs=stopped.epoch)
+    again = run_trial(parts, 1, NONE, epochs=stopped.epoch)
     assert all(torch.equal(a, b) for a, b in zip(stopped.weights, again.weights, strict=True))
     assert stopped.test == again.test

@@ -13,19 +13,19 @@ SMALL = lab.Plan(seeds=3, depths=(56,), examples=16, width=4)
 
 
 def test_residual_nets_are_more_even_by_more_than_the_bound() -> None:
-    found = lab.measure("quick", plan=SMALL)
-    assert base.mean_interval(found.margins).low > found.bound
+    findings = lab.measure("quick", plan=SMALL)
+    assert base.compute_interval(findings.margins).low > findings.bound
 
 
 def test_without_the_sums_nothing_is_gained() -> None:
-    found = lab.measure("quick", kinds={"plain": False, "residual": False}, plan=SMALL)
-    assert not base.verdict(found)
-    assert found.margins == (0.0, 0.0, 0.0)
-    assert not all(check.passed for check in found.checks)
+    findings = lab.measure("quick", kinds={"plain": False, "residual": False}, plan=SMALL)
+    assert not base.is_held(findings)
+    assert findings.margins == (0.0, 0.0, 0.0)
+    assert not all(check.passed for check in findings.checks)
 
 
 def test_the_start_is_changed_as_it_says() -> None:
-    nets = {start: lab.network(True, start, 8, width=4, seed=0) for start in lab.STARTS}
+    nets = {start: lab.build_network(True, start, 8, width=4, seed=0) for start in lab.STARTS}
     weights = {start: net.get_submodule("layer1.0.conv1").weight for start, net in nets.items()}
     assert torch.equal(weights[lab.HALVED], weights[lab.BARE] / 2)
     assert torch.equal(weights[lab.NORMED], weights[lab.BARE])
@@ -35,8 +35,8 @@ def test_the_start_is_changed_as_it_says() -> None:
 
 def test_norms_are_those_of_finite_differences() -> None:
     """The oracle: each value behind the last block moved up and down, and the loss taken by what follows."""
-    net = lab.network(True, lab.BARE, 8, width=2, seed=1)
-    task, batch = lab.digits(2, 1)
+    net = lab.build_network(True, lab.BARE, 8, width=2, seed=1)
+    task, batch = lab.load_digits(2, 1)
     assert batch.targets is not None
     with torch.no_grad():
         x = net.relu(net.bn1(net.conv1(batch.inputs)))
@@ -50,7 +50,7 @@ def test_norms_are_those_of_finite_differences() -> None:
                 logits = net.linear(net.avgpool(moved).flatten(1))
                 ends.append(float(nn.functional.cross_entropy(logits, batch.targets)))
             slopes.append((ends[0] - ends[1]) / 2e-6)
-    norms = lab.profile(net, task, batch)
+    norms = lab.measure_profile(net, task, batch)
     assert len(norms) == 3
     assert norms[-1] == pytest.approx(float(torch.tensor(slopes).norm()), rel=1e-4)
-    assert lab.decades((0.001, 5.0, 1.0)) == pytest.approx(-3)
+    assert lab.compute_decades((0.001, 5.0, 1.0)) == pytest.approx(-3)

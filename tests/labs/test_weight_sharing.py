@@ -9,7 +9,7 @@ from torch import nn
 
 from layerwise.labs import base
 from layerwise.labs import weight_sharing as lab
-from layerwise.labs.training import parts
+from layerwise.labs.training import load_batches
 
 SMALL = lab.Plan("digits", 200, 2, 1, 1)
 
@@ -19,13 +19,13 @@ def test_without_sharing_the_weights_are_not_few() -> None:
     shared, unshared = (lab.measure("quick", shared=kind, plan=SMALL) for kind in ("convolution", "local"))
     assert shared.checks[0].passed
     assert not unshared.checks[0].passed
-    assert not base.verdict(unshared)
+    assert not base.is_held(unshared)
 
 
 def test_against_itself_nothing_is_gained() -> None:
-    found = lab.measure("quick", shared="dense", plan=SMALL)
-    assert set(found.margins) == {0}
-    assert not base.verdict(found)
+    findings = lab.measure("quick", shared="dense", plan=SMALL)
+    assert set(findings.margins) == {0}
+    assert not base.is_held(findings)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_against_itself_nothing_is_gained() -> None:
 )
 def test_weights_are_those_of_the_formula(kind: str, weights: int) -> None:
     x = torch.rand(2, 1, 12, 12)
-    net = lab.network(kind, x, 10, 0)
-    assert lab.first_layer(net) == weights
+    net = lab.build_network(kind, x, 10, 0)
+    assert lab.count_first_layer_weights(net) == weights
     assert net(x).shape == (2, 10)
 
 
@@ -58,14 +58,14 @@ def test_a_convolution_carries_a_shift_on_and_a_local_layer_does_not() -> None:
 
 
 def test_moving_is_exact_for_whole_pixels_and_keeps_the_middle_when_zooming() -> None:
-    batch = lab.framed(parts("digits", seed=0)).test
+    batch = lab.add_border(load_batches("digits", seed=0)).test
     x = batch.inputs
-    right = lab.moved(batch, right=1).inputs
+    right = lab.move_images(batch, right=1).inputs
     assert torch.allclose(right, x.roll(1, 3), atol=1e-5)  # the border is background
-    assert torch.allclose(lab.moved(batch, down=-2).inputs, x.roll(-2, 2), atol=1e-5)
-    assert torch.allclose(lab.moved(batch).inputs, x, atol=1e-5)
+    assert torch.allclose(lab.move_images(batch, down=-2).inputs, x.roll(-2, 2), atol=1e-5)
+    assert torch.allclose(lab.move_images(batch).inputs, x, atol=1e-5)
     ink = x - x.min()
-    small = lab.moved(batch, zoom=0.5).inputs - x.min()
+    small = lab.move_images(batch, zoom=0.5).inputs - x.min()
     assert float(small.sum() / ink.sum()) == pytest.approx(0.25, abs=0.03)  # the area
-    flipped = lab.moved(lab.replace(batch, inputs=x.flip(3)), zoom=0.8).inputs.flip(3)
-    assert torch.allclose(flipped, lab.moved(batch, zoom=0.8).inputs, atol=1e-4)
+    flipped = lab.move_images(lab.replace(batch, inputs=x.flip(3)), zoom=0.8).inputs.flip(3)
+    assert torch.allclose(flipped, lab.move_images(batch, zoom=0.8).inputs, atol=1e-4)

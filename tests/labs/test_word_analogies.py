@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from layerwise.embeddings.queries import analogy
+from layerwise.embeddings.queries import solve_analogy
 from layerwise.labs import base
 from layerwise.labs import word_analogies as lab
 from layerwise.weights.vectors import VectorTable
@@ -20,19 +20,19 @@ PLAN = lab.Plan(8, 2_000, {"skipgram": 5, "cbow": 8, "glove": 15}, 3)
 
 def test_words_without_company_carry_nothing() -> None:
     """The same words, dealt out over the sentences at random."""
-    found = lab.measure("quick", plan=PLAN, draw=lambda plan, seed: lab.language(plan, seed, company=False))
-    assert not base.verdict(found)
-    assert not found.checks[0].passed
-    assert abs(np.mean(found.margins)) < 0.05
+    findings = lab.measure("quick", plan=PLAN, draw=lambda plan, seed: lab.draw_language(plan, seed, company=False))
+    assert not base.is_held(findings)
+    assert not findings.checks[0].passed
+    assert abs(np.mean(findings.margins)) < 0.05
 
 
 def test_the_claim_holds_of_a_small_language() -> None:
-    found = lab.measure("quick", plan=PLAN)
-    assert base.verdict(found), found.table.rows
+    findings = lab.measure("quick", plan=PLAN)
+    assert base.is_held(findings), findings.table.rows
 
 
 def test_the_text_is_as_described() -> None:
-    with_company, without = lab.language(PLAN, 1), lab.language(PLAN, 1, company=False)
+    with_company, without = lab.draw_language(PLAN, 1), lab.draw_language(PLAN, 1, company=False)
     for line in with_company.lines:
         words = line.split()
         (cell,) = (word for word in words if word.startswith("r"))
@@ -55,15 +55,15 @@ def test_measures() -> None:
         for m in range(n):
             alike.append(r == cells[m][0] or c == cells[m][1])
             cosines.append(vectors.unit[n] @ vectors.unit[m])
-    assert lab.closeness(vectors, text) == pytest.approx(roc_auc_score(alike, cosines))
-    asked = lab.questions(text, 3)[:20]
-    ranks = lab.analogy_ranks(vectors, vectors.rows([word for line in asked for word in line]).reshape(-1, 4))
-    for (a, b, c, d), rank in zip(asked, ranks, strict=True):
+    assert lab.compute_closeness(vectors, text) == pytest.approx(roc_auc_score(alike, cosines))
+    questions = lab.draw_questions(text, 3)[:20]
+    ranks = lab.rank_analogies(vectors, vectors.rows([word for line in questions for word in line]).reshape(-1, 4))
+    for (a, b, c, d), rank in zip(questions, ranks, strict=True):
         assert (a[:2], a[2:], b[2:]) == (b[:2], c[2:], d[2:])
-        assert [one.word for one in analogy(vectors, a, b, c, k=100)].index(d) + 1 == rank[0]
+        assert [one.word for one in solve_analogy(vectors, a, b, c, k=100)].index(d) + 1 == rank[0]
 
 
 def test_words_that_are_too_rare_are_not_asked(tmp_path: Path) -> None:
     text = lab.Language(4, ("r0c0 w0 w1",) * 9, {"skipgram": 1})
-    vectors = lab.LEARNERS["skipgram"](text, lab.corpus(text, tmp_path), 0)
+    vectors = lab.LEARNERS["skipgram"](text, lab.build_corpus(text, tmp_path), 0)
     assert sorted(vectors.words) == ["r0c0", "w0", "w1"]

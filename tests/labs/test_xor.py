@@ -12,16 +12,16 @@ from layerwise.labs import base, xor
 
 
 def test_without_a_nonlinearity_the_hidden_layer_does_not_help() -> None:
-    found = xor.measure("quick", activation="linear", seeds=3)
-    assert not base.verdict(found)
-    assert [check.passed for check in found.checks] == [True, True, False]
+    findings = xor.measure("quick", activation="linear", seeds=3)
+    assert not base.is_held(findings)
+    assert [check.passed for check in findings.checks] == [True, True, False]
 
 
 def test_where_a_line_separates_the_claim_does_not_hold() -> None:
-    found = xor.measure("quick", gate="and", seeds=3)
-    assert not base.verdict(found)
-    assert max(found.margins) == 0  # the perceptron gets them all, too
-    assert not found.checks[0].passed
+    findings = xor.measure("quick", gate="and", seeds=3)
+    assert not base.is_held(findings)
+    assert max(findings.margins) == 0  # the perceptron gets them all, too
+    assert not findings.checks[0].passed
 
 
 def test_separable_agrees_with_trying_every_line() -> None:
@@ -33,13 +33,13 @@ def test_separable_agrees_with_trying_every_line() -> None:
     sides = (directions @ corners.T)[:, None, :] > offsets[None, :, None]  # (directions, offsets, 4)
     possible = {tuple(side) for side in sides.reshape(-1, 4).int().tolist()}
     for labels in itertools.product((0, 1), repeat=4):
-        assert xor.separable(xor.POINTS, labels) is (labels in possible), labels
-    assert xor.separable_functions() == len(possible) == 14
+        assert xor.is_separable(xor.POINTS, labels) is (labels in possible), labels
+    assert xor.count_separable_functions() == len(possible) == 14
 
 
 @pytest.mark.parametrize(("gate", "share"), [("xor", 0.75), ("and", 1.0), ("or", 1.0)])
 def test_the_best_that_a_line_can_do(gate: xor.Gate, share: float) -> None:
-    assert xor.best_possible(gate) == share
+    assert xor.find_best_accuracy(gate) == share
 
 
 def test_a_trial_is_the_same_each_time_and_moves_no_random_state() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layerwise import api, registry
 from layerwise.errors import UsageError
-from layerwise.models.resnet import BasicBlock, Bottleneck, projection
+from layerwise.models.resnet import BasicBlock, Bottleneck, make_shortcut
 from layerwise.models.resnet_cifar import PaddedShortcut
 
 PUBLISHED = Path(os.environ.get("LAYERWISE_DATA", "")) / "resnet20-cifar10" / "resnet20-12fca82f.th"
@@ -66,11 +66,11 @@ def on_the_way(x: np.ndarray, way: nn.Module) -> np.ndarray:
 
 
 BLOCKS = {
-    "identity": BasicBlock(4, 4, 1, projection(4, 4, 1)),
-    "projection": BasicBlock(4, 6, 2, projection(4, 6, 2)),
+    "identity": BasicBlock(4, 4, 1, make_shortcut(4, 4, 1)),
+    "projection": BasicBlock(4, 6, 2, make_shortcut(4, 6, 2)),
     "option A": BasicBlock(4, 8, 2, PaddedShortcut(4)),
     "plain": BasicBlock(4, 8, 2, None),
-    "bottleneck": Bottleneck(4, 6, outputs=8, stride=2, groups=2, downsample=projection(4, 8, 2)),
+    "bottleneck": Bottleneck(4, 6, outputs=8, stride=2, groups=2, downsample=make_shortcut(4, 8, 2)),
 }
 
 

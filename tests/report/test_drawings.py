@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from layerwise.cli import main
 from layerwise.errors import StorageError
-from layerwise.inspection.views.decision_surface import axis, crossings, level_lines
+from layerwise.inspection.views.decision_surface import find_crossings, find_level_lines, make_axis
 from layerwise.plotting import bars, charts, functions
-from layerwise.plotting.functions import Dots
+from layerwise.plotting.functions import PointSet
 from layerwise.report import page
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
@@ -38,55 +38,66 @@ def is_drawing(svg: str) -> bool:
     return ET.fromstring(svg).tag.endswith("svg")
 
 
-def points(numbers: list[float], *, columns: int, targets: list[float]) -> Dots:
+def make_point_set(numbers: list[float], *, columns: int, targets: list[float]) -> PointSet:
     """Return a part's points."""
     inputs = np.resize(np.array(numbers or [0.0]), (len(targets), columns))
-    return Dots("part", inputs, np.array(targets))
+    return PointSet("part", inputs, np.array(targets))
 
 
 @given(SOME, SOME)
 @DRAWN
 def test_charts_of_any_numbers(a: list[float], b: list[float]) -> None:
     count = min(len(a), len(b))
-    assert is_drawing(charts.scatter(a[:count], b[:count], x="x", y="y"))
-    assert is_drawing(charts.curves({"one": list(enumerate(a)), "two": list(enumerate(b))}, x="x", y="y", best=1))
-    assert is_drawing(charts.by_layer({"one": a}, [f"layer {n}" for n in range(len(a))], y="y"))
-    assert is_drawing(bars.bars([f"c{n}" for n in range(count)], a[:count], [abs(v) for v in b[:count]], x="x"))
-    assert is_drawing(bars.reliability(a[:count], b[:count], [1] * count, width=0.1, x="x", y="y"))
+    assert is_drawing(charts.plot_scatter(a[:count], b[:count], x="x", y="y"))
+    assert is_drawing(charts.plot_curves({"one": list(enumerate(a)), "two": list(enumerate(b))}, x="x", y="y", best=1))
+    assert is_drawing(charts.plot_by_layer({"one": a}, [f"layer {n}" for n in range(len(a))], y="y"))
+    assert is_drawing(bars.plot_bars([f"c{n}" for n in range(count)], a[:count], [abs(v) for v in b[:count]], x="x"))
+    assert is_drawing(bars.plot_reliability(a[:count], b[:count], [1] * count, width=0.1, x="x", y="y"))
 
 
 @given(SOME.filter(bool), SOME.filter(bool))
 @DRAWN
 def test_functions_of_one_number(a: list[float], b: list[float]) -> None:
     count = min(len(a), len(b))
-    places = axis(np.array(a), edge=0.1, places=count)
+    places = make_axis(np.array(a), edge=0.1, count=count)
     assert np.isfinite(places).all()
-    dots = [points(a, columns=1, targets=b)]
-    assert is_drawing(functions.curve(places, np.array(b[:count]), dots, names=("x", "y"), label="f"))
+    dots = [make_point_set(a, columns=1, targets=b)]
+    assert is_drawing(functions.plot_function(places, np.array(b[:count]), dots, names=("x", "y"), label="f"))
     shares = np.stack([np.array(b[:count]), 1 - np.array(b[:count])], 1)
-    labels = [points(a, columns=1, targets=[n % 2 for n in range(len(b))])]
-    turns = crossings(places, np.array(b[:count]))
-    assert is_drawing(functions.probabilities(places, shares, turns, labels, names=("x", "p"), classes=("p", "q")))
+    labels = [make_point_set(a, columns=1, targets=[n % 2 for n in range(len(b))])]
+    turns = find_crossings(places, np.array(b[:count]))
+    assert is_drawing(
+        functions.plot_class_probabilities(places, shares, turns, labels, names=("x", "p"), classes=("p", "q"))
+    )
 
 
 @given(GRID, SOME, SOME.filter(bool))
 @DRAWN
 def test_functions_of_two_numbers(z: Any, a: list[float], b: list[float]) -> None:
-    x, y = axis(np.array(a), edge=0.1, places=4), axis(np.array(b), edge=0.1, places=4)
-    dots = [points(a, columns=2, targets=b)]
-    assert is_drawing(functions.surface(x, y, z, dots, names=("x", "y"), target="t"))
+    x, y = make_axis(np.array(a), edge=0.1, count=4), make_axis(np.array(b), edge=0.1, count=4)
+    dots = [make_point_set(a, columns=2, targets=b)]
+    assert is_drawing(functions.plot_surface(x, y, z, dots, names=("x", "y"), target="t"))
     margins = np.stack([z, -z], 2)
-    labels = [points(a, columns=2, targets=[n % 2 for n in range(len(b))])]
-    lines = level_lines(x, y, z)
+    labels = [make_point_set(a, columns=2, targets=[n % 2 for n in range(len(b))])]
+    lines = find_level_lines(x, y, z)
     assert is_drawing(
-        functions.regions(x, y, margins.argmax(2), lines, labels, names=("x", "y"), classes=("p", "q"), margins=margins)
+        functions.plot_decision_regions(
+            x, y, margins.argmax(2), lines, labels, names=("x", "y"), classes=("p", "q"), margins=margins
+        )
     )
 
 
 REPORTS = True
 SECTIONS = {
-    "c": ["stages", "table", "function", "confusion", "calibration", "mistakes"],
-    "n": ["stages", "function", "scatter", "mistakes"],
+    "c": [
+        "build_stages",
+        "build_columns_section",
+        "build_function_section",
+        "build_confusion_section",
+        "build_calibration_section",
+        "build_mistakes_section",
+    ],
+    "n": ["build_stages", "build_function_section", "draw_scatter", "build_mistakes_section"],
 }
 
 
@@ -115,7 +126,7 @@ def test_a_part_of_the_page_that_fails_is_a_note(
     def fail(*_: Any, **__: Any) -> Any:
         raise OverflowError("cannot convert float infinity to integer")
 
-    monkeypatch.setattr(*((page.columns, "table") if name == "table" else (page.sections, name)), fail)
+    monkeypatch.setattr(page.sections, name, fail)
     assert (
         main(
             [
@@ -150,7 +161,7 @@ def test_a_page_that_fails_altogether_ends_the_run_all_the_same(
     def fail(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(page, "headline", fail)
+    monkeypatch.setattr(page, "build_headline", fail)
     assert main(["train", "mlp", "--data", str(tables / "c.csv"), "--epochs", "1", "--out", "r"]) == 0
     said = capsys.readouterr()
     assert "warning: the report could not be written (ZeroDivisionError: oh)" in said.err
@@ -166,7 +177,7 @@ def test_a_full_disk_is_no_drawing(tables: Path, tmp_path: Path, monkeypatch: py
         raise StorageError("figures could not be written: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(page.sections, "stages", full)
+        patch.setattr(page.sections, "build_stages", full)
         assert main(["train", "mlp", "--data", str(tables / "c.csv"), "--epochs", "1", "--out", "r"]) == 1
     assert RunDirectory(Path("r")).info()["status"] == "training"
     assert main(["train", "r/recipe.toml", "--resume"]) == 0

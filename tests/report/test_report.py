@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import nn
 
-from layerwise.data.loader import MemoryBatches, Order, collated
+from layerwise.data.loader import BatchSampler, MemoryBatches, collate_source
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.inspection.predictions import answers
+from layerwise.inspection.predictions import compute_predictions
 from layerwise.models.boltzmann import rbm
 from layerwise.plotting import charts, images
-from layerwise.plotting.svg import inline, shortened, width_of
-from layerwise.report.page import wilson, write_report
+from layerwise.plotting.svg import estimate_width, inline_svg, shorten
+from layerwise.report.page import wilson_interval, write_report
 from layerwise.run_directory import RunDirectory
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
-from small_runs import run_info
+from small_runs import make_run_info
 
 HOSTILE = "<script>alert('x')</script>\"onload=\"$x^$"
 CHINESE = ("猫", "狗", HOSTILE)
@@ -34,7 +34,7 @@ CHINESE = ("猫", "狗", HOSTILE)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def image_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:
+def make_image_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: str = "class") -> ArraySource:
     generator = np.random.default_rng(0)
     inputs = generator.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
     targets = np.arange(count) % max(1, len(classes))
@@ -42,7 +42,7 @@ def image_source(classes: tuple[str, ...] = CHINESE, count: int = 30, target: st
     return ArraySource(schema, inputs, targets if target == "class" else None, "图片<b>")
 
 
-def row_source(target: str) -> ArraySource:
+def make_row_source(target: str) -> ArraySource:
     generator = np.random.default_rng(1)
     inputs = generator.normal(size=(40, 3))
     targets = inputs @ [1.0, -2.0, 0.5] if target == "number" else (inputs[:, 0] > 0).astype(np.int64)
@@ -50,7 +50,7 @@ def row_source(target: str) -> ArraySource:
     return ArraySource(Schema("row", (3,), target, classes, ("a", "b<i>", "c"), "价格"), inputs, targets, "t.csv")  # type: ignore[arg-type]
 
 
-def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, lang: str = "en") -> str:
+def write_page(path: Path, model: nn.Module, task: Task, source: ArraySource, *, lang: str = "en") -> str:
     directory = RunDirectory.create(path)
     directory.write("recipe.toml", b"[model]\nname = '<mlp>'\n")
     history = [
@@ -60,7 +60,7 @@ def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, la
     ]
     directory.write_info(
         {
-            **run_info(),
+            **make_run_info(),
             "layerwise": "0",
             "torch": "0",
             "python": "0",
@@ -77,23 +77,25 @@ def page_of(path: Path, model: nn.Module, task: Task, source: ArraySource, *, la
             "flags": {"threads": 1},
             "verdicts": [["done", "完成"]],
         },
-        written=("recipe.toml",),
+        new_files=("recipe.toml",),
     )
-    batches = MemoryBatches(collated(source, task.collate, 1), Order(len(source), 16))
-    write_report(directory, model, task, found=answers(model, task, batches), source=source, lang=lang)
+    batches = MemoryBatches(collate_source(source, task.collate, 1), BatchSampler(len(source), 16))
+    write_report(
+        directory, model, task, predictions=compute_predictions(model, task, batches), source=source, lang=lang
+    )
     return (path / "report.html").read_text("utf-8")
 
 
-def network(task: Task, outputs: int) -> nn.Module:
+def build_network(task: Task, outputs: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(task.model_args()["features"], outputs))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    source = image_source()
+    source = make_image_source()
     task = Classification.prepare(source, Classification.Options())
-    return page_of(tmp_path_factory.mktemp("a") / "run", network(task, 3), task, source, lang="zh")
+    return write_page(tmp_path_factory.mktemp("a") / "run", build_network(task, 3), task, source, lang="zh")
 
 
 class Tags(HTMLParser):
@@ -121,7 +123,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+def find_tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
     parser = Tags()
     parser.feed(page)
     assert parser.open == []
@@ -129,7 +131,7 @@ def tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
 
 
 def test_page_has_no_external_reference_and_no_script(page: str) -> None:
-    seen = tags(page)
+    seen = find_tags(page)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in seen}
     for tag, attributes in seen:
         for name, value in attributes.items():
@@ -153,19 +155,19 @@ def test_page_escapes_class_names_and_holds_chinese(page: str) -> None:
 
 
 def test_page_ids_are_unique_and_viewport_is_set(page: str) -> None:
-    ids = [attributes["id"] for _, attributes in tags(page) if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in find_tags(page) if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
 
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) -> None:
-    source = image_source()
+    source = make_image_source()
     task = Classification.prepare(source, Classification.Options())
-    model = network(task, 3).train()
+    model = build_network(task, 3).train()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
-    one = page_of(tmp_path / "x" / "run", model, task, source)
-    two = page_of(tmp_path / "y" / "run", model, task, source)
+    one = write_page(tmp_path / "x" / "run", model, task, source)
+    two = write_page(tmp_path / "y" / "run", model, task, source)
     assert one.replace("/x/", "/y/") == two
     figures = [sorted((tmp_path / name / "run" / "figures").iterdir()) for name in "xy"]
     assert [p.read_bytes() for p in figures[0]] == [p.read_bytes() for p in figures[1]]
@@ -179,10 +181,10 @@ def test_the_same_run_gives_the_same_bytes_and_leaves_the_model(tmp_path: Path) 
 
 
 def test_confusion_counts_and_worst_mistakes_match_naive_loops(tmp_path: Path) -> None:
-    source = row_source("class")
+    source = make_row_source("class")
     task = Classification.prepare(source, Classification.Options())
-    model = network(task, 2)
-    page = page_of(tmp_path / "run", model, task, source)
+    model = build_network(task, 2)
+    page = write_page(tmp_path / "run", model, task, source)
     logits = model(task.inputs.tensor(source.inputs)).detach()
     assert source.targets is not None
     counts = [[0, 0], [0, 0]]
@@ -202,37 +204,37 @@ def test_confusion_counts_and_worst_mistakes_match_naive_loops(tmp_path: Path) -
 
 
 def test_regression_reconstruction_and_samples_have_their_sections(tmp_path: Path) -> None:
-    numbers = row_source("number")
+    numbers = make_row_source("number")
     regression = Regression.prepare(numbers, Regression.Options())
-    page = page_of(tmp_path / "a", network(regression, 1), regression, numbers)
+    page = write_page(tmp_path / "a", build_network(regression, 1), regression, numbers)
     assert "Predicted against true" in page
     assert "true 价格" in page
-    bare = image_source((), 20, target="none")
+    bare = make_image_source((), 20, target="none")
     rebuilt = Reconstruction.prepare(bare, Reconstruction.Options())
     torch.manual_seed(0)
-    page = page_of(tmp_path / "b", rbm(features=64, hidden=8), rebuilt, bare)
+    page = write_page(tmp_path / "b", rbm(features=64, hidden=8), rebuilt, bare)
     assert "Reconstructions" in page
     assert "Samples" in page
-    tags(page)
+    find_tags(page)
 
 
 def test_an_unknown_language_is_refused_by_name(tmp_path: Path) -> None:
-    source = row_source("class")
+    source = make_row_source("class")
     task = Classification.prepare(source, Classification.Options())
     with pytest.raises(UsageError, match="there is no language 'fr'"):
-        page_of(tmp_path / "run", network(task, 2), task, source, lang="fr")
+        write_page(tmp_path / "run", build_network(task, 2), task, source, lang="fr")
 
 
 def test_many_classes_become_a_drawing(tmp_path: Path) -> None:
-    source = image_source(tuple(f"类{i}" for i in range(40)), 80)
+    source = make_image_source(tuple(f"类{i}" for i in range(40)), 80)
     task = Classification.prepare(source, Classification.Options())
-    page = page_of(tmp_path / "run", network(task, 40), task, source)
+    page = write_page(tmp_path / "run", build_network(task, 40), task, source)
     assert 'class="matrix"' not in page
     assert "Most often confused" in page
 
 
 def test_wilson_interval_solves_its_equation() -> None:
-    low, high = wilson(0.9, 50)
+    low, high = wilson_interval(0.9, 50)
     for p in (low, high):  # the interval's ends are where |p̂ − p| = z √(p(1−p)/n)
         assert abs(0.9 - p) == pytest.approx(1.959964 * (p * (1 - p) / 50) ** 0.5, abs=1e-9)
 
@@ -243,19 +245,19 @@ def test_images_keep_their_pixels() -> None:
     from PIL import Image
 
     image = np.arange(12).reshape(1, 3, 4) / 11
-    read = np.asarray(Image.open(io.BytesIO(images.png(image))))
+    read = np.asarray(Image.open(io.BytesIO(images.encode_png(image))))
     assert np.array_equal(read, np.round(image[0] * 255).astype(np.uint8))
 
 
 def test_texts_are_measured_and_cut_by_their_glyphs() -> None:
-    assert width_of("猫", 10) == 10
-    cut = shortened("非常非常长的类别名称", 50, 10)
-    assert width_of(cut, 10) <= 50
+    assert estimate_width("猫", 10) == 10
+    cut = shorten("非常非常长的类别名称", 50, 10)
+    assert estimate_width(cut, 10) <= 50
     assert "…" in cut
 
 
 def test_charts_take_values_that_are_not_finite_and_mathematical_names() -> None:
-    drawn = charts.curves({"$x^": [(1, float("nan")), (2, 1.0)]}, x="$\\bad", y="<y>", best=1, best_label="b")
+    drawn = charts.plot_curves({"$x^": [(1, float("nan")), (2, 1.0)]}, x="$\\bad", y="<y>", best=1, best_label="b")
     ET.fromstring(drawn)
     assert "&lt;y&gt;" in drawn
-    assert "<?xml" not in inline(drawn, "p")
+    assert "<?xml" not in inline_svg(drawn, "p")

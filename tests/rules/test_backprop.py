@@ -40,25 +40,25 @@ def numeric(model: nn.Module, batch: Batch) -> list[Floats]:
         for p in model.parameters():
             flat, gradient = p.view(-1), np.zeros(p.numel())
             for i in range(p.numel()):
-                kept, h = float(flat[i]), 1e-6
+                original, h = float(flat[i]), 1e-6
                 values = []
                 for sign in (1, -1):
-                    flat[i] = kept + sign * h
+                    flat[i] = original + sign * h
                     values.append(float(mean_loss(model, batch)))
-                flat[i] = kept
+                flat[i] = original
                 gradient[i] = (values[0] - values[1]) / (2 * h)
             out.append(gradient.reshape(p.shape))
     return out
 
 
-@pytest.mark.parametrize(("size", "nominal", "accumulate"), [(6, 6, 1), (6, 8, 1), (7, 7, 3)])
-def test_gradients_equal_finite_differences(size: int, nominal: int, accumulate: int) -> None:
+@pytest.mark.parametrize(("size", "nominal", "grad_accum_steps"), [(6, 6, 1), (6, 8, 1), (7, 7, 3)])
+def test_gradients_equal_finite_differences(size: int, nominal: int, grad_accum_steps: int) -> None:
     """With whole batches, with a last batch smaller than the others, and in unequal pieces. lr = 0 leaves them to be
     read."""
     model, batch = net(norm=True), batches(1, size)[0]
     wanted = numeric(model, batch)
-    made = rule(model, nominal, optimizer="sgd", lr=0.0, accumulate=accumulate)
-    step = made.step(batch, 0.0)
+    backprop = rule(model, nominal, optimizer="sgd", lr=0.0, grad_accum_steps=grad_accum_steps)
+    step = backprop.step(batch, 0.0)
     for p, numbers in zip(model.parameters(), wanted, strict=True):
         assert p.grad is not None
         np.testing.assert_allclose(p.grad.numpy(), numbers, atol=1e-6, rtol=0)
@@ -96,31 +96,31 @@ def test_optimizer_equals_its_formula(name: str, decay: float) -> None:
     """Five steps; the gradients of the reference come from autograd on a copy that takes NumPy's weights."""
     model = net()
     mirror = copy.deepcopy(model)
-    made = rule(
+    backprop = rule(
         model, 6, optimizer=name, lr=0.1, momentum=0.8, betas=(0.7, 0.9), alpha=0.95, eps=1e-3, weight_decay=decay
     )
     slots: list[dict[str, Any]] = [{} for _ in mirror.parameters()]
     for batch in batches(5, 6):
-        made.step(batch, 0.0)
+        backprop.step(batch, 0.0)
         gradients = torch.autograd.grad(mean_loss(mirror, batch), list(mirror.parameters()))
         with torch.no_grad():
             for p, g, slot in zip(mirror.parameters(), gradients, slots, strict=True):
                 p.copy_(torch.from_numpy(formula(name, p.numpy().copy(), g.numpy(), slot, decay=decay)))
-    for ours, theirs in zip(model.parameters(), mirror.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    for actual, expected in zip(model.parameters(), mirror.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("l2", "l1"), [(0.03, 0.0), (0.0, 0.02), (0.03, 0.02)])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_penalties_equal_autograd_of_the_penalized_loss(l2: float, l1: float, accumulate: int) -> None:
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_penalties_equal_autograd_of_the_penalized_loss(l2: float, l1: float, grad_accum_steps: int) -> None:
     """λ₂Σw² + λ₁Σ|w| over weights only: neither biases nor anything of a normalization layer."""
     model, batch = net(norm=True), batches(1, 6)[0]
     covered = [model[0].weight, model[3].weight]
     loss = mean_loss(model, batch) + sum(l2 * w.pow(2).sum() + l1 * w.abs().sum() for w in covered)
     wanted = torch.autograd.grad(loss, list(model.parameters()))
     plain = torch.autograd.grad(mean_loss(model, batch), list(model.parameters()))
-    made = rule(model, 6, optimizer="sgd", lr=0.0, l2=l2, l1=l1, accumulate=accumulate)
-    step = made.step(batch, 0.0)
+    backprop = rule(model, 6, optimizer="sgd", lr=0.0, l2=l2, l1=l1, grad_accum_steps=grad_accum_steps)
+    step = backprop.step(batch, 0.0)
     for p, g, without in zip(model.parameters(), wanted, plain, strict=True):
         assert p.grad is not None
         torch.testing.assert_close(p.grad, g, rtol=0, atol=1e-12)
@@ -160,10 +160,10 @@ def test_proximal_l1_gives_exact_zeros() -> None:
     """Equal to soft-thresholding a plain step by hand; the subgradient gives none."""
     model = net()
     mirror, plain = copy.deepcopy(model), copy.deepcopy(model)
-    made = rule(model, 6, optimizer="sgd", lr=0.1, l1=0.4, l1_proximal=True)
+    backprop = rule(model, 6, optimizer="sgd", lr=0.1, l1=0.4, l1_proximal=True)
     other = rule(plain, 6, optimizer="sgd", lr=0.1, l1=0.4)
     for batch in batches(12, 6):
-        made.step(batch, 0.0)
+        backprop.step(batch, 0.0)
         other.step(batch, 0.0)
         gradients = torch.autograd.grad(mean_loss(mirror, batch), list(mirror.parameters()))
         with torch.no_grad():
@@ -173,8 +173,8 @@ def test_proximal_l1_gives_exact_zeros() -> None:
     zeros = sum(int((w == 0).sum()) for w in (model[0].weight, model[2].weight))
     assert zeros >= 5
     assert sum(int((w == 0).sum()) for w in (plain[0].weight, plain[2].weight)) == 0
-    for ours, theirs in zip(model.parameters(), mirror.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    for actual, expected in zip(model.parameters(), mirror.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def lasso(x: Floats, y: Floats, lam: float) -> Floats:
@@ -206,12 +206,12 @@ def test_proximal_l1_finds_the_lasso_with_every_optimizer(method: str, lr: float
     assert batch.targets is not None
     wanted = lasso(batch.inputs.numpy(), batch.targets.numpy(), 0.12)
     assert 3 <= (wanted == 0).sum() <= 9
-    made = rule(model, 40, optimizer=method, lr=lr, schedule="cosine", l1=0.12, l1_proximal=True)
+    backprop = rule(model, 40, optimizer=method, lr=lr, schedule="cosine", l1=0.12, l1_proximal=True)
     for step in range(800):
-        made.step(batch, step / 800)
-    found = model.weight.detach().numpy()
-    assert ((found == 0) == (wanted == 0)).all()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-3)
+        backprop.step(batch, step / 800)
+    weight = model.weight.detach().numpy()
+    assert ((weight == 0) == (wanted == 0)).all()
+    np.testing.assert_allclose(weight, wanted, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("largest", [0.05, 1e6])
@@ -220,7 +220,7 @@ def test_clipping_bounds_the_norm_of_all_gradients(largest: float) -> None:
     wanted = torch.autograd.grad(mean_loss(model, batch), list(model.parameters()))
     norm = float(torch.cat([g.reshape(-1) for g in wanted]).norm())
     assert 0.05 < norm < 1e6
-    rule(model, 6, optimizer="sgd", lr=0.0, clip=largest).step(batch, 0.0)
+    rule(model, 6, optimizer="sgd", lr=0.0, clip_grad=largest).step(batch, 0.0)
     for p, g in zip(model.parameters(), wanted, strict=True):
         assert p.grad is not None
         torch.testing.assert_close(p.grad, g * min(1.0, largest / norm), rtol=1e-4, atol=1e-9)
@@ -229,14 +229,14 @@ def test_clipping_bounds_the_norm_of_all_gradients(largest: float) -> None:
 def test_averaged_weights_are_evaluated_and_the_raw_ones_come_back() -> None:
     """ā ← d·ā + (1 − d)·w with d = min(decay, (1 + t)/(10 + t)), by hand."""
     model = net()
-    made = rule(model, 6, optimizer="sgd", lr=0.1, ema=0.25)
+    backprop = rule(model, 6, optimizer="sgd", lr=0.1, ema_decay=0.25)
     average = [p.detach().numpy().copy() for p in model.parameters()]
     for t, batch in enumerate(batches(6, 6), start=1):
-        made.step(batch, 0.0)
+        backprop.step(batch, 0.0)
         d = min(0.25, (1 + t) / (10 + t))
         average = [d * a + (1 - d) * p.detach().numpy() for a, p in zip(average, model.parameters(), strict=True)]
     raw = [p.detach().clone() for p in model.parameters()]
-    with made.evaluated():
+    with backprop.evaluation_weights():
         for p, a in zip(model.parameters(), average, strict=True):
             np.testing.assert_allclose(p.detach().numpy(), a, rtol=1e-12)
     assert all(torch.equal(p, r) for p, r in zip(model.parameters(), raw, strict=True))
@@ -245,11 +245,11 @@ def test_averaged_weights_are_evaluated_and_the_raw_ones_come_back() -> None:
 def test_schedule_moves_the_rate_of_each_step() -> None:
     """SGD with cosine: each step's change is η·f(p) times the gradient."""
     model = net()
-    made = rule(model, 6, optimizer="sgd", lr=0.2, schedule="cosine", floor=0.1)
+    backprop = rule(model, 6, optimizer="sgd", lr=0.2, schedule="cosine", final_lr_ratio=0.1)
     for batch, progress in zip(batches(3, 6), (0.0, 0.5, 0.99), strict=True):
         before = [p.detach().clone() for p in model.parameters()]
         gradients = torch.autograd.grad(mean_loss(model, batch), list(model.parameters()))
-        made.step(batch, progress)
+        backprop.step(batch, progress)
         rate = 0.2 * (0.1 + 0.9 * (1 + np.cos(np.pi * progress)) / 2)
         for p, b, g in zip(model.parameters(), before, gradients, strict=True):
             torch.testing.assert_close(p.detach(), b - rate * g, rtol=0, atol=1e-12)
@@ -261,38 +261,38 @@ def test_state_taken_up_goes_on_exactly(name: str, precision: str) -> None:
     """Three steps, state to another rule over a copy, three more: the same bits, and for fp16 the same loss scale."""
     dtype = torch.float64 if precision == "fp64" else torch.float32
     model, given = net(dtype), batches(6, 6, dtype)
-    options = BackpropOptions(optimizer=name, lr=0.01, ema=0.9)  # type: ignore[arg-type]
-    made = Backprop(context(model, batch=6, precision=precision), options)
+    options = BackpropOptions(optimizer=name, lr=0.01, ema_decay=0.9)  # type: ignore[arg-type]
+    backprop = Backprop(context(model, batch=6, precision=precision), options)
     for batch in given[:3]:
-        made.step(batch, 0.0)
+        backprop.step(batch, 0.0)
     model_copy = copy.deepcopy(model)
     other = Backprop(context(model_copy, batch=6, precision=precision), options)
-    state = {n: t.clone() for n, t in made.state_dict().items()}
+    state = {n: t.clone() for n, t in backprop.state_dict().items()}
     other.load_state_dict(state)
     for batch in given[3:]:
-        made.step(batch, 0.0)
+        backprop.step(batch, 0.0)
         other.step(batch, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), model_copy.parameters(), strict=True))
-    mine, theirs = made.state_dict(), other.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+    state_a, state_b = backprop.state_dict(), other.state_dict()
+    assert state_a.keys() == state_b.keys()
+    assert all(torch.equal(state_a[n], state_b[n]) for n in state_a)
     if precision == "fp16":
         assert float(state["scaler._growth_tracker"]) == 3  # three steps without an overflow
-        assert (float(state["scaler.scale"]), float(mine["scaler.scale"])) == (65536, 32768)  # the last overflowed
+        assert (float(state["scaler.scale"]), float(state_a["scaler.scale"])) == (65536, 32768)  # the last overflowed
 
 
 def test_fp16_penalties_are_unscaled_with_the_gradients() -> None:
     """With a loss scale of 65536 the step is the plain one's to fp16's precision, penalties and clipping included."""
-    kept = {}
+    by_precision = {}
     for precision in ("fp32", "fp16"):
         model = net(torch.float32)
-        made = Backprop(
+        backprop = Backprop(
             context(model, batch=6, precision=precision),
-            BackpropOptions(optimizer="sgd", lr=0.5, l2=0.05, l1=0.02, clip=1.0),
+            BackpropOptions(optimizer="sgd", lr=0.5, l2=0.05, l1=0.02, clip_grad=1.0),
         )
-        made.step(batches(1, 6, torch.float32)[0], 0.0)
-        kept[precision] = [p.detach().clone() for p in model.parameters()]
-    for a, b in zip(kept["fp32"], kept["fp16"], strict=True):
+        backprop.step(batches(1, 6, torch.float32)[0], 0.0)
+        by_precision[precision] = [p.detach().clone() for p in model.parameters()]
+    for a, b in zip(by_precision["fp32"], by_precision["fp16"], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=3e-3)
 
 

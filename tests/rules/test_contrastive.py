@@ -16,20 +16,20 @@ from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.boltzmann import contrastive_statistics
 from layerwise.kernels.bernoulli import bernoulli
-from layerwise.models.boltzmann import Machine
+from layerwise.models.boltzmann import FlatRBM
 from layerwise.rules import registry
 from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
 from layerwise.runtime import rng
 
 
-def machine(visible: int = 6, hidden: int = 4, seed: int = 0) -> Machine:
+def machine(visible: int = 6, hidden: int = 4, seed: int = 0) -> FlatRBM:
     """Return a machine in float64 with weights that matter."""
     torch.manual_seed(seed)
-    made = Machine(visible, hidden).double()
+    rbm = FlatRBM(visible, hidden).double()
     with torch.no_grad():
-        for p in made.parameters():
+        for p in rbm.parameters():
             p.copy_(torch.randn_like(p) * 0.5)
-    return made
+    return rbm
 
 
 def binary(count: int, width: int, seed: int = 1) -> Batch:
@@ -41,7 +41,7 @@ def binary(count: int, width: int, seed: int = 1) -> Batch:
 def uniforms(seed: int, *shapes: tuple[int, int]) -> list[Tensor]:
     """Return the numbers that the rule's samples, call after call, are compared with: the documented hash, in Python's
     whole numbers."""
-    key, out = rng.key("contrastive", seed, 0), []
+    key, out = rng.derive_seed("contrastive", seed, 0), []
     for call, shape in enumerate(shapes, start=1):
         z = (key + (call + 1) * 0x9E3779B97F4A7C15) % 2**64
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
@@ -69,7 +69,7 @@ def test_draws_are_fair_and_unrelated() -> None:
         assert abs(float((one * other).mean())) < 5 / 500
 
 
-def rule(model: Machine, size: int, **options: object) -> Contrastive:
+def rule(model: FlatRBM, size: int, **options: object) -> Contrastive:
     """Return the rule over a machine."""
     return Contrastive(context(model, batch=size, seed=7), ContrastiveOptions(**options))  # type: ignore[arg-type]
 
@@ -79,16 +79,16 @@ def test_cd_equals_the_plain_computation_with_the_same_draws(k: int) -> None:
     """The oracle is `functional.boltzmann`, whose own oracle is a loop over units."""
     model, batch, n, d, h = machine(), binary(9, 6), 9, 6, 4
     before = copy.deepcopy(model)
-    found = uniforms(7, *[(n, h), (n, d)] * k)
+    numbers = uniforms(7, *[(n, h), (n, d)] * k)
     positive, negative, _ = contrastive_statistics(
         batch.inputs,
         batch.inputs,
         weights=before.weight,
         visible_bias=before.visible_bias,
         hidden_bias=before.hidden_bias,
-        draws=list(zip(found[::2], found[1::2], strict=True)),
+        draws=list(zip(numbers[::2], numbers[1::2], strict=True)),
     )
-    rule(model, n, k=k, persistent=False, lr=0.3, final=0.1, l2=0.02).step(batch, 0.25)
+    rule(model, n, k=k, persistent=False, lr=0.3, final_lr_ratio=0.1, l2=0.02).step(batch, 0.25)
     rate = 0.3 * (1 - 0.9 * 0.25)
     decayed = before.weight * (1 - 2 * 0.02 * rate)
     torch.testing.assert_close(
@@ -121,7 +121,7 @@ def test_cd_1_equals_a_loop_over_examples_and_units() -> None:
             for m in range(d):
                 dw[j, m] += p0[j] * v0[m] - p1[j] * v1[m]
         da += v0 - np.array(v1)
-    rule(model, n, k=1, persistent=False, lr=0.3, final=1.0).step(batch, 0.5)
+    rule(model, n, k=1, persistent=False, lr=0.3, final_lr_ratio=1.0).step(batch, 0.5)
     for p, old, change in zip(
         (model.weight, model.visible_bias, model.hidden_bias), (w, a, b), (dw, da, db), strict=True
     ):
@@ -133,7 +133,7 @@ def test_persistent_chains_live_on() -> None:
     model, n, d, h = machine(), 5, 6, 4
     first, second = binary(n, d, 1), binary(n, d, 2)
     u = uniforms(7, (n, d), (n, h), (n, d), (n, h))
-    made = rule(model, n, k=1, persistent=True, lr=0.1, final=1.0)
+    contrastive = rule(model, n, k=1, persistent=True, lr=0.1, final_lr_ratio=1.0)
     chain = torch.zeros(n, h, dtype=torch.float64)
     for batch, (for_visible, for_hidden) in ((first, u[:2]), (second, u[2:])):
         old = copy.deepcopy(model)
@@ -142,20 +142,20 @@ def test_persistent_chains_live_on() -> None:
             p = old.hidden(v)
             chain = (for_hidden < p).double()
             p0 = old.hidden(batch.inputs)
-        made.step(batch, 0.0)
-        assert torch.equal(made.chains[:n], chain)
+        contrastive.step(batch, 0.0)
+        assert torch.equal(contrastive.chains[:n], chain)
         change = 0.1 * (p0.T @ batch.inputs - p.T @ v) / n
         torch.testing.assert_close(model.weight.detach(), old.weight + change, rtol=0, atol=1e-12)
 
 
-def log_likelihood(model: Machine, data: Tensor) -> float:
+def log_likelihood(model: FlatRBM, data: Tensor) -> float:
     """Return the mean log-likelihood: −F(v) − log Z with Z summed over every visible and every hidden state."""
     with torch.no_grad():
         v = torch.tensor(list(itertools.product((0.0, 1.0), repeat=model.visible_bias.shape[0])), dtype=torch.float64)
         h = torch.tensor(list(itertools.product((0.0, 1.0), repeat=model.hidden_bias.shape[0])), dtype=torch.float64)
         energies = -(v @ model.visible_bias)[:, None] - (h @ model.hidden_bias)[None] - v @ model.weight.T @ h.T
-        places = (data @ (2.0 ** torch.arange(data.shape[1] - 1, -1, -1, dtype=torch.float64))).long()
-        return float(((-energies).logsumexp(1)[places] - (-energies).logsumexp((0, 1))).mean())
+        indices = (data @ (2.0 ** torch.arange(data.shape[1] - 1, -1, -1, dtype=torch.float64))).long()
+        return float(((-energies).logsumexp(1)[indices] - (-energies).logsumexp((0, 1))).mean())
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -165,16 +165,16 @@ def test_training_raises_the_exact_likelihood(persistent: bool) -> None:
     rows = [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 1]]
     data = torch.tensor(rows, dtype=torch.float64).repeat(8, 1)
     torch.manual_seed(0)
-    model = Machine(8, 6).double()
-    made = rule(model, 32, persistent=persistent, lr=0.3, final=0.1)
-    found = [log_likelihood(model, data)]
+    model = FlatRBM(8, 6).double()
+    contrastive = rule(model, 32, persistent=persistent, lr=0.3, final_lr_ratio=0.1)
+    likelihoods = [log_likelihood(model, data)]
     for epoch in range(4):
         for step in range(200):
-            made.step(Batch(data, None, torch.arange(32)), (epoch * 200 + step) / 800)
-        found.append(log_likelihood(model, data))
-    assert found[0] == pytest.approx(-8 * np.log(2), abs=0.01)
-    assert found[-1] > -np.log(4) - 0.6  # the best any model can do is −log 4
-    assert found[0] < found[2] < found[-1]
+            contrastive.step(Batch(data, None, torch.arange(32)), (epoch * 200 + step) / 800)
+        likelihoods.append(log_likelihood(model, data))
+    assert likelihoods[0] == pytest.approx(-8 * np.log(2), abs=0.01)
+    assert likelihoods[-1] > -np.log(4) - 0.6  # the best any model can do is −log 4
+    assert likelihoods[0] < likelihoods[2] < likelihoods[-1]
 
 
 def test_exact_direction_is_the_likelihoods_gradient() -> None:
@@ -186,8 +186,8 @@ def test_exact_direction_is_the_likelihoods_gradient() -> None:
     likelihood = -model.free_energy(data).mean() - (-model.free_energy(v)).logsumexp(0)
     exact = torch.autograd.grad(likelihood, [model.weight, model.visible_bias, model.hidden_bias])
     before = [p.detach().clone() for p in (model.weight, model.visible_bias, model.hidden_bias)]
-    made = rule(model, n, k=40, persistent=False, lr=1.0, final=1.0)
-    made.step(Batch(data.repeat(n // 4, 1), None, torch.arange(n)), 0.0)
+    contrastive = rule(model, n, k=40, persistent=False, lr=1.0, final_lr_ratio=1.0)
+    contrastive.step(Batch(data.repeat(n // 4, 1), None, torch.arange(n)), 0.0)
     for p, old, g in zip((model.weight, model.visible_bias, model.hidden_bias), before, exact, strict=True):
         torch.testing.assert_close(p.detach() - old, g, rtol=0, atol=0.04)  # noise: 1 / (2 √4000) = 0.008
 
@@ -195,14 +195,14 @@ def test_exact_direction_is_the_likelihoods_gradient() -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 def test_state_taken_up_goes_on_exactly(persistent: bool) -> None:
     model = machine()
-    made = rule(model, 5, persistent=persistent)
+    contrastive = rule(model, 5, persistent=persistent)
     for seed in range(3):
-        made.step(binary(5, 6, seed), 0.1)
+        contrastive.step(binary(5, 6, seed), 0.1)
     twin = copy.deepcopy(model)
     other = rule(twin, 5, persistent=persistent)
-    other.load_state_dict({n: t.clone() for n, t in made.state_dict().items()})
+    other.load_state_dict({n: t.clone() for n, t in contrastive.state_dict().items()})
     for seed in range(3, 6):
-        made.step(binary(4, 6, seed), 0.2)
+        contrastive.step(binary(4, 6, seed), 0.2)
         other.step(binary(4, 6, seed), 0.2)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
@@ -211,4 +211,4 @@ def test_other_networks_and_no_steps_are_refused() -> None:
     with pytest.raises(UsageError, match="restricted Boltzmann machines"):
         Contrastive(context(torch.nn.Linear(3, 2), batch=2), ContrastiveOptions())
     with pytest.raises(UsageError, match="expected: a whole number >= 1"):
-        registry.resolved({"name": "contrastive", "k": 0}, "a stage's rule")
+        registry.resolve_rule({"name": "contrastive", "k": 0}, "a stage's rule")

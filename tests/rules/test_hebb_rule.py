@@ -15,12 +15,12 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from layerwise import api
-from layerwise.data.load import Options, open_data
+from layerwise.data.load import Options, load_splits
 from layerwise.data.loader import Batch
-from layerwise.data.splits import take
+from layerwise.data.splits import draw_subset
 from layerwise.errors import TrainingError, UsageError
-from layerwise.nn.hebbian import Hopfield, LinearUnits, unit_rows
-from layerwise.rules.hebb import HebbOptions, make
+from layerwise.nn.hebbian import Hopfield, LinearUnits, to_unit_rows
+from layerwise.rules.hebb import HebbOptions, build_hebb
 from layerwise.tasks.base import Loss
 
 FLIPPED = 0.2
@@ -48,8 +48,8 @@ def test_two_steps_by_hand(variant: str) -> None:
     """Example by example in NumPy: the running mean, y = W(x − m), the change over the batch, η falling by half a
     cosine."""
     model, rng = units(1), np.random.default_rng(0)
-    options = HebbOptions(variant=variant, lr=0.3, schedule="cosine", floor=0.1)  # type: ignore[arg-type]
-    rule = make(context(model, batch=5, task=Rebuilt()), options)
+    options = HebbOptions(variant=variant, lr=0.3, schedule="cosine", final_lr_ratio=0.1)  # type: ignore[arg-type]
+    rule = build_hebb(context(model, batch=5, task=Rebuilt()), options)
     w, seen = model.weight.detach().numpy()[0].copy(), []
     for number, x in enumerate(rng.normal(1, 1, (2, 5, 4))):
         step = rule.step(batch(x), number / 2)
@@ -73,14 +73,14 @@ def test_parameters_that_are_not_trained_stay() -> None:
     before = model.weight.detach().clone()
     held = context(model, batch=5, task=Rebuilt())
     del held.parameters["weight"]
-    make(held, HebbOptions(variant="oja")).step(batch(np.ones((5, 4))), 0.0)
+    build_hebb(held, HebbOptions(variant="oja")).step(batch(np.ones((5, 4))), 0.0)
     assert torch.equal(model.weight, before)
     assert torch.equal(model.mean, torch.ones(4, dtype=torch.float64))
 
 
 def test_growth_without_bound_ends_in_an_error_that_says_so() -> None:
     model = units(directions=True).float()
-    rule = make(context(model, batch=8, task=Rebuilt()), HebbOptions(lr=1e30))
+    rule = build_hebb(context(model, batch=8, task=Rebuilt()), HebbOptions(lr=1e30))
     x = torch.randn(8, 4)
     rule.step(Batch(x, None, torch.arange(8)), 0.0)
     with pytest.raises(TrainingError, match="they grow without bound") as caught:
@@ -91,7 +91,7 @@ def test_growth_without_bound_ends_in_an_error_that_says_so() -> None:
 
 
 def test_unit_rows_survive_huge_and_zero_weights() -> None:
-    rows = unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0], [-3e-30, 4e-30]]))
+    rows = to_unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0], [-3e-30, 4e-30]]))
     assert torch.allclose(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0], [-0.6, 0.8]]))
 
 
@@ -105,13 +105,13 @@ def test_unit_rows_survive_huge_and_zero_weights() -> None:
 )
 def test_a_variant_for_another_network_is_refused(model: nn.Module, variant: str, says: str) -> None:
     with pytest.raises(UsageError, match="cannot train this network") as caught:
-        make(context(model, batch=4), HebbOptions(variant=variant))  # type: ignore[arg-type]
+        build_hebb(context(model, batch=4), HebbOptions(variant=variant))  # type: ignore[arg-type]
     assert says in " ".join(str(caught.value).split())
 
 
 def test_the_projection_has_no_step_size() -> None:
     with pytest.raises(UsageError, match="no step size"):
-        make(context(Hopfield(4, 0.5), batch=4), HebbOptions(variant="projection", lr=0.1))
+        build_hebb(context(Hopfield(4, 0.5), batch=4), HebbOptions(variant="projection", lr=0.1))
 
 
 # -- real digits, by the real command ----------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_the_projection_has_no_step_size() -> None:
 def training_pixels(run: api.Run) -> NDArray[np.float64]:
     """Return what a run on the digits was trained on, read without the package's preprocessing: (N, 64) in [0, 1]."""
     seed = run.recipe.train.seed
-    part = take(open_data(Options("digits"), seed=seed).train, run.recipe.stages[0].examples, seed)
+    part = draw_subset(load_splits(Options("digits"), seed=seed).train, run.recipe.stages[0].examples, seed)
     return np.stack([part[i].input for i in range(len(part))]).reshape(len(part), -1) / 255
 
 
@@ -172,23 +172,23 @@ def test_a_fifth_of_the_pixels_flipped_is_recalled_exactly(
 def test_other_digits_are_recalled_as_well(variant: str, count: int, least: float) -> None:
     """The same over twenty drawings of the digits to be stored, one of a class."""
     pixels, labels = load_digits(return_X_y=True)
-    found = []
+    recalls = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
         stored = np.stack([pixels[rng.choice(np.flatnonzero(labels == c))] for c in rng.permutation(10)[:count]]) >= 8
         net = Hopfield(64, 0.5)
-        rule = make(context(net, batch=count, task=Rebuilt()), HebbOptions(variant=variant))  # type: ignore[arg-type]
+        rule = build_hebb(context(net, batch=count, task=Rebuilt()), HebbOptions(variant=variant))  # type: ignore[arg-type]
         rule.step(Batch(torch.from_numpy(stored).float(), None, torch.arange(count)), 0.0)
         assert rule.end_epoch().finished
-        found.append(trials(net, stored, seed=seed, repeats=20))
-    assert np.mean(found) >= least
+        recalls.append(trials(net, stored, seed=seed, repeats=20))
+    assert np.mean(recalls) >= least
 
 
 def test_several_units_become_the_first_components_in_their_order() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4)) * [3, 2, 1, 0.3] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 5
     model = units(3)
-    rule = make(context(model, batch=400, task=Rebuilt()), HebbOptions(variant="oja", lr=0.05))
+    rule = build_hebb(context(model, batch=400, task=Rebuilt()), HebbOptions(variant="oja", lr=0.05))
     for _ in range(400):
         rule.step(batch(x), 0.0)
         rule.end_epoch()

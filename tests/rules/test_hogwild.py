@@ -44,7 +44,7 @@ def blocks(ids: list[int]) -> Batch:
 
 def trained(at: Context, table: dict[str, object], batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Learn from batches on one thread and return the tables."""
-    rule = rules.make(rules.resolved({"name": "hogwild", **table}, "test"), at)
+    rule = rules.build_rule(rules.resolve_rule({"name": "hogwild", **table}, "test"), at)
     rule.loop.threads, rule.loop.pool = 1, None  # type: ignore[attr-defined]
     for batch in batches:
         rule.step(batch, 0.0)
@@ -86,16 +86,16 @@ def test_learning_lowers_the_held_out_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", [SkipGram, ContinuousBagOfWords])
-@pytest.mark.parametrize("settled", [0.0, 9.0])
-def test_pairs_that_are_right_by_more_than_six_take_no_step(kind: type, settled: float) -> None:
+@pytest.mark.parametrize("max_exp", [0.0, 9.0])
+def test_pairs_that_are_right_by_more_than_six_take_no_step(kind: type, max_exp: float) -> None:
     """All scores are −8: right for the words drawn against, wrong for the two words that stand together."""
     at = context(kind, words(negative=20))
     at.parameters["vectors.weight"].data.fill_(1.0)
     at.parameters["context.weight"].data.fill_(-1.0)
     block = torch.tensor([[3, 7, -1]]).int()
-    found = trained(at, {"settled": settled}, [Batch(block, None, torch.tensor([0]))])
-    moved = set((found["context.weight"] != -1).any(1).nonzero().flatten().tolist())
-    assert moved == {3, 7} if settled == 0 else moved > {3, 7}
+    weights = trained(at, {"max_exp": max_exp}, [Batch(block, None, torch.tensor([0]))])
+    moved = set((weights["context.weight"] != -1).any(1).nonzero().flatten().tolist())
+    assert moved == {3, 7} if max_exp == 0 else moved > {3, 7}
 
 
 def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
@@ -109,8 +109,8 @@ def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
     records[-1] = 0  # fills the block up
     p = {name: t.detach().double().numpy().copy() for name, t in at.model.named_parameters()}
     s = {name: np.ones_like(t) for name, t in p.items()}
-    for i_, j_, x in records[:-1].astype(np.float64):
-        i, j = int(i_), int(j_)
+    for word, neighbor, x in records[:-1].astype(np.float64):
+        i, j = int(word), int(neighbor)
         w, c = p["vectors.weight"][i].copy(), p["context.weight"][j].copy()
         pull = min(1.0, x / 10) ** 0.75 * (w @ c + p["bias"][i] + p["context_bias"][j] - np.log(x))
         gradients = {
@@ -123,26 +123,26 @@ def test_glove_takes_the_steps_of_adagrad_in_float64() -> None:
             step = 0.05 * gradient
             p[name][row] -= step / np.sqrt(s[name][row])
             s[name][row] += step**2
-    found = trained(
+    weights = trained(
         at, {"lr": 0.05, "schedule": "constant"}, [Batch(torch.from_numpy(records)[None], None, torch.tensor([0]))]
     )
     for name, wanted in p.items():
-        np.testing.assert_allclose(found[name].numpy(), wanted, atol=1e-5)
+        np.testing.assert_allclose(weights[name].numpy(), wanted, atol=1e-5)
 
 
 def test_what_the_rule_refuses() -> None:
-    table = rules.resolved({"name": "hogwild"}, "test")
+    table = rules.resolve_rule({"name": "hogwild"}, "test")
     with pytest.raises(UsageError, match=r"computes in float32(.|\n)*--precision fp32"):
-        rules.make(table, context(SkipGram, words(), precision="fp64"))
+        rules.build_rule(table, context(SkipGram, words(), precision="fp64"))
     with pytest.raises(UsageError, match="learns word vectors from text"):
-        rules.make(table, context(GlobalVectors, words()))
+        rules.build_rule(table, context(GlobalVectors, words()))
     one = context(SkipGram, words())
     with pytest.raises(UsageError, match=r"changes all tables(.|\n)*without context.weight"):
-        rules.make(table, replace(one, parameters={"vectors.weight": one.parameters["vectors.weight"]}))
+        rules.build_rule(table, replace(one, parameters={"vectors.weight": one.parameters["vectors.weight"]}))
     with pytest.raises(UsageError, match="negatives that contexts can share"):
-        rules.make({**table, "share": 2}, context(ContinuousBagOfWords, words()))
+        rules.build_rule({**table, "shared_negatives": 2}, context(ContinuousBagOfWords, words()))
     with pytest.raises(UsageError, match="only word2vec's networks have scores that settle"):
-        rules.make({**table, "settled": 6.0}, context(GlobalVectors, CoOccurrence(INPUTS, CoOccurrenceOptions())))
+        rules.build_rule({**table, "max_exp": 6.0}, context(GlobalVectors, CoOccurrence(INPUTS, CoOccurrenceOptions())))
 
 
 def test_images_are_refused_by_name(tmp_path: Path) -> None:

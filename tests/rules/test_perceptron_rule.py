@@ -16,12 +16,12 @@ from torch import Tensor
 from layerwise import api
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
-from layerwise.functional.perceptron import novikoff_bound, perceptron_step
+from layerwise.functional.neuron import novikoff_bound, perceptron_step
 from layerwise.models.feedforward import perceptron
 from layerwise.rules.perceptron import Perceptron, PerceptronOptions
 
 
-def made(features: int, classes: int, **options: float) -> tuple[torch.nn.Module, Perceptron]:
+def build(features: int, classes: int, **options: float) -> tuple[torch.nn.Module, Perceptron]:
     """Return a network of threshold units from zero, and the rule over it."""
     model = perceptron(features=features, classes=classes)
     return model, Perceptron(context(model, batch=10_000), PerceptronOptions(**options))
@@ -29,7 +29,7 @@ def made(features: int, classes: int, **options: float) -> tuple[torch.nn.Module
 
 def learn(x: Tensor, labels: Tensor, epochs: int, classes: int = 2) -> tuple[int, str, torch.nn.Module]:
     """Return the updates over all epochs, the last verdict and the network."""
-    model, rule = made(x.shape[1], classes)
+    model, rule = build(x.shape[1], classes)
     for _ in range(epochs):
         rule.step(Batch(x, labels, torch.arange(len(x))), 0.0)
         verdict = rule.end_epoch()
@@ -61,7 +61,7 @@ def test_mistakes_stay_below_novikoffs_bound(seed: int, width: int, margin: floa
 
 
 def test_setosa_converges_within_the_bound(tmp_path: Path) -> None:
-    """Through the whole house: the updates that the run reports stay below the bound of scikit-learn's widest
+    """Through the whole package: the updates that the run reports stay below the bound of scikit-learn's widest
     margin."""
     from sklearn.datasets import load_iris
     from sklearn.svm import LinearSVC
@@ -94,7 +94,7 @@ def test_one_batch_equals_the_rule_as_written(classes: int) -> None:
     draw = torch.Generator().manual_seed(3)
     x = torch.randint(-4, 5, (50, 4), generator=draw).float()  # whole numbers: sums are exact in float32
     labels = torch.randint(0, classes, (50,), generator=draw)
-    model, rule = made(4, classes, lr=0.5)
+    model, rule = build(4, classes, lr=0.5)
     step = rule.step(Batch(x, labels, torch.arange(50)), 0.0)
     mistakes = 0
     for unit, positive in enumerate((1,) if classes == 2 else range(classes)):
@@ -129,7 +129,7 @@ def test_accuracy_agrees_with_scikit_learn_on_the_digits() -> None:
     x = x / 16
     cut, ours = 1300, []
     for seed in range(3):
-        model, rule = made(64, 10)
+        model, rule = build(64, 10)
         draw = torch.Generator().manual_seed(seed)
         for _ in range(20):
             order = torch.randperm(cut, generator=draw)
@@ -138,13 +138,13 @@ def test_accuracy_agrees_with_scikit_learn_on_the_digits() -> None:
         with torch.no_grad():
             answers = model(torch.from_numpy(x[cut:]).float()).argmax(1).numpy()
         ours.append(np.mean(answers == y[cut:]))
-    theirs = accuracy_of_sklearn(x, y, cut)
-    assert np.mean(ours) == pytest.approx(theirs, abs=0.03)
-    assert theirs > 0.85
+    reference = accuracy_of_sklearn(x, y, cut)
+    assert np.mean(ours) == pytest.approx(reference, abs=0.03)
+    assert reference > 0.85
 
 
 def test_state_taken_up_goes_on_exactly() -> None:
-    model, rule = made(2, 2)
+    model, rule = build(2, 2)
     x, y = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]]), torch.tensor([0, 0, 0, 1])
     rule.step(Batch(x, y, torch.arange(4)), 0.0)
     rule.end_epoch()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerwise.rules.schedules import factor
+from layerwise.rules.schedules import compute_lr_factor
 
 UNIT = st.floats(0, 1, allow_nan=False)
 PART = st.floats(0.01, 0.9)
@@ -30,31 +30,31 @@ PART = st.floats(0.01, 0.9)
         ("cosine", 0.0, {}, 1.0),
         ("cosine", 0.5, {}, 0.5),
         ("cosine", 1.0, {}, 0.0),
-        ("cosine", 1.0, {"floor": 0.02}, 0.02),
+        ("cosine", 1.0, {"final_lr_ratio": 0.02}, 0.02),
         ("cosine", 1 / 3, {}, 0.75),
         ("cosine", 0.0, {"warmup": 0.1}, 0.0),
         ("cosine", 0.1, {"warmup": 0.1}, 1.0),
-        ("cosine", 0.55, {"warmup": 0.1, "floor": 0.2}, 0.6),
+        ("cosine", 0.55, {"warmup": 0.1, "final_lr_ratio": 0.2}, 0.6),
         ("one-cycle", 0.0, {}, 0.04),
         ("one-cycle", 0.15, {}, 0.52),
         ("one-cycle", 0.3, {}, 1.0),
         ("one-cycle", 1.0, {}, 0.0),
         ("one-cycle", 0.2, {"warmup": 0.2}, 1.0),
-        ("one-cycle", 0.6, {"warmup": 0.2, "floor": 0.1}, 0.55),
-        ("exponential", 0.0, {"floor": 0.01}, 1.0),
-        ("exponential", 0.5, {"floor": 0.01}, 0.1),
-        ("exponential", 0.6, {"warmup": 0.2, "floor": 0.01}, 0.1),
-        ("exponential", 0.5, {"floor": 1e4}, 100.0),
+        ("one-cycle", 0.6, {"warmup": 0.2, "final_lr_ratio": 0.1}, 0.55),
+        ("exponential", 0.0, {"final_lr_ratio": 0.01}, 1.0),
+        ("exponential", 0.5, {"final_lr_ratio": 0.01}, 0.1),
+        ("exponential", 0.6, {"warmup": 0.2, "final_lr_ratio": 0.01}, 0.1),
+        ("exponential", 0.5, {"final_lr_ratio": 1e4}, 100.0),
     ],
 )
 def test_closed_forms(schedule: str, progress: float, keys: dict[str, float], value: float) -> None:
-    assert factor(schedule, progress, **keys) == pytest.approx(value, abs=1e-12)  # type: ignore[arg-type]
+    assert compute_lr_factor(schedule, progress, **keys) == pytest.approx(value, abs=1e-12)  # type: ignore[arg-type]
 
 
 @given(UNIT, UNIT, PART, st.sampled_from(["constant", "step", "cosine", "one-cycle"]))
 def test_rises_through_the_warmup_and_falls_after_it(a: float, b: float, warmup: float, schedule: str) -> None:
     a, b = sorted((a, b))
-    one, two = (factor(schedule, p, warmup=warmup, milestones=(0.95, 0.97)) for p in (a, b))  # type: ignore[arg-type]
+    one, two = (compute_lr_factor(schedule, p, warmup=warmup, milestones=(0.95, 0.97)) for p in (a, b))  # type: ignore[arg-type]
     assert 0 <= one <= 1
     if b < warmup:
         assert one <= two + 1e-12
@@ -68,7 +68,7 @@ def test_an_exponential_schedule_needs_somewhere_to_go() -> None:
     from layerwise.errors import UsageError
     from layerwise.rules.backprop import Backprop, BackpropOptions
 
-    with pytest.raises(UsageError, match=r"rule\.floor above 0"):
+    with pytest.raises(UsageError, match=r"rule\.final_lr_ratio above 0"):
         Backprop(context(net(), batch=4), BackpropOptions(schedule="exponential"))
 
 
@@ -84,5 +84,5 @@ def test_one_cycle_agrees_with_torch(progress: float) -> None:
     cut = 0.3 * total - 1
     cosine = torch.optim.lr_scheduler.OneCycleLR._annealing_cos
     wanted = cosine(start, peak, step / cut) if step <= cut else cosine(peak, last, (step - cut) / (total - 1 - cut))
-    ours = factor("one-cycle", p, warmup=cut / (total - 1), floor=last)
+    ours = compute_lr_factor("one-cycle", p, warmup=cut / (total - 1), final_lr_ratio=last)
     assert math.isclose(ours, wanted, abs_tol=1e-9)

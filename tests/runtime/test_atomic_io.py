@@ -19,14 +19,14 @@ from layerwise.runtime import atomic_io
 from layerwise.runtime.atomic_io import (
     append_line,
     check_target,
-    cut_file,
     flush_folder,
     open_replacing,
-    take_back,
+    remove_if_unchanged,
+    truncate_file,
     write_file,
     write_files,
 )
-from layerwise.runtime.folder_io import build_folder, hold_lock, open_staged, open_unfinished, put_folder, stage_files
+from layerwise.runtime.folder_io import build_folder, hold_lock, open_unfinished, put_folder, stage_file, stage_files
 from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, remove_owned, sweep_unfinished
 
 KIND = "cache"
@@ -41,11 +41,11 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def tree(place: Path) -> dict[str, bytes | str]:
     """Return everything below a place: contents of files, targets of links, an empty text for folders."""
-    found: dict[str, bytes | str] = {}
+    entries: dict[str, bytes | str] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        found[name] = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
-    return found
+        entries[name] = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
+    return entries
 
 
 @pytest.mark.usefixtures("_way")
@@ -125,7 +125,7 @@ def test_a_link_anywhere_below_the_root_is_refused(link: str, tmp_path: Path) ->
             write(root / "a/b/file")
     if link.endswith("file"):
         with pytest.raises(UsageError, match="is a link"):
-            cut_file(root / link, 0, root=root)
+            truncate_file(root / link, 0, root=root)
     assert tree(tmp_path) == before
 
 
@@ -209,7 +209,7 @@ def test_taking_back_takes_only_what_was_written(tmp_path: Path) -> None:
     for name in ("same", "changed", "mine"):
         (tmp_path / name).write_bytes(name.encode())
     digests = {name: hashlib.sha256(b"same").hexdigest() for name in ("same", "changed", "not there")}
-    take_back(tmp_path, digests)
+    remove_if_unchanged(tmp_path, digests)
     assert sorted(tree(tmp_path)) == ["changed", "mine"]
 
 
@@ -322,7 +322,7 @@ def test_staged_files_come_all_or_none(tmp_path: Path) -> None:
     with stage_files(tmp_path / "out", overwrite=True) as folder:
         (folder / "b").write_text("new")
     assert tree(tmp_path) == {"out": "", "out/b": b"new"}
-    with open_staged(tmp_path / "vectors", overwrite=False) as path:
+    with stage_file(tmp_path / "vectors", overwrite=False) as path:
         path.write_text("by a library")
     assert tree(tmp_path) == {"out": "", "out/b": b"new", "vectors": b"by a library"}
 
@@ -335,7 +335,7 @@ def test_folders_that_cannot_be_flushed_are_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some network file systems answer EINVAL; any other error is raised."""
-    monkeypatch.setattr(atomic_io, "_NOTED", set())
+    monkeypatch.setattr(atomic_io, "_WARNED", set())
     code = [errno.EINVAL]
 
     def refuse(handle: int) -> None:

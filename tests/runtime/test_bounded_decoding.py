@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerwise.errors import DamagedError, DataError
-from layerwise.runtime.bounded_decoding import _JSON_RUNS, _TOML_RUNS, _nesting, decode_json, decode_toml, value_depth
+from layerwise.runtime.bounded_decoding import (
+    _JSON_RUNS,
+    _TOML_RUNS,
+    _measure_nesting,
+    decode_json,
+    decode_toml,
+    measure_depth,
+)
 
 DEEP = 100_000
 TEXT = st.text(st.sampled_from("ab\"\\[]{}\n'#,:é\t"), max_size=8)
@@ -65,13 +72,13 @@ def test_deep_toml_is_refused_at_once(text: str) -> None:
 
 @given(VALUES)
 def test_json_within_the_limits_is_what_was_encoded(value: Any) -> None:
-    assert decode_json(json.dumps(value).encode(), what="x", max_depth=max(value_depth(value), 1)) == value
+    assert decode_json(json.dumps(value).encode(), what="x", max_depth=max(measure_depth(value), 1)) == value
 
 
 @given(VALUES)
 def test_json_one_level_deeper_than_allowed_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match="nested too deep"):
-        decode_json(json.dumps([value]).encode(), what="x", max_depth=value_depth(value))
+        decode_json(json.dumps([value]).encode(), what="x", max_depth=measure_depth(value))
 
 
 def toml_text(value: Any) -> str:
@@ -86,7 +93,9 @@ def toml_text(value: Any) -> str:
 @given(VALUES)
 def test_toml_within_the_limits_is_what_was_encoded(value: Any) -> None:
     text = f"a = {toml_text(value)}"
-    assert decode_toml(text.encode(), what="x", max_depth=value_depth(value) + 1) == tomllib.loads(text) == {"a": value}
+    assert (
+        decode_toml(text.encode(), what="x", max_depth=measure_depth(value) + 1) == tomllib.loads(text) == {"a": value}
+    )
 
 
 @settings(max_examples=300)
@@ -100,7 +109,7 @@ def test_any_toml_is_decoded_or_refused_and_never_deeper_than_allowed(text: str,
                 tomllib.loads(text)
         return
     assert table == tomllib.loads(text)
-    assert value_depth(table) <= limit
+    assert measure_depth(table) <= limit
 
 
 def test_sizes_are_checked_before_anything_else() -> None:
@@ -146,16 +155,16 @@ UNENDING = {
 def test_counting_is_linear_and_takes_no_memory(runs: re.Pattern[bytes], data: bytes) -> None:
     data = b"[]" * 65 + data
     started = time.process_time()
-    assert _nesting(data, runs, 64) <= 64
+    assert _measure_nesting(data, runs, 64) <= 64
     assert time.process_time() - started < 10  # half a second on a slow machine; hours if anything is scanned twice
     tracemalloc.start()
     try:
-        assert _nesting(data, runs, 64) <= 64
+        assert _measure_nesting(data, runs, 64) <= 64
         assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
     finally:
         tracemalloc.stop()
 
 
 def test_depth_is_of_lists_and_tables_alone() -> None:
-    assert [value_depth(value) for value in (1, "[[", [], [[1]], {"a": [{}]})] == [0, 0, 1, 2, 3]
-    assert value_depth([[[[[1]]]]], limit=2) == 3
+    assert [measure_depth(value) for value in (1, "[[", [], [[1]], {"a": [{}]})] == [0, 0, 1, 2, 3]
+    assert measure_depth([[[[[1]]]]], limit=2) == 3

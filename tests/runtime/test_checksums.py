@@ -16,12 +16,12 @@ import torch
 
 from layerwise.errors import DamagedError, StorageError, UsageError
 from layerwise.runtime.atomic_io import report_disk_errors
-from layerwise.runtime.checksums import digest, digest_of, mapped_tensors, write_tensors
+from layerwise.runtime.checksums import digest, digest_file, map_tensors, write_tensors
 from layerwise.weights.vector_files import save_arrays
 
 MEASURED = """
 import re, sys, torch
-from layerwise.run import Checkpoint, RunDirectory
+from layerwise.run_directory import Checkpoint, RunDirectory
 from pathlib import Path
 
 def now(what):
@@ -33,8 +33,8 @@ held = torch.ones(64 << 20, dtype=torch.uint8)
 before = now("VmHWM")
 run.save("last", Checkpoint({"w": held}, {}, {"serial": 2}))
 saving, before = now("VmHWM") - before, now("RssAnon")
-found = run.restore("last")
-assert torch.equal(found.model["w"], held)
+checkpoint = run.restore("last")
+assert torch.equal(checkpoint.model["w"], held)
 print(saving, now("RssAnon") - before)
 """
 
@@ -51,23 +51,23 @@ def test_saving_and_restoring_hold_nothing_twice(tmp_path: Path) -> None:
 
 def test_tensors_are_written_as_safetensors_has_them(tmp_path: Path) -> None:
     """Views, transposed, shared and empty ones too; every type a checkpoint may hold."""
-    whole = torch.arange(12.0).reshape(3, 4)
+    matrix = torch.arange(12.0).reshape(3, 4)
     tensors = {
-        "whole": whole,
-        "again": whole,
-        "row": whole[1],
-        "turned": whole.T,
-        "half": whole.bfloat16(),
+        "whole": matrix,
+        "again": matrix,
+        "row": matrix[1],
+        "turned": matrix.T,
+        "half": matrix.bfloat16(),
         "number": torch.tensor(3),
         "none": torch.zeros(0, 2),
         "bytes": torch.arange(5, dtype=torch.uint8),
     }
-    told = write_tensors(tmp_path / "a.safetensors", tensors)
+    written_digest = write_tensors(tmp_path / "a.safetensors", tensors)
     data = (tmp_path / "a.safetensors").read_bytes()
-    assert told == digest(data) == digest_of(tmp_path / "a.safetensors")
-    for found in (safetensors.torch.load(data), mapped_tensors(tmp_path / "a.safetensors")):
-        assert found.keys() == tensors.keys()
-        assert all(found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in tensors.items())
+    assert written_digest == digest(data) == digest_file(tmp_path / "a.safetensors")
+    for loaded in (safetensors.torch.load(data), map_tensors(tmp_path / "a.safetensors")):
+        assert loaded.keys() == tensors.keys()
+        assert all(loaded[name].dtype == t.dtype and torch.equal(loaded[name], t) for name, t in tensors.items())
 
 
 def test_a_file_of_tensors_may_be_read_by_whom_the_system_allows(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_a_file_of_tensors_may_be_read_by_whom_the_system_allows(tmp_path: Path)
 
 def test_writing_to_a_changed_tensor_leaves_its_file_alone(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(3)})
-    mapped_tensors(tmp_path / "a.safetensors")["x"].fill_(7)
-    assert mapped_tensors(tmp_path / "a.safetensors")["x"].tolist() == [1, 1, 1]
+    map_tensors(tmp_path / "a.safetensors")["x"].fill_(7)
+    assert map_tensors(tmp_path / "a.safetensors")["x"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_refusing_disk_is_the_systems_error(write: Callable[[Path], object], t
 
 def test_what_is_no_safetensors_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\x08" + bytes(7) + b"{}      ")
-    assert mapped_tensors(tmp_path / "a.safetensors") == {}
+    assert map_tensors(tmp_path / "a.safetensors") == {}
     (tmp_path / "a.safetensors").write_bytes(b"no tensors")
     with pytest.raises(DamagedError, match="it is not a safetensors file"):
-        mapped_tensors(tmp_path / "a.safetensors")
+        map_tensors(tmp_path / "a.safetensors")

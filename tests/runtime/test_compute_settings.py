@@ -1,4 +1,4 @@
-"""Flags: what is left open is chosen within the cores, and everything is put back at the end."""
+"""Compute settings: what is left open is chosen within the cores, and everything is restored at the end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 
 from layerwise import api
 from layerwise.errors import UsageError
-from layerwise.runtime import compute_settings, machine
+from layerwise.runtime import compute_settings, resources
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,9 @@ def now() -> Settings:
     )
 
 
-def resolve(*, threads: int = 0, workers: int = 0, streams: bool = True, world: int = 1) -> compute_settings.Flags:
+def resolve(
+    *, threads: int = 0, workers: int = 0, streams: bool = True, world: int = 1
+) -> compute_settings.ComputeSettings:
     return compute_settings.resolve(
         device="cpu",
         precision="fp32",
@@ -49,11 +50,11 @@ def resolve(*, threads: int = 0, workers: int = 0, streams: bool = True, world: 
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("world", [1, 2, 5])
 def test_threads_and_workers_never_exceed_the_cores(streams: bool, world: int) -> None:
-    found = resolve(streams=streams, world=world)
-    assert found.threads >= 1
-    assert found.threads + found.workers <= max(1, machine.cores() // world)
+    settings = resolve(streams=streams, world=world)
+    assert settings.threads >= 1
+    assert settings.threads + settings.workers <= max(1, resources.count_cores() // world)
     if not streams:
-        assert found.workers == 0
+        assert settings.workers == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinities")
@@ -62,23 +63,23 @@ def test_they_never_exceed_fewer_cores_either() -> None:
     try:
         for count in range(1, min(len(allowed), 8) + 1):
             os.sched_setaffinity(0, sorted(allowed)[:count])
-            found = resolve()
-            assert 1 <= found.threads <= found.threads + found.workers <= count
+            settings = resolve()
+            assert 1 <= settings.threads <= settings.threads + settings.workers <= count
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-def test_flags_hold_within_and_are_put_back() -> None:
+def test_settings_hold_in_the_block_and_are_restored() -> None:
     before = now()
-    wanted = compute_settings.Flags("cpu", "fp32", 1, 0, "medium", True)
-    with compute_settings.applied(wanted):
+    wanted = compute_settings.ComputeSettings("cpu", "fp32", 1, 0, "medium", True)
+    with compute_settings.use_settings(wanted):
         assert now() == Settings(1, "medium", True, ":4096:8")
     assert now() == before
 
 
-def test_flags_are_put_back_after_an_error() -> None:
+def test_settings_are_restored_after_an_error() -> None:
     def fail() -> None:
-        with compute_settings.applied(compute_settings.Flags("cpu", "fp32", 1, 0, "medium", True)):
+        with compute_settings.use_settings(compute_settings.ComputeSettings("cpu", "fp32", 1, 0, "medium", True)):
             raise ValueError("inside")
 
     before = now()
@@ -87,9 +88,9 @@ def test_flags_are_put_back_after_an_error() -> None:
     assert now() == before
 
 
-def test_an_older_cublas_setting_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_cublas_setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with compute_settings.applied(compute_settings.Flags("cpu", "fp32", 1, 0, "highest", True)):
+    with compute_settings.use_settings(compute_settings.ComputeSettings("cpu", "fp32", 1, 0, "highest", True)):
         pass
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
@@ -113,8 +114,8 @@ def test_autocast_rounds_products_and_fp32_does_not() -> None:
         assert (a @ b).dtype == torch.bfloat16
     with compute_settings.autocast("fp32", torch.device("cpu")):
         assert (a @ b).dtype == torch.float32
-    assert compute_settings.dtype("fp64") == torch.float64
-    assert compute_settings.dtype("bf16") == torch.float32
+    assert compute_settings.get_dtype("fp64") == torch.float64
+    assert compute_settings.get_dtype("bf16") == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_autocast_rounds_products_and_fp32_does_not() -> None:
 )
 def test_convolutions_lie_channels_last_where_that_gains(name: str, precision: str, layout: str) -> None:
     model = api.build(name, outputs=3, **({"features": 4} if name == "mlp" else {}))
-    assert compute_settings.layout_of(model, precision) == layout
+    assert compute_settings.choose_layout(model, precision) == layout
 
 
 def test_laying_out_moves_weights_and_changes_no_number() -> None:
@@ -136,7 +137,7 @@ def test_laying_out_moves_weights_and_changes_no_number() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     out = model(x)
-    compute_settings.lay_out(model, compute_settings.CHANNELS_LAST)
+    compute_settings.apply_layout(model, compute_settings.CHANNELS_LAST)
     weight = model.get_parameter("layer2.0.conv1.weight")
     assert weight.stride() == (144, 1, 48, 16)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -144,11 +145,7 @@ def test_laying_out_moves_weights_and_changes_no_number() -> None:
     torch.testing.assert_close(model(x), out, rtol=1e-5, atol=1e-5)
 
 
-def test_a_run_records_its_layout_and_an_older_one_goes_on_as_it_was(tmp_path: Path) -> None:
+def test_a_run_records_its_layout(tmp_path: Path) -> None:
     options = {"model.widths": [4], "model.dense": [4], "examples": 32, "train.threads": 1}
-    whole = api.train("cnn", data="digits", out=tmp_path / "new", epochs=1, batch=16, options=options)
-    assert whole.info["flags"]["layout"] == compute_settings.CHANNELS_LAST
-    old = {name: value for name, value in whole.info["flags"].items() if name not in ("layout", "convolution")}
-    before = msgspec.convert(old, compute_settings.Flags)
-    assert before.layout == compute_settings.CONTIGUOUS
-    assert before.convolution == compute_settings.DIRECT
+    run = api.train("cnn", data="digits", out=tmp_path / "new", epochs=1, batch_size=16, options=options)
+    assert run.info["flags"]["layout"] == compute_settings.CHANNELS_LAST

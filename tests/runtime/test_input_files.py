@@ -23,10 +23,10 @@ from layerwise import api, recipe, registry
 from layerwise import inspection as views
 from layerwise.cli import main
 from layerwise.data.images import archives, decoding, folders, idx
-from layerwise.data.load import Options, open_data, open_parts
+from layerwise.data.load import Options, load_parts, load_splits
 from layerwise.data.tables import delimited, table_files
 from layerwise.data.text import texts
-from layerwise.embeddings import benchmarks, labeled, lexicon
+from layerwise.embeddings import benchmarks, lexicon, sources
 from layerwise.embeddings.passages import Passages
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
@@ -68,39 +68,39 @@ def class_folder(path: Path) -> object:
     image(path.parent / "cat" / "1.png")
     (path.parent / "dog").mkdir()
     path = path.rename(path.parent / "dog" / "2.png")
-    return open_data(Options(str(path.parent.parent)), seed=0)
+    return load_splits(Options(str(path.parent.parent)), seed=0)
 
 
 def text_folder(path: Path) -> object:
     (path.parent / "a.txt").write_text("some words of a text\n" * 40)
-    return open_data(Options(str(path.rename(path.with_suffix(".txt")).parent)), seed=0)
+    return load_splits(Options(str(path.rename(path.with_suffix(".txt")).parent)), seed=0)
 
 
 def table_folder(path: Path) -> object:
     (path.parent / "train.csv").write_text("x,y\n1,a\n2,b\n")
     path.rename(path.parent / "test.csv")
-    return open_data(Options(str(path.parent)), seed=0)
+    return load_splits(Options(str(path.parent)), seed=0)
 
 
 def idx_folder(path: Path) -> object:
     (path.parent / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1, 1]))
     path.rename(path.parent / "train-images-idx3-ubyte")
-    return idx.read(path.parent)
+    return idx.read_idx_folder(path.parent)
 
 
 def named_image(path: Path) -> object:
     image(path.parent / "1.png")
     path.rename(path.parent / "2.png")
     (path.parent / "t.csv").write_text("image,y\n1.png,a\n2.png,b\n1.png,a\n")
-    return open_data(Options(str(path.parent / "t.csv")), seed=0)
+    return load_splits(Options(str(path.parent / "t.csv")), seed=0)
 
 
 def endings(path: Path) -> object:
     for ending in (".csv", ".jsonl", ".parquet", ".txt", ".tar.gz", ".zip", ".png", ".json", ""):
         path = path.rename(path.with_name("x" + ending))
         with pytest.raises(DataError, match="was not opened"):
-            open_data(Options(str(path)), seed=0)
-    return open_parts(Options(str(path)))
+            load_splits(Options(str(path)), seed=0)
+    return load_parts(Options(str(path)))
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -114,35 +114,35 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "IDX folder": idx_folder,
     "image of a table": named_image,
     "IDX": lambda p: idx.read_array(p, 1),
-    "archive": archives.load,
+    "archive": archives.load_archive,
     "is_archive": archives.is_archive,
     "delimited": delimited.sniff,
-    "table rows": lambda p: list(table_files.rows(p)),
+    "table rows": lambda p: list(table_files.iterate_rows(p)),
     "is_parquet": table_files.is_parquet,
     "image": lambda p: decoding.decode(p, 1),
-    "inspect image": decoding.inspect,
-    "probe image": decoding.probe,
-    "place": lambda p: folders.FolderPlace(str(p.parent)).read(p.name),
-    "text": lambda p: list(texts.pieces(str(p))),
+    "inspect image": decoding.inspect_image,
+    "probe image": decoding.read_shape,
+    "place": lambda p: folders.FolderStore(str(p.parent)).read(p.name),
+    "text": lambda p: list(texts.read_pieces(str(p))),
     "is_text": texts.is_text,
     "is_table": texts.is_table,
-    "weights": reading.read,
+    "weights": reading.read_weights,
     "weights of a model": lambda p: api.build("mlp", features=4, outputs=2, weights=p),
     "vectors": read_vectors,
     "embedding": lambda p: api.embedding(p, ["a"]),
     "recipe": recipe.read_toml,
     "train a recipe": lambda p: api.train(str(p)),
-    "inspect a recipe": lambda p: views.look("summary", str(p)),
+    "inspect a recipe": lambda p: views.inspect_target("summary", str(p)),
     "import": registry.import_file,
     "models": lambda p: registry.read_specs(p, "m"),
     "passages": lambda p: list(Passages(str(p)).chunks()),
     "passages of a folder": lambda p: list(Passages(str(p.parent)).chunks()),
     "passages of a table": lambda p: list(Passages(str(p), column="a").chunks()),
-    "labeled": labeled.read,
-    "pairs": lexicon.from_table,
-    "sentences": lambda p: lexicon.from_sentences((p, p), table(), table()),
+    "labeled": sources.read_labeled_queries,
+    "pairs": lexicon.read_pairs,
+    "sentences": lambda p: lexicon.learn_pairs((p, p), table(), table()),
     "benchmark": lambda p: benchmarks.evaluate_words(table(), p),
-    "recognized": benchmarks.recognized,
+    "recognized": benchmarks.is_word_benchmark,
 }
 
 
@@ -183,7 +183,7 @@ COMMANDS = (
     "predict images x",
     "predict rows x",
     "eval rows --data x",
-    "index x --out i --with v.vec",
+    "index x --out i --vectors v.vec",
     "map x v.vec --pairs p.tsv",
     "map v.vec v.vec --pairs x",
     "map v.vec v.vec --sentences x x",
@@ -232,7 +232,7 @@ def test_a_pipe_of_the_shell_is_refused_with_what_works(tmp_path: Path) -> None:
         with pytest.raises(
             DataError, match=r"/dev/fd/\d+ is a named pipe.*\n.*\n.*pipe it in, where '-' reads standard input"
         ):
-            open_data(Options(f"/dev/fd/{reading}"), seed=0)
+            load_splits(Options(f"/dev/fd/{reading}"), seed=0)
     finally:
         os.close(reading)
         os.close(writing)
@@ -282,16 +282,16 @@ OWN_FILES = {
     "corpus_build.py",
     "image_cache.py",
     "cache_folders.py",
-    "download.py",
+    "downloader.py",
     "index.py",
     "token_file.py",
 }
 
 
-def test_every_reader_opens_through_the_one_door() -> None:
+def test_every_reader_opens_regular_files_only() -> None:
     bare = []
-    for package in ("data", "weights", "vectors"):
-        for path in (Path(layerwise.__file__).parent / package).glob("*.py"):
+    for package in ("data", "weights", "embeddings"):
+        for path in (Path(layerwise.__file__).parent / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if not isinstance(node, ast.Call) or path.name in OWN_FILES:
                     continue

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from layerwise.errors import UsageError
-from layerwise.runtime import machine
-from layerwise.runtime.machine_report import told
+from layerwise.runtime import machine, resources
+from layerwise.runtime.machine_report import format_facts
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "layerwise" / "matmul.json"
 
 
-def product(*, speedup: float, error: float) -> machine.Product:
-    return machine.Product(1, 1, 1, speedup, 1.0, 1e-7, error)
+def product(*, speedup: float, error: float) -> machine.ProductTrial:
+    return machine.ProductTrial(1, 1, 1, speedup, 1.0, 1e-7, error)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinities")
 def test_cores_are_those_this_process_may_use() -> None:
     allowed = os.sched_getaffinity(0)
-    assert 1 <= machine.cores() <= len(allowed)
+    assert 1 <= resources.count_cores() <= len(allowed)
     try:
         os.sched_setaffinity(0, [min(allowed)])
-        assert machine.cores() == 1
+        assert resources.count_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
 
@@ -46,18 +46,18 @@ def test_cores_are_those_this_process_may_use() -> None:
 def test_measuring_is_quick_and_leaves_no_trace() -> None:
     before = torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.get_rng_state()
     started = time.perf_counter()
-    found = machine.measure_matmul()
+    trial = machine.measure_matmul()
     assert time.perf_counter() - started < 3  # 0.3 s on a quiet machine
     assert before[:2] == (torch.get_float32_matmul_precision(), torch.get_num_threads())
     assert torch.equal(before[2], torch.get_rng_state())
-    assert len(found.products) == len(machine.SIZES)
-    for one in found.products:
+    assert len(trial.products) == len(machine.SIZES)
+    for one in trial.products:
         assert one.highest_seconds > 0
         assert one.medium_seconds > 0
         assert 0 < one.highest_error < 1e-5
-    if found.chosen == "medium":
-        assert found.speedup >= machine.GAIN
-        assert found.error_ratio <= machine.ERROR_LIMIT
+    if trial.chosen == "medium":
+        assert trial.speedup >= machine.GAIN
+        assert trial.error_ratio <= machine.ERROR_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def test_measuring_is_quick_and_leaves_no_trace() -> None:
         ([product(speedup=3, error=float("nan"))], "highest", "rounds its inputs"),
     ],
 )
-def test_the_choice_weighs_error_first_then_time(products: list[machine.Product], chosen: str, why: str) -> None:
-    found = machine.judge(products)
-    assert found.chosen == chosen
-    assert why in found.why
+def test_the_choice_weighs_error_first_then_time(products: list[machine.ProductTrial], chosen: str, why: str) -> None:
+    trial = machine.choose_route(products)
+    assert trial.chosen == chosen
+    assert why in trial.why
 
 
 def test_a_measurement_is_made_once_and_kept(cache: Path) -> None:
-    first = machine.known_matmul()
-    assert msgspec.json.decode(cache.read_bytes(), type=dict[str, machine.Matmul]) == {first.key: first}
-    assert machine.known_matmul() == first  # to the last digit of its times: not measured again
+    first = machine.get_matmul_trial()
+    assert msgspec.json.decode(cache.read_bytes(), type=dict[str, machine.MatmulTrial]) == {first.key: first}
+    assert machine.get_matmul_trial() == first  # to the last digit of its times: not measured again
     assert [path.name for path in cache.parent.iterdir()] == ["matmul.json"]
 
 
@@ -87,32 +87,32 @@ def test_a_measurement_is_made_once_and_kept(cache: Path) -> None:
 def test_a_damaged_cache_is_measured_anew(cache: Path, damage: bytes) -> None:
     cache.parent.mkdir()
     cache.write_bytes(damage)
-    assert machine.matmul_route() in machine.ROUTES
+    assert machine.get_matmul_route() in machine.ROUTES
     assert len(json.loads(cache.read_bytes())) == 1
 
 
 def test_a_tampered_choice_is_not_believed(cache: Path) -> None:
-    kept = machine.known_matmul()
-    wrong = msgspec.structs.replace(kept, chosen="lowest")
-    cache.write_bytes(msgspec.json.encode({kept.key: wrong}))
-    assert machine.matmul_route() in machine.ROUTES
+    trial = machine.get_matmul_trial()
+    wrong = msgspec.structs.replace(trial, chosen="lowest")
+    cache.write_bytes(msgspec.json.encode({trial.key: wrong}))
+    assert machine.get_matmul_route() in machine.ROUTES
 
 
 def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.delenv("LAYERWISE_MATMUL", raising=False)
-    assert machine.matmul_route() in machine.ROUTES
+    assert machine.get_matmul_route() in machine.ROUTES
 
 
 def test_the_environment_decides_without_measuring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for route in machine.ROUTES:
         monkeypatch.setenv("LAYERWISE_MATMUL", route)
-        assert machine.matmul_route() == route
+        assert machine.get_matmul_route() == route
     assert not cache.exists()
     monkeypatch.setenv("LAYERWISE_MATMUL", "fast")
     with pytest.raises(UsageError, match=r"does not name a route\n.*highest or medium\n.*'fast'"):
-        machine.matmul_route()
+        machine.get_matmul_route()
 
 
 FAULTS = """
@@ -144,7 +144,7 @@ def faults(mode: str, environment: dict[str, str]) -> int:
     return int(done.stdout)
 
 
-GIVEN_BACK = """
+RELEASED = """
 import re
 from pathlib import Path
 import numpy as np
@@ -158,17 +158,17 @@ for _ in range(20):
     pins.append(np.ones(1 << 16, dtype=np.uint8))  # between them, so that the heap's top alone is not the whole
 del arrays
 before = anonymous()
-machine.give_back()
+machine.release_free_memory()
 print(before - anonymous())
 """
 
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the allocator is not glibc's")
 @pytest.mark.parametrize(("setting", "ours"), [("", True), ("system", False)])
-def test_free_memory_is_given_back_where_it_was_kept(setting: str, ours: bool) -> None:
+def test_free_memory_is_released_where_it_was_kept(setting: str, ours: bool) -> None:
     """80 MiB in pieces between others that stay; nothing is touched where the user has another allocator setting."""
     plain = {name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LAYERWISE_"))}
-    script = GIVEN_BACK if ours else GIVEN_BACK.replace("assert machine", "assert not machine")
+    script = RELEASED if ours else RELEASED.replace("assert machine", "assert not machine")
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=plain | {"LAYERWISE_MALLOC": setting},
@@ -181,8 +181,8 @@ def test_free_memory_is_given_back_where_it_was_kept(setting: str, ours: bool) -
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the allocator is not glibc's")
 def test_large_buffers_stay_and_fault_no_more() -> None:
-    given_back = faults("leave", {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
-    assert faults("keep", {}) < given_back / 100
+    released = faults("leave", {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+    assert faults("keep", {}) < released / 100
 
 
 @pytest.mark.parametrize(
@@ -202,14 +202,14 @@ def test_doctors_facts_are_json_and_true(cache: Path) -> None:
     facts = machine.describe()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["torch"]["version"] == torch.__version__
-    assert facts["cpu"]["cores"] == machine.cores()
+    assert facts["cpu"]["cores"] == resources.count_cores()
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0
     assert facts["matmul"]["measured"]["chosen"] in machine.ROUTES
 
 
-def test_facts_are_told_in_both_languages(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_are_formatted_in_both_languages(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = machine.describe()
-    english, chinese = dict(told(facts, "en")), dict(told(facts, "zh"))
+    english, chinese = dict(format_facts(facts, "en")), dict(format_facts(facts, "zh"))
     assert len(english) == len(chinese)
     assert facts["cpu"]["model"] in english["processor"]
     assert english["memory"].startswith(f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
@@ -218,4 +218,4 @@ def test_facts_are_told_in_both_languages(cache: Path, monkeypatch: pytest.Monke
     assert not any("{" in text for text in (*english.values(), *chinese.values()))
     other = {"highest": "medium", "medium": "highest"}[facts["matmul"]["measured"]["chosen"]]
     monkeypatch.setenv("LAYERWISE_MATMUL", other)
-    assert "LAYERWISE_MATMUL decides" in dict(told(machine.describe(), "en"))["float32 products"]
+    assert "LAYERWISE_MATMUL decides" in dict(format_facts(machine.describe(), "en"))["float32 products"]

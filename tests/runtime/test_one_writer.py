@@ -94,7 +94,7 @@ def offences(path: Path) -> list[str]:
     """Return the calls of a file that write to a path, rename or remove one."""
     name = path.relative_to(SOURCE).as_posix()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = []
+    lines = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -109,11 +109,11 @@ def offences(path: Path) -> list[str]:
             and not is_stream(node.args[0])
         )
         bad |= word == "memmap" and any(k.arg == "mode" and bad_mode(k.value) for k in node.keywords)
-        bad |= word == "save_file" and not inside_with(tree, node, "let_library_write")
+        bad |= word == "save_file" and not inside_with(tree, node, "create_for_library")
         bad |= word == "savefig" and not is_stream(node.args[0])
         if bad and (name, word) not in ALLOWED:
-            found.append(f"{name}:{node.lineno}: {text[:100]}")
-    return found
+            lines.append(f"{name}:{node.lineno}: {text[:100]}")
+    return lines
 
 
 def no_file(node: ast.Call, word: str) -> bool:

@@ -18,13 +18,13 @@ from layerwise.runtime import folder_io, owned_folders, process_identity
 from layerwise.runtime.folder_io import build_folder, open_unfinished, put_folder
 from layerwise.runtime.owned_folders import (
     MARKER,
-    find_passing,
+    find_temporary,
     make_owned,
-    passing_name,
     read_marker,
     sweep_unfinished,
+    temporary_path,
 )
-from layerwise.runtime.process_identity import describe_process, is_running, start_of
+from layerwise.runtime.process_identity import describe_process, get_start_time, is_running
 
 KIND = "cache"
 DAY = 24 * 3600
@@ -32,8 +32,8 @@ DAY = 24 * 3600
 LEFT = """
 import os, sys
 from pathlib import Path
-from layerwise.owned_folders import make_owned, passing_name
-folder = passing_name(Path(sys.argv[1]))
+from layerwise.runtime.owned_folders import make_owned, temporary_path
+folder = temporary_path(Path(sys.argv[1]))
 make_owned(folder, "cache")
 print(folder, flush=True)
 if sys.argv[2:]:
@@ -59,9 +59,9 @@ def age(folder: Path, seconds: float) -> None:
 def test_a_process_is_known_by_its_start() -> None:
     mine = describe_process()
     assert is_running(mine) is True
-    assert is_running({**mine, "started": start_of(os.getpid()) + 100}) is False  # its number was given again
+    assert is_running({**mine, "started": get_start_time(os.getpid()) + 100}) is False  # its number was given again
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        other = {**mine, "process": child.pid, "started": start_of(child.pid)}
+        other = {**mine, "process": child.pid, "started": get_start_time(child.pid)}
         assert is_running(other) is True
         child.kill()
     assert is_running(other) is False
@@ -79,7 +79,7 @@ def test_a_set_clock_changes_no_process(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_proc_processes_are_told_by_host_and_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS and Windows."""
-    process_identity.machine_id.cache_clear()
+    process_identity.get_machine_id.cache_clear()
     monkeypatch.setattr(process_identity, "Path", lambda _: Path("/nowhere"))
     try:
         mine = describe_process()
@@ -88,7 +88,7 @@ def test_without_proc_processes_are_told_by_host_and_clock(monkeypatch: pytest.M
         assert is_running(mine) is True
         assert is_running({**mine, "process": 2**22 + 5}) is False
     finally:
-        process_identity.machine_id.cache_clear()
+        process_identity.get_machine_id.cache_clear()
 
 
 def test_what_a_killed_process_left_goes_and_a_running_ones_stays(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_another_machines_folder_goes_when_nothing_has_changed_for_a_day(
 
 def test_a_folder_that_a_running_process_has_set_aside_stays(tmp_path: Path) -> None:
     """Whoever made it is gone, whoever replaces it is at work: giving it its name back would be in the way."""
-    made = left_by_a_killed_process(tmp_path / "index")
-    aside = made.rename(passing_name(tmp_path / "index", ending="old"))
+    folder = left_by_a_killed_process(tmp_path / "index")
+    aside = folder.rename(temporary_path(tmp_path / "index", ending="old"))
     sweep_unfinished(tmp_path, KIND)
     assert list(tmp_path.iterdir()) == [aside]
 
@@ -203,10 +203,10 @@ def test_a_users_folder_called_old_keeps_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "index.v2", "数" * 83, "x" * 250, "[a]*?"])
-def test_passing_names_are_found_again(name: str, tmp_path: Path) -> None:
+def test_temporary_names_are_found_again(name: str, tmp_path: Path) -> None:
     """Also of names as long as the system allows, and of names with the signs of patterns."""
-    folder = passing_name(tmp_path / name)
+    folder = temporary_path(tmp_path / name)
     make_owned(folder, KIND)
     assert (folder / MARKER).is_file()
-    assert find_passing(tmp_path / name) == ([folder] if len(os.fsencode(name)) <= 200 else [])
-    assert find_passing(tmp_path / "b") == []
+    assert find_temporary(tmp_path / name) == ([folder] if len(os.fsencode(name)) <= 200 else [])
+    assert find_temporary(tmp_path / "b") == []

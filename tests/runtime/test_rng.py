@@ -13,49 +13,49 @@ from layerwise.runtime import rng
 @pytest.mark.parametrize("examples", [0, 1, 2, 1000])
 def test_order_is_a_permutation_and_pure(examples: int) -> None:
     torch.manual_seed(1)
-    first = rng.order(examples, 5, "stage", 2)
+    first = rng.draw_order(examples, 5, "stage", 2)
     torch.manual_seed(2)
     torch.rand(10)
-    assert torch.equal(first, rng.order(examples, 5, "stage", 2))
+    assert torch.equal(first, rng.draw_order(examples, 5, "stage", 2))
     assert sorted(first.tolist()) == list(range(examples))
 
 
 def test_order_differs_by_every_part() -> None:
-    base = rng.order(1000, 5, "stage", 2)
+    base = rng.draw_order(1000, 5, "stage", 2)
     for other in (
-        rng.order(1000, 6, "stage", 2),
-        rng.order(1000, 5, "next", 2),
-        rng.order(1000, 5, "stage", 3),
+        rng.draw_order(1000, 6, "stage", 2),
+        rng.draw_order(1000, 5, "next", 2),
+        rng.draw_order(1000, 5, "stage", 3),
     ):
         assert (base == other).float().mean() < 0.02
 
 
 def test_order_leaves_torchs_random_state_untouched() -> None:
     before = torch.get_rng_state()
-    rng.order(100, 1)
-    rng.uniform(torch.arange(10), 3, 1, 1)
+    rng.draw_order(100, 1)
+    rng.draw_uniform(torch.arange(10), 3, 1, 1)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_keys_do_not_run_together() -> None:
-    assert rng.key(1, 23) != rng.key(12, 3)
-    assert all(0 <= rng.key(n) < 1 << 63 for n in range(100))
-    assert len({rng.key(seed, epoch) for seed in range(100) for epoch in range(100)}) == 10_000
+    assert rng.derive_seed(1, 23) != rng.derive_seed(12, 3)
+    assert all(0 <= rng.derive_seed(n) < 1 << 63 for n in range(100))
+    assert len({rng.derive_seed(seed, epoch) for seed in range(100) for epoch in range(100)}) == 10_000
 
 
 def test_a_draw_depends_on_its_example_alone() -> None:
     ids = torch.arange(500)
-    whole = rng.uniform(ids, 4, 7, 3)
+    draws = rng.draw_uniform(ids, 4, 7, 3)
     shuffled = torch.randperm(500, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(rng.uniform(ids[shuffled], 4, 7, 3), whole[shuffled])
+    assert torch.equal(rng.draw_uniform(ids[shuffled], 4, 7, 3), draws[shuffled])
     for part in ids.split(33):
-        assert torch.equal(rng.uniform(part, 4, 7, 3), whole[part])
-    assert not (rng.uniform(ids, 4, 7, 4) == whole).any()
-    assert not (rng.uniform(ids, 4, 8, 3) == whole).any()
+        assert torch.equal(rng.draw_uniform(part, 4, 7, 3), draws[part])
+    assert not (rng.draw_uniform(ids, 4, 7, 4) == draws).any()
+    assert not (rng.draw_uniform(ids, 4, 8, 3) == draws).any()
 
 
 def test_draws_are_uniform_and_neighbors_unrelated() -> None:
-    u = rng.uniform(torch.arange(20_000), 5, 7, 3).numpy()
+    u = rng.draw_uniform(torch.arange(20_000), 5, 7, 3).numpy()
     assert u.min() >= 0
     assert u.max() < 1
     assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-4
@@ -66,13 +66,13 @@ def test_draws_are_uniform_and_neighbors_unrelated() -> None:
     assert stats.chisquare(pairs.ravel()).pvalue > 1e-4
     across, _, _ = np.histogram2d(u[:, 0], u[:, 1], bins=20, range=[[0, 1], [0, 1]])  # draw to next draw
     assert stats.chisquare(across.ravel()).pvalue > 1e-4
-    later = rng.uniform(torch.arange(20_000), 5, 7, 4).numpy()
+    later = rng.draw_uniform(torch.arange(20_000), 5, 7, 4).numpy()
     assert abs(np.corrcoef(u.ravel(), later.ravel())[0, 1]) < 5 / np.sqrt(u.size)
 
 
 def test_seeded_and_untouched_put_the_state_back_even_after_an_error() -> None:
     def fail() -> None:
-        with rng.seeded(3):
+        with rng.use_seed(3):
             torch.rand(5)
             raise ValueError
 
@@ -81,14 +81,14 @@ def test_seeded_and_untouched_put_the_state_back_even_after_an_error() -> None:
     torch.manual_seed(9)
     with pytest.raises(ValueError, match=r"^$"):
         fail()
-    with rng.untouched():
+    with rng.preserve_rng_state():
         torch.rand(100)
     assert torch.equal(torch.rand(3), want)
 
 
 def test_states_are_taken_up_again() -> None:
     device = torch.device("cpu")
-    saved = rng.states(device)
+    saved = rng.get_states(device)
     want = torch.rand(4)
-    rng.restore(saved, device)
+    rng.restore_states(saved, device)
     assert torch.equal(torch.rand(4), want)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import layerwise
-from layerwise.cli.common import put_json
+from layerwise.cli.common import print_json
 from layerwise.errors import DamagedError
-from layerwise.run_directory import line, read_line
+from layerwise.run_directory import format_line, parse_line
 from layerwise.runtime import strict_json
-from layerwise.runtime.checksums import sealed, unsealed
+from layerwise.runtime.checksums import dump_checksummed, load_checksummed
 
 SOURCE = Path(layerwise.__file__).parent
 CALLS = {"dumps", "dump", "loads", "load", "JSONEncoder", "JSONDecoder"}
@@ -46,7 +46,7 @@ def without(content: Any) -> Any:
 
 def test_no_other_json_is_written_or_read() -> None:
     """Nothing in the package calls Python's own encoder or decoder but `strict_json`, which never lets it write NaN."""
-    found = []
+    names = []
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             imported = isinstance(node, ast.ImportFrom) and node.module == "json"
@@ -57,13 +57,13 @@ def test_no_other_json_is_written_or_read() -> None:
                 and node.attr in CALLS
             )
             if imported or used:
-                found.append(path.relative_to(SOURCE).as_posix())
+                names.append(path.relative_to(SOURCE).as_posix())
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "json.dumps":
                 assert any(k.arg == "allow_nan" and ast.unparse(k.value) == "False" for k in node.keywords), (
                     path,
                     node.lineno,
                 )
-    assert set(found) == {"strict_json.py"}
+    assert set(names) == {"runtime/strict_json.py"}
 
 
 @given(PLAIN)
@@ -78,24 +78,24 @@ def test_whatever_is_written_every_reader_reads(content: Any) -> None:
 @given(st.dictionaries(st.text().filter(lambda key: key not in ("format", "checksum", "crc")), PLAIN, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_sealed_files_and_lines_hold_no_nan(content: dict[str, Any]) -> None:
-    data = sealed(content)
+    data = dump_checksummed(content)
     json.loads(data, parse_constant=pytest.fail)
-    assert {**without(content), "format": 1} == unsealed(data, Path("x"))
-    row = line(content)
+    assert {**without(content), "format": 1} == load_checksummed(data, Path("x"))
+    row = format_line(content)
     json.loads(row, parse_constant=pytest.fail)
-    assert read_line(row.rstrip(b"\n"), Path("x"), 1) == without(content)
+    assert parse_line(row.rstrip(b"\n"), Path("x"), 1) == without(content)
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400"])
 def test_what_is_no_number_in_json_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="is no number in JSON"):
         strict_json.loads(f'{{"a": [{word}]}}')
-    data = sealed({"a": 0.25})
-    for found in (data.replace(b"0.25", word.encode()), data.replace(b'"a"', b'"b"')):
+    data = dump_checksummed({"a": 0.25})
+    for changed in (data.replace(b"0.25", word.encode()), data.replace(b'"a"', b'"b"')):
         with pytest.raises(DamagedError):
-            unsealed(found, Path("x"))
+            load_checksummed(changed, Path("x"))
     with pytest.raises(DamagedError, match="line 1 cannot be read"):
-        read_line(line({"a": 0.25}).replace(b"0.25", word.encode()).rstrip(b"\n"), Path("x"), 1)
+        parse_line(format_line({"a": 0.25}).replace(b"0.25", word.encode()).rstrip(b"\n"), Path("x"), 1)
 
 
 def test_statistics_of_a_task_are_never_silently_null() -> None:
@@ -112,7 +112,7 @@ def test_msgspec_keeps_to_the_same_rules() -> None:
 
 
 def test_the_verbs_print_null(capsys: pytest.CaptureFixture[str]) -> None:
-    put_json(metrics={"a": math.nan, "b": math.inf, "c": 0.5}, deep=[[np.float64("nan")]], path=Path("x"))
+    print_json(metrics={"a": math.nan, "b": math.inf, "c": 0.5}, deep=[[np.float64("nan")]], path=Path("x"))
     assert strictly(capsys.readouterr().out) == {
         "format": 1,
         "metrics": {"a": None, "b": None, "c": 0.5},
@@ -128,6 +128,6 @@ def test_a_row_of_1e300_fails_with_the_reason(tmp_path: Path, command: Any) -> N
     assert command("train", "mlp", "--data", "t.csv", "--epochs", 1, "--out", "r").returncode == 0
     ended = command("predict", "r", "1e300,.5,.5", "1.5,.5,.5", "--json")
     assert ended.returncode == 2
-    found = strictly(ended.stdout)
-    assert len(found["predictions"]) == 1
-    assert "column 'a' is out of range" in found["failed"][0]["error"]
+    result = strictly(ended.stdout)
+    assert len(result["predictions"]) == 1
+    assert "column 'a' is out of range" in result["failed"][0]["error"]

@@ -14,20 +14,20 @@ import pytest
 import torch
 
 from layerwise import api
-from layerwise.data.loader import Batch, Batches, MemoryBatches, Order, StreamedBatches, collated
+from layerwise.data.loader import Batch, Batches, BatchSampler, MemoryBatches, StreamedBatches, collate_source
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation.transforms import AugmentOptions
-from layerwise.inspection import look
+from layerwise.inspection import inspect_target
 from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
-from layerwise.tasks.augmentation import Augmentation, Augmented, augmented
+from layerwise.tasks.augmentation import Augmentation, AugmentedBatches, augment_batches
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.training.run_training import train
 from test_contract import cut_short, weights_of
 
-OPTIONS = AugmentOptions(rotate=15, scale=0.1, crop=1, brightness=0.2)
+OPTIONS = AugmentOptions(rotate=15, scale=0.1, crop_padding=1, brightness=0.2)
 SOURCE = ArraySource(
     Schema("image", (6, 5, 3), "class", ("a", "b")),
     np.random.default_rng(0).integers(0, 256, (23, 6, 5, 3), dtype=np.uint8), np.arange(23) % 2, "p",
@@ -38,40 +38,44 @@ assert isinstance(TASK.inputs, ImageInputs)
 CHANGE = Augmentation(TASK.inputs, OPTIONS, seed=4)
 
 
-def by_id(batches: Batches, epoch: int, change: Augmentation = CHANGE, start: int = 0) -> dict[int, torch.Tensor]:
+def index_by_id(batches: Batches, epoch: int, change: Augmentation = CHANGE, start: int = 0) -> dict[int, torch.Tensor]:
     """Return each example's image in an epoch."""
     return {
-        int(i): x for b in Augmented(batches, change).epoch(epoch, start) for i, x in zip(b.ids, b.inputs, strict=True)
+        int(i): x
+        for b in AugmentedBatches(batches, change).iterate(epoch, start)
+        for i, x in zip(b.ids, b.inputs, strict=True)
     }
 
 
-def memory(order: Order) -> MemoryBatches:
-    return MemoryBatches(collated(SOURCE, TASK.collate, 1), order)
+def make_batches(order: BatchSampler) -> MemoryBatches:
+    return MemoryBatches(collate_source(SOURCE, TASK.collate, 1), order)
 
 
-def same(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> bool:
+def have_same_images(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[i], b[i]) for i in a)
 
 
 def test_an_examples_change_depends_on_seed_stage_epoch_and_id_alone() -> None:
-    whole = by_id(memory(Order(23, 23, 0)), 2)
-    assert same(by_id(memory(Order(23, 5, 9)), 2), whole)
-    streamed = StreamedBatches(SOURCE, TASK.collate, Order(23, 7, 1), CPU, torch.float32, workers=0)
-    assert same(by_id(streamed, 2), whole)
-    ranks = [by_id(memory(Order(23, 6, 3, world=World(rank, 2, CPU))), 2) for rank in range(2)]
+    full_run = index_by_id(make_batches(BatchSampler(23, 23, 0)), 2)
+    assert have_same_images(index_by_id(make_batches(BatchSampler(23, 5, 9)), 2), full_run)
+    streamed = StreamedBatches(SOURCE, TASK.collate, BatchSampler(23, 7, 1), CPU, torch.float32, workers=0)
+    assert have_same_images(index_by_id(streamed, 2), full_run)
+    ranks = [index_by_id(make_batches(BatchSampler(23, 6, 3, world=World(rank, 2, CPU))), 2) for rank in range(2)]
     assert not ranks[0].keys() & ranks[1].keys()
-    assert same(ranks[0] | ranks[1], whole)
-    later = by_id(memory(Order(23, 5, 9)), 2, start=2)
-    assert same(later, {i: whole[i] for i in later})
+    assert have_same_images(ranks[0] | ranks[1], full_run)
+    later = index_by_id(make_batches(BatchSampler(23, 5, 9)), 2, start=2)
+    assert have_same_images(later, {i: full_run[i] for i in later})
     for other in (Augmentation(CHANGE.inputs, OPTIONS, 5), Augmentation(CHANGE.inputs, OPTIONS, 4, 1)):
-        assert not any(torch.equal(whole[i], x) for i, x in by_id(memory(Order(23, 5, 9)), 2, other).items())
-    assert not any(torch.equal(whole[i], x) for i, x in by_id(memory(Order(23, 5, 9)), 3).items())
+        assert not any(
+            torch.equal(full_run[i], x) for i, x in index_by_id(make_batches(BatchSampler(23, 5, 9)), 2, other).items()
+        )
+    assert not any(torch.equal(full_run[i], x) for i, x in index_by_id(make_batches(BatchSampler(23, 5, 9)), 3).items())
 
 
 def test_torchs_random_state_and_the_data_stay_as_they_are() -> None:
-    batches, before = memory(Order(23, 5, 9)), torch.get_rng_state()
+    batches, before = make_batches(BatchSampler(23, 5, 9)), torch.get_rng_state()
     kept = batches.data.inputs.clone()
-    by_id(batches, 0)
+    index_by_id(batches, 0)
     assert torch.equal(batches.data.inputs, kept)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -80,13 +84,13 @@ def test_nothing_to_change_changes_nothing_but_rounding() -> None:
     inputs = TASK.collate(SOURCE.fetch(range(23)))
     found = Augmentation(CHANGE.inputs, AugmentOptions(), 0)(inputs, 0)
     torch.testing.assert_close(found.inputs, inputs.inputs, rtol=0, atol=1e-5)
-    batches = memory(Order(23, 5))
-    assert augmented(batches, TASK.inputs, {}, seed=0, stage=0) is batches
+    batches = make_batches(BatchSampler(23, 5))
+    assert augment_batches(batches, TASK.inputs, {}, seed=0, stage=0) is batches
 
 
 def test_what_lies_outside_is_black_not_the_mean() -> None:
     white = Batch(TASK.inputs.tensor(np.full((4, 6, 5, 3), 255, dtype=np.uint8)), None, torch.arange(4))
-    found = TASK.inputs.raw(Augmentation(CHANGE.inputs, AugmentOptions(crop=4), 0)(white, 0).inputs)
+    found = TASK.inputs.raw(Augmentation(CHANGE.inputs, AugmentOptions(crop_padding=4), 0)(white, 0).inputs)
     assert set(found.round(decimals=4).unique().tolist()) == {0.0, 1.0}
 
 
@@ -101,7 +105,7 @@ def test_layout_in_memory_and_type_are_kept() -> None:
 
 
 KEYS: dict[str, Any] = {
-    "augment": {"rotate": 10, "crop": 1},
+    "augment": {"rotate": 10, "crop_padding": 1},
     "train.threads": 1,
     "train.log_every": 3,
     "train.checkpoint_seconds": 1e-9,
@@ -112,41 +116,47 @@ KEYS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A small training with augmentation."""
     return api.train(
-        "cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run"
+        "cnn",
+        data="digits",
+        epochs=2,
+        batch_size=16,
+        seed=3,
+        options=KEYS,
+        out=tmp_path_factory.mktemp("whole") / "run",
     )
 
 
-def test_resume_inside_an_epoch_is_exact(whole: api.Run, tmp_path: Path) -> None:
-    cut_short(whole, tmp_path / "cut", stage=0, after=4)
+def test_resume_inside_an_epoch_is_exact(full_run: api.Run, tmp_path: Path) -> None:
+    cut_short(full_run, tmp_path / "cut", stage=0, after=4)
     assert train(Request(model=str(tmp_path / "cut" / "recipe.toml"), resume=True), quiet=True).resumed
-    old, new = weights_of(whole), weights_of(api.Run(tmp_path / "cut"))
+    old, new = weights_of(full_run), weights_of(api.Run(tmp_path / "cut"))
     assert all(torch.equal(old[n], new[n]) for n in old)
 
 
-def test_both_loading_paths_train_the_same_network(whole: api.Run, tmp_path: Path) -> None:
-    streamed = api.train(str(whole.path / "recipe.toml"), out=tmp_path / "run", options={"train.workers": -1})
-    old, new = weights_of(whole), weights_of(streamed)
+def test_both_loading_paths_train_the_same_network(full_run: api.Run, tmp_path: Path) -> None:
+    streamed = api.train(str(full_run.path / "recipe.toml"), out=tmp_path / "run", options={"train.workers": -1})
+    old, new = weights_of(full_run), weights_of(streamed)
     assert all(torch.equal(old[n], new[n]) for n in old)
 
 
-def test_augmentation_reaches_training_only(whole: api.Run, tmp_path: Path) -> None:
+def test_augmentation_reaches_training_only(full_run: api.Run, tmp_path: Path) -> None:
     """Other weights than without, and the metrics of the whole test part as it is, computed apart."""
-    plain = api.train(str(whole.path / "recipe.toml"), out=tmp_path / "run", options={"augment": {}})
+    plain = api.train(str(full_run.path / "recipe.toml"), out=tmp_path / "run", options={"augment": {}})
     assert not all(
-        torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(plain).values(), strict=True)
+        torch.equal(a, b) for a, b in zip(weights_of(full_run).values(), weights_of(plain).values(), strict=True)
     )
-    answers = api.open(whole.path).predictor()
-    from layerwise.data import load as data_
-    from layerwise.recipe import checked
+    answers = api.open(full_run.path).predictor()
+    from layerwise.data.load import Options, load_splits
+    from layerwise.recipe import check_table
 
-    test = data_.open_data(checked(data_.Options, whole.recipe.data, where="test"), seed=3).test
+    test = load_splits(check_table(Options, full_run.recipe.data, where="test"), seed=3).test
     said = answers(*[test[i].input for i in range(len(test))])
     right = np.mean([a.label == str(int(test[i].target or 0)) for i, a in enumerate(said)])  # type: ignore[attr-defined]
-    assert whole.metrics["test/accuracy"] == pytest.approx(right, abs=1e-12)
-    assert whole.recipe.stages[0].augment["padding"] == "zeros"  # spelled out
+    assert full_run.metrics["test/accuracy"] == pytest.approx(right, abs=1e-12)
+    assert full_run.recipe.stages[0].augment["padding"] == "zeros"  # spelled out
 
 
 @pytest.mark.parametrize(
@@ -164,8 +174,8 @@ def test_what_cannot_be_augmented_is_refused(model: str, data: str, options: dic
     assert not Path("runs").exists()
 
 
-def test_the_view_shows_the_draws_of_the_run(whole: api.Run, tmp_path: Path) -> None:
-    view = look("augmentations", str(whole.path), out=tmp_path / "out", examples=3)
+def test_the_view_shows_the_draws_of_the_run(full_run: api.Run, tmp_path: Path) -> None:
+    view = inspect_target("augmentations", str(full_run.path), out=tmp_path / "out", examples=3)
     json.dumps(view.data)
     assert [p.name for p in view.figures] == ["augmentations.svg"]
     assert (tmp_path / "out" / "augmentations.svg").read_text().count("<image") == 3 * 7
@@ -173,17 +183,17 @@ def test_the_view_shows_the_draws_of_the_run(whole: api.Run, tmp_path: Path) -> 
     assert first[0].keys() == {"epoch", "angle", "right", "down"}
     from layerwise.runtime import rng
 
-    u = rng.uniform(torch.tensor([0]), 10, rng.key(3, "augment", 0), 1)[0]
+    u = rng.draw_uniform(torch.tensor([0]), 10, rng.derive_seed(3, "augment", 0), 1)[0]
     assert first[1]["angle"] == pytest.approx(20 * float(u[0]) - 10, abs=1e-3)
-    assert "旋转" in look("augmentations", str(whole.path), lang="zh").text
+    assert "旋转" in inspect_target("augmentations", str(full_run.path), lang="zh").text
     with pytest.raises(UsageError, match="did you mean 'train'"):
-        look("augmentations", str(whole.path), split="trian")
+        inspect_target("augmentations", str(full_run.path), split="trian")
 
 
 def test_the_view_says_how_to_get_a_run_with_augmentation(tmp_path: Path) -> None:
     run = api.train("perceptron", data="digits", epochs=1, out=tmp_path / "run", options={"examples": 50})
     with pytest.raises(UsageError, match="without augmentation") as error:
-        look("augmentations", str(run.path))
+        inspect_target("augmentations", str(run.path))
     assert "--set augment.rotate=10" in str(error.value)
 
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import api
-from layerwise.data.loader import Batch, MemoryBatches, Mix, Order, StreamedBatches, collated
+from layerwise.data.loader import Batch, BatchSampler, MemoryBatches, Mix, StreamedBatches, collate_source
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation.transforms import AugmentOptions
-from layerwise.inspection import look
-from layerwise.inspection.views.augmentations import neighbors
+from layerwise.inspection import inspect_target
+from layerwise.inspection.views.augmentations import find_mix_partners
 from layerwise.planning.resolve import Request
 from layerwise.runtime.distributed import World
-from layerwise.tasks.augmentation import Augmentation, Augmented, augmented, collating
+from layerwise.tasks.augmentation import Augmentation, AugmentedBatches, augment_batches, choose_collate
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import Regression
@@ -33,20 +33,20 @@ SOURCE = ArraySource(
     np.random.default_rng(0).integers(0, 256, (23, 6, 5, 3), dtype=np.uint8), np.arange(23) % 3, "p",
 )  # fmt: skip
 TASK = Classification.prepare(SOURCE, Classification.Options())
-TABLE: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "flip": "horizontal", "area": [0.3, 1.0]}
+TABLE: dict[str, Any] = {"mixup": 0.4, "cutmix": 1.0, "flip": "horizontal", "crop_scale": [0.3, 1.0]}
 
 
-def batches(order: Order, table: dict[str, Any] = TABLE, *, streamed: bool = False) -> list[list[Batch]]:
+def make_batches(order: BatchSampler, table: dict[str, Any] = TABLE, *, streamed: bool = False) -> list[list[Batch]]:
     """Return the batches of two epochs."""
-    collate = collating(TASK, table)
-    plain: MemoryBatches | StreamedBatches = MemoryBatches(collated(SOURCE, collate, 1), order)
+    collate = choose_collate(TASK, table)
+    plain: MemoryBatches | StreamedBatches = MemoryBatches(collate_source(SOURCE, collate, 1), order)
     if streamed:
         plain = StreamedBatches(SOURCE, collate, order, CPU, torch.float32, workers=0)
-    found = augmented(plain, TASK.inputs, table, seed=3, stage=0)
-    return [list(found.epoch(epoch)) for epoch in range(2)]
+    found = augment_batches(plain, TASK.inputs, table, seed=3, stage=0)
+    return [list(found.iterate(epoch)) for epoch in range(2)]
 
 
-def joined(found: list[list[Batch]]) -> list[Tensor]:
+def join_batches(found: list[list[Batch]]) -> list[Tensor]:
     """Return ids, images, shares and the others' classes of all batches."""
     every = [batch for epoch in found for batch in epoch]
     mixes = [b.mix for b in every if b.mix is not None]
@@ -62,30 +62,34 @@ def joined(found: list[list[Batch]]) -> list[Tensor]:
 
 @pytest.mark.parametrize("batch", [7, 8, 23])
 def test_any_number_of_ranks_mixes_alike(batch: int) -> None:
-    whole = batches(Order(23, batch, 5, paired=True))
+    full_run = make_batches(BatchSampler(23, batch, 5, paired=True))
     for size in (2, 3):
-        ranks = [batches(Order(23, batch, 5, world=World(rank, size, CPU), paired=True)) for rank in range(size)]
+        ranks = [
+            make_batches(BatchSampler(23, batch, 5, world=World(rank, size, CPU), paired=True)) for rank in range(size)
+        ]
         for epoch in range(2):
-            for number, one in enumerate(whole[epoch]):
+            for number, one in enumerate(full_run[epoch]):
                 parts = [[rank[epoch][number]] for rank in ranks if len(rank[epoch][number])]
-                for a, b in zip(joined([[one]]), joined(parts), strict=True):
+                for a, b in zip(join_batches([[one]]), join_batches(parts), strict=True):
                     assert torch.equal(a, b)
 
 
 def test_both_loading_paths_and_a_later_start_mix_alike() -> None:
-    order = Order(23, 6, 5, paired=True)
-    for a, b in zip(joined(batches(order)), joined(batches(order, streamed=True)), strict=True):
+    order = BatchSampler(23, 6, 5, paired=True)
+    for a, b in zip(join_batches(make_batches(order)), join_batches(make_batches(order, streamed=True)), strict=True):
         assert torch.equal(a, b)
-    collate = collating(TASK, TABLE)
-    found = augmented(MemoryBatches(collated(SOURCE, collate, 1), order), TASK.inputs, TABLE, seed=3, stage=0)
-    for one, other in zip(list(found.epoch(1))[2:], found.epoch(1, 2), strict=True):
+    collate = choose_collate(TASK, TABLE)
+    found = augment_batches(
+        MemoryBatches(collate_source(SOURCE, collate, 1), order), TASK.inputs, TABLE, seed=3, stage=0
+    )
+    for one, other in zip(list(found.iterate(1))[2:], found.iterate(1, 2), strict=True):
         assert torch.equal(one.inputs, other.inputs)
 
 
 def test_partners_are_the_neighbors_and_shares_are_in_the_images() -> None:
     table = {"mixup": 0.6}
-    one = batches(Order(23, 6, 5, paired=True), table)[1][0]
-    own, order = TASK.collate(SOURCE.fetch(one.ids.numpy())), Order(23, 6, 5).indices(1)
+    one = make_batches(BatchSampler(23, 6, 5, paired=True), table)[1][0]
+    own, order = TASK.collate(SOURCE.fetch(one.ids.numpy())), BatchSampler(23, 6, 5).indices(1)
     other = TASK.collate(SOURCE.fetch(order[[1, 0, 3, 2, 5, 4]].numpy()))
     assert one.mix is not None
     assert one.mix.targets is not None
@@ -98,19 +102,19 @@ def test_partners_are_the_neighbors_and_shares_are_in_the_images() -> None:
 
 def test_half_of_the_images_get_each_kind_and_some_none() -> None:
     assert isinstance(TASK.inputs, ImageInputs)
-    change = Augmentation(TASK.inputs, AugmentOptions(mixup=1.0, cutmix=1.0, mix=0.7), seed=1)
+    change = Augmentation(TASK.inputs, AugmentOptions(mixup=1.0, cutmix=1.0, mix_prob=0.7), seed=1)
     empty = torch.empty(0)
-    u = change.draws(Batch(empty, None, torch.arange(4000)), 0)
-    share, cuts = change.shares(u)
+    u = change.get_draws(Batch(empty, None, torch.arange(4000)), 0)
+    share, cuts = change.compute_shares(u)
     assert float(cuts.double().mean()) == pytest.approx(0.5, abs=0.03)
     assert float((share == 1).double().mean()) == pytest.approx(0.3, abs=0.03)
 
 
 def test_neighbors_of_the_view_are_those_of_the_batches() -> None:
-    order = Order(23, 6, 5, paired=True)
-    for batch in batches(order, {"mixup": 0.6})[1]:
+    order = BatchSampler(23, 6, 5, paired=True)
+    for batch in make_batches(order, {"mixup": 0.6})[1]:
         want = [int(batch.ids[n ^ 1]) if n ^ 1 < len(batch) else int(batch.ids[n]) for n in range(len(batch))]
-        assert neighbors(order, batch.ids, 1).tolist() == want
+        assert find_mix_partners(order, batch.ids, 1).tolist() == want
 
 
 class Fixed(nn.Module):
@@ -172,7 +176,7 @@ def test_micro_batches_keep_their_mixes() -> None:
     batch = Batch(
         torch.zeros(4, 1), torch.arange(4), torch.arange(4), None, Mix(torch.arange(4.0), torch.arange(4) + 4, None)
     )
-    for part in (batch.chunks(2)[1], batch.at(torch.tensor([2, 3]))):
+    for part in (batch.chunk(2)[1], batch.select(torch.tensor([2, 3]))):
         assert part.mix is not None
         assert part.mix.targets is not None
         assert part.mix.share.tolist() == [2, 3]
@@ -180,7 +184,7 @@ def test_micro_batches_keep_their_mixes() -> None:
 
 
 KEYS: dict[str, Any] = {
-    "augment": {"mixup": 0.2, "cutmix": 1.0, "area": [0.5, 1.0], "policy": "trivial", "erase": 0.3},
+    "augment": {"mixup": 0.2, "cutmix": 1.0, "crop_scale": [0.5, 1.0], "policy": "trivial", "erase_prob": 0.3},
     "train.threads": 1,
     "train.log_every": 3,
     "train.checkpoint_seconds": 1e-9,
@@ -191,33 +195,39 @@ KEYS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A small training with everything."""
     return api.train(
-        "cnn", data="digits", epochs=2, batch=16, seed=3, options=KEYS, out=tmp_path_factory.mktemp("whole") / "run"
+        "cnn",
+        data="digits",
+        epochs=2,
+        batch_size=16,
+        seed=3,
+        options=KEYS,
+        out=tmp_path_factory.mktemp("whole") / "run",
     )
 
 
-def test_resume_inside_an_epoch_is_exact(whole: api.Run, tmp_path: Path) -> None:
-    cut_short(whole, tmp_path / "cut", stage=0, after=4)
+def test_resume_inside_an_epoch_is_exact(full_run: api.Run, tmp_path: Path) -> None:
+    cut_short(full_run, tmp_path / "cut", stage=0, after=4)
     assert train(Request(model=str(tmp_path / "cut" / "recipe.toml"), resume=True), quiet=True).resumed
-    old, new = weights_of(whole), weights_of(api.Run(tmp_path / "cut"))
+    old, new = weights_of(full_run), weights_of(api.Run(tmp_path / "cut"))
     assert all(torch.equal(old[n], new[n]) for n in old)
 
 
-def test_the_view_shows_mixes(whole: api.Run, tmp_path: Path) -> None:
-    view = look("augmentations", str(whole.path), out=tmp_path / "out", examples=3)
+def test_the_view_shows_mixes(full_run: api.Run, tmp_path: Path) -> None:
+    view = inspect_target("augmentations", str(full_run.path), out=tmp_path / "out", examples=3)
     first = view.data["examples"][0]["epochs"][0]
     assert first.keys() == {"epoch", "area", "operation", "erased", "with", "share"}
     assert 0 <= first["share"] <= 1
-    assert "混入" in look("augmentations", str(whole.path), lang="zh").text
+    assert "混入" in inspect_target("augmentations", str(full_run.path), lang="zh").text
 
 
 @pytest.mark.parametrize(
     ("model", "data", "options", "message"),
     [
-        ("lenet5", "digits", {"augment.area": [0.9, 0.1]}, "ends before it begins"),
-        ("lenet5", "digits", {"augment.area": [0.0, 1.0]}, "a wrong value in augment"),
+        ("lenet5", "digits", {"augment.crop_scale": [0.9, 0.1]}, "ends before it begins"),
+        ("lenet5", "digits", {"augment.crop_scale": [0.0, 1.0]}, "a wrong value in augment"),
         ("lenet5", "digits", {"augment.policy": "trivail"}, "did you mean 'trivial'"),
         ("lenet5", "digits", {"augment.mixup": -1}, "a wrong value in augment"),
         ("perceptron", "digits", {"augment.mixup": 0.2}, "learns one class from each"),
@@ -229,10 +239,17 @@ def test_what_makes_no_sense_is_refused(model: str, data: str, options: dict[str
 
 
 def test_what_is_validated_is_not_mixed() -> None:
-    assert all(batch.mix is None for batch in MemoryBatches(collated(SOURCE, TASK.collate, 1), Order(23, 256)).epoch(0))
+    assert all(
+        batch.mix is None
+        for batch in MemoryBatches(collate_source(SOURCE, TASK.collate, 1), BatchSampler(23, 256)).iterate(0)
+    )
     assert isinstance(
-        augmented(
-            MemoryBatches(collated(SOURCE, TASK.collate, 1), Order(23, 6, 1)), TASK.inputs, TABLE, seed=0, stage=0
+        augment_batches(
+            MemoryBatches(collate_source(SOURCE, TASK.collate, 1), BatchSampler(23, 6, 1)),
+            TASK.inputs,
+            TABLE,
+            seed=0,
+            stage=0,
         ),
-        Augmented,
+        AugmentedBatches,
     )

@@ -17,8 +17,8 @@ from torch import nn
 from layerwise import api
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
-from layerwise.inspection.procedure import output_gradient
-from layerwise.planning.resolve import Request, plan
+from layerwise.inspection.backprop_steps import compute_output_gradient
+from layerwise.planning.resolve import Request, make_plan
 from layerwise.tasks import registry
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
@@ -31,7 +31,7 @@ NUMBERS = ArraySource(Schema("row", (4,), "number", (), tuple("abcd")), ROWS, RO
 TARGETS = torch.from_numpy(LABELS)
 
 
-def classes(**options: Any) -> Classification:
+def make_source(**options: Any) -> Classification:
     return Classification.prepare(SOURCE, Classification.Options(**options))
 
 
@@ -56,7 +56,7 @@ def both(task: Task, source: ArraySource = SOURCE, outputs: int = 3) -> tuple[to
     ids=["plain", "smoothed", "weighted"],
 )
 def test_objective_equals_torchs(options: dict[str, Any], reference: nn.Module) -> None:
-    outputs, loss = both(classes(**options))
+    outputs, loss = both(make_source(**options))
     torch.testing.assert_close(loss.total, reference(outputs, TARGETS))
     assert loss.weight == 9
     assert list(loss.parts) == ["cross-entropy"]
@@ -70,32 +70,32 @@ def test_one_question_for_two_classes_is_smoothed_and_focused_as_two_logits_are(
         {"loss": "binary-cross-entropy"},
         {"class_weights": {"dog": 3.0}},
     ):
-        loss = classes(**options).loss
+        loss = make_source(**options).loss
         z, y = torch.randn(5, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
         wide = torch.cat([torch.zeros_like(z), z], 1)
         if options.get("loss") == "binary-cross-entropy":
             want = nn.functional.binary_cross_entropy_with_logits(z[:, 0], y.double(), reduction="none")
         else:
-            want = loss.by_example(wide, y)
-        torch.testing.assert_close(loss.by_example(z, y), want)
+            want = loss.compute_losses(wide, y)
+        torch.testing.assert_close(loss.compute_losses(z, y), want)
 
 
 def test_balanced_weights_are_scikit_learns() -> None:
     want = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    np.testing.assert_allclose(classes(class_weights="balanced").loss.weights, want, rtol=1e-12)
+    np.testing.assert_allclose(make_source(class_weights="balanced").loss.weights, want, rtol=1e-12)
 
 
 def test_balanced_classes_pull_equally() -> None:
     """At equal logits the bias gets no gradient: each class is as heavy as every other."""
-    task = classes(class_weights="balanced")
+    task = make_source(class_weights="balanced")
     bias = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    task.loss.by_example(bias.expand(9, 3), TARGETS).sum().backward()
+    task.loss.compute_losses(bias.expand(9, 3), TARGETS).sum().backward()
     assert bias.grad is not None
     torch.testing.assert_close(bias.grad, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_weighted_classes_tell_the_mean_recall() -> None:
-    task, plain = classes(class_weights="balanced"), classes()
+    task, plain = make_source(class_weights="balanced"), make_source()
     outputs = torch.randn(9, 3, generator=torch.Generator().manual_seed(1))
     found = {}
     for name, one in (("weighted", task), ("plain", plain)):
@@ -108,7 +108,7 @@ def test_weighted_classes_tell_the_mean_recall() -> None:
 
 
 def test_each_class_by_itself_answers_with_sigmoids() -> None:
-    task = classes(loss="binary-cross-entropy")
+    task = make_source(loss="binary-cross-entropy")
     answer = task.decode(torch.tensor([[0.0, 2.0, -1.0]]), task.collate(SOURCE.fetch([0])))[0]
     assert answer.label == "dog"  # type: ignore[attr-defined]
     assert answer.scores == pytest.approx({"cat": 0.5, "dog": 0.880797, "owl": 0.268941}, abs=1e-6)  # type: ignore[attr-defined]
@@ -117,25 +117,25 @@ def test_each_class_by_itself_answers_with_sigmoids() -> None:
 @pytest.mark.parametrize(
     ("task", "source"),
     [
-        (classes(loss="focal", focal_gamma=1.5, class_weights="balanced"), SOURCE),
-        (classes(loss="binary-cross-entropy", label_smoothing=0.1), SOURCE),
+        (make_source(loss="focal", focal_gamma=1.5, class_weights="balanced"), SOURCE),
+        (make_source(loss="binary-cross-entropy", label_smoothing=0.1), SOURCE),
         (Regression.prepare(NUMBERS, Regression.Options(loss="huber", huber_delta=0.3)), NUMBERS),
     ],
     ids=["focal", "rest", "huber"],
 )
 def test_a_loss_travels_with_the_weights_and_has_its_gradient(task: Task, source: ArraySource) -> None:
-    again = registry.from_json(json.loads(json.dumps(task.to_json())), Path("task.json"))
+    again = registry.load_task(json.loads(json.dumps(task.to_json())), Path("task.json"))
     assert again == task
     outputs, _ = both(again, source, 1 if source is NUMBERS else 3)
     batch = again.collate(source.fetch(range(9)))
     leaf = outputs.detach().requires_grad_()
     (want,) = torch.autograd.grad(task.losses(leaf, batch).mean(), leaf)
-    torch.testing.assert_close(output_gradient(again, outputs.detach(), batch), want)
+    torch.testing.assert_close(compute_output_gradient(again, outputs.detach(), batch), want)
 
 
 def test_a_task_saved_before_there_was_a_choice_opens() -> None:
-    saved = {key: value for key, value in classes().to_json().items() if key != "loss"}
-    assert registry.from_json(saved, Path("task.json")) == classes()
+    saved = {key: value for key, value in make_source().to_json().items() if key != "loss"}
+    assert registry.load_task(saved, Path("task.json")) == make_source()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_task_saved_before_there_was_a_choice_opens() -> None:
 )
 def test_wrong_options_say_what_to_do(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        classes(**options)
+        make_source(**options)
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_keys_reach_the_run() -> None:
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     seen = [row["val/balanced-accuracy"] for row in rows if "val/balanced-accuracy" in row]
     assert run.metrics["val/balanced-accuracy"] == max(seen)
-    typed = plan(Request(model="mlp", data="wine", settings=keys))
+    typed = make_plan(Request(model="mlp", data="wine", settings=keys))
     assert json.loads(json.dumps(typed.recipe.task)) == {**run.recipe.task, "label_smoothing": 0.05}

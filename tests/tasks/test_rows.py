@@ -14,10 +14,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from layerwise import api
 from layerwise.data.source import Column
 from layerwise.data.tables import table_files, table_source
-from layerwise.data.tables.table_options import Reading
+from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError
-from layerwise.inference.predict import Answer, Failure, Predictor, named_inputs
-from layerwise.nn.embedding import CategoryEmbedding
+from layerwise.inference.predict import Failure, NamedPrediction, Predictor, read_inputs
+from layerwise.nn.layers import CategoryEmbedding
 from layerwise.tasks import columnar
 from layerwise.tasks.coders import CategoryCoder, DateCoder, NumberCoder
 from layerwise.tasks.rows import RowInputs
@@ -30,7 +30,7 @@ def test_numbers_and_categories_equal_scikit_learn(tmp_path) -> None:
     numbers, names = rng.normal(5, 3, 200), rng.choice(["a", "b", "c"], 200)
     lines = "".join(f"{x!r},{c},{i % 2}\n" for i, (x, c) in enumerate(zip(numbers.tolist(), names, strict=True)))
     (tmp_path / "t.csv").write_text("x,c,y\n" + lines)
-    source = table_source.read(tmp_path / "t.csv").source
+    source = table_source.read_table(tmp_path / "t.csv").source
     got = RowInputs.fit(source, scale="standard").tensor(source.inputs).numpy()
     want = np.hstack(
         [
@@ -45,26 +45,26 @@ def test_gaps_are_marked_and_not_guessed() -> None:
     number = NumberCoder.fit(Column("x", gaps=True), np.array([1.0, nan, 3.0]), "standard")
     np.testing.assert_allclose(number.encode(np.array([1.0, nan, 3.0])), [[-1, 0], [0, 1], [1, 0]])
     category = CategoryCoder.fit(
-        Column("c", "category", ("a", "b"), True), np.array([0, 1, nan]), most=0, unseen="unknown"
+        Column("c", "category", ("a", "b"), True), np.array([0, 1, nan]), embed_above=0, unseen="unknown"
     )
     np.testing.assert_array_equal(
         category.encode(np.array([0, 1, nan, -1])), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
     )
     whole = NumberCoder.fit(Column("x"), np.array([1.0, 3.0]), "standard")
     with pytest.raises(DataError, match="never lacked one in training"):
-        whole.checked("")
+        whole.validate_cell("")
 
 
 def test_dates_by_hand() -> None:
     coder = DateCoder.fit(Column("d", "date"), np.array([0.0, 100.0]), "standard")
     days = (dt.date(2000, 7, 2) - dt.date(1970, 1, 1)).days
-    assert coder.cell("2000-07-02") == coder.cell(dt.date(2000, 7, 2)) == days
+    assert coder.parse_cell("2000-07-02") == coder.parse_cell(dt.date(2000, 7, 2)) == days
     year, week = 2 * math.pi * days / 365.2425, 2 * math.pi * days / 7
     want = [(days - 50) / 50, math.sin(year), math.sin(week), math.cos(year), math.cos(week)]
     np.testing.assert_allclose(coder.encode(np.array([float(days)]))[0], want, atol=1e-9)
-    assert coder.cell("2000-07-02T12:00:00+00:00") == days + 0.5
+    assert coder.parse_cell("2000-07-02T12:00:00+00:00") == days + 0.5
     with pytest.raises(DataError, match="'d' is not a date"):
-        coder.cell("2 July")
+        coder.parse_cell("2 July")
 
 
 CELL = {
@@ -92,11 +92,11 @@ def test_whole_columns_equal_single_cells(tmp_path_factory, rows, unseen, gaps) 
     singly: list[np.ndarray | None] = []
     for row in rows:
         try:
-            singly.append(inputs.cells(row))
+            singly.append(inputs.parse_row(row))
         except DataError:
             singly.append(None)
-    for table in table_files.pieces(path):
-        whole = columnar.cells_of(inputs, table)
+    for table in table_files.iterate_tables(path):
+        whole = columnar.parse_table(inputs, table)
         if any(row is None for row in singly):
             assert whole is None
         else:
@@ -149,11 +149,11 @@ def test_unseen_categories_are_reported(run, tmp_path) -> None:
     predictor = made.predictor()
     (tmp_path / "new.csv").write_text("town,size,built\nt3,50,2021-06-01\nAtlantis,50,2021-06-01\n")
     (tmp_path / "odd.csv").write_text("town,size,built\nAtlantis,50,2021-06-01\nt3,wide,2021-06-01\nt3,5,soon\n")
-    good, strange = predictor.stream(named_inputs([str(tmp_path / "new.csv")], predictor.task))
-    assert isinstance(good, Answer)
+    good, strange = predictor.stream(read_inputs([str(tmp_path / "new.csv")], predictor.task))
+    assert isinstance(good, NamedPrediction)
     assert good.unseen == ()
     assert strange.unseen == ("town 'Atlantis'",)
-    first, second, third = predictor.stream(named_inputs([str(tmp_path / "odd.csv")], predictor.task))
+    first, second, third = predictor.stream(read_inputs([str(tmp_path / "odd.csv")], predictor.task))
     assert first.unseen == ("town 'Atlantis'",)
     assert first.prediction == strange.prediction
     assert isinstance(second, Failure)
@@ -162,16 +162,16 @@ def test_unseen_categories_are_reported(run, tmp_path) -> None:
 
 
 def test_eval_on_other_data_matches_categories_by_name(run, tmp_path) -> None:
-    from layerwise.inference.evaluate import measure
+    from layerwise.inference.evaluate import evaluate_run
 
     made, folder = run
     lines = (folder / "t.csv").read_text().splitlines()
     (tmp_path / "o.csv").write_text(
         "\n".join([lines[0], *[line.replace("t9,", "u9,") for line in lines[:0:-1]]]) + "\n"
     )
-    found = measure(made.path, data=str(tmp_path / "o.csv"))
+    found = evaluate_run(made.path, data=str(tmp_path / "o.csv"))
     assert any("town" in note and "'u9'" in note for note in found.notes)
-    again = measure(made.path, data=str(folder / "t.csv"))
+    again = evaluate_run(made.path, data=str(folder / "t.csv"))
     assert again.metrics["accuracy"] > 0.9
 
 
@@ -181,8 +181,8 @@ def test_an_example_counts_by_its_weight(tmp_path) -> None:
 
     (tmp_path / "w.csv").write_text("x,w,y\n1,3,0.5\n2,1,1.5\n4,2,-1.5\n")
     (tmp_path / "r.csv").write_text("x,y\n1,0.5\n1,0.5\n1,0.5\n2,1.5\n4,-1.5\n4,-1.5\n")
-    weighted = table_source.read(tmp_path / "w.csv", Reading(weight="w")).source
-    repeated = table_source.read(tmp_path / "r.csv").source
+    weighted = table_source.read_table(tmp_path / "w.csv", TableOptions(weight="w")).source
+    repeated = table_source.read_table(tmp_path / "r.csv").source
     task = Regression.prepare(repeated, RegressionOptions())
     net = torch.nn.Linear(1, 1)
     grads = []

@@ -18,7 +18,7 @@ from layerwise import api
 from layerwise.data.source import ArraySource, Column, Schema
 from layerwise.tasks.coders import DateCoder, NumberCoder
 from layerwise.tasks.regression import NumberMeter, Regression, RegressionOptions
-from layerwise.tasks.scaling import is_beyond, range_scale, standard_scale
+from layerwise.tasks.scaling import is_out_of_range, range_scale, standard_scale
 
 VALUES = st.lists(st.floats(-1000, 1000).map(lambda v: round(v, 6)), min_size=2, max_size=40)
 MAGNITUDES = st.integers(-30, 30)
@@ -145,5 +145,5 @@ def test_a_constant_column_does_not_override_the_others(tmp_path: Path) -> None:
 
 
 def test_gaps_can_be_held() -> None:
-    assert is_beyond(np.array([np.nan, 1.0, 1e39, 1.0]), spread=1e-38).tolist() == [False, False, True, False]
-    assert is_beyond(np.array([np.nan, 1.0, 10.0]), spread=1e-38).tolist() == [False, False, True]
+    assert is_out_of_range(np.array([np.nan, 1.0, 1e39, 1.0]), spread=1e-38).tolist() == [False, False, True, False]
+    assert is_out_of_range(np.array([np.nan, 1.0, 10.0]), spread=1e-38).tolist() == [False, False, True]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from layerwise import api
-from processes import report_written
+from processes import patch_report
 from small_runs import fit
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     """A finished run that tests copy before they spoil it."""
-    with report_written(True):
+    with patch_report(True):
         return fit(tmp_path_factory.mktemp("faults") / "run")
 
 

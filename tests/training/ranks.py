@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from layerwise.cli import main
+from layerwise.training.checkpointing import Checkpointer
 from layerwise.training.session import Session
-from processes import report_written
+from processes import patch_report
 
 ENDED: list[str] = []
 CUT: list[str] = []
@@ -25,31 +26,31 @@ CUT: list[str] = []
 
 def digest(model: torch.nn.Module) -> str:
     """Return a digest of all parameters' bits."""
-    made = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, tensor in model.named_parameters():
-        made.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
-    return made.hexdigest()
+        hasher.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def interrupted(after: Any) -> Any:
     """Send this process a SIGINT after some steps, as a user's Ctrl-C would reach it."""
 
     def counted(self: Session, *args: Any, **more: Any) -> bool:
-        if CUT and self.world.rank == 1 and self.steps == 20:
+        if CUT and self.world.rank == 1 and self.state.steps == 20:
             signal.raise_signal(signal.SIGINT)
         return bool(after(self, *args, **more))
 
     return counted
 
 
-def watched(stage: Any) -> Any:
+def watched(load: Any) -> Any:
     """Note this rank's own weights at the end of each stage, before the best ones are read from the disk."""
 
-    def close(self: Session, number: int) -> None:
+    def load_best(self: Checkpointer, number: int) -> None:
         ENDED.append(digest(self.model))
-        stage(self, number)
+        load(self, number)
 
-    return close
+    return load_best
 
 
 def run(cases: dict[str, list[str]], folder: Path, rank: int, port: int) -> None:
@@ -65,11 +66,11 @@ def run(cases: dict[str, list[str]], folder: Path, rank: int, port: int) -> None
     os.dup2(os.open(f"stderr.{rank}", os.O_WRONLY | os.O_CREAT), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
-    Session._close = watched(Session._close)  # type: ignore[method-assign]
-    Session._after = interrupted(Session._after)  # type: ignore[method-assign]
+    Checkpointer.load_best = watched(Checkpointer.load_best)  # type: ignore[method-assign]
+    Session._on_step_end = interrupted(Session._on_step_end)  # type: ignore[method-assign]
     for number, (name, arguments) in enumerate(cases.items()):
         ENDED.clear()
         CUT[:] = [name] if name.endswith("cut") else []
-        with report_written(number == 0):
+        with patch_report(number == 0):
             code = main(arguments)
         Path(f"{name}.{rank}.json").write_text(json.dumps({"code": code, "ended": ENDED}))

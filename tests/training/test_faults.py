@@ -18,17 +18,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from disks import small_disk
+from disks import mount_small_disk
 from layerwise import api
 from layerwise.cli import main
 from layerwise.errors import DamagedError, LayerwiseError, TrainingError, UsageError
 from layerwise.planning.resolve import Request
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
-from layerwise.runtime.checksums import digest, is_finite, unsealed
+from layerwise.runtime.checksums import digest, is_finite, load_checksummed
 from layerwise.training.run_training import train
-from processes import Child, assert_same, litter, logged, rows, until, weights
-from small_runs import LONG, fit, linear_model
+from processes import Child, assert_same, count_logged, find_leftovers, load_weights, read_rows, wait_until
+from small_runs import LONG, fit, write_linear_model
 
 # -- repeating bit for bit -------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ UNORDERED = "self.linear(x.clone().put_(torch.zeros(1, dtype=torch.long), x[0, :
 
 
 def test_a_kernel_that_cannot_repeat_is_refused_by_name(tmp_path: Path) -> None:
-    linear_model(tmp_path / "unordered.py", UNORDERED)
+    write_linear_model(tmp_path / "unordered.py", UNORDERED)
     command = [
         sys.executable,
         "-m",
@@ -70,9 +70,9 @@ def test_rate_too_high_stops_at_the_first_non_finite_value(run: api.Run) -> None
     with pytest.raises(TrainingError, match=r"not finite|no longer finite") as caught:
         train(request, quiet=True)
     assert "the last checkpoint is intact" in str(caught.value)
-    report = unsealed((run.path / "failure.json").read_bytes(), run.path / "failure.json")
+    report = load_checksummed((run.path / "failure.json").read_bytes(), run.path / "failure.json")
     assert report["layer"] in str(caught.value)
-    assert all(bool(torch.isfinite(t).all()) for t in weights(run.path).values())
+    assert all(bool(torch.isfinite(t).all()) for t in load_weights(run.path).values())
     assert api.open(run.path).predictor()(np.zeros((8, 8, 1), np.uint8))
     assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
@@ -130,9 +130,9 @@ def test_last_batch_of_one_under_batch_norm_is_refused_clearly(tmp_path: Path) -
     assert api.RunDirectory(fit(tmp_path / "plain", epochs=0).path).info()["examples"]["train"] == rest
     batch = next(b for b in range(20, 200) if rest % b == 1)
     with pytest.raises(UsageError, match="has one example, over which batch normalization has no variance") as caught:
-        fit(tmp_path / "run", batch=batch, options={"model.batch_norm": True})
-    advised = int(caught.value.do.split("--batch ")[1].split(",")[0])
-    assert fit(tmp_path / "other", batch=advised, epochs=1, options={"model.batch_norm": True}).metrics
+        fit(tmp_path / "run", batch_size=batch, options={"model.batch_norm": True})
+    advised = int(caught.value.do.split("--batch-size ")[1].split(",")[0])
+    assert fit(tmp_path / "other", batch_size=advised, epochs=1, options={"model.batch_norm": True}).metrics
 
 
 def test_a_last_batch_of_one_is_refused_where_maps_have_one_place() -> None:
@@ -142,30 +142,30 @@ def test_a_last_batch_of_one_is_refused_where_maps_have_one_place() -> None:
     with pytest.raises(
         UsageError, match=r"the last batch of 33 examples has one example(?s:.*)or larger images with task\.size"
     ):
-        api.train("resnet18", data="digits", epochs=1, batch=16, options=options)
-    assert api.train("resnet18", data="digits", epochs=1, batch=16, options={**options, "task.size": 40}).metrics
+        api.train("resnet18", data="digits", epochs=1, batch_size=16, options=options)
+    assert api.train("resnet18", data="digits", epochs=1, batch_size=16, options={**options, "task.size": 40}).metrics
 
 
 def test_batches_of_one_under_batch_norm_are_refused_clearly(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch normalization"):
-        fit(tmp_path / "run", batch=1, options={"model.batch_norm": True})
+        fit(tmp_path / "run", batch_size=1, options={"model.batch_norm": True})
 
 
 @pytest.mark.parametrize(("precision", "error"), [("fp64", 1e-12), ("fp32", 1e-6)])
 def test_accumulation_equals_the_large_batch(precision: str, error: float, tmp_path: Path) -> None:
     """With 7 pieces of batches of 100 (pieces and last batch uneven), with penalties and clipping."""
-    found = {}
-    more = {"rule.l2": 1e-3, "rule.clip": 0.5, "rule.optimizer": "momentum", "train.checkpoint_seconds": 0}
+    by_pieces = {}
+    more = {"rule.l2": 1e-3, "rule.clip_grad": 0.5, "rule.optimizer": "momentum", "train.checkpoint_seconds": 0}
     for pieces in (1, 7):
-        options = {"rule.accumulate": pieces, **more}
-        run = fit(tmp_path / str(pieces), batch=100, epochs=1, lr=0.05, precision=precision, options=options)
-        found[pieces] = weights(run.path, "best")
-    assert max(float((found[1][n] - found[7][n]).abs().max()) for n in found[1]) <= error
+        options = {"rule.grad_accum_steps": pieces, **more}
+        run = fit(tmp_path / str(pieces), batch_size=100, epochs=1, lr=0.05, precision=precision, options=options)
+        by_pieces[pieces] = load_weights(run.path, "best")
+    assert max(float((by_pieces[1][n] - by_pieces[7][n]).abs().max()) for n in by_pieces[1]) <= error
 
 
 def test_accumulation_with_batch_norm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="accumulation would not equal the large batch"):
-        fit(tmp_path / "run", options={"model.batch_norm": True, "rule.accumulate": 2})
+        fit(tmp_path / "run", options={"model.batch_norm": True, "rule.grad_accum_steps": 2})
     assert not (tmp_path / "run").exists()  # refused before it learned anything: nothing is left
 
 
@@ -184,7 +184,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path | None]:
     """A file system of 4 MiB, or None where mounting is not permitted."""
-    with small_disk(tmp_path / "disk") as place:
+    with mount_small_disk(tmp_path / "disk") as place:
         yield place
 
 
@@ -207,7 +207,7 @@ def test_full_disk(disk: Path | None, unbroken: Path, tmp_path: Path) -> None:
     assert "Traceback" not in child.stderr
     run = RunDirectory(place / "run")
     assert {n: p for n, p in verify(run).items() if p} == {}
-    assert litter(run.path) == []
+    assert find_leftovers(run.path) == []
     if disk is not None:
         assert run.restore("last") is not None
         (disk / "ballast").unlink()
@@ -223,7 +223,7 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     assert "cannot write run/checkpoints/last: File too large" in child.stderr
     assert "Traceback" not in child.stderr
     assert {n: p for n, p in verify(RunDirectory(tmp_path / "run")).items() if p} == {}
-    assert litter(tmp_path) == []
+    assert find_leftovers(tmp_path) == []
 
 
 # -- F24 -------------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
 
 def test_sigint_saves_a_checkpoint(unbroken: Path, tmp_path: Path) -> None:
     child = Child(LONG, tmp_path)
-    until(lambda: logged(tmp_path / "run") >= 13, child)
+    wait_until(lambda: count_logged(tmp_path / "run") >= 13, child)
     child.kill(signal.SIGINT)
     assert child.wait() == 130, child.stderr
     _resumes_as(unbroken, child.stderr, tmp_path)
@@ -240,7 +240,7 @@ def test_sigint_saves_a_checkpoint(unbroken: Path, tmp_path: Path) -> None:
 def test_sigterm_to_the_real_command(unbroken: Path, tmp_path: Path) -> None:
     args = [sys.executable, "-m", "layerwise", *map(str, LONG)]
     with subprocess.Popen(args, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        until(lambda: logged(tmp_path / "run") >= 13)
+        wait_until(lambda: count_logged(tmp_path / "run") >= 13)
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=60)
     assert process.returncode == 130, text
@@ -252,7 +252,7 @@ def _resumes_as(unbroken: Path, text: str, place: Path) -> None:
     assert "a checkpoint was saved" in text
     assert "Traceback" not in text
     assert "layerwise train run/recipe.toml --resume" in text
-    assert 12 <= RunDirectory(place / "run").restore("last").info["steps"] < rows(unbroken)[-1]["step"]  # type: ignore[union-attr]
+    assert 12 <= RunDirectory(place / "run").restore("last").info["steps"] < read_rows(unbroken)[-1]["step"]  # type: ignore[union-attr]
     child = Child(["train", "run/recipe.toml", "--resume"], place)
     assert child.wait() == 0, child.stderr
     assert_same(place / "run", unbroken)
@@ -272,16 +272,16 @@ def test_newer_formats_are_refused(run: api.Run) -> None:
         ("task.json", b"", b""),
     ):
         path = run.path / name
-        kept = {p: p.read_bytes() for p in (path, run.path / "run.json")}
+        originals = {p: p.read_bytes() for p in (path, run.path / "run.json")}
         if name == "task.json":
-            task = json.loads(kept[path])
+            task = json.loads(originals[path])
             assert task["format"] == 1
             directory.replace(name, json.dumps({**task, "format": 2}).encode())
         elif name == "recipe.toml":
-            assert old in kept[path]
-            directory.replace(name, kept[path].replace(old, new))
+            assert old in originals[path]
+            directory.replace(name, originals[path].replace(old, new))
         else:
-            body = {k: v for k, v in json.loads(kept[path]).items() if k != "checksum"}
+            body = {k: v for k, v in json.loads(originals[path]).items() if k != "checksum"}
             body["format"] = 2
             text = json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
             path.write_bytes(
@@ -289,8 +289,8 @@ def test_newer_formats_are_refused(run: api.Run) -> None:
             )
         with pytest.raises(DamagedError, match=r"newer version|has recipe format 2"):
             api.open(run.path).predictor()
-        for place, data in kept.items():
-            place.write_bytes(data)
+        for path, data in originals.items():
+            path.write_bytes(data)
     assert api.open(run.path).predictor()
 
 
@@ -312,8 +312,8 @@ def test_one_flipped_byte_in_any_file_is_found(run: api.Run, capsys: pytest.Capt
     for name in files:
         path = run.path / name
         good = path.read_bytes()
-        places = {0, len(good) - 1, *(draw.randrange(len(good)) for _ in range(10))}
-        for place in sorted(places):
+        positions = {0, len(good) - 1, *(draw.randrange(len(good)) for _ in range(10))}
+        for place in sorted(positions):
             flipped = good[place] ^ (1 << draw.randrange(8)) if draw.random() < 0.7 else draw.choice(b" \n\t\r0E")
             if flipped == good[place]:
                 continue

@@ -16,7 +16,7 @@ import pytest
 
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
-from processes import CONTEXT, litter
+from processes import CONTEXT, find_leftovers
 
 TRAIN = [
     "train",
@@ -52,9 +52,9 @@ def refuse_locks() -> bool:
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
-    whole = Program(len(program), ctypes.cast(code, ctypes.c_void_p))
+    filters = Program(len(program), ctypes.cast(code, ctypes.c_void_p))
     call = ctypes.CDLL(None, use_errno=True).prctl
-    return call(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and call(SET_SECCOMP, FILTER, ctypes.byref(whole), 0, 0) == 0
+    return call(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and call(SET_SECCOMP, FILTER, ctypes.byref(filters), 0, 0) == 0
 
 
 def refuse_flushed_folders() -> bool:
@@ -106,12 +106,12 @@ def test_training_goes_on_with_one_note(refuse: Any, note: str, tmp_path: Path) 
     child.join(100)
     if child.exitcode == 77:
         pytest.skip("filters of system calls are not permitted here")
-    said = (tmp_path / "stderr").read_text()
-    assert child.exitcode == 0, said
-    assert said.count(note) == 1, said
-    assert "Warning" not in said
-    assert "Traceback" not in said
+    stderr = (tmp_path / "stderr").read_text()
+    assert child.exitcode == 0, stderr
+    assert stderr.count(note) == 1, stderr
+    assert "Warning" not in stderr
+    assert "Traceback" not in stderr
     run = RunDirectory(tmp_path / "run")
     assert {name: problem for name, problem in verify(run).items() if problem} == {}
-    assert litter(run.path) == []
+    assert find_leftovers(run.path) == []
     assert not (run.path / ".lock").exists()

@@ -14,10 +14,10 @@ import torch
 from layerwise import registry
 from layerwise.run_check import verify
 from layerwise.run_directory import Checkpoint, RunDirectory
-from processes import CONTEXT, Child, assert_same, die_at, litter, rows, until, weights
-from small_runs import BATCH, run_info, small_form, written
+from processes import CONTEXT, Child, assert_same, find_leftovers, kill_self_at, load_weights, read_rows, wait_until
+from small_runs import BATCH_SIZES, get_small_form, make_run_info, write_corpus
 
-SPECS = [registry.find(name) for name in sorted(registry.specs())]
+SPECS = [registry.find(name) for name in sorted(registry.load_specs())]
 FAMILIES = {
     (spec.module, spec.rule): spec.name for spec in SPECS if spec.rule
 }.values()  # one model a file and rule: what a resume meets
@@ -39,10 +39,12 @@ def command(name: str, *more: object) -> list[object]:
 
 def small(name: str, folder: Path) -> list[object]:
     """Return the arguments that train a model's small form, on a text in ``folder`` where it learns words."""
-    data = written(folder / "text.txt") if registry.find(name).family == "word-vectors" else DATA.get(name, "digits")
+    data = (
+        write_corpus(folder / "text.txt") if registry.find(name).family == "word-vectors" else DATA.get(name, "digits")
+    )
     given = [
         part
-        for key, value in small_form(name, examples=192).items()
+        for key, value in get_small_form(name, examples=192).items()
         for part in ("--set", f"{key}={json.dumps(value)}")
     ]
     return ["train", name, "--data", data, "--out", "run", *KEYS, *given]
@@ -65,16 +67,16 @@ def resumed(args: list[object], folder: Path, *, report: bool = False) -> None:
 
 @pytest.mark.parametrize("name", ["mlp"])
 def test_three_kills_at_random_and_during_a_save(name: str, tmp_path: Path) -> None:
-    args = command(name, "--epochs", 3, "--batch", 64)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trained(args, whole)
+    args = command(name, "--epochs", 3, "--batch-size", 64)
+    unbroken, cut = tmp_path / "whole", tmp_path / "cut"
+    trained(args, unbroken)
     args += SAVES  # the other run saved at epochs only: saving changes nothing either
     cut.mkdir()
     draw = random.Random(time.time_ns())
     last = -1
     for _ in range(2):
         child = Child([*args, "--resume"], cut)
-        until(lambda: _step(cut / "run") > last + 2, child)  # noqa: B023
+        wait_until(lambda: _step(cut / "run") > last + 2, child)  # noqa: B023
         time.sleep(draw.uniform(0, 0.05))
         child.kill()
         assert child.wait() == -9, child.stderr
@@ -82,49 +84,49 @@ def test_three_kills_at_random_and_during_a_save(name: str, tmp_path: Path) -> N
     operation = draw.randrange(25, 200)
     assert Child([*args, "--resume"], cut, kill_at=operation).wait() == -9, operation
     resumed(args, cut)
-    assert_same(cut / "run", whole / "run")
+    assert_same(cut / "run", unbroken / "run")
 
 
 def test_a_kill_in_each_stage_of_dbn(tmp_path: Path) -> None:
-    args = command("dbn", "--epochs", 2, "--batch", 64)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trained(args, whole)
+    args = command("dbn", "--epochs", 2, "--batch-size", 64)
+    unbroken, cut = tmp_path / "whole", tmp_path / "cut"
+    trained(args, unbroken)
     args += SAVES
     cut.mkdir()
-    stages = list(dict.fromkeys(row["stage"] for row in rows(whole / "run")))
+    stages = list(dict.fromkeys(row["stage"] for row in read_rows(unbroken / "run")))
     assert len(stages) == 3
     for stage in stages:
         child = Child([*args, "--resume"], cut)
-        until(lambda: f'"stage": "{stage}"' in _text(cut / "run/metrics.jsonl"), child)  # noqa: B023
+        wait_until(lambda: f'"stage": "{stage}"' in _text(cut / "run/metrics.jsonl"), child)  # noqa: B023
         child.kill()
         assert child.wait() == -9, child.stderr
         assert f'"stage": "{stage}"' in _text(cut / "run/metrics.jsonl")
         assert stage == stages[-1] or f'"stage": "{stages[-1]}"' not in _text(cut / "run/metrics.jsonl")
     resumed(args, cut)
-    assert_same(cut / "run", whole / "run")
+    assert_same(cut / "run", unbroken / "run")
 
 
 def test_a_kill_without_any_checkpoint_begins_afresh(tmp_path: Path) -> None:
     """With saving switched off the log of the killed attempt is not kept beside the new one's."""
-    args = command("mlp", "--epochs", 3, "--batch", 64, "--set", "train.checkpoint_seconds=0")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trained(args, whole)
+    args = command("mlp", "--epochs", 3, "--batch-size", 64, "--set", "train.checkpoint_seconds=0")
+    unbroken, cut = tmp_path / "whole", tmp_path / "cut"
+    trained(args, unbroken)
     cut.mkdir()
     child = Child(args, cut)
-    until(lambda: _text(cut / "run/metrics.jsonl").count("\n") >= 5, child)
+    wait_until(lambda: _text(cut / "run/metrics.jsonl").count("\n") >= 5, child)
     child.kill()
     assert child.wait() == -9
     resumed(args, cut)
-    assert rows(cut / "run") == rows(whole / "run")
-    best = weights(whole / "run", "best")
-    assert all(torch.equal(best[n], t) for n, t in weights(cut / "run", "best").items())
+    assert read_rows(cut / "run") == read_rows(unbroken / "run")
+    best = load_weights(unbroken / "run", "best")
+    assert all(torch.equal(best[n], t) for n, t in load_weights(cut / "run", "best").items())
 
 
 def test_a_kill_while_the_report_is_written(tmp_path: Path) -> None:
     """The run is finished when its report is there: a resume completes it."""
-    args = command("mlp", "--epochs", 1, "--batch", 256)
+    args = command("mlp", "--epochs", 1, "--batch-size", 256)
     child = Child(args, tmp_path, report=True)
-    until(lambda: any((tmp_path / "run").glob("figures/*")) or (tmp_path / "run/report.html").exists(), child)
+    wait_until(lambda: any((tmp_path / "run").glob("figures/*")) or (tmp_path / "run/report.html").exists(), child)
     child.kill()
     assert child.wait() == -9, "it was finished before the kill"
     resumed(args, tmp_path, report=True)
@@ -132,7 +134,7 @@ def test_a_kill_while_the_report_is_written(tmp_path: Path) -> None:
     assert (run.path / "report.html").is_file()
     assert run.info()["status"] == "finished"
     assert {n: p for n, p in verify(run).items() if p} == {}
-    assert litter(run.path) == []
+    assert find_leftovers(run.path) == []
 
 
 def _step(path: Path) -> int:
@@ -158,7 +160,7 @@ def checkpoint(value: float, serial: int) -> Checkpoint:
 
 def _save_over(path: Path, kill_at: int) -> None:
     """Save one checkpoint and a small file over old ones, and die on the way."""
-    die_at(kill_at, str(path))
+    kill_self_at(kill_at, str(path))
     RunDirectory(path).save("last", checkpoint(2.0, 2))
     RunDirectory(path).replace("task.json", b"new")
     sys.exit(0)
@@ -166,12 +168,12 @@ def _save_over(path: Path, kill_at: int) -> None:
 
 def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
     """After every kill the old or the new checkpoint opens, whole; the next save succeeds and clears up."""
-    codes, found = [], set()
+    codes, states = [], set()
     for kill_at in range(1, 60):
         run = RunDirectory.create(tmp_path / str(kill_at) / "run")
         run.save("last", checkpoint(1.0, 1))
         run.write("task.json", b"old")
-        run.write_info(run_info(), written=["task.json"])
+        run.write_info(make_run_info(), new_files=["task.json"])
         child = CONTEXT.Process(target=_save_over, args=(run.path, kill_at))
         child.start()
         child.join(30)
@@ -182,9 +184,9 @@ def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
         assert torch.equal(restored.model["w"], torch.full((50,), value))
         assert torch.equal(restored.state["m"], torch.full((70,), value))
         assert run.read("task.json") in (b"old", b"new")
-        found.add((value, run.read("task.json")))
-        run.tidy()
-        assert litter(run.path) == []
+        states.add((value, run.read("task.json")))
+        run.clean_up()
+        assert find_leftovers(run.path) == []
         tidied = run.restore("last")
         assert tidied is not None
         assert (tidied.info, torch.equal(tidied.model["w"], restored.model["w"])) == (restored.info, True)
@@ -192,13 +194,13 @@ def test_a_save_killed_before_each_file_operation(tmp_path: Path) -> None:
         restored = run.restore("last")
         assert restored is not None
         assert restored.info["value"] == 3.0
-        assert litter(run.path / "checkpoints") == []
+        assert find_leftovers(run.path / "checkpoints") == []
         if child.exitcode == 0:
             break
     assert codes[-1] == 0
     assert len(codes) > 12  # so many moments were tried
     assert set(codes[:-1]) == {-9}
-    assert found == {(1.0, b"old"), (2.0, b"old"), (2.0, b"new")}
+    assert states == {(1.0, b"old"), (2.0, b"old"), (2.0, b"new")}
 
 
 # -- long ------------------------------------------------------------------------------------------------------------
@@ -213,8 +215,8 @@ def test_fifty_kills(name: str, tmp_path: Path) -> None:
         *small(name, tmp_path),
         "--epochs",
         4,
-        "--batch",
-        BATCH.get(name, 30),
+        "--batch-size",
+        BATCH_SIZES.get(name, 30),
     ]  # of 193 examples, so that none is left alone
     seconds = trained(args, tmp_path / "whole")
     args += SAVES

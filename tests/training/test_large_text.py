@@ -59,7 +59,7 @@ def test_four_gigabytes_train_in_little_memory(tmp_path: Path) -> None:
     written(small, 2_000_000)
     subprocess.run(training(small, "small"), cwd=tmp_path, check=True, capture_output=True)
     written(text, SIZE)
-    peak, told, began = 0, 0, time.monotonic()
+    peak, printed, began = 0, 0, time.monotonic()
     with subprocess.Popen(
         training(text, "run"), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as process:
@@ -67,8 +67,8 @@ def test_four_gigabytes_train_in_little_memory(tmp_path: Path) -> None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             anonymous = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
             peak = max(peak, *(1024 * n for n in anonymous), 0)
-            if peak > told + 4e6:  # which phase it is, if it is too much
-                told = peak
+            if peak > printed + 4e6:  # which phase it is, if it is too much
+                printed = peak
                 print(f"{time.monotonic() - began:.0f} s: {peak / 1e6:.0f} MB", flush=True)
             time.sleep(0.1)
     assert process.returncode == 0

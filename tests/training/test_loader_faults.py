@@ -16,27 +16,27 @@ import pytest
 import torch
 from PIL import Image
 
-from layerwise.data.loader import Order, StreamedBatches
+from layerwise.data.loader import BatchSampler, StreamedBatches
 from layerwise.data.source import ArraySource, Schema
-from layerwise.data.workers import refuse_small_shared_memory
+from layerwise.data.workers import check_shared_memory
 from layerwise.errors import TrainingError
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
 from layerwise.tasks.classification import Classification
-from processes import Child, assert_same, logged, until
-from small_runs import digit_folders, fit
+from processes import Child, assert_same, count_logged, wait_until
+from small_runs import fit, write_digit_folders
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of digits, 240 images of 8 × 8."""
-    return digit_folders(tmp_path_factory.mktemp("images"), 240)
+    return write_digit_folders(tmp_path_factory.mktemp("images"), 240)
 
 
 def test_streaming_gives_the_same_batches(images: Path, tmp_path: Path) -> None:
     """Weights and log are equal bit for bit whether the images were held in memory or decoded batch by batch."""
-    held = fit(tmp_path / "held", data=str(images), batch=16)
-    streamed = fit(tmp_path / "streamed", data=str(images), batch=16, options={"train.workers": -1})
+    held = fit(tmp_path / "held", data=str(images), batch_size=16)
+    streamed = fit(tmp_path / "streamed", data=str(images), batch_size=16, options={"train.workers": -1})
     assert_same(held.path, streamed.path)
 
 
@@ -45,7 +45,7 @@ STREAM = [
     "lenet5",
     "--epochs",
     50,
-    "--batch",
+    "--batch-size",
     32,
     "--out",
     "run",
@@ -81,7 +81,7 @@ def test_a_small_shared_memory_is_named(large: Path, tmp_path: Path) -> None:
     )
     if done.returncode == 77 or "unshare" in done.stderr:
         with pytest.raises(TrainingError, match="too small for the loader's workers"):
-            refuse_small_shared_memory(1 << 60)
+            check_shared_memory(1 << 60)
         return
     assert done.returncode == 1, done.stderr
     assert "/dev/shm is too small for the loader's workers" in done.stderr
@@ -101,8 +101,8 @@ def test_a_killed_loader_worker_ends_the_run_with_its_cause(large: Path, tmp_pat
     def workers() -> list[psutil.Process]:
         return spawned(psutil.Process(child.process.pid))
 
-    until(lambda: logged(tmp_path / "run") >= 1, child, timeout=90)
-    until(lambda: bool(workers()), child, timeout=90)
+    wait_until(lambda: count_logged(tmp_path / "run") >= 1, child, timeout=90)
+    wait_until(lambda: bool(workers()), child, timeout=90)
     began = time.monotonic()
     for worker in workers():
         worker.kill()
@@ -123,10 +123,10 @@ def test_a_lost_worker_is_told_of_only_where_a_batch_is_asked_for() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
     source = ArraySource(Schema("image", (6, 5, 3), "class", ("a", "b")), pixels, np.arange(40) % 2, "pixels")
     collate = Classification.prepare(source, Classification.Options()).collate
-    streamed = StreamedBatches(source, collate, Order(40, 4), torch.device("cpu"), torch.float32, workers=1)
-    training = streamed.epoch(0)
+    streamed = StreamedBatches(source, collate, BatchSampler(40, 4), torch.device("cpu"), torch.float32, workers=1)
+    training = streamed.iterate(0)
     next(training)
-    evaluation = streamed.epoch(0)  # begun within the epoch
+    evaluation = streamed.iterate(0)  # begun within the epoch
     next(evaluation)
     handler = signal.getsignal(signal.SIGCHLD)
     lost = spawned(psutil.Process())
@@ -145,4 +145,4 @@ def test_a_lost_worker_is_told_of_only_where_a_batch_is_asked_for() -> None:
     with pytest.raises(TrainingError, match="a loader worker was lost"):
         next(training)
     assert signal.getsignal(signal.SIGCHLD) is not handler
-    assert len(list(streamed.epoch(1))) == 10
+    assert len(list(streamed.iterate(1))) == 10

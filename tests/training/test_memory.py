@@ -13,21 +13,21 @@ from layerwise.errors import TrainingError
 from layerwise.planning.resolve import Request
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
-from layerwise.runtime.shortage import ran_out
+from layerwise.runtime.resources import is_out_of_memory
 from layerwise.training.run_training import train
-from small_runs import linear_model
+from small_runs import write_linear_model
 
-OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.accumulate": 2}
+OPTIONS = {"train.threads": 1, "model.hidden": [16], "model.dropout": 0, "rule.grad_accum_steps": 2}
 
 
 def test_the_allocators_own_error_is_known() -> None:
     """The oracle: torch's allocator, asked for four petabytes."""
     with pytest.raises(RuntimeError) as refused:
         torch.empty(10**15)
-    assert ran_out(refused.value)
+    assert is_out_of_memory(refused.value)
     with pytest.raises(RuntimeError) as other:
         torch.ones(2, 3) @ torch.ones(2, 3)
-    assert not ran_out(other.value)
+    assert not is_out_of_memory(other.value)
 
 
 def test_memory_that_runs_out_names_the_setting(tmp_path: Path) -> None:
@@ -37,11 +37,11 @@ def test_memory_that_runs_out_names_the_setting(tmp_path: Path) -> None:
             "mlp",
             data="digits",
             out=tmp_path / "run",
-            batch=64,
+            batch_size=64,
             options={**OPTIONS, "model.hidden": [20_000, 2_000_000_000]},
         )
-    assert "--batch" in caught.value.do
-    assert "--set rule.accumulate=8" in caught.value.do
+    assert "--batch-size" in caught.value.do
+    assert "--set rule.grad_accum_steps=8" in caught.value.do
 
 
 HUNGRY = "self.linear(x if len(x) > 1 else torch.empty(10**15))"
@@ -49,7 +49,7 @@ HUNGRY = "self.linear(x if len(x) > 1 else torch.empty(10**15))"
 
 def test_answering_without_memory_is_no_traceback(tmp_path: Path, command: Any) -> None:
     """A network that asks torch's allocator for four petabytes when it is shown one example."""
-    linear_model(tmp_path / "hungry.py", HUNGRY)
+    write_linear_model(tmp_path / "hungry.py", HUNGRY)
     trained = command(
         "train", "hungry", "--import", "hungry.py", "--data", "iris", "--out", "run", "--set", "train.threads=1"
     )
@@ -57,16 +57,16 @@ def test_answering_without_memory_is_no_traceback(tmp_path: Path, command: Any) 
     done = command("predict", "run", "5.1,3.5,1.4,0.2", "--import", "hungry.py")
     assert done.returncode == 1
     assert "layerwise: there is no memory left: " in done.stderr
-    assert "do this:  close other programs, or use --device cpu where it is a GPU's that is full" in done.stderr
+    assert "do this:  close other programs, or use --device cpu if the GPU's memory is full" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("batch", "pieces"), [(32, 1), (64, 2), (128, 4), (100, 4)])
 def test_another_batch_on_resume_rescales_accumulation(batch: int, pieces: int, tmp_path: Path) -> None:
-    run = api.train("mlp", data="digits", out=tmp_path / "run", epochs=1, batch=64, options=OPTIONS)
-    request = Request(model=str(run.path / "recipe.toml"), epochs=2, batch=batch, resume=True, allow_changes=True)
+    run = api.train("mlp", data="digits", out=tmp_path / "run", epochs=1, batch_size=64, options=OPTIONS)
+    request = Request(model=str(run.path / "recipe.toml"), epochs=2, batch_size=batch, resume=True, allow_changes=True)
     train(request, quiet=True)
     stage = run.recipe.stages[0]
-    assert (stage.batch, stage.rule["accumulate"]) == (batch, pieces)
+    assert (stage.batch_size, stage.rule["grad_accum_steps"]) == (batch, pieces)
     assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
     assert run.info["history"][-1]["epoch"] == 2

@@ -23,7 +23,7 @@ def test_the_time_left_is_never_cut(width: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TERM", "xterm")
     screen = Terminal()
     with Display(quiet=False, stream=screen) as display:
-        display.stage("fine-tune", 100)
+        display.start_stage("fine-tune", 100)
         display.advance(30)
         display.show("train/loss 0.3123  val/accuracy 0.9412  val/loss 0.2931  val/balanced-accuracy 0.9321")
         assert display.bar is not None

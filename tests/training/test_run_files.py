@@ -23,9 +23,9 @@ from layerwise.planning.resolve import Request
 from layerwise.run_directory import Checkpoint, RunDirectory
 from layerwise.training import session
 from layerwise.training.run_training import train
-from processes import CONTEXT, Child, logged, until
-from refusals import differences, record
-from small_runs import LONG, digit_folders, fit, run_info
+from processes import CONTEXT, Child, count_logged, wait_until
+from refusals import find_differences, record
+from small_runs import LONG, fit, make_run_info, write_digit_folders
 
 
 def go_on(run: Path, **more: object) -> list[str]:
@@ -80,10 +80,10 @@ def test_a_link_in_a_run_is_refused_by_name(
     place.symlink_to(elsewhere)
     before = record(tmp_path)
     assert main(go_on(run.path)) == 2
-    said = capsys.readouterr().err
-    assert name.split("/")[-1] in said, said
-    assert "link" in said or "not a regular file" in said, said
-    assert differences(before, record(tmp_path)) == []
+    stderr = capsys.readouterr().err
+    assert name.split("/")[-1] in stderr, stderr
+    assert "link" in stderr or "not a regular file" in stderr, stderr
+    assert find_differences(before, record(tmp_path)) == []
 
 
 def test_names_that_another_program_might_take_are_left_alone(run: api.Run, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_names_that_another_program_might_take_are_left_alone(run: api.Run, tmp_
     beside them."""
     diary = tmp_path / "diary"
     diary.write_text("dear diary")
-    mine = ["run.json.new", ".run.json.new", "checkpoints/last.new", "checkpoints/last.old", "metrics.jsonl.new"]
-    for name in mine:
+    names = ["run.json.new", ".run.json.new", "checkpoints/last.new", "checkpoints/last.old", "metrics.jsonl.new"]
+    for name in names:
         (run.path / name).symlink_to(diary)
     (run.path / "checkpoints/.mine.0123456789abcdef.new").mkdir()
     (run.path / "checkpoints/.mine.0123456789abcdef.new/notes.txt").write_text("mine")
     assert main(go_on(run.path)) == 0
     assert diary.read_text() == "dear diary"
-    assert [name for name in mine if not (run.path / name).is_symlink()] == []
+    assert [name for name in names if not (run.path / name).is_symlink()] == []
     assert (run.path / "checkpoints/.mine.0123456789abcdef.new/notes.txt").read_text() == "mine"
 
 
@@ -116,7 +116,7 @@ def test_a_link_for_the_graphs_of_a_run_is_not_followed(
     (run.path / "engines").symlink_to(models)
     before = record(models)
     run.predictor(engine="onnxruntime")
-    assert differences(before, record(models)) == []
+    assert find_differences(before, record(models)) == []
     assert list((tmp_path / "cache").rglob("*.onnx"))
 
 
@@ -146,7 +146,7 @@ def test_the_log_is_on_the_disk_before_a_checkpoint_names_its_length(
 def test_a_changed_resume_beside_a_running_training_changes_nothing(tmp_path: Path) -> None:
     """The lock is taken before recipe.toml, run.json or task.json are written."""
     first = Child([300 if a == 8 else a for a in LONG], tmp_path)
-    until(lambda: logged(tmp_path / "run") > 2, first)
+    wait_until(lambda: count_logged(tmp_path / "run") > 2, first)
     steady = ("run.json", "recipe.toml", "task.json")
     before = {name: (tmp_path / "run" / name).read_bytes() for name in steady}
     with pytest.raises(UsageError, match="another process is training in"):
@@ -158,34 +158,34 @@ def test_a_changed_resume_beside_a_running_training_changes_nothing(tmp_path: Pa
 
 def test_a_refused_resume_with_allowed_changes_changes_nothing(tmp_path: Path) -> None:
     """The change is allowed, but its batches are refused: recipe.toml and run.json are the old ones."""
-    run = fit(tmp_path / "run", options={"model.batch_norm": True}, batch=64, epochs=1)
+    run = fit(tmp_path / "run", options={"model.batch_norm": True}, batch_size=64, epochs=1)
     batch = next(b for b in range(20, 200) if 1259 % b == 1)
     before = record(tmp_path)
     with pytest.raises(UsageError, match="batch normalization"):
         train(
-            Request(model=str(run.path / "recipe.toml"), resume=True, allow_changes=True, epochs=2, batch=batch),
+            Request(model=str(run.path / "recipe.toml"), resume=True, allow_changes=True, epochs=2, batch_size=batch),
             quiet=True,
         )
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 def test_a_later_stage_that_cannot_begin_is_refused_before_the_first(tmp_path: Path) -> None:
     """A second stage whose last batch has one example: nothing is trained for it, and nothing is left."""
-    run = fit(tmp_path / "run", options={"model.batch_norm": True}, batch=64, epochs=1)
+    run = fit(tmp_path / "run", options={"model.batch_norm": True}, batch_size=64, epochs=1)
     batch = next(b for b in range(20, 200) if 1259 % b == 1)
     (first,) = run.recipe.stages
-    two = replace(run.recipe, stages=(first, replace(first, name="second", batch=batch)))
+    two = replace(run.recipe, stages=(first, replace(first, name="second", batch_size=batch)))
     (tmp_path / "two.toml").write_text(recipe.to_toml(two))
     before = record(tmp_path)
     with pytest.raises(UsageError, match="batch normalization"):
         api.train(str(tmp_path / "two.toml"), out=tmp_path / "new")
-    assert differences(before, record(tmp_path)) == []
+    assert find_differences(before, record(tmp_path)) == []
 
 
 def test_an_empty_folder_of_the_users_stays_where_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="batch normalization"):
-        fit(tmp_path / "mine", batch=1, options={"model.batch_norm": True})
+        fit(tmp_path / "mine", batch_size=1, options={"model.batch_norm": True})
     assert list((tmp_path / "mine").iterdir()) == []
 
 
@@ -210,11 +210,11 @@ def test_a_resume_without_its_best_checkpoint_is_refused_with_advice_that_works(
     spoil(run.path, "best", how)
     before = record(run.path)
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert f"checkpoints/best is {how}" in said
-    assert "nothing was changed" in said
-    assert differences(before, record(run.path)) == []
-    advice = said.partition("train anew: layerwise ")[2].split("\n")[0]
+    stderr = capsys.readouterr().err
+    assert f"checkpoints/best is {how}" in stderr
+    assert "nothing was changed" in stderr
+    assert find_differences(before, record(run.path)) == []
+    advice = stderr.partition("train anew: layerwise ")[2].split("\n")[0]
     assert main([str(run.path.with_name("new")) if word == "NEW" else word for word in advice.split()]) == 0
     new = api.open(run.path.with_name("new"))
     assert new.metrics["test/accuracy"] > 0.5
@@ -238,7 +238,7 @@ def test_a_lost_run_json_is_refused(resume: bool, run: api.Run) -> None:
     before = record(run.path)
     with pytest.raises(UsageError, match=r"has checkpoints but no run\.json; nothing in it was changed"):
         fit(run.path, resume=resume)
-    assert differences(before, record(run.path)) == []
+    assert find_differences(before, record(run.path)) == []
 
 
 # -- doctor
@@ -273,13 +273,13 @@ def test_doctor_names_what_is_gone(names: list[str], run: api.Run, capsys: pytes
     else:
         place.unlink()
     assert main(["doctor", str(run.path), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     expected = {
         "checkpoints/best": ["checkpoints/best/state.json"],
         "checkpoints": ["checkpoints/best/state.json", "checkpoints/last/state.json"],
     }.get(name, [place.name])
-    assert not found["whole"]
-    assert sorted(name for name, problem in found["files"].items() if problem) == expected
+    assert not report["ok"]
+    assert sorted(name for name, problem in report["files"].items() if problem) == expected
 
 
 def test_doctor_names_flipped_bytes_of_graphs_and_event_files(
@@ -287,11 +287,11 @@ def test_doctor_names_flipped_bytes_of_graphs_and_event_files(
 ) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("tensorboard")
-    from layerwise.inference.engines.graphs import graph_of
-    from layerwise.inference.predict import load
+    from layerwise.inference.engines.graphs import find_or_export_graph
+    from layerwise.inference.predict import load_run
 
     run = fit(tmp_path / "run", options={"train.tensorboard": True}, epochs=1)
-    graph = graph_of(load(run.path).subject, run.path)
+    graph = find_or_export_graph(load_run(run.path).export_source, run.path)
     assert main(["doctor", str(run.path)]) == 0
     events = next((run.path / "tensorboard").iterdir())
     for path in (graph, events, graph.with_name(graph.name + ".json")):
@@ -324,18 +324,18 @@ def read_beside_saves(path: Path, *, reads: int, seconds: float) -> tuple[int, i
     run = RunDirectory.create(path)
     tensor = torch.full((500,), 1.0)
     run.save("last", Checkpoint({"w": tensor}, {"m": tensor}, {"serial": 1, "value": 1.0}))
-    run.write_info(run_info())
+    run.write_info(make_run_info())
     stop = multiprocessing.get_context("forkserver").Event()
     child = CONTEXT.Process(target=_save_on, args=(path, stop))
     child.start()
     done, values, end = 0, [1.0], time.monotonic() + seconds
     try:
         while done < reads and time.monotonic() < end:
-            found = run.restore("last")
-            assert found is not None
-            value = found.info["value"]
-            assert torch.equal(found.model["w"], torch.full((500,), value))
-            assert torch.equal(found.state["m"], torch.full((500,), value))
+            checkpoint = run.restore("last")
+            assert checkpoint is not None
+            value = checkpoint.info["value"]
+            assert torch.equal(checkpoint.model["w"], torch.full((500,), value))
+            assert torch.equal(checkpoint.state["m"], torch.full((500,), value))
             assert value >= values[-1]  # never an older one again
             values.append(value)
             done += 1
@@ -363,7 +363,7 @@ def test_ten_thousand_reads_beside_saves(tmp_path: Path) -> None:
 def test_the_folder_of_a_running_training_can_be_read(tmp_path: Path) -> None:
     """What a person does meanwhile, `doctor` and a prediction: neither stumbles over a save."""
     child = Child([*[300 if a == 8 else a for a in LONG], "--set", "train.checkpoint_seconds=0.0001"], tmp_path)
-    until(lambda: logged(tmp_path / "run") > 40, child)
+    wait_until(lambda: count_logged(tmp_path / "run") > 40, child)
     for _ in range(5):
         assert api.open(tmp_path / "run").predictor()
     child.kill()
@@ -379,16 +379,16 @@ def test_a_run_that_data_stop_before_anything_is_saved_leaves_nothing(
     step."""
     images = tmp_path / "images"
     images.mkdir()
-    digit_folders(images, 330, side=32)
-    steps = session.steps
+    write_digit_folders(images, 330, side=32)
+    run_steps = session.run_steps
 
     def cut(*args: Any) -> Any:
         assert (tmp_path / "runs/new/checkpoints/last").is_dir()
         for path in images.rglob("*.png"):
             path.write_bytes(path.read_bytes()[:60])
-        return steps(*args)
+        return run_steps(*args)
 
-    monkeypatch.setattr(session, "steps", cut)
+    monkeypatch.setattr(session, "run_steps", cut)
     options = {"task.size": 32, "train.memory_mib": 1, "data.cache": "off", "train.threads": 1, "train.workers": 0}
     with pytest.raises(
         pytest.fail.Exception, match="a refused call left traces"

@@ -13,7 +13,7 @@ from layerwise.planning.resolve import Request
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
 from layerwise.training.run_training import train
-from layerwise.training.trackers import Guarded, TensorBoard
+from layerwise.training.trackers import FailSafeTracker, TensorBoard
 
 OPTIONS = {
     "train.threads": 1,
@@ -36,12 +36,12 @@ def test_tensorboard_reads_what_the_log_says(run: api.Run) -> None:
 
     read = EventAccumulator(str(run.path / "tensorboard"))
     read.Reload()
-    rows = RunDirectory(run.path).metrics()
+    rows = RunDirectory(run.path).read_metrics()
     for name in ("train/loss", "val/loss", "val/accuracy"):
-        told = [(row["step"], row[name]) for row in rows if name in row]
-        found = [(scalar.step, scalar.value) for scalar in read.Scalars(name)]
-        assert [step for step, _ in found] == [step for step, _ in told]
-        assert [value for _, value in found] == pytest.approx([value for _, value in told], rel=1e-6)
+        logged = [(row["step"], row[name]) for row in rows if name in row]
+        scalars = [(scalar.step, scalar.value) for scalar in read.Scalars(name)]
+        assert [step for step, _ in scalars] == [step for step, _ in logged]
+        assert [value for _, value in scalars] == pytest.approx([value for _, value in logged], rel=1e-6)
     assert {n: p for n, p in verify(RunDirectory(run.path)).items() if p} == {}
 
 
@@ -54,16 +54,16 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
     (path / "tensorboard").write_text("a file")
     done = train(Request(model=str(path / "recipe.toml"), epochs=3, resume=True, allow_changes=True))
     assert done.info["history"][-1]["epoch"] == 3
-    told = capfd.readouterr().err
-    assert told.count("warning: tensorboard is off for the rest of this run: ") == 1
-    assert "training goes on" in told
+    stderr = capfd.readouterr().err
+    assert stderr.count("warning: tensorboard is off for the rest of this run: ") == 1
+    assert "training goes on" in stderr
 
 
 def test_a_disk_that_refuses_under_the_tracker_is_told_once(tmp_path: Path) -> None:
     """Files may not grow: the same error from the system's side as a full disk."""
     pytest.importorskip("tensorboard")
-    said: list[str] = []
-    guarded = Guarded("tensorboard", lambda: TensorBoard(tmp_path / "events", step=0), say=said.append)
+    messages: list[str] = []
+    guarded = FailSafeTracker("tensorboard", lambda: TensorBoard(tmp_path / "events", step=0), say=messages.append)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
@@ -71,8 +71,8 @@ def test_a_disk_that_refuses_under_the_tracker_is_told_once(tmp_path: Path) -> N
             guarded.write({"step": step, "train/loss": 1.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(said) == 1
-    assert "File too large" in said[0]
+    assert len(messages) == 1
+    assert "File too large" in messages[0]
 
 
 def test_a_link_in_the_place_of_events_is_refused_and_told(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_a_link_in_the_place_of_events_is_refused_and_told(tmp_path: Path) -> No
     (tmp_path / "diary").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run/tensorboard").symlink_to(tmp_path / "diary")
-    said: list[str] = []
-    Guarded("tensorboard", lambda: TensorBoard(tmp_path / "run/tensorboard", step=0), say=said.append)
-    assert "tensorboard is a link" in said[0]
+    messages: list[str] = []
+    FailSafeTracker("tensorboard", lambda: TensorBoard(tmp_path / "run/tensorboard", step=0), say=messages.append)
+    assert "tensorboard is a link" in messages[0]
     assert not list((tmp_path / "diary").iterdir())
 
 
@@ -93,6 +93,6 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in [n for n in sys.modules if n.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
-    said: list[str] = []
-    Guarded("tensorboard", lambda: TensorBoard(tmp_path / "events", step=0), say=said.append)
-    assert "the package tensorboard is missing (pip install 'layerwise[tensorboard]')" in said[0]
+    messages: list[str] = []
+    FailSafeTracker("tensorboard", lambda: TensorBoard(tmp_path / "events", step=0), say=messages.append)
+    assert "the package tensorboard is missing (pip install 'layerwise[tensorboard]')" in messages[0]

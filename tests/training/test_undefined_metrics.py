@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from layerwise import api
 from layerwise.cli import main
-from layerwise.inference.evaluate import measure
+from layerwise.inference.evaluate import evaluate_run
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory
 from layerwise.tasks.base import Goal
 from layerwise.training import session
-from layerwise.training.meters import Best, undefined
+from layerwise.training.meters import BestEpoch, describe_undefined_metrics
 from small_runs import fit
 
 VALUES = st.sampled_from([math.nan, math.inf, -math.inf, None]) | st.floats(-9, 9)
@@ -28,10 +28,10 @@ VALUES = st.sampled_from([math.nan, math.inf, -math.inf, None]) | st.floats(-9, 
 @given(st.lists(VALUES, max_size=12), st.booleans())
 def test_the_best_epoch_is_that_of_the_finite_values_alone(values: list[float | None], more: bool) -> None:
     """Oracle: Python's max and min over the finite ones; the first of equals."""
-    goal, best = Goal("m", more), Best()
+    goal, best = Goal("m", more), BestEpoch()
     for epoch, value in enumerate(values):
-        if best.better(math.nan if value is None else value, goal):
-            best = Best(0, value, epoch)
+        if best.is_improved_by(math.nan if value is None else value, goal):
+            best = BestEpoch(0, value, epoch)
     finite = [(v, -n) for n, v in enumerate(values) if v is not None and math.isfinite(v)]
     if not finite:
         assert best.value is None
@@ -41,8 +41,8 @@ def test_the_best_epoch_is_that_of_the_finite_values_alone(values: list[float | 
 
 
 def test_a_best_value_of_an_older_run_that_is_not_finite_is_beaten() -> None:
-    assert Best(0, math.nan, 1).better(5.0, Goal("rmse", False))
-    assert not Best(0, math.nan, 1).better(math.nan, Goal("rmse", False))
+    assert BestEpoch(0, math.nan, 1).is_improved_by(5.0, Goal("rmse", False))
+    assert not BestEpoch(0, math.nan, 1).is_improved_by(math.nan, Goal("rmse", False))
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Any:
         calls[0] = 0
 
         def evaluate(*given: Any, **more: Any) -> Any:
-            found = real(*given, **more)
+            evaluation = real(*given, **more)
             if more.get("full"):
-                return found
+                return evaluation
             calls[0] += 1
             spoil_it = not epochs or calls[0] in epochs
-            return found._replace(metrics=dict.fromkeys(found.metrics, math.nan)) if spoil_it else found
+            return evaluation._replace(metrics=dict.fromkeys(evaluation.metrics, math.nan)) if spoil_it else evaluation
 
         monkeypatch.setattr(session, "evaluate", evaluate)
 
@@ -67,9 +67,9 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def best_of(path: Path) -> dict[str, Any]:
-    found = RunDirectory(path).restore("best")
-    assert found is not None
-    best: dict[str, Any] = found.info["best"]
+    checkpoint = RunDirectory(path).restore("best")
+    assert checkpoint is not None
+    best: dict[str, Any] = checkpoint.info["best"]
     return best
 
 
@@ -151,12 +151,12 @@ def test_notes_count_each_metric() -> None:
         {"stage": "a", "val/loss": math.inf, "val/rmse": None},
         {"stage": "b"},
     ]
-    notes = [english for english, _ in undefined(rows, "a", Goal("rmse", False), last=False)]
+    notes = [english for english, _ in describe_undefined_metrics(rows, "a", Goal("rmse", False), last=False)]
     assert notes == [
         "val/loss was not finite in 2 of 2 epochs",
         "val/rmse was not finite in 1 of 2 epochs: none of these is the best epoch",
     ]
-    assert undefined(rows, "b", Goal("rmse", False), last=False) == []
+    assert describe_undefined_metrics(rows, "b", Goal("rmse", False), last=False) == []
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +185,13 @@ def test_what_is_not_defined_is_null_and_says_why(
     runs: Path, run: str, data: str, metric: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", str(runs / run), "--data", str(runs / data), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert found["metrics"][metric] is None
-    assert f"{metric} is not defined: {why}" in found["notes"]
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert report["metrics"][metric] is None
+    assert f"{metric} is not defined: {why}" in report["notes"]
     assert main(["eval", str(runs / run), "--data", str(runs / data)]) == 0
-    said = capsys.readouterr()
-    assert f"all/{metric}\t–\n" in said.out
-    assert why in said.err
+    captured = capsys.readouterr()
+    assert f"all/{metric}\t–\n" in captured.out
+    assert why in captured.err
 
 
 @pytest.mark.parametrize("kind", ["c", "n"])
@@ -203,13 +203,13 @@ def test_outputs_that_are_not_finite_are_counted(runs: Path, kind: str, monkeypa
     real = Task.outputs
 
     def outputs(task: Any, model: Any, batch: Any) -> torch.Tensor:
-        found = real(task, model, batch).clone()
-        found[0], found[1] = math.nan, math.inf
-        return found
+        result = real(task, model, batch).clone()
+        result[0], result[1] = math.nan, math.inf
+        return result
 
     monkeypatch.setattr(Task, "outputs", outputs)
-    found = measure(runs / kind, split="val")
-    assert any("the network's outputs for 2 example(s) are not finite" in note for note in found.notes)
-    assert not math.isfinite(found.metrics["loss"])
+    evaluation = evaluate_run(runs / kind, split="val")
+    assert any("the network's outputs for 2 example(s) are not finite" in note for note in evaluation.notes)
+    assert not math.isfinite(evaluation.metrics["loss"])
     assert main(["eval", str(runs / kind), "--split", "val"]) == 0
     assert main(["eval", str(runs / kind), "--split", "val", "--json"]) == 0

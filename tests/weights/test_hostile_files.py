@@ -15,7 +15,7 @@ import torch
 from layerwise import api
 from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
-from layerwise.weights import load
+from layerwise.weights.loading import load_weights
 
 
 class Evil:
@@ -106,7 +106,7 @@ def test_weights_of_another_shape_list_every_key_and_load_nothing(tmp_path: Path
     del other["1.bias"]
     safetensors.torch.save_file(other, tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"4 key\(s\) differ") as caught:
-        load(model, tmp_path / "w.safetensors")
+        load_weights(model, tmp_path / "w.safetensors")
     for text in (
         "1.bias: missing (expected (16,))",
         "9.weight: not in the model (received (2, 2))",

@@ -20,8 +20,8 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.runtime.checksums import is_finite
-from layerwise.weights import load
-from layerwise.weights.reading import read
+from layerwise.weights.loading import load_weights
+from layerwise.weights.reading import read_weights
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -51,7 +51,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(ending: str, value: flo
         r"w\.\w+: the tensor '0.weight' has numbers that are not finite\n.*\n  received: 1 of 12 are NaN or infinite"
     )
     with pytest.raises(DamagedError, match=message):
-        load(network(), path)
+        load_weights(network(), path)
 
 
 def test_build_and_the_command_refuse_them_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_tensors_of_another_kind_are_refused_by_name(kind: str, tmp_path: Path) 
         with pytest.raises(
             DataError, match=rf"w.pt: the tensor '0.weight' is .*{said}.*\n  expected: dense tensors of real numbers"
         ):
-            load(network(), path)
+            load_weights(network(), path)
 
 
 @pytest.mark.parametrize("stride", ["one number", "a row"])
@@ -105,19 +105,19 @@ def test_a_tensor_that_repeats_its_numbers_for_ever_is_refused(stride: str, tmp_
     odd = few.expand(10**12) if stride == "one number" else few.expand(10**11, 4)
     path = saved(tmp_path / "w.pt", {**network().state_dict(), "0.weight": odd})
     with pytest.raises(DataError, match=r"'0.weight' repeats its numbers, and would take [\d,]+ bytes"):
-        load(network(), path)
+        load_weights(network(), path)
 
 
 def test_many_tensors_that_repeat_a_little_are_counted_together(tmp_path: Path) -> None:
     few = torch.ones(1).expand(2**17)  # 512 KiB each
-    assert len(read(saved(tmp_path / "a.pt", {"a": few})).tensors) == 1
+    assert len(read_weights(saved(tmp_path / "a.pt", {"a": few})).tensors) == 1
     with pytest.raises(DataError, match="repeats its numbers"):
-        read(saved(tmp_path / "b.pt", {str(n): few for n in range(100)}))
+        read_weights(saved(tmp_path / "b.pt", {str(n): few for n in range(100)}))
 
 
 def test_tied_weights_are_read(tmp_path: Path) -> None:
     shared = torch.randn(300, 300)
-    found = read(saved(tmp_path / "w.pt", {"a": shared, "b": shared, "c": shared.t()})).tensors
+    found = read_weights(saved(tmp_path / "w.pt", {"a": shared, "b": shared, "c": shared.t()})).tensors
     assert torch.equal(found["c"], shared.t())
 
 
@@ -132,7 +132,7 @@ def test_a_program_is_named_and_the_advice_works(kind: str, tmp_path: Path) -> N
         else:
             torch.export.save(torch.export.export(model, (torch.ones(2, 3),)), path)
     with pytest.raises(DataError, match=f"is a {kind} file: it holds a program") as caught:
-        load(network(), path)
+        load_weights(network(), path)
     text = str(caught.value)
     assert "weights_only" not in text
     advice = (
@@ -143,7 +143,7 @@ def test_a_program_is_named_and_the_advice_works(kind: str, tmp_path: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         eval(advice, {"torch": torch})
-    found = load(network(), tmp_path / "weights.pt").tensors
+    found = load_weights(network(), tmp_path / "weights.pt").tensors
     assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -151,7 +151,7 @@ def test_a_program_is_named_and_the_advice_works(kind: str, tmp_path: Path) -> N
 def test_torchs_advice_is_never_repeated(content: Any, tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", content)
     with pytest.raises(LayerwiseError) as caught:
-        load(network(), path)
+        load_weights(network(), path)
     assert "weights_only" not in str(caught.value)
     assert "arbitrary" not in str(caught.value)
 
@@ -162,7 +162,7 @@ def test_weights_beside_other_things_are_taken(where: str, tmp_path: Path) -> No
     optimizer = {"state": {0: {"step": torch.ones(1)}}, "mean": torch.ones(1)}
     content: dict[str, Any] = {**state, "epoch": 3, "best": 0.5, "optimizer": optimizer}
     content = {where: content, "arch": "x"} if where else content
-    found = load(network(), saved(tmp_path / "w.pt", content))
+    found = load_weights(network(), saved(tmp_path / "w.pt", content))
     assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
         name: tensor.tolist() for name, tensor in state.items()
     }
@@ -172,7 +172,7 @@ def test_weights_beside_other_things_are_taken(where: str, tmp_path: Path) -> No
 
 def test_a_lone_tensor_beside_weights_does_not_hide_them(tmp_path: Path) -> None:
     state = network().state_dict()
-    found = load(
+    found = load_weights(
         network(), saved(tmp_path / "w.pt", {"mine": state, "rng": torch.zeros(9, dtype=torch.uint8), "epoch": 3})
     )
     assert found.assets["place"] == "mine"
@@ -187,14 +187,14 @@ def test_one_extra_name_beside_a_prefix_is_the_one_in_the_error(extra: str, pref
     with pytest.raises(
         UsageError, match=rf"(?s)1 key\(s\) differ\n    {extra}: not in the model \(received \(2,\)\)\n  do this"
     ):
-        load(network(), path)
-    assert load(network(), saved(tmp_path / "w.pt", state)).assets["prefix"] == prefix
+        load_weights(network(), path)
+    assert load_weights(network(), saved(tmp_path / "w.pt", state)).assets["prefix"] == prefix
 
 
 def test_names_of_another_network_are_listed_as_they_are(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", {f"features.{n}": torch.ones(1) for n in range(5)})
     with pytest.raises(UsageError, match=r"features\.0: not in the model"):
-        load(network(), path)
+        load_weights(network(), path)
 
 
 def test_no_error_of_torchs_repeats_its_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,5 +206,5 @@ def test_no_error_of_torchs_repeats_its_advice(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch, "load", load_badly)
     (tmp_path / "w.pt").write_bytes(b"x")
     with pytest.raises(DamagedError, match=r"torch cannot read it \(RuntimeError\)") as caught:
-        read(tmp_path / "w.pt")
+        read_weights(tmp_path / "w.pt")
     assert "weights_only" not in str(caught.value)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from layerwise import api
 from layerwise.data.loader import Batch
 from layerwise.errors import Interrupted, UsageError
-from layerwise.planning.build import network
-from layerwise.planning.resolve import Request, plan
+from layerwise.planning.build import build_model
+from layerwise.planning.resolve import Request, make_plan
 from layerwise.rules.backprop import Backprop, BackpropOptions
 from layerwise.rules.base import Context
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Loss
 from layerwise.training import session
-from layerwise.training.loop import steps
+from layerwise.training.loop import run_steps
 
 SHAPE: dict[str, Any] = {"channels": 1, "size": [8, 8], "width": 4, "blocks": 1}
 OPTIONS: dict[str, Any] = {
@@ -35,8 +35,8 @@ OPTIONS: dict[str, Any] = {
     "train.checkpoint_seconds": 1e-9,
     "stages.head.examples": 200,
     "stages.all.examples": 200,
-    "stages.all.rule.ema": 0.9,
-    "stages.all.rule.clip": 1.0,
+    "stages.all.rule.ema_decay": 0.9,
+    "stages.all.rule.clip_grad": 1.0,
 }
 HEAD = {"linear.weight", "linear.bias"}
 
@@ -54,7 +54,7 @@ def donor() -> dict[str, Tensor]:
 def fit(out: str, *, epochs: tuple[int, int] = (1, 1), **more: Any) -> api.Run:
     """Transfer the donor's weights to the digits."""
     options = {**OPTIONS, "stages.head.epochs": epochs[0], "stages.all.epochs": epochs[1], **more}
-    return api.train("resnet20", data="digits", weights="w.pth", transfer=True, batch=32, out=out, options=options)
+    return api.train("resnet20", data="digits", weights="w.pth", transfer=True, batch_size=32, out=out, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_first_stage_changes_the_head_and_not_one_bit_below_it() -> None:
     run = fit("run", epochs=(2, 0), **{"stages.head.monitor": "last"})
     kept, fresh = (
         best(run.path),
-        network(plan(Request(model=str(run.path / "recipe.toml"))), torch.device("cpu")).state_dict(),
+        build_model(make_plan(Request(model=str(run.path / "recipe.toml"))), torch.device("cpu")).state_dict(),
     )
     for name, tensor in kept.items():
         if name in HEAD:
@@ -103,7 +103,7 @@ def test_the_recipe_says_it_all_and_repeats_it(place: Path, monkeypatch: pytest.
     whole = api.open("whole")
     head, rest = whole.recipe.stages
     assert (head.name, set(head.parameters), rest.name, rest.parameters) == ("head", HEAD, "all", ("*",))
-    assert (rest.rule["lr"], rest.rule["taper"]) == (pytest.approx(head.rule["lr"] / 10), 0.1)
+    assert (rest.rule["lr"], rest.rule["first_layer_lr_ratio"]) == (pytest.approx(head.rule["lr"] / 10), 0.1)
     again = api.train("whole/recipe.toml", out=tmp_path / "again")
     assert all(
         torch.equal(tensor, best(again.path, "last")[name]) for name, tensor in best(place / "whole", "last").items()
@@ -122,7 +122,7 @@ def test_a_resume_on_either_side_of_the_boundary_is_exact(
 
     def cut(rule: Any, *args: Any) -> Any:
         nonlocal taken
-        for event in steps(rule, *args):
+        for event in run_steps(rule, *args):
             taken += event.cursor.stage == stage
             if taken == after:
                 taken += 1
@@ -130,7 +130,7 @@ def test_a_resume_on_either_side_of_the_boundary_is_exact(
             yield event
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "steps", cut)
+        patch.setattr(session, "run_steps", cut)
         with pytest.raises(Interrupted):
             api.train("whole/recipe.toml", out=out)
     api.train(str(out / "recipe.toml"), resume=True)
@@ -156,19 +156,21 @@ def test_resuming_does_not_ask_for_the_weights_again(
 )
 def test_what_cannot_be_transferred_says_why(request_: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        plan(Request(**request_))
+        make_plan(Request(**request_))
 
 
 def test_epochs_are_shared_out_and_settings_name_the_stages() -> None:
     donor()
     keys: dict[str, Any] = {"model": "resnet20", "data": "digits", "weights": "w.pth", "transfer": True}
-    plain = plan(Request(model="resnet20", data="digits")).recipe.stages[0]
-    made = plan(Request(**keys)).recipe.stages
+    plain = make_plan(Request(model="resnet20", data="digits")).recipe.stages[0]
+    made = make_plan(Request(**keys)).recipe.stages
     assert sum(stage.epochs for stage in made) == plain.epochs
     assert made[0].epochs == round(plain.epochs / 4)
     assert made[0].rule["lr"] == plain.rule["lr"]
-    made = plan(Request(**keys, epochs=3, lr=0.5, settings=("stages.all.rule.taper=1",))).recipe.stages
-    assert [(s.epochs, s.rule["lr"], s.rule["taper"]) for s in made] == [(3, 0.5, 1.0), (3, 0.05, 1.0)]
+    made = make_plan(
+        Request(**keys, epochs=3, lr=0.5, settings=("stages.all.rule.first_layer_lr_ratio=1",))
+    ).recipe.stages
+    assert [(s.epochs, s.rule["lr"], s.rule["first_layer_lr_ratio"]) for s in made] == [(3, 0.5, 1.0), (3, 0.05, 1.0)]
 
 
 # -- rates by depth
@@ -229,13 +231,13 @@ def test_tapered_rates_equal_a_loop_by_hand_with_groups(method: str) -> None:
     options = BackpropOptions(
         optimizer=method,
         lr=0.05,
-        taper=0.125,
+        first_layer_lr_ratio=0.125,
         schedule="step",
         milestones=(0.5,),
         gamma=0.1,
         l2=0.01,
-        clip=0.5,
-        ema=0.5,  # type: ignore[arg-type]
+        clip_grad=0.5,
+        ema_decay=0.5,  # type: ignore[arg-type]
         weight_decay=0.1 if method == "adamw" else 0.0,
     )
     rule = Backprop(Context(model, Squares(), dict(model.named_parameters()), World(), 0, "fp64", 6, 36), options)  # type: ignore[arg-type]
@@ -262,7 +264,10 @@ def test_tapered_rates_equal_a_loop_by_hand_with_groups(method: str) -> None:
 def test_the_rate_of_a_layer_does_not_depend_on_what_else_is_trained() -> None:
     model = layers()
     chosen = {name: p for name, p in model.named_parameters() if name.startswith(("2.", "5."))}
-    rule = Backprop(Context(model, Squares(), chosen, World(), 0, "fp64", 6, 36), BackpropOptions(lr=0.8, taper=0.125))  # type: ignore[arg-type]
+    rule = Backprop(
+        Context(model, Squares(), chosen, World(), 0, "fp64", 6, 36),
+        BackpropOptions(lr=0.8, first_layer_lr_ratio=0.125),
+    )  # type: ignore[arg-type]
     rates = {id(p): group["lr"] for group in rule.optimizer.param_groups for p in group["params"]}
     assert [rates[id(p)] for p in chosen.values()] == pytest.approx([0.2, 0.2, 0.8, 0.8])
 
@@ -271,7 +276,7 @@ def test_the_rate_of_a_layer_does_not_depend_on_what_else_is_trained() -> None:
 def test_tapered_state_taken_up_goes_on_exactly(precision: str) -> None:
     model = layers().float()
     given = [Batch(b.inputs.float(), b.targets.float(), b.ids) for b in batches(6)]  # type: ignore[union-attr]
-    options = BackpropOptions(optimizer="adam", lr=0.01, taper=0.1, ema=0.9)
+    options = BackpropOptions(optimizer="adam", lr=0.01, first_layer_lr_ratio=0.1, ema_decay=0.9)
 
     def rule_of(net: nn.Module) -> Backprop:
         return Backprop(Context(net, Squares(), dict(net.named_parameters()), World(), 0, precision, 6, 36), options)  # type: ignore[arg-type]
@@ -292,7 +297,7 @@ def test_proximal_zeros_are_measured_by_each_layers_own_rate() -> None:
     """Equal to soft-thresholding a plain step by hand, with the layer's rate."""
     model, batch = layers(), batches(1)[0]
     mirror = copy.deepcopy(model)
-    options = BackpropOptions(optimizer="sgd", lr=0.2, taper=0.125, l1=0.3, l1_proximal=True)
+    options = BackpropOptions(optimizer="sgd", lr=0.2, first_layer_lr_ratio=0.125, l1=0.3, l1_proximal=True)
     Backprop(Context(model, Squares(), dict(model.named_parameters()), World(), 0, "fp64", 6, 36), options).step(
         batch, 0.0
     )  # type: ignore[arg-type]

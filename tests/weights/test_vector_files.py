@@ -17,7 +17,7 @@ import layerwise as lw
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.weights import vector_files
 from layerwise.weights.embeddings import embedding
-from layerwise.weights.vector_files import KINDS, kind_of, read_vectors, write_vectors
+from layerwise.weights.vector_files import KINDS, detect_kind, read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
 
 WORDS = st.text(st.characters(exclude_characters=" \n", exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -50,7 +50,7 @@ def small() -> VectorTable:
 @given(table=tables())
 def test_what_is_written_is_read_bit_for_bit(kind: vector_files.Kind, table: VectorTable, tmp_path: Path) -> None:
     path = write_vectors(table, tmp_path / "a", kind=kind, overwrite=True)
-    assert kind_of(path) == kind
+    assert detect_kind(path) == kind
     found = read_vectors(path)
     assert found.words == table.words
     assert bits(found.matrix) == bits(table.matrix)
@@ -113,10 +113,10 @@ def c_binary(table: VectorTable) -> bytes:
 def test_the_c_programs_files_are_read(tmp_path: Path) -> None:
     table, path = small(), tmp_path / "vectors"
     path.write_bytes(c_binary(table))
-    assert kind_of(path) == "word2vec-binary"
+    assert detect_kind(path) == "word2vec-binary"
     assert bits(read_vectors(path).matrix) == bits(table.matrix)
     path.write_bytes(c_text(table))
-    assert kind_of(path) == "word2vec"
+    assert detect_kind(path) == "word2vec"
     np.testing.assert_allclose(read_vectors(path).matrix, table.matrix, atol=5.1e-7)
 
 
@@ -142,7 +142,7 @@ def test_pieces_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files larger than what is looked at together: rows lie across the cuts."""
     rng = np.random.default_rng(1)
     table = VectorTable([f"word{n}" * (1 + n % 7) for n in range(300)], rng.normal(size=(300, 5)).astype(np.float32))
-    monkeypatch.setattr(vector_files, "PIECE", 101)
+    monkeypatch.setattr(vector_files, "CHUNK_BYTES", 101)
     for kind in KINDS:
         found = read_vectors(write_vectors(table, tmp_path / kind, kind=kind))
         assert found.words == table.words

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from layerwise import api, registry
 from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
-from layerwise.nn.modes import in_evaluation, learning
-from layerwise.planning.head import head_of
+from layerwise.nn.modes import eval_mode, train_mode
+from layerwise.planning.transfer import find_head
 from layerwise.run_check import verify
-from layerwise.weights import load, read
-from processes import report_written
+from layerwise.weights.loading import load_weights
+from layerwise.weights.reading import read_weights
+from processes import patch_report
 
 State = dict[str, Tensor]
 SHAPE: dict[str, Any] = {"channels": 1, "size": [8, 8], "width": 4, "blocks": 1}
@@ -131,12 +132,12 @@ def test_half_precision_is_taken_as_what_it_says(tmp_path: Path) -> None:
 
 def test_what_was_understood_is_told(tmp_path: Path) -> None:
     torch.save(FORMS["the published CIFAR networks"](net(), dict(net().state_dict())), tmp_path / "w.pth")
-    found = load(net(seed=1), tmp_path / "w.pth")
+    found = load_weights(net(seed=1), tmp_path / "w.pth")
     assert found.note == (
         f"weights of {tmp_path / 'w.pth'}: 44 of 44 tensors taken (under 'state_dict', beside best_prec1, "
         "names without 'module.')"
     )
-    assert read(tmp_path / "w.pth").assets.keys() == {"sha256", "place", "prefix", "beside"}
+    assert read_weights(tmp_path / "w.pth").assets.keys() == {"sha256", "place", "prefix", "beside"}
 
 
 # -- another head ------------------------------------------------------------------------------------------------------
@@ -177,8 +178,8 @@ HEADS = {
 def test_the_head_is_found_by_the_structure(name: str) -> None:
     """In the model's small form: the names that torchvision and the papers' code give to the last layer."""
     spec = registry.find(name)
-    builder = registry.builder(spec)
-    found = head_of(builder, api.recipe.arguments(builder, spec.small, {}, name))
+    builder = registry.get_builder(spec)
+    found = find_head(builder, api.recipe.resolve_arguments(builder, spec.small, {}, name))
     if name == "mlp":  # nameless layers: the last linear one
         layers = [n for n, m in builder(**spec.small).named_modules() if isinstance(m, nn.Linear)]
         assert found == (f"{layers[-1]}.weight", f"{layers[-1]}.bias")
@@ -187,7 +188,7 @@ def test_the_head_is_found_by_the_structure(name: str) -> None:
 
 
 def test_a_network_without_outputs_has_no_head() -> None:
-    assert head_of(registry.builder(registry.find("rbm")), {"features": 8, "hidden": 4}) == ()
+    assert find_head(registry.get_builder(registry.find("rbm")), {"features": 8, "hidden": 4}) == ()
 
 
 def edited(change: Callable[[State], None]) -> State:
@@ -228,7 +229,7 @@ def test_anything_else_is_an_error_and_nothing_is_loaded(name: str, tmp_path: Pa
     model = net(seed=3)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     with pytest.raises(UsageError, match=r"does not fit this network: \d+ key\(s\) differ") as caught:
-        load(model, tmp_path / "w.pth", head=("linear.weight", "linear.bias"))
+        load_weights(model, tmp_path / "w.pth", head=("linear.weight", "linear.bias"))
     assert all(text in str(caught.value) for text in texts), caught.value
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
@@ -248,7 +249,7 @@ def test_hundreds_of_keys_are_counted_by_kind(tmp_path: Path) -> None:
 def test_a_network_that_is_all_head_does_not_load_nothing(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(UsageError, match="does not fit"):
-        load(nn.Linear(4, 3), tmp_path / "w.pth", head=("weight", "bias"))
+        load_weights(nn.Linear(4, 3), tmp_path / "w.pth", head=("weight", "bias"))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def test_a_network_that_is_all_head_does_not_load_nothing(tmp_path: Path) -> Non
 def test_files_without_a_table_of_tensors_say_what_they_hold(content: Any, text: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(DamagedError, match="holds no tensors by name") as caught:
-        read(tmp_path / "w.pt")
+        read_weights(tmp_path / "w.pt")
     assert text in str(caught.value)
 
 
@@ -278,7 +279,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
             packed.writestr(entry.filename, whole.read(entry))
     tracemalloc.start()
     with pytest.raises(DamagedError, match="was not opened"):
-        read(tmp_path / "w.pt")
+        read_weights(tmp_path / "w.pt")
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()
 
@@ -297,7 +298,7 @@ def test_no_epochs_evaluate_the_weights_as_they_are(tmp_path: Path) -> None:
     model = net()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     options = {**DIGITS, "task.mean": [0.25], "task.std": [0.5]}
-    with report_written(True):
+    with patch_report(True):
         run = api.train("resnet20", data="digits", weights="w.pth", epochs=0, out="run", options=options)
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in run.model().state_dict().items())
     images = np.rint(load_digits().images[:50] * 255 / 16).astype(np.uint8)
@@ -400,7 +401,7 @@ def test_a_runs_scaling_of_images_comes_along() -> None:
     given = api.train("resnet20", data="digits", epochs=0, out="four", weights="one", options=own)
 
     def scale(run: api.Run) -> tuple[Any, Any]:
-        inputs = api.RunDirectory(run.path).task()["inputs"]
+        inputs = api.RunDirectory(run.path).read_task()["inputs"]
         return inputs["mean"], inputs["std"]
 
     assert scale(first) == scale(second) != scale(fresh)
@@ -430,13 +431,13 @@ def test_means_and_deviations_that_cannot_be_are_refused(data: str, settings: di
 def test_batch_norms_that_are_held_still_stay_in_evaluation() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False))
     model = nn.Sequential(plain, nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(2, 2))
-    learning(model.eval())
+    train_mode(model.eval())
     assert all(m.training for m in model.modules())
     for part in (plain, model[1]):
         part.requires_grad_(False)
-    learning(model)
+    train_mode(model)
     still = {plain[1], model[1]}
     assert all(m.training == (m not in still) for m in model.modules())
-    with in_evaluation(model):
+    with eval_mode(model):
         assert not any(m.training for m in model.modules())
     assert all(m.training == (m not in still) for m in model.modules())

@@ -1,7 +1,7 @@
 """Benchmarks: Layerwise beside its peers, as ratios. Each side runs in a process of its own, with its own defaults.
 
-A case is a file of ``cases/``, found by its name: ``mlp_sklearn.py`` is ``mlp-sklearn``. Names are answered without
-importing torch, and a case's file imports what it measures only inside its sides.
+A case is a file of ``cases/``, found by its name: ``mlp_sklearn.py`` is ``mlp-sklearn``. Listing the names does
+not import torch, and a case's file imports what it measures only inside its sides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 from layerwise.runtime import strict_json
 from layerwise.runtime.atomic_io import append_line, make_folder
 from layerwise.runtime.folder_io import remove_new_folders_on_error
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "cases"
 
 
-def names() -> list[str]:
+def list_cases() -> list[str]:
     """Return the names of all cases, sorted."""
     return sorted(path.stem.replace("_", "-") for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
 def find(name: str) -> Case:
     """Import the case of this name. Raises `UsageError` for an unknown one, with the nearest name."""
-    if name not in names():
-        raise unknown("benchmark", name, names())
+    if name not in list_cases():
+        raise make_unknown_name_error("benchmark", name, list_cases())
     case: Case = importlib.import_module(f"layerwise.bench.cases.{name.replace('-', '_')}").CASE
     return case
 
 
 def run(name: str, *, runs: int) -> list[Result]:
-    """Measure a case, each side ``runs`` times (at least the case's own least), and return a result for each peer.
+    """Measure a case, each side ``runs`` times (at least the case's ``min_runs``), and return a result for each peer.
 
     Progress goes to standard error, a line for each measurement. Raises `UsageError` for an unknown name or fewer
     than one run and `BenchError` if a side fails.
     """
     from layerwise.bench import base
 
-    return base.run(find(name), runs=runs)
+    return base.run_case(find(name), runs=runs)
 
 
 def append(path: Path, result: Result) -> None:

@@ -23,16 +23,16 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def interval(values: Sequence[float]) -> Interval:
+def compute_interval(values: Sequence[float]) -> Interval:
     """Return the mean of at least one value with Student's interval."""
     mean, count = fmean(values), len(values)
     if count < 2:
         return Interval(mean, None, None)
-    half = _t(count - 1) * math.sqrt(variance(values) / count)
+    half = _find_t_quantile(count - 1) * math.sqrt(variance(values) / count)
     return Interval(mean, mean - half, mean + half)
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+def compute_difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     """Return mean(ours) − mean(theirs) with Welch's interval."""
     gap = fmean(ours) - fmean(theirs)
     if min(len(ours), len(theirs)) < 2:
@@ -41,24 +41,24 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     if a + b == 0:
         return Interval(gap, gap, gap)
     freedom = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1))
-    half = _t(freedom) * math.sqrt(a + b)
+    half = _find_t_quantile(freedom) * math.sqrt(a + b)
     return Interval(gap, gap - half, gap + half)
 
 
-def _t(freedom: float) -> float:
+def _find_t_quantile(freedom: float) -> float:
     """Return the two-sided 95 % quantile of Student's distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
-def versions() -> dict[str, Any]:
-    """Return what the numbers depend on: processor, cores, system, versions, the date."""
-    from layerwise.runtime import machine  # imports torch, so only when something was measured
+def collect_versions() -> dict[str, Any]:
+    """Return the facts that the numbers depend on: processor, cores, system, versions, date."""
+    from layerwise.runtime import machine, resources  # machine imports torch, so only when something was measured
 
     return {
-        "cpu": machine.cpu_model(),
-        "cores": machine.cores(),
+        "cpu": machine.get_cpu_model(),
+        "cores": resources.count_cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},

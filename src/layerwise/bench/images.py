@@ -1,5 +1,5 @@
-"""Networks on images of 224×224, ours and torchvision's with the same weights, timed on one batch made up
-beforehand."""
+"""Networks on images of 224×224, ours and torchvision's with the same weights, timed on one random
+batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import registry
-from layerwise.bench.process import Measure
-from layerwise.inference.export.base import Subject
+from layerwise.bench.side import Measurement
+from layerwise.inference.export.base import ExportSource
 from layerwise.runtime import rng
 from layerwise.runtime.atomic_io import open_temporary_folder
 from layerwise.tasks.classification import Classification
@@ -28,36 +28,38 @@ SECONDS, LEAST, WARM = 6.0, 3, 2  # of timing, runs at least, runs before
 Spec = Mapping[str, Any]
 
 
-def ours(spec: Spec) -> nn.Module:
-    """Build the spec's network, with its ``arguments`` if there are any; drawn from the seed, the weights are every
-    process's."""
-    with rng.seeded(rng.key(spec["seed"], "bench")):
-        model: nn.Module = registry.builder(registry.find(spec["model"]))(outputs=CLASSES, **spec.get("arguments", {}))
+def build_ours(spec: Spec) -> nn.Module:
+    """Build the spec's network, with its ``arguments`` if there are any. The seed draws the weights, the same in every
+    process."""
+    with rng.use_seed(rng.derive_seed(spec["seed"], "bench")):
+        model: nn.Module = registry.get_builder(registry.find(spec["model"]))(
+            outputs=CLASSES, **spec.get("arguments", {})
+        )
     return model.eval()
 
 
-def theirs(spec: Spec) -> nn.Module:
-    """Build torchvision's network with the same weights; its names of parameters are ours."""
-    model: nn.Module = getattr(torchvision_models(), spec["model"])(num_classes=CLASSES)
-    model.load_state_dict(ours(spec).state_dict())
+def build_torchvision(spec: Spec) -> nn.Module:
+    """Build torchvision's network with the same weights; its parameters have the same names."""
+    model: nn.Module = getattr(import_torchvision_models(), spec["model"])(num_classes=CLASSES)
+    model.load_state_dict(build_ours(spec).state_dict())
     return model.eval()
 
 
-def torchvision_models() -> Any:
-    """Import torchvision's networks. Beside a torch without its compiled operators the package imports only if these
-    have a name."""
-    torchvision_operators()
+def import_torchvision_models() -> Any:
+    """Import torchvision's networks. If its compiled operators do not load with this torch, the import needs them
+    declared."""
+    declare_torchvision_operators()
     import torchvision.models
 
     return torchvision.models
 
 
 @cache
-def torchvision_operators() -> torch.library.Library:
-    """Name the operators that torchvision asks for before it lets itself be imported, where its own do not load. They
-    live as long as what is returned."""
+def declare_torchvision_operators() -> torch.library.Library:
+    """Declare the operators that torchvision's import needs, if its own do not load. They live as long as the returned
+    library."""
     library = torch.library.Library("torchvision", "FRAGMENT")
-    if compiled_operators_load():
+    if load_compiled_operators():
         return library
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
@@ -65,11 +67,11 @@ def torchvision_operators() -> torch.library.Library:
     return library
 
 
-def compiled_operators_load() -> bool:
-    """Load torchvision's compiled operators, as its package does when it is imported; say whether that works beside
-    this torch."""
-    found = find_spec("torchvision")
-    folder = Path(found.origin).parent if found and found.origin else Path()
+def load_compiled_operators() -> bool:
+    """Load torchvision's compiled operators, as its import does; return whether they load with this
+    torch."""
+    spec = find_spec("torchvision")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
     for library in folder.glob("_C*.so"):
         with suppress(OSError):
             torch.ops.load_library(str(library))
@@ -77,40 +79,40 @@ def compiled_operators_load() -> bool:
     return False
 
 
-def subject(spec: Spec) -> Subject:
-    """Return what an engine is made from."""
+def make_export_source(spec: Spec) -> ExportSource:
+    """Return the export source of an engine."""
     inputs = ImageInputs((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     task = Classification(inputs, tuple(str(i) for i in range(CLASSES)))
     model_spec = registry.find(spec["model"])
     arguments = {"outputs": CLASSES, **spec.get("arguments", {})}
-    return Subject(model_spec, arguments, ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
+    return ExportSource(model_spec, arguments, build_ours(spec), task, f"bench-{spec['model']}-{spec['seed']}")
 
 
-def images(spec: Spec) -> Tensor:
+def make_images(spec: Spec) -> Tensor:
     """Return the batch, (N, 3, 224, 224)."""
     return torch.randn(spec["batch"], 3, 224, 224, generator=torch.Generator().manual_seed(spec["seed"]))
 
 
-def timed(run: Callable[[], Any], spec: Spec, *, wait: Callable[[], None] | None = None) -> float:
-    """Return images a second: the batch over the median time of a run. ``wait`` is for devices that work on by
-    themselves."""
-    taken: list[float] = []
+def measure_speed(run: Callable[[], Any], spec: Spec, *, synchronize: Callable[[], None] | None = None) -> float:
+    """Return images a second: the batch over the median time of a run. ``synchronize`` waits for asynchronous
+    devices."""
+    seconds: list[float] = []
     for _ in range(WARM):
         run()
-    began = time.perf_counter()
-    while len(taken) < LEAST or time.perf_counter() - began < SECONDS:
-        if wait:
-            wait()
-        start = time.perf_counter()
+    start = time.perf_counter()
+    while len(seconds) < LEAST or time.perf_counter() - start < SECONDS:
+        if synchronize:
+            synchronize()
+        run_start = time.perf_counter()
         run()
-        if wait:
-            wait()
-        taken.append(time.perf_counter() - start)
-    return float(spec["batch"] / median(taken))
+        if synchronize:
+            synchronize()
+        seconds.append(time.perf_counter() - run_start)
+    return float(spec["batch"] / median(seconds))
 
 
-def shown(outputs: Tensor) -> dict[str, Any]:
-    """Return the first outputs, so that a reader of the results sees that both sides computed the same, and the
+def describe_outputs(outputs: Tensor) -> dict[str, Any]:
+    """Return the first outputs, which show that both sides computed the same, and the
     threads."""
     return {
         "outputs": [round(value, 4) for value in outputs.flatten()[:3].tolist()],
@@ -118,47 +120,49 @@ def shown(outputs: Tensor) -> dict[str, Any]:
     }
 
 
-def eager(spec: Spec) -> Measure:
-    """torchvision as its documentation shows: ``model.eval()``, a batch as it comes, no gradients."""
-    model, x = theirs(spec), images(spec)
+def measure_eager(spec: Spec) -> Measurement:
+    """Measure torchvision as its documentation shows: ``model.eval()``, one batch, no gradients."""
+    model, x = build_torchvision(spec), make_images(spec)
     with torch.no_grad():
-        return Measure(timed(lambda: model(x), spec), facts=shown(model(x)))
+        return Measurement(measure_speed(lambda: model(x), spec), facts=describe_outputs(model(x)))
 
 
-def engine(name: str, spec: Spec) -> Measure:
-    """Our engine of this name, with the flags that ``layerwise predict`` sets."""
+def measure_engine(name: str, spec: Spec) -> Measurement:
+    """Measure our engine of this name, with the flags that ``layerwise predict`` sets."""
     from layerwise.inference.engines import choice
     from layerwise.runtime import compute_settings
 
     with (
         open_temporary_folder() as folder,
-        compute_settings.applied(compute_settings.answering()),
+        compute_settings.use_settings(compute_settings.inference_settings()),
         torch.inference_mode(),
     ):
-        runner, x = choice.make(subject(spec), name, folder), images(spec)
+        runner, x = choice.make_engine(make_export_source(spec), name, folder), make_images(spec)
         out = runner(x)
-        return Measure(timed(lambda: runner(x), spec), facts={**shown(out), "engine": dict(runner.told())})
+        return Measurement(
+            measure_speed(lambda: runner(x), spec), facts={**describe_outputs(out), "engine": dict(runner.describe())}
+        )
 
 
-def direct(name: str, spec: Spec) -> Measure:
-    """onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many
+def measure_runtime(name: str, spec: Spec) -> Measurement:
+    """Measure onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many
     threads."""
     from layerwise.inference.engines import graphs
-    from layerwise.runtime import machine
+    from layerwise.runtime import resources
 
-    x = images(spec)
+    x = make_images(spec)
     with open_temporary_folder() as folder:
-        path = graphs.graph_of(subject(spec), folder)
+        path = graphs.find_or_export_graph(make_export_source(spec), folder)
         if name == "onnxruntime":
             import onnxruntime
 
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = machine.cores()
+            options.intra_op_num_threads = resources.count_cores()
             session = onnxruntime.InferenceSession(str(path), options)
-            return Measure(timed(lambda: session.run(["logits"], {"input": x.numpy()}), spec))
+            return Measurement(measure_speed(lambda: session.run(["logits"], {"input": x.numpy()}), spec))
         import openvino
 
         model = openvino.Core().read_model(path)
         model.reshape(list(x.shape))
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": machine.cores()})
-        return Measure(timed(lambda: compiled(x.numpy()), spec))
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": resources.count_cores()})
+        return Measurement(measure_speed(lambda: compiled(x.numpy()), spec))

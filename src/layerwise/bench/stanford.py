@@ -1,7 +1,7 @@
-"""Stanford's GloVe in C, as the cases of co-occurrences measure it: four programs that a user builds from its source.
+"""Stanford's GloVe in C, as the cases on co-occurrences run it: four programs that a user builds from its source.
 
-They are looked for in the folder that ``LAYERWISE_GLOVE`` names, and where the package glovpy builds them. The source:
-github.com/stanfordnlp/GloVe; ``make`` leaves the programs in ``build``.
+`find_programs` looks in the folder that ``LAYERWISE_GLOVE`` names, and where the package glovpy builds them.
+The source: github.com/stanfordnlp/GloVe; ``make`` leaves the programs in ``build``.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerwise.bench.base import Spec
-from layerwise.runtime.atomic_io import open_own
+from layerwise.runtime.atomic_io import open_in_place
 
 PROGRAMS = ("vocab_count", "cooccur", "shuffle", "glove")
-PLACE = "LAYERWISE_GLOVE"
+VARIABLE = "LAYERWISE_GLOVE"
 RECORD = 16  # bytes: two int32 and a float64
 
 
-def folder() -> Path | None:
-    """Return the folder of the programs, None if they are nowhere."""
-    named = os.environ.get(PLACE)
-    places = [Path(named)] if named else [Path.home() / ".glopy" / "build"]
-    return next((place for place in places if all((place / name).is_file() for name in PROGRAMS)), None)
+def find_programs() -> Path | None:
+    """Return the folder of the programs, None if there is none."""
+    folder = os.environ.get(VARIABLE)
+    folders = [Path(folder)] if folder else [Path.home() / ".glopy" / "build"]
+    return next((path for path in folders if all((path / name).is_file() for name in PROGRAMS)), None)
 
 
-def lacking() -> str:
-    """Say what is missing to compare with the C program."""
+def get_skip_reason() -> str:
+    """Return what is missing for the comparison with the C program; empty: nothing."""
     from layerwise.data.download import datasets
 
-    if not datasets.present("kjv"):
+    if not datasets.is_available("kjv"):
         return "the text kjv is not here"
     return (
         ""
-        if folder()
-        else f"Stanford's GloVe is not here: build it and name the folder of {', '.join(PROGRAMS)} in {PLACE}"
+        if find_programs()
+        else f"Stanford's GloVe is not here: build it and name the folder of {', '.join(PROGRAMS)} in {VARIABLE}"
     )
 
 
@@ -51,25 +51,25 @@ class Programs:
 
     def _run(self, name: str, *arguments: object, source: Path, sink: str) -> float:
         """Run a program from a file into a file; return the seconds it took."""
-        place = folder()
-        assert place is not None  # `lacking` said so
-        with source.open("rb") as given, open_own(self.work / sink, root=self.work) as out:
-            began = time.perf_counter()
+        programs = find_programs()
+        assert programs is not None  # by `get_skip_reason`
+        with source.open("rb") as stdin, open_in_place(self.work / sink, root=self.work) as stdout:
+            start = time.perf_counter()
             subprocess.run(
-                [place / name, "-verbose", "0", *map(str, arguments)],
-                stdin=given,
-                stdout=out,
+                [programs / name, "-verbose", "0", *map(str, arguments)],
+                stdin=stdin,
+                stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 cwd=self.work,
                 check=True,
             )
-            return time.perf_counter() - began
+            return time.perf_counter() - start
 
-    def vocabulary(self) -> float:
+    def count_words(self) -> float:
         """Count the words."""
         return self._run("vocab_count", "-min-count", self.spec["min_count"], source=self.text, sink="vocab.txt")
 
-    def count(self) -> float:
+    def count_pairs(self) -> float:
         """Count the pairs."""
         return self._run(
             "cooccur",
@@ -96,8 +96,8 @@ class Programs:
 
         A loss is Σ f·diff² / pairs: twice what the program prints.
         """
-        place = folder()
-        assert place is not None
+        programs = find_programs()
+        assert programs is not None
         spec = self.spec
         options = {
             "input-file": "shuffled.bin",
@@ -113,18 +113,18 @@ class Programs:
             "seed": spec["seed"] + 1,
         }
         command = [
-            str(place / "glove"),
+            str(programs / "glove"),
             *(str(part) for name, value in options.items() for part in (f"-{name}", value)),
         ]
         times, losses = [], []
         with subprocess.Popen(
             command, cwd=self.work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        ) as running:
-            assert running.stderr is not None
-            for line in running.stderr:
-                if found := re.search(r"iter: \d+, cost: ([-\d.naif]+)", line):
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if match := re.search(r"iter: \d+, cost: ([-\d.naif]+)", line):
                     times.append(time.perf_counter())
-                    losses.append(2 * float(found[1]))
-        if running.returncode or len(losses) != spec["epochs"]:
-            raise RuntimeError(f"glove ended with {running.returncode} after {len(losses)} iterations")
+                    losses.append(2 * float(match[1]))
+        if process.returncode or len(losses) != spec["epochs"]:
+            raise RuntimeError(f"glove ended with {process.returncode} after {len(losses)} iterations")
         return self.records * (len(losses) - 1) / (times[-1] - times[0]), losses

@@ -9,24 +9,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from layerwise import __version__
-from layerwise.errors import LayerwiseError, nearest
-from layerwise.runtime.shortage import ran_out
+from layerwise.errors import LayerwiseError, find_nearest
+from layerwise.runtime.resources import is_out_of_memory
 from layerwise.text_display import write_line, write_note
 
 if TYPE_CHECKING:
     from cyclopts import App
 
-ABOUT = "The whole of deep learning in one package: one catalog, one loop, one run directory."
+ABOUT = "Train, evaluate, inspect and export every network of the field, from the 1943 neuron on, on your own data."
 VERBS = {
-    "models": "List every network of the catalog.",
+    "models": "List every model.",
     "data": "List the named data sets: what, licence, where.",
     "train": "Train a network on your data.",
     "eval": "Measure a run on a part of its data, or on other data.",
-    "predict": "Answer files, folders, rows or standard input.",
+    "predict": "Predict for files, folders, rows or standard input.",
     "inspect": "Look inside a run or a network.",
     "index": "Make a folder of texts, a text file or a table's column searchable by vectors.",
     "search": "Find the passages of an index that are nearest to a question.",
-    "map": "Map one language's word vectors to another's, and measure the translation of words.",
+    "map": "Map one language's word vectors to another's, and measure how well words are translated.",
     "export": "Write a run's network to an .onnx, .pt2 or .safetensors file.",
     "lab": "Run small experiments that check the field's claims.",
     "bench": "Time Layerwise beside its peers.",
@@ -47,7 +47,7 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb, help_text in VERBS.items():
-        app.command(f"layerwise.cli.{verb}:{verb}_", name=verb, help=help_text)
+        app.command(f"layerwise.cli.{verb}:run_{verb}", name=verb, help=help_text)
     return app
 
 
@@ -55,64 +55,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given in (["--help"], ["-h"]):
-        write_line(overview())
+        write_line(format_overview())
         return 0
     try:
         if not given[0].startswith("-") and given[0] not in VERBS:
-            near = nearest(given[0], VERBS)
-            return _refuse(
+            near = find_nearest(given[0], VERBS)
+            return _report_error(
                 f"there is no command '{given[0]}'\n  expected: one of {', '.join(VERBS)}"
                 + (f"\n  do this:  did you mean '{near}'?" if near else ""),
                 2,
             )
-        return _called(given)
+        return _run_verb(given)
     except LayerwiseError as error:
-        return _refuse(str(error), error.exit_code)
+        return _report_error(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _refuse("interrupted", 130)
+        return _report_error("interrupted", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
-        return _refuse(
-            f"there is no memory left: {str(error).splitlines()[0] if str(error) else 'Python was refused some'}\n"
-            "  expected: memory for the network, its inputs and its maps\n"
-            "  do this:  close other programs, or use --device cpu where it is a GPU's that is full",
+        return _report_error(
+            f"there is no memory left: {(str(error) or 'Python could not allocate any').splitlines()[0]}\n"
+            "  expected: memory for the network, its inputs and its feature maps\n"
+            "  do this:  close other programs, or use --device cpu if the GPU's memory is full",
             1,
         )
     except OSError as error:
         if error.filename is None:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        return _refuse(
-            f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a place that can be used so",
+        return _report_error(
+            f"{os.fsdecode(error.filename)}: {error.strerror}\n  expected: a path that can be used",
             1 if full else 2,
         )
 
 
-def overview() -> str:
+def format_overview() -> str:
     """Return what ``layerwise --help`` shows."""
     verbs = "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
     return (
         f"Usage: layerwise COMMAND\n\n{ABOUT}\n\nCommands:\n{verbs}\n\n"
-        "layerwise COMMAND --help tells a command's options; layerwise --version the version."
+        "layerwise COMMAND --help lists a command's options; layerwise --version prints the version."
     )
 
 
-def _called(given: list[str]) -> int:
+def _run_verb(given: list[str]) -> int:
     """Run a verb and return its exit code."""
     from cyclopts import CycloptsError
 
     try:
-        return int(make_app()(_with_hyphens(given), exit_on_error=False, print_error=False) or 0)
+        return int(make_app()(_attach_hyphens(given), exit_on_error=False, print_error=False) or 0)
     except CycloptsError as error:
-        return _refuse(f"{error}\n  do this:  layerwise {given[0]} --help", 2)
+        return _report_error(f"{error}\n  do this:  layerwise {given[0]} --help", 2)
 
 
-def _with_hyphens(given: list[str]) -> list[str]:
-    """Write ``--data -`` as ``--data=-``: the parser takes every word that begins with a hyphen for an option."""
+def _attach_hyphens(given: list[str]) -> list[str]:
+    """Write ``--data -`` as ``--data=-``: the parser reads every word that begins with a hyphen as an option."""
     out: list[str] = []
     for word in given:
         if word == "-" and out and out[-1].startswith("--") and "=" not in out[-1]:
@@ -122,7 +122,7 @@ def _with_hyphens(given: list[str]) -> list[str]:
     return out
 
 
-def _refuse(message: str, code: int) -> int:
+def _report_error(message: str, code: int) -> int:
     """Print an error and return its exit code."""
     write_note(message)
     return code

@@ -8,35 +8,35 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from layerwise import bench
-from layerwise.cli.common import Json, put_json, put_table
+from layerwise.cli.common import Json, print_json, print_table
 from layerwise.runtime.atomic_io import check_target
 from layerwise.text_display import write_line
 
 
-def bench_(
+def run_bench(
     *cases: str,
     runs: int = 3,
-    all: Annotated[bool, Parameter(negative="")] = False,
+    all_cases: Annotated[bool, Parameter(name="--all", negative="")] = False,
     out: Path | None = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
-    """Time Layerwise beside its peers: ratios of medians, alternating, each side in a process of its own.
+    """Time Layerwise beside its peers: ratios of medians over alternating runs, each side in its own process.
 
     Parameters
     ----------
     cases
-        the cases to run; without one, what there is
+        the cases to run; without a name, list them
     runs
         timed runs of each side
-    all
+    all_cases
         run every case
     out
         also write the results as JSON lines here
     """
-    if not cases and not all:
-        write_line("\n".join(bench.names()))
+    if not cases and not all_cases:
+        write_line("\n".join(bench.list_cases()))
         return 0
-    chosen = bench.names() if all else cases
+    chosen = bench.list_cases() if all_cases else cases
     for name in chosen:
         bench.find(name)
     if out and (out.exists() or out.is_symlink()):
@@ -47,14 +47,14 @@ def bench_(
             results.append(result)
             if out:
                 bench.append(out, result)
-    if json:
-        put_json(results=[result.to_json() for result in results])
+    if as_json:
+        print_json(results=[result.to_json() for result in results])
         return 0
     columns = ("case", "peer", "ours", "theirs", "unit", "ratio", "runs")
-    put_table(columns, [[_cell(result.to_json()[c]) for c in columns] for result in results])
+    print_table(columns, [[_format_value(result.to_json()[c]) for c in columns] for result in results])
     return 0
 
 
-def _cell(value: object) -> object:
-    """Return what a table shows of a value; – where nothing was measured."""
+def _format_value(value: object) -> object:
+    """Return a value as a table cell: – if nothing was measured."""
     return "–" if value is None else value

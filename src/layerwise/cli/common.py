@@ -1,4 +1,4 @@
-"""What the verbs share: shared options, JSON, languages, tables."""
+"""What the commands share: options, JSON, languages, tables."""
 
 from __future__ import annotations
 
@@ -34,35 +34,34 @@ DeviceOption = Annotated[str, Parameter(name="--device", help="auto (cuda where 
 Overwrite = Annotated[bool, Parameter(name="--overwrite", negative="", help="replace files that are there")]
 
 
-def language(wanted: Lang | None) -> Lang:
-    """Return ``en`` or ``zh``: the one asked for, else the locale's."""
+def resolve_language(wanted: Lang | None) -> Lang:
+    """Return ``en`` or ``zh``: the requested language, else that of the locale."""
     if wanted:
         return wanted
     locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
-def take_imports(paths: Sequence[Path] | None) -> None:
-    """Run the files of ``--import`` and take their models."""
+def import_user_modules(paths: Sequence[Path] | None) -> None:
+    """Run the files of ``--import``, which register models."""
     from layerwise.registry import import_file
 
     for path in paths or ():
         import_file(path)
 
 
-def put_json(**content: Any) -> None:
-    """Print the verb's one JSON object: numbers that are not finite are null, what would direct a terminal is
-    escaped."""
+def print_json(**content: Any) -> None:
+    """Print the command's one JSON object. Numbers that are not finite become null; control characters are escaped."""
     print(escape_json(strict_json.dumps({"format": 1, **content}, default=str)))
 
 
-def shown(value: float | None, digits: int = 4) -> str:
+def format_metric(value: float | None, digits: int = 4) -> str:
     """Return a metric as text: so many decimals, a dash for one that is not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def put_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to standard output; plain tab-separated lines where that is not a terminal. Control characters are
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to standard output, as tab-separated lines if that is not a terminal. Control characters are
     escaped."""
     lines = [[escape_control(str(cell), single_line=True) for cell in line] for line in (columns, *rows)]
     if not sys.stdout.isatty():

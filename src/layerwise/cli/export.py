@@ -7,19 +7,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import Imports, Json, put_json, put_table, take_imports
+from layerwise.cli.common import Imports, Json, import_user_modules, print_json, print_table
 from layerwise.errors import UsageError
 from layerwise.text_display import write_line
 
 
-def export_(
+def run_export(
     run: Path,
     file: Path,
     *,
     fold: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     imports: Imports = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
     """Write a run's best weights as a file for other programs, checked against the network.
 
@@ -28,26 +28,26 @@ def export_(
     run
         a run directory
     file
-        where to: the ending says what: .onnx, .pt2, .safetensors, and for word vectors .vec, .bin (word2vec) or .txt
-        (GloVe); FILE.json beside it holds the check's figures
+        the file to write, in the format of its ending: .onnx, .pt2, .safetensors, and for word vectors .vec, .bin
+        (word2vec) or .txt (GloVe); FILE.json beside it holds the check's figures
     fold
         fold batch norms into the layers before them (.onnx and .pt2)
     overwrite
         replace a file that is there
     """
-    take_imports(imports)
-    refuse_model(run)
+    import_user_modules(imports)
+    check_is_run(run)
     from layerwise.inference.export.files import export
-    from layerwise.inference.predict import load
+    from layerwise.inference.predict import load_run
 
-    made = export(load(run).subject, file, fold=fold, overwrite=overwrite)
-    facts = made.facts
-    if json:
-        put_json(
+    exported = export(load_run(run).export_source, file, fold=fold, overwrite=overwrite)
+    facts = exported.facts
+    if as_json:
+        print_json(
             run=str(run),
-            file=str(made.path),
-            beside=str(made.beside),
-            bytes=made.size,
+            file=str(exported.path),
+            beside=str(exported.metadata_path),
+            bytes=exported.size,
             input=facts["input"],
             outputs=facts["outputs"],
             batch_norms_folded=facts["batch_norms_folded"],
@@ -55,28 +55,28 @@ def export_(
         )
         return 0
     rows = [[one["batch"], f"{one['absolute']:.2e}", f"{one['relative']:.2e}"] for one in facts["check"]["differences"]]
-    put_table(("batch", "largest difference", "of the largest output"), rows)
+    print_table(("batch", "largest difference", "of the largest output"), rows)
     write_line(f"checked by\t{facts['check']['by']}")
     if fold:
         write_line(f"batch norms folded\t{facts['batch_norms_folded']}")
-    write_line(f"file\t{made.path}\t{made.size} bytes\nbeside it\t{made.beside}")
+    write_line(f"file\t{exported.path}\t{exported.size} bytes\nbeside it\t{exported.metadata_path}")
     return 0
 
 
-def refuse_model(run: Path) -> None:
-    """Say of a model's name that a run is exported, and of a model that learns nothing why there is no run of it."""
+def check_is_run(run: Path) -> None:
+    """Raise `UsageError` for a model's name in place of a run."""
     from layerwise import registry
 
-    if run.exists() or str(run) not in registry.specs():
+    if run.exists() or str(run) not in registry.load_specs():
         return
     spec = registry.find(str(run))
     if spec.rule is None:
         raise UsageError(
-            f"{spec.name} ({spec.year}) has no weights to export: {spec.why}",
+            f"{spec.title} has no weights to export: {spec.why}",
             do=f"layerwise inspect {spec.name} shows what it does",
         )
     raise UsageError(
-        f"{spec.name} is a model of the catalog, and a trained network is exported",
+        f"{spec.name} is the name of a model, not a run",
         expected="a run directory",
         do=f"layerwise train {spec.name} --data …, then export the run",
     )

@@ -8,26 +8,26 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import Json, put_json
+from layerwise.cli.common import Json, print_json
 from layerwise.text_display import write_line
 
 Flag = Annotated[bool, Parameter(negative="")]
 
 
-def index_(
+def run_index(
     source: str,
     *,
-    using: Annotated[str, Parameter(name="--with", help="a run of word vectors, or a file of them")],
+    vectors: Annotated[str, Parameter(help="a run of word vectors, or a file of them")],
     out: Path,
     by: Literal["line", "paragraph", "file", ""] = "",
     column: str = "",
-    id: str = "",
+    id_column: Annotated[str, Parameter(name="--id")] = "",
     encoding: str = "utf-8",
     smoothing: Annotated[
         float, Parameter(help="a of SIF's weights a/(a + p(w)): the smaller, the less frequent words count")
     ] = 1e-3,
     overwrite: Flag = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
     """Make texts searchable: each passage becomes the mean of its words' vectors, weighted by SIF.
 
@@ -41,7 +41,7 @@ def index_(
         what is one passage: line (the default for a file), paragraph, or file (the default for a folder)
     column
         the column of a table that holds the texts
-    id
+    id_column
         the column of a table that names the passages (default: the rows are numbered)
     encoding
         of text files
@@ -49,16 +49,18 @@ def index_(
         replace an index that is there
     """
     from layerwise.embeddings.embedders import WordEmbedder
-    from layerwise.embeddings.index import build
+    from layerwise.embeddings.index import build_index
     from layerwise.embeddings.passages import Passages
-    from layerwise.embeddings.sources import vectors_of
+    from layerwise.embeddings.sources import load_vectors
 
-    began = time.perf_counter()
-    passages = Passages(source, by, column, id, encoding)
-    found = build(passages, WordEmbedder(vectors_of(using), a=smoothing, origin=using), out, overwrite=overwrite)
-    about, seconds = found.about, time.perf_counter() - began
-    if json:
-        put_json(
+    start = time.perf_counter()
+    passages = Passages(source, by, column, id_column, encoding)
+    index = build_index(
+        passages, WordEmbedder(load_vectors(vectors), a=smoothing, origin=vectors), out, overwrite=overwrite
+    )
+    about, seconds = index.about, time.perf_counter() - start
+    if as_json:
+        print_json(
             index=str(out),
             source=source,
             passages=about["passages"],
@@ -70,8 +72,7 @@ def index_(
         return 0
     without = f", {about['left_out']:,} without a known word left out" if about["left_out"] else ""
     write_line(f"passages\t{about['passages']:,}{without}")
-    write_line(
-        f"dimensions\t{about['dimensions']}\nvectors\t{about['embedder']['words']:,} words of {using}, weighted by SIF"
-    )
+    write_line(f"dimensions\t{about['dimensions']}")
+    write_line(f"vectors\t{about['embedder']['words']:,} words of {vectors}, weighted by SIF")
     write_line(f"index\t{out}\t{seconds:.1f} s")
     return 0

@@ -8,29 +8,29 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 
 from layerwise import inspection as views
-from layerwise.cli.common import Imports, Json, LangOption, Overwrite, language, put_json, take_imports
+from layerwise.cli.common import Imports, Json, LangOption, Overwrite, import_user_modules, print_json, resolve_language
 from layerwise.text_display import write_line
 
 NAMES = ", ".join(views.VIEWS)
 
 
-def inspect_(
+def run_inspect(
     target: str,
     *,
-    what: Annotated[str, Parameter(help=f"one of {NAMES}")] = "summary",
+    view: Annotated[str, Parameter(help=f"one of {NAMES}")] = "summary",
     data: str | None = None,
     task: str | None = None,
-    set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    settings: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     out: Annotated[Path | None, Parameter(help="folder for figures and arrays")] = None,
     split: Literal["train", "val", "test", ""] = "",
     examples: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     layer: str = "",
-    of_class: Annotated[str, Parameter(name="--class")] = "",
+    class_name: Annotated[str, Parameter(name="--class")] = "",
     words: str = "",
     overwrite: Overwrite = False,
     lang: LangOption = None,
     imports: Imports = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
     """Look inside a run or a network.
 
@@ -39,11 +39,11 @@ def inspect_(
     target
         a run directory, a name from `layerwise models`, or a recipe.toml
     data
-        for a model of the catalog: look at an untrained network for these data; for a run: an image or a folder of
+        for a model's name: look at an untrained network for these data; for a run: an image or a folder of
         images, for receptive-field, features and grad-cam
     task
-        what it is to learn, where the data leave it open
-    set
+        what to learn, if the data leave it open
+    settings
         change any key of its recipe, as in training: --set rule.lr=0.01
     split
         the part of the data that a view looks at (default: the view's own choice)
@@ -51,32 +51,32 @@ def inspect_(
         how many examples a view looks at, draws or tries (default: 0, the view's own number)
     layer
         for features and grad-cam: the layer by name (default: the view's own choice)
-    of_class
+    class_name
         for grad-cam: the class by name (default: the predicted one)
     words
-        for neighbors and map: the words to look at, between blanks (default: the view's own choice)
+        for neighbors and map: the words to look at, separated by spaces (default: the view's own choice)
     """
-    take_imports(imports)
-    views.check_name(what)
-    found = views.look(
-        what,
+    import_user_modules(imports)
+    views.check_view_name(view)
+    result = views.inspect_target(
+        view,
         target,
         data=data or "",
         task=task or "",
-        settings=tuple(set or ()),
+        settings=tuple(settings or ()),
         out=out,
         overwrite=overwrite,
         split=split,
         examples=examples,
         layer=layer,
-        of_class=of_class,
+        class_name=class_name,
         words=tuple(words.split()),
-        lang=language(lang),
+        lang=resolve_language(lang),
     )
-    if json:
-        put_json(view=what, target=target, data=found.data, figures=[str(path) for path in found.figures])
+    if as_json:
+        print_json(view=view, target=target, data=result.data, figures=[str(path) for path in result.figures])
         return 0
-    write_line(found.text)
-    for path in found.figures:
+    write_line(result.text)
+    for path in result.figures:
         write_line(f"figure\t{path}")
     return 0

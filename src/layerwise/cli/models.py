@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from layerwise import registry
-from layerwise.cli.common import Imports, Json, LangOption, language, put_json, put_table, take_imports
+from layerwise.cli.common import (
+    Imports,
+    Json,
+    LangOption,
+    import_user_modules,
+    print_json,
+    print_table,
+    resolve_language,
+)
 
 
-def models_(*, family: str = "", json: Json = False, lang: LangOption = None, imports: Imports = None) -> int:
+def run_models(*, family: str = "", as_json: Json = False, lang: LangOption = None, imports: Imports = None) -> int:
     """List every network of the catalog.
 
     Parameters
@@ -14,23 +22,30 @@ def models_(*, family: str = "", json: Json = False, lang: LangOption = None, im
     family
         only the networks of this family
     """
-    take_imports(imports)
+    import_user_modules(imports)
     specs = registry.list_models(family=family)
-    if json:
+    if as_json:
         keys = ("name", "family", "year", "tasks", "rule", "parameters", "paper", "summary", "summary_zh")
-        put_json(models=[{key: getattr(spec, key) for key in keys} for spec in specs])
+        print_json(models=[{key: getattr(spec, key) for key in keys} for spec in specs])
         return 0
-    chinese = language(lang) == "zh"
+    chinese = resolve_language(lang) == "zh"
     columns = (
         ("名称", "年份", "家族", "规则", "参数", "简介")
         if chinese
         else ("name", "year", "family", "rule", "parameters", "what")
     )
-    put_table(
+    print_table(
         columns,
         [
-            (c.name, c.year, c.family, c.rule or "–", f"{c.parameters:,}", c.summary_zh if chinese else c.summary)
-            for c in specs
+            (
+                spec.name,
+                spec.year or "–",
+                spec.family,
+                spec.rule or "–",
+                "–" if spec.parameters is None else f"{spec.parameters:,}",
+                spec.summary_zh if chinese else spec.summary,
+            )
+            for spec in specs
         ],
     )
     return 0

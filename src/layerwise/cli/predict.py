@@ -14,17 +14,17 @@ from typing import Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
-from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, put_json, take_imports
+from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, import_user_modules, print_json
 from layerwise.errors import UsageError
 from layerwise.runtime.atomic_io import check_target, open_replacing
 from layerwise.text_display import format_row, write_note
 
-SHOWN = 5  # unseen values that are named
-SINGLE = (str, int, float)  # values that have room in a cell
+NAMED = 5  # unseen values that are printed
+SINGLE = (str, int, float)  # types that fit a table cell
 Inputs = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
-def predict_(
+def run_predict(
     run: Path,
     *inputs: Inputs,
     out: Path | None = None,
@@ -33,9 +33,9 @@ def predict_(
     overwrite: Overwrite = False,
     tta: Literal["none", "flip"] = "none",
     imports: Imports = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
-    """Answer inputs with a run's best weights. Exit code 2 if any input failed; the others are answered all the same.
+    """Predict with a run's best weights. Exit code 2 if an input failed; the others are still predicted.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def predict_(
     inputs
         image files, folders, table files, rows like 5.1,3.5,1.4,0.2, or - for standard input
     out
-        write the answers to this CSV file instead; it appears when all inputs are done, and not at all if none could be
-        answered; names that a spreadsheet would run as formulas get an apostrophe
+        write the predictions to this CSV file instead; the file appears when all inputs are done, and not at all if all
+        failed; names that a spreadsheet would run as formulas get an apostrophe
     tta
-        flip: the mean of the answers to each image and its mirror image
+        flip: average the predictions for each image and its mirror image
     """
     if not inputs:
         raise UsageError(
-            "there is nothing to answer", expected="at least one input", do=f"layerwise predict {run} FILE"
+            "there is nothing to predict", expected="at least one input", do=f"layerwise predict {run} FILE"
         )
     for text in inputs:
         if re.match(r"-[^\d.,]", text) and not Path(text).exists():
@@ -59,86 +59,87 @@ def predict_(
                 f"there is no option '{text}'", do="layerwise predict --help; a file of that name is ./" + text
             )
     if out is not None:
-        refuse_out(out, inputs, overwrite=overwrite)
-    take_imports(imports)
+        check_output(out, inputs, overwrite=overwrite)
+    import_user_modules(imports)
     import msgspec
 
-    from layerwise.inference.engines.base import device_for
-    from layerwise.inference.predict import Answer, Failure, Predictor, load, looking, named_inputs
+    from layerwise.inference.engines.base import choose_device
+    from layerwise.inference.predict import Failure, NamedPrediction, Predictor, load_run, read_inputs, with_tta
     from layerwise.runtime import compute_settings
 
-    place = device_for(engine, device)
-    found = load(run, place)
-    flagged = ExitStack()
-    flagged.enter_context(compute_settings.applied(compute_settings.answering(str(place))))
-    runner = found.engine(engine)
-    answers = Predictor(looking(runner, found.task, tta), found.task).stream(named_inputs(inputs, found.task))
+    chosen_device = choose_device(engine, device)
+    loaded = load_run(run, chosen_device)
+    settings = ExitStack()
+    settings.enter_context(compute_settings.use_settings(compute_settings.inference_settings(str(chosen_device))))
+    runner = loaded.make_engine(engine)
+    results = Predictor(with_tta(runner, loaded.task, tta), loaded.task).stream(read_inputs(inputs, loaded.task))
     failed: list[Failure] = []
-    kept: list[dict[str, Any]] = []
-    strange: Counter[str] = Counter()
+    predictions: list[dict[str, Any]] = []
+    unknown: Counter[str] = Counter()
     done = 0
-    with flagged, suppress(_NothingAnswered), open_answers(out, overwrite=overwrite) as (target, delimiter):
-        for answer in answers:
-            if not isinstance(answer, Answer):
-                failed.append(answer)
+    with settings, suppress(_NoPredictions), open_output(out, overwrite=overwrite) as (target, delimiter):
+        for result in results:
+            if not isinstance(result, NamedPrediction):
+                failed.append(result)
                 continue
-            if answer.unseen:
-                strange.update(answer.unseen)
-            if json and not out:
-                unseen = {"unseen": list(answer.unseen)} if answer.unseen else {}
-                kept.append({"input": answer.input, **msgspec.to_builtins(answer.prediction), **unseen})
+            if result.unseen:
+                unknown.update(result.unseen)
+            if as_json and not out:
+                unseen = {"unseen": list(result.unseen)} if result.unseen else {}
+                predictions.append({"input": result.input, **msgspec.to_builtins(result.prediction), **unseen})
                 continue
             if not done:
-                fields = single_fields(answer.prediction)
-                values = attrgetter("__class__", *fields)  # of two names at least it gives a tuple
+                fields = list_single_fields(result.prediction)
+                values = attrgetter("__class__", *fields)  # with two names or more it returns a tuple
                 if out:
                     target.write(format_row(("input", *fields), delimiter))
-            target.write(format_row((answer.input, *values(answer.prediction)[1:]), delimiter))
+            target.write(format_row((result.input, *values(result.prediction)[1:]), delimiter))
             done += 1
         if out and not done:
-            raise _NothingAnswered
-    if json:
-        asked: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | (
-            {} if engine == "torch" else {"engine": runner.told()}
+            raise _NoPredictions
+    if as_json:
+        options: dict[str, Any] = ({} if tta == "none" else {"tta": tta}) | (
+            {} if engine == "torch" else {"engine": runner.describe()}
         )
-        put_json(predictions=kept, failed=[{"input": f.input, "error": f.error} for f in failed], **asked)
+        print_json(predictions=predictions, failed=[{"input": f.input, "error": f.error} for f in failed], **options)
     else:
         for failure in failed:
             write_note(f"{failure.input}: {failure.error}")
     for note in runner.notes():
         write_note(note)
-    if strange:
-        said = ", ".join(f"{name} ({count})" for name, count in strange.most_common(SHOWN))
-        write_note(f"never seen in training, taken as unknown: {said}{', …' if len(strange) > SHOWN else ''}")
+    if unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(NAMED))
+        write_note(f"never seen in training, taken as unknown: {names}{', …' if len(unknown) > NAMED else ''}")
     return 2 if failed else 0
 
 
-def single_fields(prediction: Any) -> list[str]:
-    """Return the names of a prediction's fields that are one value each: those that have room in a cell."""
+def list_single_fields(prediction: Any) -> list[str]:
+    """Return the names of a prediction's fields that are single values, which fit a table cell."""
     values = ((name, getattr(prediction, name)) for name in prediction.__struct_fields__)
     return [name for name, value in values if value is None or isinstance(value, SINGLE)]
 
 
-class _NothingAnswered(Exception):
-    """No input could be answered: a file of answers is not written."""
+class _NoPredictions(Exception):
+    """All inputs failed, so no file of predictions is written."""
 
 
-def refuse_out(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
-    """Raise `UsageError` for a file of answers that may not be written, or that is one of the inputs. Nothing is
-    touched."""
+def check_output(out: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
+    """Raise `UsageError` for an output file that may not be written or that is one of the inputs."""
     for text in inputs:
-        with suppress(OSError):  # a place that is not there, or no place at all
+        with suppress(OSError):  # the path does not exist, or is no path
             if out.samefile(Path(text).expanduser()):
                 raise UsageError(
-                    f"{out} is one of the inputs", expected="another file for the answers", do="choose another --out"
+                    f"{out} is one of the inputs",
+                    expected="another file for the predictions",
+                    do="choose another --out",
                 )
     check_target(out, overwrite=overwrite)
 
 
 @contextmanager
-def open_answers(out: Path | None, *, overwrite: bool) -> Iterator[tuple[TextIO, str]]:
-    """Yield a stream for the answers and what delimits their cells: a CSV file that appears when the block ends, or
-    standard output."""
+def open_output(out: Path | None, *, overwrite: bool) -> Iterator[tuple[TextIO, str]]:
+    """Yield a stream for the predictions and its delimiter: a CSV file that appears when the block ends, or standard
+    output."""
     if out is None:
         yield sys.stdout, "\t"
         return

@@ -8,34 +8,42 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from layerwise import registry
-from layerwise.cli.common import Imports, Json, LangOption, language, put_json, shown, take_imports
+from layerwise.cli.common import (
+    Imports,
+    Json,
+    LangOption,
+    format_metric,
+    import_user_modules,
+    print_json,
+    resolve_language,
+)
 from layerwise.errors import UsageError
 from layerwise.runtime.input_files import refuse_special_file
 from layerwise.text_display import write_line
 
 
-def train_(
+def run_train(
     model: str,
     *,
     data: str | None = None,
     task: str | None = None,
     out: Path | None = None,
     epochs: int | None = None,
-    batch: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
     precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None,
-    compile: Annotated[bool, Parameter(negative="")] = False,
+    compile_model: Annotated[bool, Parameter(name="--compile", negative="")] = False,
     weights: Path | None = None,
     transfer: Annotated[bool, Parameter(negative="")] = False,
     resume: Annotated[bool, Parameter(negative="")] = False,
     allow_changes: Annotated[bool, Parameter(negative="")] = False,
-    on_bad: Literal["stop", "skip"] | None = None,
-    set: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    on_error: Literal["stop", "skip"] | None = None,
+    settings: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     lang: LangOption = None,
     imports: Imports = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> int:
     """Train a network on your data and keep everything in a run directory.
 
@@ -47,38 +55,38 @@ def train_(
         a named data set (`layerwise data`) or a path: class folders, IDX, a table, an archive, text; - for text from
         standard input
     task
-        what to learn, where the data leave it open: classification, regression, reconstruction
+        what to learn, if the data leave it open: classification, regression, reconstruction
     out
         the run directory (default runs/MODEL-DATA-N)
     epochs
         passes over the training part, of every stage
-    batch
-        examples a step, over all processes
+    batch_size
+        examples per step, over all processes
     lr
         learning rate
     seed
-        of weights, order, splits and draws
+        of weights, order, splits and random draws
     device
         auto (cuda where it is, else cpu), cpu, cuda or cuda:1
     precision
-        of products; fp64 computes everything in float64
-    compile
+        of matrix products; fp64 computes everything in float64
+    compile_model
         compile the network with torch.compile
     weights
-        begin with these weights: a run, .safetensors, .pth, .pt or .th; --epochs 0 only evaluates them
+        start from these weights: a run, .safetensors, .pth, .pt or .th; --epochs 0 only evaluates them
     transfer
-        train the weights' new head first, then everything, with smaller rates below
+        train the new head first, then fine-tune everything with lower rates in earlier layers
     resume
-        go on from the last checkpoint, exactly
+        continue exactly from the last checkpoint
     allow_changes
         resume although recipe or data differ
-    on_bad
-        at a file that is no image: stop (the default) or skip it and count
-    set
+    on_error
+        at a file that cannot be read as an image: stop (the default), or skip and count it
+    settings
         any key of the recipe, as KEY=VALUE; repeat it for more
     """
-    take_imports(imports)
-    _known(model)
+    import_user_modules(imports)
+    _check_model_name(model)
     from layerwise.planning.resolve import Request
     from layerwise.training.run_training import train
 
@@ -88,26 +96,26 @@ def train_(
         task=task,
         out=out,
         epochs=epochs,
-        batch=batch,
+        batch_size=batch_size,
         lr=lr,
         seed=seed,
         device=device,
         precision=precision,
-        compile=compile or None,
+        compile=compile_model or None,
         weights=None if weights is None else str(weights),
         transfer=transfer,
-        on_bad=on_bad,
-        lang=language(lang),
+        on_error=on_error,
+        lang=resolve_language(lang),
         resume=resume,
         allow_changes=allow_changes,
-        settings=tuple(set or ()),
+        settings=tuple(settings or ()),
     )
     outcome = train(request, quiet=False)
     if not outcome.first:
         return 0
     info, path = outcome.info, outcome.directory.path
-    if json:
-        put_json(
+    if as_json:
+        print_json(
             run=str(path),
             model=info["model"]["name"],
             data=info["data"],
@@ -118,18 +126,20 @@ def train_(
             metrics=outcome.metrics,
         )
         return 0
-    watched = {name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")}
+    validated = {
+        name.removeprefix("val/") for row in info.get("history", []) for name in row if name.startswith("val/")
+    }
     for name, value in outcome.metrics.items():
-        if not watched or name.partition("/")[2] in watched:  # `eval` shows the others, with the tables beside them
-            write_line(f"{name}\t{shown(value)}")
+        if not validated or name.partition("/")[2] in validated:  # `eval` shows the others, with their tables
+            write_line(f"{name}\t{format_metric(value)}")
     write_line(f"run\t{path}")
     if (path / "report.html").is_file():
         write_line(f"report\t{path / 'report.html'}")
     return 0
 
 
-def _known(model: str) -> None:
-    """Refuse a wrong name and a network without a rule before anything heavy is imported."""
+def _check_model_name(model: str) -> None:
+    """Raise `UsageError` for a wrong name or a model without a rule, before anything heavy is imported."""
     path = Path(model)
     refuse_special_file(path)
     if path.suffix == ".toml" or path.is_file():

@@ -1,7 +1,7 @@
-"""Batches, by one of two paths behind one interface.
+"""Batches from memory or streamed, behind one interface.
 
-What fits in memory becomes tensors once and is sliced on the device; the rest streams through ``DataLoader`` workers.
-Both give the same batches in the same order, which is a pure function of (seed, stage, epoch, position).
+Data that fit in memory become tensors once and are sliced on the device; the rest streams through ``DataLoader``
+workers. Both give the same batches in the same order, which is a pure function of (seed, stage, epoch, position).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from layerwise.data.source import Examples, Source, fetch
-from layerwise.data.workers import at_work, refuse_small_shared_memory
+from layerwise.data.workers import check_shared_memory, run_workers
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 
@@ -28,15 +28,15 @@ Collate = Callable[[Examples], "Batch"]
 
 
 class Mix(NamedTuple):
-    """What was mixed into the examples of a batch: ``share`` (N,) that remains of their own, ``targets`` and
-    ``weights`` of the others."""
+    """What was mixed into the examples of a batch: ``share`` (N,) of each example that remains, ``targets`` and
+    ``weights`` of the mixed-in examples."""
 
     share: Tensor
     targets: Tensor | None
     weights: Tensor | None
 
-    def at(self, index: Tensor | slice) -> Mix:
-        """Return what belongs to these positions."""
+    def select(self, index: Tensor | slice) -> Mix:
+        """Return the entries at these positions."""
         return Mix(*(None if tensor is None else tensor[index] for tensor in self))  # type: ignore[arg-type]
 
 
@@ -58,36 +58,36 @@ class Batch:
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to a device; floating-point tensors take the type."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def move(tensor: Tensor) -> Tensor:
             kind = dtype if tensor.is_floating_point() else tensor.dtype
             return tensor.to(device, kind, non_blocking=True)
 
-        targets, weights = (None if tensor is None else moved(tensor) for tensor in (self.targets, self.weights))
-        return Batch(moved(self.inputs), targets, self.ids, weights)
+        targets, weights = (None if tensor is None else move(tensor) for tensor in (self.targets, self.weights))
+        return Batch(move(self.inputs), targets, self.ids, weights)
 
-    def at(self, index: Tensor) -> Batch:
-        """Return the examples of these positions. ``index`` (N,) lies on the CPU, as the ids do: read back from a
-        device, it would be waited for behind all that the device has still to do."""
-        here = index.to(self.inputs.device, non_blocking=True)
-        targets = None if self.targets is None else self.targets.index_select(0, here)
-        weights = None if self.weights is None else self.weights.index_select(0, here)
-        mix = None if self.mix is None else self.mix.at(here)
-        return Batch(gathered(self.inputs, here), targets, self.ids[index], weights, mix)
+    def select(self, index: Tensor) -> Batch:
+        """Return the examples at these positions. ``index`` (N,) is on the CPU, as the ids are: reading it back from a
+        device would wait for all of the device's pending work."""
+        device_index = index.to(self.inputs.device, non_blocking=True)
+        targets = None if self.targets is None else self.targets.index_select(0, device_index)
+        weights = None if self.weights is None else self.weights.index_select(0, device_index)
+        mix = None if self.mix is None else self.mix.select(device_index)
+        return Batch(gather_rows(self.inputs, device_index), targets, self.ids[index], weights, mix)
 
-    def chunks(self, count: int) -> list[Batch]:
+    def chunk(self, count: int) -> list[Batch]:
         """Return up to ``count`` nearly equal consecutive parts."""
         size = -(-len(self) // count)
-        return [self.span(slice(start, start + size)) for start in range(0, len(self), size)]
+        return [self.get_slice(slice(start, start + size)) for start in range(0, len(self), size)]
 
-    def span(self, part: slice) -> Batch:
+    def get_slice(self, part: slice) -> Batch:
         """Return consecutive examples, as views."""
         targets, weights = (None if tensor is None else tensor[part] for tensor in (self.targets, self.weights))
         return Batch(
-            self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.at(part)
+            self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.select(part)
         )
 
 
-def weights_of(examples: Examples) -> Tensor | None:
+def get_weights(examples: Examples) -> Tensor | None:
     """Return the examples' weights (N,) float32, if they have any."""
     return None if examples.weights is None else torch.from_numpy(np.asarray(examples.weights, dtype=np.float32))
 
@@ -105,13 +105,13 @@ class Batches(Protocol):
         """Examples in one epoch, over all ranks."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of the batches of an epoch, from batch ``start`` on."""
         ...
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchSampler:
     """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
 
     Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of
@@ -134,24 +134,24 @@ class Order:
         """Return the order of the whole epoch, (N,)."""
         if self.seed is None:
             return torch.arange(self.examples)
-        return rng.order(self.examples, self.seed, self.stage, epoch)
+        return rng.draw_order(self.examples, self.seed, self.stage, epoch)
 
-    def epoch(self, epoch: int, start: int) -> Iterator[Tensor]:
+    def iterate(self, epoch: int, start: int) -> Iterator[Tensor]:
         """Yield this rank's indices of each global batch from ``start`` on."""
         order = self.indices(epoch)
         for begin in range(start * self.batch, self.examples, self.batch):
-            whole = order[begin : begin + self.batch]
-            yield whole[self.share(len(whole))]
+            global_batch = order[begin : begin + self.batch]
+            yield global_batch[self.share(len(global_batch))]
 
     def share(self, count: int) -> slice:
         """Return this rank's part of a global batch of ``count`` examples."""
         if not self.paired:
-            return self.world.share(count)
-        pairs = self.world.share(-(-count // 2))
+            return self.world.get_slice(count)
+        pairs = self.world.get_slice(-(-count // 2))
         return slice(2 * pairs.start, min(2 * pairs.stop, count))
 
 
-def gathered(tensor: Tensor, index: Tensor) -> Tensor:
+def gather_rows(tensor: Tensor, index: Tensor) -> Tensor:
     """Return the rows (N, …) of these positions. Images (N, C, H, W) keep their channels last in memory, which
     ``index_select`` alone would undo: convolution and pooling are faster so, on one channel too."""
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
@@ -164,31 +164,31 @@ class MemoryBatches:
     """Batches sliced on the device from one large batch that holds everything."""
 
     data: Batch
-    order: Order
+    sampler: BatchSampler
 
     @property
     def per_epoch(self) -> int:
         """Batches in one epoch."""
-        return self.order.per_epoch
+        return self.sampler.per_epoch
 
     @property
     def examples(self) -> int:
         """Examples in one epoch, over all ranks."""
-        return self.order.examples
+        return self.sampler.examples
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of the batches of an epoch, from batch ``start`` on."""
-        shuffled = self.order.seed is not None
-        for index in self.order.epoch(epoch, start):
+        shuffled = self.sampler.seed is not None
+        for index in self.sampler.iterate(epoch, start):
             if shuffled:
-                yield self.data.at(index)
+                yield self.data.select(index)
             else:
                 first = int(index[0]) if len(index) else 0
-                yield self.data.span(slice(first, first + len(index)))
+                yield self.data.get_slice(slice(first, first + len(index)))
 
 
-class _Collated(Dataset[Batch]):
-    """What a loader worker sees: index by a list of numbers, get a collated batch."""
+class _BatchDataset(Dataset[Batch]):
+    """A map-style dataset for loader workers: item i is the collated batch i."""
 
     def __init__(self, source: Source, collate: Collate, batches: list[NDArray[np.int64]]) -> None:
         self.source, self.collate, self.batches = source, collate, batches
@@ -204,11 +204,11 @@ class _Collated(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class StreamedBatches:
-    """Batches decoded by loader workers while the device computes; for what does not fit in memory."""
+    """Batches decoded by loader workers while the device computes, for data that do not fit in memory."""
 
     source: Source
     collate: Collate
-    order: Order
+    sampler: BatchSampler
     device: torch.device
     dtype: torch.dtype
     workers: int
@@ -217,26 +217,25 @@ class StreamedBatches:
     @property
     def per_epoch(self) -> int:
         """Batches in one epoch."""
-        return self.order.per_epoch
+        return self.sampler.per_epoch
 
     @property
     def examples(self) -> int:
         """Examples in one epoch, over all ranks."""
-        return self.order.examples
+        return self.sampler.examples
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of the batches of an epoch, from batch ``start`` on.
 
         Raises `TrainingError` when a worker dies or stays silent for ``timeout`` seconds.
         """
-        batches = [
-            index.numpy() for index in self.order.epoch(epoch, start)
-        ]  # views: lists of numbers are nine times as large
+        # views: lists of numbers are nine times as large
+        batches = [index.numpy() for index in self.sampler.iterate(epoch, start)]
         if self.workers:
-            one = bytes_needed(self.source, self.collate, torch.float32) // max(1, len(self.source))
-            refuse_small_shared_memory(one * max(map(len, batches), default=0) * 2 * self.workers)
+            example_bytes = estimate_bytes(self.source, self.collate, torch.float32) // max(1, len(self.source))
+            check_shared_memory(example_bytes * max(map(len, batches), default=0) * 2 * self.workers)
         loader = DataLoader(
-            _Collated(self.source, self.collate, batches),
+            _BatchDataset(self.source, self.collate, batches),
             batch_size=None,
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
@@ -244,51 +243,50 @@ class StreamedBatches:
             timeout=self.timeout if self.workers else 0,
             generator=torch.Generator(),  # its own: asking for workers must not move the training's stream
         )
-        with at_work(loader) if self.workers else nullcontext(iter(loader)) as decoded:
-            for batch in decoded:
+        with run_workers(loader) if self.workers else nullcontext(iter(loader)) as loaded:
+            for batch in loaded:
                 yield batch.to(self.device, self.dtype)
 
 
-def collated(source: Source, collate: Collate, threads: int) -> Batch:
-    """Turn a whole source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL).
+def collate_source(source: Source, collate: Collate, threads: int) -> Batch:
+    """Turn a source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL).
 
-    Each chunk is copied to its place as soon as it is there: the whole is never held twice.
+    Each chunk is copied into the batch at once: memory never holds the data twice.
     """
-    whole = _room(collate(fetch(source, [0])), len(source))
+    batch = _allocate_like(collate(fetch(source, [0])), len(source))
 
-    def placed(start: int) -> None:
-        _put(whole, collate(fetch(source, np.arange(start, min(start + CHUNK, len(source))))), start)
+    def copy_chunk(start: int) -> None:
+        _copy_into(batch, collate(fetch(source, np.arange(start, min(start + CHUNK, len(source))))), start)
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        for _ in pool.map(placed, range(0, len(source), CHUNK)):
+        for _ in pool.map(copy_chunk, range(0, len(source), CHUNK)):
             pass  # an error in a thread is raised here
-    return whole
+    return batch
 
 
-def _room(like: Batch, count: int) -> Batch:
-    """Return an empty batch for ``count`` examples of a kind; images whose channels lie last in memory do so there
-    too."""
+def _allocate_like(like: Batch, count: int) -> Batch:
+    """Return an uninitialized batch for ``count`` examples like these, with images in the same memory format."""
 
-    def room(tensor: Tensor) -> Tensor:
-        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format
+    def allocate(tensor: Tensor) -> Tensor:
+        channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         return torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, memory_format=layout)
 
-    targets, weights = (None if tensor is None else room(tensor) for tensor in (like.targets, like.weights))
-    return Batch(room(like.inputs), targets, torch.arange(count), weights)
+    targets, weights = (None if tensor is None else allocate(tensor) for tensor in (like.targets, like.weights))
+    return Batch(allocate(like.inputs), targets, torch.arange(count), weights)
 
 
-def _put(whole: Batch, part: Batch, start: int) -> None:
-    """Copy examples to their place, from ``start`` on."""
-    for to, of in zip(
-        (whole.inputs, whole.targets, whole.weights), (part.inputs, part.targets, part.weights), strict=True
+def _copy_into(batch: Batch, part: Batch, start: int) -> None:
+    """Copy the examples of ``part`` into ``batch``, from ``start`` on."""
+    for target, values in zip(
+        (batch.inputs, batch.targets, batch.weights), (part.inputs, part.targets, part.weights), strict=True
     ):
-        if to is not None and of is not None:
-            to[start : start + len(of)] = of
+        if target is not None and values is not None:
+            target[start : start + len(values)] = values
 
 
-def bytes_needed(source: Source, collate: Collate, dtype: torch.dtype) -> int:
-    """Return how many bytes the source takes as tensors, reckoned from its first example."""
-    one = collate(fetch(source, [0])).to(torch.device("cpu"), dtype)
-    size = one.inputs.nbytes + (0 if one.targets is None else one.targets.nbytes)
+def estimate_bytes(source: Source, collate: Collate, dtype: torch.dtype) -> int:
+    """Return how many bytes the source takes as tensors, estimated from its first example."""
+    example = collate(fetch(source, [0])).to(torch.device("cpu"), dtype)
+    size = example.inputs.nbytes + (0 if example.targets is None else example.targets.nbytes)
     return size * len(source)

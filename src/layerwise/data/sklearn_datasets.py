@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from layerwise.data.source import Array, ArraySource, Schema
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 
 NAMES = ("digits", "iris", "wine", "breast-cancer", "diabetes")
 TARGETS = {
@@ -21,29 +21,29 @@ TARGETS = {
 
 
 def load(name: str) -> ArraySource:
-    """Return an embedded data set whole.
+    """Return an embedded data set.
 
-    ``digits``: images (8, 8, 1) uint8, sklearn's 0…16 brought to 0…255. ``iris``, ``wine``,
+    ``digits``: images (8, 8, 1) uint8, sklearn's 0…16 scaled to 0…255. ``iris``, ``wine``,
     ``breast-cancer``: rows float64 with sklearn's column and class names. ``diabetes``: rows in the columns'
     own units and a number to predict. Raises `UsageError` for another name.
     """
     if name not in NAMES:
-        raise unknown("embedded data set", name, NAMES)
-    bunch = _bunch(name)
+        raise make_unknown_name_error("embedded data set", name, NAMES)
+    bunch = _load_bunch(name)
     if name == "digits":
         pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # (N, 8, 8, 1)
         schema = Schema("image", (8, 8, 1), "class", tuple(str(c) for c in bunch.target_names), target_name="digit")
-        return ArraySource(schema, pixels, _labels(bunch), name)
+        return ArraySource(schema, pixels, _get_labels(bunch), name)
     rows = np.ascontiguousarray(bunch.data, dtype=np.float64)  # (N, D)
     features = tuple(str(column) for column in bunch.feature_names)
     if name == "diabetes":
         schema = Schema("row", rows.shape[1:], "number", (), features, TARGETS[name])
         return ArraySource(schema, rows, np.asarray(bunch.target, dtype=np.float64), name)
     schema = Schema("row", rows.shape[1:], "class", tuple(str(c) for c in bunch.target_names), features, TARGETS[name])
-    return ArraySource(schema, rows, _labels(bunch), name)
+    return ArraySource(schema, rows, _get_labels(bunch), name)
 
 
-def photographs() -> dict[str, Array]:
+def load_photographs() -> dict[str, Array]:
     """Return scikit-learn's two sample photographs by file name, each (427, 640, 3) uint8: ``china.jpg`` and
     ``flower.jpg``."""
     from sklearn import datasets  # slow to import, and only needed here
@@ -52,13 +52,13 @@ def photographs() -> dict[str, Array]:
     return {Path(name).name: np.asarray(image) for name, image in zip(bunch.filenames, bunch.images, strict=True)}
 
 
-def _labels(bunch: Any) -> Array:
+def _get_labels(bunch: Any) -> Array:
     """Return labels (N,) int64."""
     return np.asarray(bunch.target, dtype=np.int64)
 
 
-def _bunch(name: str) -> Any:
-    """Load sklearn's own form."""
+def _load_bunch(name: str) -> Any:
+    """Load a data set as scikit-learn's ``Bunch``."""
     from sklearn import datasets  # slow to import, and only needed here
 
     if name == "diabetes":

@@ -1,4 +1,4 @@
-"""What every reader gives: indexed examples with a schema.
+"""Sources, which every reader returns: indexed examples with a schema.
 
 Shape letters: ``N`` examples, ``H W C`` pixels as decoded (uint8, RGB or gray), ``D`` features.
 """
@@ -6,7 +6,7 @@ Shape letters: ``N`` examples, ``H W C`` pixels as decoded (uint8, RGB or gray),
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -18,11 +18,8 @@ Array = NDArray[Any]
 Kind = Literal["image", "row", "text", "counts"]
 Target = Literal["class", "number", "either", "none"]
 SPLITS = ("train", "val", "test")
-LARGEST = float(np.finfo(np.float32).max)  # networks get float32, whatever the precision of a run
-MAPPED: tuple[Kind, ...] = (
-    "text",
-    "counts",
-)  # read from a file that is mapped into memory: a worker would only copy it
+FLOAT32_MAX = float(np.finfo(np.float32).max)  # networks get float32, whatever the precision of a run
+MAPPED_KINDS: tuple[Kind, ...] = ("text", "counts")  # memory-mapped: a loader worker would only copy them
 TASKS_FOR: dict[Target, tuple[str, ...]] = {
     "class": ("classification",),
     "number": ("regression",),
@@ -32,8 +29,8 @@ TASKS_FOR: dict[Target, tuple[str, ...]] = {
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column of a table: a number, a category with its ``values`` (cells hold the place of theirs) or a date (days
-    since 1970).
+    """A column of a table: a number, a category with its ``values`` (cells hold their index) or a date (days since
+    1970).
 
     ``gaps``: whether some row has no value there.
     """
@@ -44,9 +41,8 @@ class Column(msgspec.Struct, frozen=True):
     gaps: bool = False
 
 
-class Described(NamedTuple):
-    """What is shown of a column: its part in the table, its kind, how many gaps and different values it has, and a
-    value."""
+class ColumnSummary(NamedTuple):
+    """A column's role in the table, its kind, how many gaps and different values it has, and an example value."""
 
     name: str
     role: str
@@ -89,9 +85,11 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Several examples, by column. ``inputs`` is one array ``(N, …)``, or a list where sizes differ; ``weights`` (N,)
-    say how much
-    each counts in training, None: all the same."""
+    """Several examples, by column.
+
+    ``inputs`` is one array ``(N, …)``, or a list where sizes differ; ``weights`` (N,) say how much each counts in
+    training, None: all the same.
+    """
 
     inputs: Array | list[Array]
     targets: Array | None
@@ -121,42 +119,24 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Columnar(Protocol):
-    """A source that can hand out many examples at once, faster than one by one."""
+class SupportsFetch(Protocol):
+    """A source that can return many examples at once, faster than one by one."""
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
         ...
 
 
-class Stream(Protocol):
-    """More than memory or disk order allows to index: chunks from a cursor on."""
-
-    @property
-    def schema(self) -> Schema:
-        """What the examples are."""
-        ...
-
-    @property
-    def total(self) -> int | None:
-        """How many examples there are, if known."""
-        ...
-
-    def chunks(self, cursor: int) -> Iterator[Examples]:
-        """Yield chunks of examples from position ``cursor`` on."""
-        ...
-
-
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set, what was noticed while reading it, and of tables what is shown of the columns."""
+    """The parts of a data set, notes from reading it, and, for tables, summaries of the columns."""
 
     train: Source
     val: Source
     test: Source
     name: str
     notes: tuple[str, ...] = ()
-    columns: tuple[Described, ...] = ()
+    columns: tuple[ColumnSummary, ...] = ()
 
     def part(self, name: str) -> Source:
         """Return the part of this name: train, val or test."""
@@ -171,19 +151,21 @@ class Splits:
 
 
 def fetch(source: Source, indices: Sequence[int] | Array) -> Examples:
-    """Return several examples by column, by the source's own fast way if it has one."""
-    if isinstance(source, Columnar):
+    """Return several examples by column, by the source's own ``fetch`` if it has one."""
+    if isinstance(source, SupportsFetch):
         return source.fetch(indices)
-    found = [source[int(i)] for i in indices]
-    return Examples(stacked([e.input for e in found]), targets_of(found), np.asarray(indices, dtype=np.int64))
+    examples = [source[int(i)] for i in indices]
+    return Examples(
+        stack_inputs([e.input for e in examples]), collect_targets(examples), np.asarray(indices, dtype=np.int64)
+    )
 
 
-def stacked(inputs: list[Array]) -> Array | list[Array]:
+def stack_inputs(inputs: list[Array]) -> Array | list[Array]:
     """Stack arrays of one shape ``(N, …)``; leave a list where shapes differ."""
     return np.stack(inputs) if len({a.shape for a in inputs}) == 1 else inputs
 
 
-def targets_of(examples: Sequence[Example]) -> Array | None:
+def collect_targets(examples: Sequence[Example]) -> Array | None:
     """Return the targets as one array, or None if there are none."""
     targets = [e.target for e in examples if e.target is not None]
     return np.asarray(targets) if targets and len(targets) == len(examples) else None
@@ -238,7 +220,7 @@ class Subset:
 
     @property
     def schema(self) -> Schema:
-        """What the examples are: as in the whole."""
+        """What the examples are: as in the full source."""
         return self.base.schema
 
     def __len__(self) -> int:
@@ -250,15 +232,15 @@ class Subset:
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
         at = np.asarray(indices, dtype=np.int64)
-        found = fetch(self.base, self.indices[at])
-        return found._replace(ids=at)
+        examples = fetch(self.base, self.indices[at])
+        return examples._replace(ids=at)
 
     def name_of(self, index: int) -> str:
-        """Return the name the example has in the whole."""
+        """Return the name the example has in the full source."""
         return self.base.name_of(int(self.indices[index]))
 
     def fingerprint(self) -> str:
-        """Return a digest of the whole and of the choice."""
+        """Return a digest of the full source and of the indices."""
         digest = hashlib.sha256(self.base.fingerprint().encode())
         digest.update(np.ascontiguousarray(self.indices).data)
         return digest.hexdigest()[:32]
@@ -284,7 +266,7 @@ class Relabeled:
     @property
     def targets(self) -> Array:
         """All new labels, (N,)."""
-        old = labels(self.base)
+        old = get_targets(self.base)
         assert old is not None  # only sources with classes are relabeled
         return np.asarray(self.mapping[old.astype(np.int64)])
 
@@ -292,45 +274,49 @@ class Relabeled:
         return len(self.base)
 
     def __getitem__(self, index: int) -> Example:
-        found = self.base[index]
-        assert found.target is not None
-        return found._replace(target=self.mapping[int(found.target)].item())
+        example = self.base[index]
+        assert example.target is not None
+        return example._replace(target=self.mapping[int(example.target)].item())
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
-        found = fetch(self.base, indices)
-        assert found.targets is not None
-        return found._replace(targets=self.mapping[found.targets.astype(np.int64)])
+        examples = fetch(self.base, indices)
+        assert examples.targets is not None
+        return examples._replace(targets=self.mapping[examples.targets.astype(np.int64)])
 
     def name_of(self, index: int) -> str:
-        """Return the name the example has in the source beneath."""
+        """Return the name the example has in the base source."""
         return self.base.name_of(index)
 
     def fingerprint(self) -> str:
-        """Return a digest of the source beneath and of the mapping."""
+        """Return a digest of the base source and of the mapping."""
         text = f"{self.base.fingerprint()}{self.classes}{self.mapping.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def described(source: ArraySource) -> tuple[Described, ...]:
-    """Return what is shown of the columns of rows held as numbers, and of their target."""
-    out = []
-    for at, column in enumerate(source.schema.table):
-        cells = source.inputs[:, at]
-        known = cells[~np.isnan(cells)]
-        example = "" if not len(known) else column.values[int(known[0])] if column.values else f"{known[0]:g}"
-        out.append(
-            Described(column.name, "feature", column.kind, len(cells) - len(known), len(np.unique(known)), example)
+def summarize_columns(source: ArraySource) -> tuple[ColumnSummary, ...]:
+    """Return summaries of the columns of numeric rows and of their target."""
+    summaries = []
+    for index, column in enumerate(source.schema.table):
+        cells = source.inputs[:, index]
+        values = cells[~np.isnan(cells)]
+        example = "" if not len(values) else column.values[int(values[0])] if column.values else f"{values[0]:g}"
+        summaries.append(
+            ColumnSummary(
+                column.name, "feature", column.kind, len(cells) - len(values), len(np.unique(values)), example
+            )
         )
     if source.targets is not None and len(source):
         names, first = source.schema.classes, source.targets[0]
         kind = "category" if source.schema.target == "class" else "number"
         example = names[int(first)] if names else f"{first:g}"
-        out.append(Described(source.schema.target_name, "target", kind, 0, len(np.unique(source.targets)), example))
-    return tuple(out)
+        summaries.append(
+            ColumnSummary(source.schema.target_name, "target", kind, 0, len(np.unique(source.targets)), example)
+        )
+    return tuple(summaries)
 
 
-def subset(source: Source, indices: Array) -> Source:
+def select_examples(source: Source, indices: Array) -> Source:
     """Return some examples of a source; arrays are sliced once, other sources are indexed through."""
     at = np.asarray(indices, dtype=np.int64)
     if isinstance(source, ArraySource):
@@ -343,43 +329,42 @@ def subset(source: Source, indices: Array) -> Source:
 
 @runtime_checkable
 class Resizable(Protocol):
-    """A source of images that brings them to a size while it decodes them. ``sides`` (N,) are their shorter sides, if
-    known."""
+    """A source of images that resizes them while it decodes them. ``sides`` (N,) are their shorter sides, if known."""
 
     sides: Array | None
     size: tuple[int, int] | None
 
 
-def sized(source: Source, size: tuple[int, int]) -> Source:
-    """Return a source whose images come in this size (H, W), if it decodes them; others are returned as they are."""
+def set_image_size(source: Source, size: tuple[int, int]) -> Source:
+    """Return the source with its images resized to (H, W), if it decodes them; other sources are returned unchanged."""
     if isinstance(source, Subset | Relabeled):
-        base = sized(source.base, size)
+        base = set_image_size(source.base, size)
         return source if base is source.base else replace(source, base=base)
     if not isinstance(source, Resizable) or source.size == size:
         return source
     return cast(Source, replace(cast(Any, source), size=size))
 
 
-def shorter_sides(source: Source) -> Array | None:
+def get_shorter_sides(source: Source) -> Array | None:
     """Return the shorter sides of a source's images (N,), if it knows them without decoding."""
     if isinstance(source, Subset):
-        base = shorter_sides(source.base)
+        base = get_shorter_sides(source.base)
         return None if base is None else base[source.indices]
     if isinstance(source, Relabeled):
-        return shorter_sides(source.base)
+        return get_shorter_sides(source.base)
     return source.sides if isinstance(source, Resizable) else None
 
 
-def labels(source: Source) -> Array | None:
+def get_targets(source: Source) -> Array | None:
     """Return all targets of a source ``(N,)`` without decoding inputs where the source allows it."""
     if source.schema.target == "none":
         return None
     if isinstance(source, ArraySource):
         return source.targets
     if isinstance(source, Subset):
-        base = labels(source.base)
+        base = get_targets(source.base)
         return None if base is None else base[source.indices]
     known = getattr(source, "targets", None)
     if known is not None:
         return np.asarray(known)
-    return targets_of([source[i] for i in range(len(source))])
+    return collect_targets([source[i] for i in range(len(source))])

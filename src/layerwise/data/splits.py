@@ -1,21 +1,21 @@
-"""Training, validation and test parts. Given ones are kept; the rest is drawn 70/15/15, by class where there are
+"""Training, validation and test parts. Given parts stay; missing ones are drawn 70/15/15, stratified if there are
 classes.
 
-Of text the blocks are drawn, 98/1/1.
+Blocks of text are drawn 98/1/1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from layerwise.data.source import Array, Source, Splits, fetch, labels, subset
+from layerwise.data.source import Array, Source, Splits, fetch, get_targets, select_examples
 from layerwise.errors import DataError
-from layerwise.runtime.rng import GOLDEN, mixed, numpy_generator
+from layerwise.runtime.rng import GOLDEN, make_numpy_generator, splitmix64
 
-VAL, TEST = 0.15, 0.15
-VAL_OF_TRAINING = 0.1
-OF_TEXT = 0.01  # of the blocks
-OFF = 0.05  # how far a drawn subset's size may be off by rounding within classes
+VAL_FRACTION, TEST_FRACTION = 0.15, 0.15
+VAL_FRACTION_OF_TRAINING = 0.1
+TEXT_FRACTION = 0.01  # of the blocks
+MAX_DEVIATION = 0.05  # how far a drawn subset's size may be off by rounding within classes
 
 
 def partition(targets: Array | None, count: int, fractions: tuple[float, ...], seed: int) -> list[Array]:
@@ -25,33 +25,35 @@ def partition(targets: Array | None, count: int, fractions: tuple[float, ...], s
     is in every part. Returned indices are sorted.
     """
     groups = [np.arange(count)] if targets is None else [np.flatnonzero(targets == c) for c in np.unique(targets)]
-    rng = numpy_generator("split", seed)
+    rng = make_numpy_generator("split", seed)
     parts: list[list[Array]] = [[] for _ in range(len(fractions) + 1)]
     for group in groups:
         shuffled = rng.permutation(group)
         start = 0
         for number, fraction in enumerate(fractions, start=1):
-            most = len(group) - start - (len(fractions) - number) - 1  # the first and the later parts get one at least
-            take = min(max(1, round(fraction * len(group))), most) if len(group) > len(fractions) else 0
+            largest = (
+                len(group) - start - (len(fractions) - number) - 1
+            )  # the first and the later parts get one at least
+            take = min(max(1, round(fraction * len(group))), largest) if len(group) > len(fractions) else 0
             parts[number].append(shuffled[start : start + take])
             start += take
         parts[0].append(shuffled[start:])
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
-def classes_of(source: Source) -> Array | None:
+def get_strata(source: Source) -> Array | None:
     """Return the labels to stratify by, if any: of classes, and of whole numbers that may be classes."""
-    return labels(source) if source.schema.target in ("class", "either") else None
+    return get_targets(source) if source.schema.target in ("class", "either") else None
 
 
-def grouped(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Array]:
+def split_by_group(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Array]:
     """Split indices into a first part (the rest) and one part per fraction, so that no group (N,) is in two parts.
 
     Groups are taken in a seeded order until a part has its share. Returned indices are sorted; parts may be empty where
     there are fewer groups than parts.
     """
-    values, places, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = numpy_generator("split", seed).permutation(len(values))
+    values, group_indices, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = make_numpy_generator("split", seed).permutation(len(values))
     part_of = np.zeros(len(values), dtype=np.int64)
     start = 0
     for number, fraction in enumerate(fractions, start=1):
@@ -61,10 +63,10 @@ def grouped(groups: Array, fractions: tuple[float, ...], seed: int) -> list[Arra
         take = max(take, min(1, left))
         part_of[order[start : start + take]] = number
         start += take
-    return [np.flatnonzero(part_of[places] == number) for number in range(len(fractions) + 1)]
+    return [np.flatnonzero(part_of[group_indices] == number) for number in range(len(fractions) + 1)]
 
 
-def in_time(times: Array, fractions: tuple[float, ...]) -> list[Array]:
+def split_by_time(times: Array, fractions: tuple[float, ...]) -> list[Array]:
     """Split indices by time (N,): the earliest rows are the first part, the latest the last. Rows of one time stay
     together."""
     order = np.argsort(times, kind="stable")
@@ -73,7 +75,7 @@ def in_time(times: Array, fractions: tuple[float, ...]) -> list[Array]:
     return [np.sort(part) for part in np.split(order, cuts)]
 
 
-def split(
+def complete_splits(
     parts: dict[str, Source],
     *,
     name: str,
@@ -93,94 +95,94 @@ def split(
     train = parts["train"]
     text = train.schema.kind == "text"
     missing = [p for p in ("val", "test") if p not in parts]
-    fractions = {"val": VAL if "test" in missing else VAL_OF_TRAINING, "test": TEST}
+    fractions = {"val": VAL_FRACTION if "test" in missing else VAL_FRACTION_OF_TRAINING, "test": TEST_FRACTION}
     if text:
-        fractions = dict.fromkeys(fractions, OF_TEXT)
+        fractions = dict.fromkeys(fractions, TEXT_FRACTION)
     if missing:
         shares = tuple(fractions[p] for p in missing)
         if times is not None:
-            drawn = in_time(times, shares)
+            drawn = split_by_time(times, shares)
         elif groups is not None:
-            drawn = grouped(groups, shares, seed)
+            drawn = split_by_group(groups, shares, seed)
         else:
-            drawn = partition(classes_of(train), len(train), shares, seed)
-        parts = parts | {p: subset(train, at) for p, at in zip(missing, drawn[1:], strict=True)}
-        parts["train"] = subset(train, drawn[0])
+            drawn = partition(get_strata(train), len(train), shares, seed)
+        parts = parts | {p: select_examples(train, at) for p, at in zip(missing, drawn[1:], strict=True)}
+        parts["train"] = select_examples(train, drawn[0])
     empty = [p for p in ("train", "val", "test") if len(parts[p]) == 0]
     if empty:
         raise DataError(
             f"{name}: nothing is left for the {' and '.join(empty)} part",
-            expected=f"at least 3 {_called(train)} to train, validate and test on",
-            received=_counted(train),
+            expected=f"at least 3 {_name_examples(train)} to train, validate and test on",
+            received=_describe_counts(train),
             do=f"add {'text' if text else 'examples'}, or give train/, val/ and test/ parts yourself",
         )
     return Splits(parts["train"], parts["val"], parts["test"], name, notes)
 
 
-def repeated(parts: Splits) -> tuple[str, ...]:
-    """Return notes on rows of the validation and test parts that are in the training part too, target and all (F18)."""
+def find_repeated_rows(parts: Splits) -> tuple[str, ...]:
+    """Return notes on rows of the validation and test parts that are in the training part too, target and all."""
     if parts.train.schema.kind != "row":
         return ()
-    known = row_keys(parts.train)
-    out = []
+    train_keys = hash_rows(parts.train)
+    notes = []
     for name in ("val", "test"):
-        keys = row_keys(parts.part(name))
-        count = int(np.isin(keys, known).sum())
+        keys = hash_rows(parts.part(name))
+        count = int(np.isin(keys, train_keys).sum())
         if count:
-            out.append(
+            notes.append(
                 f"{count} of {len(keys)} rows of the {name} part are in the training part too, target and all: "
                 "what is measured on them may be memory"
             )
-    return tuple(out)
+    return tuple(notes)
 
 
-def row_keys(source: Source) -> Array:
+def hash_rows(source: Source) -> Array:
     """Return a 64-bit digest of each row with its target, (N,): equal rows have equal digests, others by chance of 2⁻⁶⁴
     a pair."""
-    found = fetch(source, np.arange(len(source)))
-    inputs = np.asarray(found.inputs, dtype=np.float64)
+    examples = fetch(source, np.arange(len(source)))
+    inputs = np.asarray(examples.inputs, dtype=np.float64)
     keys = np.zeros(len(inputs), dtype=np.uint64)
-    for column in (*inputs.T, *(() if found.targets is None else (found.targets.astype(np.float64),))):
+    for column in (*inputs.T, *(() if examples.targets is None else (examples.targets.astype(np.float64),))):
         cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for gaps, one for zero
-        keys = mixed(keys * GOLDEN + cells.view(np.uint64))
+        keys = splitmix64(keys * GOLDEN + cells.view(np.uint64))
     return keys
 
 
-def _called(source: Source) -> str:
-    """Return what the examples are called."""
+def _name_examples(source: Source) -> str:
+    """Return a noun for the examples, for messages."""
     return f"blocks of {source.schema.shape[0]} tokens" if source.schema.kind == "text" else "examples (of each class)"
 
 
-def _counted(source: Source) -> str:
-    """Return how many examples there are, and of which class the fewest."""
-    what = "block" if source.schema.kind == "text" else "example"
-    found, count = classes_of(source), f"{len(source)} {what}{'s' * (len(source) != 1)}"
-    if found is None or not source.schema.classes:
+def _describe_counts(source: Source) -> str:
+    """Return how many examples there are, and how many of the smallest class, for messages."""
+    unit = "block" if source.schema.kind == "text" else "example"
+    strata, count = get_strata(source), f"{len(source)} {unit}{'s' * (len(source) != 1)}"
+    if strata is None or not source.schema.classes:
         return count
-    names, counts = np.unique(found, return_counts=True)
+    names, counts = np.unique(strata, return_counts=True)
     fewest = int(counts.argmin())
     return f"{count}, {counts[fewest]} of class '{source.schema.classes[int(names[fewest])]}'"
 
 
-def take(source: Source, count: int, seed: int) -> Source:
-    """Return ``count`` examples drawn once with the seed, each class with its share: the named labeled subset.
+def draw_subset(source: Source, count: int, seed: int) -> Source:
+    """Return a stratified subset of ``count`` examples, drawn once with the seed.
 
-    Shares are rounded by class, so that there may be a few more or less; where that would be off by over a twentieth
-    (few examples for the number of classes), so many are drawn exactly, some classes with one more than others.
+    Shares are rounded by class, so the subset may be a few examples larger or smaller; where that would be off by over
+    5 % (few examples for the number of classes), exactly ``count`` are drawn, some classes with one more than others.
     """
     if count <= 0 or count >= len(source):
         return source
-    classes = classes_of(source)
-    kept = partition(classes, len(source), (count / len(source),), seed)[1]
-    if classes is not None and abs(len(kept) - count) > OFF * count:
-        kept = exactly(classes, count, seed)
-    return subset(source, kept)
+    strata = get_strata(source)
+    indices = partition(strata, len(source), (count / len(source),), seed)[1]
+    if strata is not None and abs(len(indices) - count) > MAX_DEVIATION * count:
+        indices = draw_exactly(strata, count, seed)
+    return select_examples(source, indices)
 
 
-def exactly(targets: Array, count: int, seed: int) -> Array:
+def draw_exactly(targets: Array, count: int, seed: int) -> Array:
     """Return ``count`` indices, sorted: each class its share rounded down, and one more for the largest remainders
     (Hamilton)."""
-    rng = numpy_generator("split", seed)
+    rng = make_numpy_generator("split", seed)
     groups = [rng.permutation(np.flatnonzero(targets == c)) for c in np.unique(targets)]
     shares = np.array([len(group) for group in groups]) * (count / len(targets))
     sizes = np.floor(shares).astype(np.int64)

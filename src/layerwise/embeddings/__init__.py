@@ -1,2 +1,1 @@
-"""What is done with finished vectors: questions to words, benchmarks, maps between languages, an index of texts and its
-search."""
+"""Uses of finished vectors: queries of words, benchmarks, maps between languages, and an index of texts with search."""

@@ -1,9 +1,9 @@
-"""Word vectors measured by what people said: pairs of words with a mark for their likeness, and analogies by section.
+"""Benchmarks of word vectors: similarity ratings of word pairs by people, and analogies by section.
 
-``V`` words, ``Q`` questions. Two forms of files, told apart by content: lines ``word<TAB>word<TAB>mark`` (WordSim-353,
+``V`` words, ``Q`` questions. Two formats, detected from the content: lines ``word<TAB>word<TAB>rating`` (WordSim-353,
 L. Finkelstein et al. 2002; SimLex-999, F. Hill et al. 2015), and four words a line under sections ``: name``
-(questions-words, T. Mikolov et al. 2013). The
-one idea: a question with a word that has no vector is not asked, so a score means nothing without its coverage.
+(questions-words, T. Mikolov et al. 2013). Questions with a word without a vector are skipped, so a score means nothing
+without its coverage.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from layerwise.functional.similarity import Method
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
 from layerwise.weights.vectors import VectorTable
 
-MOST = 300_000  # words that are looked at: the most frequent ones of large tables
-AT_ONCE = 1 << 25  # scores that are held together
+MAX_WORDS = 300_000  # of a large table: the most frequent ones
+MAX_SCORES = 1 << 25  # scores at a time
 ENDINGS = (".txt", ".tsv")
 Ids = NDArray[np.int64]
 
 
 class Section(NamedTuple):
-    """A section of a benchmark: questions in all, those that could be asked, and the score, Spearman's ρ or the share
-    answered rightly."""
+    """A section of a benchmark: the number of questions, of those with vectors, and the score, Spearman's ρ or the
+    accuracy."""
 
     benchmark: str
     name: str
@@ -51,29 +51,29 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class WordEvaluation:
-    """What all benchmarks said: metrics by name, NaN for what could not be asked, and each section behind them."""
+    """The results of all benchmarks: metrics by name, NaN without any question, and the sections behind them."""
 
     sections: tuple[Section, ...]
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """``NAME/spearman``, ``NAME/accuracy`` (over all that were asked) and ``NAME/coverage``."""
-        found: dict[str, float] = {}
+        """``NAME/spearman``, ``NAME/accuracy`` (over all questions asked) and ``NAME/coverage``."""
+        values: dict[str, float] = {}
         for benchmark in dict.fromkeys(section.benchmark for section in self.sections):
-            mine = [section for section in self.sections if section.benchmark == benchmark]
-            asked = sum(section.asked for section in mine)
-            right = sum(section.score * section.asked for section in mine if section.asked)
-            score = mine[0].score if mine[0].kind == "spearman" else right / asked if asked else float("nan")
-            found[f"{benchmark}/{mine[0].kind}"] = score
-            found[f"{benchmark}/coverage"] = asked / sum(section.total for section in mine)
-        return found
+            parts = [section for section in self.sections if section.benchmark == benchmark]
+            asked = sum(section.asked for section in parts)
+            correct = sum(section.score * section.asked for section in parts if section.asked)
+            score = parts[0].score if parts[0].kind == "spearman" else correct / asked if asked else float("nan")
+            values[f"{benchmark}/{parts[0].kind}"] = score
+            values[f"{benchmark}/coverage"] = asked / sum(section.total for section in parts)
+        return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON; a score that could not be measured is null."""
+        """Return plain JSON; an undefined score is null."""
         rows = [{**section._asdict(), "coverage": section.coverage} for section in self.sections]
         return {
-            "metrics": {k: _plain(v) for k, v in self.metrics.items()},
-            "sections": [{**r, "score": _plain(r["score"])} for r in rows],
+            "metrics": {k: _to_json_number(v) for k, v in self.metrics.items()},
+            "sections": [{**r, "score": _to_json_number(r["score"])} for r in rows],
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
@@ -85,71 +85,73 @@ class WordEvaluation:
         return ["benchmark", "section", "asked", "measure", "score"], rows
 
 
-def _plain(value: float) -> float | None:
-    """Return a number as JSON has it: NaN is null."""
+def _to_json_number(value: float) -> float | None:
+    """Return a number for JSON: NaN becomes null."""
     return None if np.isnan(value) else value
 
 
-class Folded:
-    """A table's words without regard to case, as benchmarks are asked: of several forms the first counts, the most
-    frequent in most files.
+class CaseFoldedWords:
+    """A table's words without regard to case, as in benchmarks: of several forms the first counts, the most frequent
+    one in most files.
 
     ``form`` gives for every row the first row of the same word (V,).
     """
 
-    def __init__(self, table: VectorTable, most: int) -> None:
-        words = [word.lower() for word in table.words[:most]]
+    def __init__(self, table: VectorTable, max_words: int) -> None:
+        words = [word.lower() for word in table.words[:max_words]]
         self.rows: dict[str, int] = {}
-        self.form: Ids = np.array([self.rows.setdefault(word, at) for at, word in enumerate(words)], dtype=np.int64)
+        self.form: Ids = np.array([self.rows.setdefault(word, row) for row, word in enumerate(words)], dtype=np.int64)
         self.unit = table.unit[: len(words)]
-        other: dict[int, list[int]] = {}
-        for at in np.flatnonzero(self.form != np.arange(len(words))).tolist():
-            other.setdefault(int(self.form[at]), []).append(at)
-        self.others = {first: np.array(rows) for first, rows in other.items()}
+        duplicates: dict[int, list[int]] = {}
+        for row in np.flatnonzero(self.form != np.arange(len(words))).tolist():
+            duplicates.setdefault(int(self.form[row]), []).append(row)
+        self.others = {first: np.array(rows) for first, rows in duplicates.items()}
 
     def find(self, words: Sequence[Sequence[str]]) -> Ids:
         """Return the rows of lines of words, (Q, n), −1 for words without a vector."""
-        found = [[self.rows.get(word.lower(), -1) for word in line] for line in words]
-        return np.array(found, dtype=np.int64).reshape(len(words), -1)
+        rows = [[self.rows.get(word.lower(), -1) for word in line] for line in words]
+        return np.array(rows, dtype=np.int64).reshape(len(words), -1)
 
 
 def evaluate_words(
-    table: VectorTable, place: str | Path = "word-eval", *, method: Method = "add", most: int = MOST
+    table: VectorTable, source: str | Path = "word-eval", *, method: Method = "add", max_words: int = MAX_WORDS
 ) -> WordEvaluation:
-    """Measure word vectors by every benchmark of a file, a folder or a named data set.
+    """Evaluate word vectors on every benchmark of a file, a folder or a named dataset.
 
-    Words are compared without regard to case. An analogy is answered rightly if the best of all words but the three
-    given is the fourth.
+    Words are compared without regard to case. An analogy is correct if the best word other than the three given ones is
+    the fourth.
 
     Args:
         table: the vectors, the most frequent words first.
-        place: the benchmarks.
-        method: how analogies are answered, ``add`` or ``mul`` (`similarity.analogies`).
-        most: how many of the table's first words take part.
+        source: the file, folder or dataset.
+        method: the scoring of analogies, ``add`` or ``mul`` (`similarity.score_analogies`).
+        max_words: how many of the table's first words are used.
 
-    Raises `DataError` for a place without benchmarks and for lines that are none, by number.
+    Raises `DataError` for a source without benchmarks and for malformed lines, by number.
     """
-    words = Folded(table, most)
+    words = CaseFoldedWords(table, max_words)
     sections: list[Section] = []
-    for path in _files(place):
-        lines = _lines(path)
+    for path in _list_files(source):
+        lines = _read_lines(path)
         sections += (
-            _analogies(lines, path, words, method) if lines[0][1].startswith(":") else [_pairs(lines, path, words)]
+            _evaluate_analogies(lines, path, words, method)
+            if lines[0][1].startswith(":")
+            else [_evaluate_pairs(lines, path, words)]
         )
     return WordEvaluation(tuple(sections))
 
 
-def recognized(place: str | Path) -> bool:
-    """Whether a place holds benchmarks for words: by its name, or by how its files begin."""
-    if any(item.name == str(place) and item.benchmark for item in datasets.catalog()):
+def is_word_benchmark(source: str | Path) -> bool:
+    """Whether a source holds benchmarks for words, by its name or by the first lines of its files."""
+    if any(item.name == str(source) and item.benchmark for item in datasets.catalog()):
         return True
-    path = Path(place).expanduser()
+    path = Path(source).expanduser()
     refuse_special_file(path)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
-    return bool(files) and all(_begins_as_one(file) for file in files)
+    return bool(files) and all(_looks_like_benchmark(file) for file in files)
 
 
-def _begins_as_one(path: Path) -> bool:
+def _looks_like_benchmark(path: Path) -> bool:
     """Whether a file's first line is a section's name, or two words and a number."""
     with io.TextIOWrapper(open_regular_file(path), encoding="utf-8-sig", errors="replace") as file:
         first = next((line for line in file if line.strip() and not line.startswith("#")), "")
@@ -157,24 +159,24 @@ def _begins_as_one(path: Path) -> bool:
     return first.startswith(":") or (len(cells) == 3 and cells[2].replace(".", "", 1).isdigit())
 
 
-def _files(place: str | Path) -> list[Path]:
+def _list_files(source: str | Path) -> list[Path]:
     """Return the files of benchmarks in order."""
-    path = Path(place).expanduser()
-    if not path.exists() and str(place) in [item.name for item in datasets.catalog()]:
-        path = datasets.folder_of(str(place))
+    path = Path(source).expanduser()
+    if not path.exists() and str(source) in [item.name for item in datasets.catalog()]:
+        path = datasets.get_dataset_folder(str(source))
     refuse_special_file(path)
     if path.is_file():
         return [path]
-    found = sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
-    if not found:
+    files = sorted(p for p in path.glob("*") if p.suffix in ENDINGS)
+    if not files:
         raise DataError(
             f"{path} holds no benchmarks for words",
             expected=f"a file, or a folder of files ending in {' or '.join(ENDINGS)}",
         )
-    return found
+    return files
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def _read_lines(path: Path) -> list[tuple[int, str]]:
     """Return a benchmark's lines with their numbers, without comments and blank ones."""
     try:
         text = read_regular_file(path).decode("utf-8-sig")
@@ -188,62 +190,64 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _bad(path: Path, number: int, expected: str, line: str) -> DataError:
-    """Make the error for a line that is no question."""
+def _make_line_error(path: Path, number: int, expected: str, line: str) -> DataError:
+    """Return the error for a line that is not a question."""
     return DataError(f"{path} line {number} is no question", expected=expected, received=line[:60])
 
 
-def _pairs(lines: Sequence[tuple[int, str]], path: Path, words: Folded) -> Section:
-    """Measure a file of pairs: Spearman's ρ between people's marks and cosines."""
-    pairs, marks = [], []
+def _evaluate_pairs(lines: Sequence[tuple[int, str]], path: Path, words: CaseFoldedWords) -> Section:
+    """Evaluate a file of pairs: Spearman's ρ between ratings and cosines."""
+    pairs, ratings = [], []
     for number, line in lines:
         cells = line.split("\t") if "\t" in line else line.split()
         try:
-            first, second, mark = cells
-            marks.append(float(mark))
+            first, second, rating = cells
+            ratings.append(float(rating))
         except ValueError:
-            raise _bad(path, number, "two words and a number, between tabs", line) from None
+            raise _make_line_error(path, number, "two words and a number, between tabs", line) from None
         pairs.append((first.strip(), second.strip()))
     rows = words.find(pairs)
     asked = (rows >= 0).all(1)
     cosines = np.einsum("qd,qd->q", words.unit[rows[asked, 0]], words.unit[rows[asked, 1]])
     return Section(
-        path.stem, "all", "spearman", len(pairs), int(asked.sum()), spearman(cosines, np.array(marks)[asked])
+        path.stem, "all", "spearman", len(pairs), int(asked.sum()), spearman(cosines, np.array(ratings)[asked])
     )
 
 
-def _analogies(lines: Sequence[tuple[int, str]], path: Path, words: Folded, method: Method) -> list[Section]:
-    """Measure a file of analogies, section by section."""
-    asked: dict[str, list[list[str]]] = {}
+def _evaluate_analogies(
+    lines: Sequence[tuple[int, str]], path: Path, words: CaseFoldedWords, method: Method
+) -> list[Section]:
+    """Evaluate a file of analogies, section by section."""
+    questions_by_section: dict[str, list[list[str]]] = {}
     for number, line in lines:
         if line.startswith(":"):
-            section = asked.setdefault(line[1:].strip(), [])
+            section = questions_by_section.setdefault(line[1:].strip(), [])
         elif len(cells := line.split()) == 4:
             section.append(cells)
         else:
-            raise _bad(path, number, "four words, or a section's name after a colon", line)
-    found = []
-    for name, questions in asked.items():
+            raise _make_line_error(path, number, "four words, or a section's name after a colon", line)
+    sections = []
+    for name, questions in questions_by_section.items():
         if questions:
             rows = words.find(questions)
             rows = rows[(rows >= 0).all(1)]
-            right = answered(words, rows, method)
-            score = float(right.mean()) if len(rows) else float("nan")
-            found.append(Section(path.stem, name, "accuracy", len(questions), len(rows), score))
-    return found
+            correct = check_analogies(words, rows, method)
+            score = float(correct.mean()) if len(rows) else float("nan")
+            sections.append(Section(path.stem, name, "accuracy", len(questions), len(rows), score))
+    return sections
 
 
-def answered(words: Folded, rows: Ids, method: Method = "add") -> NDArray[np.bool_]:
-    """Return which questions (Q, 4) are answered rightly, (Q,). No form of the three words given is an answer."""
-    right = np.zeros(len(rows), dtype=bool)
-    step = max(1, AT_ONCE // len(words.form))
+def check_analogies(words: CaseFoldedWords, rows: Ids, method: Method = "add") -> NDArray[np.bool_]:
+    """Return which analogies (Q, 4) are correct, (Q,). No form of the three words given is a candidate."""
+    correct = np.zeros(len(rows), dtype=bool)
+    step = max(1, MAX_SCORES // len(words.form))
     for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        scores = similarity.analogies(words.unit, *some[:, :3].T, method=method)
+        chunk = rows[start : start + step]
+        scores = similarity.score_analogies(words.unit, *chunk[:, :3].T, method=method)
         if words.others:
-            for row, given in enumerate(some[:, :3].tolist()):
+            for row, given in enumerate(chunk[:, :3].tolist()):
                 for first in given:
                     if first in words.others:
                         scores[row, words.others[first]] = -np.inf
-        right[start : start + step] = words.form[scores.argmax(1)] == some[:, 3]
-    return right
+        correct[start : start + step] = words.form[scores.argmax(1)] == chunk[:, 3]
+    return correct

@@ -1,8 +1,8 @@
-"""Pairs of words that mean the same in two languages: from a table, or from sentences and their translations.
+"""Pairs of words with the same meaning in two languages: from a table, or from sentences and their translations.
 
-``S`` sentences. The one idea: words that stand in the same pairs of sentences are translations. How often is measured
-by Dice's coefficient 2 n(x, y) / (n(x) + n(y)) over sentences (L. R. Dice 1945; for translations F. Smadja et al.,
-Computational Linguistics 22, 1996), and a pair is taken if each is the other's best.
+``S`` sentences. Words that occur in the same pairs of sentences are translations of each other, measured by Dice's
+coefficient 2 n(x, y) / (n(x) + n(y)) over sentences (L. R. Dice 1945; for translations F. Smadja et al., Computational
+Linguistics 22, 1996). A pair is accepted if each word is the other's best.
 """
 
 from __future__ import annotations
@@ -22,59 +22,69 @@ from layerwise.text_display import format_row
 from layerwise.weights.vectors import VectorTable
 
 Ids = NDArray[np.int64]
-LEAST, STRONG = 5, 0.3  # sentences that a word must stand in; Dice's coefficient that a pair must have
+MIN_SENTENCES, MIN_DICE = 5, 0.3  # of a word; of Dice's coefficient of a pair
 
 
-def from_table(path: Path) -> list[tuple[str, str]]:
+def read_pairs(path: Path) -> list[tuple[str, str]]:
     """Return the pairs of a table of two columns, each once, in order. Raises `DataError` for rows without both."""
-    from layerwise.embeddings.labeled import read
+    from layerwise.embeddings.sources import read_labeled_queries
 
-    sources, targets = read(path)
-    return [(source, target) for source, mine in zip(sources, targets, strict=True) for target in mine]
+    sources, targets = read_labeled_queries(path)
+    return [(source, target) for source, translations in zip(sources, targets, strict=True) for target in translations]
 
 
-def from_sentences(
-    files: tuple[Path, Path], source: VectorTable, target: VectorTable, *, least: int = LEAST, strong: float = STRONG
+def learn_pairs(
+    files: tuple[Path, Path],
+    source: VectorTable,
+    target: VectorTable,
+    *,
+    min_sentences: int = MIN_SENTENCES,
+    min_dice: float = MIN_DICE,
 ) -> list[tuple[str, str]]:
-    """Return the pairs of words of two tables that two files of sentences tell; line i of one translates line i of the
+    """Return pairs of words of two tables, learned from two files of sentences; line i of one translates line i of the
     other.
 
     The most frequent source words come first. Raises `DataError` for files of unequal length, and where no pair is
     found.
     """
-    sides = [_lines(path, table) for path, table in zip(files, (source, target), strict=True)]
+    sides = [_read_word_rows(path, table) for path, table in zip(files, (source, target), strict=True)]
     if len(sides[0]) != len(sides[1]):
         raise DataError(
             f"{files[0]} and {files[1]} are no translations of each other line by line",
             expected="as many lines",
             received=f"{len(sides[0]):,} and {len(sides[1]):,}",
         )
-    rows = best_pairs(_stands(sides[0], len(source)), _stands(sides[1], len(target)), least=least, strong=strong)
+    rows = find_best_pairs(
+        _build_incidence(sides[0], len(source)),
+        _build_incidence(sides[1], len(target)),
+        min_sentences=min_sentences,
+        min_dice=min_dice,
+    )
     if not len(rows):
         raise DataError(
             f"{files[0]} and {files[1]} tell no pairs of words",
-            expected=f"words that stand in {least} sentences or more",
+            expected=f"words that stand in {min_sentences} sentences or more",
         )
     return [(source.words[a], target.words[b]) for a, b in rows.tolist()]
 
 
-def _lines(path: Path, table: VectorTable) -> list[Ids]:
-    """Return the different words of each line, blank ones too, as rows of a table."""
+def _read_word_rows(path: Path, table: VectorTable) -> list[Ids]:
+    """Return the distinct words of each line, including blank lines, as rows of a table."""
     embedder = WordEmbedder(table)
-    found: list[Ids] = []
-    for number, text in _numbered(path):
-        found += [np.zeros(0, dtype=np.int64)] * (number - 1 - len(found))
-        found.append(np.unique(np.array(embedder.rows(text), dtype=np.int64)))
-    return found
+    word_rows: list[Ids] = []
+    for number, text in _iterate_lines(path):
+        word_rows += [np.zeros(0, dtype=np.int64)] * (number - 1 - len(word_rows))
+        word_rows.append(np.unique(np.array(embedder.rows(text), dtype=np.int64)))
+    return word_rows
 
 
-def _numbered(path: Path) -> Iterable[tuple[int, str]]:
+def _iterate_lines(path: Path) -> Iterable[tuple[int, str]]:
     """Yield a file's lines that are not blank, with their numbers."""
     return ((int(passage.name), passage.text) for chunk in Passages(str(path), "line").chunks() for passage in chunk)
 
 
-def _stands(lines: Sequence[Ids], words: int) -> Any:
-    """Return which words stand in which sentence, a sparse (S, V) of ones."""
+def _build_incidence(lines: Sequence[Ids], words: int) -> Any:
+    """Return the incidence of words in sentences, a sparse (S, V) of ones."""
     from scipy.sparse import csr_array  # slow to import
 
     ends = np.cumsum([0, *(len(line) for line in lines)])
@@ -82,35 +92,35 @@ def _stands(lines: Sequence[Ids], words: int) -> Any:
     return csr_array((np.ones(len(flat), dtype=np.int64), flat, ends), shape=(len(lines), words))
 
 
-def best_pairs(x: Any, y: Any, *, least: int, strong: float) -> Ids:
-    """Return the pairs (P, 2) of words, each the other's best by Dice's coefficient, from where they stand: sparse (S,
-    V) and (S, W).
+def find_best_pairs(x: Any, y: Any, *, min_sentences: int, min_dice: float) -> Ids:
+    """Return the pairs (P, 2) of words that are each other's best by Dice's coefficient, from the incidences: sparse
+    (S, V) and (S, W).
 
-    Of equally good ones the earlier word is taken. Words in fewer than ``least`` sentences and pairs below ``strong``
+    Of equals the earlier word wins. Words in fewer than ``min_sentences`` sentences and pairs below ``min_dice``
     are left out.
     """
     counts = [np.asarray(side.sum(axis=0)).ravel() for side in (x, y)]
     both = (x.T @ y).tocoo()  # n(x, y), (V, W)
-    frequent = (counts[0][both.row] >= least) & (counts[1][both.col] >= least)
-    a, b, together = both.row[frequent], both.col[frequent], both.data[frequent]
-    dice = 2 * together / (counts[0][a] + counts[1][b])
-    kept = dice >= strong
-    a, b, dice = a[kept], b[kept], dice[kept]
-    first = _best(a, np.lexsort((b, -dice, a)))
-    second = _best(b, np.lexsort((a, -dice, b)))
+    frequent = (counts[0][both.row] >= min_sentences) & (counts[1][both.col] >= min_sentences)
+    a, b, joint = both.row[frequent], both.col[frequent], both.data[frequent]
+    dice = 2 * joint / (counts[0][a] + counts[1][b])
+    is_strong = dice >= min_dice
+    a, b, dice = a[is_strong], b[is_strong], dice[is_strong]
+    first = _first_of_each(a, np.lexsort((b, -dice, a)))
+    second = _first_of_each(b, np.lexsort((a, -dice, b)))
     chosen = np.intersect1d(first, second)
-    found = np.stack([a[chosen], b[chosen]], 1).astype(np.int64)
-    return found[np.lexsort((found[:, 0], -counts[0][found[:, 0]]))]
+    pairs = np.stack([a[chosen], b[chosen]], 1).astype(np.int64)
+    return pairs[np.lexsort((pairs[:, 0], -counts[0][pairs[:, 0]]))]
 
 
-def _best(words: Ids, order: Ids) -> Ids:
+def _first_of_each(words: Ids, order: Ids) -> Ids:
     """Return the first entry of each word in an order that is sorted by words."""
     ordered = words[order]
-    found: Ids = order[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(order) else order
-    return found
+    first: Ids = order[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(order) else order
+    return first
 
 
-def write(pairs: Iterable[tuple[str, str]], path: Path, *, overwrite: bool = False) -> None:
-    """Write pairs as a table of two columns between tabs. Raises `UsageError` for a file that is there."""
+def write_pairs(pairs: Iterable[tuple[str, str]], path: Path, *, overwrite: bool = False) -> None:
+    """Write pairs as a table of two columns, separated by tabs. Raises `UsageError` for a file that exists."""
     rows = "".join(format_row(pair, "\t") for pair in pairs)
     write_file(path, f"source\ttarget\n{rows}".encode(), overwrite=overwrite)

@@ -1,10 +1,9 @@
-"""Word vectors of one language in the space of another's, and the translation of words that this makes.
+"""Word vectors of one language in the space of another, and the translation of words by nearest neighbors there.
 
-``V`` words, ``D`` dimensions, ``P`` pairs. An orthogonal map, learned from pairs of words
-(`layerwise.functional.alignment`), sends a word
-near its translation. The one idea: words are used alike in all languages, so that two clouds of vectors differ by a
-turn. T. Mikolov et al., arXiv 1309.4168 (2013); M. Artetxe et al., EMNLP 2016: vectors at length one, each cloud about
-its middle.
+``V`` words, ``D`` dimensions, ``P`` pairs. An orthogonal map, learned from pairs of words (`similarity.procrustes`),
+sends a word near its translation: words are used alike in all languages, so that two sets of vectors differ mainly by a
+rotation. T. Mikolov et al., arXiv 1309.4168 (2013); M. Artetxe et al., EMNLP 2016: vectors at length one, both sets
+centered.
 """
 
 from __future__ import annotations
@@ -19,30 +18,29 @@ from numpy.typing import NDArray
 
 from layerwise.errors import DataError, UsageError
 from layerwise.functional import similarity
-from layerwise.functional.alignment import procrustes
-from layerwise.functional.retrieval_metrics import hits_at, mean_reciprocal_rank
+from layerwise.functional.retrieval_metrics import hit_rate_at_k, mean_reciprocal_rank
+from layerwise.functional.similarity import procrustes
 from layerwise.weights.vectors import Floats, VectorTable
 
 Ids = NDArray[np.int64]
 Pairs = Sequence[tuple[str, str]]
-LEAST = 10  # words to learn from and to test on
+MIN_PAIRS = 10  # to learn from, and to test on
 HELD_OUT = 0.2
-DRAWS = 20  # of shuffled pairs
+DRAWS = 20  # shuffles of the pairs
 DEPTHS = (1, 5)
-PIECE = 1024  # words at a time
+CHUNK_SIZE = 1024  # words at a time
 
 
-class Cloud(NamedTuple):
-    """Vectors at length one about their middle, and the middle."""
+class CenteredVectors(NamedTuple):
+    """Vectors at length one minus their mean, and the mean."""
 
     centered: Floats
-    middle: Floats
+    mean: Floats
 
 
 @dataclass(frozen=True, eq=False)
-class Bilingual:
-    """Two tables of vectors of the same length, made ready for a map. Raises `UsageError` for tables of other
-    lengths."""
+class BilingualTables:
+    """Two tables with vectors of the same length, for learning a map. Raises `UsageError` for different lengths."""
 
     source: VectorTable
     target: VectorTable
@@ -56,62 +54,67 @@ class Bilingual:
             )
 
     @cached_property
-    def x(self) -> Cloud:
+    def x(self) -> CenteredVectors:
         """The source's vectors (V, D)."""
-        return _cloud(self.source)
+        return _center(self.source)
 
     @cached_property
-    def y(self) -> Cloud:
+    def y(self) -> CenteredVectors:
         """The target's vectors (W, D)."""
-        return _cloud(self.target)
+        return _center(self.target)
 
     @cached_property
-    def found(self) -> Floats:
-        """The target's vectors at length one about their middle, (W, D), among which translations are looked for."""
-        return similarity.normalized(self.y.centered)
+    def candidates(self) -> Floats:
+        """The target's centered vectors at length one, (W, D), among which translations are searched."""
+        return similarity.normalize_rows(self.y.centered)
 
     def rows(self, pairs: Pairs) -> Ids:
-        """Return the rows of the pairs of which both words have vectors, (P, 2)."""
-        found = np.stack([self.source.rows([a for a, _ in pairs]), self.target.rows([b for _, b in pairs])], 1)
-        return found[(found >= 0).all(1)]
+        """Return the rows (P, 2) of the pairs whose words both have vectors."""
+        both = np.stack([self.source.rows([a for a, _ in pairs]), self.target.rows([b for _, b in pairs])], 1)
+        return both[(both >= 0).all(1)]
 
-    def learned(self, rows: Ids) -> NDArray[np.float64]:
+    def learn_map(self, rows: Ids) -> NDArray[np.float64]:
         """Return the orthogonal map (D, D) that sends the first of each pair (P, 2) nearest to the second."""
         return procrustes(self.x.centered[rows[:, 0]], self.y.centered[rows[:, 1]])
 
-    def mapped(self, turn: NDArray[np.float64]) -> VectorTable:
-        """Return the source's words with their vectors in the target's space: (x/‖x‖ − middle) W + the target's
-        middle."""
-        matrix = self.x.centered @ turn.astype(np.float32) + self.y.middle
+    def map_vectors(self, rotation: NDArray[np.float64]) -> VectorTable:
+        """Return the source's words with their vectors in the target's space: (x/‖x‖ − mean) W + the target's mean."""
+        matrix = self.x.centered @ rotation.astype(np.float32) + self.y.mean
         return VectorTable(self.source.words, matrix, self.source.counts)
 
-    def ranks(self, turn: NDArray[np.float64], rows: Ids) -> list[Ids]:
-        """Return the ranks of the right translations of each source word of pairs (P, 2), by cosine, among all target
-        words."""
+    def rank_translations(self, rotation: NDArray[np.float64], rows: Ids) -> list[Ids]:
+        """Return the ranks of the correct translations of each source word of pairs (P, 2) among all target words, by
+        cosine."""
         words, row = np.unique(rows[:, 0], return_inverse=True)
         ranks = np.zeros(len(rows), dtype=np.int64)
-        for start in range(0, len(words), PIECE):
+        for start in range(0, len(words), CHUNK_SIZE):
             scores = (
-                similarity.normalized(self.x.centered[words[start : start + PIECE]] @ turn.astype(np.float32))
-                @ self.found.T
+                similarity.normalize_rows(
+                    self.x.centered[words[start : start + CHUNK_SIZE]] @ rotation.astype(np.float32)
+                )
+                @ self.candidates.T
             )
-            for at in np.flatnonzero((row >= start) & (row < start + PIECE)):
-                mine, wanted = scores[row[at] - start], rows[at, 1]
-                ranks[at] = 1 + int((mine > mine[wanted]).sum()) + int((mine[:wanted] == mine[wanted]).sum())
+            for at in np.flatnonzero((row >= start) & (row < start + CHUNK_SIZE)):
+                word_scores, target = scores[row[at] - start], rows[at, 1]
+                ranks[at] = (
+                    1
+                    + int((word_scores > word_scores[target]).sum())
+                    + int((word_scores[:target] == word_scores[target]).sum())
+                )
         return [ranks[row == n] for n in range(len(words))]
 
 
-def _cloud(table: VectorTable) -> Cloud:
-    """Return a table's vectors at length one about their middle."""
-    middle = table.unit.mean(0, dtype=np.float64).astype(np.float32)
-    return Cloud(table.unit - middle, middle)
+def _center(table: VectorTable) -> CenteredVectors:
+    """Return a table's vectors at length one minus their mean."""
+    mean = table.unit.mean(0, dtype=np.float64).astype(np.float32)
+    return CenteredVectors(table.unit - mean, mean)
 
 
 class Translation(NamedTuple):
-    """How well a map translates words that it did not learn from.
+    """How well a map translates words that were not in its training pairs.
 
     ``learned`` and ``tested`` are numbers of pairs, ``words`` that of source words tested, ``without`` that of pairs
-    without vectors. ``precision`` by depth k is the share of words with a right translation among the k nearest;
+    without vectors. ``precision`` by depth k is the share of words with a correct translation among the k nearest;
     ``chance`` and ``luckiest`` are the mean and the largest of the same over ``draws`` maps learned from shuffled
     pairs.
     """
@@ -127,51 +130,51 @@ class Translation(NamedTuple):
     draws: int
 
 
-def divided(
+def split_pairs(
     pairs: Pairs, *, held_out: float = HELD_OUT, seed: int = 0
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the pairs to learn from and those to test on, divided by source words: all translations of a word are on
-    one side."""
+    """Return the pairs to learn from and those to test on, split by source words: all translations of a word are in the
+    same part."""
     if not 0 < held_out < 1:
         raise UsageError(
             "the share of held-out words lies between 0 and 1", expected="for example 0.2", received=str(held_out)
         )
     words = list(dict.fromkeys(a for a, _ in pairs))
     order = np.random.default_rng(seed).permutation(len(words))
-    tested = {words[at] for at in order[: max(1, round(held_out * len(words)))].tolist()}
-    return [pair for pair in pairs if pair[0] not in tested], [pair for pair in pairs if pair[0] in tested]
+    test_words = {words[index] for index in order[: max(1, round(held_out * len(words)))].tolist()}
+    return [pair for pair in pairs if pair[0] not in test_words], [pair for pair in pairs if pair[0] in test_words]
 
 
-def measure(
-    both: Bilingual, learn: Pairs, test: Pairs, *, draws: int = DRAWS, seed: int = 0
+def evaluate_map(
+    tables: BilingualTables, learn: Pairs, test: Pairs, *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[NDArray[np.float64], Translation]:
-    """Learn a map from some pairs and measure it on others. Returns the map (D, D) and what it is worth.
+    """Learn a map from some pairs and evaluate it on others. Return the map (D, D) and its evaluation.
 
-    Chance is the same procedure with the translations of the pairs it learns from shuffled. Raises `DataError` where
+    The chance level is the same procedure with shuffled translations in the training pairs. Raises `DataError` where
     fewer than ten pairs of either kind have vectors.
     """
-    rows, others = both.rows(learn), both.rows(test)
-    for found, given, what in ((rows, learn, "learn from"), (others, test, "test on")):
-        if len(found) < LEAST:
+    train_rows, test_rows = tables.rows(learn), tables.rows(test)
+    for usable, given, purpose in ((train_rows, learn, "learn from"), (test_rows, test, "test on")):
+        if len(usable) < MIN_PAIRS:
             raise DataError(
-                f"there are too few pairs to {what}",
-                expected=f"{LEAST} or more of which both words have vectors",
-                received=f"{len(found)} of {len(given)}",
+                f"there are too few pairs to {purpose}",
+                expected=f"{MIN_PAIRS} or more of which both words have vectors",
+                received=f"{len(usable)} of {len(given)}",
             )
-    turn = both.learned(rows)
-    ranks = both.ranks(turn, others)
+    rotation = tables.learn_map(train_rows)
+    ranks = tables.rank_translations(rotation, test_rows)
     generator = np.random.default_rng(seed)
-    by_chance = []
+    chance_ranks = []
     for _ in range(draws):
-        shuffled = np.stack([rows[:, 0], generator.permutation(rows[:, 1])], 1)
-        by_chance.append(both.ranks(both.learned(shuffled), others))
-    chances = {k: [hits_at(one, k) for one in by_chance] for k in DEPTHS}
-    return turn, Translation(
-        len(rows),
-        len(others),
+        shuffled = np.stack([train_rows[:, 0], generator.permutation(train_rows[:, 1])], 1)
+        chance_ranks.append(tables.rank_translations(tables.learn_map(shuffled), test_rows))
+    chances = {k: [hit_rate_at_k(ranks_of_draw, k) for ranks_of_draw in chance_ranks] for k in DEPTHS}
+    return rotation, Translation(
+        len(train_rows),
+        len(test_rows),
         len(ranks),
-        len(learn) + len(test) - len(rows) - len(others),
-        {k: hits_at(ranks, k) for k in DEPTHS},
+        len(learn) + len(test) - len(train_rows) - len(test_rows),
+        {k: hit_rate_at_k(ranks, k) for k in DEPTHS},
         mean_reciprocal_rank(ranks),
         {k: float(np.mean(v)) for k, v in chances.items()},
         {k: max(v) for k, v in chances.items()},

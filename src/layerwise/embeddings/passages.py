@@ -1,7 +1,7 @@
-"""Passages: the texts that an index finds, each with a name: lines of a file, files of a folder, cells of a table's
+"""Passages, the units that an index finds, each with a name: lines of a file, files of a folder, cells of a table's
 column.
 
-They are read again whenever they are gone through, some at a time; nothing is kept.
+They are read in chunks, anew for each pass.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from layerwise.data.images.folders import FolderPlace, some
+from layerwise.data.images.folders import FolderStore, format_names
 from layerwise.data.text import texts
-from layerwise.errors import DataError, UsageError, unknown
+from layerwise.errors import DataError, UsageError, make_unknown_name_error
 
-By = Literal["line", "paragraph", "file"]
-AT_ONCE = 4096  # passages at a time
-LONGEST = 1 << 24  # characters of a line: more is no text
+Unit = Literal["line", "paragraph", "file"]
+CHUNK_SIZE = 4096  # passages
+MAX_LINE = 1 << 24  # characters of a line of text
 
 
 class Passage(NamedTuple):
@@ -32,31 +32,31 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True)
 class Passages:
-    """Where passages come from.
+    """The source of passages.
 
     Args:
         source: a text file (packed or not), a folder of them, or a table.
-        by: what is one passage: a ``line``, a ``paragraph`` (lines between blank ones) or a whole ``file``; the empty
+        by: the unit of a passage: a ``line``, a ``paragraph`` (lines between blank ones) or a whole ``file``; the empty
             text: lines of a file, files of a folder.
-        column: of a table, the column with the texts; a table has no other use.
-        id: of a table, the column with the passages' names; the empty text: rows are numbered from 1.
+        column: the column of a table with the texts; required for tables.
+        id: the column of a table with the passages' names; the empty text: rows are numbered from 1.
         encoding: of text files and text tables.
     """
 
     source: str
-    by: By | Literal[""] = ""
+    by: Unit | Literal[""] = ""
     column: str = ""
     id: str = ""
     encoding: str = "utf-8"
 
     def chunks(self) -> Iterator[list[Passage]]:
-        """Yield all passages that are not blank, some thousands at a time.
+        """Yield all passages that are not blank, in chunks of some thousands.
 
-        Raises `UsageError` for a source that is not there, for a table without a column named, and options that the
-        source has no use for; `DataError` for what cannot be read, is no text, or holds two passages of one name.
+        Raises `UsageError` for a missing source, a table without the column, and options that do not apply to the
+        source; `DataError` for a source that cannot be read or is not text, and for two passages of one name.
         """
-        found = self._all()
-        while chunk := list(islice(found, AT_ONCE)):
+        passages = self._all()
+        while chunk := list(islice(passages, CHUNK_SIZE)):
             yield chunk
 
     def _all(self) -> Iterator[Passage]:
@@ -83,10 +83,10 @@ class Passages:
         from layerwise.data.tables import table_files  # pyarrow is slow to import
 
         row = 0
-        for table in table_files.pieces(path, encoding=self.encoding):
-            for wanted in filter(None, (self.column, self.id)):
-                if wanted not in table.column_names:
-                    raise unknown("column", wanted, table.column_names, where=str(path))
+        for table in table_files.iterate_tables(path, encoding=self.encoding):
+            for column in filter(None, (self.column, self.id)):
+                if column not in table.column_names:
+                    raise make_unknown_name_error("column", column, table.column_names, where=str(path))
             cells = table[self.column].to_pylist()
             names = table[self.id].to_pylist() if self.id else range(row + 1, row + 1 + len(cells))
             for name, cell in zip(names, cells, strict=True):
@@ -97,52 +97,54 @@ class Passages:
                     yield Passage(str(name), str(cell).strip())
 
     def _files(self, path: Path) -> Iterator[Passage]:
-        """Yield the passages of a folder's texts; other files are left out."""
-        names = [name for name in FolderPlace(str(path)).names() if not name.endswith("/")]
-        chosen = [name for name in names if texts.is_text(path / name, self.encoding)]
-        if not chosen:
+        """Yield the passages of a folder's texts; other files are skipped."""
+        names = [name for name in FolderStore(str(path)).names() if not name.endswith("/")]
+        text_names = [name for name in names if texts.is_text(path / name, self.encoding)]
+        if not text_names:
             raise DataError(
                 f"the folder {path} holds no texts",
                 expected=f"text files in {self.encoding}",
-                received=some(names) or "nothing",
+                received=format_names(names) or "nothing",
             )
-        for name in chosen:
+        for name in text_names:
             by = self.by or "file"
             for passage in self._file(path / name, by):
                 yield passage._replace(name=name if by == "file" else f"{name}:{passage.name}")
 
-    def _file(self, path: Path, by: By) -> Iterator[Passage]:
+    def _file(self, path: Path, by: Unit) -> Iterator[Passage]:
         """Yield the passages of a text file, each named by its first line's number."""
         if by == "line":
             yield from (Passage(str(n), line.strip()) for n, line in self._lines(path) if line.strip())
             return
-        held: list[str] = []
+        lines: list[str] = []
         first = 1
         for number, line in self._lines(path):
             if line.strip():
-                first = first if held else number
-                held.append(line.strip())
-            elif by == "paragraph" and held:
-                yield Passage(str(first), " ".join(held))
-                held = []
-        if held:
-            yield Passage(str(first), " ".join(held))
+                first = first if lines else number
+                lines.append(line.strip())
+            elif by == "paragraph" and lines:
+                yield Passage(str(first), " ".join(lines))
+                lines = []
+        if lines:
+            yield Passage(str(first), " ".join(lines))
 
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Yield a text's lines with their numbers, however it is packed."""
-        decoder, rest, number, read = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
-        for piece in texts.pieces(str(path), self.encoding):
+        """Yield a text's lines with their numbers, from packed files too."""
+        decoder, rest, number, bytes_read = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
+        for chunk in texts.read_pieces(str(path), self.encoding):
             try:
-                *lines, rest = (rest + decoder.decode(piece.data)).split("\n")
+                *lines, rest = (rest + decoder.decode(chunk.data)).split("\n")
             except UnicodeDecodeError as error:
-                raise texts.not_text(str(path), read + error.start, error.object[error.start], piece.data) from error
-            read += len(piece.data)
+                raise texts.make_not_text_error(
+                    str(path), bytes_read + error.start, error.object[error.start], chunk.data
+                ) from error
+            bytes_read += len(chunk.data)
             for line in lines:
                 number += 1
                 yield number, line
-            if len(rest) > LONGEST:
+            if len(rest) > MAX_LINE:
                 raise DataError(
-                    f"{path} line {number + 1} has no end", expected=f"lines of at most {LONGEST:,} characters"
+                    f"{path} line {number + 1} has no end", expected=f"lines of at most {MAX_LINE:,} characters"
                 )
         if rest:
             yield number + 1, rest

@@ -1,7 +1,7 @@
-"""Questions to word vectors, asked and answered in words.
+"""Queries of word vectors by words.
 
-``k`` answers. Every question is a direction, and its answers the words nearest to it by cosine, without those it was
-made of.
+``k`` results. Every query is a direction, and its results are the words nearest to it by cosine, except the words of
+the query.
 """
 
 from __future__ import annotations
@@ -18,56 +18,58 @@ from layerwise.weights.vectors import Floats, VectorTable
 
 
 class Neighbor(NamedTuple):
-    """A word and how well it answers: its cosine, or 3CosMul's quotient."""
+    """A word and its score: its cosine, or 3CosMul's quotient."""
 
     word: str
     score: float
 
 
-def nearest_words(table: VectorTable, plus: Sequence[str], minus: Sequence[str] = (), *, k: int = 10) -> list[Neighbor]:
+def find_nearest_words(
+    table: VectorTable, plus: Sequence[str], minus: Sequence[str] = (), *, k: int = 10
+) -> list[Neighbor]:
     """Return the words nearest to Σ plus − Σ minus, each word at length one: ``king woman``, minus ``man``.
 
-    The words of the question are no answers. Raises `UsageError`, with the nearest word, for one without a vector.
+    The words of the query are excluded. Raises `UsageError`, with the nearest word, for one without a vector.
     """
     if not plus and not minus:
         raise UsageError("there is no word to look near", expected="one word or more")
     rows, signs = [table.row(word) for word in (*plus, *minus)], [1] * len(plus) + [-1] * len(minus)
     direction = (table.unit[rows] * np.array(signs, dtype=np.float32)[:, None]).sum(0, keepdims=True)
-    return near(table, direction, k=k, without=rows)
+    return find_nearest(table, direction, k=k, exclude=rows)
 
 
-def near(table: VectorTable, direction: Floats, *, k: int = 10, without: Sequence[int] = ()) -> list[Neighbor]:
-    """Return the words nearest to a direction (1, D), but for some rows."""
-    scores = similarity.normalized(direction) @ table.unit.T
-    scores[0, list(without)] = -np.inf
-    return _answers(table, scores, k)
+def find_nearest(table: VectorTable, direction: Floats, *, k: int = 10, exclude: Sequence[int] = ()) -> list[Neighbor]:
+    """Return the words nearest to a direction (1, D), except some rows."""
+    scores = similarity.normalize_rows(direction) @ table.unit.T
+    scores[0, list(exclude)] = -np.inf
+    return _top_words(table, scores, k)
 
 
-def analogy(table: VectorTable, a: str, b: str, c: str, *, k: int = 10, method: Method = "add") -> list[Neighbor]:
-    """Return what answers "a is to b as c is to …": 3CosAdd, or 3CosMul (`similarity.analogies`). Raises `UsageError`
-    as above."""
+def solve_analogy(table: VectorTable, a: str, b: str, c: str, *, k: int = 10, method: Method = "add") -> list[Neighbor]:
+    """Return the best words for "a is to b as c is to …": 3CosAdd, or 3CosMul (`similarity.score_analogies`). Raises
+    `UsageError` as above."""
     rows = (np.array([table.row(word)]) for word in (a, b, c))
-    return _answers(table, similarity.analogies(table.unit, *rows, method=method), k)
+    return _top_words(table, similarity.score_analogies(table.unit, *rows, method=method), k)
 
 
-def similar(table: VectorTable, a: str, b: str) -> float:
+def word_similarity(table: VectorTable, a: str, b: str) -> float:
     """Return the cosine of two words' vectors. Raises `UsageError` as above."""
     return float(table.unit[table.row(a)] @ table.unit[table.row(b)])
 
 
-def odd_one_out(table: VectorTable, words: Sequence[str]) -> str:
+def find_odd_one_out(table: VectorTable, words: Sequence[str]) -> str:
     """Return the word that fits the others least: the smallest cosine with the mean of all. Raises `UsageError` for
     fewer than three."""
     if len(words) < 3:
         raise UsageError("the odd one out needs others", expected="three words or more", received=", ".join(words))
-    return words[similarity.odd_one_out(table.unit[[table.row(word) for word in words]])]
+    return words[similarity.find_odd_one_out(table.unit[[table.row(word) for word in words]])]
 
 
-def _answers(table: VectorTable, scores: Floats, k: int) -> list[Neighbor]:
-    """Return the words of the k largest of scores (1, V) that are finite."""
-    ids, found = similarity.top(scores, k)
+def _top_words(table: VectorTable, scores: Floats, k: int) -> list[Neighbor]:
+    """Return the words of the k largest finite scores (1, V)."""
+    ids, best = similarity.top_k(scores, k)
     return [
-        Neighbor(table.words[at], float(score))
-        for at, score in zip(ids[0], found[0], strict=True)
+        Neighbor(table.words[index], float(score))
+        for index, score in zip(ids[0], best[0], strict=True)
         if np.isfinite(score)
     ]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 
 
 def linear(z: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """Return the activation of that name. Raises `UsageError` with the nearest name for an unknown one."""
     if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
+        raise make_unknown_name_error("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 
@@ -101,7 +101,7 @@ def derivative(name: str, z: Tensor) -> Tensor:
     Softmax is no elementwise function (its derivative is a Jacobian, see `softmax_pullback`) and is refused.
     """
     if name not in DERIVATIVES:
-        raise unknown("elementwise activation", name, DERIVATIVES)
+        raise make_unknown_name_error("elementwise activation", name, DERIVATIVES)
     return DERIVATIVES[name](z)
 
 

@@ -1,8 +1,8 @@
 """Batch normalization (E18): each channel brought to mean β and deviation γ. Networks use torch's own kernels
 (`nn.BatchNorm1d/2d`).
 
-``N`` examples, ``C`` channels (units of a dense layer), and places where there are any. Source: S. Ioffe, C. Szegedy,
-Batch normalization, ICML (2015).
+``N`` examples, ``C`` channels (units of a dense layer), and positions where there are any. Source: S. Ioffe, C.
+Szegedy, Batch normalization, ICML (2015).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Moments(NamedTuple):
 
 
 def batch_moments(x: Tensor, *, unbiased: bool = False) -> Moments:
-    """Return μ_B and σ²_B of each channel over examples and places: x (N, C, …). Divides by n, or by n − 1 if
+    """Return μ_B and σ²_B of each channel over examples and positions: x (N, C, …). Divides by n, or by n − 1 if
     ``unbiased``."""
-    rows = x.transpose(0, 1).flatten(1)  # (C, N · places)
+    rows = x.transpose(0, 1).flatten(1)  # (C, N · positions)
     return Moments(rows.mean(1), rows.var(1, correction=1 if unbiased else 0))
 
 
-def normalized(x: Tensor, moments: Moments, *, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+def normalize(x: Tensor, moments: Moments, *, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Return γ(x−μ)/√(σ²+ε) + β (E18), as x: in training with `batch_moments`, at inference with the running ones.
 
     Args:
@@ -41,11 +41,11 @@ def normalized(x: Tensor, moments: Moments, *, weight: Tensor, bias: Tensor, eps
     return scale * (x - mean) / (variance + eps).sqrt() + shift
 
 
-def running(old: Moments, x: Tensor, *, momentum: float = 0.1) -> Moments:
+def update_running_moments(old: Moments, x: Tensor, *, momentum: float = 0.1) -> Moments:
     """Return the running statistics after a training batch: (1−m)·old + m·new, the new variance unbiased, as in torch
     (E18)."""
     new = batch_moments(x, unbiased=True)
-    return Moments(*((1 - momentum) * before + momentum * now for before, now in zip(old, new, strict=True)))
+    return Moments(*((1 - momentum) * before + momentum * current for before, current in zip(old, new, strict=True)))
 
 
 class Affine(NamedTuple):
@@ -55,8 +55,8 @@ class Affine(NamedTuple):
     bias: Tensor
 
 
-def folded(layer: Affine, moments: Moments, *, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Affine:
-    """Return the layer that does at inference what it and the batch norm behind it do together (E18).
+def fold_batch_norm(layer: Affine, moments: Moments, *, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Affine:
+    """Return the layer that equals, at inference, the given layer followed by a batch norm (E18).
 
     γ(Wx + b − μ)/√(σ²+ε) + β = W′x + b′ with s = γ/√(σ²+ε), W′ = sW by output and b′ = s(b − μ) + β.
 

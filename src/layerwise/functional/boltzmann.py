@@ -56,7 +56,7 @@ def contrastive_statistics(
     hidden_bias: Tensor,
     draws: list[tuple[Tensor, Tensor]],
 ) -> tuple[Statistics, Statistics, Tensor]:
-    """Return the positive and the negative statistics of CD-k, and where the chain ended (E13).
+    """Return the positive and the negative statistics of CD-k, and the chain's last state (E13).
 
     The update is η times the difference of their means: positive over N, negative over M. Units are sampled
     along the chain (1 where the draw is below the probability); the statistics use p(h|v) at both ends.

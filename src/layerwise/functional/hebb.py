@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-DEPENDENT = 1e-9  # of ‖x‖²: what is left of a pattern that lies in the span of those before it
+DEPENDENT = 1e-9  # of ‖x‖²: the residue of a pattern in the span of the earlier ones, from rounding
 
 
 def hebb(x: Tensor, y: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def outer_products(x: Tensor) -> Tensor:
     return hebb(x, x).fill_diagonal_(0)
 
 
-def extended(projection: Tensor, x: Tensor) -> Tensor:
+def extend_projection(projection: Tensor, x: Tensor) -> Tensor:
     """Return the projection onto a span and one more pattern: P + r rᵀ/‖r‖², r = x − P x (Personnaz, Guyon & Dreyfus
     1986).
 
@@ -68,21 +68,21 @@ def energy(states: Tensor, weights: Tensor) -> Tensor:
     return -0.5 * ((states @ weights) * states).sum(1)
 
 
-def recalled(states: Tensor, weights: Tensor) -> Tensor:
-    """Return the states in which a Hopfield net comes to rest, (N, D).
+def recall(states: Tensor, weights: Tensor) -> Tensor:
+    """Return the stable states of a Hopfield net, (N, D).
 
-    One unit at a time takes the sign of its input h = W s: the one whose turn lowers the energy most, by 2|h|, until no
-    turn does. A unit whose input is 0 stays as it is. The energy falls with each turn, so this ends.
+    One unit at a time takes the sign of its input h = W s: the one whose flip lowers the energy most, by 2|h|, until no
+    flip does. A unit whose input is 0 keeps its state. The energy falls with each flip, so this ends.
 
     Args:
         states: s (N, D) in {−1, +1}.
         weights: W (D, D), symmetric, with zero diagonal.
     """
     s = states.clone()
-    h = s @ weights  # (N, D), kept up to date turn by turn
-    if not s.numel() or s.is_meta:  # no state, or one without values, whose shape alone is asked for
+    h = s @ weights  # (N, D), updated flip by flip
+    if not s.numel() or s.is_meta:  # no state, or a meta tensor, of which only the shape matters
         return s
-    # what rounding may leave of an input that is 0
+    # rounding error of an input that is 0
     least = 4 * s.shape[1] * torch.finfo(s.dtype).eps * float(weights.abs().max())
     rows = torch.arange(len(s), device=s.device)
     while len(rows):
@@ -116,5 +116,5 @@ def capacity(points: int = 400) -> Capacity:
     y = torch.linspace(6.0, 0.5, points * 8, dtype=torch.float64)
     loads = 0.5 * (torch.erf(y) / y - 2 / math.sqrt(math.pi) * torch.exp(-(y**2))) ** 2
     end = int(loads.argmax()) + 1
-    kept = torch.unique(torch.linspace(0, end - 1, points).long())
-    return Capacity(loads[kept], torch.erf(y)[kept])
+    selected = torch.unique(torch.linspace(0, end - 1, points).long())
+    return Capacity(loads[selected], torch.erf(y)[selected])

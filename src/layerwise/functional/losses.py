@@ -48,7 +48,7 @@ def one_against_rest(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) 
 def focal(logits: Tensor, labels: Tensor, *, gamma: float) -> Tensor:
     """Return −(1−p)^γ log p with p = softmax(z)[y] for each example (Lin et al. 2017, eq. 4), stable for any logits.
 
-    What is already right with confidence counts little, so that rare and hard examples are heard. γ = 0 is
+    Confidently correct examples count little, so that rare and hard examples weigh more. γ = 0 is
     cross-entropy.
 
     Args:

@@ -48,36 +48,36 @@ class Field(NamedTuple):
         return (first, last) if side is None else (max(0, first), min(side - 1, last))
 
 
-def through(field: Field, window: Window) -> Field:
-    """Return the field behind one more layer (E16).
+def add_layer(field: Field, window: Window) -> Field:
+    """Return the field after one more layer (E16).
 
     rₗ = rₗ₋₁ + (kₗ−1)·dₗ·jₗ₋₁ and jₗ = jₗ₋₁·sₗ, so that jₗ₋₁ = Πᵢ<ₗ sᵢ; the first unit's field begins pₗ·jₗ₋₁ pixels
     earlier.
     """
     first = field.first - window.padding * field.jump
-    grown = field.size + (window.kernel - 1) * window.dilation * field.jump
-    return Field(first, first + grown - 1, field.jump * window.stride)
+    size = field.size + (window.kernel - 1) * window.dilation * field.jump
+    return Field(first, first + size - 1, field.jump * window.stride)
 
 
-def stacked(windows: Iterable[Window]) -> list[Field]:
-    """Return the field behind each layer of a stack, from the image on (E16)."""
+def stack_layers(windows: Iterable[Window]) -> list[Field]:
+    """Return the field after each layer of a stack, from the image on (E16)."""
     fields = [Field()]
     for window in windows:
-        fields.append(through(fields[-1], window))
+        fields.append(add_layer(fields[-1], window))
     return fields[1:]
 
 
-def merged(a: Field, b: Field) -> Field:
+def merge_fields(a: Field, b: Field) -> Field:
     """Return the field of a sum or concatenation of two maps: the shortest interval that holds both.
 
-    Raises `ValueError` where their units lie differently far apart: such maps cannot be laid over each other.
+    Raises `ValueError` if their jumps differ: such maps cannot be added or concatenated.
     """
     if a.jump != b.jump:
         raise ValueError(f"maps whose units lie {a.jump} and {b.jump} pixels apart cannot be merged")
     return Field(min(a.first, b.first), max(a.last, b.last), a.jump)
 
 
-def spanned(field: Field, units: int) -> Field:
-    """Return what a unit sees that looks at ``units`` neighbors of a map, all of them (a dense layer, a global mean):
+def span_units(field: Field, units: int) -> Field:
+    """Return the field of a unit that reads ``units`` neighbors of a map, all of them (a dense layer, a global mean):
     jump 0."""
     return Field(field.first, field.last + (units - 1) * field.jump, 0)

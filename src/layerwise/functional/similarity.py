@@ -1,6 +1,7 @@
-"""What vectors say by the angles between them: nearest words, analogies, the odd one out, a text's vector.
+"""Operations on vectors by the angles between them: nearest words, analogies, the odd one out, text vectors, and the
+orthogonal map between two spaces.
 
-``V`` words, ``D`` dimensions, ``Q`` questions, ``N`` texts. The one idea: at length one a cosine is a product, so that
+``V`` words, ``D`` dimensions, ``Q`` questions, ``N`` texts. For vectors of length one a cosine is a dot product, so
 every question is a product with the table.
 """
 
@@ -20,7 +21,7 @@ EPSILON = 1e-3  # Levy & Goldberg's, against division by zero
 SMOOTHING = 1e-3  # Arora et al.'s a
 
 
-def normalized(x: Floats) -> Floats:
+def normalize_rows(x: Floats) -> Floats:
     """Return rows (N, D) at length one: xᵢ / ‖xᵢ‖; rows of length zero stay zero. Lengths are taken in float64."""
     length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))[:, None]
     return (x / np.where(length > 0, length, 1.0)).astype(np.float32)
@@ -28,28 +29,30 @@ def normalized(x: Floats) -> Floats:
 
 def cosine(x: Floats, y: Floats) -> Floats:
     """Return the cosines of every row of x (N, D) with every row of y (M, D), (N, M); 0 for vectors of length zero."""
-    found: Floats = normalized(x) @ normalized(y).T
-    return found
+    cosines: Floats = normalize_rows(x) @ normalize_rows(y).T
+    return cosines
 
 
-def top(scores: Floats, k: int) -> tuple[Ids, Floats]:
-    """Return the places of the k largest scores of each row (Q, V), the largest first, and those scores, (Q, k).
+def top_k(scores: Floats, k: int) -> tuple[Ids, Floats]:
+    """Return the indices of the k largest scores of each row (Q, V), the largest first, and those scores, (Q, k).
 
-    Of equal scores the earlier place comes first, so that the answer is one. ``k`` may be more than V: then all.
+    Of equal scores the smaller index comes first, so that the result is unique. ``k`` may exceed V: then all.
     """
     k = min(k, scores.shape[1])
     least = np.partition(scores, scores.shape[1] - k, axis=1)[:, [scores.shape[1] - k]]  # (Q, 1): the k-th largest
     ids = np.empty((len(scores), k), dtype=np.int64)
-    for row, (mine, low) in enumerate(zip(scores, least, strict=True)):
-        above = np.flatnonzero(mine > low)
-        ties = np.flatnonzero(mine == low)[: k - len(above)]
-        found = np.concatenate([above, ties])
-        ids[row] = found[np.lexsort((found, -mine[found]))]
+    for row, (row_scores, threshold) in enumerate(zip(scores, least, strict=True)):
+        above = np.flatnonzero(row_scores > threshold)
+        ties = np.flatnonzero(row_scores == threshold)[: k - len(above)]
+        positions = np.concatenate([above, ties])
+        ids[row] = positions[np.lexsort((positions, -row_scores[positions]))]
     return ids, np.take_along_axis(scores, ids, 1)
 
 
-def analogies(unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", epsilon: float = EPSILON) -> Floats:
-    """Return how well every word answers "a is to b as c is to …", (Q, V); the three words given have −∞.
+def score_analogies(
+    unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", epsilon: float = EPSILON
+) -> Floats:
+    """Return the score of every word d in "a is to b as c is to d", (Q, V); the three words given have −∞.
 
     ``add`` (3CosAdd): cos(d, b − a + c). T. Mikolov, W. Yih, G. Zweig, NAACL 2013. ``mul`` (3CosMul): cos′(d, b) ·
     cos′(d, c) / (cos′(d, a) + ε) with cos′ = (1 + cos) / 2. O. Levy, Y. Goldberg, CoNLL 2014.
@@ -60,23 +63,23 @@ def analogies(unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", e
         method, epsilon: as above.
     """
     if method == "add":
-        scores = normalized(unit[b] - unit[a] + unit[c]) @ unit.T
+        scores = normalize_rows(unit[b] - unit[a] + unit[c]) @ unit.T
     else:
         from_a, from_b, from_c = ((1 + unit[at] @ unit.T) / 2 for at in (a, b, c))
         scores = from_b * from_c / (from_a + np.float32(epsilon))
     rows = np.arange(len(a))
-    for given in (a, b, c):
-        scores[rows, given] = -np.inf
-    found: Floats = scores
-    return found
+    for word in (a, b, c):
+        scores[rows, word] = -np.inf
+    result: Floats = scores
+    return result
 
 
-def odd_one_out(unit: Floats) -> int:
+def find_odd_one_out(unit: Floats) -> int:
     """Return which of some vectors at length one (N, D) has the smallest cosine with their mean."""
     return int((unit @ unit.mean(0)).argmin())
 
 
-def mean_vectors(vectors: Floats, lengths: Sequence[int] | Ids, weights: Doubles | None = None) -> Floats:
+def compute_mean_vectors(vectors: Floats, lengths: Sequence[int] | Ids, weights: Doubles | None = None) -> Floats:
     """Return the mean vector of each text, (N, D): v̄ = (1/n) Σᵢ wᵢ vᵢ; zero for a text without words.
 
     Args:
@@ -87,14 +90,15 @@ def mean_vectors(vectors: Floats, lengths: Sequence[int] | Ids, weights: Doubles
     count = np.asarray(lengths, dtype=np.int64)
     total = np.zeros((len(count), vectors.shape[1]))
     weighed = vectors.astype(np.float64) if weights is None else vectors * weights[:, None]
-    some = count > 0
-    if some.any():
-        total[some] = np.add.reduceat(weighed, (np.cumsum(count) - count)[some], axis=0)
+    nonempty = count > 0
+    if nonempty.any():
+        total[nonempty] = np.add.reduceat(weighed, (np.cumsum(count) - count)[nonempty], axis=0)
     return (total / np.maximum(count, 1)[:, None]).astype(np.float32)
 
 
-def sif_weights(counts: Ids, *, a: float = SMOOTHING) -> Doubles:
-    """Return the weight a / (a + p(w)) of each word (V,), with p(w) its share of all words: frequent words say little.
+def compute_sif_weights(counts: Ids, *, a: float = SMOOTHING) -> Doubles:
+    """Return the weight a / (a + p(w)) of each word (V,), with p(w) its share of all words: frequent words carry little
+    meaning.
 
     S. Arora, Y. Liang, T. Ma, A simple but tough-to-beat baseline for sentence embeddings, ICLR 2017.
     """
@@ -103,16 +107,36 @@ def sif_weights(counts: Ids, *, a: float = SMOOTHING) -> Doubles:
     return weights
 
 
-def first_direction(gram: Doubles) -> Floats:
-    """Return the first right singular vector of X (N, D) from XᵀX (D, D), at length one: what all rows have in common.
+def find_common_direction(gram: Doubles) -> Floats:
+    """Return the first right singular vector of X (N, D) from XᵀX (D, D), at length one: the direction common to all
+    rows.
 
     The sign is such that its largest entry is positive.
     """
-    found = np.linalg.eigh(gram)[1][:, -1]
-    return np.asarray(found * np.sign(found[np.abs(found).argmax()]), dtype=np.float32)
+    direction = np.linalg.eigh(gram)[1][:, -1]
+    return np.asarray(direction * np.sign(direction[np.abs(direction).argmax()]), dtype=np.float32)
 
 
-def without_direction(x: Floats, direction: Floats) -> Floats:
+def remove_direction(x: Floats, direction: Floats) -> Floats:
     """Return rows (N, D) without their part along a direction of length one: x − u uᵀ x (Arora et al. 2017)."""
-    found: Floats = x - (x @ direction)[:, None] * direction
-    return found
+    rest: Floats = x - (x @ direction)[:, None] * direction
+    return rest
+
+
+def procrustes(x: NDArray[np.floating], y: NDArray[np.floating]) -> Doubles:
+    """Return the orthogonal W (D, D) that minimizes ‖X W − Y‖: W = U Vᵀ with U Σ Vᵀ = XᵀY, in float64.
+
+    P. H. Schönemann, A generalized solution of the orthogonal Procrustes problem, Psychometrika 31 (1966); for word
+    vectors C. Xing et al., NAACL 2015, and S. Smith et al., ICLR 2017. An orthogonal map keeps every angle within a
+    language.
+
+    Args:
+        x, y: points (N, D), row i of one belonging to row i of the other.
+
+    Raises `ValueError` for other shapes.
+    """
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"pairs of points need two equal shapes (N, D), received {x.shape} and {y.shape}")
+    u, _, vt = np.linalg.svd(x.astype(np.float64).T @ y.astype(np.float64))
+    rotation: Doubles = u @ vt
+    return rotation

@@ -1,9 +1,10 @@
-"""word2vec's objectives (E30), as losses to minimize: ``N`` pairs or windows, ``D`` dimensions, ``K`` negatives, ``V``
-words.
+"""The objectives of word2vec (E30) and GloVe (E31), as losses to minimize: ``N`` pairs, windows or co-occurrences,
+``D`` dimensions, ``K`` negatives, ``V`` words.
 
-Two tables: ``vectors`` v (V, D), the ones that are kept, and ``context`` u (V, D), which they are scored against.
+word2vec has two tables: ``vectors`` v (V, D), the result, and ``context`` u (V, D), against which they are scored.
 Sources: Mikolov, Chen, Corrado, Dean, Efficient estimation of word representations in vector space (2013a); Mikolov,
-Sutskever, Chen, Corrado, Dean, Distributed representations of words and phrases and their compositionality (2013b).
+Sutskever, Chen, Corrado, Dean, Distributed representations of words and phrases and their compositionality (2013b); J.
+Pennington, R. Socher, C. Manning, GloVe: Global Vectors for Word Representation (2014).
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ def negative_sampling_loss(v: Tensor, positive: Tensor, negative: Tensor) -> Ten
 def skipgram_loss(vectors: Tensor, context: Tensor, center: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
     """Return skip-gram's loss with negative sampling for each pair (E30): −log σ(u_oᵀv_c) − Σₖ log σ(−u_kᵀv_c), (N,).
 
-    Which word of a pair has the vector and which the row of ``context`` is the caller's: windows are symmetric, so over
-    a text both ways give the same pairs. The programs of word2vec give the neighbor the vector and the word in the
-    middle the row.
+    The caller chooses which word of a pair uses ``vectors`` and which ``context``: windows are symmetric, so over a
+    text both orders give the same pairs. word2vec's programs use the neighbor's vector and the center word's row.
 
     Args:
         vectors: v (V, D).
@@ -78,7 +78,42 @@ def hierarchical_softmax_loss(v: Tensor, nodes: Tensor, path: Tensor, signs: Ten
         signs: the label at each node (N, S), 1 − the bit of the code: 1 or 0; below 0 behind the path's end.
     """
     scores = (nodes[path] @ v.unsqueeze(-1)).squeeze(-1)  # (N, S)
-    losses = (
-        F.softplus(scores) - signs.clamp(min=0) * scores
-    )  # −log σ(s) where the label is 1, −log σ(−s) where it is 0
+    # −log σ(s) where the label is 1, −log σ(−s) where it is 0
+    losses = F.softplus(scores) - signs.clamp(min=0) * scores
     return (losses * (signs >= 0)).sum(-1)
+
+
+def glove_weight(counts: Tensor, *, x_max: float = 100.0, alpha: float = 0.75) -> Tensor:
+    """Return f(X) = min(1, (X/x_max)^alpha), the weight of a count: X (N,) gives (N,)."""
+    return (counts / x_max).clamp(max=1.0) ** alpha
+
+
+def glove_loss(
+    words: Tensor,
+    contexts: Tensor,
+    counts: Tensor,
+    *,
+    vectors: Tensor,
+    context: Tensor,
+    bias: Tensor,
+    context_bias: Tensor,
+    x_max: float = 100.0,
+    alpha: float = 0.75,
+) -> Tensor:
+    """Return f(Xᵢⱼ)(wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ − log Xᵢⱼ)² of each co-occurrence (E31), (N,). J is their sum; the authors'
+    program halves it.
+
+    Args:
+        words: i (N,), whole numbers.
+        contexts: j (N,).
+        counts: Xᵢⱼ (N,), above 0.
+        vectors: W (V, D); the words' vectors are W + W̃ in the end.
+        context: W̃ (V, D).
+        bias: b (V,).
+        context_bias: b̃ (V,).
+        x_max: from this count on f is 1.
+        alpha: f(x) = (x/x_max)^alpha below.
+    """
+    products = (vectors[words] * context[contexts]).sum(-1)
+    diff = products + bias[words] + context_bias[contexts] - counts.log()
+    return glove_weight(counts, x_max=x_max, alpha=alpha) * diff.square()

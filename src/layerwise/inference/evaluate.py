@@ -12,25 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import recipe
-from layerwise.data import load as data_
-from layerwise.data.batching import Feed, fits
+from layerwise.data.batching import BatchFactory, fits_in_memory
+from layerwise.data.load import Options, load_parts, load_splits
 from layerwise.data.loader import Batches
 from layerwise.data.source import SPLITS, Source, Splits
 from layerwise.embeddings import benchmarks
-from layerwise.embeddings.sources import table_of
+from layerwise.embeddings.sources import export_table
 from layerwise.errors import UsageError
-from layerwise.inference.engines.base import device_for
-from layerwise.inference.predict import Loaded, Looks, evaluating, load, looking
+from layerwise.inference.engines.base import choose_device
+from layerwise.inference.predict import TTA, LoadedRun, inference_context, load_run, with_tta
 from layerwise.runtime import compute_settings
 from layerwise.runtime.distributed import World
-from layerwise.tasks.base import Assessment, Meter, PlainAssessment, Task
+from layerwise.tasks.base import BasicEvaluationMeter, EvaluationMeter, Meter, Task
 from layerwise.tasks.rows import RowInputs
-from layerwise.tasks.words import WordTask, word_network
+from layerwise.tasks.words import WordTask, require_word_vectors
 
 
 class Evaluation(NamedTuple):
-    """A part's metrics, the meter they came from, the tables of a full assessment, and each example's outputs if asked
-    for.
+    """A part's metrics, their meter, the tables of a full evaluation, and each example's outputs if asked for.
 
     ``overflowed``: how many of this rank's examples have outputs that are not finite.
     """
@@ -44,49 +43,49 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: nn.Module, task: Task, batches: Batches, world: World, *, full: bool = False, keep: bool = False
+    model: nn.Module, task: Task, batches: Batches, world: World, *, full: bool = False, keep_outputs: bool = False
 ) -> Evaluation:
     """Run the model over all batches and return the task's metrics, merged over ranks; with ``full`` those of its
-    assessment.
+    `EvaluationMeter`.
 
-    With ``keep`` the outputs (N, …) and each example's loss (N,) are kept too, in the order of the source, for this
-    rank's share.
+    With ``keep_outputs`` return the outputs (N, …) and each example's loss (N,) too, in the order of the source, for
+    this rank's share.
     """
 
-    def fresh() -> Assessment:
-        return task.assessment() if full else PlainAssessment(task.meter())
+    def make_meter() -> EvaluationMeter:
+        return task.evaluation_meter() if full else BasicEvaluationMeter(task.meter())
 
-    meter = fresh()
+    meter = make_meter()
     outputs: list[Tensor] = []
     losses: list[Tensor] = []
     overflowed = torch.zeros((), dtype=torch.long, device=world.device)
-    with evaluating(model, world.device):
-        for batch in batches.epoch(0):
+    with inference_context(model, world.device):
+        for batch in batches.iterate(0):
             if not len(batch):
                 continue
-            out = task.outputs(model, batch)
-            out = out if out.dtype == torch.float64 else out.float()
-            meter.update(out, batch)
-            overflowed += (~out.reshape(len(out), -1).isfinite().all(1)).sum()
-            if keep:
-                outputs.append(out.cpu())
-                losses.append(task.losses(out, batch).cpu())
+            batch_outputs = task.outputs(model, batch)
+            batch_outputs = batch_outputs if batch_outputs.dtype == torch.float64 else batch_outputs.float()
+            meter.update(batch_outputs, batch)
+            overflowed += (~batch_outputs.reshape(len(batch_outputs), -1).isfinite().all(1)).sum()
+            if keep_outputs:
+                outputs.append(batch_outputs.cpu())
+                losses.append(task.losses(batch_outputs, batch).cpu())
     if world.size > 1:
-        merged = fresh()
+        merged = make_meter()
         for state in world.gather(meter.state()):
             merged.merge(state)
         meter = merged
-    said, wrong = (torch.cat(parts) if parts else None for parts in (outputs, losses))
-    return Evaluation(meter.result(), meter, meter.details(), said, wrong, int(overflowed))
+    all_outputs, all_losses = (torch.cat(parts) if parts else None for parts in (outputs, losses))
+    return Evaluation(meter.result(), meter, meter.details(), all_outputs, all_losses, int(overflowed))
 
 
-UNDEFINED = {  # why a metric may not be defined although every output is finite
+UNDEFINED_REASONS = {  # why a metric may not be defined although every output is finite
     "roc-auc": ("all examples are of one class", "所有样本同属一类"),
     "r2": ("all targets are equal", "所有目标值相等"),
 }
 
 
-def undefined_notes(metrics: Mapping[str, float], overflowed: int) -> list[tuple[str, str]]:
+def find_undefined_metrics(metrics: Mapping[str, float], overflowed: int) -> list[tuple[str, str]]:
     """Return notes, in English and Chinese, on metrics that are not finite, and why; ``metrics`` may have the part in
     their names."""
     notes = []
@@ -100,45 +99,45 @@ def undefined_notes(metrics: Mapping[str, float], overflowed: int) -> list[tuple
             )
         )
     for name, value in metrics.items():
-        if not math.isfinite(value) and name.rpartition("/")[2] in UNDEFINED and not overflowed:
-            english, chinese = UNDEFINED[name.rpartition("/")[2]]
+        if not math.isfinite(value) and name.rpartition("/")[2] in UNDEFINED_REASONS and not overflowed:
+            english, chinese = UNDEFINED_REASONS[name.rpartition("/")[2]]
             notes.append((f"{name} is not defined: {english}", f"{name} 没有定义：{chinese}"))
         elif not math.isfinite(value):
             notes.append((f"{name} is not finite", f"{name} 不是有限数"))
     return notes
 
 
-def adopted(splits: Splits, task: Task) -> Splits:
+def convert_splits(splits: Splits, task: Task) -> Splits:
     """Return the parts in the task's terms, as a run fingerprints them."""
-    return replace(splits, train=task.adopt(splits.train), val=task.adopt(splits.val), test=task.adopt(splits.test))
+    train, val, test = (task.convert_source(part) for part in (splits.train, splits.val, splits.test))
+    return replace(splits, train=train, val=val, test=test)
 
 
-def answers_apart(found: Loaded, engine: str) -> bool:
-    """Whether questions to a run's network are another thing than its examples, so that the network itself is measured,
-    by torch.
+def is_evaluated_directly(run: LoadedRun, engine: str) -> bool:
+    """Whether a run predicts from other inputs than its examples, so that torch evaluates the network itself.
 
-    Raises `UsageError` for another engine there: it runs the graph that answers questions.
+    Raises `UsageError` for another engine there: it runs the graph of the predictions.
     """
-    apart = found.task.answering(found.model) is not found.model
-    if apart and engine != "torch":
+    is_direct = run.task.prediction_model(run.model) is not run.model
+    if is_direct and engine != "torch":
         raise UsageError(
-            f"{found.spec.name} is measured by torch: other engines run the graph of its answers",
+            f"{run.spec.name} is measured by torch: other engines run the graph of its answers",
             received=f"--engine {engine}",
         )
-    return apart
+    return is_direct
 
 
-def asked_words(found: Loaded, data: str) -> Measured:
-    """Return what benchmarks for words say of a run's vectors; a metric that could not be asked is NaN."""
-    assert isinstance(found.task, WordTask)
-    said = benchmarks.evaluate_words(table_of(word_network(found.model), found.task.inputs), data)
-    return Measured(Path(data).name, said.metrics, {"sections": said.to_json()["sections"]}, (), {"name": "torch"})
+def evaluate_word_benchmarks(run: LoadedRun, data: str) -> RunEvaluation:
+    """Evaluate a run's vectors on benchmarks for words; a metric that could not be measured is NaN."""
+    assert isinstance(run.task, WordTask)
+    results = benchmarks.evaluate_words(export_table(require_word_vectors(run.model), run.task.inputs), data)
+    details = {"sections": results.to_json()["sections"]}
+    return RunEvaluation(Path(data).name, results.metrics, details, (), {"name": "torch"})
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A part's name and metrics, the tables beside them (by class, confusion, calibration), what was noticed on the
-    way, and the engine."""
+class RunEvaluation:
+    """A part's name and metrics, their tables (by class, confusion, calibration), notes, and the engine."""
 
     split: str
     metrics: dict[str, float]
@@ -147,72 +146,72 @@ class Measured:
     engine: Mapping[str, Any]
 
 
-def measure(
+def evaluate_run(
     path: Path,
     *,
     data: str | None = None,
     split: str | None = None,
-    tta: Looks = "none",
+    tta: TTA = "none",
     engine: str = "torch",
     device: str = "auto",
-) -> Measured:
-    """Evaluate a run's best weights on a part of its own data (``test``) or of others (``all`` of them), read as its
-    own were.
+) -> RunEvaluation:
+    """Evaluate a run's best weights on a part of its own data (``test``) or of other data (``all``), read as its own.
 
-    ``tta``: ``flip`` takes the mean of the answers to each image and its mirror image. ``engine``: what runs the
-        network,
-    ``device``: where.
+    ``tta``: ``flip`` takes the mean of the predictions for each image and its mirror image. ``engine``: what runs the
+    network, ``device``: where.
 
-    Raises `DataError` where other data do not fit the run's task (classes are matched by name), and what `device_for`
-    and `Loaded.engine` do.
+    Raises `DataError` if other data do not fit the run's task (classes are matched by name), and what `choose_device`
+    and `LoadedRun.make_engine` raise.
     """
-    place = device_for(engine, device)
-    found = load(path, place)
-    if data is not None and isinstance(found.task, WordTask) and benchmarks.recognized(data):
-        return asked_words(found, data)
-    apart = answers_apart(found, engine)
-    made = recipe.from_toml(found.directory.read("recipe.toml"), str(path / "recipe.toml"))
-    options = recipe.checked(
-        data_.Options,
-        made.data if data is None else {**made.data, "source": data},
+    target_device = choose_device(engine, device)
+    run = load_run(path, target_device)
+    if data is not None and isinstance(run.task, WordTask) and benchmarks.is_word_benchmark(data):
+        return evaluate_word_benchmarks(run, data)
+    is_direct = is_evaluated_directly(run, engine)
+    run_recipe = recipe.from_toml(run.directory.read("recipe.toml"), str(path / "recipe.toml"))
+    options = recipe.check_table(
+        Options,
+        run_recipe.data if data is None else {**run_recipe.data, "source": data},
         where=f"[data] of {path / 'recipe.toml'}",
     )
-    rows = found.task.inputs
-    like = rows.columns if data is not None and isinstance(rows, RowInputs) else ()
+    inputs = run.task.inputs
+    like = inputs.columns if data is not None and isinstance(inputs, RowInputs) else ()
     chosen = split or ("test" if data is None else "all")
     if data is not None and chosen == "all":
-        whole = data_.open_parts(options, like=like)
-        parts: list[Source] = [*whole.parts.values()]
-        notes = list(whole.notes)
+        opened = load_parts(options, like=like)
+        parts: list[Source] = [*opened.parts.values()]
+        notes = list(opened.notes)
     else:
-        splits = data_.open_data(options, seed=made.train.seed, like=like)
+        splits = load_splits(options, seed=run_recipe.train.seed, like=like)
         notes = list(splits.notes)
-        if data is None and adopted(splits, found.task).fingerprint() != found.info["fingerprint"]:
+        if data is None and convert_splits(splits, run.task).fingerprint() != run.info["fingerprint"]:
             notes.append("these data have changed since the run was trained on them")
         parts = [splits.part(part) for part in (SPLITS if chosen == "all" else (chosen,))]
-    notes += [note for part in parts for note in found.task.inputs.notes(part)]
-    sources = [found.task.adopt(part) for part in parts]
-    dtype = compute_settings.dtype(made.train.precision)
-    streams = not all(fits(source, found.task.collate, made.train.memory_mib, dtype) for source in sources)
+    notes += [note for part in parts for note in run.task.inputs.notes(part)]
+    sources = [run.task.convert_source(part) for part in parts]
+    dtype = compute_settings.get_dtype(run_recipe.train.precision)
+    streams = not all(
+        fits_in_memory(source, run.task.collate, run_recipe.train.memory_mib, dtype) for source in sources
+    )
     settings = compute_settings.resolve(
-        device=str(place),
-        precision=made.train.precision,
+        device=str(target_device),
+        precision=run_recipe.train.precision,
         threads=0,
         workers=0,
         streams=streams,
         deterministic=False,
         world=1,
     )
-    feed = Feed(World(device=place), dtype, settings, streams, made.train.timeout)
-    meter, overflowed = found.task.assessment(), 0
-    with compute_settings.applied(settings):
-        runner = found.engine(engine)
-        model = looking(found.model if apart else runner, found.task, tta)
+    factory = BatchFactory(World(device=target_device), dtype, settings, streams, run_recipe.train.timeout)
+    meter, overflowed = run.task.evaluation_meter(), 0
+    with compute_settings.use_settings(settings):
+        runner = run.make_engine(engine)
+        model = with_tta(run.model if is_direct else runner, run.task, tta)
         for source in sources:
-            batches = feed.evaluation(source, found.task.collate)
-            one = evaluate(model, found.task, batches, feed.world, full=True)
-            meter.merge(one.meter.state())
-            overflowed += one.overflowed
+            batches = factory.evaluation_batches(source, run.task.collate)
+            evaluation = evaluate(model, run.task, batches, factory.world, full=True)
+            meter.merge(evaluation.meter.state())
+            overflowed += evaluation.overflowed
     metrics = meter.result()
-    notes += [english for english, _ in undefined_notes(metrics, overflowed)]
-    return Measured(chosen, metrics, meter.details(), (*notes, *runner.notes()), runner.told())
+    notes += [english for english, _ in find_undefined_metrics(metrics, overflowed)]
+    return RunEvaluation(chosen, metrics, meter.details(), (*notes, *runner.notes()), runner.describe())

@@ -1,4 +1,4 @@
-"""The contract of a view: what it is shown, what it gives. Imports nothing heavy, so that names are known at once."""
+"""The contract of a view: its input `Target`, its result `View`, and helpers to write both. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
+from layerwise import recipe, registry
 from layerwise.errors import UsageError
 from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.text_display import escape_control
@@ -26,14 +29,20 @@ Lang = Literal["en", "zh"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is looked at: a bare model, a run with its model, task and data, or a model with data and an untrained
-    model.
+    """What a view inspects: a finished run, an untrained network with data, or a model of the registry by itself.
 
-    ``plan`` is how such a network would be trained: for a model with data, and where a view trains one of its own.
-    ``arguments`` are the builder's, for a bare model (empty: those of the model's full size). ``split`` names the part
-    of the data, empty for the view's own choice; ``examples`` how many to show, 0 for the view's own; ``images`` an
-    image or folder of the user's to look at in its place; ``layer`` and ``of_class`` the layer and the class to look
-    at, ``words`` the words; ``lang`` the language of the view's text.
+    Attributes:
+        spec: the model's entry in the registry.
+        model, task, splits: the network, its task and its data; None for a model by itself.
+        run: the run's directory; None for an untrained network.
+        recipe: the recipe that the run was trained with, or that the network would be trained with.
+        plan: the resolved training plan, for an untrained network and for views that train one.
+        arguments: keyword arguments of the model's builder; empty means its full size.
+        split: the part of the data (train, val or test); "" means the view's default.
+        examples: the number of examples; 0 means the view's default.
+        images: an image or folder of the user, instead of the run's data.
+        layer, class_name, words: the layer, the class and the words that the user asks for.
+        lang: the language of the view's text and figures.
     """
 
     spec: ModelSpec
@@ -48,18 +57,18 @@ class Target:
     examples: int = 0
     images: str = ""
     layer: str = ""
-    of_class: str = ""
+    class_name: str = ""
     words: tuple[str, ...] = ()
     lang: Lang = "en"
 
-    def say(self, english: str, chinese: str) -> str:
-        """Return the one of two sentences that is in the target's language."""
+    def translate(self, english: str, chinese: str) -> str:
+        """Return the text in the language ``lang``."""
         return chinese if self.lang == "zh" else english
 
 
 @dataclass(frozen=True)
 class View:
-    """What a view found: ``data`` for programs (JSON), ``text`` for people, ``figures`` the files it wrote."""
+    """A view's result: ``data`` for programs (JSON), ``text`` for people, ``figures`` the files that it wrote."""
 
     name: str
     data: Json
@@ -67,27 +76,47 @@ class View:
     figures: list[Path] = field(default_factory=list)
 
 
-def needs_run(view: str, spec: ModelSpec, *, untrained: bool = False) -> UsageError:
-    """Make the error for a view that wants a run, or data at least, where a bare model was given; ``untrained``: data
-    are enough."""
-    train = f"train one: layerwise train {spec.name} --data SOURCE, then layerwise inspect RUN --what {view}"
+def get_model_arguments(target: Target) -> Json:
+    """Return the builder arguments of a target: its own, else those of the model's full size.
+
+    Raises `UsageError` for a user's model that states no size.
+    """
+    if target.arguments:
+        return dict(target.arguments)
+    fields = msgspec.structs.fields(recipe.make_options_struct(registry.get_builder(target.spec)))
+    missing = [field.name for field in fields if field.required and field.name not in target.spec.size]
+    if missing:
+        raise UsageError(
+            f"{target.spec.name} states no size to build it in: {', '.join(missing)}",
+            expected="size={…} in @register, or data",
+            do=f"layerwise inspect {target.spec.name} --data SOURCE",
+        )
+    return dict(target.spec.size)
+
+
+def make_missing_run_error(view: str, spec: ModelSpec, *, untrained: bool = False) -> UsageError:
+    """Return the error for a view that needs a run but got only a model's name.
+
+    ``untrained``: an untrained network with data is enough for the view.
+    """
+    train = f"train one: layerwise train {spec.name} --data SOURCE, then layerwise inspect RUN --view {view}"
     return UsageError(
         f"the view '{view}' looks at a run, and {spec.name} is a model of the catalog",
         expected="a run directory, or --data SOURCE for an untrained network" if untrained else "a run directory",
         received=spec.name,
-        do=f"layerwise inspect {spec.name} --what {view} --data SOURCE; or {train}" if untrained else train,
+        do=f"layerwise inspect {spec.name} --view {view} --data SOURCE; or {train}" if untrained else train,
     )
 
 
-def trained(target: Target, view: str) -> tuple[nn.Module, Task, Splits]:
-    """Return a run's model, task and data. Raises `UsageError` for a bare model."""
+def require_data(target: Target, view: str) -> tuple[nn.Module, Task, Splits]:
+    """Return the model, task and data of a target. Raises `UsageError` if it has none."""
     if target.model is None or target.task is None or target.splits is None:
-        raise needs_run(view, target.spec)
+        raise make_missing_run_error(view, target.spec)
     return target.model, target.task, target.splits
 
 
 def save(out: Path | None, name: str, data: str | bytes) -> list[Path]:
-    """Write a file of a view into ``out``, and return its path; nothing where there is no ``out``."""
+    """Write a file into the folder ``out`` and return its path in a list; without ``out`` return an empty list."""
     if out is None:
         return []
     make_folder(out)
@@ -95,24 +124,24 @@ def save(out: Path | None, name: str, data: str | bytes) -> list[Path]:
     return [out / name]
 
 
-def table(header: list[str], rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Return a plain table; columns in ``right`` are set flush right. East Asian characters count as two places.
+def format_table(header: list[str], rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Return a plain-text table; ``right`` holds the indices of right-aligned columns.
 
-    Control characters in cells are escaped.
+    East Asian characters count as two columns of the terminal. Control characters in cells are escaped.
     """
     import unicodedata
 
-    def places(text: str) -> int:
+    def display_width(text: str) -> int:
         return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
-    header, *rows = ([escape_control(cell, single_line=True) for cell in line] for line in (header, *rows))
-    widths = [max(places(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    header, *rows = ([escape_control(cell, single_line=True) for cell in row] for row in (header, *rows))
+    widths = [max(display_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
-    def laid(line: list[str]) -> str:
+    def format_line(row: list[str]) -> str:
         cells = []
-        for i, cell in enumerate(line):
-            pad = " " * (widths[i] - places(cell))
-            cells.append(pad + cell if i in right else cell + pad)
+        for i, cell in enumerate(row):
+            padding = " " * (widths[i] - display_width(cell))
+            cells.append(padding + cell if i in right else cell + padding)
         return "  ".join(cells).rstrip()
 
-    return "\n".join([laid(header), "  ".join("-" * w for w in widths), *map(laid, rows)])
+    return "\n".join([format_line(header), "  ".join("-" * w for w in widths), *map(format_line, rows)])

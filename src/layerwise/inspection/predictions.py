@@ -1,4 +1,4 @@
-"""A model's answers to a part of the data, kept with what they answer; and which of them are worst."""
+"""A model's predictions for a part of the data, with their targets, and the worst of them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ BATCH = 256
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Metrics over a part with the tables beside them, and by example: outputs (N, …), losses (N,), targets (N, …) or
-    None, ids (N,) in the source."""
+class Predictions:
+    """Metrics, their meter and the details of an evaluation, with the values of each example.
+
+    ``outputs`` (N, …), ``losses`` (N,), ``targets`` (N, …) or None, ``ids`` (N,) in the source.
+    """
 
     metrics: dict[str, float]
     meter: Meter
@@ -41,8 +43,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One example with the model's answer. ``index`` is its number in the source, ``image`` (C, H, W) in [0, 1]."""
+class ExamplePrediction:
+    """One example with its prediction. ``index`` is its index in the source, ``image`` (C, H, W) in [0, 1]."""
 
     index: int
     name: str
@@ -66,8 +68,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Lazily:
-    """A part of the data as batches made when they are asked for, on the model's device and in its type."""
+class LazyBatches:
+    """Batches of a part of the data, collated on demand on the model's device and in its dtype."""
 
     source: Source
     task: Task
@@ -76,15 +78,15 @@ class Lazily:
 
     @property
     def per_epoch(self) -> int:
-        """Batches in one epoch."""
+        """The number of batches in one epoch."""
         return -(-len(self.source) // BATCH)
 
     @property
     def examples(self) -> int:
-        """Examples in one epoch."""
+        """The number of examples in one epoch."""
         return len(self.source)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches in the source's order."""
         for first in range(start * BATCH, len(self.source), BATCH):
             examples = fetch(self.source, np.arange(first, min(first + BATCH, len(self.source))))
@@ -92,8 +94,8 @@ class Lazily:
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """Batches whose targets and ids are noted as they pass."""
+class _RecordingBatches:
+    """Batches that record the targets and ids of every batch they yield."""
 
     batches: Batches
     targets: list[Tensor] = field(default_factory=list)
@@ -101,110 +103,121 @@ class _Noted:
 
     @property
     def per_epoch(self) -> int:
-        """Batches in one epoch."""
+        """The number of batches in one epoch."""
         return self.batches.per_epoch
 
     @property
     def examples(self) -> int:
-        """Examples in one epoch."""
+        """The number of examples in one epoch."""
         return self.batches.examples
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches, noting targets and ids."""
-        for batch in self.batches.epoch(epoch, start):
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches, and record targets and ids."""
+        for batch in self.batches.iterate(epoch, start):
             if batch.targets is not None:
                 self.targets.append(batch.targets.cpu())
             self.ids.append(batch.ids.cpu())
             yield batch
 
 
-def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return the device and floating-point type of a model: its first such tensor's, else the CPU and float32."""
+def get_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype of a model's first floating-point tensor; the CPU and float32 if it has none."""
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.float32
 
 
-def batches_of(model: nn.Module, task: Task, source: Source) -> Lazily:
-    """Return a part's batches for a model. Raises `DataError` for a part without examples."""
+def make_batches(model: nn.Module, task: Task, source: Source) -> LazyBatches:
+    """Return a part of the data as batches for a model. Raises `DataError` if it has no examples."""
     if not len(source):
         raise DataError("this part of the data has no examples", expected="at least one")
-    return Lazily(task.adopt(source), task, *place_of(model))
+    return LazyBatches(task.convert_source(source), task, *get_device_and_dtype(model))
 
 
-def answers(model: nn.Module, task: Task, batches: Batches) -> Answers:
-    """Run the model once over all batches, as `evaluate` does, and keep what it says. The model is left as it was."""
-    noted = _Noted(batches)
-    found = evaluate(model, task, noted, World(device=place_of(model)[0]), full=True, keep=True)
-    assert found.outputs is not None
-    assert found.losses is not None
-    targets = torch.cat(noted.targets) if noted.targets else None
-    return Answers(
-        found.metrics, found.meter, found.details, found.outputs, found.losses, targets, torch.cat(noted.ids)
+def compute_predictions(model: nn.Module, task: Task, batches: Batches) -> Predictions:
+    """Evaluate the model once over all batches and keep its outputs. Does not change the model."""
+    recorded = _RecordingBatches(batches)
+    device, _ = get_device_and_dtype(model)
+    result = evaluate(model, task, recorded, World(device=device), full=True, keep_outputs=True)
+    assert result.outputs is not None
+    assert result.losses is not None
+    targets = torch.cat(recorded.targets) if recorded.targets else None
+    return Predictions(
+        metrics=result.metrics,
+        meter=result.meter,
+        details=result.details,
+        outputs=result.outputs,
+        losses=result.losses,
+        targets=targets,
+        ids=torch.cat(recorded.ids),
     )
 
 
-def wrong(task: Task, found: Answers) -> Tensor:
-    """Return which answers are wrong, (N,) bool: another class; for tasks without classes, all."""
-    if found.targets is None or task.name != "classification":
-        return torch.ones(len(found.losses), dtype=torch.bool)
-    batch = Batch(found.outputs, None, found.ids)
-    said = [p.label for p in task.decode(found.outputs, batch) if isinstance(p, ClassPrediction)]
+def find_wrong(task: Task, predictions: Predictions) -> Tensor:
+    """Return a mask (N,) of the examples with a wrong class; all True for tasks other than classification."""
+    if predictions.targets is None or task.name != "classification":
+        return torch.ones(len(predictions.losses), dtype=torch.bool)
+    batch = Batch(predictions.outputs, None, predictions.ids)
+    labels = [p.label for p in task.decode(predictions.outputs, batch) if isinstance(p, ClassPrediction)]
     names: tuple[str, ...] = getattr(task, "classes", ())
-    return torch.tensor([names[int(t)] != label for t, label in zip(found.targets, said, strict=True)])
+    return torch.tensor([names[int(t)] != label for t, label in zip(predictions.targets, labels, strict=True)])
 
 
-def worst(task: Task, found: Answers, source: Source, *, count: int, among: Tensor | None = None) -> list[Case]:
-    """Return the examples of highest loss, at most ``count``, highest first; ``among`` (N,) bool limits the choice.
+def find_worst(
+    task: Task, predictions: Predictions, source: Source, *, count: int, among: Tensor | None = None
+) -> list[ExamplePrediction]:
+    """Return the ``count`` examples of highest loss, the highest first; only those of the mask ``among`` (N,) if given.
 
-    Equal losses keep the source's order.
+    Examples of equal loss keep the order of the source.
     """
-    losses = found.losses.double().nan_to_num(nan=float("inf"))
+    losses = predictions.losses.double().nan_to_num(nan=float("inf"))
     order = losses.argsort(descending=True, stable=True)
     if among is not None:
         order = order[among[order]]
-    return cases(task, found, source, order[:count])
+    return get_example_predictions(task, predictions, source, order[:count])
 
 
-def cases(task: Task, found: Answers, source: Source, at: Tensor) -> list[Case]:
-    """Return the answers at these positions with their inputs."""
-    if not len(at):
+def get_example_predictions(
+    task: Task, predictions: Predictions, source: Source, positions: Tensor
+) -> list[ExamplePrediction]:
+    """Return the examples at these positions with their predictions and inputs."""
+    if not len(positions):
         return []
-    ids = found.ids[at].numpy()
+    ids = predictions.ids[positions].numpy()
     examples = fetch(source, ids)
     batch = task.collate(examples)
-    predictions = task.decode(found.outputs[at], batch)
-    shown = inputs_shown(task, examples, batch)
+    decoded = task.decode(predictions.outputs[positions], batch)
+    inputs = get_raw_inputs(task, examples, batch)
     out = []
-    for number, position in enumerate(at.tolist()):
-        true = "" if found.targets is None else _true(task, found.targets[position])
-        said, score = _said(predictions[number])
-        image = shown[number] if isinstance(task.inputs, ImageInputs) else None
-        row = () if image is not None else tuple(float(v) for v in shown[number])
-        name, loss = source.name_of(int(ids[number])), float(found.losses[position])
-        out.append(Case(int(ids[number]), name, true, said, score, loss, image, row))
+    for number, position in enumerate(positions.tolist()):
+        true = "" if predictions.targets is None else _format_target(task, predictions.targets[position])
+        predicted, score = _format_prediction(decoded[number])
+        image = inputs[number] if isinstance(task.inputs, ImageInputs) else None
+        row = () if image is not None else tuple(float(v) for v in inputs[number])
+        name, loss = source.name_of(int(ids[number])), float(predictions.losses[position])
+        out.append(ExamplePrediction(int(ids[number]), name, true, predicted, score, loss, image, row))
     return out
 
 
-def inputs_shown(task: Task, examples: Examples, batch: Batch) -> Floats:
-    """Return inputs as people know them: images (N, C, H, W) in [0, 1] as the network sees them, rows (N, D) as they
-    came."""
+def get_raw_inputs(task: Task, examples: Examples, batch: Batch) -> Floats:
+    """Return inputs before normalization: images (N, C, H, W) in [0, 1] at the network's size, or rows (N, D) of the
+    source."""
     if isinstance(task.inputs, ImageInputs):
         return np.asarray(task.inputs.raw(batch.inputs).numpy())
     return np.asarray(examples.inputs, dtype=np.float64)
 
 
-def _true(task: Task, target: Tensor) -> str:
-    """Return what was right, in words."""
+def _format_target(task: Task, target: Tensor) -> str:
+    """Return the true class or number as text."""
     if isinstance(task, Regression):
         return f"{float(target.reshape(-1)[0]) * task.spread + task.shift:.5g}"
     names: tuple[str, ...] = getattr(task, "classes", ())
     return names[int(target)] if names else ""
 
 
-def _said(prediction: msgspec.Struct) -> tuple[str, float | None]:
-    """Return what the model said, in words, and its probability where there is one."""
+def _format_prediction(prediction: msgspec.Struct) -> tuple[str, float | None]:
+    """Return the predicted class or number as text, and the score of a class."""
     if isinstance(prediction, ClassPrediction):
         return prediction.label, prediction.score
     if isinstance(prediction, NumberPrediction):

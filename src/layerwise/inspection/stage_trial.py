@@ -1,5 +1,4 @@
-"""What the views that train a network of their own share: which stage, on which device, from which weights. Nothing is
-written."""
+"""Short trainings inside a view: pick the stage, build its network and rule, feed it batches. Writes no files."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from torch import nn
 
 from layerwise.data.loader import Batch, Batches
 from layerwise.errors import UsageError
-from layerwise.inspection.base import Target, needs_run
-from layerwise.inspection.load_target import fresh
-from layerwise.nn.modes import learning
-from layerwise.planning.build import part_of, rule_of
+from layerwise.inspection.base import Target, make_missing_run_error
+from layerwise.inspection.load_target import build_initial_model
+from layerwise.nn.modes import train_mode
+from layerwise.planning.build import build_rule, get_part
 from layerwise.planning.resolve import Plan
 from layerwise.recipe import Stage
 from layerwise.rules.base import Rule
@@ -23,32 +22,31 @@ from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 
 
-class Bench(NamedTuple):
-    """A stage to be tried: the plan, the stage's number, and where to compute."""
+class StageTrial(NamedTuple):
+    """A stage of a plan to train inside a view: the plan, the index of the stage, and the device."""
 
     plan: Plan
-    number: int
+    stage_index: int
     world: World
 
     @property
     def stage(self) -> Stage:
-        """The stage as the recipe has it."""
-        return self.plan.recipe.stages[self.number]
+        """The stage of the recipe."""
+        return self.plan.recipe.stages[self.stage_index]
 
     @property
     def task(self) -> Task:
         """The stage's task."""
-        return self.plan.stage_tasks[self.number]
+        return self.plan.stage_tasks[self.stage_index]
 
 
-def bench(target: Target, view: str) -> Bench:
-    """Return the last stage that learns by backpropagation.
+def create_trial(target: Target, view: str) -> StageTrial:
+    """Return a trial of the last stage that learns by backpropagation.
 
-    Raises `UsageError` for a bare model, and where no stage does: other rules have no loss that a rate or a single
-    batch could bring to 0.
+    Raises `UsageError` without a plan, and if no stage uses backpropagation: other rules minimize no loss.
     """
     if target.plan is None:
-        raise needs_run(view, target.spec, untrained=True)
+        raise make_missing_run_error(view, target.spec, untrained=True)
     names = [str(stage.rule["name"]) for stage in target.plan.recipe.stages]
     if "backprop" not in names:
         raise UsageError(
@@ -56,38 +54,44 @@ def bench(target: Target, view: str) -> Bench:
             expected="a recipe with the rule backprop",
             received=f"{target.spec.name}, which learns by {', '.join(dict.fromkeys(names))}",
         )
-    number = max(i for i, name in enumerate(names) if name == "backprop")
-    return Bench(target.plan, number, World(device=compute_settings.pick_device(target.plan.recipe.train.device)))
+    stage_index = max(i for i, name in enumerate(names) if name == "backprop")
+    return StageTrial(
+        target.plan, stage_index, World(device=compute_settings.pick_device(target.plan.recipe.train.device))
+    )
 
 
-def made(bench: Bench, stage: Stage, task: Task) -> tuple[nn.Module, Rule]:
-    """Return a fresh network in training mode, and a stage's rule over it."""
-    model = fresh(bench.plan, bench.world.device)
-    part = part_of(model, stage)
-    source = bench.plan.training(stage)
-    rule = rule_of(bench.plan, bench.number, model, part, stage=stage, task=task, source=source, world=bench.world)
-    learning(part)
+def build_model_and_rule(trial: StageTrial, stage: Stage, task: Task) -> tuple[nn.Module, Rule]:
+    """Return the stage's part of a new network, in training mode, and the learning rule over it."""
+    model = build_initial_model(trial.plan, trial.world.device)
+    part = get_part(model, stage)
+    source = trial.plan.get_training_source(stage)
+    rule = build_rule(
+        trial.plan, trial.stage_index, model, part, stage=stage, task=task, source=source, world=trial.world
+    )
+    train_mode(part)
     return part, rule
 
 
-def endless(batches: Batches) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other; a last batch of one, over which batch norm has no variance, is
-    left out."""
+def repeat_epochs(batches: Batches) -> Iterator[Batch]:
+    """Yield batches epoch after epoch, without end.
+
+    Skips a last batch of one example, which has no variance for batch norm, unless it is all the data.
+    """
     epoch = 0
     while True:
-        yield from (batch for batch in batches.epoch(epoch) if len(batch) > 1 or batches.examples == 1)
+        yield from (batch for batch in batches.iterate(epoch) if len(batch) > 1 or batches.examples == 1)
         epoch += 1
 
 
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of a model's trainable parameters by name."""
+def copy_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the model's trainable parameters, by name."""
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def remark(target: Target, tried: Bench) -> str:
-    """Return what has to be said of a recipe with several stages."""
-    if len(tried.plan.recipe.stages) == 1:
+def format_stage_note(target: Target, trial: StageTrial) -> str:
+    """Return a note that names the stage, for recipes with several stages; else ""."""
+    if len(trial.plan.recipe.stages) == 1:
         return ""
-    return target.say(
-        f" (stage {tried.stage.name}; those before it were not run)", f"（阶段 {tried.stage.name}；此前的阶段没有运行）"
+    return target.translate(
+        f" (stage {trial.stage.name}; those before it were not run)", f"（阶段 {trial.stage.name}；此前的阶段没有运行）"
     )

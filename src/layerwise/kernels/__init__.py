@@ -1,1 +1,1 @@
-"""Compiled in-place loops for rules without gradients: the GIL released, the random state an argument."""
+"""Compiled in-place loops. They release the GIL and take their random state as an argument."""

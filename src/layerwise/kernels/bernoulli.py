@@ -1,9 +1,8 @@
-"""Bernoulli draws as one compiled pass: a counter hash in place of a generator's sequential state.
+"""Bernoulli draws in one compiled pass: a counter-based hash instead of a sequential generator.
 
-Entry i of a call is 1 where u(key, i) < p[i]; u has 24 bits, as ``torch.rand``'s float32 draws have. The idea: a hash
-of the entry's number needs no state from entry to entry, so the loop vectorizes, and no array of uniforms is written
-and read again. 128×784 draws took 75 µs beside 370 µs of ``torch.rand`` and a comparison (2 cores of a Zen 3 EPYC,
-torch 2.13).
+Entry i of a call is 1 where u(key, i) < p[i]; u has 24 bits, like the float32 draws of ``torch.rand``. A hash of the
+index needs no state from entry to entry, so the loop vectorizes, and no array of uniforms is written and read. 128×784
+draws took 75 µs; ``torch.rand`` and a comparison took 370 µs (2 cores of a Zen 3 EPYC, torch 2.13).
 
 Source: the mixing constants are those of C. Wellons' *lowbias32* (2018), found by measuring avalanche bias.
 """
@@ -17,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerwise.kernels.compiling import compiled
+from layerwise.kernels.jit import compile_kernel
 
 Floats = NDArray[np.floating[Any]]
 MASK = (1 << 64) - 1
 
 
 def _hash_draws(p: Floats, out: Floats, first: np.uint32, second: np.uint32) -> None:
-    """Write 1 where a hash of (key, i) falls below p[i], else 0. Two halves of the key enter at two places of the
-    hash."""
+    """Write 1 where a hash of (key, i) falls below p[i], else 0. The two halves of the key enter the hash at two
+    steps."""
     one, zero = out.dtype.type(1), out.dtype.type(0)
     for i in range(p.shape[0]):
         z = np.uint32(np.uint32(i) * np.uint32(0x9E3779B9)) ^ first  # uint32(…): numba widens products and sums
@@ -38,10 +37,10 @@ def _hash_draws(p: Floats, out: Floats, first: np.uint32, second: np.uint32) -> 
         out[i] = one if u < p[i] else zero
 
 
-_run = compiled(_hash_draws, fastmath=False)
+_run = compile_kernel(_hash_draws, fastmath=False)
 
 
-def mixed(seed: int, call: int) -> int:
+def compute_key(seed: int, call: int) -> int:
     """Return the 64-bit key of a call: SplitMix64's output number ``call`` from ``seed``."""
     z = (seed + (call + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
@@ -59,6 +58,6 @@ def bernoulli(probability: Tensor, *, seed: int, call: int) -> Tensor:
     """
     p = probability.contiguous()
     out = torch.empty_like(p)
-    key = mixed(seed, call)
+    key = compute_key(seed, call)
     _run(p.view(-1).numpy(), out.view(-1).numpy(), np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32))
     return out

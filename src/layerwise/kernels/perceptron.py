@@ -1,8 +1,8 @@
 """Rosenblatt's rule over a batch, example by example, as a compiled loop (E09).
 
-Shapes: ``N`` examples, ``D`` features, ``K`` classes, one against the rest. The idea: a class's weights
-never meet another class's, so the classes are split over Python threads (the loop releases the GIL) and
-any split gives the same bits.
+Shapes: ``N`` examples, ``D`` features, ``K`` classes, one against the rest. The weights of different classes are
+independent, so the classes are split over Python threads (the loop releases the GIL), and any split gives the same
+bits.
 
 Source: F. Rosenblatt, The perceptron (1958).
 """
@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
-from layerwise.kernels.compiling import compiled
-from layerwise.kernels.threads import over_parts
+from layerwise.kernels.jit import compile_kernel
+from layerwise.kernels.parallel import run_parts
 
 Floats = NDArray[np.float32]
 Signs = NDArray[np.float32] | NDArray[np.int8]
 Counts = NDArray[np.int64]
-GROUP = 5  # classes whose dot products are taken together; threads get whole groups, so that sums stay the same
-# Another thread costs some tenths of a millisecond; below so many multiply-adds it did not pay.
+GROUP = 5  # classes whose dot products are computed together; threads get complete groups, so that sums stay the same
+# Another thread costs some tenths of a millisecond; below this many multiply-adds it did not pay off.
 WORTH_SPLITTING = 1 << 26
 
 
@@ -66,7 +66,7 @@ def _rosenblatt(
                     mistakes[k] += 1
 
 
-_run = compiled(_rosenblatt)
+_run = compile_kernel(_rosenblatt)
 
 
 def update(
@@ -90,44 +90,43 @@ def update(
         W: weights (K, D) float32, changed in place.
         b: bias (K,) float32, changed in place.
         eta: η.
-        mistakes: counts (K,) int64 that this call's mistakes are added to; made when not given.
-        pool: Python threads to run on, ``threads − 1`` of them (the calling thread works too); made for the
-            call when not given.
-        threads: into how many parts the classes are split, where the batch is worth it (`WORTH_SPLITTING`);
-            torch's number of threads when not given.
+        mistakes: counts (K,) int64 to which this call's mistakes are added; new zeros if None.
+        pool: an executor with ``threads − 1`` threads (the calling thread works too); created for the call if None.
+        threads: into how many parts the classes are split, for batches of at least `WORTH_SPLITTING`; torch's number
+            of threads if None.
 
     Returns:
-        ``mistakes``: how often each class was mistaken.
+        ``mistakes``: the number of mistakes for each class.
     """
     counts = np.zeros(len(W), dtype=np.int64) if mistakes is None else mistakes
     _check(X, Y, W, b, counts)
     classes, rate = len(W), np.float32(eta)
-    wanted = torch.get_num_threads() if threads is None else threads
+    parts_wanted = torch.get_num_threads() if threads is None else threads
     groups = -(-classes // GROUP)
-    parts = max(1, min(wanted, groups)) if X.size * classes >= WORTH_SPLITTING else 1
+    parts = max(1, min(parts_wanted, groups)) if X.size * classes >= WORTH_SPLITTING else 1
     edges = [min(classes, groups * part // parts * GROUP) for part in range(parts + 1)]
-    over_parts(lambda first, last: _run(X, Y, W, b, rate, first, last, counts), edges, pool)
+    run_parts(lambda first, last: _run(X, Y, W, b, rate, first, last, counts), edges, pool)
     return counts
 
 
 def _check(X: Floats, Y: Signs, W: Floats, b: Floats, mistakes: Counts) -> None:
-    """Refuse what the compiled loop would read wrongly: it checks no bounds."""
-    want = {
+    """Raise `UsageError` for arrays of wrong shape, type or layout: the compiled loop checks no bounds."""
+    checks = {
         "X": (X, ("float32",), ("N", "D")),
         "W": (W, ("float32",), ("K", X.shape[-1])),
         "Y": (Y, ("float32", "int8"), (len(X), len(W))),
         "b": (b, ("float32",), (len(W),)),
         "mistakes": (mistakes, ("int64",), (len(W),)),
     }
-    for name, (array, types, shape) in want.items():
-        fits = array.ndim == len(shape) and all(
+    for name, (array, types, shape) in checks.items():
+        matches = array.ndim == len(shape) and all(
             isinstance(side, str) or side == size for side, size in zip(shape, array.shape, strict=True)
         )
-        if not fits or str(array.dtype) not in types or not array.flags.c_contiguous:
+        if not matches or str(array.dtype) not in types or not array.flags.c_contiguous:
             layout = "C-contiguous" if array.flags.c_contiguous else "strided"
-            wanted = ", ".join(str(side) for side in shape)
+            expected = ", ".join(str(side) for side in shape)
             raise UsageError(
                 f"the perceptron's kernel cannot take {name}",
-                expected=f"a C-contiguous array ({wanted}) of {' or '.join(types)}",
+                expected=f"a C-contiguous array ({expected}) of {' or '.join(types)}",
                 received=f"a {layout} array {array.shape} of {array.dtype}",
             )

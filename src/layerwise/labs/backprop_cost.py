@@ -24,10 +24,22 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerwise.functional.losses import cross_entropy
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
+from layerwise.labs.base import (
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    format_signed,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.feedforward import mlp
-from layerwise.runtime.rng import generator, key, numpy_generator, seeded
+from layerwise.runtime.rng import derive_seed, make_generator, make_numpy_generator, use_seed
 
 Gradient = Callable[[nn.Module, Tensor, Tensor], list[Tensor]]
 Scheme = Literal["forward", "central"]
@@ -40,12 +52,12 @@ NUDGE = 1e-6  # of finite differences in float64, near the cube root of its prec
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, sizes in weights, up to which size finite differences are really taken, and timings by
-    median."""
+    """How much to do: seeds, sizes in weights, the largest network whose finite differences are taken, and the number
+    of timed runs."""
 
     seeds: int
     sizes: tuple[int, ...]
-    tried: int
+    differences_up_to: int
     repeats: int
 
 
@@ -80,75 +92,74 @@ class Cost:
     error: float | None
 
 
-def network(weights: int, seed: int) -> tuple[nn.Module, int]:
-    """Return a network of about this many weights, and how many inputs it takes. float64, so that differences are
-    exact.
+def build_network(weights: int, seed: int) -> tuple[nn.Module, int]:
+    """Return a network of about this many weights, in float64, and how many inputs it takes.
 
     The seed draws its shape: 2 to 6 hidden layers and the proportions of their widths, scaled to the number of weights.
     """
-    rng = numpy_generator("backprop-cost", seed)
+    rng = make_numpy_generator("backprop-cost", seed)
     shape = rng.uniform(0.5, 1.5, size=1 + int(rng.integers(2, 7)))  # inputs, hidden layers
 
-    def widths(scale: float) -> list[int]:
+    def compute_widths(scale: float) -> list[int]:
         return [max(2, round(scale * s)) for s in shape]
 
-    def count(scale: float) -> int:
-        w = [*widths(scale), CLASSES]
+    def count_weights(scale: float) -> int:
+        w = [*compute_widths(scale), CLASSES]
         return sum((a + 1) * b for a, b in pairwise(w))
 
     low, high = 1.0, float(weights)
     for _ in range(60):  # by halving: count grows with the scale
         middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) < weights else (low, middle)
-    features, *hidden = widths(high)
-    with seeded(key("backprop-cost", weights, seed)):
+        low, high = (middle, high) if count_weights(middle) < weights else (low, middle)
+    features, *hidden = compute_widths(high)
+    with use_seed(derive_seed("backprop-cost", weights, seed)):
         net = mlp(features=features, outputs=CLASSES, hidden=tuple(hidden), activation="tanh").double()
     return net, features
 
 
-def examples(features: int, seed: int) -> tuple[Tensor, Tensor]:
+def make_examples(features: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return inputs (N, D) and labels (N,) drawn by the seed."""
-    own = generator("backprop-cost", "examples", seed)
+    own = make_generator("backprop-cost", "examples", seed)
     x = torch.randn(EXAMPLES, features, generator=own, dtype=torch.float64)
     return x, torch.randint(CLASSES, (EXAMPLES,), generator=own)
 
 
-def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def compute_loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the mean cross-entropy: one forward pass."""
     return cross_entropy(net(x), y).mean()
 
 
-def by_backprop(net: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+def compute_gradient(net: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
     """Return the whole gradient by reverse differentiation (E11), one tensor for each parameter."""
-    return list(torch.autograd.grad(loss(net, x, y), list(net.parameters())))
+    return list(torch.autograd.grad(compute_loss(net, x, y), list(net.parameters())))
 
 
 @torch.no_grad()
-def by_differences(net: nn.Module, x: Tensor, y: Tensor, scheme: Scheme = "forward") -> list[Tensor]:
-    """Return the whole gradient by nudging one weight after the other: (L(θ + h) − L(θ)) / h, or central differences.
+def compute_differences(net: nn.Module, x: Tensor, y: Tensor, scheme: Scheme = "forward") -> list[Tensor]:
+    """Return the whole gradient by changing one weight after the other: (L(θ + h) − L(θ)) / h, or central differences.
 
     Costs P + 1 forward passes, or 2P.
     """
-    base = loss(net, x, y) if scheme == "forward" else None
-    found = []
+    base = compute_loss(net, x, y) if scheme == "forward" else None
+    gradients = []
     for parameter in net.parameters():
         flat, gradient = parameter.view(-1), torch.empty_like(parameter).view(-1)
         for i in range(len(flat)):
             old = flat[i].clone()
             flat[i] = old + NUDGE
-            up = loss(net, x, y)
+            up = compute_loss(net, x, y)
             if base is None:
                 flat[i] = old - NUDGE
-                gradient[i] = (up - loss(net, x, y)) / (2 * NUDGE)
+                gradient[i] = (up - compute_loss(net, x, y)) / (2 * NUDGE)
             else:
                 gradient[i] = (up - base) / NUDGE
             flat[i] = old
-        found.append(gradient.view_as(parameter))
-    return found
+        gradients.append(gradient.view_as(parameter))
+    return gradients
 
 
-class Products(TorchDispatchMode):
-    """Counts the multiply-adds of every matrix product that reaches torch's kernels, whoever asked for it.
+class ProductCounter(TorchDispatchMode):
+    """Counts the multiply-adds of every matrix product that reaches torch's kernels, including those of autograd.
 
     Tests compare it with torch's own `FlopCounterMode`, which takes seconds to load.
     """
@@ -159,7 +170,7 @@ class Products(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Say that nothing here is compiled, so that torch need not load its compiler."""
+        """Return False: nothing here is compiled, so torch need not load its compiler."""
         return False
 
     def __torch_dispatch__(
@@ -172,68 +183,76 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(work: Callable[[], object]) -> int:
+def count_operations(work: Callable[[], object]) -> int:
     """Return the multiply-adds of all matrix products while ``work`` runs."""
-    counter = Products()
+    counter = ProductCounter()
     with counter:
         work()
     return counter.count
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
+def measure_seconds(work: Callable[[], object], repeats: int) -> float:
     """Return the median time of some runs, after one that is not timed."""
     work()
     taken = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - start)
     return median(taken)
 
 
-def cost(weights: int, seed: int, *, plan: Plan, gradient: Gradient) -> Cost:
+def measure_cost(weights: int, seed: int, *, plan: Plan, gradient: Gradient) -> Cost:
     """Count and time one network's forward pass, its gradient, and finite differences where the plan takes them."""
-    net, features = network(weights, seed)
-    x, y = examples(features, seed)
+    net, features = build_network(weights, seed)
+    x, y = make_examples(features, seed)
     size = sum(p.numel() for p in net.parameters())
-    forward = torch.no_grad()(partial(loss, net, x, y))
-    once, whole = operations(forward), operations(partial(gradient, net, x, y))
-    unit = seconds(forward, plan.repeats)
-    ratio = seconds(partial(gradient, net, x, y), plan.repeats) / unit
-    backward = whole / once - 1
-    if weights > plan.tried:
+    forward = torch.no_grad()(partial(compute_loss, net, x, y))
+    once, both = count_operations(forward), count_operations(partial(gradient, net, x, y))
+    unit = measure_seconds(forward, plan.repeats)
+    ratio = measure_seconds(partial(gradient, net, x, y), plan.repeats) / unit
+    backward = both / once - 1
+    if weights > plan.differences_up_to:
         return Cost(size, backward, size + 1.0, False, ratio, None, None)
-    nudged = partial(by_differences, net, x, y)
-    began = time.perf_counter()
-    slow = nudged()
-    spent = (time.perf_counter() - began) / unit
-    return Cost(size, backward, operations(nudged) / once, True, ratio, spent, _error(gradient(net, x, y), slow))
+    nudge_all = partial(compute_differences, net, x, y)
+    start = time.perf_counter()
+    reference = nudge_all()
+    seconds = (time.perf_counter() - start) / unit
+    return Cost(
+        size,
+        backward,
+        count_operations(nudge_all) / once,
+        True,
+        ratio,
+        seconds,
+        _compute_error(gradient(net, x, y), reference),
+    )
 
 
-def _error(ours: list[Tensor], theirs: list[Tensor]) -> float:
+def _compute_error(gradient: list[Tensor], reference: list[Tensor]) -> float:
     """Return the largest difference between two gradients over the largest entry."""
-    a, b = (torch.cat([g.flatten() for g in gradient]) for gradient in (ours, theirs))
+    a, b = (torch.cat([g.flatten() for g in tensors]) for tensors in (gradient, reference))
     return float((a - b).abs().max() / b.abs().max())
 
 
-def growth(costs: list[Cost], of: Callable[[Cost], float]) -> float:
-    """Return by which power of the number of weights a cost grows: the slope in log–log, by least squares."""
-    return float(np.polyfit(np.log([c.weights for c in costs]), np.log([of(c) for c in costs]), 1)[0])
+def fit_growth(costs: list[Cost], get_cost: Callable[[Cost], float]) -> float:
+    """Return the exponent of the number of weights with which a cost grows: the slope in log–log, by least squares."""
+    return float(np.polyfit(np.log([c.weights for c in costs]), np.log([get_cost(c) for c in costs]), 1)[0])
 
 
-def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None = None) -> Findings:
+def measure(mode: Mode, *, gradient: Gradient = compute_gradient, plan: Plan | None = None) -> Findings:
     """Count what the gradient costs for networks of several sizes and of shapes drawn by each seed.
 
     Args:
         mode: how many seeds, how large.
-        gradient: how the whole gradient is found.
+        gradient: computes the whole gradient.
         plan: other sizes than the mode's.
     """
     plan = plan or PLANS[mode]
-    with one_thread():
-        runs = [[cost(p, seed, plan=plan, gradient=gradient) for p in plan.sizes] for seed in range(plan.seeds)]
+    with use_one_thread():
+        runs = [[measure_cost(p, seed, plan=plan, gradient=gradient) for p in plan.sizes] for seed in range(plan.seeds)]
     worst = max(c.backward for run in runs for c in run)
-    slopes = [growth(run, lambda c: 1 + c.backward) for run in runs]
+    slopes = [fit_growth(run, lambda c: 1 + c.backward) for run in runs]
     taken = [c for run in runs for c in run if c.counted]
     excess = max(abs(c.differences - (c.weights + 1)) for c in taken)
     error = max(c.error for c in taken if c.error is not None)
@@ -249,8 +268,8 @@ def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None =
         Check(
             Text(
                 "in forward passes, backpropagation's cost does not grow with the weights (as P to the "
-                f"{signed(max(slopes))})",
-                f"以前向传播次数计，反向传播的代价不随权重数 P 增长（P 的 {signed(max(slopes))} 次方）",
+                f"{format_signed(max(slopes))})",
+                f"以前向传播次数计，反向传播的代价不随权重数 P 增长（P 的 {format_signed(max(slopes))} 次方）",
             ),
             max(slopes) < 0.1,
         ),
@@ -270,10 +289,10 @@ def measure(mode: Mode, *, gradient: Gradient = by_backprop, plan: Plan | None =
         ),
     )
     margins = tuple(ABOUT_TWO - max(c.backward for c in run) for run in runs)
-    return Findings(margins, 0.0, checks, _table(plan, runs), partial(_draw, runs))
+    return Findings(margins, 0.0, checks, _build_table(plan, runs), partial(_draw, runs))
 
 
-def _table(plan: Plan, runs: list[list[Cost]]) -> Table:
+def _build_table(plan: Plan, runs: list[list[Cost]]) -> Table:
     """Return one row for each size, over all seeds."""
     columns = (
         Column(Text("weights, about", "权重数（约）"), ",d"),
@@ -291,7 +310,7 @@ def _table(plan: Plan, runs: list[list[Cost]]) -> Table:
         rows.append(
             (
                 size,
-                mean_interval(backward).mean,
+                compute_interval(backward).mean,
                 max(backward),
                 median(c.seconds for c in costs),
                 each if costs[0].counted else f"({each})",
@@ -304,7 +323,7 @@ def _table(plan: Plan, runs: list[list[Cost]]) -> Table:
 def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
     """Draw both costs against the number of weights, log–log."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("The whole gradient costs three passes, not a million", "求全部梯度只需三次传播，而非一百万次"),
         Text(
@@ -315,8 +334,8 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
     )
     axes = figure.add_axes((0.105, 0.145, 0.865, 0.655))
     sizes = [[run[i] for run in runs] for i in range(len(runs[0]))]  # each the same number of weights, about
-    at = [median(c.weights for c in costs) for costs in sizes]
-    ends, top = np.array([at[0] * 0.7, at[-1] * 1.3]), at[-1]
+    weights = [median(c.weights for c in costs) for costs in sizes]
+    ends, top = np.array([weights[0] * 0.7, weights[-1] * 1.3]), weights[-1]
     axes.plot(ends, ends + 1, color=VERMILION, linewidth=1.6, linestyle=(0, (5, 3)))
     axes.plot(ends, [3, 3], color=BLUE, linewidth=1.6, linestyle=(0, (5, 3)))
     taken = [costs for costs in sizes if costs[0].counted]
@@ -333,7 +352,7 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
         ),
     ):
         axes.plot(
-            at[: len(timed)],
+            weights[: len(timed)],
             timed,
             "o",
             markersize=14,
@@ -341,7 +360,7 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
             markeredgecolor=color,
             markeredgewidth=1.6,
         )
-        axes.plot(at[: len(counted)], counted, "o", markersize=9, color=color)
+        axes.plot(weights[: len(counted)], counted, "o", markersize=9, color=color)
     axes.set(xscale="log", yscale="log", xlim=(ends[0] * 0.9, top * 1.6), ylim=(0.7, top * 6))
     axes.minorticks_off()
     axes.set_xlabel(Text("number of weights", "权重数").of(lang))
@@ -350,8 +369,8 @@ def _draw(runs: list[list[Cost]], lang: Lang) -> Figure:
     fast = Text(
         "backpropagation: one pass forward, at most two more backward", "反向传播：一次前向，外加至多两次的反向"
     ).of(lang)
-    label(axes, (top**0.72, top**0.93), slow, color=VERMILION, align="right")
-    label(axes, (top**0.97, 20), fast, color=BLUE, align="right")
+    add_label(axes, (top**0.72, top**0.93), slow, color=VERMILION, align="right")
+    add_label(axes, (top**0.97, 20), fast, color=BLUE, align="right")
     return figure
 
 

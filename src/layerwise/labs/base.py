@@ -1,4 +1,4 @@
-"""What a lab is made of, and what it gives back.
+"""What a lab consists of, how it runs, and the result it returns.
 
 A lab measures, seed by seed, by how much its claim holds. The claim held if the 95 % interval of the mean margin lies
 above the lab's bound and every check passed.
@@ -7,6 +7,7 @@ above the lab's bound and every check passed.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+
+from layerwise.errors import UsageError
+from layerwise.runtime import machine, rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,22 +43,21 @@ Cell = Text | str | int | float | None
 
 
 class Column(NamedTuple):
-    """A column of a lab's table: its heading, and how its numbers are written (a format; ``>`` sets texts to the
-    right)."""
+    """A column of a lab's table: its heading and the format of its numbers (``>`` aligns texts right)."""
 
     heading: Text
     spec: str = ""
 
 
 class Table(NamedTuple):
-    """What was measured: each row has one cell for each column; None is an empty cell."""
+    """The measurements: each row has one cell for each column; None is an empty cell."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
 
 class Check(NamedTuple):
-    """One thing that must be so for the claim to hold, and whether it was."""
+    """A condition that the claim needs, and whether it was met."""
 
     text: Text
     passed: bool
@@ -70,13 +73,13 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """What an experiment found.
+    """The findings of an experiment.
 
     Args:
         margins: by how much the claim held, one number for each seed.
         bound: what the margin's interval must lie above.
-        checks: what else must be so.
-        table: what was measured.
+        checks: further conditions that must be met.
+        table: the measurements.
         draw: draws the figure in a language.
     """
 
@@ -91,9 +94,9 @@ class Findings:
 class Lab:
     """A small experiment that anyone can rerun.
 
-    ``claim_id`` is the claim's number in the list of claims (C04); ``margin`` says in words what the margin measures
-    and in which unit; ``held`` and ``refuted`` are the conclusions to be drawn from either verdict. ``formula`` is read
-    by eye, not by TeX.
+    ``claim_id`` is the claim's number in the list of claims (C04), or – for one that is not listed; ``margin`` says in
+    words what the margin measures and in which unit; ``held`` and ``refuted`` are the conclusions to be drawn from
+    either verdict. ``formula`` is read by eye, not by TeX.
     """
 
     name: str
@@ -110,7 +113,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a lab. ``margin`` is the mean over seeds, ``interval`` its 95 % interval, ``figure`` the SVG or
+    """The result of a lab. ``margin`` is the mean over seeds, ``interval`` its 95 % interval, ``figure`` the SVG or
     None."""
 
     lab: Lab
@@ -134,7 +137,7 @@ class Result:
 
     @property
     def seeds(self) -> int:
-        """Over how many seeds the margin was measured."""
+        """The number of seeds."""
         return len(self.findings.margins)
 
     @property
@@ -170,12 +173,12 @@ class Result:
         }
 
 
-def signed(value: float, spec: str = ".3f") -> str:
+def format_signed(value: float, spec: str = ".3f") -> str:
     """Return a number as text, with a true minus sign and no negative zero."""
     return format(value, "z" + spec).replace("-", "−")
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def compute_interval(values: Sequence[float]) -> Interval:
     """Return mean ± t·s/√n, the 95 % interval of Student's t with n − 1 degrees of freedom (Student 1908).
 
     Args:
@@ -194,13 +197,12 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Run torch and the linear algebra beneath NumPy and scikit-learn on one thread inside.
 
-    For problems so small that handing work to a second thread costs more than it saves: up to fifteen times as much was
-    seen.
+    For problems so small that handing work to a second thread costs more than it saves, up to fifteen times as much.
     """
-    import scipy.linalg  # noqa: F401 (its library must be there to be told)
+    import scipy.linalg  # noqa: F401 (threadpoolctl sees only loaded libraries)
     import torch  # labs' names and texts are known without it
     from threadpoolctl import threadpool_limits
 
@@ -213,6 +215,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def verdict(findings: Findings) -> bool:
+def is_held(findings: Findings) -> bool:
     """Return whether the claim held: the margin's interval lies above the bound, and every check passed."""
-    return mean_interval(findings.margins).low > findings.bound and all(c.passed for c in findings.checks)
+    return compute_interval(findings.margins).low > findings.bound and all(c.passed for c in findings.checks)
+
+
+def run_lab(lab: Lab, *, mode: Mode, out: Path | None, lang: Lang) -> Result:
+    """Run a lab's experiment; see `layerwise.labs.run`. Raises `UsageError` for an unknown mode or language."""
+    if mode not in MODES:
+        raise UsageError(f"a lab has no mode '{mode}'", expected=f"one of {', '.join(MODES)}", received=f"'{mode}'")
+    if lang not in ("en", "zh"):
+        raise UsageError(f"labs do not speak '{lang}'", expected="en or zh", received=f"'{lang}'")
+    machine.keep_large_buffers()
+    start = time.perf_counter()
+    with rng.preserve_rng_state():
+        findings = lab.experiment(mode)
+    mean, low, high = compute_interval(findings.margins)
+    figure = None
+    if out is not None:
+        from layerwise.labs.figures import save_svg  # matplotlib is slow to import
+
+        figure = save_svg(findings.draw, lang, path=out / f"{lab.name}.svg")
+    seconds = time.perf_counter() - start
+    return Result(lab, mode, findings, is_held(findings), mean, (low, high), seconds, figure)

@@ -21,9 +21,21 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
-from layerwise.labs.training import Parts, learn, metrics, parts
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
 from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
@@ -39,13 +51,13 @@ USUAL = 0.1  # the step size after which neurons are looked at
 @dataclass(frozen=True)
 class Plan:
     """How much to do: data set, seeds, step sizes η in rising order, epochs, the training accuracy from which a step
-    size trains."""
+    size counts as usable."""
 
     data: str
     seeds: int
     rates: tuple[float, ...]
     epochs: int
-    learned: float = 0.9
+    min_accuracy: float = 0.9
 
 
 PLANS: dict[Mode, Plan] = {
@@ -56,7 +68,7 @@ PLANS: dict[Mode, Plan] = {
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """One network after training: accuracy on the training part, and each neuron's mean and deviation, (L·D,), on test
     examples."""
 
@@ -71,20 +83,20 @@ class Trained:
         return float(fits.mean())
 
 
-Found = dict[tuple[bool, float], list[Trained]]
+Networks = dict[tuple[bool, float], list[TrainedNetwork]]
 
 
 class Unnormalized(nn.BatchNorm1d):
-    """What is left of batch norm without its normalization: γz + β. The counter-experiment."""
+    """Batch norm without its normalization, γz + β: the counter-experiment."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Scale and shift inputs (N, D)."""
         return input * self.weight + self.bias
 
 
-def network(data: Parts, *, batch_norm: bool, normalize: bool, seed: int) -> nn.Sequential:
+def build_network(data: SplitBatches, *, batch_norm: bool, normalize: bool, seed: int) -> nn.Sequential:
     """Return the catalog's mlp with ReLU, with or without batch norm; both start from the same weights."""
-    with rng.seeded(rng.key("batch-norm", seed)):
+    with rng.use_seed(rng.derive_seed("batch-norm", seed)):
         net = mlp(
             features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm
         )
@@ -94,29 +106,31 @@ def network(data: Parts, *, batch_norm: bool, normalize: bool, seed: int) -> nn.
 
 
 @torch.no_grad()
-def received(net: nn.Sequential, inputs: Tensor) -> list[Tensor]:
+def collect_preactivations(net: nn.Sequential, inputs: Tensor) -> list[Tensor]:
     """Return what each hidden layer's activation receives, L tensors (N, D), in evaluation mode; the network's mode is
-    put back."""
+    restored."""
     training = net.training
     net.eval()
-    found, value = [], inputs
+    preactivations, value = [], inputs
     for module, after in pairwise(net):
         value = module(value)
         if isinstance(after, nn.ReLU):
-            found.append(value)
+            preactivations.append(value)
     net.train(training)
-    return found
+    return preactivations
 
 
-def train(data: Parts, *, rate: float, batch_norm: bool, normalize: bool, plan: Plan, seed: int) -> Trained:
-    """Train one network by plain gradient descent and look at it. A loss that is not finite ends the training."""
-    net = network(data, batch_norm=batch_norm, normalize=normalize, seed=seed)
+def train(
+    data: SplitBatches, *, rate: float, batch_norm: bool, normalize: bool, plan: Plan, seed: int
+) -> TrainedNetwork:
+    """Train one network by plain gradient descent and measure it. A loss that is not finite ends the training."""
+    net = build_network(data, batch_norm=batch_norm, normalize=normalize, seed=seed)
     options = BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
-        for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+        for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
             pass
-    z = torch.cat(received(net, data.test.inputs), 1).double()
-    return Trained(metrics(net, data.task, data.train)["accuracy"], z.mean(0).numpy(), z.std(0).numpy())
+    z = torch.cat(collect_preactivations(net, data.test.inputs), 1).double()
+    return TrainedNetwork(compute_metrics(net, data.task, data.train)["accuracy"], z.mean(0).numpy(), z.std(0).numpy())
 
 
 def measure(mode: Mode, *, normalize: bool = True, plan: Plan | None = None) -> Findings:
@@ -128,31 +142,36 @@ def measure(mode: Mode, *, normalize: bool = True, plan: Plan | None = None) -> 
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found: Found = {(norm, rate): [] for norm in (False, True) for rate in plan.rates}
-    with one_thread():
+    networks: Networks = {(norm, rate): [] for norm in (False, True) for rate in plan.rates}
+    with use_one_thread():
         for seed in range(plan.seeds):
-            data = parts(plan.data, seed=seed)
-            for norm, rate in found:
-                found[norm, rate].append(
+            data = load_batches(plan.data, seed=seed)
+            for norm, rate in networks:
+                networks[norm, rate].append(
                     train(data, rate=rate, batch_norm=norm, normalize=normalize, plan=plan, seed=seed)
                 )
     margins = tuple(
-        math.log10(largest(found, plan, True, seed) / largest(found, plan, False, seed)) for seed in range(plan.seeds)
+        math.log10(find_largest_rate(networks, plan, True, seed) / find_largest_rate(networks, plan, False, seed))
+        for seed in range(plan.seeds)
     )
-    return Findings(margins, FARTHER, _checks(found, plan), _table(found, plan), partial(_draw, found, plan))
+    return Findings(
+        margins, FARTHER, _build_checks(networks, plan), _build_table(networks, plan), partial(_draw, networks, plan)
+    )
 
 
-def largest(found: Found, plan: Plan, norm: bool, seed: int) -> float:
-    """Return the largest step size with which a seed's network learned; the smallest of the plan if with none."""
-    return max((rate for rate in plan.rates if found[norm, rate][seed].accuracy >= plan.learned), default=plan.rates[0])
+def find_largest_rate(networks: Networks, plan: Plan, norm: bool, seed: int) -> float:
+    """Return the largest step size with which a seed's network learned; the smallest of the plan if there is none."""
+    return max(
+        (rate for rate in plan.rates if networks[norm, rate][seed].accuracy >= plan.min_accuracy), default=plan.rates[0]
+    )
 
 
-def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: neurons near (0, 1) with batch norm, fewer without; the plan's steps
-    suffice."""
-    plain, normed = (mean_interval([t.near for t in found[norm, USUAL]]) for norm in (False, True))
+def _build_checks(networks: Networks, plan: Plan) -> tuple[Check, ...]:
+    """Return the checks: neurons near (0, 1) with batch norm, fewer without; every network learns with some step
+    size."""
+    plain, normed = (compute_interval([t.near for t in networks[norm, USUAL]]) for norm in (False, True))
     runs = ((norm, s) for norm in (False, True) for s in range(plan.seeds))
-    learned = [any(found[norm, rate][s].accuracy >= plan.learned for rate in plan.rates) for norm, s in runs]
+    learned = [any(networks[norm, rate][s].accuracy >= plan.min_accuracy for rate in plan.rates) for norm, s in runs]
     return (
         Check(
             Text(
@@ -176,7 +195,7 @@ def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
     )
 
 
-def _table(found: Found, plan: Plan) -> Table:
+def _build_table(networks: Networks, plan: Plan) -> Table:
     """Return one row for each step size: accuracy, and the neurons' statistics, without and with batch norm."""
     heads = (
         (("accuracy, plain", "准确率，普通"), ".1%"),
@@ -189,23 +208,23 @@ def _table(found: Found, plan: Plan) -> Table:
     columns = (Column(Text("step", "步长")), *(Column(Text(*head), spec) for head, spec in heads))
     rows = []
     for rate in plan.rates:
-        pair = [found[norm, rate] for norm in (False, True)]
-        learned = [float(np.mean([t.accuracy for t in trained])) for trained in pair]
-        cells: list[Cell] = [*learned]
-        for what in ("near", "deviation"):
-            for trained, right in zip(pair, learned, strict=True):
-                values = [t.near if what == "near" else float(np.median(t.deviations)) for t in trained]
+        pair = [networks[norm, rate] for norm in (False, True)]
+        accuracies = [float(np.mean([t.accuracy for t in seeds])) for seeds in pair]
+        cells: list[Cell] = [*accuracies]
+        for statistic in ("near", "deviation"):
+            for seeds, accuracy in zip(pair, accuracies, strict=True):
+                values = [t.near if statistic == "near" else float(np.median(t.deviations)) for t in seeds]
                 cells.append(
-                    float(np.mean(values)) if right >= plan.learned else None
-                )  # of wrecks nothing is to be learned
+                    float(np.mean(values)) if accuracy >= plan.min_accuracy else None
+                )  # a network that did not train says nothing
         rows.append((f"η = {rate:g}", *cells))
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
+def _draw(networks: Networks, plan: Plan, lang: Lang) -> Figure:
     """Draw each neuron by mean and deviation, and the accuracy by step size."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text(
             "Batch norm holds every neuron in place and bears larger steps",
@@ -221,25 +240,25 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     )
     left, right = figure.add_axes((0.09, 0.145, 0.385, 0.60)), figure.add_axes((0.59, 0.145, 0.385, 0.60))
     for norm, color in ((False, VERMILION), (True, BLUE)):
-        first = found[norm, USUAL][0]
+        first = networks[norm, USUAL][0]
         left.plot(first.means, first.deviations, "o", color=color, markersize=4, alpha=0.55, markeredgewidth=0)
     left.plot(0, 1, "+", color="black", markersize=16, markeredgewidth=2)
     left.set_title(Text("what the activation receives", "激活函数收到的输入").of(lang), loc="left")
     left.set_xlabel(Text("mean", "均值").of(lang))
     left.set_ylabel(Text("standard deviation", "标准差").of(lang))
-    _by_step(right, found, plan, lang)
+    _draw_by_step(right, networks, plan, lang)
     return figure
 
 
-def _by_step(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
+def _draw_by_step(axes: Axes, networks: Networks, plan: Plan, lang: Lang) -> None:
     """Draw the training accuracy against the step size, the mean over seeds in the band of all."""
     names, rates = {False: Text("plain", "普通"), True: Text("batch norm", "批归一化")}, plan.rates
     for norm, color in ((False, VERMILION), (True, BLUE)):
-        table = np.array([[t.accuracy for t in found[norm, rate]] for rate in rates])
-        axes.fill_between(rates, table.min(1), table.max(1), color=color, alpha=0.2, linewidth=0)
-        axes.plot(rates, table.mean(1), "o-", color=color, markersize=7)
-        label(axes, (rates[0], 0.42 if norm else 0.3), names[norm].of(lang), color=color)
-    axes.axhline(plan.learned, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        accuracies = np.array([[t.accuracy for t in networks[norm, rate]] for rate in rates])
+        axes.fill_between(rates, accuracies.min(1), accuracies.max(1), color=color, alpha=0.2, linewidth=0)
+        axes.plot(rates, accuracies.mean(1), "o-", color=color, markersize=7)
+        add_label(axes, (rates[0], 0.42 if norm else 0.3), names[norm].of(lang), color=color)
+    axes.axhline(plan.min_accuracy, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set(xscale="log", ylim=(0, 1.05), xticks=rates, xticklabels=[f"{rate:g}" for rate in rates])
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize=11)

@@ -12,23 +12,33 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from layerwise.labs import curves
-from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, mean_interval
-from layerwise.labs.curves import Course, Curves, Learner, Plan, lead, points
+from layerwise.labs import learning_curves
+from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, compute_interval
 from layerwise.labs.figures import BLUE, ORANGE, VERMILION
+from layerwise.labs.learning_curves import CurveConfig, Curves, Learner, Plan, compute_lead, format_points
 
 FEW, FIELD = 100, 12  # ten a class, where rivals must be ahead; the side of the field that digits are placed on
-LEARNERS: dict[str, Learner] = {"cnn": curves.network, "svm": curves.svm, "linear": curves.linear}
+LEARNERS: dict[str, Learner] = {
+    "cnn": learning_curves.train_cnn,
+    "svm": learning_curves.fit_svm,
+    "linear": learning_curves.fit_linear,
+}
 NAMES = {"cnn": Text("CNN", "CNN"), "svm": Text("SVM", "SVM"), "linear": Text("linear", "线性")}
 COLORS = {"cnn": BLUE, "svm": VERMILION, "linear": ORANGE}
 RIVALS = {"linear": Text("the linear model", "线性模型"), "svm": Text("the SVM", "SVM")}
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan((Course("digits", (FEW, 1259)),), 3, 180, 6),
+    "quick": Plan((CurveConfig("digits", (FEW, 1259)),), 3, 180, 6),
     "normal": Plan(
-        (Course("digits", (10, 30, 100, 300, 1259)), Course("digits", (30, 100, 300, 1000), FIELD)), 5, 300, 12
+        (CurveConfig("digits", (10, 30, 100, 300, 1259)), CurveConfig("digits", (30, 100, 300, 1000), FIELD)),
+        5,
+        300,
+        12,
     ),
     "full": Plan(
-        (Course("fashion-mnist", (30, 100, 1000, 10_000)), Course("digits", (30, 100, 300, 1000, 3000), FIELD)),
+        (
+            CurveConfig("fashion-mnist", (30, 100, 1000, 10_000)),
+            CurveConfig("digits", (30, 100, 300, 1000, 3000), FIELD),
+        ),
         5,
         400,
         15,
@@ -37,51 +47,57 @@ PLANS: dict[Mode, Plan] = {
 
 
 def measure(mode: Mode, *, learners: Mapping[str, Learner] = LEARNERS, plan: Plan | None = None) -> Findings:
-    """Let the learners learn from few and from many examples, seed by seed.
+    """Train the learners on few and on many examples, seed by seed.
 
     Args:
         mode: how many examples, of which data, and seeds.
-        learners: who plays which part; another one in a part is a counter-experiment.
+        learners: the learner of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    return judged([(course, curves.sweep(course, learners, plan)) for course in plan.courses])
+    return judge([(config, learning_curves.sweep(config, learners, plan)) for config in plan.configs])
 
 
-def judged(found: list[tuple[Course, Curves]]) -> Findings:
-    """Return what the curves of images as they are, and perhaps of placed ones, say of the claim."""
-    course, plain = found[0]
-    margins = tuple(min(pair) for pair in zip(*(_crossing(course, plain, rival) for rival in RIVALS), strict=True))
-    return Findings(margins, 0.0, _checks(found), curves.table(found, NAMES, ("cnn", "svm")), partial(_draw, found))
+def judge(results: list[tuple[CurveConfig, Curves]]) -> Findings:
+    """Return the findings from the curves; those of the first data set decide."""
+    config, plain = results[0]
+    crossings = [_compute_crossing(config, plain, rival) for rival in RIVALS]
+    margins = tuple(min(pair) for pair in zip(*crossings, strict=True))
+    return Findings(
+        margins,
+        0.0,
+        _build_checks(results),
+        learning_curves.build_table(results, NAMES, ("cnn", "svm")),
+        partial(_draw, results),
+    )
 
 
-def _crossing(course: Course, found: Curves, rival: str) -> list[float]:
+def _compute_crossing(config: CurveConfig, curves: Curves, rival: str) -> list[float]:
     """Return, for each seed, the smaller of the rival's lead with few examples and the network's with the most."""
-    few = lead(found, rival, "cnn", course.sizes.index(FEW))
-    return [min(pair) for pair in zip(few, lead(found, "cnn", rival, -1), strict=True)]
+    few = compute_lead(curves, rival, "cnn", config.sizes.index(FEW))
+    return [min(pair) for pair in zip(few, compute_lead(curves, "cnn", rival, -1), strict=True)]
 
 
-def _checks(found: list[tuple[Course, Curves]]) -> tuple[Check, ...]:
-    """Return where the network is behind, where it is ahead; and that it is not behind where shifts are to be seen
-    through."""
-    course, plain = found[0]
-    most = f"{course.sizes[-1]:,d}"
+def _build_checks(results: list[tuple[CurveConfig, Curves]]) -> tuple[Check, ...]:
+    """Check that each rival leads with few examples, and the network with the most."""
+    config, plain = results[0]
+    most = f"{config.sizes[-1]:,d}"
     checks = []
     for rival, name in RIVALS.items():
-        few = mean_interval(lead(plain, rival, "cnn", course.sizes.index(FEW)))
-        many = mean_interval(lead(plain, "cnn", rival, -1))
+        few = compute_interval(compute_lead(plain, rival, "cnn", config.sizes.index(FEW)))
+        many = compute_interval(compute_lead(plain, "cnn", rival, -1))
         checks += [
             Check(
                 Text(
-                    f"with {FEW} examples {name.en} is ahead of the CNN, by {points(few)} points",
-                    f"{FEW} 个样本时，{name.zh} 领先 CNN {points(few)} 个百分点",
+                    f"with {FEW} examples {name.en} is ahead of the CNN, by {format_points(few)} points",
+                    f"{FEW} 个样本时，{name.zh} 领先 CNN {format_points(few)} 个百分点",
                 ),
                 few.low > 0,
             ),
             Check(
                 Text(
-                    f"with {most} the CNN is ahead of {name.en}, by {points(many)} points",
-                    f"{most} 个样本时，CNN 领先 {name.zh} {points(many)} 个百分点",
+                    f"with {most} the CNN is ahead of {name.en}, by {format_points(many)} points",
+                    f"{most} 个样本时，CNN 领先 {name.zh} {format_points(many)} 个百分点",
                 ),
                 many.low > 0,
             ),
@@ -89,10 +105,10 @@ def _checks(found: list[tuple[Course, Curves]]) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
-    """Draw the curves of each course."""
+def _draw(results: list[tuple[CurveConfig, Curves]], lang: Lang) -> Figure:
+    """Draw the curves of each data set."""
     title = Text("Hungry is what assumes the wrong thing, not what is deep", "“饿”的是先验不合的模型，而不是深的模型")
-    return curves.imaged(found, title, names=NAMES, colors=COLORS, lang=lang)
+    return learning_curves.draw_figure(results, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(
@@ -115,8 +131,8 @@ LAB = Lab(
     method=Text(
         "Three learners on scikit-learn's digits as they are (fashion-mnist in the full form): a CNN of two "
         "convolutions "
-        f"({curves.WIDTHS[0]} and {curves.WIDTHS[1]} filters of 3×3) with pooling and a linear layer, by "
-        "Adam; a softmax layer on the "
+        f"({learning_curves.WIDTHS[0]} and {learning_curves.WIDTHS[1]} filters of 3×3) with pooling and a linear "
+        "layer, by Adam; a softmax layer on the "
         "pixels; an SVM with the RBF kernel. All see the "
         "same examples and choose on the same validation part: the CNN the step at which it was best, the "
         "others the strength of their "
@@ -125,8 +141,8 @@ LAB = Lab(
         "placed at random on a field of "
         f"{FIELD}×{FIELD} pixels: there "
         "a learner must find out that a shifted digit is the same digit, or be built so that it knows.",
-        f"三个学习者学习原样的 scikit-learn digits（完整形式用 fashion-mnist）：两层卷积（{curves.WIDTHS[0]} "
-        f"与 {curves.WIDTHS[1]} 个 3×3 "
+        f"三个学习者学习原样的 scikit-learn digits（完整形式用 fashion-mnist）：两层卷积（{learning_curves.WIDTHS[0]} "
+        f"与 {learning_curves.WIDTHS[1]} 个 3×3 "
         "滤波器）加池化与线性层的 CNN，用 Adam；"
         "直接读取像素的 softmax 层；RBF 核 SVM。各方使用同样的样本，并在同一验证集上选择：CNN "
         "选表现最好的那一步，其余选惩罚强度与核宽。"

@@ -18,11 +18,23 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, MemoryBatches, Order
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.curves import points, support_vectors
-from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, VERMILION, headline
-from layerwise.labs.training import Parts, fit, parts
+from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, VERMILION, add_headline
+from layerwise.labs.learning_curves import format_points, tune_svm
+from layerwise.labs.training import SplitBatches, fit_and_score, load_batches
 from layerwise.models.boltzmann import DeepBeliefNet
 from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import INK, MUTED
@@ -31,7 +43,7 @@ from layerwise.rules.base import Context
 from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
-from layerwise.training.loop import Cursor, steps
+from layerwise.training.loop import Cursor, run_steps
 
 NAMES = {
     "dbn": Text("pre-trained", "预训练"),
@@ -48,12 +60,12 @@ HEADS = {
     "svm": NAMES["svm"],
 }
 COLORS = {"dbn": GREEN, "small": ORANGE, "glorot": BLUE, "relu": MUTED, "svm": VERMILION}
-PARTS = {name: name for name in NAMES}
+PARTICIPANTS = {name: name for name in NAMES}
 CLAIMED = ("dbn", "small", "glorot", "svm")
 
 
 @dataclass(frozen=True)
-class Greedy:
+class PretrainOptions:
     """How the layers learn without labels: epochs, batch and rate of contrastive divergence."""
 
     epochs: int
@@ -63,14 +75,14 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, widths, numbers of labels in rising order (the first ``few`` of them are few),
-    pre-training; steps and epochs of fine-tuning, whichever is more, its batch; seeds; and who takes part."""
+    """How much to do: data set, widths, numbers of labels in rising order (the first ``few`` decide),
+    pre-training; steps and epochs of fine-tuning, whichever is more, its batch; seeds; and the participants."""
 
     data: str
     hidden: tuple[int, ...]
     labels: tuple[int, ...]
     few: int
-    greedy: Greedy
+    pretraining: PretrainOptions
     steps: int
     epochs: int
     batch: int
@@ -79,21 +91,25 @@ class Plan:
 
 
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan("digits", (100, 100, 100), (50,), 1, Greedy(8, 16, 0.4), 200, 0, 16, 3, CLAIMED),
-    "normal": Plan("digits", (200, 200, 200), (20, 50, 100, 300), 3, Greedy(40, 16, 0.4), 400, 30, 16, 5),
-    "full": Plan("fashion-mnist", (500, 500, 500), (100, 300, 1000, 3000), 2, Greedy(10, 128, 0.05), 1000, 30, 64, 5),
+    "quick": Plan("digits", (100, 100, 100), (50,), 1, PretrainOptions(8, 16, 0.4), 200, 0, 16, 3, CLAIMED),
+    "normal": Plan("digits", (200, 200, 200), (20, 50, 100, 300), 3, PretrainOptions(40, 16, 0.4), 400, 30, 16, 5),
+    "full": Plan(
+        "fashion-mnist", (500, 500, 500), (100, 300, 1000, 3000), 2, PretrainOptions(10, 128, 0.05), 1000, 30, 64, 5
+    ),
 }
-Found = dict[str, NDArray[np.float64]]  # for each participant the accuracy on the test part, (seeds, numbers of labels)
+Accuracies = dict[
+    str, NDArray[np.float64]
+]  # for each participant the accuracy on the test part, (seeds, numbers of labels)
 
 
-def as_it_is(inputs: Tensor) -> Tensor:
+def keep_images(inputs: Tensor) -> Tensor:
     """Return the images."""
     return inputs
 
 
-def pretrain(net: DeepBeliefNet, data: Parts, greedy: Greedy, *, seed: int) -> None:
-    """Let each layer learn from all training images, from the bottom up, by contrastive divergence; no label is
-    looked at."""
+def pretrain(net: DeepBeliefNet, data: SplitBatches, options: PretrainOptions, *, seed: int) -> None:
+    """Train each layer on all training images, from the bottom up, by contrastive divergence, without
+    labels."""
     unlabeled = Batch(data.train.inputs, None, data.train.ids)
     for layer, name in enumerate(net.parts()):
         part = net.part(name)
@@ -104,26 +120,28 @@ def pretrain(net: DeepBeliefNet, data: Parts, greedy: Greedy, *, seed: int) -> N
             World(),
             seed,
             "fp32",
-            batch=greedy.batch,
+            batch=options.batch,
             examples=len(unlabeled),
         )
-        rule = Contrastive(context, ContrastiveOptions(lr=greedy.lr, persistent=False))
-        batches = MemoryBatches(unlabeled, Order(len(unlabeled), greedy.batch, rng.key("layer", layer, seed)))
-        for _ in steps(rule, batches, greedy.epochs, Cursor()):
+        rule = Contrastive(context, ContrastiveOptions(lr=options.lr, persistent=False))
+        batches = MemoryBatches(
+            unlabeled, BatchSampler(len(unlabeled), options.batch, rng.derive_seed("layer", layer, seed))
+        )
+        for _ in run_steps(rule, batches, options.epochs, Cursor()):
             pass
 
 
-def belief_net(data: Parts, plan: Plan, seed: int) -> DeepBeliefNet:
-    """Return the catalog's dbn, whose machines' weights stay as they are when the way up is fine-tuned."""
-    with rng.seeded(rng.key("dbn-pretraining", seed)):
+def build_dbn(data: SplitBatches, plan: Plan, seed: int) -> DeepBeliefNet:
+    """Return the catalog's dbn, whose RBMs' weights do not change in fine-tuning."""
+    with rng.use_seed(rng.derive_seed("dbn-pretraining", seed)):
         return DeepBeliefNet(data.train.inputs[0].numel(), len(data.task.classes), plan.hidden)
 
 
-def network(name: str, data: Parts, plan: Plan, seed: int) -> nn.Module:
-    """Return a net of the same shape that was not pre-trained, from one of three starts."""
+def build_network(name: str, data: SplitBatches, plan: Plan, seed: int) -> nn.Module:
+    """Return a net of the same shape without pre-training, from one of three starts."""
     if name == "small":
-        return belief_net(data, plan, seed)
-    with rng.seeded(rng.key("dbn-pretraining", seed)):
+        return build_dbn(data, plan, seed)
+    with rng.use_seed(rng.derive_seed("dbn-pretraining", seed)):
         activation = "relu" if name == "relu" else "sigmoid"
         return mlp(
             features=data.train.inputs[0].numel(),
@@ -133,106 +151,112 @@ def network(name: str, data: Parts, plan: Plan, seed: int) -> nn.Module:
         )
 
 
-def tuned(net: nn.Module, data: Parts, plan: Plan, *, rate: float, seed: int) -> float:
+def fine_tune(net: nn.Module, data: SplitBatches, plan: Plan, *, rate: float, seed: int) -> float:
     """Fine-tune a network with the labels of the training part, and return its accuracy on the test part."""
     if isinstance(net, DeepBeliefNet):
-        net.rbms.requires_grad_(
-            False
-        )  # as in the catalog's recipe: the way up learns, the machines keep what they know
-    options = BackpropOptions(lr=rate, schedule="cosine", floor=0.02)
+        net.rbms.requires_grad_(False)  # as in the catalog's recipe
+    options = BackpropOptions(lr=rate, schedule="cosine", final_lr_ratio=0.02)
     count = max(plan.steps, plan.epochs * len(data.train) // plan.batch)
-    return fit(net, data, options=options, steps=count, batch=min(plan.batch, len(data.train)), seed=seed)
+    return fit_and_score(net, data, options=options, steps=count, batch=min(plan.batch, len(data.train)), seed=seed)
 
 
 def measure(
     mode: Mode,
     *,
-    seen: Callable[[Tensor], Tensor] = as_it_is,
-    played: Mapping[str, str] = PARTS,
+    transform: Callable[[Tensor], Tensor] = keep_images,
+    participants: Mapping[str, str] = PARTICIPANTS,
     plan: Plan | None = None,
 ) -> Findings:
-    """Pre-train once a seed, then let all learn from each number of labels.
+    """Pre-train once a seed, then train all participants on each number of labels.
 
     Args:
         mode: how many labels, on which data, and seeds.
-        seen: what pre-training sees of the images; something else than they are is a counter-experiment.
-        played: who plays which part; another one in a part is a counter-experiment.
+        transform: changes the images of pre-training; any change is a counter-experiment.
+        participants: the participant of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found: Found = {name: np.zeros((plan.seeds, len(plan.labels))) for name in plan.names}
-    with one_thread():
+    accuracies: Accuracies = {name: np.zeros((plan.seeds, len(plan.labels))) for name in plan.names}
+    with use_one_thread():
         for seed in range(plan.seeds):
-            whole = parts(plan.data, seed=seed, scale="unit")
-            net = belief_net(whole, plan, seed)
+            data = load_batches(plan.data, seed=seed, scale="unit")
+            net = build_dbn(data, plan, seed)
             pretrain(
-                net, replace(whole, train=replace(whole.train, inputs=seen(whole.train.inputs))), plan.greedy, seed=seed
+                net,
+                replace(data, train=replace(data.train, inputs=transform(data.train.inputs))),
+                plan.pretraining,
+                seed=seed,
             )
-            learned = {name: value.clone() for name, value in net.state_dict().items()}
-            for place, count in enumerate(plan.labels):
-                data = parts(plan.data, seed=seed, examples=count, scale="unit")
+            pretrained = {name: value.clone() for name, value in net.state_dict().items()}
+            for index, count in enumerate(plan.labels):
+                labeled = load_batches(plan.data, seed=seed, examples=count, scale="unit")
                 for name in plan.names:
-                    net.load_state_dict(learned)
-                    found[name][seed, place] = _learned(played[name], net, data, plan, seed)
-    return judged(found, plan)
+                    net.load_state_dict(pretrained)
+                    accuracies[name][seed, index] = _train_participant(participants[name], net, labeled, plan, seed)
+    return judge(accuracies, plan)
 
 
-def _learned(name: str, pretrained: DeepBeliefNet, data: Parts, plan: Plan, seed: int) -> float:
+def _train_participant(name: str, pretrained: DeepBeliefNet, data: SplitBatches, plan: Plan, seed: int) -> float:
     """Return a participant's accuracy on the test part after learning from the labels."""
     if name == "svm":
-        return support_vectors(data)
-    net = pretrained if name == "dbn" else network(name, data, plan, seed)
-    return tuned(net, data, plan, rate=0.001 if name == "relu" else 0.003, seed=seed)
+        return tune_svm(data)
+    net = pretrained if name == "dbn" else build_network(name, data, plan, seed)
+    return fine_tune(net, data, plan, rate=0.001 if name == "relu" else 0.003, seed=seed)
 
 
-def judged(found: Found, plan: Plan) -> Findings:
-    """Return what the accuracies say of the claim's two halves."""
-    halves = [_ahead(found, rival)[:, : plan.few].mean(1).tolist() for rival in ("plain", "svm")]
+def judge(accuracies: Accuracies, plan: Plan) -> Findings:
+    """Return the findings on the claim's two halves."""
+    halves = [_compute_lead(accuracies, rival)[:, : plan.few].mean(1).tolist() for rival in ("plain", "svm")]
     margins = tuple(min(pair) for pair in zip(*halves, strict=True))
-    return Findings(margins, 0.0, _checks(found, plan), _table(found, plan), partial(_draw, found, plan))
+    return Findings(
+        margins, 0.0, _build_checks(accuracies, plan), _build_table(accuracies, plan), partial(_draw, accuracies, plan)
+    )
 
 
-def _ahead(found: Found, rival: str) -> NDArray[np.float64]:
+def _compute_lead(accuracies: Accuracies, rival: str) -> NDArray[np.float64]:
     """Return the pre-trained net's lead, (seeds, numbers of labels), over the SVM or over the better of the two other
     starts."""
-    other = found["svm"] if rival == "svm" else np.maximum(found["small"], found["glorot"])
-    lead: NDArray[np.float64] = found["dbn"] - other
+    other = accuracies["svm"] if rival == "svm" else np.maximum(accuracies["small"], accuracies["glorot"])
+    lead: NDArray[np.float64] = accuracies["dbn"] - other
     return lead
 
 
-def _checks(found: Found, plan: Plan) -> tuple[Check, ...]:
-    """Return the claim's halves: pre-training helps where labels are few; the net passes the SVM there, or with the
-    most labels."""
+def _build_checks(accuracies: Accuracies, plan: Plan) -> tuple[Check, ...]:
+    """Return the checks: pre-training helps with few labels; the net passes the SVM there, and with the most
+    labels."""
     few = " / ".join(str(count) for count in plan.labels[: plan.few])
     most = f"{plan.labels[-1]:,d}"
-    helps, passes = (mean_interval(_ahead(found, rival)[:, : plan.few].mean(1).tolist()) for rival in ("plain", "svm"))
-    last = mean_interval(_ahead(found, "svm")[:, -1].tolist())
+    helps, passes = (
+        compute_interval(_compute_lead(accuracies, rival)[:, : plan.few].mean(1).tolist()) for rival in ("plain", "svm")
+    )
+    last = compute_interval(_compute_lead(accuracies, "svm")[:, -1].tolist())
     return (
         Check(
             Text(
-                f"with {few} labels pre-training is worth {points(helps)} points, beside the better start of two",
-                f"{few} 个标签时，预训练比两种起点中较好者高 {points(helps)} 个百分点",
+                f"with {few} labels pre-training is worth {format_points(helps)} points, "
+                "beside the better start of two",
+                f"{few} 个标签时，预训练比两种起点中较好者高 {format_points(helps)} 个百分点",
             ),
             helps.low > 0,
         ),
         Check(
             Text(
-                f"with {few} labels the pre-trained net is ahead of the SVM, by {points(passes)} points",
-                f"{few} 个标签时，预训练网络领先 SVM {points(passes)} 个百分点",
+                f"with {few} labels the pre-trained net is ahead of the SVM, by {format_points(passes)} points",
+                f"{few} 个标签时，预训练网络领先 SVM {format_points(passes)} 个百分点",
             ),
             passes.low > 0,
         ),
         Check(
             Text(
-                f"with {most} labels it is ahead of the SVM, by {points(last)} points",
-                f"{most} 个标签时，它领先 SVM {points(last)} 个百分点",
+                f"with {most} labels it is ahead of the SVM, by {format_points(last)} points",
+                f"{most} 个标签时，它领先 SVM {format_points(last)} 个百分点",
             ),
             last.low > 0,
         ),
     )
 
 
-def _table(found: Found, plan: Plan) -> Table:
+def _build_table(accuracies: Accuracies, plan: Plan) -> Table:
     """Return one row for each number of labels: mean accuracies, and the two leads in points."""
     columns = (
         Column(Text("labels", "标签数"), ",d"),
@@ -241,17 +265,20 @@ def _table(found: Found, plan: Plan) -> Table:
         Column(Text("lead over the SVM", "领先 SVM"), ">"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for place, count in enumerate(plan.labels):
-        leads = (points(mean_interval(_ahead(found, rival)[:, place].tolist())) for rival in ("plain", "svm"))
-        rows.append((count, *(float(found[name][:, place].mean()) for name in plan.names), *leads))
+    for index, count in enumerate(plan.labels):
+        leads = (
+            format_points(compute_interval(_compute_lead(accuracies, rival)[:, index].tolist()))
+            for rival in ("plain", "svm")
+        )
+        rows.append((count, *(float(accuracies[name][:, index].mean()) for name in plan.names), *leads))
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
+def _draw(accuracies: Accuracies, plan: Plan, lang: Lang) -> Figure:
     """Draw the accuracies by number of labels, and the pre-trained net's two leads."""
     figure = Figure(figsize=SIZE)
-    passes = float(_ahead(found, "svm")[:, : plan.few].mean()) > 0
-    headline(
+    passes = float(_compute_lead(accuracies, "svm")[:, : plan.few].mean()) > 0
+    add_headline(
         figure,
         Text("Pre-training lifts the deep net over the SVM", "预训练使深度网络高过了 SVM")
         if passes
@@ -264,7 +291,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     )
     left, right = figure.add_axes((0.09, 0.155, 0.40, 0.585)), figure.add_axes((0.60, 0.155, 0.375, 0.585))
     for line, name in enumerate(reversed([n for n in COLORS if n in plan.names])):
-        left.plot(plan.labels, found[name].mean(0), "o-", color=COLORS[name], markersize=6)
+        left.plot(plan.labels, accuracies[name].mean(0), "o-", color=COLORS[name], markersize=6)
         left.text(
             0.97,
             0.29 + 0.085 * line,
@@ -278,7 +305,7 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     left.set(ylim=(0, 1.02))
     left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_title(Text("test accuracy", "测试准确率").of(lang), loc="left")
-    _leads(right, found, plan, lang)
+    _draw_leads(right, accuracies, plan, lang)
     for axes in (left, right):
         axes.set(xscale="log", xticks=plan.labels, xticklabels=[f"{count:,d}" for count in plan.labels])
         axes.set(xlim=(plan.labels[0] / 1.25, plan.labels[-1] * 1.25))
@@ -287,18 +314,23 @@ def _draw(found: Found, plan: Plan, lang: Lang) -> Figure:
     return figure
 
 
-def _leads(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
+def _draw_leads(axes: Axes, accuracies: Accuracies, plan: Plan, lang: Lang) -> None:
     """Draw by how many points the pre-trained net is ahead of the other starts and of the SVM, with intervals."""
-    shown = (
+    series = (
         ("plain", BLUE, Text("over no pre-training", "领先无预训练")),
         ("svm", VERMILION, Text("over the SVM", "领先 SVM")),
     )
     axes.axhline(0, color=INK, linewidth=1.2)
-    for line, (rival, color, name) in enumerate(shown):
-        spans = [mean_interval((100 * _ahead(found, rival)[:, place]).tolist()) for place in range(len(plan.labels))]
-        at = [count * (1.03 if rival == "svm" else 0.97) for count in plan.labels]
-        reach = [[s.mean - s.low for s in spans], [s.high - s.mean for s in spans]]
-        axes.errorbar(at, [s.mean for s in spans], reach, fmt="o-", color=color, markersize=7, capsize=4, linewidth=1.8)
+    for line, (rival, color, name) in enumerate(series):
+        spans = [
+            compute_interval((100 * _compute_lead(accuracies, rival)[:, index]).tolist())
+            for index in range(len(plan.labels))
+        ]
+        labels = [count * (1.03 if rival == "svm" else 0.97) for count in plan.labels]
+        error = [[s.mean - s.low for s in spans], [s.high - s.mean for s in spans]]
+        axes.errorbar(
+            labels, [s.mean for s in spans], error, fmt="o-", color=color, markersize=7, capsize=4, linewidth=1.8
+        )
         corner = (0.97, 0.93 - 0.09 * line)
         axes.text(
             *corner, name.of(lang), color=color, fontsize=13, fontweight="bold", ha="right", transform=axes.transAxes

@@ -21,9 +21,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
-from layerwise.labs.training import Parts, learn, metrics, parts
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
 from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
@@ -60,7 +72,7 @@ PLANS: dict[Mode, Plan] = {
 
 
 @dataclass(frozen=True)
-class Life:
+class History:
     """One network's training.
 
     Args:
@@ -79,84 +91,86 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Story:
-    """What one seed saw: training with each step, and with the usual one from the network that the largest step left
-    behind."""
+class SeedResult:
+    """The trainings of one seed: with each step, and with the usual step from the network that the largest step
+    wrecked."""
 
-    lives: dict[float, Life]
-    rescued: Life
-    leaky: Life
+    histories: dict[float, History]
+    rescued: History
+    leaky: History
 
 
-def network(features: int, outputs: int, *, activation: str, seed: int) -> nn.Sequential:
+def build_network(features: int, outputs: int, *, activation: str, seed: int) -> nn.Sequential:
     """Return the catalog's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never
     change."""
-    with rng.seeded(rng.key("dying-relu", seed)):
+    with rng.use_seed(rng.derive_seed("dying-relu", seed)):
         net = mlp(features=features, outputs=outputs, hidden=(HIDDEN,), activation=activation)
     assert isinstance(net, nn.Sequential)
     return net
 
 
 @torch.no_grad()
-def received(net: nn.Sequential, inputs: Tensor) -> Tensor:
-    """Return what the hidden units receive, z (N, H), for inputs (N, …)."""
+def compute_preactivations(net: nn.Sequential, inputs: Tensor) -> Tensor:
+    """Return the hidden units' pre-activations z (N, H) for inputs (N, …)."""
     z: Tensor = net[1](net[0](inputs))
     return z
 
 
-def dead(net: nn.Sequential, inputs: Tensor) -> Tensor:
+def find_dead_units(net: nn.Sequential, inputs: Tensor) -> Tensor:
     """Return which hidden units have slope f′(z) = 0 on every example, (H,) bool. Inputs are (N, …)."""
-    z = received(net, inputs).requires_grad_()
+    z = compute_preactivations(net, inputs).requires_grad_()
     slope = torch.autograd.grad(net[2](z).sum(), z)[0]
     return (slope == 0).all(0)
 
 
-def live(net: nn.Sequential, data: Parts, *, rate: float, epochs: int, seed: int) -> Life:
-    """Train a network by plain gradient descent with step η, and look at its units after each epoch.
+def train_network(net: nn.Sequential, data: SplitBatches, *, rate: float, epochs: int, seed: int) -> History:
+    """Train a network by plain gradient descent with step η, and count its dead units after each epoch.
 
-    A loss that is not finite ends the training; what was reached stands for the epochs that are left.
+    A loss that is not finite ends the training; the last values are repeated for the remaining epochs.
     """
     options = BackpropOptions(optimizer="sgd", lr=rate)
-    states, weights = [dead(net, data.train.inputs)], [_incoming(net)]
-    right = [metrics(net, data.task, data.test)["accuracy"]]
+    states, weights = [find_dead_units(net, data.train.inputs)], [_copy_incoming_weights(net)]
+    accuracies = [compute_metrics(net, data.task, data.test)["accuracy"]]
     with suppress(NonFiniteLoss):
-        for event in learn(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
+        for event in train_steps(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
             if event.verdict is not None:
-                states.append(dead(net, data.train.inputs))
-                weights.append(_incoming(net))
-                right.append(metrics(net, data.task, data.test)["accuracy"])
+                states.append(find_dead_units(net, data.train.inputs))
+                weights.append(_copy_incoming_weights(net))
+                accuracies.append(compute_metrics(net, data.task, data.test)["accuracy"])
     returned = sum(int((a & ~b).sum()) for a, b in pairwise(states))
     both = [a & b for a, b in pairwise(states)]
-    moved = sum(int(((v != w).any(1) & kept).sum()) for (v, w), kept in zip(pairwise(weights), both, strict=True))
+    moved = sum(
+        int(((v != w).any(1) & still_dead).sum()) for (v, w), still_dead in zip(pairwise(weights), both, strict=True)
+    )
     shares = [float(state.double().mean()) for state in states]
-    left = epochs + 1 - len(shares)
-    off = float((received(net, data.train.inputs) <= 0).all(0).double().mean())
-    return Life((*shares, *shares[-1:] * left), off, (*right, *right[-1:] * left), returned, moved)
+    missing = epochs + 1 - len(shares)
+    off = float((compute_preactivations(net, data.train.inputs) <= 0).all(0).double().mean())
+    return History((*shares, *shares[-1:] * missing), off, (*accuracies, *accuracies[-1:] * missing), returned, moved)
 
 
-def _incoming(net: nn.Sequential) -> Tensor:
+def _copy_incoming_weights(net: nn.Sequential) -> Tensor:
     """Return a copy of each hidden unit's weights and bias, (H, D + 1)."""
     hidden = net[1]
     assert isinstance(hidden, nn.Linear)
     return torch.cat([hidden.weight.detach(), hidden.bias.detach()[:, None]], 1)
 
 
-def story(plan: Plan, seed: int, activation: str) -> Story:
-    """Train one seed's network with each step, and go on from the last with the usual step, as it is and with a leaky
+def run_seed(plan: Plan, seed: int, activation: str) -> SeedResult:
+    """Train one seed's network with each step, then from the last with the usual step, unchanged and with a leaky
     slope."""
-    data = parts(plan.data, seed=seed)
+    data = load_batches(plan.data, seed=seed)
     features, outputs = data.train.inputs[0].numel(), len(data.task.classes)
-    make = partial(network, features, outputs, seed=seed)
-    lives = {}
+    build = partial(build_network, features, outputs, seed=seed)
+    histories = {}
     for rate in plan.rates:
-        net = make(activation=activation)
-        lives[rate] = live(net, data, rate=rate, epochs=plan.epochs, seed=seed)
+        net = build(activation=activation)
+        histories[rate] = train_network(net, data, rate=rate, epochs=plan.epochs, seed=seed)
     after = []
     for slope in (activation, "leaky-relu"):  # no parameters of its own, so the weights fit either
-        again = make(activation=slope)
-        again.load_state_dict(net.state_dict())
-        after.append(live(again, data, rate=USUAL, epochs=plan.rescue, seed=seed))
-    return Story(lives, *after)
+        rescued = build(activation=slope)
+        rescued.load_state_dict(net.state_dict())
+        after.append(train_network(rescued, data, rate=USUAL, epochs=plan.rescue, seed=seed))
+    return SeedResult(histories, *after)
 
 
 def measure(mode: Mode, *, activation: str = "relu", plan: Plan | None = None) -> Findings:
@@ -168,23 +182,23 @@ def measure(mode: Mode, *, activation: str = "relu", plan: Plan | None = None) -
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    with one_thread():
-        stories = [story(plan, seed, activation) for seed in range(plan.seeds)]
-    margins = tuple(_died(s.lives[plan.large]) for s in stories)
-    return Findings(margins, MANY, _checks(stories), _table(stories, plan), partial(_draw, stories, plan))
+    with use_one_thread():
+        results = [run_seed(plan, seed, activation) for seed in range(plan.seeds)]
+    margins = tuple(_compute_died_share(s.histories[plan.large]) for s in results)
+    return Findings(margins, MANY, _build_checks(results), _build_table(results, plan), partial(_draw, results, plan))
 
 
-def _died(life: Life) -> float:
+def _compute_died_share(history: History) -> float:
     """Return the share of units that died while training."""
-    return life.dead[-1] - life.dead[0]
+    return history.dead[-1] - history.dead[0]
 
 
-def _checks(stories: Sequence[Story]) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: death is for good, comes of large steps, and of the slope 0."""
-    lives = [life for s in stories for life in (*s.lives.values(), s.rescued)]
-    returned, moved = sum(life.returned for life in lives), sum(life.moved for life in lives)
-    usual = mean_interval([_died(s.lives[USUAL]) for s in stories]).mean
-    gain = mean_interval([s.leaky.accuracy[-1] - s.rescued.accuracy[-1] for s in stories])
+def _build_checks(results: Sequence[SeedResult]) -> tuple[Check, ...]:
+    """Return the checks: death is permanent, it comes of large steps, and of the slope 0."""
+    histories = [history for s in results for history in (*s.histories.values(), s.rescued)]
+    returned, moved = sum(history.returned for history in histories), sum(history.moved for history in histories)
+    usual = compute_interval([_compute_died_share(s.histories[USUAL]) for s in results]).mean
+    gain = compute_interval([s.leaky.accuracy[-1] - s.rescued.accuracy[-1] for s in results])
     return (
         Check(
             Text(
@@ -214,7 +228,7 @@ def _checks(stories: Sequence[Story]) -> tuple[Check, ...]:
     )
 
 
-def _table(stories: Sequence[Story], plan: Plan) -> Table:
+def _build_table(results: Sequence[SeedResult], plan: Plan) -> Table:
     """Return one row for each step, and two for what follows the largest."""
     columns = (
         Column(Text("training", "训练")),
@@ -226,48 +240,49 @@ def _table(stories: Sequence[Story], plan: Plan) -> Table:
         Column(Text("test accuracy", "测试准确率"), ".1%"),
     )
 
-    def row(name: Text | str, lives: list[Life]) -> tuple[Cell, ...]:
-        last = mean_interval([life.dead[-1] for life in lives])
-        first, off, right = (
-            float(np.mean(v)) for v in zip(*((x.dead[0], x.off, x.accuracy[-1]) for x in lives), strict=True)
-        )
-        return (name, len(lives[0].dead) - 1, first, last.mean, last.high - last.mean, off, right)
+    def build_row(name: Text | str, histories: list[History]) -> tuple[Cell, ...]:
+        last = compute_interval([history.dead[-1] for history in histories])
+        values = [(history.dead[0], history.off, history.accuracy[-1]) for history in histories]
+        first, off, right = (float(np.mean(v)) for v in zip(*values, strict=True))
+        return (name, len(histories[0].dead) - 1, first, last.mean, last.high - last.mean, off, right)
 
-    rows = [row(f"η = {rate:g}", [s.lives[rate] for s in stories]) for rate in plan.rates]
-    then = f"η = {plan.rates[-1]:g} → {USUAL:g}"
-    rows.append(row(Text(f"{then}, ReLU", f"{then}，ReLU"), [s.rescued for s in stories]))
-    rows.append(row(Text(f"{then}, leaky", f"{then}，带泄漏"), [s.leaky for s in stories]))
+    rows = [build_row(f"η = {rate:g}", [s.histories[rate] for s in results]) for rate in plan.rates]
+    rescue = f"η = {plan.rates[-1]:g} → {USUAL:g}"
+    rows.append(build_row(Text(f"{rescue}, ReLU", f"{rescue}，ReLU"), [s.rescued for s in results]))
+    rows.append(build_row(Text(f"{rescue}, leaky", f"{rescue}，带泄漏"), [s.leaky for s in results]))
     return Table(columns, tuple(rows))
 
 
-def _draw(stories: Sequence[Story], plan: Plan, lang: Lang) -> Figure:
+def _draw(results: Sequence[SeedResult], plan: Plan, lang: Lang) -> Figure:
     """Draw the dead by step, and the accuracy that comes back with a leaky slope only."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("One step too large, and ReLU units die for good", "一步迈得太大，ReLU 单元就永久死亡"),
         Text(
-            f"{HIDDEN} hidden units, real images ({plan.data}), {len(stories)} seeds. Bands: all seeds.",
-            f"{HIDDEN} 个隐藏单元，真实图像（{plan.data}），{len(stories)} 个种子。色带：所有种子。",
+            f"{HIDDEN} hidden units, real images ({plan.data}), {len(results)} seeds. Bands: all seeds.",
+            f"{HIDDEN} 个隐藏单元，真实图像（{plan.data}），{len(results)} 个种子。色带：所有种子。",
         ),
         lang=lang,
     )
     left, right = figure.add_axes((0.09, 0.145, 0.385, 0.60)), figure.add_axes((0.575, 0.145, 0.40, 0.60))
-    _by_step(left, stories, plan, lang)
-    _by_epoch(right, stories, plan, lang)
+    _draw_by_step(left, results, plan, lang)
+    _draw_by_epoch(right, results, plan, lang)
     return figure
 
 
-def _band(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], *, color: str) -> None:
+def _draw_band(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], *, color: str) -> None:
     """Draw the mean over seeds of values (seeds, points), in the band from the least to the most."""
     table = np.array(values)
     axes.fill_between(x, table.min(0), table.max(0), color=color, alpha=0.2, linewidth=0)
     axes.plot(x, table.mean(0), color=color, marker="o" if len(x) < 8 else None, markersize=7)
 
 
-def _by_step(axes: Axes, stories: Sequence[Story], plan: Plan, lang: Lang) -> None:
+def _draw_by_step(axes: Axes, results: Sequence[SeedResult], plan: Plan, lang: Lang) -> None:
     """Draw the share of dead units after training, against the step."""
-    _band(axes, plan.rates, [[s.lives[rate].dead[-1] for rate in plan.rates] for s in stories], color=VERMILION)
+    _draw_band(
+        axes, plan.rates, [[s.histories[rate].dead[-1] for rate in plan.rates] for s in results], color=VERMILION
+    )
     axes.set_title(Text("dead units after training", "训练后死亡的单元").of(lang), loc="left")
     axes.set(xscale="log", ylim=(-0.03, 1.05), xticks=plan.rates, xticklabels=[f"{rate:g}" for rate in plan.rates])
     axes.minorticks_off()
@@ -275,26 +290,26 @@ def _by_step(axes: Axes, stories: Sequence[Story], plan: Plan, lang: Lang) -> No
     axes.set_xlabel(Text("step size η", "步长 η").of(lang))
 
 
-def _by_epoch(axes: Axes, stories: Sequence[Story], plan: Plan, lang: Lang) -> None:
+def _draw_by_epoch(axes: Axes, results: Sequence[SeedResult], plan: Plan, lang: Lang) -> None:
     """Draw test accuracy over the epochs: the wrecking step, then the usual one with either slope."""
     wreck, wrecking = plan.epochs, plan.rates[-1]
     after = range(wreck, wreck + plan.rescue + 1)
-    _band(axes, range(wreck + 1), [s.lives[wrecking].accuracy for s in stories], color=MUTED)
-    _band(axes, after, [s.leaky.accuracy for s in stories], color=BLUE)
-    _band(axes, after, [s.rescued.accuracy for s in stories], color=VERMILION)
+    _draw_band(axes, range(wreck + 1), [s.histories[wrecking].accuracy for s in results], color=MUTED)
+    _draw_band(axes, after, [s.leaky.accuracy for s in results], color=BLUE)
+    _draw_band(axes, after, [s.rescued.accuracy for s in results], color=VERMILION)
     axes.axvline(wreck, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_title(Text("test accuracy, once all are dead", "全部死亡之后的测试准确率").of(lang), loc="left")
     axes.set(ylim=(-0.03, 1.05), xlim=(0, after[-1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(Text("epoch", "轮").of(lang))
-    label(axes, (wreck / 2, 0.985), f"η = {wrecking:g}", color=MUTED, align="center")
+    add_label(axes, (wreck / 2, 0.985), f"η = {wrecking:g}", color=MUTED, align="center")
     middle = wreck + plan.rescue / 2
-    label(
+    add_label(
         axes, (middle, 0.985), Text(f"then η = {USUAL:g}", f"随后 η = {USUAL:g}").of(lang), color=MUTED, align="center"
     )
     end = after[-1] * 0.985
-    label(axes, (wreck + 0.02 * end, 0.87), Text("slope 0.01 (leaky)", "斜率 0.01（带泄漏）").of(lang), color=BLUE)
-    label(axes, (end, 0.04), Text("slope 0 (ReLU)", "斜率 0（ReLU）").of(lang), color=VERMILION, align="right")
+    add_label(axes, (wreck + 0.02 * end, 0.87), Text("slope 0.01 (leaky)", "斜率 0.01（带泄漏）").of(lang), color=BLUE)
+    add_label(axes, (end, 0.04), Text("slope 0 (ReLU)", "斜率 0（ReLU）").of(lang), color=VERMILION, align="right")
 
 
 LAB = Lab(

@@ -1,6 +1,6 @@
-"""Figures as one would put them on a slide: two panels wide, in the house's colors, with text that stays text.
+"""The style of the labs' figures: two panels wide, one set of colors, with text as SVG text.
 
-A lab draws a `Figure` in a language; `save_svg` puts matplotlib's settings back. The same drawing gives the same bytes.
+A lab draws a `Figure` in a language; `save_svg` restores matplotlib's settings. The same drawing gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SLIDE: dict[str, Any] = {
 
 
 def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
-    """Draw a figure in a language and write it as SVG. Returns the path; folders are made as needed."""
-    drawn = io.StringIO()
+    """Draw a figure in a language and write it as SVG. Returns the path; missing folders are created."""
+    buffer = io.StringIO()
     with mpl.rc_context(STYLE | SLIDE), warnings.catch_warnings():
-        # text is only measured with a font of ours; the reader's fonts have the Chinese glyphs
+        # matplotlib only measures the text; the reader's fonts have the Chinese glyphs
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        draw(lang).savefig(drawn, format="svg", metadata=NO_DATES)
-    text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, drawn.getvalue())
+        draw(lang).savefig(buffer, format="svg", metadata=NO_DATES)
+    text = re.sub(r"'DejaVu Sans'(, ?[^;\"]*)?(?=[;\"])", FONT, buffer.getvalue())
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
     with remove_new_folders_on_error(path.parent):
         make_folder(path.parent)
@@ -48,12 +48,12 @@ def save_svg(draw: Callable[[Lang], Figure], lang: Lang, *, path: Path) -> Path:
     return path
 
 
-def headline(figure: Figure, title: Text, subtitle: Text, *, lang: Lang) -> None:
-    """Write what the figure shows at its top left, and below it what to look at."""
+def add_headline(figure: Figure, title: Text, subtitle: Text, *, lang: Lang) -> None:
+    """Write the title at the figure's top left, and the subtitle below it."""
     figure.text(0.025, 0.945, title.of(lang), fontsize=19, fontweight="bold", va="center")
     figure.text(0.025, 0.878, subtitle.of(lang), fontsize=13.5, color=MUTED, va="center")
 
 
-def label(axes: Axes, at: tuple[float, float], text: str, *, color: str, align: str = "left") -> None:
+def add_label(axes: Axes, at: tuple[float, float], text: str, *, color: str, align: str = "left") -> None:
     """Write a label beside what it names, in the same color, in data coordinates."""
     axes.text(*at, text, color=color, fontsize=13.5, fontweight="bold", ha=align, va="center", linespacing=1.35)

@@ -17,18 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from layerwise.data.loader import Batch, MemoryBatches, Order
+from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
 from layerwise.data.source import ArraySource, Schema, fetch
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, compute_interval, use_one_thread
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
 from layerwise.nn.hebbian import LinearUnits
 from layerwise.plotting.svg import MUTED
 from layerwise.rules.base import Context
-from layerwise.rules.hebb import HebbOptions, Variant, make
+from layerwise.rules.hebb import HebbOptions, Variant, build_hebb
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.reconstruction import Reconstruction
-from layerwise.training.loop import Cursor, steps
+from layerwise.training.loop import Cursor, run_steps
 
 CELLS, GROUP = 32, 8  # the cells, and those of them that fire together
 MOMENTS, BATCH, EPOCHS = 500, 50, 10
@@ -41,7 +41,7 @@ LEAST = 0.25  # what must be gained on chance
 
 
 @dataclass(frozen=True)
-class Grown:
+class TrainedNeuron:
     """One neuron's weight (D,) at the end, the share of it (of Σw²) that lies on the group, and share and length after
     each epoch."""
 
@@ -56,86 +56,86 @@ class Trial:
     each by itself."""
 
     group: NDArray[np.bool_]
-    hebb: Grown
-    oja: Grown
-    shuffled: Grown
+    hebb: TrainedNeuron
+    oja: TrainedNeuron
+    shuffled: TrainedNeuron
     rates: tuple[float, float]  # how often the cells of the group fire, and the others
     angle: float  # |cos| between Oja's weight and the direction of largest variance
 
 
-def firing(seed: int, together: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def draw_firing(seed: int, together: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return which cells fire at which moment, (N, D) of zeros and ones, and which cells are the group, (D,).
 
     Every cell fires at the rate `RATE`. A cell of the group copies a hidden event with the probability ``together`` and
     else fires by itself, so that its rate stays the same.
     """
-    draw = rng.numpy_generator("hebb", seed)
+    generator = rng.make_numpy_generator("hebb", seed)
     group = np.zeros(CELLS, dtype=np.bool_)
-    group[draw.choice(CELLS, GROUP, replace=False)] = True
-    event = draw.random((MOMENTS, 1)) < RATE
-    alone = draw.random((MOMENTS, CELLS)) < RATE
-    copies = (draw.random((MOMENTS, CELLS)) < together) & group
+    group[generator.choice(CELLS, GROUP, replace=False)] = True
+    event = generator.random((MOMENTS, 1)) < RATE
+    alone = generator.random((MOMENTS, CELLS)) < RATE
+    copies = (generator.random((MOMENTS, CELLS)) < together) & group
     return np.where(copies, event, alone).astype(np.float64), group
 
 
-def shuffled(cells: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Return the same firing with each cell's moments in an order of its own: as often as before, but no longer
-    together."""
-    return rng.numpy_generator("hebb shuffled", seed).permuted(cells, axis=0)
+def shuffle_firing(cells: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Return the same firing with each cell's moments in an order of its own: rates stay, coincidences
+    vanish."""
+    return rng.make_numpy_generator("hebb shuffled", seed).permuted(cells, axis=0)
 
 
-def grow(cells: NDArray[np.float64], group: NDArray[np.bool_], variant: Variant, seed: int) -> Grown:
-    """Let one neuron learn from the cells by the rule ``hebb``, as a run does."""
+def train_neuron(cells: NDArray[np.float64], group: NDArray[np.bool_], variant: Variant, seed: int) -> TrainedNeuron:
+    """Train one neuron on the cells by the rule ``hebb``, as a run does."""
     names = tuple(f"cell{i}" for i in range(CELLS))
     source = ArraySource(Schema("row", (CELLS,), "none", (), names), cells, None, "cells")
     task = Reconstruction.prepare(source, Reconstruction.Options(scale="none"))
     batch: Batch = task.collate(fetch(source, range(len(cells))))
-    with rng.seeded(rng.key("hebb", seed)):
+    with rng.use_seed(rng.derive_seed("hebb", seed)):
         net = LinearUnits(CELLS, 1, directions=variant == "hebb")
     context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=len(cells))
-    shares, lengths = [_share(net, group)], [1.0]
-    rule = make(context, HebbOptions(variant=variant, lr=STEP))
-    for event in steps(rule, MemoryBatches(batch, Order(len(cells), BATCH, seed)), EPOCHS, Cursor()):
+    shares, lengths = [_compute_group_share(net, group)], [1.0]
+    rule = build_hebb(context, HebbOptions(variant=variant, lr=STEP))
+    for event in run_steps(rule, MemoryBatches(batch, BatchSampler(len(cells), BATCH, seed)), EPOCHS, Cursor()):
         if event.verdict is not None:
-            shares.append(_share(net, group))
+            shares.append(_compute_group_share(net, group))
             lengths.append(float(net.weight.detach().double().norm()))
-    return Grown(net.weight.detach().double().numpy()[0], tuple(shares), tuple(lengths))
+    return TrainedNeuron(net.weight.detach().double().numpy()[0], tuple(shares), tuple(lengths))
 
 
-def _share(net: LinearUnits, group: NDArray[np.bool_]) -> float:
+def _compute_group_share(net: LinearUnits, group: NDArray[np.bool_]) -> float:
     """Return the part of Σw² that lies on the group."""
     squares = net.weight.detach().double().square()[0]
     return float(squares[torch.from_numpy(group)].sum() / squares.sum())
 
 
-def largest_variance(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+def find_largest_variance(cells: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the direction (D,) along which the cells' firing varies most."""
-    found: NDArray[np.float64] = np.linalg.eigh(np.cov(cells.T))[1][:, -1]
-    return found
+    direction: NDArray[np.float64] = np.linalg.eigh(np.cov(cells.T))[1][:, -1]
+    return direction
 
 
-def trial(seed: int, together: float) -> Trial:
-    """Let neurons under both rules learn from one firing, and one under Oja's from the shuffled."""
-    cells, group = firing(seed, together)
-    hebb, oja = grow(cells, group, "hebb", seed), grow(cells, group, "oja", seed)
-    control = grow(shuffled(cells, seed), group, "oja", seed)
+def run_trial(seed: int, together: float) -> Trial:
+    """Train neurons by both rules on one firing, and one by Oja's rule on the shuffled firing."""
+    cells, group = draw_firing(seed, together)
+    hebb, oja = train_neuron(cells, group, "hebb", seed), train_neuron(cells, group, "oja", seed)
+    control = train_neuron(shuffle_firing(cells, seed), group, "oja", seed)
     rates = float(cells[:, group].mean()), float(cells[:, ~group].mean())
-    angle = abs(float(oja.weight @ largest_variance(cells))) / float(np.linalg.norm(oja.weight))
+    angle = abs(float(oja.weight @ find_largest_variance(cells))) / float(np.linalg.norm(oja.weight))
     return Trial(group, hebb, oja, control, rates, angle)
 
 
 def measure(mode: Mode, *, together: float = TOGETHER, seeds: int = 0) -> Findings:
-    """Let neurons learn, seed by seed.
+    """Train the neurons, seed by seed.
 
     Args:
         mode: how many seeds.
         together: how often a cell of the group does what the group does; at 0 nothing co-occurs.
         seeds: another number of seeds than the mode's.
     """
-    with one_thread():
-        trials = [trial(seed, together) for seed in range(seeds or SEEDS[mode])]
-    control = mean_interval([t.shuffled.shares[-1] for t in trials])
-    hebb = mean_interval([t.hebb.shares[-1] for t in trials])
+    with use_one_thread():
+        trials = [run_trial(seed, together) for seed in range(seeds or SEEDS[mode])]
+    control = compute_interval([t.shuffled.shares[-1] for t in trials])
+    hebb = compute_interval([t.hebb.shares[-1] for t in trials])
     rates = [float(np.mean([t.rates[at] for t in trials])) for at in (0, 1)]
     growth = min(t.hebb.lengths[-1] for t in trials)
     off = max(abs(t.oja.lengths[-1] - 1) for t in trials)
@@ -183,29 +183,27 @@ def measure(mode: Mode, *, together: float = TOGETHER, seeds: int = 0) -> Findin
         ),
     )
     return Findings(
-        tuple(t.oja.shares[-1] - CHANCE for t in trials), LEAST, checks, _table(trials), partial(_draw, trials)
+        tuple(t.oja.shares[-1] - CHANCE for t in trials), LEAST, checks, _build_table(trials), partial(_draw, trials)
     )
 
 
-def _table(trials: list[Trial]) -> Table:
+def _build_table(trials: list[Trial]) -> Table:
     """Return one row for each rule."""
     names = (
         ("oja", Text("Oja's rule", "Oja 规则")),
         ("hebb", Text("Hebb's rule", "赫布规则")),
         ("shuffled", Text("Oja's rule, firing shuffled", "Oja 规则，发放打乱")),
     )
-    found = []
+    rows = []
     for key, name in names:
-        grown: list[Grown] = [getattr(t, key) for t in trials]
-        shares = mean_interval([g.shares[-1] for g in grown])
-        weights = [np.abs(g.weight) / np.linalg.norm(g.weight) for g in grown]
-        inside, outside = (
-            float(np.mean([w[t.group == side].mean() for w, t in zip(weights, trials, strict=True)]))
-            for side in (True, False)
-        )
-        length = max(g.lengths[-1] for g in grown)
-        before = float(np.mean([g.shares[0] for g in grown]))
-        found.append((name, before, shares.mean, inside, outside, f"{length:.3g}"))
+        neurons: list[TrainedNeuron] = [getattr(t, key) for t in trials]
+        shares = compute_interval([g.shares[-1] for g in neurons])
+        weights = [np.abs(g.weight) / np.linalg.norm(g.weight) for g in neurons]
+        inside = float(np.mean([w[t.group].mean() for w, t in zip(weights, trials, strict=True)]))
+        outside = float(np.mean([w[~t.group].mean() for w, t in zip(weights, trials, strict=True)]))
+        length = max(g.lengths[-1] for g in neurons)
+        before = float(np.mean([g.shares[0] for g in neurons]))
+        rows.append((name, before, shares.mean, inside, outside, f"{length:.3g}"))
     heads = (
         ("share of the group before", "学习前该组所占份额"),
         ("after", "学习后"),
@@ -218,13 +216,13 @@ def _table(trials: list[Trial]) -> Table:
         *(Column(Text(*h), s) for h, s in zip(heads, specs, strict=True)),
         Column(Text("longest w", "最长的 w"), ">"),
     )
-    return Table(columns, tuple(found))
+    return Table(columns, tuple(rows))
 
 
 def _draw(trials: list[Trial], lang: Lang) -> Figure:
     """Draw the first seed's weights by cell, and the group's share by epoch."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Cells that fire together wire together", "一起发放的细胞，连接在一起"),
         Text(
@@ -234,7 +232,7 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
         ),
         lang=lang,
     )
-    _bars(figure.add_axes((0.085, 0.145, 0.385, 0.60)), trials[0], lang)
+    _draw_bars(figure.add_axes((0.085, 0.145, 0.385, 0.60)), trials[0], lang)
     axes = figure.add_axes((0.585, 0.145, 0.39, 0.60))
     for key, color, style in (("oja", BLUE, "-"), ("hebb", GREEN, "--"), ("shuffled", VERMILION, "-")):
         table = np.array([getattr(t, key).shares for t in trials])  # (seeds, epochs + 1)
@@ -246,20 +244,22 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(Text("share of the weight on the group", "权重落在该组的份额").of(lang), loc="left")
     axes.set_xlabel(Text("epochs", "轮数").of(lang))
-    label(axes, (EPOCHS, 0.64), Text("Oja's rule", "Oja 规则").of(lang), color=BLUE, align="right")
-    label(axes, (EPOCHS, 0.55), Text("Hebb's rule (dashed)", "赫布规则（虚线）").of(lang), color=GREEN, align="right")
-    label(
+    add_label(axes, (EPOCHS, 0.64), Text("Oja's rule", "Oja 规则").of(lang), color=BLUE, align="right")
+    add_label(
+        axes, (EPOCHS, 0.55), Text("Hebb's rule (dashed)", "赫布规则（虚线）").of(lang), color=GREEN, align="right"
+    )
+    add_label(
         axes, (EPOCHS, 0.43), Text("not together: shuffled", "打乱：不再同时").of(lang), color=VERMILION, align="right"
     )
     return figure
 
 
-def _bars(axes: Axes, first: Trial, lang: Lang) -> None:
+def _draw_bars(axes: Axes, first: Trial, lang: Lang) -> None:
     """Draw |w| of each cell at length 1: the group on the left in blue, the others gray; a line marks each after the
     shuffle."""
     order = np.argsort(~first.group, kind="stable")
-    for grown, color in ((first.oja, BLUE), (first.shuffled, VERMILION)):
-        heights = (np.abs(grown.weight) / np.linalg.norm(grown.weight))[order]
+    for neuron, color in ((first.oja, BLUE), (first.shuffled, VERMILION)):
+        heights = (np.abs(neuron.weight) / np.linalg.norm(neuron.weight))[order]
         if color == BLUE:
             axes.bar(range(CELLS), heights, color=[BLUE] * GROUP + [MUTED] * (CELLS - GROUP), width=0.8)
         else:

@@ -16,9 +16,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline
-from layerwise.labs.trial import HIDDEN, TRAIN, Treatment, Trial, noisy_digits, trained
+from layerwise.labs.base import (
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    format_signed,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline
+from layerwise.labs.regularization import HIDDEN, TRAIN, Treatment, Trial, noisy_digits, run_trial
 from layerwise.plotting.svg import INK
 
 PLAIN, L2, L1, SLOPE = "none", "L2", "L1", "L1 by its slope"
@@ -50,30 +62,30 @@ PLANS: dict[Mode, Plan] = {"quick": Plan(3, 30), "normal": Plan(10, 40), "full":
 Trials = dict[str, list[Trial]]
 
 
-def weights(trial: Trial) -> Tensor:
+def flatten_weights(trial: Trial) -> Tensor:
     """Return all weights of a network in a row, (P,), in float64."""
     return torch.cat([w.flatten().double() for w in trial.weights])
 
 
-def zeros(trial: Trial) -> float:
+def compute_zero_share(trial: Trial) -> float:
     """Return the share of weights that are exactly 0."""
-    return float((weights(trial) == 0).double().mean())
+    return float((flatten_weights(trial) == 0).double().mean())
 
 
-def negligible(trial: Trial) -> float:
+def compute_negligible_share(trial: Trial) -> float:
     """Return the share of weights below a hundredth of the network's largest."""
-    size = weights(trial).abs()
+    size = flatten_weights(trial).abs()
     return float((size < TINY * size.max()).double().mean())
 
 
-def largest(trial: Trial) -> float:
+def find_largest(trial: Trial) -> float:
     """Return max |w|."""
-    return float(weights(trial).abs().max())
+    return float(flatten_weights(trial).abs().max())
 
 
-def typical(trial: Trial) -> float:
+def compute_rms(trial: Trial) -> float:
     """Return √(mean w²)."""
-    return float(weights(trial).square().mean().sqrt())
+    return float(flatten_weights(trial).square().mean().sqrt())
 
 
 def measure(mode: Mode, *, treatments: Mapping[str, Treatment] = TREATMENTS, plan: Plan | None = None) -> Findings:
@@ -81,62 +93,65 @@ def measure(mode: Mode, *, treatments: Mapping[str, Treatment] = TREATMENTS, pla
 
     Args:
         mode: how many seeds and epochs.
-        treatments: which penalty plays which part; another one in a part is a counter-experiment.
+        treatments: the penalty of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found: Trials = {name: [] for name in treatments}
-    with one_thread():
+    results: Trials = {name: [] for name in treatments}
+    with use_one_thread():
         for seed in range(plan.seeds):
             parts = noisy_digits(seed)
             for name, treatment in treatments.items():
-                found[name].append(trained(parts, seed, treatment, epochs=plan.epochs))
-    margins = tuple(zeros(sparse) - negligible(small) for sparse, small in zip(found[L1], found[L2], strict=True))
-    return Findings(margins, BOUND, _checks(found), _table(found), partial(_draw, found))
+                results[name].append(run_trial(parts, seed, treatment, epochs=plan.epochs))
+    margins = tuple(
+        compute_zero_share(sparse) - compute_negligible_share(small)
+        for sparse, small in zip(results[L1], results[L2], strict=True)
+    )
+    return Findings(margins, BOUND, _build_checks(results), _build_table(results), partial(_draw, results))
 
 
-def _checks(found: Trials) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: L2's weights are the smallest, its zeros none; neither penalty
-    hurts."""
-    rms = {name: mean_interval([typical(t) for t in trials]).mean for name, trials in found.items()}
-    ratio = [largest(small) / largest(sparse) for small, sparse in zip(found[L2], found[L1], strict=True)]
-    shrink = [typical(small) / typical(plain) for small, plain in zip(found[L2], found[PLAIN], strict=True)]
-    gains = {
-        name: mean_interval([p.test - t.test for p, t in zip(found[PLAIN], found[name], strict=True)])
-        for name in (L2, L1)
-    }
-    least = min(gain.low for gain in gains.values())
+def _build_checks(results: Trials) -> tuple[Check, ...]:
+    """Return the checks: L2's weights are the smallest, none of them zero; both penalties lower the test
+    loss."""
+    rms = {name: compute_interval([compute_rms(t) for t in trials]).mean for name, trials in results.items()}
+    ratio = [find_largest(small) / find_largest(sparse) for small, sparse in zip(results[L2], results[L1], strict=True)]
+    shrink = [compute_rms(small) / compute_rms(plain) for small, plain in zip(results[L2], results[PLAIN], strict=True)]
+    lows = []
+    for name in (L2, L1):
+        gains = [plain.test - trial.test for plain, trial in zip(results[PLAIN], results[name], strict=True)]
+        lows.append(compute_interval(gains).low)
+    least = min(lows)
     return (
         Check(
             Text(
                 f"L2's weights are small: of size {rms[L2]:.3f} where they are {rms[PLAIN]:.3f} without penalty",
                 f"L2 的权重小：均方根为 {rms[L2]:.3f}，无惩罚时为 {rms[PLAIN]:.3f}",
             ),
-            mean_interval(shrink).high < 1,
+            compute_interval(shrink).high < 1,
         ),
         Check(
             Text(
-                f"and even: its largest weight is {mean_interval(ratio).mean:.2f} of L1's, which keeps a few "
+                f"and even: its largest weight is {compute_interval(ratio).mean:.2f} of L1's, which keeps a few "
                 "large ones",
-                f"而且均匀：最大权重只有 L1 的 {mean_interval(ratio).mean:.2f} 倍，L1 则保留少数大权重",
+                f"而且均匀：最大权重只有 L1 的 {compute_interval(ratio).mean:.2f} 倍，L1 则保留少数大权重",
             ),
-            mean_interval(ratio).high < 1,
+            compute_interval(ratio).high < 1,
         ),
         Check(
             Text("L2 makes no weight exactly zero", "L2 不会让任何权重恰好为零"),
-            max(zeros(t) for t in found[L2]) == 0,
+            max(compute_zero_share(t) for t in results[L2]) == 0,
         ),
         Check(
             Text(
-                f"both lower the test loss, by {signed(least)} nats at the least (lower end of the intervals)",
-                f"两者都降低测试损失，至少 {signed(least)} 奈特（区间下端）",
+                f"both lower the test loss, by {format_signed(least)} nats at the least (lower end of the intervals)",
+                f"两者都降低测试损失，至少 {format_signed(least)} 奈特（区间下端）",
             ),
             least > 0,
         ),
     )
 
 
-def _table(found: Trials) -> Table:
+def _build_table(results: Trials) -> Table:
     """Return one row for each penalty, means over seeds."""
     columns = (
         Column(Text("penalty", "惩罚")),
@@ -149,17 +164,28 @@ def _table(found: Trials) -> Table:
         Column(Text("gap", "差距"), ".3f"),
     )
     rows = []
-    for name, trials in found.items():
-        values = [(zeros(t), negligible(t), typical(t), largest(t), t.train, t.test, t.gap) for t in trials]
+    for name, trials in results.items():
+        values = [
+            (
+                compute_zero_share(t),
+                compute_negligible_share(t),
+                compute_rms(t),
+                find_largest(t),
+                t.train,
+                t.test,
+                t.gap,
+            )
+            for t in trials
+        ]
         rows.append((NAMES[name], *np.mean(values, axis=0).tolist()))
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Trials, lang: Lang) -> Figure:
+def _draw(results: Trials, lang: Lang) -> Figure:
     """Draw how many weights are how large, under each penalty, and how the two penalties pull."""
     figure = Figure(figsize=SIZE)
-    count = len(weights(found[PLAIN][0]))
-    headline(
+    count = len(flatten_weights(results[PLAIN][0]))
+    add_headline(
         figure,
         Text("L1 empties the network, L2 shrinks it", "L1 清空权重，L2 缩小权重"),
         Text(f"The {count:,} weights of one network, sorted by size.", f"同一网络的 {count:,} 个权重，按大小排序。"),
@@ -167,30 +193,31 @@ def _draw(found: Trials, lang: Lang) -> Figure:
     )
     axes = figure.add_axes((0.095, 0.145, 0.50, 0.65))
     for name, color in ((PLAIN, VERMILION), (L2, BLUE), (L1, GREEN)):
-        size = np.sort(weights(found[name][0]).abs().numpy())[::-1]
-        at = np.unique(np.linspace(0, len(size) - 1, 300).astype(int))  # a curve needs no more points
-        axes.plot(100 * at / len(size), size[at], color=color, label=NAMES[name].of(lang))
+        size = np.sort(flatten_weights(results[name][0]).abs().numpy())[::-1]
+        index = np.unique(np.linspace(0, len(size) - 1, 300).astype(int))  # a curve needs no more points
+        axes.plot(100 * index / len(size), size[index], color=color, label=NAMES[name].of(lang))
     axes.set(xlim=(0, 100), ylim=(0, None))
     axes.set_xlabel(Text("weights, largest first (%)", "权重（从大到小，%）").of(lang))
     axes.set_ylabel("|w|")
     axes.legend(loc="upper right")
-    empty = 100 * (1 - zeros(found[L1][0]))
+    start_of_zeros = 100 * (1 - compute_zero_share(results[L1][0]))
     axes.annotate(
-        Text(f"from here on exactly 0\n({100 - empty:.0f} % of them)", f"此后恰好为 0\n（占 {100 - empty:.0f} %）").of(
-            lang
-        ),
-        (empty, 0),
-        (empty + 4, 0.27 * axes.get_ylim()[1]),
+        Text(
+            f"from here on exactly 0\n({100 - start_of_zeros:.0f} % of them)",
+            f"此后恰好为 0\n（占 {100 - start_of_zeros:.0f} %）",
+        ).of(lang),
+        (start_of_zeros, 0),
+        (start_of_zeros + 4, 0.27 * axes.get_ylim()[1]),
         color=GREEN,
         fontsize=13,
         fontweight="bold",
         arrowprops={"arrowstyle": "->", "color": GREEN, "linewidth": 1.8},
     )
-    _forces(figure.add_axes((0.70, 0.145, 0.275, 0.56)), lang)
+    _draw_forces(figure.add_axes((0.70, 0.145, 0.275, 0.56)), lang)
     return figure
 
 
-def _forces(axes: Axes, lang: Lang) -> None:
+def _draw_forces(axes: Axes, lang: Lang) -> None:
     """Draw the slope of either penalty by weight: why one stops short of zero and the other does not."""
     w = np.linspace(-0.5, 0.5, 201)
     axes.plot(w, 2 * 3e-3 * w * 1000, color=BLUE, label="2λw")

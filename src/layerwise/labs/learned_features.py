@@ -2,8 +2,7 @@
 
 ``N`` examples. N. Dalal, B. Triggs (2005); A. Krizhevsky, I. Sutskever, G. E. Hinton (2012). The one idea: the same
 linear layer reads
-three descriptions of an image: its pixels, histograms of edges that people designed, and maps that were learned
-    together with it.
+three descriptions of an image: its pixels, hand-designed histograms of edges, and maps that are learned with it.
 """
 
 from __future__ import annotations
@@ -13,68 +12,78 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from layerwise.labs import curves
-from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, mean_interval
-from layerwise.labs.curves import Course, Curves, Learner, Plan, lead, points
+from layerwise.labs import learning_curves
+from layerwise.labs.base import Check, Findings, Lab, Lang, Mode, Text, compute_interval
 from layerwise.labs.figures import BLUE, GREEN, ORANGE
+from layerwise.labs.learning_curves import CurveConfig, Curves, Learner, Plan, compute_lead, format_points
 
 FIELD = 12
-LEARNERS: dict[str, Learner] = {"cnn": curves.network, "hog": curves.linear_on_edges, "pixels": curves.linear}
+LEARNERS: dict[str, Learner] = {
+    "cnn": learning_curves.train_cnn,
+    "hog": learning_curves.fit_linear_on_hog,
+    "pixels": learning_curves.fit_linear,
+}
 NAMES = {
     "cnn": Text("learned (CNN)", "学习得到（CNN）"),
     "hog": Text("HOG + linear", "HOG + 线性"),
     "pixels": Text("pixels + linear", "像素 + 线性"),
 }
 COLORS = {"cnn": BLUE, "hog": GREEN, "pixels": ORANGE}
-PLACED_DIGITS = Course("digits", (30, 100, 300, 1000, 2500), FIELD)
+PLACED_DIGITS = CurveConfig("digits", (30, 100, 300, 1000, 2500), FIELD)
 PLANS: dict[Mode, Plan] = {
-    "quick": Plan((Course("digits", (30, 500), FIELD),), 4, 60, 16),
-    "normal": Plan((PLACED_DIGITS, Course("digits", (10, 30, 100, 300, 1259))), 5, 300, 12),
-    "full": Plan((Course("fashion-mnist", (100, 1000, 10_000)), PLACED_DIGITS), 5, 400, 15),
+    "quick": Plan((CurveConfig("digits", (30, 500), FIELD),), 4, 60, 16),
+    "normal": Plan((PLACED_DIGITS, CurveConfig("digits", (10, 30, 100, 300, 1259))), 5, 300, 12),
+    "full": Plan((CurveConfig("fashion-mnist", (100, 1000, 10_000)), PLACED_DIGITS), 5, 400, 15),
 }
 
 
 def measure(mode: Mode, *, learners: Mapping[str, Learner] = LEARNERS, plan: Plan | None = None) -> Findings:
-    """Let the same linear layer read the three kinds of features, after few and after many examples, seed by seed.
+    """Train the same linear layer on the three kinds of features, with few and with many examples, seed by seed.
 
     Args:
         mode: how many examples, of which data, and seeds.
-        learners: who plays which part; another one in a part is a counter-experiment.
+        learners: the learner of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found = [(course, curves.sweep(course, learners, plan)) for course in plan.courses]
-    margins = tuple(lead(found[0][1], "cnn", "hog", -1))
-    return Findings(margins, 0.0, _checks(*found[0]), curves.table(found, NAMES, ("cnn", "hog")), partial(_draw, found))
+    results = [(config, learning_curves.sweep(config, learners, plan)) for config in plan.configs]
+    margins = tuple(compute_lead(results[0][1], "cnn", "hog", -1))
+    return Findings(
+        margins,
+        0.0,
+        _build_checks(*results[0]),
+        learning_curves.build_table(results, NAMES, ("cnn", "hog")),
+        partial(_draw, results),
+    )
 
 
-def _checks(course: Course, found: Curves) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: HOG is a worthy rival, and where data do not suffice it is ahead."""
-    least, most = (f"{course.sizes[at]:,d}" for at in (0, -1))
-    worth = mean_interval(lead(found, "hog", "pixels", -1))
-    few = mean_interval(lead(found, "hog", "cnn", 0))
+def _build_checks(config: CurveConfig, curves: Curves) -> tuple[Check, ...]:
+    """Check that HOG beats pixels, and that it is ahead where data are few."""
+    least, most = (f"{config.sizes[index]:,d}" for index in (0, -1))
+    worth = compute_interval(compute_lead(curves, "hog", "pixels", -1))
+    few = compute_interval(compute_lead(curves, "hog", "cnn", 0))
     return (
         Check(
             Text(
-                f"HOG is worth something: with {most} examples it is ahead of pixels by {points(worth)} points",
-                f"HOG 确有价值：{most} 个样本时领先像素 {points(worth)} 个百分点",
+                f"HOG is worth something: with {most} examples it is ahead of pixels by {format_points(worth)} points",
+                f"HOG 确有价值：{most} 个样本时领先像素 {format_points(worth)} 个百分点",
             ),
             worth.low > 0,
         ),
         Check(
             Text(
-                f"data must suffice: with {least} examples HOG is ahead of the CNN by {points(few)} points",
-                f"数据须足够：只有 {least} 个样本时，HOG 领先 CNN {points(few)} 个百分点",
+                f"data must suffice: with {least} examples HOG is ahead of the CNN by {format_points(few)} points",
+                f"数据须足够：只有 {least} 个样本时，HOG 领先 CNN {format_points(few)} 个百分点",
             ),
             few.low > 0,
         ),
     )
 
 
-def _draw(found: list[tuple[Course, Curves]], lang: Lang) -> Figure:
-    """Draw the curves of each course."""
+def _draw(results: list[tuple[CurveConfig, Curves]], lang: Lang) -> Figure:
+    """Draw the curves of each data set."""
     title = Text("With few images design wins, with many learning does", "图像少时靠设计取胜，图像多时靠学习取胜")
-    return curves.imaged(found, title, names=NAMES, colors=COLORS, lang=lang)
+    return learning_curves.draw_figure(results, title, names=NAMES, colors=COLORS, lang=lang)
 
 
 LAB = Lab(
@@ -100,8 +109,8 @@ LAB = Lab(
         "beside them, as they are (fashion-mnist in the full form). Three linear layers: on pixels, on HOG "
         "(Dalal & Triggs's: nine directions, cells of two pixels, of four on fashion-mnist), and on the maps "
         "of two convolutions "
-        f"({curves.WIDTHS[0]} and "
-        f"{curves.WIDTHS[1]} filters of 3×3) that learn with it, by Adam. All see the same examples and "
+        f"({learning_curves.WIDTHS[0]} and "
+        f"{learning_curves.WIDTHS[1]} filters of 3×3) that learn with it, by Adam. All see the same examples and "
         "choose on the same validation "
         "part: the L2 "
         "penalty, and the step at which the network was best. The margin is read at the last number of "
@@ -112,8 +121,8 @@ LAB = Lab(
         "因而一幅图可以产生许多样本；另附原样图像"
         "（完整形式用 fashion-mnist）。三个线性层：分别读取像素、HOG（Dalal 与 Triggs 的形式：九个方向，"
         "单元边长 2 像素，"
-        f"fashion-mnist 为 4 像素），以及与之一同用 Adam 学习的两层卷积（{curves.WIDTHS[0]} 与 "
-        f"{curves.WIDTHS[1]} 个 3×3 滤波器）的特征图。"
+        f"fashion-mnist 为 4 像素），以及与之一同用 Adam 学习的两层卷积（{learning_curves.WIDTHS[0]} 与 "
+        f"{learning_curves.WIDTHS[1]} 个 3×3 滤波器）的特征图。"
         "各方使用同样的样本，并在同一验证集上选择：L2 惩罚的强度，以及网络表现最好的那一步。"
         "裕量取第一类图像在样本最多时的值；"
         "各项检查取样本最少与最多时的值。（完整形式从 100 个样本开始：只有 30 个时，五个种子分不出先后。）",

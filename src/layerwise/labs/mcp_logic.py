@@ -19,16 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from layerwise.functional.neuron import mcp, neuron
-from layerwise.functional.perceptron import perceptron_step
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.functional.neuron import mcp, neuron, perceptron_step
+from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, compute_interval, use_one_thread
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.mcculloch_pitts import MCPNet, MCPNeuron
-from layerwise.models.mcculloch_pitts import mcp as gate_of
+from layerwise.models.mcculloch_pitts import mcp as build_gate
 from layerwise.plotting.svg import MUTED
 from layerwise.runtime import rng
 
-Fires = Callable[[Tensor, Tensor, Tensor], Tensor]  # inputs (M, n), weights (n,), threshold () to outputs (M,)
+Unit = Callable[[Tensor, Tensor, Tensor], Tensor]  # inputs (M, n), weights (n,), threshold () to outputs (M,)
 INPUTS = 4
 SEEDS: dict[Mode, int] = {"quick": 6, "normal": 20, "full": 100}
 PASSES = 60
@@ -44,14 +43,13 @@ WIDEST = 8  # inputs up to which each gate is checked
 
 @dataclass(frozen=True)
 class Learner:
-    """What became of one neuron: the share of the truth table it has right after each pass (PASSES + 1,), from before
-    the first on."""
+    """One neuron's accuracy on the truth table before the first pass and after each, (PASSES + 1,)."""
 
     path: tuple[float, ...]
 
     @property
-    def gained(self) -> float:
-        """What all passes changed."""
+    def gain(self) -> float:
+        """The change of accuracy over all passes."""
         return self.path[-1] - self.path[0]
 
 
@@ -67,135 +65,135 @@ class Trial:
     slopes: int
 
 
-def rows(inputs: int) -> Tensor:
+def enumerate_inputs(inputs: int) -> Tensor:
     """Return all combinations of inputs, (2ⁿ, n)."""
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=inputs)), dtype=torch.float64)
 
 
-def step(x: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
-    """Return what the McCulloch–Pitts neuron fires (E01)."""
+def step_unit(x: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
+    """Return the outputs of a McCulloch–Pitts neuron (E01)."""
     return mcp(x, weights, threshold)
 
 
-def soft(x: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
-    """Return what a neuron with a sigmoid in the step's place answers (E02)."""
+def sigmoid_unit(x: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
+    """Return the outputs of a neuron with a sigmoid instead of the step (E02)."""
     return neuron(x, weights, bias=-threshold, activation=torch.sigmoid)
 
 
-def wrongly_computed() -> int:
+def count_wrong_outputs() -> int:
     """Return how many entries of the truth tables of AND, OR, NAND, NOR (1 to WIDEST inputs), NOT and XOR the catalog's
     nets have wrong."""
     wrong = 0
-    for name, wanted in GATES.items():
+    for name, expected in GATES.items():
         for inputs in range(1, WIDEST + 1):
-            wrong += _differing(gate_of(gate=name, inputs=inputs), inputs, wanted)  # type: ignore[arg-type]
-    wrong += _differing(gate_of(gate="not", inputs=1), 1, lambda x: 1 - x[0])
-    return wrong + _differing(gate_of(gate="xor"), 2, lambda x: x[0] ^ x[1])
+            wrong += _count_wrong_rows(build_gate(gate=name, inputs=inputs), inputs, expected)  # type: ignore[arg-type]
+    wrong += _count_wrong_rows(build_gate(gate="not", inputs=1), 1, lambda x: 1 - x[0])
+    return wrong + _count_wrong_rows(build_gate(gate="xor"), 2, lambda x: x[0] ^ x[1])
 
 
-def net_of(table: tuple[int, ...]) -> MCPNet:
+def build_net(table: tuple[int, ...]) -> MCPNet:
     """Return a net of two layers for any truth table (2ⁿ entries): one neuron for each row with a 1, which fires there
     only, then OR.
 
     A table without a 1 gets one neuron that never fires.
     """
-    points = rows(len(table).bit_length() - 1)
+    points = enumerate_inputs(len(table).bit_length() - 1)
     ones = [x for x, y in zip(points, table, strict=True) if y]
     first = [MCPNeuron((2 * x - 1).tolist(), float(x.sum())) for x in ones] or [MCPNeuron([0.0] * points.shape[1], 1.0)]
     return MCPNet(first, MCPNeuron([1.0] * len(first), 1.0))
 
 
-def functions_computed(inputs: int) -> int:
+def count_computed_functions(inputs: int) -> int:
     """Return how many of the 2^2ⁿ functions of n bits a net of two layers computes exactly."""
-    x = rows(inputs).float()
+    x = enumerate_inputs(inputs).float()
     tables = itertools.product((0, 1), repeat=2**inputs)
-    return sum(net_of(table)(x)[:, 0].tolist() == list(table) for table in tables)
+    return sum(build_net(table)(x)[:, 0].tolist() == list(table) for table in tables)
 
 
-def _differing(net: torch.nn.Module, inputs: int, wanted: Callable[[tuple[int, ...]], int]) -> int:
-    """Return in how many rows a net's output is not the wanted one."""
-    x = rows(inputs).float()
-    given = net(x)[:, 0].tolist()
-    return sum(int(y != wanted(tuple(int(v) for v in row))) for row, y in zip(x.tolist(), given, strict=True))
+def _count_wrong_rows(net: torch.nn.Module, inputs: int, expected: Callable[[tuple[int, ...]], int]) -> int:
+    """Return in how many rows a net's output is not the expected one."""
+    x = enumerate_inputs(inputs).float()
+    outputs = net(x)[:, 0].tolist()
+    return sum(int(y != expected(tuple(int(v) for v in row))) for row, y in zip(x.tolist(), outputs, strict=True))
 
 
-def task(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_task(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return a function that one neuron can compute, to be learned, and a start: outputs (M,), weights (n,), threshold
     ().
 
     Function and start are drawn until the function is not constant and the start has at least a quarter of the table
     wrong.
     """
-    draw = rng.numpy_generator("mcp-logic", seed)
-    x = rows(INPUTS)
+    generator = rng.make_numpy_generator("mcp-logic", seed)
+    x = enumerate_inputs(INPUTS)
     while True:
-        goal, start = (torch.from_numpy(draw.normal(size=INPUTS + 1)) for _ in range(2))
-        y = step(x, goal[:-1], goal[-1])
-        if 0 < float(y.mean()) < 1 and accuracy(step, x, y, start[:-1], start[-1]) <= 0.75:
+        goal, start = (torch.from_numpy(generator.normal(size=INPUTS + 1)) for _ in range(2))
+        y = step_unit(x, goal[:-1], goal[-1])
+        if 0 < float(y.mean()) < 1 and compute_accuracy(step_unit, x, y, start[:-1], start[-1]) <= 0.75:
             return y, start[:-1], start[-1]
 
 
-def accuracy(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> float:
-    """Return the share of rows answered right; an output of ½ or more is a 1."""
-    return float(((fires(x, weights, threshold) >= 0.5) == (y > 0.5)).double().mean())
+def compute_accuracy(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> float:
+    """Return the accuracy over rows; an output of ½ or more is a 1."""
+    return float(((unit(x, weights, threshold) >= 0.5) == (y > 0.5)).double().mean())
 
 
-def slope(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
+def compute_slope(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
     """Return the gradient of Σ(output − y)² in weights and threshold, (n + 1,), by central differences with the step
     `NUDGE`."""
-    whole = torch.cat([weights, threshold[None]])
-    nudges = NUDGE * torch.eye(len(whole), dtype=torch.float64)
+    parameters = torch.cat([weights, threshold[None]])
+    offsets = NUDGE * torch.eye(len(parameters), dtype=torch.float64)
 
-    def error(at: Tensor) -> Tensor:
-        return (fires(x, at[:-1], at[-1]) - y).square().sum()
+    def compute_error(point: Tensor) -> Tensor:
+        return (unit(x, point[:-1], point[-1]) - y).square().sum()
 
-    return torch.stack([(error(whole + n) - error(whole - n)) / (2 * NUDGE) for n in nudges])
+    return torch.stack([(compute_error(parameters + n) - compute_error(parameters - n)) / (2 * NUDGE) for n in offsets])
 
 
-def descend(fires: Fires, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> tuple[Learner, int, int]:
+def descend(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> tuple[Learner, int, int]:
     """Follow the slope of the error downhill for all passes. Returns the learner, the slopes that were not 0, and all
     of them."""
-    path, sloped, slopes = [accuracy(fires, x, y, weights, threshold)], 0, 0
+    path, sloped, slopes = [compute_accuracy(unit, x, y, weights, threshold)], 0, 0
     for _ in range(PASSES):
-        gradient = slope(fires, x, y, weights, threshold)
+        gradient = compute_slope(unit, x, y, weights, threshold)
         sloped, slopes = sloped + int((gradient != 0).sum()), slopes + len(gradient)
         weights, threshold = weights - RATE * gradient[:-1], threshold - RATE * gradient[-1]
-        path.append(accuracy(fires, x, y, weights, threshold))
+        path.append(compute_accuracy(unit, x, y, weights, threshold))
     return Learner(tuple(path)), sloped, slopes
 
 
-def correct(x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor, *, rate: float) -> Learner:
+def apply_perceptron_rule(x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor, *, rate: float) -> Learner:
     """Correct mistakes one after the other by Rosenblatt's rule (E09) for all passes."""
-    path, bias = [accuracy(step, x, y, weights, threshold)], -threshold
+    path, bias = [compute_accuracy(step_unit, x, y, weights, threshold)], -threshold
     for _ in range(PASSES):
-        for row, wanted in zip(x, 2 * y - 1, strict=True):
-            weights, bias = perceptron_step(row, wanted, weights=weights, bias=bias, rate=rate)
-        path.append(accuracy(step, x, y, weights, -bias))
+        for row, target in zip(x, 2 * y - 1, strict=True):
+            weights, bias = perceptron_step(row, target, weights=weights, bias=bias, rate=rate)
+        path.append(compute_accuracy(step_unit, x, y, weights, -bias))
     return Learner(tuple(path))
 
 
-def trial(seed: int, fires: Fires, rate: float) -> Trial:
-    """Let the three neurons learn one function from one start."""
-    y, weights, threshold = task(seed)
-    x = rows(INPUTS)
-    hard, sloped, slopes = descend(fires, x, y, weights, threshold)
-    smooth, _, _ = descend(soft, x, y, weights, threshold)
-    return Trial(hard, smooth, correct(x, y, weights, threshold, rate=rate), sloped, slopes)
+def run_trial(seed: int, unit: Unit, rate: float) -> Trial:
+    """Train the three neurons on one function from one start."""
+    y, weights, threshold = draw_task(seed)
+    x = enumerate_inputs(INPUTS)
+    hard, sloped, slopes = descend(unit, x, y, weights, threshold)
+    smooth, _, _ = descend(sigmoid_unit, x, y, weights, threshold)
+    return Trial(hard, smooth, apply_perceptron_rule(x, y, weights, threshold, rate=rate), sloped, slopes)
 
 
-def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 0) -> Findings:
-    """Check the logic, then let neurons learn, seed by seed.
+def measure(mode: Mode, *, unit: Unit = step_unit, rate: float = 1.0, seeds: int = 0) -> Findings:
+    """Check the logic, then train the neurons, seed by seed.
 
     Args:
         mode: how many seeds.
-        fires: the output of the neuron that is to follow its slope; with `soft` it is no McCulloch–Pitts neuron any
-            more.
+        unit: the output of the neuron trained by gradient descent; with `sigmoid_unit` it is no longer a
+            McCulloch–Pitts neuron.
         rate: η of the perceptron's rule; 0 takes the rule away.
         seeds: another number of seeds than the mode's.
     """
-    with one_thread():
-        trials = [trial(seed, fires, rate) for seed in range(seeds or SEEDS[mode])]
-        wrong, functions = wrongly_computed(), (functions_computed(2), functions_computed(3))
+    with use_one_thread():
+        trials = [run_trial(seed, unit, rate) for seed in range(seeds or SEEDS[mode])]
+        wrong, functions = count_wrong_outputs(), (count_computed_functions(2), count_computed_functions(3))
     sloped, slopes = sum(t.sloped for t in trials), sum(t.slopes for t in trials)
     learned = sum(t.perceptron.path[-1] == 1 for t in trials)
     checks = (
@@ -231,22 +229,22 @@ def measure(mode: Mode, *, fires: Fires = step, rate: float = 1.0, seeds: int = 
             learned == len(trials),
         ),
     )
-    margins = tuple(t.perceptron.gained - t.mcp.gained for t in trials)
-    return Findings(margins, 0.1, checks, _table(trials), partial(_draw, trials))
+    margins = tuple(t.perceptron.gain - t.mcp.gain for t in trials)
+    return Findings(margins, 0.1, checks, _build_table(trials), partial(_draw, trials))
 
 
-def _table(trials: list[Trial]) -> Table:
-    """Return one row for each way of learning."""
+def _build_table(trials: list[Trial]) -> Table:
+    """Return one row for each learner."""
     names = (
         ("mcp", Text("McCulloch–Pitts, gradient descent", "麦卡洛克-皮茨，梯度下降")),
         ("sigmoid", Text("sigmoid, gradient descent", "sigmoid，梯度下降")),
         ("perceptron", Text("perceptron, Rosenblatt's rule (1958)", "感知机，罗森布拉特规则（1958）")),
     )
-    found = []
+    rows = []
     for key, name in names:
         learners: list[Learner] = [getattr(t, key) for t in trials]
-        before, after = (mean_interval([one.path[at] for one in learners]).mean for at in (0, -1))
-        found.append((name, before, after, f"{sum(one.path[-1] == 1 for one in learners)}/{len(learners)}"))
+        before, after = (compute_interval([learner.path[index] for learner in learners]).mean for index in (0, -1))
+        rows.append((name, before, after, f"{sum(learner.path[-1] == 1 for learner in learners)}/{len(learners)}"))
     heads = (
         ("right before", "学习前正确率"),
         ("after", "学习后"),
@@ -257,13 +255,13 @@ def _table(trials: list[Trial]) -> Table:
         *(Column(Text(*head), ".3f") for head in heads[:2]),
         Column(Text(*heads[2])),
     )
-    return Table(columns, tuple(found))
+    return Table(columns, tuple(rows))
 
 
 def _draw(trials: list[Trial], lang: Lang) -> Figure:
     """Draw the error against one weight, and the share right by pass."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("A step computes logic, but has no slope to learn by", "阶跃能计算逻辑，却没有可供学习的斜率"),
         Text(
@@ -272,7 +270,7 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
         ),
         lang=lang,
     )
-    _staircase(figure.add_axes((0.085, 0.145, 0.385, 0.60)), lang)
+    _draw_staircase(figure.add_axes((0.085, 0.145, 0.385, 0.60)), lang)
     axes = figure.add_axes((0.585, 0.145, 0.39, 0.60))
     for key, color, style in (("perceptron", BLUE, "-"), ("sigmoid", GREEN, "--"), ("mcp", VERMILION, "-")):
         axes.plot(np.mean([getattr(t, key).path for t in trials], 0), style, color=color, linewidth=2.6)
@@ -281,8 +279,8 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
     axes.set_title(Text("share of the truth table right", "真值表的正确率").of(lang), loc="left")
     axes.set_xlabel(Text("passes over the table", "遍历真值表的次数").of(lang))
     level = float(np.mean([t.mcp.path[-1] for t in trials]))
-    label(axes, (PASSES, 0.88), Text("perceptron's rule", "感知机规则").of(lang), color=BLUE, align="right")
-    label(
+    add_label(axes, (PASSES, 0.88), Text("perceptron's rule", "感知机规则").of(lang), color=BLUE, align="right")
+    add_label(
         axes,
         (PASSES, 0.80),
         Text("sigmoid, gradient descent", "sigmoid，梯度下降").of(lang),
@@ -290,19 +288,19 @@ def _draw(trials: list[Trial], lang: Lang) -> Figure:
         align="right",
     )
     name = Text("McCulloch–Pitts, gradient descent", "麦卡洛克-皮茨，梯度下降")
-    label(axes, (PASSES, level - 0.06), name.of(lang), color=VERMILION, align="right")
+    add_label(axes, (PASSES, level - 0.06), name.of(lang), color=VERMILION, align="right")
     return figure
 
 
-def _staircase(axes: Axes, lang: Lang) -> None:
-    """Draw the first seed's error as its first weight is turned, for the step and for the sigmoid."""
-    y, weights, threshold = task(0)
-    x, turns = rows(INPUTS), torch.linspace(-4, 4, 801, dtype=torch.float64)
-    for fires, color, style in ((soft, GREEN, "--"), (step, VERMILION, "-")):
+def _draw_staircase(axes: Axes, lang: Lang) -> None:
+    """Draw the first seed's error by its first weight, for the step and for the sigmoid."""
+    y, weights, threshold = draw_task(0)
+    x, values = enumerate_inputs(INPUTS), torch.linspace(-4, 4, 801, dtype=torch.float64)
+    for unit, color, style in ((sigmoid_unit, GREEN, "--"), (step_unit, VERMILION, "-")):
         errors = [
-            float((fires(x, torch.cat([turn[None], weights[1:]]), threshold) - y).square().sum()) for turn in turns
+            float((unit(x, torch.cat([value[None], weights[1:]]), threshold) - y).square().sum()) for value in values
         ]
-        axes.plot(turns, errors, style, color=color, linewidth=2.6)
+        axes.plot(values, errors, style, color=color, linewidth=2.6)
     axes.axvline(float(weights[0]), color=MUTED, linewidth=1.2, linestyle=(0, (2, 3)))
     axes.set_ylim(bottom=0)
     axes.set_title(Text("error Σ(output − wanted)²", "误差 Σ(输出 − 目标)²").of(lang), loc="left")

@@ -1,6 +1,6 @@
 """C03: vision is layered: simple cells prefer an orientation, complex cells keep it and forget the phase.
 
-``K`` cells, ``A`` angles and ``P`` phases of gratings, ``M`` places of photographs, ``T`` moments of a drift, ``S`` a
+``K`` cells, ``A`` angles and ``P`` phases of gratings, ``M`` patches of photographs, ``T`` moments of a drift, ``S`` a
 field's side. D. H. Hubel, T. N. Wiesel (1962); E. H. Adelson, J. R. Bergen, Spatiotemporal energy models, J. Opt. Soc.
 Am. A 2 (1985). The one idea: r₀² + r₉₀² of two cells a quarter of a wave apart is steady while a stripe passes, and as
 oriented as they are.
@@ -18,11 +18,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layerwise.functional.orientation import Gabor, energy, gabor, modulation, selectivity, turn_between
-from layerwise.inspection.views.filtered import gray_photographs
-from layerwise.inspection.views.tuning import Answers, answers
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.functional.orientation import Gabor, angle_between, energy, gabor, modulation, selectivity
+from layerwise.inspection.views.filtered import load_gray_photographs
+from layerwise.inspection.views.tuning import CellResponses, measure_responses
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.orientation import QUADRATURE, OrientationCells
 from layerwise.runtime import rng
 
@@ -41,13 +53,13 @@ COLORS = {"concentric": GREEN, "simple": VERMILION, "complex": BLUE}
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, cells drawn for each, angles and phases of gratings, places in each photograph."""
+    """How much to do: seeds, cells drawn for each, angles and phases of gratings, patches of each photograph."""
 
     seeds: int
     cells: int
     angles: int
     phases: int
-    places: int
+    patches: int
 
 
 PLANS: dict[Mode, Plan] = {
@@ -58,11 +70,12 @@ PLANS: dict[Mode, Plan] = {
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer's cells: how far peaks lie off in degrees (K,), selectivity (K,), modulation by the best grating (K,).
+class LayerStats:
+    """One layer's cells: the peaks' deviation in degrees (K,), selectivity (K,), modulation by the best grating (K,).
 
-    ``persistence`` (T,) is `persistence`, the mean over cells. ``by_angle`` (K, A) are tuning curves from 90° before
-    the built-in angle on, ``by_phase`` (K, P) the answers to the best grating, both over their largest value.
+    ``persistence`` (T,) is that of `compute_persistence`, the mean over cells. ``by_angle`` (K, A) are tuning curves
+    from 90° before the built-in angle on, ``by_phase`` (K, P) the responses to the best grating, both over their
+    largest value.
     """
 
     off: Tensor
@@ -79,11 +92,11 @@ class Layer:
         return float(self.persistence[: MOMENTS // 2 + 1].min())
 
 
-def concentric(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
+def compute_concentric_field(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
     """Return the field of a cell of the retina: a bright disk in a dark ring, a difference of Gaussians (Rodieck 1965)
     of integral 0.
 
-    It answers stripes of this wavelength most, those of amplitude 1 with 1.
+    It responds most to stripes of this wavelength, with 1 to those of amplitude 1.
     """
     ratio, wave = 1.6, 2 * math.pi / wavelength
     inner = (
@@ -95,10 +108,10 @@ def concentric(x: Tensor, y: Tensor, wavelength: float) -> Tensor:
     return (disks[0] - disks[1]) / gain
 
 
-def drawn_cells(plan: Plan, phases: tuple[float, float], seed: int) -> list[Gabor]:
+def draw_cells(plan: Plan, phases: tuple[float, float], seed: int) -> list[Gabor]:
     """Return 2K fields of drawn orientation, one wavelength and shape, the K of the first phase, then those of the
     second."""
-    generator = rng.numpy_generator("orientation", seed)
+    generator = rng.make_numpy_generator("orientation", seed)
     shape = dict(
         zip(
             ("wavelength", "aspect", "bandwidth"), generator.uniform((4, 0.5, 0.8), (8, 1.0, 1.4)).tolist(), strict=True
@@ -108,40 +121,40 @@ def drawn_cells(plan: Plan, phases: tuple[float, float], seed: int) -> list[Gabo
     return [Gabor(orientation=angle, phase=phase, **shape) for phase in phases for angle in angles]
 
 
-def population(cells: list[Gabor], oriented: bool) -> OrientationCells:
-    """Return the network of these cells; not ``oriented``, each simple cell has a concentric field instead."""
+def build_population(cells: list[Gabor], oriented: bool) -> OrientationCells:
+    """Return the network of these cells; unless ``oriented``, each simple cell has a concentric field."""
     model = OrientationCells(cells, channels=1, pool=1)
     if not oriented:
-        x, y = places(model)
-        model.simple.filters.copy_(concentric(x, y, cells[0].wavelength))
+        x, y = compute_coordinates(model)
+        model.simple.filters.copy_(compute_concentric_field(x, y, cells[0].wavelength))
     return model
 
 
-def places(model: OrientationCells) -> tuple[Tensor, Tensor]:
-    """Return x (1, S) and y (S, 1) of the pixels of a field."""
-    reach = model.simple.filters.shape[-1] // 2
-    at = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    return at[None, :], -at[:, None]
+def compute_coordinates(model: OrientationCells) -> tuple[Tensor, Tensor]:
+    """Return the coordinates x (1, S) and y (S, 1) of a field's pixels."""
+    half = model.simple.filters.shape[-1] // 2
+    offsets = torch.arange(-half, half + 1, dtype=torch.float64)
+    return offsets[None, :], -offsets[:, None]
 
 
-def drifting(cells: list[Gabor], model: OrientationCells, patches: Tensor, *, oriented: bool) -> Tensor:
-    """Return the linear answers (2K, M, T) to patches (M, S, S) that drift across the stripes by one wavelength.
+def compute_drift(cells: list[Gabor], model: OrientationCells, patches: Tensor, *, oriented: bool) -> Tensor:
+    """Return the linear responses (2K, M, T) to patches (M, S, S) that drift across the stripes by one wavelength.
 
-    What moves is the field, by parts of a pixel and in the formula, so that no image is interpolated.
+    The field moves, in its formula, so that no image is interpolated.
     """
-    x, y = places(model)
-    found = []
+    x, y = compute_coordinates(model)
+    responses = []
     for cell in cells:
         angle = math.radians(cell.orientation)
         steps = [cell.wavelength * t / MOMENTS for t in range(MOMENTS + 1)]
         moved = [(x + s * math.sin(angle), y - s * math.cos(angle)) for s in steps]
-        fields = [gabor(a, b, cell) if oriented else concentric(a, b, cell.wavelength) for a, b in moved]
-        found.append(torch.einsum("mij,tij->mt", patches, torch.stack(fields)))
-    return torch.stack(found)
+        fields = [gabor(a, b, cell) if oriented else compute_concentric_field(a, b, cell.wavelength) for a, b in moved]
+        responses.append(torch.einsum("mij,tij->mt", patches, torch.stack(fields)))
+    return torch.stack(responses)
 
 
-def persistence(drift: Tensor) -> Tensor:
-    """Return Spearman's rank correlation over places between the answers at first and at each moment (T,), the mean
+def compute_persistence(drift: Tensor) -> Tensor:
+    """Return Spearman's rank correlation over patches between the responses at first and at each moment (T,), the mean
     over cells.
 
     ``drift`` is (K, M, T). Ranks, because they are the same for an energy and its root. Ties get their mean rank.
@@ -154,88 +167,90 @@ def persistence(drift: Tensor) -> Tensor:
     return (ranks * ranks[:, :1]).sum(-1).mean(0)
 
 
-def patches_of(side: int, count: int, seed: int) -> Tensor:
+def draw_patches(side: int, count: int, seed: int) -> Tensor:
     """Return ``count`` squares of each photograph, (2·count, side, side) float64, drawn by the seed."""
-    generator, found = rng.numpy_generator("orientation", "patches", seed), []
-    for image in gray_photographs().values():
+    generator, patches = rng.make_numpy_generator("orientation", "patches", seed), []
+    for image in load_gray_photographs().values():
         gray = image[0, 0].double()
         tops, lefts = (generator.integers(0, n - side + 1, count) for n in gray.shape)
-        found += [gray[t : t + side, a : a + side] for t, a in zip(tops, lefts, strict=True)]
-    return torch.stack(found)
+        patches += [gray[t : t + side, a : a + side] for t, a in zip(tops, lefts, strict=True)]
+    return torch.stack(patches)
 
 
-def layer(cells: list[Gabor], found: Answers, kind: Tensor, drift: Tensor) -> Layer:
-    """Sum up what a layer's K cells answered to gratings, ``kind`` (K, A, P), and to drifting photographs, ``drift``
+def summarize_layer(cells: list[Gabor], gratings: CellResponses, responses: Tensor, drift: Tensor) -> LayerStats:
+    """Summarize a layer's K cells: their responses to gratings (K, A, P), and to drifting photographs, ``drift``
     (K, M, T) ≥ 0."""
-    built_in = torch.tensor([cell.orientation for cell in cells[: len(kind)]])
-    curves, at_peak = kind.amax(2), found.at_peak(kind)
-    starts = (built_in - 90).remainder(180).div(180 / len(found.angles)).round().long()
-    order = (starts[:, None] + torch.arange(len(found.angles))).remainder(len(found.angles))
-    return Layer(
-        turn_between(found.peaks(kind), built_in),
-        selectivity(curves, found.angles),
+    angles = torch.tensor([cell.orientation for cell in cells[: len(responses)]])
+    curves, at_peak = responses.amax(2), gratings.get_peak_responses(responses)
+    starts = (angles - 90).remainder(180).div(180 / len(gratings.angles)).round().long()
+    order = (starts[:, None] + torch.arange(len(gratings.angles))).remainder(len(gratings.angles))
+    return LayerStats(
+        angle_between(gratings.find_peaks(responses), angles),
+        selectivity(curves, gratings.angles),
         modulation(at_peak),
-        persistence(drift),
+        compute_persistence(drift),
         (curves / curves.amax(1, keepdim=True)).gather(1, order),
         at_peak / at_peak.amax(),
     )
 
 
-def look(plan: Plan, seed: int, *, phases: tuple[float, float], oriented: bool) -> dict[str, Layer]:
-    """Draw cells by the seed, show them gratings and photographs, and return what each layer answered."""
-    cells = drawn_cells(plan, phases, seed)
+def measure_layers(plan: Plan, seed: int, *, phases: tuple[float, float], oriented: bool) -> dict[str, LayerStats]:
+    """Draw cells by the seed, present gratings and photographs, and return each layer's statistics."""
+    cells = draw_cells(plan, phases, seed)
     half, layers = len(cells) // 2, {}
-    for name, kind in (("concentric", False), ("cortex", oriented)):
-        model = population(cells, kind)
-        found = answers(model, cells[0].wavelength, angles=plan.angles, phases=plan.phases)
-        drift = drifting(cells, model, patches_of(model.simple.filters.shape[-1], plan.places, seed), oriented=kind)
+    for name, is_oriented in (("concentric", False), ("cortex", oriented)):
+        model = build_population(cells, is_oriented)
+        gratings = measure_responses(model, cells[0].wavelength, angles=plan.angles, phases=plan.phases)
+        drift = compute_drift(
+            cells, model, draw_patches(model.simple.filters.shape[-1], plan.patches, seed), oriented=is_oriented
+        )
         rectified = torch.relu(drift[:half])
         if name == "concentric":
-            layers[name] = layer(cells, found, found.simple, rectified)
+            layers[name] = summarize_layer(cells, gratings, gratings.simple, rectified)
         else:
-            layers["simple"] = layer(cells, found, found.simple, rectified)
-            layers["complex"] = layer(cells, found, found.complex, energy(drift[:half], drift[half:]))
+            layers["simple"] = summarize_layer(cells, gratings, gratings.simple, rectified)
+            layers["complex"] = summarize_layer(cells, gratings, gratings.complex, energy(drift[:half], drift[half:]))
     return layers
 
 
-Seen = dict[str, list[Layer]]
+Layers = dict[str, list[LayerStats]]
 
 
 def measure(
     mode: Mode, *, phases: tuple[float, float] = QUADRATURE, oriented: bool = True, plan: Plan | None = None
 ) -> Findings:
-    """Look at the three layers, seed by seed.
+    """Measure the three layers, seed by seed.
 
     Args:
-        mode: how many seeds, cells, gratings and places.
+        mode: how many seeds, cells, gratings and patches.
         phases: of the two fields that a complex cell reads; equal ones are a counter-experiment.
         oriented: whether simple cells have Gabor's fields; False gives them concentric ones, a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    seen: Seen = {name: [] for name in LAYERS}
-    with one_thread():
+    layers: Layers = {name: [] for name in LAYERS}
+    with use_one_thread():
         for seed in range(plan.seeds):
-            for name, found in look(plan, seed, phases=phases, oriented=oriented).items():
-                seen[name].append(found)
-    margins = tuple(c.least - s.least for s, c in zip(seen["simple"], seen["complex"], strict=True))
-    return Findings(margins, AHEAD, _checks(seen), _table(seen), partial(_draw, seen))
+            for name, stats in measure_layers(plan, seed, phases=phases, oriented=oriented).items():
+                layers[name].append(stats)
+    margins = tuple(c.least - s.least for s, c in zip(layers["simple"], layers["complex"], strict=True))
+    return Findings(margins, AHEAD, _build_checks(layers), _build_table(layers), partial(_draw, layers))
 
 
-def _all(layers: list[Layer], what: str) -> Tensor:
+def _collect(layers: list[LayerStats], field: str) -> Tensor:
     """Return one quantity of all cells of all seeds."""
-    return torch.cat([getattr(found, what) for found in layers])
+    return torch.cat([getattr(stats, field) for stats in layers])
 
 
-def _checks(seen: Seen) -> tuple[Check, ...]:
-    """Return what must be so beside the margin, of every single cell."""
-    off = {name: float(_all(seen[name], "off").max()) for name in ("simple", "complex")}
+def _build_checks(layers: Layers) -> tuple[Check, ...]:
+    """Return the checks; each is about every single cell."""
+    off = {name: float(_collect(layers[name], "off").max()) for name in ("simple", "complex")}
     steadiest, unsteadiest = (
-        float(_all(seen["simple"], "modulation").min()),
-        float(_all(seen["complex"], "modulation").max()),
+        float(_collect(layers["simple"], "modulation").min()),
+        float(_collect(layers["complex"], "modulation").max()),
     )
-    least = min(float(_all(seen[name], "selectivity").min()) for name in ("simple", "complex"))
-    blind = float(_all(seen["concentric"], "selectivity").max())
+    least = min(float(_collect(layers[name], "selectivity").min()) for name in ("simple", "complex"))
+    blind = float(_collect(layers["concentric"], "selectivity").max())
     return (
         Check(
             Text(
@@ -268,7 +283,7 @@ def _checks(seen: Seen) -> tuple[Check, ...]:
     )
 
 
-def _table(seen: Seen) -> Table:
+def _build_table(layers: Layers) -> Table:
     """Return one row for each layer."""
     columns = (
         Column(Text("layer", "层")),
@@ -280,33 +295,33 @@ def _table(seen: Seen) -> Table:
     )
     rows = []
     for name in LAYERS:
-        span = mean_interval([found.least for found in seen[name]])
-        off = None if name == "concentric" else float(_all(seen[name], "off").mean())
-        means = (float(_all(seen[name], what).mean()) for what in ("selectivity", "modulation"))
+        span = compute_interval([stats.least for stats in layers[name]])
+        off = None if name == "concentric" else float(_collect(layers[name], "off").mean())
+        means = (float(_collect(layers[name], field).mean()) for field in ("selectivity", "modulation"))
         row: tuple[Cell, ...] = (NAMES[name], off, *means, span.mean, span.high - span.mean)
         rows.append(row)
     return Table(columns, tuple(rows))
 
 
-def _draw(seen: Seen, lang: Lang) -> Figure:
-    """Draw the answers by angle and by phase, all cells in a band, and the fluctuation on photographs."""
+def _draw(layers: Layers, lang: Lang) -> Figure:
+    """Draw the responses by angle and by phase, all cells in a band, and the persistence on photographs."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Each layer keeps one thing and gives up another", "每一层保留一样，舍弃一样"),
         Text(
-            f"{len(_all(seen['simple'], 'off'))} drawn cells in each layer; the bands hold them all. Right: "
+            f"{len(_collect(layers['simple'], 'off'))} drawn cells in each layer; the bands hold them all. Right: "
             "real photographs.",
-            f"每层随机抽取 {len(_all(seen['simple'], 'off'))} 个细胞，色带包含全部；右图用真实照片。",
+            f"每层随机抽取 {len(_collect(layers['simple'], 'off'))} 个细胞，色带包含全部；右图用真实照片。",
         ),
         lang=lang,
     )
     left, middle = figure.add_axes((0.065, 0.145, 0.275, 0.60)), figure.add_axes((0.405, 0.145, 0.275, 0.60))
     for name in LAYERS:
-        by_angle, by_phase = _all(seen[name], "by_angle"), _all(seen[name], "by_phase")
+        by_angle, by_phase = _collect(layers[name], "by_angle"), _collect(layers[name], "by_phase")
         angles = np.linspace(-90, 90, by_angle.shape[1], endpoint=False)
-        _band(left, angles, by_angle, name)
-        _band(middle, np.linspace(0, 360, by_phase.shape[1] + 1), torch.cat([by_phase, by_phase[:, :1]], 1), name)
+        _draw_band(left, angles, by_angle, name)
+        _draw_band(middle, np.linspace(0, 360, by_phase.shape[1] + 1), torch.cat([by_phase, by_phase[:, :1]], 1), name)
     left.set(xlim=(-90, 90), ylim=(0, 1.08), xticks=(-90, -45, 0, 45, 90))
     middle.set(xlim=(0, 360), ylim=(0, 1.08), xticks=(0, 90, 180, 270, 360))
     middle.tick_params(labelleft=False)
@@ -314,25 +329,25 @@ def _draw(seen: Seen, lang: Lang) -> Figure:
     middle.set_title(Text("by phase", "按相位").of(lang), loc="left")
     left.set_xlabel(Text("degrees from the preferred", "与偏好角度之差（度）").of(lang))
     middle.set_xlabel(Text("phase of the stripes, degrees", "条纹相位（度）").of(lang))
-    _drift(figure.add_axes((0.745, 0.145, 0.235, 0.60)), seen, lang)
+    _draw_drift(figure.add_axes((0.745, 0.145, 0.235, 0.60)), layers, lang)
     return figure
 
 
-def _band(axes: Axes, at: np.ndarray[tuple[int, ...], np.dtype[np.float64]], curves: Tensor, name: str) -> None:
-    """Draw the mean of a layer's curves in the band from the least to the most; simple cells dashed, as they may lie
-    over others."""
-    axes.fill_between(at, curves.amin(0), curves.amax(0), color=COLORS[name], alpha=0.2, linewidth=0)
-    axes.plot(at, curves.mean(0), color=COLORS[name], linestyle=(0, (3, 1.5)) if name == "simple" else "-")
+def _draw_band(axes: Axes, x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], curves: Tensor, name: str) -> None:
+    """Draw the mean of a layer's curves in the band from the least to the most; simple cells dashed, as they may cover
+    others."""
+    axes.fill_between(x, curves.amin(0), curves.amax(0), color=COLORS[name], alpha=0.2, linewidth=0)
+    axes.plot(x, curves.mean(0), color=COLORS[name], linestyle=(0, (3, 1.5)) if name == "simple" else "-")
 
 
-def _drift(axes: Axes, seen: Seen, lang: Lang) -> None:
+def _draw_drift(axes: Axes, layers: Layers, lang: Lang) -> None:
     """Draw each layer's persistence over the drift of a photograph, one curve for each seed in the band, and name the
     layers."""
-    at = np.linspace(0, 1, MOMENTS + 1)
+    x = np.linspace(0, 1, MOMENTS + 1)
     for name in LAYERS:
-        _band(axes, at, torch.stack([found.persistence for found in seen[name]]), name)
-    for name, place in (("complex", (0.04, -0.54)), ("simple", (0.04, -0.69)), ("concentric", (0.04, -0.84))):
-        label(axes, place, NAMES[name].of(lang), color=COLORS[name])
+        _draw_band(axes, x, torch.stack([stats.persistence for stats in layers[name]]), name)
+    for name, position in (("complex", (0.04, -0.54)), ("simple", (0.04, -0.69)), ("concentric", (0.04, -0.84))):
+        add_label(axes, position, NAMES[name].of(lang), color=COLORS[name])
     axes.set(xlim=(0, 1), ylim=(-0.95, 1.04), xticks=(0, 0.5, 1), xticklabels=("0", "½", "1"), yticks=(-0.5, 0, 0.5, 1))
     axes.set_yticklabels(("−0.5", "0", "0.5", "1"))
     axes.set_title(Text("on photographs", "照片上的持续性").of(lang), loc="left")

@@ -21,12 +21,24 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
-from layerwise.data.load import Options, open_data
-from layerwise.data.loader import Batch, collated
+from layerwise.data.load import Options, load_splits
+from layerwise.data.loader import Batch, collate_source
 from layerwise.data.source import ArraySource, Source, fetch
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
-from layerwise.labs.training import learn, metrics
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import compute_metrics, train_steps
 from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
@@ -35,7 +47,7 @@ from layerwise.tasks.regression import Regression
 
 Floats = NDArray[np.float64]
 Error = Literal["mse", "mae"]
-Place = Literal["targets", "both"]
+Where = Literal["targets", "both"]
 ERRORS: tuple[Error, Error] = ("mse", "mae")
 DATA, COLUMN = "diabetes", 2  # the column of inputs that may go wild too: the body mass index, which tells most
 SHARE, FAR = 0.1, 10.0  # the case that decides: a tenth of the targets, ten standard deviations off
@@ -48,12 +60,12 @@ GAP, SHRUG, CLOSE = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong with the training data: where, in which share of the examples, by how many standard deviations.
+    """The outliers in the training data: where, in which share of the examples, by how many standard deviations.
 
-    ``targets`` are wild alone; with ``both``, an input of the same examples is wild by as much.
+    ``targets``: only targets are outliers; ``both``: an input of the same examples is off by as much.
     """
 
-    place: Place
+    where: Where
     share: float
     far: float = FAR
 
@@ -64,8 +76,8 @@ FARTHER, LEVERAGE = Case("targets", SHARE, 10 * FAR), Case("both", SHARE)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, steps of training, the shares of wild targets beside the deciding one, hidden layers in
-    all cases or two."""
+    """How much to do: seeds, steps of training, further shares of outliers, and whether all cases train a hidden
+    layer."""
 
     seeds: int
     steps: int
@@ -87,12 +99,12 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """What training with one error led to, as RMSE on clean test examples, in the target's unit.
+    """The results of training with one error, as RMSE on clean test examples, in the target's unit.
 
     Args:
         linear: of the trained linear network.
-        exact: of the best linear network there is: least squares or least absolute deviations.
-        gap: by which part the trained one's error on its own training examples exceeds the best one's.
+        exact: of the best linear network: least squares or least absolute deviations.
+        gap: the relative excess of the trained one's training error over the best one's.
         deep: of a trained network with a hidden layer; NaN where none was trained.
     """
 
@@ -105,29 +117,29 @@ class Fit:
 Trial = dict[tuple[Case, Error], Fit]
 
 
-def spoiled(source: Source, case: Case, seed: int) -> ArraySource:
-    """Return the examples with a share of them made wild: too large by ``far`` standard deviations.
+def add_outliers(source: Source, case: Case, seed: int) -> ArraySource:
+    """Return the examples with a share of outliers: too large by ``far`` standard deviations.
 
-    Which examples these are the seed draws; a larger share spoils the same ones and others.
+    The seed draws the examples; a larger share includes those of a smaller one.
     """
-    found = fetch(source, np.arange(len(source)))
-    assert isinstance(found.inputs, np.ndarray)
-    assert found.targets is not None
-    inputs, targets = found.inputs.astype(np.float64), found.targets.astype(np.float64)  # copies
-    at = rng.numpy_generator("outliers", seed).permutation(len(targets))[: round(case.share * len(targets))]
-    targets[at] += case.far * targets.std()
-    if case.place == "both":
-        inputs[at, COLUMN] += case.far * inputs[:, COLUMN].std()
+    examples = fetch(source, np.arange(len(source)))
+    assert isinstance(examples.inputs, np.ndarray)
+    assert examples.targets is not None
+    inputs, targets = examples.inputs.astype(np.float64), examples.targets.astype(np.float64)  # copies
+    rows = rng.make_numpy_generator("outliers", seed).permutation(len(targets))[: round(case.share * len(targets))]
+    targets[rows] += case.far * targets.std()
+    if case.where == "both":
+        inputs[rows, COLUMN] += case.far * inputs[:, COLUMN].std()
     return ArraySource(source.schema, inputs, targets, "spoiled")
 
 
-def least_squares(x: Floats, y: Floats) -> Floats:
+def solve_least_squares(x: Floats, y: Floats) -> Floats:
     """Return the w (D,) that minimizes Σ(y − x·w)². Inputs are (N, D)."""
-    found: Floats = np.asarray(np.linalg.lstsq(x, y)[0], dtype=np.float64)
-    return found
+    solution: Floats = np.asarray(np.linalg.lstsq(x, y)[0], dtype=np.float64)
+    return solution
 
 
-def least_absolute(x: Floats, y: Floats) -> Floats:
+def solve_least_absolute(x: Floats, y: Floats) -> Floats:
     """Return a w (D,) that minimizes Σ|y − x·w|, by the dual linear program, which is small: max y·a with xᵀa = 0, −1 ≤
     a ≤ 1.
 
@@ -135,60 +147,60 @@ def least_absolute(x: Floats, y: Floats) -> Floats:
     """
     from scipy.optimize import linprog  # comes with scikit-learn; slow to import
 
-    found = linprog(-y, A_eq=x.T, b_eq=np.zeros(x.shape[1]), bounds=(-1, 1))
-    return -np.asarray(found.eqlin.marginals, dtype=np.float64)
+    solution = linprog(-y, A_eq=x.T, b_eq=np.zeros(x.shape[1]), bounds=(-1, 1))
+    return -np.asarray(solution.eqlin.marginals, dtype=np.float64)
 
 
-def best(error: Error, data: Batch) -> nn.Sequential:
-    """Return the linear network with the least possible error on a batch, found without training."""
+def build_best_network(error: Error, data: Batch) -> nn.Sequential:
+    """Return the linear network with the least possible error on a batch, computed without training."""
     assert data.targets is not None
     x = np.hstack([data.inputs.double().numpy(), np.ones((len(data), 1))])
-    solve = least_squares if error == "mse" else least_absolute
+    solve = solve_least_squares if error == "mse" else solve_least_absolute
     w = torch.from_numpy(solve(x, data.targets[:, 0].double().numpy())).float()
-    net = network(x.shape[1] - 1, (), 0)
+    net = build_network(x.shape[1] - 1, (), 0)
     with torch.no_grad():
         for parameter, value in zip(net.parameters(), (w[None, :-1], w[-1:]), strict=True):
             parameter.copy_(value)
     return net
 
 
-def network(features: int, hidden: tuple[int, ...], seed: int) -> nn.Sequential:
+def build_network(features: int, hidden: tuple[int, ...], seed: int) -> nn.Sequential:
     """Return the catalog's mlp for one number."""
-    with rng.seeded(rng.key("outliers", seed)):
+    with rng.use_seed(rng.derive_seed("outliers", seed)):
         net = mlp(features=features, outputs=1, hidden=hidden)
     assert isinstance(net, nn.Sequential)
     return net
 
 
-def fitted(error: Error, train: ArraySource, test: Source, *, steps: int, seed: int, deep: bool) -> Fit:
-    """Train the linear network and perhaps the deeper one with one error, full batch, and look for the best linear
-    one."""
+def fit(error: Error, train: ArraySource, test: Source, *, steps: int, seed: int, deep: bool) -> Fit:
+    """Train the linear network and, if ``deep``, the deeper one with one error, full batch, and compute the best
+    linear one."""
     task = Regression.prepare(train, Regression.Options(loss=error))
-    data, clean = (collated(source, task.collate, 1) for source in (train, test))
-    trained = []
+    data, clean = (collate_source(source, task.collate, 1) for source in (train, test))
+    networks = []
     for hidden, rate in (((), 0.2), ((16,), 0.01))[: 1 + deep]:
-        net = network(data.inputs.shape[1], hidden, seed)
+        net = build_network(data.inputs.shape[1], hidden, seed)
         options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
-        for _ in learn(net, task, data, options=options, epochs=steps, batch=len(data), seed=seed):
+        for _ in train_steps(net, task, data, options=options, epochs=steps, batch=len(data), seed=seed):
             pass
-        trained.append(net)
-    exact = best(error, data)
+        networks.append(net)
+    exact = build_best_network(error, data)
     with torch.no_grad():
-        reached, least = (float(task.objective(net, data).total) for net in (trained[0], exact))
-    off = [metrics(net, task, clean)["rmse"] for net in (trained[0], exact, *trained[1:])]
-    return Fit(off[0], off[1], reached / least - 1, off[2] if deep else math.nan)
+        loss, best_loss = (float(task.objective(net, data).total) for net in (networks[0], exact))
+    errors = [compute_metrics(net, task, clean)["rmse"] for net in (networks[0], exact, *networks[1:])]
+    return Fit(errors[0], errors[1], loss / best_loss - 1, errors[2] if deep else math.nan)
 
 
-def trial(plan: Plan, seed: int, errors: dict[Error, Error]) -> Trial:
-    """Fit every case with both errors. Which of them plays which part, ``errors`` says."""
-    splits = open_data(Options(DATA), seed=seed)
-    found: Trial = {}
+def run_trial(plan: Plan, seed: int, errors: dict[Error, Error]) -> Trial:
+    """Fit every case with both errors; ``errors`` maps each role to its error."""
+    splits = load_splits(Options(DATA), seed=seed)
+    fits: Trial = {}
     for case in plan.cases:
-        train = spoiled(splits.train, case, seed)
+        train = add_outliers(splits.train, case, seed)
         deep = plan.everywhere or case in (CLEAN, DECIDING)
-        for part, error in errors.items():
-            found[case, part] = fitted(error, train, splits.test, steps=plan.steps, seed=seed, deep=deep)
-    return found
+        for role, error in errors.items():
+            fits[case, role] = fit(error, train, splits.test, steps=plan.steps, seed=seed, deep=deep)
+    return fits
 
 
 def measure(mode: Mode, *, errors: dict[Error, Error] | None = None, plan: Plan | None = None) -> Findings:
@@ -196,36 +208,38 @@ def measure(mode: Mode, *, errors: dict[Error, Error] | None = None, plan: Plan 
 
     Args:
         mode: how many seeds, steps and shares.
-        errors: which error plays which part; another one is a counter-experiment.
+        errors: the error of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     errors = errors or {"mse": "mse", "mae": "mae"}
-    with one_thread():
-        trials = [trial(plan, seed, errors) for seed in range(plan.seeds)]
-    margins = tuple(_harm(t, "mse") - _harm(t, "mae") for t in trials)
-    return Findings(margins, GAP, _checks(trials), _table(trials, plan), partial(_draw, trials, plan))
+    with use_one_thread():
+        trials = [run_trial(plan, seed, errors) for seed in range(plan.seeds)]
+    margins = tuple(_compute_harm(t, "mse") - _compute_harm(t, "mae") for t in trials)
+    return Findings(margins, GAP, _build_checks(trials), _build_table(trials, plan), partial(_draw, trials, plan))
 
 
-def _harm(found: Trial, error: Error, *, deep: bool = False) -> float:
-    """Return by which part the deciding case's test error exceeds that without outliers, after training."""
-    spoilt, clean = found[DECIDING, error], found[CLEAN, error]
-    return (spoilt.deep / clean.deep if deep else spoilt.linear / clean.linear) - 1
+def _compute_harm(fits: Trial, error: Error, *, deep: bool = False) -> float:
+    """Return the relative excess of the deciding case's test error over that without outliers, after training."""
+    spoiled, clean = fits[DECIDING, error], fits[CLEAN, error]
+    return (spoiled.deep / clean.deep if deep else spoiled.linear / clean.linear) - 1
 
 
-def _excess(found: Trial, case: Case, error: Error) -> float:
+def _compute_excess(fits: Trial, case: Case, error: Error) -> float:
     """Return how much test error a case adds to the best linear network, in the target's unit."""
-    return found[case, error].exact - found[CLEAN, error].exact
+    return fits[case, error].exact - fits[CLEAN, error].exact
 
 
-def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: how little MAE suffers, however far the outliers; training; a deeper
-    network."""
-    suffered = mean_interval([_harm(t, "mae") for t in trials])
-    growth = mean_interval([_excess(t, FARTHER, "mse") / _excess(t, DECIDING, "mse") for t in trials]).mean
+def _build_checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
+    """Return the checks: MAE suffers little, however far the outliers; training reaches the optimum; the same with
+    a hidden layer."""
+    suffered = compute_interval([_compute_harm(t, "mae") for t in trials])
+    growth = compute_interval(
+        [_compute_excess(t, FARTHER, "mse") / _compute_excess(t, DECIDING, "mse") for t in trials]
+    ).mean
     still = max(abs(t[FARTHER, "mae"].exact / t[DECIDING, "mae"].exact - 1) for t in trials)
     gap = max(fit.gap for t in trials for fit in t.values())
-    deep = mean_interval([_harm(t, "mse", deep=True) - _harm(t, "mae", deep=True) for t in trials])
+    deep = compute_interval([_compute_harm(t, "mse", deep=True) - _compute_harm(t, "mae", deep=True) for t in trials])
     return (
         Check(
             Text(
@@ -266,15 +280,15 @@ def _checks(trials: Sequence[Trial]) -> tuple[Check, ...]:
     )
 
 
-def _name(case: Case) -> Text | str:
-    """Return what is wrong with the data, in words."""
+def _describe_case(case: Case) -> Text | str:
+    """Return the case in words."""
     if not case.share:
         return Text("none", "无")
-    what = f"{case.share:.0%}, +{case.far:g} σ"
-    return what if case.place == "targets" else Text(f"{what}, input too", f"{what}，输入亦然")
+    text = f"{case.share:.0%}, +{case.far:g} σ"
+    return text if case.where == "targets" else Text(f"{text}, input too", f"{text}，输入亦然")
 
 
-def _table(trials: Sequence[Trial], plan: Plan) -> Table:
+def _build_table(trials: Sequence[Trial], plan: Plan) -> Table:
     """Return one row for each case: the mean test error by either loss, of each kind of network."""
     heads = (
         ("MSE", "MSE"),
@@ -296,7 +310,10 @@ def _table(trials: Sequence[Trial], plan: Plan) -> Table:
             [f.deep for f in mse],
             [f.deep for f in mae],
         )
-        row: tuple[Cell, ...] = (_name(case), *(None if math.isnan(v[0]) else float(np.mean(v)) for v in values))
+        row: tuple[Cell, ...] = (
+            _describe_case(case),
+            *(None if math.isnan(v[0]) else float(np.mean(v)) for v in values),
+        )
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -304,7 +321,7 @@ def _table(trials: Sequence[Trial], plan: Plan) -> Table:
 def _draw(trials: Sequence[Trial], plan: Plan, lang: Lang) -> Figure:
     """Draw both losses' lines through spoiled data, and the test error by the share of outliers."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("One tenth wild readings: MSE follows them, MAE does not", "十分之一的读数异常：MSE 被带偏，MAE 不受影响"),
         Text(
@@ -314,37 +331,37 @@ def _draw(trials: Sequence[Trial], plan: Plan, lang: Lang) -> Figure:
         ),
         lang=lang,
     )
-    _lines(figure.add_axes((0.095, 0.145, 0.385, 0.60)), lang)
-    _by_share(figure.add_axes((0.585, 0.145, 0.39, 0.60)), trials, plan, lang)
+    _draw_lines(figure.add_axes((0.095, 0.145, 0.385, 0.60)), lang)
+    _draw_by_share(figure.add_axes((0.585, 0.145, 0.39, 0.60)), trials, plan, lang)
     return figure
 
 
-def _lines(axes: Axes, lang: Lang) -> None:
+def _draw_lines(axes: Axes, lang: Lang) -> None:
     """Draw one seed's spoiled training data, by body mass index, with the best line of either loss."""
-    data = spoiled(open_data(Options(DATA), seed=0).train, DECIDING, 0)
+    data = add_outliers(load_splits(Options(DATA), seed=0).train, DECIDING, 0)
     assert data.targets is not None
     x, y = np.asarray(data.inputs)[:, COLUMN], data.targets
     axes.plot(x, y, ".", color=MUTED, alpha=0.5, markersize=5)
     ends = np.array([x.min(), x.max()])
     both = np.stack([x, np.ones_like(x)], 1)
-    for solve, color, name, up in ((least_squares, VERMILION, "MSE", 1), (least_absolute, BLUE, "MAE", -1)):
+    for solve, color, name, up in ((solve_least_squares, VERMILION, "MSE", 1), (solve_least_absolute, BLUE, "MAE", -1)):
         slope, level = solve(both, y)
         axes.plot(ends, slope * ends + level, color=color, linewidth=3)
-        label(axes, (ends[1], slope * ends[1] + level + 80 * up), name, color=color, align="right")
+        add_label(axes, (ends[1], slope * ends[1] + level + 80 * up), name, color=color, align="right")
     axes.set_title(Text("the line through the data", "穿过数据的直线").of(lang), loc="left")
     axes.set_xlabel(Text("body mass index", "体质指数（BMI）").of(lang))
     axes.set_ylabel(Text("disease progression", "病情进展指标").of(lang))
 
 
-def _by_share(axes: Axes, trials: Sequence[Trial], plan: Plan, lang: Lang) -> None:
+def _draw_by_share(axes: Axes, trials: Sequence[Trial], plan: Plan, lang: Lang) -> None:
     """Draw the clean test error against the share of wild targets: trained as lines, the closed forms as rings."""
-    cases = [case for case in plan.cases if case.place == "targets" and case.far == FAR]
+    cases = [case for case in plan.cases if case.where == "targets" and case.far == FAR]
     shares = [case.share for case in cases]
     for error, color in zip(ERRORS, (VERMILION, BLUE), strict=True):
-        table = np.array([[t[case, error].linear for case in cases] for t in trials])
+        trained = np.array([[t[case, error].linear for case in cases] for t in trials])
         exact = np.array([[t[case, error].exact for case in cases] for t in trials])
-        axes.fill_between(shares, table.min(0), table.max(0), color=color, alpha=0.2, linewidth=0)
-        axes.plot(shares, table.mean(0), color=color)
+        axes.fill_between(shares, trained.min(0), trained.max(0), color=color, alpha=0.2, linewidth=0)
+        axes.plot(shares, trained.mean(0), color=color)
         axes.plot(
             shares, exact.mean(0), "o", markersize=9, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6
         )
@@ -353,10 +370,10 @@ def _by_share(axes: Axes, trials: Sequence[Trial], plan: Plan, lang: Lang) -> No
     axes.set_title(Text("error on clean test data (RMSE)", "在干净测试数据上的误差（RMSE）").of(lang), loc="left")
     axes.set_xlabel(Text("share of wild training targets", "训练目标中异常值的比例").of(lang))
     top = axes.get_ylim()[1]
-    label(axes, (0.02, top * 0.93), Text("lines: trained", "线：训练所得").of(lang), color=MUTED)
-    label(axes, (0.02, top * 0.84), Text("rings: closed form", "圆圈：闭式解").of(lang), color=MUTED)
-    label(axes, (0.14, top * 0.32), "MSE", color=VERMILION, align="right")
-    label(axes, (0.2, top * 0.15), "MAE", color=BLUE)
+    add_label(axes, (0.02, top * 0.93), Text("lines: trained", "线：训练所得").of(lang), color=MUTED)
+    add_label(axes, (0.02, top * 0.84), Text("rings: closed form", "圆圈：闭式解").of(lang), color=MUTED)
+    add_label(axes, (0.14, top * 0.32), "MSE", color=VERMILION, align="right")
+    add_label(axes, (0.2, top * 0.15), "MAE", color=BLUE)
 
 
 LAB = Lab(

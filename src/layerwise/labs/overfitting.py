@@ -2,7 +2,7 @@
 
 N. Srivastava et al., Dropout (2014); P. Y. Simard et al. (2003); L. Prechelt, Early stopping, but when? (1998). The one
 idea: a network that can learn its examples by heart learns their mislabeled ones too, unless something makes that
-dear.
+costly.
 """
 
 from __future__ import annotations
@@ -16,9 +16,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from layerwise.functional.augmentation.transforms import AugmentOptions
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread, signed
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
-from layerwise.labs.trial import HIDDEN, TRAIN, VAL, Treatment, Trial, noisy_digits, trained
+from layerwise.labs.base import (
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    format_signed,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.regularization import HIDDEN, TRAIN, VAL, Treatment, Trial, noisy_digits, run_trial
 from layerwise.plotting.svg import INK, MUTED
 
 PLAIN = "none"
@@ -26,7 +38,7 @@ CLAIMED = ("dropout", "augmentation", "early stopping")
 TREATMENTS: dict[str, Treatment] = {
     PLAIN: Treatment(),
     "dropout": Treatment(dropout=0.5),
-    "augmentation": Treatment(augment=AugmentOptions(rotate=12, scale=0.1, crop=1)),
+    "augmentation": Treatment(augment=AugmentOptions(rotate=12, scale=0.1, crop_padding=1)),
     "early stopping": Treatment(patience=5),
     "L2": Treatment(rule={"l2": 3e-3}),
     "L1": Treatment(rule={"l1": 1e-3, "l1_proximal": True}),
@@ -46,7 +58,7 @@ WATCH = 2  # epochs between two points of the curves
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, epochs of the budget, and whether the treatments that the claim does not name are run
+    """How much to do: seeds, epochs of the budget, and whether treatments outside the claim run
     too."""
 
     seeds: int
@@ -68,42 +80,48 @@ def measure(mode: Mode, *, treatments: Mapping[str, Treatment] = TREATMENTS, pla
     """
     plan = plan or PLANS[mode]
     names = [name for name in treatments if plan.all_treatments or name in (PLAIN, *CLAIMED)]
-    found: Trials = {name: [] for name in names}
-    with one_thread():
+    results: Trials = {name: [] for name in names}
+    with use_one_thread():
         for seed in range(plan.seeds):
             parts = noisy_digits(seed)
             for name in names:
-                found[name].append(
-                    trained(parts, seed, treatments[name], epochs=plan.epochs, watch=WATCH if seed == 0 else 0)
+                results[name].append(
+                    run_trial(parts, seed, treatments[name], epochs=plan.epochs, watch=WATCH if seed == 0 else 0)
                 )
-    margins = tuple(min(shrunk(found, name, seed) for name in CLAIMED) for seed in range(plan.seeds))
-    return Findings(margins, 0.0, tuple(_check(found, name) for name in CLAIMED), _table(found), partial(_draw, found))
+    margins = tuple(min(compute_shrinkage(results, name, seed) for name in CLAIMED) for seed in range(plan.seeds))
+    return Findings(
+        margins,
+        0.0,
+        tuple(_build_check(results, name) for name in CLAIMED),
+        _build_table(results),
+        partial(_draw, results),
+    )
 
 
-def shrunk(found: Trials, name: str, seed: int) -> float:
-    """Return by what part of itself a treatment shrinks the gap of a seed: 1 closes it."""
-    return 1 - found[name][seed].gap / found[PLAIN][seed].gap
+def compute_shrinkage(results: Trials, name: str, seed: int) -> float:
+    """Return the relative reduction of a seed's gap by a treatment: 1 closes it."""
+    return 1 - results[name][seed].gap / results[PLAIN][seed].gap
 
 
-def gained(found: Trials, name: str) -> list[float]:
+def compute_gains(results: Trials, name: str) -> list[float]:
     """Return by how many nats a treatment lowers the test loss, seed by seed."""
-    return [plain.test - trial.test for plain, trial in zip(found[PLAIN], found[name], strict=True)]
+    return [plain.test - trial.test for plain, trial in zip(results[PLAIN], results[name], strict=True)]
 
 
-def _check(found: Trials, name: str) -> Check:
-    """Check that a treatment does not raise the test loss: the interval of what it gains reaches no lower than 0."""
-    mean, low, high = mean_interval(gained(found, name))
-    numbers = ", ".join(signed(v, ".3f") for v in (low, high))
+def _build_check(results: Trials, name: str) -> Check:
+    """Check that a treatment does not raise the test loss: the interval of its gains does not reach below 0."""
+    mean, low, high = compute_interval(compute_gains(results, name))
+    numbers = ", ".join(format_signed(v, ".3f") for v in (low, high))
     return Check(
         Text(
-            f"{NAMES[name].en}: the test loss is lower by {signed(mean)} nats (interval [{numbers}])",
-            f"{NAMES[name].zh}：测试损失降低 {signed(mean)} 奈特（区间 [{numbers}]）",
+            f"{NAMES[name].en}: the test loss is lower by {format_signed(mean)} nats (interval [{numbers}])",
+            f"{NAMES[name].zh}：测试损失降低 {format_signed(mean)} 奈特（区间 [{numbers}]）",
         ),
         low >= 0,
     )
 
 
-def _table(found: Trials) -> Table:
+def _build_table(results: Trials) -> Table:
     """Return one row for each treatment, means over seeds."""
     columns = (
         Column(Text("treatment", "方法")),
@@ -116,8 +134,8 @@ def _table(found: Trials) -> Table:
         Column(Text("epochs", "轮数"), ".0f"),
     )
     rows = []
-    for name, trials in found.items():
-        share = mean_interval([shrunk(found, name, seed) for seed in range(len(trials))])
+    for name, trials in results.items():
+        share = compute_interval([compute_shrinkage(results, name, seed) for seed in range(len(trials))])
         values = [(t.train, t.test, t.gap, t.accuracy, float(t.epoch)) for t in trials]
         train, test, gap, accuracy, epoch = np.mean(values, axis=0).tolist()
         spread = None if name == PLAIN else share.high - share.mean
@@ -125,10 +143,10 @@ def _table(found: Trials) -> Table:
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Trials, lang: Lang) -> Figure:
+def _draw(results: Trials, lang: Lang) -> Figure:
     """Draw one seed's losses by epoch without treatment, and beside it each treatment's gap."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Learning by heart, and three ways out", "死记硬背，以及三条出路"),
         Text(
@@ -137,17 +155,17 @@ def _draw(found: Trials, lang: Lang) -> Figure:
         ),
         lang=lang,
     )
-    _curves(figure.add_axes((0.085, 0.145, 0.37, 0.62)), found, lang)
-    _gaps(figure.add_axes((0.645, 0.145, 0.325, 0.62)), found, lang)
+    _draw_curves(figure.add_axes((0.085, 0.145, 0.37, 0.62)), results, lang)
+    _draw_gaps(figure.add_axes((0.645, 0.145, 0.325, 0.62)), results, lang)
     return figure
 
 
-def _curves(axes: Axes, found: Trials, lang: Lang) -> None:
+def _draw_curves(axes: Axes, results: Trials, lang: Lang) -> None:
     """Draw training and test loss by epoch without treatment, and mark where early stopping stopped."""
-    epochs, train, test = zip(*found[PLAIN][0].path, strict=True)
+    epochs, train, test = zip(*results[PLAIN][0].path, strict=True)
     axes.plot(epochs, test, color=VERMILION)
     axes.plot(epochs, train, color=BLUE)
-    stop = found["early stopping"][0]
+    stop = results["early stopping"][0]
     axes.axvline(stop.epoch, color=GREEN, linestyle=(0, (3, 3)), linewidth=1.8)
     top = max(*test, *train)
     axes.set(ylim=(0, 1.15 * top), xlim=(0, epochs[-1]))
@@ -155,27 +173,31 @@ def _curves(axes: Axes, found: Trials, lang: Lang) -> None:
     axes.set_xlabel(Text("epoch", "轮").of(lang))
     axes.set_ylabel(Text("loss", "损失").of(lang))
     end = int(0.6 * len(epochs))
-    label(axes, (epochs[end], test[end] + 0.13 * top), Text("test", "测试").of(lang), color=VERMILION)
-    label(axes, (epochs[end], train[end] + 0.08 * top), Text("train", "训练").of(lang), color=BLUE)
-    label(axes, (stop.epoch + 0.02 * epochs[-1], 1.08 * top), Text("early stop", "早停").of(lang), color=GREEN)
+    add_label(axes, (epochs[end], test[end] + 0.13 * top), Text("test", "测试").of(lang), color=VERMILION)
+    add_label(axes, (epochs[end], train[end] + 0.08 * top), Text("train", "训练").of(lang), color=BLUE)
+    add_label(axes, (stop.epoch + 0.02 * epochs[-1], 1.08 * top), Text("early stop", "早停").of(lang), color=GREEN)
 
 
-def _gaps(axes: Axes, found: Trials, lang: Lang) -> None:
+def _draw_gaps(axes: Axes, results: Trials, lang: Lang) -> None:
     """Draw for each treatment the mean training loss and test loss, joined by the gap."""
-    for row, trials in enumerate(found.values()):
+    for row, trials in enumerate(results.values()):
         train, test = (float(np.mean([getattr(t, part) for t in trials])) for part in ("train", "test"))
         axes.plot([train, test], [row, row], color=MUTED, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(train, row, "o", color=BLUE, markersize=10)
         axes.plot(test, row, "o", color=VERMILION, markersize=10)
     axes.axvline(
-        float(np.mean([t.test for t in found[PLAIN]])), ymax=0.85, color=VERMILION, linewidth=1.2, linestyle=(0, (2, 3))
+        float(np.mean([t.test for t in results[PLAIN]])),
+        ymax=0.85,
+        color=VERMILION,
+        linewidth=1.2,
+        linestyle=(0, (2, 3)),
     )
-    axes.set_yticks(range(len(found)), [NAMES[name].of(lang) for name in found], color=INK)
-    plain = found[PLAIN]
+    axes.set_yticks(range(len(results)), [NAMES[name].of(lang) for name in results], color=INK)
+    plain = results[PLAIN]
     first, last = (float(np.mean([getattr(t, part) for t in plain])) for part in ("train", "test"))
-    label(axes, (first, -0.42), Text("train", "训练").of(lang), color=BLUE)
-    label(axes, (last, -0.42), Text("test", "测试").of(lang), color=VERMILION, align="right")
-    axes.set(ylim=(len(found) - 0.4, -0.75), xlim=(-0.05 * last, 1.06 * last))
+    add_label(axes, (first, -0.42), Text("train", "训练").of(lang), color=BLUE)
+    add_label(axes, (last, -0.42), Text("test", "测试").of(lang), color=VERMILION, align="right")
+    axes.set(ylim=(len(results) - 0.4, -0.75), xlim=(-0.05 * last, 1.06 * last))
     axes.grid(axis="y", visible=False)
     axes.set_title(Text("The gap", "差距").of(lang), loc="left")
     axes.set_xlabel(Text("loss", "损失").of(lang))

@@ -21,10 +21,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from layerwise.inspection.fields import effective, follow, squared, support
-from layerwise.inspection.views.filtered import gray_photographs
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.inspection.effective_field import compute_effective_side, estimate_squared_gradient
+from layerwise.inspection.theoretical_field import compute_theoretical_fields, find_gradient_support
+from layerwise.inspection.views.filtered import load_gray_photographs
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
 from layerwise.plotting.svg import INK
 from layerwise.runtime import rng
 
@@ -42,8 +55,8 @@ COLORS = {"plain": VERMILION, "dilated": BLUE, "pooled": GREEN}
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: seeds, drawn networks and patches for each, depths of plain stacks, and of those whose field
-    doubles."""
+    """How much to do: seeds, drawn networks and patches for each, depths of plain stacks, and of dilated and pooled
+    ones."""
 
     seeds: int
     networks: int
@@ -71,8 +84,8 @@ class Sides(NamedTuple):
     effective: float
 
 
-def stack(kind: str, depth: int, *, kernel: int, seed: tuple[int, ...]) -> nn.Sequential:
-    """Return L convolutions of 16 maps with ReLU, without border, weights drawn from He's normal distribution, in
+def build_stack(kind: str, depth: int, *, kernel: int, seed: tuple[int, ...]) -> nn.Sequential:
+    """Return L convolutions of 16 maps with ReLU, without padding, weights drawn from He's normal distribution, in
     float64.
 
     Args:
@@ -82,43 +95,43 @@ def stack(kind: str, depth: int, *, kernel: int, seed: tuple[int, ...]) -> nn.Se
         seed: of the weights.
     """
     layers: list[nn.Module] = []
-    for number in range(depth):
-        apart = 2**number if kind == "dilated" else 1
-        layers += [nn.Conv2d(MAPS if number else 1, MAPS, kernel, dilation=apart, bias=False), nn.ReLU()]
+    for index in range(depth):
+        dilation = 2**index if kind == "dilated" else 1
+        layers += [nn.Conv2d(MAPS if index else 1, MAPS, kernel, dilation=dilation, bias=False), nn.ReLU()]
         if kind == "pooled":
             layers.append(nn.AvgPool2d(2))
     net = nn.Sequential(*layers).double()
-    with rng.seeded(rng.key("receptive-field", *seed)):
+    with rng.use_seed(rng.derive_seed("receptive-field", *seed)):
         for module in net:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     return net
 
 
-def formula(net: nn.Module) -> int:
+def compute_formula_side(net: nn.Module) -> int:
     """Return the side r of a unit's field by E16, followed through the network's operations."""
-    return follow(net, (1, 512, 512))[-1].fields[0].size
+    return compute_theoretical_fields(net, (1, 512, 512))[-1].fields[0].size
 
 
-def predicted(kind: str, depth: int, kernel: int = KERNEL) -> float:
-    """Return the effective side that random weights must give: √(1 + 12·variance), the side of the even square that
-    spreads as much.
+def predict_side(kind: str, depth: int, kernel: int = KERNEL) -> float:
+    """Return the effective side expected of random weights: √(1 + 12·variance), the side of a uniform square of that
+    variance.
 
     Gradients of independent weights of mean 0 add up in their squares, so the expected square of the gradient is the
     distribution of a walk with an even step over each layer's window. Windows of k places j pixels apart add j²(k² −
     1)/12 to its variance: with stride 1, √(1 + L(k² − 1)) in all.
     """
     spread, jump = 0.0, 1
-    for number in range(depth):
-        apart = jump * (2**number if kind == "dilated" else 1)
-        spread += apart**2 * (kernel**2 - 1)
+    for index in range(depth):
+        distance = jump * (2**index if kind == "dilated" else 1)
+        spread += distance**2 * (kernel**2 - 1)
         if kind == "pooled":
             spread += jump**2 * (2**2 - 1)
             jump *= 2
     return math.sqrt(1 + spread)
 
 
-def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Tensor, tuple[int, int]]:
+def compute_squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Tensor, tuple[int, int]]:
     """Return the mean of (∂ unit / ∂ pixel)² over patches (H, W), for sums of the unit's maps with drawn weights, and
     the support's sides.
 
@@ -127,39 +140,39 @@ def squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> tuple[Te
     """
     x = patches.clone().requires_grad_()
     out = net(x)  # (N, C, 1, 1)
-    generator = torch.Generator().manual_seed(rng.key("receptive-field", "maps", seed))
-    total = squared(out, x, generator, probes=PROBES)
-    (top, bottom), (left, right) = support(out[:1], x, (0, 0))
+    generator = torch.Generator().manual_seed(rng.derive_seed("receptive-field", "maps", seed))
+    total = estimate_squared_gradient(out, x, generator, probes=PROBES)
+    (top, bottom), (left, right) = find_gradient_support(out[:1], x, (0, 0))
     return total.mean((0, 1)), (bottom - top + 1, right - left + 1)
 
 
-def patches_of(images: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
+def draw_patches(images: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
     """Return patches of images (H, W), (N, 1, side, side) float64, standardized, drawn by the seed."""
-    generator, found = rng.numpy_generator("receptive-field", "patches", side, *seed), []
-    for number in range(PATCHES):
-        gray = images[number % len(images)]
+    generator, crops = rng.make_numpy_generator("receptive-field", "patches", side, *seed), []
+    for index in range(PATCHES):
+        gray = images[index % len(images)]
         top, left = (int(generator.integers(0, n - side + 1)) for n in gray.shape)
-        found.append(gray[top : top + side, left : left + side])
-    patches = torch.stack(found)[:, None]
+        crops.append(gray[top : top + side, left : left + side])
+    patches = torch.stack(crops)[:, None]
     return (patches - patches.mean()) / patches.std().clamp_min(1e-6)
 
 
-def look(nets: list[nn.Sequential], side: int, images: list[Tensor], seed: int) -> tuple[Sides, Tensor]:
+def measure_stacks(nets: list[nn.Sequential], side: int, images: list[Tensor], seed: int) -> tuple[Sides, Tensor]:
     """Measure stacks of one kind and depth: the sides, and the mean squared gradient over them, (r, r), with the
     largest value 1.
 
     ``side`` is what E16 gives.
     """
     maps, sides = [], set()
-    for number, net in enumerate(nets):
-        gradient, seen = squared_gradient(net, patches_of(images, side, (seed, number)), seed)
+    for index, net in enumerate(nets):
+        gradient, support_sides = compute_squared_gradient(net, draw_patches(images, side, (seed, index)), seed)
         maps.append(gradient / gradient.sum())
-        sides |= set(seen)
+        sides |= set(support_sides)
     mean = torch.stack(maps).mean(0)
-    return Sides(side, min(sides), effective(mean)), mean / mean.max()
+    return Sides(side, min(sides), compute_effective_side(mean)), mean / mean.max()
 
 
-Found = dict[tuple[str, int], list[Sides]]
+SidesByStack = dict[tuple[str, int], list[Sides]]
 
 
 def measure(mode: Mode, *, kernel: int = KERNEL, plan: Plan | None = None) -> Findings:
@@ -171,46 +184,54 @@ def measure(mode: Mode, *, kernel: int = KERNEL, plan: Plan | None = None) -> Fi
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found: Found = {(kind, depth): [] for kind in KINDS for depth in plan.depths(kind)}
+    sides: SidesByStack = {(kind, depth): [] for kind in KINDS for depth in plan.depths(kind)}
     maps: dict[int, Tensor] = {}
-    images = [image[0, 0].double() for image in gray_photographs().values()]
-    with one_thread():
-        for kind, depth in found:
-            side = formula(stack(kind, depth, kernel=kernel, seed=(0,)))
+    images = [image[0, 0].double() for image in load_gray_photographs().values()]
+    with use_one_thread():
+        for kind, depth in sides:
+            side = compute_formula_side(build_stack(kind, depth, kernel=kernel, seed=(0,)))
             for seed in range(plan.seeds):
                 nets = [
-                    stack(kind, depth, kernel=kernel, seed=(depth, seed, number)) for number in range(plan.networks)
+                    build_stack(kind, depth, kernel=kernel, seed=(depth, seed, number))
+                    for number in range(plan.networks)
                 ]
-                sides, mean = look(nets, side, images, seed)
-                found[kind, depth].append(sides)
+                measured, mean = measure_stacks(nets, side, images, seed)
+                sides[kind, depth].append(measured)
                 if kind == "plain":
                     maps[depth] = mean
-    margins = tuple(min(growth(found, plan, seed)) for seed in range(plan.seeds))
+    margins = tuple(min(compute_growth(sides, plan, seed)) for seed in range(plan.seeds))
     return Findings(
-        margins, 0.0, _checks(found, plan, kernel), _table(found, plan, kernel), partial(_draw, found, maps, plan)
+        margins,
+        0.0,
+        _build_checks(sides, plan, kernel),
+        _build_table(sides, plan, kernel),
+        partial(_draw, sides, maps, plan),
     )
 
 
-def growth(found: Found, plan: Plan, seed: int) -> list[float]:
+def compute_growth(sides: SidesByStack, plan: Plan, seed: int) -> list[float]:
     """Return log₂ of how the plain stack's effective side grows with each doubling of its depth."""
-    sides = [found["plain", depth][seed].effective for depth in plan.plain]
-    return [math.log2(b / a) for a, b in pairwise(sides)]
+    values = [sides["plain", depth][seed].effective for depth in plan.plain]
+    return [math.log2(b / a) for a, b in pairwise(values)]
 
 
-def _mean(found: Found, kind: str, depth: int) -> float:
+def _compute_mean_side(sides: SidesByStack, kind: str, depth: int) -> float:
     """Return a stack's effective side, the mean over seeds."""
-    return float(np.mean([s.effective for s in found[kind, depth]]))
+    return float(np.mean([s.effective for s in sides[kind, depth]]))
 
 
-def _checks(found: Found, plan: Plan, kernel: int) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: E16 exactly; the effective side as predicted, ever less of the whole;
-    faster ways."""
-    exact = sum(s.formula == s.support for sides in found.values() for s in sides)
-    total = sum(len(sides) for sides in found.values())
-    worst = max(abs(_mean(found, *key) / predicted(*key, kernel) - 1) for key in found)
-    shares = [_mean(found, "plain", depth) / found["plain", depth][0].formula for depth in plan.plain]
+def _build_checks(sides: SidesByStack, plan: Plan, kernel: int) -> tuple[Check, ...]:
+    """Return the checks: E16 exactly; the effective side as predicted, an ever smaller share;
+    faster growth."""
+    exact = sum(s.formula == s.support for of_stack in sides.values() for s in of_stack)
+    total = sum(len(of_stack) for of_stack in sides.values())
+    worst = max(abs(_compute_mean_side(sides, *key) / predict_side(*key, kernel) - 1) for key in sides)
+    shares = [_compute_mean_side(sides, "plain", depth) / sides["plain", depth][0].formula for depth in plan.plain]
     last = plan.doubling[-1]
-    ways = {kind: _mean(found, kind, last) / _mean(found, kind, plan.doubling[-2]) for kind in ("dilated", "pooled")}
+    factors = {
+        kind: _compute_mean_side(sides, kind, last) / _compute_mean_side(sides, kind, plan.doubling[-2])
+        for kind in ("dilated", "pooled")
+    }
     return (
         Check(
             Text(
@@ -239,16 +260,16 @@ def _checks(found: Found, plan: Plan, kernel: int) -> tuple[Check, ...]:
         ),
         Check(
             Text(
-                f"dilation and pooling multiply it instead: ×{ways['dilated']:.2f} and ×{ways['pooled']:.2f} "
+                f"dilation and pooling multiply it instead: ×{factors['dilated']:.2f} and ×{factors['pooled']:.2f} "
                 f"with layer {last} alone",
-                f"膨胀与池化则使它成倍增长：仅第 {last} 层就分别 ×{ways['dilated']:.2f} 与 ×{ways['pooled']:.2f}",
+                f"膨胀与池化则使它成倍增长：仅第 {last} 层就分别 ×{factors['dilated']:.2f} 与 ×{factors['pooled']:.2f}",
             ),
-            min(ways.values()) > 1.5,
+            min(factors.values()) > 1.5,
         ),
     )
 
 
-def _table(found: Found, plan: Plan, kernel: int) -> Table:
+def _build_table(sides: SidesByStack, plan: Plan, kernel: int) -> Table:
     """Return one row for each kind and depth."""
     columns = (
         Column(Text("layers", "层")),
@@ -261,27 +282,27 @@ def _table(found: Found, plan: Plan, kernel: int) -> Table:
         Column(Text("share", "占比"), ".0%"),
     )
     rows = []
-    for (kind, depth), sides in found.items():
-        span = mean_interval([s.effective for s in sides])
+    for (kind, depth), of_stack in sides.items():
+        span = compute_interval([s.effective for s in of_stack])
         first = NAMES[kind] if depth == plan.depths(kind)[0] else ""
         row: tuple[Cell, ...] = (
             first,
             depth,
-            sides[0].formula,
-            min(s.support for s in sides),
+            of_stack[0].formula,
+            min(s.support for s in of_stack),
             span.mean,
             span.high - span.mean,
-            predicted(kind, depth, kernel),
-            span.mean / sides[0].formula,
+            predict_side(kind, depth, kernel),
+            span.mean / of_stack[0].formula,
         )
         rows.append(row)
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Found, maps: dict[int, Tensor], plan: Plan, lang: Lang) -> Figure:
+def _draw(sides: SidesByStack, maps: dict[int, Tensor], plan: Plan, lang: Lang) -> Figure:
     """Draw the squared gradient of one seed's plain stacks in their whole fields, and the sides over depth."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("A unit can see far, but it looks at the middle", "单元看得到很远，但主要看中间"),
         Text(
@@ -290,17 +311,19 @@ def _draw(found: Found, maps: dict[int, Tensor], plan: Plan, lang: Lang) -> Figu
         ),
         lang=lang,
     )
-    shown = [depth for depth in plan.plain if depth > 1][-4:]
-    largest = found["plain", shown[-1]][0].formula
-    for place, depth in enumerate(shown):
-        corner = (0.03 + 0.225 * (place % 2), 0.435 - 0.365 * (place // 2), 0.2, 0.2 * SIZE[0] / SIZE[1])
-        _map(figure.add_axes((corner[0], corner[1], 0.17, 0.17 * SIZE[0] / SIZE[1])), maps[depth], largest, depth, lang)
+    depths = [depth for depth in plan.plain if depth > 1][-4:]
+    largest = sides["plain", depths[-1]][0].formula
+    for panel, depth in enumerate(depths):
+        corner = (0.03 + 0.225 * (panel % 2), 0.435 - 0.365 * (panel // 2), 0.2, 0.2 * SIZE[0] / SIZE[1])
+        _draw_map(
+            figure.add_axes((corner[0], corner[1], 0.17, 0.17 * SIZE[0] / SIZE[1])), maps[depth], largest, depth, lang
+        )
     axes = figure.add_axes((0.565, 0.145, 0.41, 0.60))
-    _sides(axes, found, plan, lang)
+    _draw_sides(axes, sides, plan, lang)
     return figure
 
 
-def _map(axes: Axes, gradient: Tensor, largest: int, depth: int, lang: Lang) -> None:
+def _draw_map(axes: Axes, gradient: Tensor, largest: int, depth: int, lang: Lang) -> None:
     """Draw one map of amplitudes in a frame as large as the deepest stack's field, with its own field framed."""
     side = len(gradient)
     half = side / 2
@@ -322,15 +345,15 @@ def _map(axes: Axes, gradient: Tensor, largest: int, depth: int, lang: Lang) -> 
     axes.set_title(name, fontsize=13, loc="center", pad=3)
 
 
-def _sides(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
+def _draw_sides(axes: Axes, sides: SidesByStack, plan: Plan, lang: Lang) -> None:
     """Draw sides over depth: what E16 allows dashed, the effective side with every seed's value, and the prediction as
     a thin line."""
     for kind in KINDS:
         depths = plan.depths(kind)
-        axes.plot(depths, [found[kind, d][0].formula for d in depths], "--", color=COLORS[kind], linewidth=1.4)
-        axes.plot(depths, [_mean(found, kind, d) for d in depths], "o-", color=COLORS[kind], markersize=6)
+        axes.plot(depths, [sides[kind, d][0].formula for d in depths], "--", color=COLORS[kind], linewidth=1.4)
+        axes.plot(depths, [_compute_mean_side(sides, kind, d) for d in depths], "o-", color=COLORS[kind], markersize=6)
     deepest = plan.plain[-1]
-    top = max(found[kind, plan.depths(kind)[-1]][0].formula for kind in KINDS)
+    top = max(sides[kind, plan.depths(kind)[-1]][0].formula for kind in KINDS)
     axes.set(xscale="log", yscale="log", xlim=(0.93, deepest * 1.15), ylim=(2, top * 1.6))
     axes.set(xticks=plan.plain, xticklabels=[str(d) for d in plan.plain])
     ticks = [t for t in (2, 5, 10, 20, 50, 100) if t <= top * 1.6]
@@ -347,9 +370,9 @@ def _sides(axes: Axes, found: Found, plan: Plan, lang: Lang) -> None:
         depth = plan.depths(kind)[-1]
         low = {"plain": 0.5, "dilated": 0.70, "pooled": 1.0}[kind]
         align = "right" if kind == "plain" else "left"
-        label(
+        add_label(
             axes,
-            (depth * (1.06 if kind == "plain" else 1.09), _mean(found, kind, depth) * low),
+            (depth * (1.06 if kind == "plain" else 1.09), _compute_mean_side(sides, kind, depth) * low),
             text,
             color=COLORS[kind],
             align=align,

@@ -30,12 +30,12 @@ from layerwise.labs.base import (
     Mode,
     Table,
     Text,
-    mean_interval,
-    one_thread,
-    signed,
+    compute_interval,
+    format_signed,
+    use_one_thread,
 )
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
-from layerwise.labs.training import Parts, learn, metrics, parts
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
 from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import MUTED
 from layerwise.rules.backprop import BackpropOptions
@@ -44,14 +44,14 @@ from layerwise.runtime import rng
 
 HIDDEN, BATCH = (64, 64, 64), 32
 ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid"}
-SHOWN = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
+LABELS = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
 COLORS = {"relu": GREEN, "tanh": BLUE, "sigmoid": VERMILION}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: data set, seeds, step sizes η, the loss to be reached, the most steps, and after how many to
-    look."""
+    """How much to do: data set, seeds, step sizes η, the target loss, the most steps, and the interval of
+    measurements."""
 
     data: str
     seeds: int
@@ -70,10 +70,10 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Race:
-    """One training: the loss on the training part before the first step and every so many, up to the target, and
+    """One training: the losses on the training part, before the first step and at each measurement, up to the target;
     seconds a step.
 
-    ``steps`` is when the target was reached, or the most there may be; ``reached`` tells which.
+    ``steps`` is the step at which the target was reached, or the limit if it was not ``reached``.
     """
 
     losses: tuple[float, ...]
@@ -85,81 +85,85 @@ class Race:
 Races = dict[tuple[str, float], list[Race]]
 
 
-def race(activation: str, rate: float, data: Parts, *, plan: Plan, seed: int) -> Race:
-    """Train the catalog's mlp by plain gradient descent until its loss on the whole training part is at the target."""
-    with rng.seeded(rng.key("relu-speed", seed)):
+def run_race(activation: str, rate: float, data: SplitBatches, *, plan: Plan, seed: int) -> Race:
+    """Train the catalog's mlp by plain gradient descent until its loss on the training part is at the target."""
+    with rng.use_seed(rng.derive_seed("relu-speed", seed)):
         net = mlp(
             features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation
         )
-    losses, taken, spent = [metrics(net, data.task, data.train)["loss"]], 0, 0.0
+    losses, step, seconds = [compute_metrics(net, data.task, data.train)["loss"]], 0, 0.0
     epochs = math.ceil(plan.steps * BATCH / len(data.train))
-    began, options = time.perf_counter(), BackpropOptions(optimizer="sgd", lr=rate)
+    start, options = time.perf_counter(), BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
-        for _ in learn(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
-            taken += 1
-            if taken % plan.every:
+        for _ in train_steps(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
+            step += 1
+            if step % plan.every:
                 continue
-            spent += time.perf_counter() - began
-            losses.append(metrics(net, data.task, data.train)["loss"])
-            if losses[-1] <= plan.target or taken >= plan.steps:
+            seconds += time.perf_counter() - start
+            losses.append(compute_metrics(net, data.task, data.train)["loss"])
+            if losses[-1] <= plan.target or step >= plan.steps:
                 break
-            began = time.perf_counter()
+            start = time.perf_counter()
     reached = losses[-1] <= plan.target
-    return Race(tuple(losses), taken if reached else plan.steps, reached, spent / max(1, taken))
+    return Race(tuple(losses), step if reached else plan.steps, reached, seconds / max(1, step))
 
 
 def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: Plan | None = None) -> Findings:
-    """Let each activation race with each step size, seed by seed.
+    """Train with each activation and each step size, seed by seed.
 
     Args:
         mode: how many seeds and step sizes, on which data, to which loss.
-        activations: which activation plays which part; another one in a part is a counter-experiment.
+        activations: the activation of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    races: Races = {(part, rate): [] for part in ACTIVATIONS for rate in plan.rates}
-    with one_thread():
+    races: Races = {(role, rate): [] for role in ACTIVATIONS for rate in plan.rates}
+    with use_one_thread():
         for seed in range(plan.seeds):
-            data = parts(plan.data, seed=seed)
-            for part, rate in races:
-                races[part, rate].append(race(activations[part], rate, data, plan=plan, seed=seed))
-    rates = {part: best_rate(races, part, plan) for part in ACTIVATIONS}
-    rivals = [_ahead(races, rates, rival) for rival in ("tanh", "sigmoid")]
+            data = load_batches(plan.data, seed=seed)
+            for role, rate in races:
+                races[role, rate].append(run_race(activations[role], rate, data, plan=plan, seed=seed))
+    rates = {role: find_best_rate(races, role, plan) for role in ACTIVATIONS}
+    rivals = [_compute_lead(races, rates, rival) for rival in ("tanh", "sigmoid")]
     margins = tuple(min(pair) for pair in zip(*rivals, strict=True))
     return Findings(
-        margins, 0.0, _checks(races, rates, plan), _table(races, rates, plan), partial(_draw, races, rates, plan)
+        margins,
+        0.0,
+        _build_checks(races, rates, plan),
+        _build_table(races, rates, plan),
+        partial(_draw, races, rates, plan),
     )
 
 
-def best_rate(races: Races, part: str, plan: Plan) -> float:
+def find_best_rate(races: Races, role: str, plan: Plan) -> float:
     """Return the step size with which an activation reaches the target soonest, in the mean over seeds of the steps'
     logarithm."""
-    return min(plan.rates, key=lambda rate: float(np.mean([math.log(r.steps) for r in races[part, rate]])))
+    return min(plan.rates, key=lambda rate: float(np.mean([math.log(r.steps) for r in races[role, rate]])))
 
 
-def _ahead(races: Races, rates: Mapping[str, float], rival: str) -> list[float]:
+def _compute_lead(races: Races, rates: Mapping[str, float], rival: str) -> list[float]:
     """Return, for each seed, log₂ of a rival's steps over ReLU's, both with their best step size."""
     pairs = zip(races[rival, rates[rival]], races["relu", rates["relu"]], strict=True)
     return [math.log2(other.steps / relu.steps) for other, relu in pairs]
 
 
-def _times(span: Interval) -> str:
+def _format_factors(span: Interval) -> str:
     """Return an interval of log₂ as factors."""
-    mean, low, high = (signed(2**v, ".2f") for v in span)
+    mean, low, high = (format_signed(2**v, ".2f") for v in span)
     return f"{mean} [{low}, {high}]"
 
 
-def _checks(races: Races, rates: Mapping[str, float], plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: ReLU ahead of each rival; every ReLU network arrives."""
+def _build_checks(races: Races, rates: Mapping[str, float], plan: Plan) -> tuple[Check, ...]:
+    """Return the checks: ReLU is ahead of each rival; every ReLU network reaches the target."""
     checks = []
     for rival in ("sigmoid", "tanh"):
-        span = mean_interval(_ahead(races, rates, rival))
+        span = compute_interval(_compute_lead(races, rates, rival))
         late = sum(not r.reached for r in races[rival, rates[rival]])
-        more = f" ({late} of {plan.seeds} never arrived and count as the limit)" if late else ""
-        mehr = f"（{plan.seeds} 个中有 {late} 个未达到，按上限计）" if late else ""
+        more_en = f" ({late} of {plan.seeds} never arrived and count as the limit)" if late else ""
+        more_zh = f"（{plan.seeds} 个中有 {late} 个未达到，按上限计）" if late else ""
         text = Text(
-            f"{rival} needs {_times(span)} times as many steps{more}",
-            f"{rival} 所需步数是 ReLU 的 {_times(span)} 倍{mehr}",
+            f"{rival} needs {_format_factors(span)} times as many steps{more_en}",
+            f"{rival} 所需步数是 ReLU 的 {_format_factors(span)} 倍{more_zh}",
         )
         checks.append(Check(text, span.low > 0))
     arrived = sum(r.reached for r in races["relu", rates["relu"]])
@@ -170,7 +174,7 @@ def _checks(races: Races, rates: Mapping[str, float], plan: Plan) -> tuple[Check
     return (*checks, Check(text, arrived == plan.seeds))
 
 
-def _table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
+def _build_table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
     """Return one row for each activation: mean steps to the target with each step size, and with the best."""
     columns = (
         Column(Text("activation", "激活")),
@@ -181,22 +185,22 @@ def _table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
         Column(Text("ms a step", "每步毫秒"), ".2f"),
     )
 
-    def shown(found: Sequence[Race]) -> str:
-        late = sum(not r.reached for r in found)
-        return "—" if late == len(found) else f"{'> ' if late else ''}{np.mean([r.steps for r in found]):,.0f}"
+    def format_steps(runs: Sequence[Race]) -> str:
+        late = sum(not r.reached for r in runs)
+        return "—" if late == len(runs) else f"{'> ' if late else ''}{np.mean([r.steps for r in runs]):,.0f}"
 
     rows = []
-    for part in ACTIVATIONS:
-        best = races[part, rates[part]]
-        span = mean_interval([r.steps for r in best])
-        took = 1000 * float(np.median([r.seconds for r in best]))
+    for role in ACTIVATIONS:
+        best = races[role, rates[role]]
+        span = compute_interval([r.steps for r in best])
+        milliseconds = 1000 * float(np.median([r.seconds for r in best]))
         row: tuple[Cell, ...] = (
-            SHOWN[part],
-            *(shown(races[part, rate]) for rate in plan.rates),
-            rates[part],
+            LABELS[role],
+            *(format_steps(races[role, rate]) for rate in plan.rates),
+            rates[role],
             span.mean,
             span.high - span.mean,
-            took,
+            milliseconds,
         )
         rows.append(row)
     return Table(columns, tuple(rows))
@@ -205,7 +209,7 @@ def _table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
 def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> Figure:
     """Draw the loss by step, each activation with its best step size, and the steps to the target by step size."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("The race to a small loss, each with its best step size", "各用最佳步长，看谁先到达小损失"),
         Text(
@@ -215,15 +219,15 @@ def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> F
         lang=lang,
     )
     left, right = figure.add_axes((0.095, 0.145, 0.40, 0.60)), figure.add_axes((0.605, 0.145, 0.37, 0.60))
-    _curves(left, races, rates, plan, lang)
-    for part in ACTIVATIONS:
-        steps = [float(np.mean([r.steps for r in races[part, rate]])) for rate in plan.rates]
-        kept = [
-            (rate, s) for rate, s in zip(plan.rates, steps, strict=True) if any(r.reached for r in races[part, rate])
+    _draw_curves(left, races, rates, plan, lang)
+    for role in ACTIVATIONS:
+        steps = [float(np.mean([r.steps for r in races[role, rate]])) for rate in plan.rates]
+        reached = [
+            (rate, s) for rate, s in zip(plan.rates, steps, strict=True) if any(r.reached for r in races[role, rate])
         ]
-        right.plot([k[0] for k in kept], [k[1] for k in kept], "o-", color=COLORS[part], markersize=7)
+        right.plot([k[0] for k in reached], [k[1] for k in reached], "o-", color=COLORS[role], markersize=7)
         right.plot(
-            rates[part], dict(zip(plan.rates, steps, strict=True))[rates[part]], "o", color=COLORS[part], markersize=13
+            rates[role], dict(zip(plan.rates, steps, strict=True))[rates[role]], "o", color=COLORS[role], markersize=13
         )
     right.set(xscale="log", yscale="log", xticks=plan.rates, xticklabels=[f"{r:g}" for r in plan.rates])
     right.set(xlim=(plan.rates[0] / 1.4, plan.rates[-1] * 1.4))
@@ -236,15 +240,15 @@ def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> F
     return figure
 
 
-def _curves(axes: Axes, races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> None:
+def _draw_curves(axes: Axes, races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> None:
     """Draw each seed's training loss against the steps taken."""
-    for part, color in COLORS.items():
-        found = races[part, rates[part]]
-        for r in found[:5]:
+    for role, color in COLORS.items():
+        runs = races[role, rates[role]]
+        for r in runs[:5]:
             at = np.arange(len(r.losses)) * plan.every
             axes.plot(at, r.losses, color=color, linewidth=1.2, alpha=0.7)
     axes.axhline(plan.target, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-    last = max(r.steps for part in COLORS for r in races[part, rates[part]])
+    last = max(r.steps for role in COLORS for r in races[role, rates[role]])
     axes.set(yscale="log", xlim=(0, last * 1.02))
     low, high = axes.get_ylim()
     ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if low <= t <= high]
@@ -252,8 +256,8 @@ def _curves(axes: Axes, races: Races, rates: Mapping[str, float], plan: Plan, la
     axes.set(yticks=ticks, yticklabels=[f"{t:g}" for t in ticks])
     axes.set_title(Text("training loss", "训练损失").of(lang), loc="left")
     axes.set_xlabel(Text("steps", "步数").of(lang))
-    for place, part in enumerate(("sigmoid", "tanh", "relu")):
-        label(axes, (last * 0.99, high / 1.25 / 1.3**place), SHOWN[part], color=COLORS[part], align="right")
+    for line, role in enumerate(("sigmoid", "tanh", "relu")):
+        add_label(axes, (last * 0.99, high / 1.25 / 1.3**line), LABELS[role], color=COLORS[role], align="right")
 
 
 LAB = Lab(

@@ -19,9 +19,21 @@ from matplotlib.ticker import PercentFormatter
 from torch import nn
 
 from layerwise.data.loader import Batch
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
-from layerwise.labs.training import Parts, learn, metrics, parts
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
 from layerwise.models.resnet_cifar import resnet20
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.runtime import rng
@@ -30,7 +42,7 @@ KINDS = {"plain": False, "residual": True}
 NAMES = {"plain": Text("plain", "普通"), "residual": Text("residual", "残差")}
 COLORS = {"plain": VERMILION, "residual": BLUE}
 ALLOWED = 0.02  # of accuracy: what a residual net may lose with depth
-PIECE = 1000  # examples at a time, in measuring
+CHUNK = 1000  # examples at a time, in measuring
 LR = 0.05
 
 
@@ -57,7 +69,7 @@ PLANS: dict[Mode, Plan] = {
 
 @dataclass(frozen=True)
 class Score:
-    """One trained network: accuracy on what it learned from, and on the test part."""
+    """One trained network: accuracy on the training and on the test part."""
 
     train: float
     test: float
@@ -66,10 +78,10 @@ class Score:
 Scores = dict[tuple[str, int], list[Score]]
 
 
-def network(residual: bool, depth: int, data: Parts, *, width: int, seed: int) -> nn.Module:
-    """Return the catalog's network of 6n + 2 layers, with or without its sums."""
+def build_network(residual: bool, depth: int, data: SplitBatches, *, width: int, seed: int) -> nn.Module:
+    """Return the catalog's network of 6n + 2 layers, with or without residual connections."""
     channels, height, side = data.train.inputs.shape[1:]
-    with rng.seeded(rng.key("residual-depth", depth, seed)):
+    with rng.use_seed(rng.derive_seed("residual-depth", depth, seed)):
         return resnet20(
             outputs=len(data.task.classes),
             channels=channels,
@@ -81,37 +93,37 @@ def network(residual: bool, depth: int, data: Parts, *, width: int, seed: int) -
 
 
 @torch.no_grad()
-def settle(net: nn.Module, batch: Batch) -> None:
-    """Take batch norm's statistics afresh of a batch's images: in short trainings the running ones lag behind the
+def update_batch_norm(net: nn.Module, batch: Batch) -> None:
+    """Recompute batch norm's statistics from a batch's images: in short trainings the running ones lag behind the
     weights."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the plain mean over what follows
     net.train()
-    for piece in batch.inputs.split(PIECE):
-        net(piece)
+    for chunk in batch.inputs.split(CHUNK):
+        net(chunk)
 
 
-def accuracy(net: nn.Module, data: Parts, batch: Batch) -> float:
-    """Return the accuracy on a batch, a piece at a time."""
+def compute_accuracy(net: nn.Module, data: SplitBatches, batch: Batch) -> float:
+    """Return the accuracy on a batch, computed in chunks."""
     right = 0.0
-    for start in range(0, len(batch), PIECE):
-        at = slice(start, start + PIECE)
+    for start in range(0, len(batch), CHUNK):
+        rows = slice(start, start + CHUNK)
         assert batch.targets is not None
-        piece = Batch(batch.inputs[at], batch.targets[at], batch.ids[at])
-        right += metrics(net, data.task, piece)["accuracy"] * len(piece)
+        chunk = Batch(batch.inputs[rows], batch.targets[rows], batch.ids[rows])
+        right += compute_metrics(net, data.task, chunk)["accuracy"] * len(chunk)
     return right / len(batch)
 
 
-def score(residual: bool, depth: int, data: Parts, *, plan: Plan, seed: int) -> Score:
+def train_and_score(residual: bool, depth: int, data: SplitBatches, *, plan: Plan, seed: int) -> Score:
     """Train one network with Nesterov's momentum on one cycle of the rate, as the model's recipe does."""
-    net = network(residual, depth, data, width=plan.width, seed=seed)
+    net = build_network(residual, depth, data, width=plan.width, seed=seed)
     options = BackpropOptions(optimizer="nesterov", lr=LR, schedule="one-cycle", warmup=0.2, l2=2.5e-4)
-    for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=plan.batch, seed=seed):
+    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=plan.batch, seed=seed):
         pass
-    settle(net, data.train)
-    return Score(accuracy(net, data, data.train), accuracy(net, data, data.test))
+    update_batch_norm(net, data.train)
+    return Score(compute_accuracy(net, data, data.train), compute_accuracy(net, data, data.test))
 
 
 def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None = None) -> Findings:
@@ -119,37 +131,40 @@ def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None 
 
     Args:
         mode: how many seeds, examples and epochs, on which data.
-        kinds: whether each part has its sums; the same in both is a counter-experiment.
+        kinds: whether each role has residual connections; the same for both is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     scores: Scores = {(kind, depth): [] for kind in KINDS for depth in plan.depths}
-    with one_thread():
+    with use_one_thread():
         for seed in range(plan.seeds):
-            data = parts(plan.data, seed=seed, examples=plan.examples)
+            data = load_batches(plan.data, seed=seed, examples=plan.examples)
             for kind, depth in scores:
-                scores[kind, depth].append(score(kinds[kind], depth, data, plan=plan, seed=seed))
-    margins = tuple(p - r for p, r in zip(lost(scores, "plain"), lost(scores, "residual"), strict=True))
-    return Findings(margins, 0.0, _checks(scores), _table(scores), partial(_draw, scores, plan))
+                scores[kind, depth].append(train_and_score(kinds[kind], depth, data, plan=plan, seed=seed))
+    margins = tuple(p - r for p, r in zip(compute_drop(scores, "plain"), compute_drop(scores, "residual"), strict=True))
+    return Findings(margins, 0.0, _build_checks(scores), _build_table(scores), partial(_draw, scores, plan))
 
 
-def depths(scores: Scores) -> tuple[int, int]:
+def get_depths(scores: Scores) -> tuple[int, int]:
     """Return the smaller and the larger number of layers."""
-    found = sorted({depth for _, depth in scores})
-    return found[0], found[1]
+    depths = sorted({depth for _, depth in scores})
+    return depths[0], depths[1]
 
 
-def lost(scores: Scores, kind: str, *, part: str = "train") -> list[float]:
-    """Return, for each seed, how much accuracy goes with the step from few layers to many."""
-    pairs = zip(*(scores[kind, depth] for depth in depths(scores)), strict=True)
+def compute_drop(scores: Scores, kind: str, *, part: str = "train") -> list[float]:
+    """Return, for each seed, the accuracy lost from few layers to many."""
+    pairs = zip(*(scores[kind, depth] for depth in get_depths(scores)), strict=True)
     return [getattr(shallow, part) - getattr(deep, part) for shallow, deep in pairs]
 
 
-def _checks(scores: Scores) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: the plain net loses, on what it learned from; the residual one does
+def _build_checks(scores: Scores) -> tuple[Check, ...]:
+    """Return the checks: the plain net loses training accuracy with depth; the residual one does
     not."""
-    plain, residual = mean_interval(lost(scores, "plain")), mean_interval(lost(scores, "residual"))
-    shallow, deep = depths(scores)
+    plain, residual = (
+        compute_interval(compute_drop(scores, "plain")),
+        compute_interval(compute_drop(scores, "residual")),
+    )
+    shallow, deep = get_depths(scores)
     p, r = ([f"{100 * v:.1f}".replace("-", "−") for v in span] for span in (plain, residual))
     return (
         Check(
@@ -170,7 +185,7 @@ def _checks(scores: Scores) -> tuple[Check, ...]:
     )
 
 
-def _table(scores: Scores) -> Table:
+def _build_table(scores: Scores) -> Table:
     """Return one row for each network."""
     columns = (
         Column(Text("network", "网络")),
@@ -181,8 +196,8 @@ def _table(scores: Scores) -> Table:
         Column(Text("±", "±"), ".1%"),
     )
     rows = []
-    for (kind, depth), found in scores.items():
-        train, test = mean_interval([s.train for s in found]), mean_interval([s.test for s in found])
+    for (kind, depth), results in scores.items():
+        train, test = compute_interval([s.train for s in results]), compute_interval([s.test for s in results])
         row: tuple[Cell, ...] = (
             NAMES[kind],
             depth,
@@ -196,9 +211,9 @@ def _table(scores: Scores) -> Table:
 
 
 def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
-    """Draw the accuracy at both depths, on what was learned from and on the test part."""
+    """Draw the accuracy at both depths, on the training and on the test part."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text(
             "From {} to {} layers, with and without sums".format(*plan.depths),
@@ -211,22 +226,26 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
         lang=lang,
     )
     left, right = figure.add_axes((0.105, 0.145, 0.38, 0.60)), figure.add_axes((0.595, 0.145, 0.38, 0.60))
-    _lines(left, scores, "train", lang)
-    _lines(right, scores, "test", lang)
+    _draw_lines(left, scores, "train", lang)
+    _draw_lines(right, scores, "test", lang)
     left.set_title(Text("training accuracy", "训练准确率").of(lang), loc="left")
     right.set_title(Text("test accuracy", "测试准确率").of(lang), loc="left")
     return figure
 
 
-def _lines(axes: Axes, scores: Scores, part: str, lang: Lang) -> None:
+def _draw_lines(axes: Axes, scores: Scores, part: str, lang: Lang) -> None:
     """Draw each seed's accuracy at both depths."""
     for kind in KINDS:
-        table = np.array([[getattr(s, part) for s in scores[kind, depth]] for depth in depths(scores)])  # (2, seeds)
-        axes.plot([0, 1], table, color=COLORS[kind], linewidth=1, alpha=0.6)
-        axes.plot([0, 1], table.mean(1), "o-", color=COLORS[kind], markersize=8, linewidth=3)
-        label(axes, (1.06, float(table[1].mean())), NAMES[kind].of(lang), color=COLORS[kind])
+        accuracies = np.array(
+            [[getattr(s, part) for s in scores[kind, depth]] for depth in get_depths(scores)]
+        )  # (2, seeds)
+        axes.plot([0, 1], accuracies, color=COLORS[kind], linewidth=1, alpha=0.6)
+        axes.plot([0, 1], accuracies.mean(1), "o-", color=COLORS[kind], markersize=8, linewidth=3)
+        add_label(axes, (1.06, float(accuracies[1].mean())), NAMES[kind].of(lang), color=COLORS[kind])
     axes.set(
-        xlim=(-0.15, 1.5), xticks=[0, 1], xticklabels=[Text(f"{d} layers", f"{d} 层").of(lang) for d in depths(scores)]
+        xlim=(-0.15, 1.5),
+        xticks=[0, 1],
+        xticklabels=[Text(f"{d} layers", f"{d} 层").of(lang) for d in get_depths(scores)],
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 

@@ -23,13 +23,25 @@ from torch import Tensor, nn
 from layerwise.data import sklearn_datasets
 from layerwise.data.loader import Batch
 from layerwise.data.source import fetch
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.resnet_cifar import resnet20
 from layerwise.runtime import rng
 from layerwise.tasks.classification import Classification
 
-DECADE = 1.0  # powers of ten: what a plain net must be more uneven by, and what a residual one may be uneven by at most
+DECADE = 1.0  # powers of ten: by how much more a plain net must vary, and how much a residual one may at most
 KINDS = {"plain": False, "residual": True}
 NAMES = {"plain": Text("plain", "普通"), "residual": Text("residual", "残差")}
 COLORS = {"plain": VERMILION, "residual": BLUE}
@@ -61,18 +73,18 @@ PLANS: dict[Mode, Plan] = {
 Profiles = dict[tuple[str, str, int], list[tuple[float, ...]]]  # by kind, start and depth: each seed's ‖δ‖ by block
 
 
-def network(residual: bool, start: str, depth: int, *, width: int, seed: int) -> nn.Module:
+def build_network(residual: bool, start: str, depth: int, *, width: int, seed: int) -> nn.Module:
     """Return the catalog's network of 6n + 2 layers for images of 8×8 in float64, with its start changed.
 
     Args:
-        residual: whether the sums are there.
-        start: ``normed`` as in the paper, ``bare`` without batch norm, ``halved`` so and with the convolutions' weights
+        residual: whether blocks have residual connections.
+        start: ``normed`` as in the paper, ``bare`` without batch norm, ``halved`` also with the convolutions' weights
             times ½.
         depth: 6n + 2.
         width: maps of the first stage.
         seed: of all draws.
     """
-    with rng.seeded(rng.key("residual-gradient", depth, seed)):
+    with rng.use_seed(rng.derive_seed("residual-gradient", depth, seed)):
         net = resnet20(
             outputs=10, channels=1, size=(8, 8), width=width, blocks=(depth - 2) // 6, residual=residual
         ).double()
@@ -87,15 +99,15 @@ def network(residual: bool, start: str, depth: int, *, width: int, seed: int) ->
     return net
 
 
-def digits(examples: int, seed: int) -> tuple[Classification, Batch]:
+def load_digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     """Return the task and a batch of real handwritten digits, drawn by the seed, in float64."""
     source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    at = rng.numpy_generator("residual-gradient", seed).permutation(len(source))[:examples]
-    return task, task.collate(fetch(source, at)).to(torch.device("cpu"), torch.float64)
+    rows = rng.make_numpy_generator("residual-gradient", seed).permutation(len(source))[:examples]
+    return task, task.collate(fetch(source, rows)).to(torch.device("cpu"), torch.float64)
 
 
-def profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, ...]:
+def measure_profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, ...]:
     """Return ‖∂L/∂x‖ behind each block, from the first to the last, L the mean loss in training mode."""
     outputs: list[Tensor] = []
     stages = [net.get_submodule(f"layer{number}") for number in (1, 2, 3)]
@@ -112,7 +124,7 @@ def profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, 
     return tuple(float(g.norm()) for g in torch.autograd.grad(loss.total / loss.weight, outputs))
 
 
-def decades(norms: tuple[float, ...]) -> float:
+def compute_decades(norms: tuple[float, ...]) -> float:
     """Return log₁₀ of the first block's norm over the last's: below 0 the gradient fades on its way back, above 0 it
     grows."""
     return math.log10(norms[0] / norms[-1])
@@ -123,41 +135,47 @@ def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None 
 
     Args:
         mode: how many seeds and examples, which depths.
-        kinds: whether each part has its sums; without them in the residual part it is a counter-experiment.
+        kinds: whether each role has residual connections; none in both is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
-    found: Profiles = {(kind, start, depth): [] for kind in KINDS for start in STARTS for depth in plan.depths}
-    with one_thread():
+    profiles: Profiles = {(kind, start, depth): [] for kind in KINDS for start in STARTS for depth in plan.depths}
+    with use_one_thread():
         for seed in range(plan.seeds):
-            task, batch = digits(plan.examples, seed)
-            for kind, start, depth in found:
-                net = network(kinds[kind], start, depth, width=plan.width, seed=seed)
-                found[kind, start, depth].append(profile(net, task, batch))
+            task, batch = load_digits(plan.examples, seed)
+            for kind, start, depth in profiles:
+                net = build_network(kinds[kind], start, depth, width=plan.width, seed=seed)
+                profiles[kind, start, depth].append(measure_profile(net, task, batch))
     deepest = plan.depths[-1]
-    margins = tuple(min(_gap(found, start, deepest, seed) for start in DECIDING) for seed in range(plan.seeds))
+    margins = tuple(
+        min(_compute_gap(profiles, start, deepest, seed) for start in DECIDING) for seed in range(plan.seeds)
+    )
     return Findings(
-        margins, DECADE, _checks(found, deepest), _table(found, plan), partial(_draw, found, deepest, plan.seeds)
+        margins,
+        DECADE,
+        _build_checks(profiles, deepest),
+        _build_table(profiles, plan),
+        partial(_draw, profiles, deepest, plan.seeds),
     )
 
 
-def _gap(found: Profiles, start: str, depth: int, seed: int) -> float:
+def _compute_gap(profiles: Profiles, start: str, depth: int, seed: int) -> float:
     """Return by how many decades the plain net's gradient is more uneven than the residual one's, up or down."""
-    plain, residual = (abs(decades(found[kind, start, depth][seed])) for kind in ("plain", "residual"))
+    plain, residual = (abs(compute_decades(profiles[kind, start, depth][seed])) for kind in ("plain", "residual"))
     return plain - residual
 
 
-def _mean(found: Profiles, kind: str, start: str, depth: int) -> float:
+def _compute_mean_decades(profiles: Profiles, kind: str, start: str, depth: int) -> float:
     """Return the mean decades over seeds."""
-    return float(np.mean([decades(norms) for norms in found[kind, start, depth]]))
+    return float(np.mean([compute_decades(norms) for norms in profiles[kind, start, depth]]))
 
 
-def _checks(found: Profiles, depth: int) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: the residual net's gradient stays within a factor of ten at both
-    deciding starts."""
+def _build_checks(profiles: Profiles, depth: int) -> tuple[Check, ...]:
+    """Return the checks: the residual net's gradient stays within a factor of ten at both deciding
+    starts."""
     checks = []
     for start in DECIDING:
-        worst = max((decades(norms) for norms in found["residual", start, depth]), key=abs)
+        worst = max((compute_decades(norms) for norms in profiles["residual", start, depth]), key=abs)
         name = STARTS[start]
         factor = f"{10 ** abs(worst):.1f}"
         text = Text(
@@ -170,7 +188,7 @@ def _checks(found: Profiles, depth: int) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def _table(found: Profiles, plan: Plan) -> Table:
+def _build_table(profiles: Profiles, plan: Plan) -> Table:
     """Return one row for each start and kind, with the decades at each depth."""
     columns = (
         Column(Text("start", "起点")),
@@ -181,17 +199,17 @@ def _table(found: Profiles, plan: Plan) -> Table:
     rows = []
     for start, title in STARTS.items():
         for kind in KINDS:
-            span = mean_interval([decades(norms) for norms in found[kind, start, plan.depths[-1]]])
-            means = [_mean(found, kind, start, depth) for depth in plan.depths]
+            span = compute_interval([compute_decades(norms) for norms in profiles[kind, start, plan.depths[-1]]])
+            means = [_compute_mean_decades(profiles, kind, start, depth) for depth in plan.depths]
             row: tuple[Cell, ...] = (title, NAMES[kind], *means, span.high - span.mean)
             rows.append(row)
     return Table(columns, tuple(rows))
 
 
-def _draw(found: Profiles, depth: int, seeds: int, lang: Lang) -> Figure:
+def _draw(profiles: Profiles, depth: int, seeds: int, lang: Lang) -> Figure:
     """Draw the gradient's norm by block, relative to the last block's, for each start."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("A sum in every block keeps the gradient even", "每块一次相加，梯度保持均匀"),
         Text(
@@ -205,46 +223,46 @@ def _draw(found: Profiles, depth: int, seeds: int, lang: Lang) -> Figure:
         HALVED: Text("none, weights halved", "无，权重减半"),
         BARE: Text("none, He's weights", "无，He 初始化"),
     }
-    for place, (start, title) in enumerate(titles.items()):
-        axes = figure.add_axes((0.085 + 0.315 * place, 0.145, 0.255, 0.60))
+    for panel, (start, title) in enumerate(titles.items()):
+        axes = figure.add_axes((0.085 + 0.315 * panel, 0.145, 0.255, 0.60))
         axes.set_title(title.of(lang), loc="left")
         for kind in KINDS:
-            _line(axes, found[kind, start, depth], color=COLORS[kind])
+            _draw_line(axes, profiles[kind, start, depth], color=COLORS[kind])
         low, high = axes.get_ylim()
-        room = (max(high, 1e3) / min(low, 1e-3)) ** 0.12  # for names above and below the lines
-        axes.set(yscale="log", ylim=(min(low, 1e-3) / room, max(high, 1e3) * room))
-        if place == 0:
+        padding = (max(high, 1e3) / min(low, 1e-3)) ** 0.12  # for names above and below the lines
+        axes.set(yscale="log", ylim=(min(low, 1e-3) / padding, max(high, 1e3) * padding))
+        if panel == 0:
             axes.set_ylabel(Text("relative gradient norm", "相对梯度范数").of(lang))
         axes.set_xlabel(Text("block, from the input", "块（从输入起）").of(lang))
         for kind in KINDS:
-            _name(axes, found, (kind, start, depth), lang=lang)
+            _label_line(axes, profiles, (kind, start, depth), lang=lang)
     return figure
 
 
-def _relative(found: list[tuple[float, ...]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _compute_relative_norms(profiles: list[tuple[float, ...]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Return each seed's norms over its last block's, (seeds, B)."""
-    return np.array([np.array(norms) / norms[-1] for norms in found])
+    return np.array([np.array(norms) / norms[-1] for norms in profiles])
 
 
-def _line(axes: Axes, found: list[tuple[float, ...]], *, color: str) -> None:
+def _draw_line(axes: Axes, profiles: list[tuple[float, ...]], *, color: str) -> None:
     """Draw the geometric mean over seeds, in the band from the least to the most."""
-    curves = _relative(found)
-    at = np.arange(1, curves.shape[1] + 1)
+    curves = _compute_relative_norms(profiles)
+    blocks = np.arange(1, curves.shape[1] + 1)
     axes.set_yscale("log")
-    axes.fill_between(at, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
-    axes.plot(at, np.exp(np.log(curves).mean(0)), color=color)
+    axes.fill_between(blocks, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
+    axes.plot(blocks, np.exp(np.log(curves).mean(0)), color=color)
 
 
-def _name(axes: Axes, found: Profiles, key: tuple[str, str, int], *, lang: Lang) -> None:
-    """Write the kind's name beside its line, on the side away from the other's."""
+def _label_line(axes: Axes, profiles: Profiles, key: tuple[str, str, int], *, lang: Lang) -> None:
+    """Write the kind's name above or below its line, away from the other line."""
     kind, start, depth = key
-    curve = np.exp(np.log(_relative(found[key])).mean(0))
-    other = _mean(found, "plain" if kind == "residual" else "residual", start, depth)
-    above = _mean(found, kind, start, depth) > other
+    curve = np.exp(np.log(_compute_relative_norms(profiles[key])).mean(0))
+    other = _compute_mean_decades(profiles, "plain" if kind == "residual" else "residual", start, depth)
+    above = _compute_mean_decades(profiles, kind, start, depth) > other
     low, high = (math.log10(v) for v in axes.get_ylim())
-    at = len(curve) // 4
-    height = math.log10(curve[at]) + (0.08 if above else -0.08) * (high - low)
-    label(axes, (at, 10**height), NAMES[kind].of(lang), color=COLORS[kind])
+    block = len(curve) // 4
+    height = math.log10(curve[block]) + (0.08 if above else -0.08) * (high - low)
+    add_label(axes, (block, 10**height), NAMES[kind].of(lang), color=COLORS[kind])
 
 
 LAB = Lab(

@@ -18,15 +18,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 
-from layerwise.inspection.fields import follow
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, SIZE, VERMILION, headline, label
-from layerwise.labs.training import Parts, learn, metrics, parts
-from layerwise.nn.convolution import he_fan_out_
+from layerwise.inspection.theoretical_field import compute_theoretical_fields
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
+from layerwise.nn.convolution import init_he_fan_out_
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.runtime import rng
 
-KINDS = {"small": 3, "large": 7}  # sides of filters; a stage's stack sees 7×7 places of its input either way
+KINDS = {"small": 3, "large": 7}  # sides of filters; a stage's stack sees 7×7 pixels of its input either way
 NAMES = {"small": Text("three 3×3", "三层 3×3"), "large": Text("one 7×7", "一层 7×7")}
 COLORS = {"small": BLUE, "large": VERMILION}
 WIDTHS, BATCH = (8, 16), 32  # maps of the small filters' stages
@@ -64,53 +76,58 @@ class Score:
 Scores = dict[tuple[str, float], list[Score]]
 
 
-def stage(side: int, before: int, after: int) -> list[nn.Module]:
-    """Return convolutions of a side, each with a ReLU, as many as see 7×7 places together, and 2×2 pooling."""
+def build_stage(side: int, before: int, after: int) -> list[nn.Module]:
+    """Return convolutions of a side, each with a ReLU, as many as see 7×7 pixels together, and 2×2 pooling."""
     layers: list[nn.Module] = []
-    for number in range((SEEN - 1) // (side - 1)):
-        layers += [nn.Conv2d(after if number else before, after, side, padding=side // 2), nn.ReLU()]
+    for index in range((SEEN - 1) // (side - 1)):
+        layers += [nn.Conv2d(after if index else before, after, side, padding=side // 2), nn.ReLU()]
     return [*layers, nn.MaxPool2d(2)]
 
 
-def network(side: int, widths: tuple[int, int], *, channels: int, classes: int, seed: int) -> nn.Sequential:
-    """Return two stages of filters of a side, the mean over places, and a dense layer: images (N, C, H, W) to logits
+def build_network(side: int, widths: tuple[int, int], *, channels: int, classes: int, seed: int) -> nn.Sequential:
+    """Return two stages of filters of a side, global average pooling, and a dense layer: images (N, C, H, W) to logits
     (N, K)."""
-    with rng.seeded(rng.key("small-filters", seed)):
-        layers = [*stage(side, channels, widths[0]), *stage(side, widths[0], widths[1])]
+    with rng.use_seed(rng.derive_seed("small-filters", seed)):
+        layers = [*build_stage(side, channels, widths[0]), *build_stage(side, widths[0], widths[1])]
         net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[1], classes))
-        he_fan_out_(net)
+        init_he_fan_out_(net)
     return net
 
 
-def cost(side: int, widths: tuple[int, int], shape: tuple[int, int, int]) -> int:
-    """Return the multiply-adds of both stages for one image (C, H, W): k²·C·C′ for each place of each convolution,
-    borders included."""
+def count_multiply_adds(side: int, widths: tuple[int, int], shape: tuple[int, int, int]) -> int:
+    """Return the multiply-adds of both stages for one image (C, H, W): k²·C·C′ for each position of each convolution,
+    padding included."""
     channels, height, width = shape
     total, before = 0, channels
-    for number, after in enumerate(widths):
-        places = (height >> number) * (width >> number)
+    for index, after in enumerate(widths):
+        positions = (height >> index) * (width >> index)
         depth = (SEEN - 1) // (side - 1)
-        total += places * side**2 * (before * after + (depth - 1) * after * after)
+        total += positions * side**2 * (before * after + (depth - 1) * after * after)
         before = after
     return total
 
 
-def equal_widths(side: int, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the widths (w, v), v near 2w, with which filters of a side cost most nearly what 3×3 filters of `WIDTHS`
-    do."""
-    target = cost(KINDS["small"], WIDTHS, shape)
+def find_equal_widths(side: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the widths (w, v), v near 2w, with which filters of a side come closest to the cost of 3×3 filters of
+    `WIDTHS`."""
+    target = count_multiply_adds(KINDS["small"], WIDTHS, shape)
     choices = [(w, v) for w in range(2, 40) for v in range(2 * w - 2, 2 * w + 3)]
-    return min(choices, key=lambda widths: (abs(cost(side, widths, shape) - target), abs(widths[1] - 2 * widths[0])))
+    return min(
+        choices,
+        key=lambda widths: (abs(count_multiply_adds(side, widths, shape) - target), abs(widths[1] - 2 * widths[0])),
+    )
 
 
-def score(side: int, widths: tuple[int, int], data: Parts, *, rate: float, plan: Plan, seed: int) -> Score:
+def train_and_score(
+    side: int, widths: tuple[int, int], data: SplitBatches, *, rate: float, plan: Plan, seed: int
+) -> Score:
     """Train one network with Adam and a falling step size."""
-    net = network(side, widths, channels=data.train.inputs.shape[1], classes=len(data.task.classes), seed=seed)
+    net = build_network(side, widths, channels=data.train.inputs.shape[1], classes=len(data.task.classes), seed=seed)
     options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
-    for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
         pass
-    found = [metrics(net, data.task, part) for part in (data.val, data.test, data.train)]
-    return Score(found[0]["accuracy"], found[1]["accuracy"], found[2]["loss"])
+    results = [compute_metrics(net, data.task, part) for part in (data.val, data.test, data.train)]
+    return Score(results[0]["accuracy"], results[1]["accuracy"], results[2]["loss"])
 
 
 def measure(mode: Mode, *, kinds: Mapping[str, int] = KINDS, plan: Plan | None = None) -> Findings:
@@ -119,72 +136,77 @@ def measure(mode: Mode, *, kinds: Mapping[str, int] = KINDS, plan: Plan | None =
 
     Args:
         mode: how many seeds, examples and epochs, on which data.
-        kinds: the side of each part's filters; the same in both is a counter-experiment.
+        kinds: the filters' side of each role; the same for both is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     scores: Scores = {(kind, rate): [] for kind in KINDS for rate in plan.rates}
     shape, widths = (1, 8, 8), dict[str, tuple[int, int]]()
-    with one_thread():
+    with use_one_thread():
         for seed in range(plan.seeds):
-            data = parts(plan.data, seed=seed, examples=plan.examples)
+            data = load_batches(plan.data, seed=seed, examples=plan.examples)
             channels, height, width = data.train.inputs.shape[1:]
             shape = (channels, height, width)
-            widths = {kind: equal_widths(side, shape) for kind, side in kinds.items()}
+            widths = {kind: find_equal_widths(side, shape) for kind, side in kinds.items()}
             for kind, rate in scores:
-                scores[kind, rate].append(score(kinds[kind], widths[kind], data, rate=rate, plan=plan, seed=seed))
-    rates = {
-        kind: max(plan.rates, key=lambda rate: float(np.mean([s.val for s in scores[kind, rate]]))) for kind in KINDS
-    }
+                scores[kind, rate].append(
+                    train_and_score(kinds[kind], widths[kind], data, rate=rate, plan=plan, seed=seed)
+                )
+    rates = {}
+    for kind in KINDS:
+        accuracies = {rate: float(np.mean([s.val for s in scores[kind, rate]])) for rate in plan.rates}
+        rates[kind] = max(plan.rates, key=accuracies.__getitem__)
     best = {kind: scores[kind, rates[kind]] for kind in KINDS}
     margins = tuple(a.test - b.test for a, b in zip(best["small"], best["large"], strict=True))
-    made = {kind: network(side, widths[kind], channels=shape[0], classes=10, seed=0) for kind, side in kinds.items()}
-    costs = {kind: cost(side, widths[kind], shape) for kind, side in kinds.items()}
+    networks = {
+        kind: build_network(side, widths[kind], channels=shape[0], classes=10, seed=0) for kind, side in kinds.items()
+    }
+    costs = {kind: count_multiply_adds(side, widths[kind], shape) for kind, side in kinds.items()}
     return Findings(
         margins,
         0.0,
-        _checks(made, costs, shape),
-        _table(best, rates, made, costs),
-        partial(_draw, best, made, costs, plan),
+        _build_checks(networks, costs, shape),
+        _build_table(best, rates, networks, costs),
+        partial(_draw, best, networks, costs, plan),
     )
 
 
-def fields(net: nn.Sequential, shape: tuple[int, int, int]) -> list[int]:
-    """Return what a unit before each pooling sees, in pixels (E16)."""
-    rows = follow(net, shape)
-    return [rows[at - 1].fields[0].size for at, row in enumerate(rows) if row.type == "MaxPool2d"]
+def compute_field_sides(net: nn.Sequential, shape: tuple[int, int, int]) -> list[int]:
+    """Return the receptive field of a unit before each pooling, in pixels (E16)."""
+    rows = compute_theoretical_fields(net, shape)
+    return [rows[index - 1].fields[0].size for index, row in enumerate(rows) if row.type == "MaxPool2d"]
 
 
-def _checks(
-    made: Mapping[str, nn.Sequential], costs: Mapping[str, int], shape: tuple[int, int, int]
+def _build_checks(
+    networks: Mapping[str, nn.Sequential], costs: Mapping[str, int], shape: tuple[int, int, int]
 ) -> tuple[Check, ...]:
-    """Return what must be so for the race to be fair: equal cost, equal fields."""
-    apart = abs(costs["small"] - costs["large"]) / costs["large"]
-    seen = {kind: fields(net, shape) for kind, net in made.items()}
+    """Return the checks of a fair comparison: equal cost, equal receptive fields."""
+    difference = abs(costs["small"] - costs["large"]) / costs["large"]
+    sides = {kind: compute_field_sides(net, shape) for kind, net in networks.items()}
     return (
         Check(
             Text(
                 f"equal cost: {costs['small']:,d} and {costs['large']:,d} multiply-adds an image, "
-                f"{apart:.1%} apart; {EQUAL:.0%} allowed",
-                f"计算量相等：每张图 {costs['small']:,d} 与 {costs['large']:,d} 次乘加，相差 {apart:.1%}；"
+                f"{difference:.1%} apart; {EQUAL:.0%} allowed",
+                f"计算量相等：每张图 {costs['small']:,d} 与 {costs['large']:,d} 次乘加，相差 {difference:.1%}；"
                 f"允许 {EQUAL:.0%}",
             ),
-            apart <= EQUAL,
+            difference <= EQUAL,
         ),
         Check(
             Text(
-                f"equal sight: units of the two stages see {seen['small']} and {seen['large']} pixels",
-                f"视野相等：两个阶段的单元分别看到 {seen['small']} 与 {seen['large']} 个像素",
+                f"equal sight: units of the two stages see {sides['small']} and {sides['large']} pixels",
+                f"视野相等：两个阶段的单元分别看到 {sides['small']} 与 {sides['large']} 个像素",
             ),
-            seen["small"] == seen["large"],
+            sides["small"] == sides["large"],
         ),
     )
 
 
-def _table(
+def _build_table(
     best: Mapping[str, list[Score]],
     rates: Mapping[str, float],
-    made: Mapping[str, nn.Sequential],
+    networks: Mapping[str, nn.Sequential],
     costs: Mapping[str, int],
 ) -> Table:
     """Return one row for each network."""
@@ -200,12 +222,12 @@ def _table(
     )
     rows = []
     for kind in KINDS:
-        span = mean_interval([s.test for s in best[kind]])
-        maps = [m.out_channels for m in made[kind] if isinstance(m, nn.Conv2d)]
+        span = compute_interval([s.test for s in best[kind]])
+        maps = [m.out_channels for m in networks[kind] if isinstance(m, nn.Conv2d)]
         row: tuple[Cell, ...] = (
             NAMES[kind],
             f"{maps[0]}, {maps[-1]}",
-            sum(p.numel() for p in made[kind].parameters()),
+            sum(p.numel() for p in networks[kind].parameters()),
             costs[kind],
             rates[kind],
             float(np.mean([s.loss for s in best[kind]])),
@@ -217,11 +239,15 @@ def _table(
 
 
 def _draw(
-    best: Mapping[str, list[Score]], made: Mapping[str, nn.Sequential], costs: Mapping[str, int], plan: Plan, lang: Lang
+    best: Mapping[str, list[Score]],
+    networks: Mapping[str, nn.Sequential],
+    costs: Mapping[str, int],
+    plan: Plan,
+    lang: Lang,
 ) -> Figure:
-    """Draw what each costs, and each seed's accuracy on the test part."""
+    """Draw each network's cost, and each seed's accuracy on the test part."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Three small filters or one large, at equal cost", "计算量相等：三层小卷积核，还是一层大卷积核"),
         Text(
@@ -231,11 +257,11 @@ def _draw(
         lang=lang,
     )
     left, right = figure.add_axes((0.155, 0.145, 0.33, 0.60)), figure.add_axes((0.60, 0.145, 0.375, 0.60))
-    _costs(left, made, costs, lang)
-    for place, kind in enumerate(KINDS):
+    _draw_costs(left, networks, costs, lang)
+    for x, kind in enumerate(KINDS):
         values = [s.test for s in best[kind]]
-        right.plot([place] * len(values), values, "o", color=COLORS[kind], markersize=9, alpha=0.6)
-        right.plot([place - 0.18, place + 0.18], [float(np.mean(values))] * 2, color=COLORS[kind], linewidth=3)
+        right.plot([x] * len(values), values, "o", color=COLORS[kind], markersize=9, alpha=0.6)
+        right.plot([x - 0.18, x + 0.18], [float(np.mean(values))] * 2, color=COLORS[kind], linewidth=3)
     for pair in zip(best["small"], best["large"], strict=True):
         right.plot([0, 1], [s.test for s in pair], color="#999999", linewidth=0.9, zorder=0)
     right.set(xlim=(-0.5, 1.5), xticks=[0, 1], xticklabels=[NAMES[kind].of(lang) for kind in KINDS])
@@ -246,15 +272,15 @@ def _draw(
     return figure
 
 
-def _costs(axes: Axes, made: Mapping[str, nn.Sequential], costs: Mapping[str, int], lang: Lang) -> None:
+def _draw_costs(axes: Axes, networks: Mapping[str, nn.Sequential], costs: Mapping[str, int], lang: Lang) -> None:
     """Draw multiply-adds and weights, each relative to the large filters'."""
-    weights = {kind: sum(p.numel() for p in net.parameters()) for kind, net in made.items()}
+    weights = {kind: sum(p.numel() for p in net.parameters()) for kind, net in networks.items()}
     titles = (Text("multiply-adds", "乘加"), Text("weights", "权重数"))
-    for group, found in enumerate((costs, weights)):
-        for place, kind in enumerate(KINDS):
-            at, value = 1.3 * (1 - group) + (0.22 if place == 0 else -0.22), found[kind] / found["large"]
-            axes.barh(at, value, height=0.4, color=COLORS[kind])
-            label(axes, (value + 0.03, at), f"{found[kind]:,d}", color=COLORS[kind])
+    for group, values in enumerate((costs, weights)):
+        for index, kind in enumerate(KINDS):
+            y, value = 1.3 * (1 - group) + (0.22 if index == 0 else -0.22), values[kind] / values["large"]
+            axes.barh(y, value, height=0.4, color=COLORS[kind])
+            add_label(axes, (value + 0.03, y), f"{values[kind]:,d}", color=COLORS[kind])
     axes.set(yticks=[1.3, 0], yticklabels=[t.of(lang) for t in titles], xlim=(0, 1.6))
     axes.grid(visible=False, axis="y")
     axes.set_title(Text("cost, relative to 7×7", "代价，相对于 7×7").of(lang), loc="left")

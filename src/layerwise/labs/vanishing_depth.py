@@ -31,18 +31,18 @@ from layerwise.labs.base import (
     Mode,
     Table,
     Text,
-    mean_interval,
-    one_thread,
-    signed,
+    compute_interval,
+    format_signed,
+    use_one_thread,
 )
-from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, headline, label
+from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.feedforward import mlp
 from layerwise.runtime import rng
 from layerwise.tasks.classification import Classification
 
 WIDTH = 64  # as many units as digits has pixels, so that every hidden layer's weights have the same shape
 FLAT = 0.1  # a unit is called saturated where f′ is below this part of its largest value
-DECADE, KEPT = 1.0, 0.05  # what must be lost at the least; what ReLU may lose in a layer, in powers of ten
+DECADE, ALLOWED_LOSS = 1.0, 0.05  # what must be lost at the least; what ReLU may lose in a layer, in powers of ten
 ACTIVATIONS = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu"}
 CENTERED, SHIFTED, LARGE = "centered", "shifted", "large"
 STARTS = {
@@ -85,9 +85,9 @@ class Profile:
         return math.log10(self.norms[0] / self.norms[-1])
 
 
-def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed as the
-    start says.
+def build_network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential:
+    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed by
+    ``start``.
 
     Args:
         activation: its name.
@@ -96,9 +96,9 @@ def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential
         depth: hidden layers.
         seed: of all draws.
     """
-    with rng.seeded(rng.key("vanishing-depth", depth, seed)):
+    with rng.use_seed(rng.derive_seed("vanishing-depth", depth, seed)):
         net = mlp(features=WIDTH, outputs=10, hidden=(WIDTH,) * depth, activation=activation).double()
-        for layer in linear_layers(net):
+        for layer in get_linear_layers(net):
             if start == SHIFTED:
                 nn.init.normal_(layer.bias)
             elif start == LARGE:
@@ -107,48 +107,48 @@ def network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential
     return net
 
 
-def linear_layers(net: nn.Module) -> list[nn.Linear]:
+def get_linear_layers(net: nn.Module) -> list[nn.Linear]:
     """Return the linear layers, from the input on."""
     return [m for m in net.modules() if isinstance(m, nn.Linear)]
 
 
-def digits(examples: int, seed: int) -> tuple[Classification, Batch]:
+def load_digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     """Return the task and a batch of real handwritten digits, drawn by the seed, in float64."""
     source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    at = rng.numpy_generator("vanishing-depth", seed).permutation(len(source))[:examples]
-    return task, task.collate(fetch(source, at)).to(torch.device("cpu"), torch.float64)
+    rows = rng.make_numpy_generator("vanishing-depth", seed).permutation(len(source))[:examples]
+    return task, task.collate(fetch(source, rows)).to(torch.device("cpu"), torch.float64)
 
 
-def slopes(net: nn.Sequential, x: Tensor) -> list[Tensor]:
+def compute_slopes(net: nn.Sequential, x: Tensor) -> list[Tensor]:
     """Return f′(z) of each hidden layer, (N, D), for inputs x (N, …)."""
-    found, value = [], x
+    slopes, value = [], x
     for module in net:
         if value.ndim == 2 and not isinstance(module, (nn.Linear, nn.Flatten)):
             z = value.detach().requires_grad_()
-            found.append(torch.autograd.grad(module(z).sum(), z)[0])
+            slopes.append(torch.autograd.grad(module(z).sum(), z)[0])
         with torch.no_grad():
             value = module(value)
-    return found
+    return slopes
 
 
-def steepest(module: nn.Module) -> float:
+def find_steepest_slope(module: nn.Module) -> float:
     """Return the largest slope of an activation, found on a grid: ¼ for sigmoid, 1 for tanh and relu."""
     z = torch.linspace(-6, 6, 2401, dtype=torch.float64, requires_grad=True)
     return float(torch.autograd.grad(module(z).sum(), z)[0].max())
 
 
-def profile(net: nn.Sequential, task: Classification, batch: Batch) -> Profile:
-    """Take the gradient of the mean loss by backpropagation, and look at each hidden layer."""
-    layers = linear_layers(net)
+def measure_profile(net: nn.Sequential, task: Classification, batch: Batch) -> Profile:
+    """Measure each hidden layer's gradient of the mean loss and its saturation."""
+    layers = get_linear_layers(net)
     loss = task.objective(net, batch)
     gradients = torch.autograd.grad(loss.total / loss.weight, [layer.weight for layer in layers])
-    flat = torch.stack(slopes(net, batch.inputs))  # (L, N, D)
+    flat = torch.stack(compute_slopes(net, batch.inputs))  # (L, N, D)
     gain = WIDTH * float(torch.stack([layer.weight.detach().var() for layer in layers[1:-1]]).mean())
     middle = flat[len(flat) // 2 :]  # behind the first layers, where the inputs' own scale has faded
     return Profile(
         tuple(float(g.norm()) for g in gradients[:-1]),
-        float((flat < FLAT * steepest(net[2])).double().mean()),
+        float((flat < FLAT * find_steepest_slope(net[2])).double().mean()),
         math.sqrt(gain * float(middle.square().mean())),
     )
 
@@ -161,23 +161,25 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
 
     Args:
         mode: how many seeds, examples and depths.
-        activations: which activation plays which part; another one in a part is a counter-experiment.
+        activations: the activation of each role; an exchanged one is a counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     profiles: Profiles = {(a, s, depth): [] for a, s in CASES for depth in plan.depths}
-    with one_thread():
+    with use_one_thread():
         for seed in range(plan.seeds):
-            task, batch = digits(plan.examples, seed)
+            task, batch = load_digits(plan.examples, seed)
             for name, start, depth in profiles:
-                net = network(activations[name], start, depth, seed)
-                profiles[name, start, depth].append(profile(net, task, batch))
+                net = build_network(activations[name], start, depth, seed)
+                profiles[name, start, depth].append(measure_profile(net, task, batch))
     deepest = plan.depths[-1]
-    margins = tuple(_margin(profiles, seed, deepest) for seed in range(plan.seeds))
-    return Findings(margins, DECADE, _checks(profiles, plan), _table(profiles, plan), partial(_draw, profiles, deepest))
+    margins = tuple(_compute_margin(profiles, seed, deepest) for seed in range(plan.seeds))
+    return Findings(
+        margins, DECADE, _build_checks(profiles, plan), _build_table(profiles, plan), partial(_draw, profiles, deepest)
+    )
 
 
-def _margin(profiles: Profiles, seed: int, depth: int) -> float:
+def _compute_margin(profiles: Profiles, seed: int, depth: int) -> float:
     """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the
     least."""
     return min(
@@ -186,22 +188,21 @@ def _margin(profiles: Profiles, seed: int, depth: int) -> float:
     )
 
 
-def _trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
+def _fit_trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
     """Return how many decades are lost with each further layer: the slope of the decades by depth."""
-    means = [mean_interval([p.decades for p in profiles[name, start, depth]]).mean for depth in plan.depths]
+    means = [compute_interval([p.decades for p in profiles[name, start, depth]]).mean for depth in plan.depths]
     return float(np.polyfit(plan.depths, means, 1)[0])
 
 
-def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: vanishing comes with saturation and grows with depth; ReLU's does
+def _build_checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
+    """Return the checks: the gradient vanishes with saturation and with depth; ReLU's does
     not."""
-    trends = [_trend(profiles, name, start, plan) for name, start in VANISHING]
-    relu = [_trend(profiles, "relu", start, plan) for start in (CENTERED, SHIFTED)]
-    flat = {
-        start: mean_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean
-        for start in (CENTERED, SHIFTED)
-    }
-    slowest, worst = signed(10 ** max(trends), ".2f"), signed(10 ** min(relu), ".2f")
+    trends = [_fit_trend(profiles, name, start, plan) for name, start in VANISHING]
+    relu = [_fit_trend(profiles, "relu", start, plan) for start in (CENTERED, SHIFTED)]
+    flat = {}
+    for start in (CENTERED, SHIFTED):
+        flat[start] = compute_interval([p.saturated for p in profiles["tanh", start, plan.depths[-1]]]).mean
+    slowest, worst = format_signed(10 ** max(trends), ".2f"), format_signed(10 ** min(relu), ".2f")
     return (
         Check(
             Text(
@@ -209,14 +210,14 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
                 f"by {slowest} or less",
                 f"使用 sigmoid，或使用 tanh 且偏置使其偏移时，每多一层，梯度至少缩小到 {slowest} 倍",
             ),
-            max(trends) < -KEPT,
+            max(trends) < -ALLOWED_LOSS,
         ),
         Check(
             Text(
                 f"with ReLU each further layer multiplies it by {worst} or more, at either start",
                 f"使用 ReLU 时，两种起点下每多一层，梯度至少保留 {worst} 倍",
             ),
-            min(relu) > -KEPT,
+            min(relu) > -ALLOWED_LOSS,
         ),
         Check(
             Text(
@@ -229,7 +230,7 @@ def _checks(profiles: Profiles, plan: Plan) -> tuple[Check, ...]:
     )
 
 
-def _table(profiles: Profiles, plan: Plan) -> Table:
+def _build_table(profiles: Profiles, plan: Plan) -> Table:
     """Return one row for each case, with the decades lost at each depth."""
     deepest = plan.depths[-1]
     columns = (
@@ -243,13 +244,13 @@ def _table(profiles: Profiles, plan: Plan) -> Table:
     rows = []
     for name, start in CASES:
         last = profiles[name, start, deepest]
-        span = mean_interval([p.decades for p in last])
-        means = [mean_interval([p.decades for p in profiles[name, start, d]]).mean for d in plan.depths]
+        span = compute_interval([p.decades for p in last])
+        means = [compute_interval([p.decades for p in profiles[name, start, d]]).mean for d in plan.depths]
         row: tuple[Cell, ...] = (
             name,
             STARTS[start],
-            mean_interval([p.saturated for p in last]).mean,
-            mean_interval([p.factor for p in last]).mean,
+            compute_interval([p.saturated for p in last]).mean,
+            compute_interval([p.factor for p in last]).mean,
             *means,
             span.high - span.mean,
         )
@@ -260,7 +261,7 @@ def _table(profiles: Profiles, plan: Plan) -> Table:
 def _draw(profiles: Profiles, depth: int, lang: Lang) -> Figure:
     """Draw the gradient's norm by layer, relative to the last hidden layer's, at both starts."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Flat activations starve the first layers", "饱和的激活使前面的层得不到梯度"),
         Text(
@@ -271,39 +272,41 @@ def _draw(profiles: Profiles, depth: int, lang: Lang) -> Figure:
     )
     titles = {CENTERED: Text("zero biases", "偏置为零"), SHIFTED: Text("biases drawn from N(0, 1)", "偏置取自 N(0, 1)")}
     low = min(min(p.norms) / p.norms[-1] for key, ps in profiles.items() if key[2] == depth for p in ps)
-    for place, (start, title) in enumerate(titles.items()):
-        axes = figure.add_axes((0.105 + 0.465 * place, 0.145, 0.42, 0.60))
+    for panel, (start, title) in enumerate(titles.items()):
+        axes = figure.add_axes((0.105 + 0.465 * panel, 0.145, 0.42, 0.60))
         axes.set_title(title.of(lang), loc="left")
         axes.set(yscale="log", xlim=(0, depth + 1), ylim=(low / 30, 300), xticks=[1, *range(10, depth + 1, 10)])
         axes.set_xlabel(Text("layer, from the input", "层（从输入起）").of(lang))
-        if place:
+        if panel:
             axes.tick_params(labelleft=False)
         else:
             axes.set_ylabel(Text("relative gradient norm", "相对梯度范数").of(lang))
         for name, color in (("relu", GREEN), ("tanh", BLUE), ("sigmoid", VERMILION)):
-            _line(axes, profiles[name, start, depth], color=color)
-            _name(axes, profiles[name, start, depth], name, color=color, above=name == "relu" and start == CENTERED)
+            _draw_line(axes, profiles[name, start, depth], color=color)
+            _label_line(
+                axes, profiles[name, start, depth], name, color=color, above=name == "relu" and start == CENTERED
+            )
     return figure
 
 
-def _relative(found: list[Profile]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _compute_relative_norms(profiles: list[Profile]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Return each seed's norms over its last layer's, (seeds, L)."""
-    return np.array([np.array(p.norms) / p.norms[-1] for p in found])
+    return np.array([np.array(p.norms) / p.norms[-1] for p in profiles])
 
 
-def _line(axes: Axes, found: list[Profile], *, color: str) -> None:
+def _draw_line(axes: Axes, profiles: list[Profile], *, color: str) -> None:
     """Draw the geometric mean over seeds, in the band from the least to the most."""
-    curves = _relative(found)
-    at = np.arange(1, curves.shape[1] + 1)
-    axes.fill_between(at, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
-    axes.plot(at, np.exp(np.log(curves).mean(0)), color=color)
+    curves = _compute_relative_norms(profiles)
+    layers = np.arange(1, curves.shape[1] + 1)
+    axes.fill_between(layers, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
+    axes.plot(layers, np.exp(np.log(curves).mean(0)), color=color)
 
 
-def _name(axes: Axes, found: list[Profile], name: str, *, color: str, above: bool) -> None:
+def _label_line(axes: Axes, profiles: list[Profile], name: str, *, color: str, above: bool) -> None:
     """Write the activation's name near the first layers, above or below its line."""
-    shown = {"relu": "ReLU"}.get(name, name)
-    value = float(np.exp(np.log(_relative(found)).mean(0))[3])
-    label(axes, (4.5, value * (30 if above else 1 / 40)), shown, color=color)
+    text = {"relu": "ReLU"}.get(name, name)
+    value = float(np.exp(np.log(_compute_relative_norms(profiles)).mean(0))[3])
+    add_label(axes, (4.5, value * (30 if above else 1 / 40)), text, color=color)
 
 
 LAB = Lab(

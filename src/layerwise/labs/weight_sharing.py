@@ -1,9 +1,9 @@
 """C13: a convolution needs far fewer weights than a dense layer and is robust to small shifts and changes of scale.
 
-``N`` examples, ``C`` channels, ``H W`` pixels, ``P`` places of a map. K. Fukushima, Neocognitron (1980); Y. LeCun et
+``N`` examples, ``C`` channels, ``H W`` pixels, ``P`` positions of a map. K. Fukushima, Neocognitron (1980); Y. LeCun et
 al. (1989, 1998). The
-one idea: the same small filter at every place, so a shifted image gives the same map, shifted, and pooling forgets
-    where exactly.
+one idea: the same small filter at every position, so a shifted image gives the same map, shifted, and pooling
+drops the exact position.
 """
 
 from __future__ import annotations
@@ -21,9 +21,21 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
-from layerwise.labs.base import Cell, Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, ORANGE, SIZE, VERMILION, headline
-from layerwise.labs.training import Parts, learn, metrics, parts
+from layerwise.labs.base import (
+    Cell,
+    Check,
+    Column,
+    Findings,
+    Lab,
+    Lang,
+    Mode,
+    Table,
+    Text,
+    compute_interval,
+    use_one_thread,
+)
+from layerwise.labs.figures import BLUE, ORANGE, SIZE, VERMILION, add_headline
+from layerwise.labs.training import SplitBatches, compute_metrics, load_batches, train_steps
 from layerwise.models.convolutional import cnn
 from layerwise.models.feedforward import mlp
 from layerwise.rules.backprop import BackpropOptions
@@ -84,23 +96,22 @@ class Score:
     shifted: dict[float, float]
     zoomed: dict[float, float]
 
-    def lost(self, found: dict[float, float], *, at: Sequence[float]) -> float:
+    def compute_drop(self, accuracies: dict[float, float], *, at: Sequence[float]) -> float:
         """Return the mean accuracy lost at some shifts or zooms."""
-        return self.plain - float(np.mean([found[a] for a in at]))
+        return self.plain - float(np.mean([accuracies[a] for a in at]))
 
 
 class LocalConv2d(nn.Module):
-    """A convolution whose filters are not shared: each place of the map has its own. What is left when sharing is taken
-    away."""
+    """A convolution without weight sharing: each position of the map has its own filters."""
 
     def __init__(self, like: nn.Conv2d, size: tuple[int, int]) -> None:
         super().__init__()
         self.kernel, self.border, self.size = like.kernel_size[0], like.kernel_size[0] // 2, size
-        places, fan = size[0] * size[1], like.in_channels * self.kernel**2
+        positions, fan = size[0] * size[1], like.in_channels * self.kernel**2
         self.weight = nn.Parameter(
-            torch.empty(places, like.out_channels, fan).uniform_(-1, 1) / fan**0.5
+            torch.empty(positions, like.out_channels, fan).uniform_(-1, 1) / fan**0.5
         )  # as nn.Conv2d starts
-        self.bias = nn.Parameter(torch.empty(like.out_channels, places).uniform_(-1, 1) / fan**0.5)
+        self.bias = nn.Parameter(torch.empty(like.out_channels, positions).uniform_(-1, 1) / fan**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to maps (N, O, H, W)."""
@@ -109,44 +120,44 @@ class LocalConv2d(nn.Module):
         return z.reshape(len(x), -1, *self.size)
 
 
-def network(kind: str, inputs: Tensor, outputs: int, seed: int) -> nn.Module:
+def build_network(kind: str, inputs: Tensor, outputs: int, seed: int) -> nn.Module:
     """Return the catalog's cnn, the same without shared weights, or an mlp with as many hidden units as the cnn's first
     map has."""
     channels, *side = inputs.shape[1:]
     size = (side[0], side[1])
-    with rng.seeded(rng.key("weight-sharing", seed)):
+    with rng.use_seed(rng.derive_seed("weight-sharing", seed)):
         if kind == "dense":
             return mlp(features=inputs[0].numel(), outputs=outputs, hidden=(WIDTHS[0] * size[0] * size[1],))
         net = cnn(outputs=outputs, channels=channels, size=size, widths=WIDTHS, dense=())
         if kind == "local":
             features, scale = net.features, 1
             assert isinstance(features, nn.Sequential)
-            for place, module in enumerate(features):
+            for index, module in enumerate(features):
                 if isinstance(module, nn.Conv2d):
-                    features[place] = LocalConv2d(module, (size[0] // scale, size[1] // scale))
+                    features[index] = LocalConv2d(module, (size[0] // scale, size[1] // scale))
                     scale *= 2  # a pooling follows
     return net
 
 
-def first_layer(net: nn.Module) -> int:
+def count_first_layer_weights(net: nn.Module) -> int:
     """Return how many weights and biases the first layer with any has."""
     layer = next(m for m in net.modules() if isinstance(m, nn.Conv2d | LocalConv2d | nn.Linear))
     return sum(p.numel() for p in layer.parameters())
 
 
-def framed(data: Parts) -> Parts:
+def add_border(data: SplitBatches) -> SplitBatches:
     """Return the data with a border of background around each image."""
     background = float(data.train.inputs.min())
 
-    def wider(batch: Batch) -> Batch:
+    def pad(batch: Batch) -> Batch:
         return replace(batch, inputs=F.pad(batch.inputs, (BORDER,) * 4, value=background))
 
-    return replace(data, train=wider(data.train), val=wider(data.val), test=wider(data.test))
+    return replace(data, train=pad(data.train), val=pad(data.val), test=pad(data.test))
 
 
-def moved(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Batch:
-    """Return the images zoomed about their middle and shifted by pixels, by bilinear interpolation; background comes
-    in."""
+def move_images(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Batch:
+    """Return the images zoomed about their middle and shifted by pixels, by bilinear interpolation, filled with
+    background."""
     x = batch.inputs
     height, width = x.shape[2:]
     background = x.min()
@@ -157,21 +168,27 @@ def moved(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 
     return replace(batch, inputs=F.grid_sample(x - background, grid, align_corners=False) + background)
 
 
-def score(kind: str, data: Parts, *, plan: Plan, seed: int) -> Score:
+def train_and_score(kind: str, data: SplitBatches, *, plan: Plan, seed: int) -> Score:
     """Train one network with Adam, and test it on images as they are, shifted in four directions, and zoomed."""
-    net = network(kind, data.train.inputs, len(data.task.classes), seed)
+    net = build_network(kind, data.train.inputs, len(data.task.classes), seed)
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
-    for _ in learn(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
         pass
 
-    def right(batch: Batch) -> float:
-        return metrics(net, data.task, batch)["accuracy"]
+    def compute_accuracy(batch: Batch) -> float:
+        return compute_metrics(net, data.task, batch)["accuracy"]
 
-    ways = ((1, 0), (-1, 0), (0, 1), (0, -1))
-    shifted = {
-        s: float(np.mean([right(moved(data.test, right=s * x, down=s * y)) for x, y in ways])) for s in plan.shifts
-    }
-    return Score(first_layer(net), right(data.test), shifted, {z: right(moved(data.test, zoom=z)) for z in plan.zooms})
+    directions = ((1, 0), (-1, 0), (0, 1), (0, -1))
+    shifted = {}
+    for shift in plan.shifts:
+        moved = [move_images(data.test, right=shift * x, down=shift * y) for x, y in directions]
+        shifted[shift] = float(np.mean([compute_accuracy(batch) for batch in moved]))
+    return Score(
+        count_first_layer_weights(net),
+        compute_accuracy(data.test),
+        shifted,
+        {z: compute_accuracy(move_images(data.test, zoom=z)) for z in plan.zooms},
+    )
 
 
 Scores = dict[str, list[Score]]
@@ -182,41 +199,46 @@ def measure(mode: Mode, *, shared: str = "convolution", plan: Plan | None = None
 
     Args:
         mode: how many seeds and epochs, on which data.
-        shared: which network plays the convolution's part; ``local`` is the counter-experiment.
+        shared: the network in the convolution's role; ``local`` is the counter-experiment.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     scores: Scores = {kind: [] for kind in KINDS}
-    with one_thread():
+    with use_one_thread():
         for seed in range(plan.seeds):
-            data = framed(parts(plan.data, seed=seed, examples=plan.examples))
+            data = add_border(load_batches(plan.data, seed=seed, examples=plan.examples))
             for kind in KINDS:
-                scores[kind].append(score(shared if kind == "convolution" else kind, data, plan=plan, seed=seed))
-    margins = tuple(_gaps(scores, "shifted", [plan.shift]))
-    return Findings(margins, AHEAD, _checks(scores, plan), _table(scores, plan), partial(_draw, scores, plan))
+                scores[kind].append(
+                    train_and_score(shared if kind == "convolution" else kind, data, plan=plan, seed=seed)
+                )
+    margins = tuple(_compute_gaps(scores, "shifted", [plan.shift]))
+    return Findings(
+        margins, AHEAD, _build_checks(scores, plan), _build_table(scores, plan), partial(_draw, scores, plan)
+    )
 
 
-def _lost(score: Score, what: str, at: Sequence[float]) -> float:
+def _compute_drop(score: Score, change: str, at: Sequence[float]) -> float:
     """Return the mean accuracy that a network loses when images are ``shifted`` or ``zoomed``."""
-    return score.lost(score.shifted if what == "shifted" else score.zoomed, at=at)
+    return score.compute_drop(score.shifted if change == "shifted" else score.zoomed, at=at)
 
 
-def _gaps(scores: Scores, what: str, at: Sequence[float]) -> list[float]:
+def _compute_gaps(scores: Scores, change: str, at: Sequence[float]) -> list[float]:
     """Return, for each seed, how much more accuracy the dense network loses than the convolutional one."""
     return [
-        _lost(d, what, at) - _lost(c, what, at) for d, c in zip(scores["dense"], scores["convolution"], strict=True)
+        _compute_drop(d, change, at) - _compute_drop(c, change, at)
+        for d, c in zip(scores["dense"], scores["convolution"], strict=True)
     ]
 
 
-def _checks(scores: Scores, plan: Plan) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: far fewer weights; robust to shifts, and to scale, by itself and beside
-    dense."""
+def _build_checks(scores: Scores, plan: Plan) -> tuple[Check, ...]:
+    """Return the checks: far fewer weights; robust to shifts, and to scale, by itself and beside a dense
+    network."""
     conv, dense = scores["convolution"], scores["dense"]
     factor = dense[0].weights / conv[0].weights
-    zoom = mean_interval(_gaps(scores, "zoomed", ZOOMS))
+    zoom = compute_interval(_compute_gaps(scores, "zoomed", ZOOMS))
     own = {
-        what: mean_interval([_lost(s, what, at) for s in conv])
-        for what, at in (("shifted", [plan.shift]), ("zoomed", ZOOMS))
+        "shifted": compute_interval([_compute_drop(score, "shifted", [plan.shift]) for score in conv]),
+        "zoomed": compute_interval([_compute_drop(score, "zoomed", ZOOMS) for score in conv]),
     }
     count = f"{conv[0].weights:,d}", f"{dense[0].weights:,d}"
     return (
@@ -257,7 +279,7 @@ def _checks(scores: Scores, plan: Plan) -> tuple[Check, ...]:
     )
 
 
-def _table(scores: Scores, plan: Plan) -> Table:
+def _build_table(scores: Scores, plan: Plan) -> Table:
     """Return one row for each network: weights of the first layer, and mean test accuracies."""
     columns = (
         Column(Text("first layer", "第一层")),
@@ -268,10 +290,10 @@ def _table(scores: Scores, plan: Plan) -> Table:
     )
     rows = []
     for kind in KINDS:
-        found = scores[kind]
-        values = [[s.plain for s in found], *([s.shifted[a] for s in found] for a in plan.shifts)]
-        values += [[s.zoomed[z] for s in found] for z in plan.zooms]
-        row: tuple[Cell, ...] = (NAMES[kind], found[0].weights, *(float(np.mean(v)) for v in values))
+        of_kind = scores[kind]
+        values = [[s.plain for s in of_kind], *([s.shifted[a] for s in of_kind] for a in plan.shifts)]
+        values += [[s.zoomed[z] for s in of_kind] for z in plan.zooms]
+        row: tuple[Cell, ...] = (NAMES[kind], of_kind[0].weights, *(float(np.mean(v)) for v in values))
         rows.append(row)
     return Table(columns, tuple(rows))
 
@@ -279,7 +301,7 @@ def _table(scores: Scores, plan: Plan) -> Table:
 def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
     """Draw the first layers' weights, and the accuracy on shifted and on zoomed images."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("Sharing saves weights by the thousand, but is no shield", "权值共享省下千倍权重，但本身不是护身符"),
         Text(
@@ -289,18 +311,18 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
         lang=lang,
     )
     bars = figure.add_axes((0.025, 0.145, 0.235, 0.60))
-    for place, kind in enumerate(reversed(KINDS)):
+    for y, kind in enumerate(reversed(KINDS)):
         count = scores[kind][0].weights
-        bars.barh(place, count, color=COLORS[kind], height=0.42)
+        bars.barh(y, count, color=COLORS[kind], height=0.42)
         bars.text(
-            2, place + 0.33, f"{NAMES[kind].of(lang)}: {count:,d}", fontsize=12, color=COLORS[kind], fontweight="bold"
+            2, y + 0.33, f"{NAMES[kind].of(lang)}: {count:,d}", fontsize=12, color=COLORS[kind], fontweight="bold"
         )
     bars.set(xscale="log", xlim=(1, 10 ** np.ceil(np.log10(scores["dense"][0].weights))), ylim=(-0.4, 2.7), yticks=[])
     bars.minorticks_off()
     bars.set_title(Text("weights, first layer", "第一层权重数").of(lang), loc="left")
     left, right = figure.add_axes((0.345, 0.145, 0.295, 0.60)), figure.add_axes((0.68, 0.145, 0.295, 0.60))
-    _accuracy(left, scores, [(0, None), *((s, s) for s in plan.shifts)], what="shifted")
-    _accuracy(right, scores, sorted([(1, None), *((z, z) for z in plan.zooms)]), what="zoomed")
+    _draw_accuracy(left, scores, [(0, None), *((s, s) for s in plan.shifts)], change="shifted")
+    _draw_accuracy(right, scores, sorted([(1, None), *((z, z) for z in plan.zooms)]), change="zoomed")
     left.set_title(Text("shifted: accuracy", "平移后的准确率").of(lang), loc="left")
     right.set_title(Text("scaled: accuracy", "缩放后的准确率").of(lang), loc="left")
     left.set_xlabel(Text("pixels", "像素").of(lang))
@@ -309,14 +331,16 @@ def _draw(scores: Scores, plan: Plan, lang: Lang) -> Figure:
     return figure
 
 
-def _accuracy(axes: Axes, scores: Scores, points: Sequence[tuple[float, float | None]], *, what: str) -> None:
+def _draw_accuracy(axes: Axes, scores: Scores, points: Sequence[tuple[float, float | None]], *, change: str) -> None:
     """Draw each network's accuracy at some points; at the one without a key images are as they are."""
     for kind in KINDS:
-        found = [(s, s.shifted if what == "shifted" else s.zoomed) for s in scores[kind]]
-        table = np.array([[s.plain if key is None else moved[key] for _, key in points] for s, moved in found])
-        at = [x for x, _ in points]
-        axes.fill_between(at, table.min(0), table.max(0), color=COLORS[kind], alpha=0.15, linewidth=0)
-        axes.plot(at, table.mean(0), "o-", color=COLORS[kind], markersize=6)
+        of_kind = [(s, s.shifted if change == "shifted" else s.zoomed) for s in scores[kind]]
+        curves = np.array(
+            [[s.plain if key is None else accuracies[key] for _, key in points] for s, accuracies in of_kind]
+        )
+        x = [x for x, _ in points]
+        axes.fill_between(x, curves.min(0), curves.max(0), color=COLORS[kind], alpha=0.15, linewidth=0)
+        axes.plot(x, curves.mean(0), "o-", color=COLORS[kind], markersize=6)
     axes.set(ylim=(0, 1.03), xticks=[x for x, _ in points], xticklabels=[f"{x:g}" for x, _ in points])
     axes.tick_params(axis="x", labelsize=11)
     axes.yaxis.set_major_formatter(PercentFormatter(1))

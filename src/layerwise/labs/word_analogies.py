@@ -1,10 +1,9 @@
 """C20: word vectors put similar words close and carry analogies; GloVe adds global counts.
 
 ``V`` words, ``Q`` questions, ``R`` rows and ``C`` columns. T. Mikolov et al., NeurIPS 2013 and NAACL 2013; J.
-Pennington et al., EMNLP
-2014. The one idea: the text is of a language made up so that what is alike and what is analogous is known, and nowhere
-written down. A word belongs to a row (a country) and to a column (its capital, its river …), and only the company it
-keeps tells which.
+Pennington et al., EMNLP 2014. The one idea: the text is in an artificial language whose similar and analogous words
+are known, though the text never states them. A word belongs to a row (a country) and to a column (its capital, its
+river …), and only its context tells which.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from layerwise.data.loader import MemoryBatches, Order, collated
+from layerwise.data.loader import BatchSampler, MemoryBatches, collate_source
 from layerwise.data.text.corpus import Corpus
-from layerwise.data.text.corpus_build import Cutting, opened
-from layerwise.data.text.texts import Texts
-from layerwise.embeddings.sources import table_of
+from layerwise.data.text.corpus_build import TokenizerOptions, open_corpus
+from layerwise.data.text.texts import TextFiles
+from layerwise.embeddings.sources import export_table
 from layerwise.functional import similarity
 from layerwise.functional.retrieval_metrics import mean_reciprocal_rank
 from layerwise.labs.base import (
@@ -37,11 +36,11 @@ from layerwise.labs.base import (
     Mode,
     Table,
     Text,
-    mean_interval,
-    one_thread,
-    signed,
+    compute_interval,
+    format_signed,
+    use_one_thread,
 )
-from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, headline
+from layerwise.labs.figures import BLUE, GREEN, ORANGE, SIZE, add_headline
 from layerwise.models.word_vectors import cbow, glove, skipgram
 from layerwise.rules import hogwild
 from layerwise.rules.base import Context
@@ -52,14 +51,14 @@ from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 from layerwise.tasks.cooccurrence import CoOccurrence, CoOccurrenceOptions
 from layerwise.tasks.words import Words, WordsOptions
-from layerwise.training.loop import Cursor, steps
+from layerwise.training.loop import Cursor, run_steps
 from layerwise.weights.vectors import VectorTable
 
 Ids = NDArray[np.int64]
 Learner = Callable[["Language", Corpus, int], VectorTable]
 DIM, BLOCKS, LEAST = 32, 32, 5  # of the vectors; blocks of text a batch; occurrences that a word needs
 COLUMNS, NEAR, LENGTH = 4, 6, 9  # columns; words of the company of a row or column; words of a sentence
-COMMON = 60  # words that tell nothing, as frequent as in any language
+COMMON = 60  # words without information, as frequent as in any language
 QUESTIONS = 400
 NAMES = {
     "skipgram": Text("skip-gram", "skip-gram"),
@@ -100,28 +99,26 @@ class Language:
         return [[f"r{r}c{c}" for c in range(COLUMNS)] for r in range(self.rows)]
 
 
-def language(plan: Plan, seed: int, *, company: bool = True) -> Language:
+def draw_language(plan: Plan, seed: int, *, company: bool = True) -> Language:
     """Draw a language's text: each sentence has one word of the table, some of its row's company, some of its column's,
     and common words.
 
-    ``company=False`` deals the same words out over the sentences at random: nothing is left of who stands with whom.
+    ``company=False`` shuffles the same words over all sentences, so that co-occurrences carry nothing.
     """
-    generator = rng.numpy_generator("word-analogies", seed)
+    generator = rng.make_numpy_generator("word-analogies", seed)
     count, common = plan.sentences, 1 / np.arange(1, COMMON + 1)
     row, column = generator.integers(plan.rows, size=count), generator.integers(COLUMNS, size=count)
-    beside = (("a", row), ("a", row), ("b", column), ("b", column))
+    context = (("a", row), ("a", row), ("b", column), ("b", column))
     parts = [
         ("r{}c{}", row, column),
-        *((f"{kind}{{}}x{{}}", of, generator.integers(NEAR, size=count)) for kind, of in beside),
+        *((f"{kind}{{}}x{{}}", of, generator.integers(NEAR, size=count)) for kind, of in context),
     ]
-    words = [
-        [form.format(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-        for form, first, second in parts
-    ]
-    words += [
-        [f"w{n}" for n in generator.choice(COMMON, count, p=common / common.sum()).tolist()]
-        for _ in range(LENGTH - len(words))
-    ]
+    words = []
+    for form, first, second in parts:
+        words.append([form.format(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+    for _ in range(LENGTH - len(words)):
+        drawn = generator.choice(COMMON, count, p=common / common.sum())
+        words.append([f"w{n}" for n in drawn.tolist()])
     table = generator.permuted(np.array(words).T, axis=1)  # (sentences, LENGTH)
     if not company:
         table = generator.permutation(table.ravel()).reshape(table.shape)
@@ -131,82 +128,86 @@ def language(plan: Plan, seed: int, *, company: bool = True) -> Language:
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-def corpus(text: Language, folder: Path) -> Corpus:
-    """Return a language's text as training reads it."""
+def build_corpus(text: Language, folder: Path) -> Corpus:
+    """Return a language's text as the corpus of a training."""
     path = folder / "text.txt"
     write_file(path, ("\n".join(text.lines) + "\n").encode())
-    return opened(folder / "corpora", Texts(str(path), (str(path),)), Cutting(), limit=1 << 32)
+    return open_corpus(folder / "corpora", TextFiles(str(path), (str(path),)), TokenizerOptions(), limit=1 << 32)
 
 
-def learned(net: nn.Module, task: Task, text: Corpus, *, options: HogwildOptions, epochs: int, seed: int) -> None:
+def train_vectors(
+    net: nn.Module, task: Task, corpus: Corpus, *, options: HogwildOptions, epochs: int, seed: int
+) -> None:
     """Train word vectors in place, as in a run."""
-    batch = collated(task.adopt(text), task.collate, 1)
+    batch = collate_source(task.convert_source(corpus), task.collate, 1)
     context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=BLOCKS, examples=len(batch))
-    rule = hogwild.make(context, options)
-    for _ in steps(rule, MemoryBatches(batch, Order(len(batch), BLOCKS, seed)), epochs, Cursor()):
+    rule = hogwild.build_hogwild(context, options)
+    for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(len(batch), BLOCKS, seed)), epochs, Cursor()):
         pass
 
 
-def predicting(text: Language, found: Corpus, seed: int, *, pooled: bool) -> VectorTable:
+def train_predictive(text: Language, corpus: Corpus, seed: int, *, pooled: bool) -> VectorTable:
     """Return the vectors of skip-gram or CBOW."""
-    task = Words.prepare(found, WordsOptions(min_count=LEAST, sample=1e-2))
+    task = Words.prepare(corpus, WordsOptions(min_count=LEAST, sample=1e-2))
     name = "cbow" if pooled else "skipgram"
     torch.manual_seed(seed)
     net = (cbow if pooled else skipgram)(**task.model_args(), dim=DIM)
-    learned(net, task, found, options=HogwildOptions(lr=0.1 if pooled else 0.05), epochs=text.epochs[name], seed=seed)
-    return table_of(net, task.inputs)  # type: ignore[arg-type]
+    train_vectors(
+        net, task, corpus, options=HogwildOptions(lr=0.1 if pooled else 0.05), epochs=text.epochs[name], seed=seed
+    )
+    return export_table(net, task.inputs)  # type: ignore[arg-type]
 
 
-def fitting(text: Language, found: Corpus, seed: int) -> VectorTable:
+def train_glove(text: Language, corpus: Corpus, seed: int) -> VectorTable:
     """Return the vectors of GloVe."""
-    task = CoOccurrence.prepare(found, CoOccurrenceOptions(min_count=LEAST, window=LENGTH - 1, x_max=10.0))
+    task = CoOccurrence.prepare(corpus, CoOccurrenceOptions(min_count=LEAST, window=LENGTH - 1, x_max=10.0))
     torch.manual_seed(seed)
     net = glove(words=len(task.inputs.words), dim=DIM)
-    learned(
-        net, task, found, options=HogwildOptions(lr=0.02, schedule="constant"), epochs=text.epochs["glove"], seed=seed
+    train_vectors(
+        net, task, corpus, options=HogwildOptions(lr=0.02, schedule="constant"), epochs=text.epochs["glove"], seed=seed
     )
-    return table_of(net, task.inputs)  # type: ignore[arg-type]
+    return export_table(net, task.inputs)  # type: ignore[arg-type]
 
 
 LEARNERS: dict[str, Learner] = {
-    "skipgram": partial(predicting, pooled=False),
-    "cbow": partial(predicting, pooled=True),
-    "glove": fitting,
+    "skipgram": partial(train_predictive, pooled=False),
+    "cbow": partial(train_predictive, pooled=True),
+    "glove": train_glove,
 }
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def questions(text: Language, seed: int) -> list[list[str]]:
+def draw_questions(text: Language, seed: int) -> list[list[str]]:
     """Draw analogies: two rows and two columns, r₁c₁ : r₁c₂ = r₂c₁ : r₂c₂."""
-    generator = rng.numpy_generator("word-analogies questions", seed)
-    asked = []
+    generator = rng.make_numpy_generator("word-analogies questions", seed)
+    questions = []
     for _ in range(QUESTIONS):
         rows, columns = generator.choice(text.rows, 2, replace=False), generator.choice(COLUMNS, 2, replace=False)
-        asked.append([f"r{r}c{c}" for r in rows for c in columns])
-    return asked
+        questions.append([f"r{r}c{c}" for r in rows for c in columns])
+    return questions
 
 
-def analogy_ranks(vectors: VectorTable, rows: Ids) -> list[Ids]:
-    """Return the rank of the right answer to each analogy (Q, 4) among all words but the three given."""
-    scores = similarity.analogies(vectors.unit, *rows[:, :3].T)
+def rank_analogies(vectors: VectorTable, rows: Ids) -> list[Ids]:
+    """Return the rank of the correct word for each analogy (Q, 4) among all words but the three given."""
+    scores = similarity.score_analogies(vectors.unit, *rows[:, :3].T)
     right = np.take_along_axis(scores, rows[:, 3:], 1)
     return list(1 + (scores > right).sum(1, keepdims=True))
 
 
-def closeness(vectors: VectorTable, text: Language) -> float:
-    """Return how often, of an alike and an unlike word of the table, the alike one is closer: the area under the ROC
-    curve of cosines.
+def compute_closeness(vectors: VectorTable, text: Language) -> float:
+    """Return how often a similar word is closer than a dissimilar one: the area under the ROC curve of
+    cosines.
 
-    Alike are words of the same row or column; chance is a half.
+    Words of the same row or column are similar; chance is a half.
     """
-    places = [
+    cells = [
         (r, c, vectors.index[word]) for r, row in enumerate(text.cells) for c, word in enumerate(row) if word in vectors
     ]
-    r, c, at = (np.array(column) for column in zip(*places, strict=True))
-    first, second = np.triu_indices(len(at), 1)
-    cosines = (vectors.unit[at] @ vectors.unit[at].T)[first, second]
+    r, c, index = (np.array(column) for column in zip(*cells, strict=True))
+    first, second = np.triu_indices(len(index), 1)
+    cosines = (vectors.unit[index] @ vectors.unit[index].T)[first, second]
     alike = (r[first] == r[second]) | (c[first] == c[second])
     near, far = cosines[alike], np.sort(cosines[~alike])
     below = (np.searchsorted(far, near, "left") + np.searchsorted(far, near, "right")) / 2  # of equals half
@@ -230,53 +231,56 @@ class Score:
         return self.analogies - self.chance
 
 
-def score(vectors: VectorTable, text: Language, seed: int) -> Score:
-    """Measure vectors against the same vectors dealt out to other words."""
-    rows = vectors.rows([word for line in questions(text, seed) for word in line]).reshape(-1, 4)
-    asked = rows[(rows >= 0).all(1)]
-    order = rng.numpy_generator("word-analogies chance", seed).permutation(len(vectors))
+def score_vectors(vectors: VectorTable, text: Language, seed: int) -> Score:
+    """Score vectors against the same vectors assigned to other words."""
+    rows = vectors.rows([word for line in draw_questions(text, seed) for word in line]).reshape(-1, 4)
+    known = rows[(rows >= 0).all(1)]
+    order = rng.make_numpy_generator("word-analogies chance", seed).permutation(len(vectors))
     other = VectorTable(vectors.words, vectors.matrix[order])
-    found = [mean_reciprocal_rank(analogy_ranks(one, asked)) for one in (vectors, other)]
-    alike = [closeness(one, text) for one in (vectors, other)]
-    return Score(found[0], found[1], alike[0], alike[1], len(asked) / len(rows))
+    ranks = [mean_reciprocal_rank(rank_analogies(table, known)) for table in (vectors, other)]
+    alike = [compute_closeness(table, text) for table in (vectors, other)]
+    return Score(ranks[0], ranks[1], alike[0], alike[1], len(known) / len(rows))
 
 
 def measure(
     mode: Mode,
     *,
     learners: Mapping[str, Learner] = LEARNERS,
-    draw: Callable[[Plan, int], Language] = language,
+    draw: Callable[[Plan, int], Language] = draw_language,
     plan: Plan | None = None,
 ) -> Findings:
-    """Learn the vectors of each learner from a language, seed by seed, and ask them for analogies and for alike words.
+    """Train each learner's vectors on a language, seed by seed, and test analogies and similar words.
 
     Args:
         mode: the size of the language, and seeds.
-        learners: who plays which part; another one in a part is a counter-experiment.
-        draw: the language.
+        learners: the learner of each role; an exchanged one is a counter-experiment.
+        draw: draws the language.
         plan: other numbers than the mode's.
     """
     plan = plan or PLANS[mode]
     scores: dict[str, list[Score]] = {name: [] for name in learners}
-    with one_thread():
+    with use_one_thread():
         for seed in range(plan.seeds):
             text = draw(plan, seed)
             with open_temporary_folder() as folder:
-                found = corpus(text, folder)
+                corpus = build_corpus(text, folder)
                 for name, learner in learners.items():
-                    scores[name].append(score(learner(text, found, seed), text, seed))
+                    scores[name].append(score_vectors(learner(text, corpus, seed), text, seed))
     margins = tuple(min(scores[name][seed].margin for name in scores) for seed in range(plan.seeds))
-    return Findings(margins, 0.0, _checks(scores), _table(scores), partial(_draw, scores))
+    return Findings(margins, 0.0, _build_checks(scores), _build_table(scores), partial(_draw, scores))
 
 
-def _checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
-    """Return what must be so beside the margin: alike words lie close, for every learner, and nearly all questions were
+def _build_checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
+    """Return the checks: similar words are close, for every learner, and nearly all questions could be
     asked."""
-    gains = {name: mean_interval([one.alike - one.alike_chance for one in mine]) for name, mine in scores.items()}
+    gains = {
+        name: compute_interval([score.alike - score.alike_chance for score in of_learner])
+        for name, of_learner in scores.items()
+    }
     least = min(gains, key=lambda name: gains[name].low)
-    coverage = min(one.coverage for mine in scores.values() for one in mine)
+    coverage = min(score.coverage for of_learner in scores.values() for score in of_learner)
     gain = gains[least]
-    span = f"{signed(gain.mean)} [{signed(gain.low)}, {signed(gain.high)}]"
+    span = f"{format_signed(gain.mean)} [{format_signed(gain.low)}, {format_signed(gain.high)}]"
     return (
         Check(
             Text(
@@ -296,7 +300,7 @@ def _checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
     )
 
 
-def _table(scores: Mapping[str, Sequence[Score]]) -> Table:
+def _build_table(scores: Mapping[str, Sequence[Score]]) -> Table:
     """Return the mean scores of each learner."""
     columns = (
         Column(Text("vectors", "词向量")),
@@ -307,17 +311,17 @@ def _table(scores: Mapping[str, Sequence[Score]]) -> Table:
         Column(Text("coverage", "覆盖率"), ".0%"),
     )
     keys = ("analogies", "chance", "alike", "alike_chance", "coverage")
-    rows: list[tuple[Cell, ...]] = [
-        (NAMES[name], *(float(np.mean([getattr(one, key) for one in mine])) for key in keys))
-        for name, mine in scores.items()
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    for name, of_learner in scores.items():
+        means = [float(np.mean([getattr(score, key) for score in of_learner])) for key in keys]
+        rows.append((NAMES[name], *means))
     return Table(columns, tuple(rows))
 
 
 def _draw(scores: Mapping[str, Sequence[Score]], lang: Lang) -> Figure:
     """Draw both measures as bars, each beside that of the shuffled vectors."""
     figure = Figure(figsize=SIZE)
-    headline(
+    add_headline(
         figure,
         Text("The company of words tells what is alike and what is analogous", "词的上下文道出何者相似、何者可类比"),
         Text(
@@ -330,17 +334,17 @@ def _draw(scores: Mapping[str, Sequence[Score]], lang: Lang) -> Figure:
         (Text("analogies: mean reciprocal rank", "类比：平均倒数排名"), "analogies", "chance"),
         (Text("alike words closer than unlike: share", "相似词比不相似词更近的比例"), "alike", "alike_chance"),
     )
-    for n, (title, key, other) in enumerate(panels):
-        axes = figure.add_axes((0.07 + 0.48 * n, 0.1, 0.42, 0.64))
-        for at, (name, mine) in enumerate(scores.items()):
-            values, chance = ([getattr(one, what) for one in mine] for what in (key, other))
-            axes.bar(at - 0.19, float(np.mean(values)), 0.36, color=COLORS[name], alpha=0.85)
-            axes.bar(at + 0.19, float(np.mean(chance)), 0.36, color="#9aa3ad")
-            axes.plot([at - 0.19] * len(values), values, "o", color="#1d2430", markersize=3.5)
-            for place, value in ((at - 0.19, float(np.mean(values))), (at + 0.19, float(np.mean(chance)))):
+    for panel, (title, key, other) in enumerate(panels):
+        axes = figure.add_axes((0.07 + 0.48 * panel, 0.1, 0.42, 0.64))
+        for center, (name, of_learner) in enumerate(scores.items()):
+            values, chance = ([getattr(score, field) for score in of_learner] for field in (key, other))
+            axes.bar(center - 0.19, float(np.mean(values)), 0.36, color=COLORS[name], alpha=0.85)
+            axes.bar(center + 0.19, float(np.mean(chance)), 0.36, color="#9aa3ad")
+            axes.plot([center - 0.19] * len(values), values, "o", color="#1d2430", markersize=3.5)
+            for x, value in ((center - 0.19, float(np.mean(values))), (center + 0.19, float(np.mean(chance)))):
                 axes.text(
-                    place,
-                    max(value, *(values if place < at else chance)) + 0.025,
+                    x,
+                    max(value, *(values if x < center else chance)) + 0.025,
                     f"{value:.2f}",
                     ha="center",
                     fontsize=12.5,

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, MemoryBatches, Order
+from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
 from layerwise.data.source import ArraySource, Schema, fetch
-from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, mean_interval, one_thread
-from layerwise.labs.figures import BLUE, ORANGE, SIZE, headline
+from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, compute_interval, use_one_thread
+from layerwise.labs.figures import BLUE, ORANGE, SIZE, add_headline
 from layerwise.models.feedforward import mlp, perceptron
 from layerwise.plotting.svg import INK, MUTED
 from layerwise.rules.backprop import Backprop
@@ -32,7 +32,7 @@ from layerwise.rules.perceptron import Perceptron
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.classification import Classification
-from layerwise.training.loop import Cursor, steps
+from layerwise.training.loop import Cursor, run_steps
 
 Gate = Literal["xor", "and", "or"]
 Net = Callable[[Tensor], Tensor]
@@ -45,82 +45,82 @@ SMALL, LARGE = 2, 8  # hidden units: as few as can represent XOR, and as many as
 
 @dataclass(frozen=True)
 class Trial:
-    """One network trained on the four points: the share it has right, and its scores z as a function of points (M, 2) →
-    (M,)."""
+    """One network trained on the four points: its accuracy, and its scores z as a function of points (M, 2) → (M,)."""
 
     accuracy: float
     scores: Net
 
 
-def source(gate: Gate) -> ArraySource:
+def make_source(gate: Gate) -> ArraySource:
     """Return a gate's truth table as a source: four rows with two columns."""
     schema = Schema("row", (2,), "class", ("0", "1"), ("x1", "x2"))
     return ArraySource(schema, POINTS, np.array(GATES[gate], dtype=np.int64), gate)
 
 
-def accuracy(scores: Tensor, labels: Tensor) -> float:
+def compute_accuracy(scores: Tensor, labels: Tensor) -> float:
     """Return the share of scores z (N,) on the right side of 0."""
     return float(((scores > 0) == (labels == 1)).double().mean())
 
 
-def examples(gate: Gate) -> tuple[Classification, Batch]:
+def make_examples(gate: Gate) -> tuple[Classification, Batch]:
     """Return the task and the four examples as one batch."""
-    table = source(gate)
+    table = make_source(gate)
     task = Classification.prepare(table, Classification.Options(scale="none"))
     return task, task.collate(fetch(table, range(len(table))))
 
 
 def train_perceptron(gate: Gate, seed: int) -> Trial:
-    """Train one perceptron by Rosenblatt's rule (E09), and keep the best weights it ever had (the pocket, Gallant
+    """Train one perceptron by Rosenblatt's rule (E09), and keep the best weights (the pocket algorithm, Gallant
     1990)."""
-    task, batch = examples(gate)
+    task, batch = make_examples(gate)
     assert batch.targets is not None
-    with rng.seeded(rng.key("xor", seed)):
+    with rng.use_seed(rng.derive_seed("xor", seed)):
         net = perceptron(features=2, classes=2)
         for parameter in net.parameters():
-            nn.init.normal_(
-                parameter
-            )  # not zero, as the model has it: whole-numbered weights leave points on the line itself
-    rule = Perceptron(_context(net, task, seed, batch=1), Perceptron.Options())
-    best, kept = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
-    for _ in steps(rule, MemoryBatches(batch, Order(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
+            nn.init.normal_(parameter)  # not zero, as the model has it: integer weights leave points on the line
+    rule = Perceptron(_make_context(net, task, seed, batch=1), Perceptron.Options())
+    best, best_state = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
+    for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
         with torch.no_grad():
             z = net(batch.inputs)[:, 0]
-            now = accuracy(z, batch.targets), float(z.abs().min())  # of equals, the line that keeps clear of the points
-        if now > best:
-            best, kept = now, {name: value.clone() for name, value in net.state_dict().items()}
-    net.load_state_dict(kept)
-    return Trial(best[0], partial(_scores, net))
+            fitness = (
+                compute_accuracy(z, batch.targets),
+                float(z.abs().min()),
+            )  # of equals, the line farther from the points
+        if fitness > best:
+            best, best_state = fitness, {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(best_state)
+    return Trial(best[0], partial(_compute_scores, net))
 
 
 def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tanh") -> Trial:
-    """Train a network with one hidden layer by backpropagation (E11) with Adam, full batch, and judge it at the end."""
-    task, batch = examples(gate)
+    """Train a network with one hidden layer by backpropagation (E11) with Adam, full batch."""
+    task, batch = make_examples(gate)
     assert batch.targets is not None
-    with rng.seeded(rng.key("xor", seed)):
+    with rng.use_seed(rng.derive_seed("xor", seed)):
         net = mlp(features=2, outputs=1, hidden=(hidden,), activation=activation)
-    rule = Backprop(_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.1))
-    for _ in steps(rule, MemoryBatches(batch, Order(4, 4)), EPOCHS["mlp"], Cursor()):
+    rule = Backprop(_make_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.1))
+    for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(4, 4)), EPOCHS["mlp"], Cursor()):
         pass
     with torch.no_grad():
-        return Trial(accuracy(net(batch.inputs)[:, 0], batch.targets), partial(_scores, net))
+        return Trial(compute_accuracy(net(batch.inputs)[:, 0], batch.targets), partial(_compute_scores, net))
 
 
-def _context(net: nn.Module, task: Classification, seed: int, *, batch: int) -> Context:
-    """Return what a learning rule needs to know."""
+def _make_context(net: nn.Module, task: Classification, seed: int, *, batch: int) -> Context:
+    """Return the context of a learning rule."""
     return Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=batch, examples=4)
 
 
 @torch.no_grad()
-def _scores(net: nn.Module, points: Tensor) -> Tensor:
+def _compute_scores(net: nn.Module, points: Tensor) -> Tensor:
     """Return the scores (M,) of points (M, 2)."""
     out: Tensor = net(points)
     return out[:, 0]
 
 
-def separable(points: NDArray[np.float64], labels: Sequence[int]) -> bool:
-    """Whether a line has the two classes on its two sides: is y(w·x + b) ≥ 1 feasible? By linear programming, so
-    exactly.
+def is_separable(points: NDArray[np.float64], labels: Sequence[int]) -> bool:
+    """Whether a line separates the two classes: is y(w·x + b) ≥ 1 feasible? Exact, by linear
+    programming.
 
     Args:
         points: (M, D).
@@ -130,23 +130,23 @@ def separable(points: NDArray[np.float64], labels: Sequence[int]) -> bool:
 
     signs = 2.0 * np.asarray(labels) - 1
     rows = -signs[:, None] * np.hstack([points, np.ones((len(points), 1))])  # −y (x, 1)·(w, b) ≤ −1
-    found = linprog(np.zeros(rows.shape[1]), A_ub=rows, b_ub=-np.ones(len(points)), bounds=(None, None))
-    return int(found.status) == 0  # 2: infeasible
+    solution = linprog(np.zeros(rows.shape[1]), A_ub=rows, b_ub=-np.ones(len(points)), bounds=(None, None))
+    return int(solution.status) == 0  # 2: infeasible
 
 
-def best_possible(gate: Gate) -> float:
-    """Return the largest share of the four points that any line can have right: tries every subset, largest first."""
+def find_best_accuracy(gate: Gate) -> float:
+    """Return the best accuracy of any line on the four points: tries every subset, largest first."""
     labels = GATES[gate]
     for size in range(4, 0, -1):
-        for kept in combinations(range(4), size):
-            if separable(POINTS[list(kept)], [labels[i] for i in kept]):
+        for subset in combinations(range(4), size):
+            if is_separable(POINTS[list(subset)], [labels[i] for i in subset]):
                 return size / 4
     return 0.0
 
 
-def separable_functions() -> int:
+def count_separable_functions() -> int:
     """Return how many of the 16 functions of two bits one perceptron can compute."""
-    return sum(separable(POINTS, [code >> i & 1 for i in range(4)]) for code in range(16))
+    return sum(is_separable(POINTS, [code >> i & 1 for i in range(4)]) for code in range(16))
 
 
 def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: int = 0) -> Findings:
@@ -154,17 +154,17 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
 
     Args:
         mode: how many seeds.
-        gate: what is to be learned.
+        gate: the function to learn.
         activation: the hidden layer's; with ``linear`` two layers are no more than one.
         seeds: another number of seeds than the mode's.
     """
     numbers = range(seeds or SEEDS[mode])
-    with one_thread():
+    with use_one_thread():
         single = [train_perceptron(gate, seed) for seed in numbers]
         linear = [train_mlp(gate, seed, activation="linear") for seed in numbers]
         small = [train_mlp(gate, seed, SMALL, activation) for seed in numbers]
         large = [train_mlp(gate, seed, LARGE, activation) for seed in numbers]
-    possible, functions = best_possible(gate), separable_functions()
+    possible, functions = find_best_accuracy(gate), count_separable_functions()
     name = gate.upper()
     checks = (
         Check(
@@ -189,23 +189,25 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
         ),
     )
     margins = tuple(trial.accuracy - possible for trial in large)
-    table = _table(single, linear, small, large, activation)
-    return Findings(margins, 0.0, checks, table, partial(_draw, gate, max(single, key=_fitness), large[0]))
+    table = _build_table(single, linear, small, large, activation)
+    return Findings(margins, 0.0, checks, table, partial(_draw, gate, max(single, key=_get_fitness), large[0]))
 
 
-def _fitness(trial: Trial) -> tuple[float, float]:
-    """Return what the best trial to be drawn has most of: points right, then clearance of the line from them (least
+def _get_fitness(trial: Trial) -> tuple[float, float]:
+    """Return the criteria of the best trial: accuracy, then the line's clearance from the points (least
     |z|)."""
     return trial.accuracy, float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())
 
 
-def _table(single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial], activation: str) -> Table:
+def _build_table(
+    single: list[Trial], linear: list[Trial], small: list[Trial], large: list[Trial], activation: str
+) -> Table:
     """Return one row for each network."""
 
-    def row(name: Text, weights: int, trials: list[Trial]) -> tuple[Text | str | int | float, ...]:
-        right = [t.accuracy for t in trials]
-        solved = f"{sum(r == 1 for r in right)}/{len(right)}"
-        return (name, weights, f"{min(right) * 4:.0f}/4", mean_interval(right).mean, solved)
+    def build_row(name: Text, weights: int, trials: list[Trial]) -> tuple[Text | str | int | float, ...]:
+        accuracies = [t.accuracy for t in trials]
+        solved = f"{sum(r == 1 for r in accuracies)}/{len(accuracies)}"
+        return (name, weights, f"{min(accuracies) * 4:.0f}/4", compute_interval(accuracies).mean, solved)
 
     columns = (
         Column(Text("network", "网络")),
@@ -215,10 +217,14 @@ def _table(single: list[Trial], linear: list[Trial], small: list[Trial], large: 
         Column(Text("seeds that solve it", "解出的种子")),
     )
     rows = (
-        row(Text("perceptron, best weights it ever had", "感知机（取训练中最好的权重）"), 3, single),
-        row(Text(f"{LARGE} hidden units, linear", f"{LARGE} 个隐藏单元，线性"), 4 * LARGE + 1, linear),
-        row(Text(f"{SMALL} hidden units, {activation}", f"{SMALL} 个隐藏单元，{activation}"), 4 * SMALL + 1, small),
-        row(Text(f"{LARGE} hidden units, {activation}", f"{LARGE} 个隐藏单元，{activation}"), 4 * LARGE + 1, large),
+        build_row(Text("perceptron, best weights it ever had", "感知机（取训练中最好的权重）"), 3, single),
+        build_row(Text(f"{LARGE} hidden units, linear", f"{LARGE} 个隐藏单元，线性"), 4 * LARGE + 1, linear),
+        build_row(
+            Text(f"{SMALL} hidden units, {activation}", f"{SMALL} 个隐藏单元，{activation}"), 4 * SMALL + 1, small
+        ),
+        build_row(
+            Text(f"{LARGE} hidden units, {activation}", f"{LARGE} 个隐藏单元，{activation}"), 4 * LARGE + 1, large
+        ),
     )
     return Table(columns, rows)
 
@@ -227,26 +233,26 @@ def _draw(gate: Gate, single: Trial, large: Trial, lang: Lang) -> Figure:
     """Draw both networks' decisions side by side."""
     figure = Figure(figsize=SIZE)
     name = gate.upper()
-    headline(
+    add_headline(
         figure,
         Text(f"One line cannot part {name}; one hidden layer can", f"一条直线分不开 {name}，一层隐藏单元就可以"),
         Text("Shading: the network's answer. Discs: the four examples.", "底色：网络的回答。圆点：四个样本。"),
         lang=lang,
     )
     titles = (Text("One perceptron", "一个感知机"), Text(f"{LARGE} hidden units", f"{LARGE} 个隐藏单元"))
-    for place, (title, trial) in enumerate(zip(titles, (single, large), strict=True)):
-        axes = figure.add_axes((0.085 + 0.485 * place, 0.125, 0.385, 0.63))
-        _regions(axes, trial.scores)
-        _discs(axes, gate, trial.scores)
-        right = f"{4 * trial.accuracy:.0f}"
-        score = Text(f"{right} of 4 right", f"4 个对了 {right} 个").of(lang)
+    for panel, (title, trial) in enumerate(zip(titles, (single, large), strict=True)):
+        axes = figure.add_axes((0.085 + 0.485 * panel, 0.125, 0.385, 0.63))
+        _draw_regions(axes, trial.scores)
+        _draw_examples(axes, gate, trial.scores)
+        correct = f"{4 * trial.accuracy:.0f}"
+        score = Text(f"{correct} of 4 right", f"4 个对了 {correct} 个").of(lang)
         axes.set_title(
             f"{title.of(lang)}: {score}" if lang == "en" else f"{title.of(lang)}：{score}", fontsize=16, color=INK
         )
     return figure
 
 
-def _regions(axes: Axes, scores: Net) -> None:
+def _draw_regions(axes: Axes, scores: Net) -> None:
     """Shade where the score is below and above 0, and draw the boundary."""
     x = torch.linspace(-0.5, 1.5, 61)
     grid = torch.cartesian_prod(x, x)  # (M, 2), first coordinate slow
@@ -258,22 +264,22 @@ def _regions(axes: Axes, scores: Net) -> None:
     axes.grid(False)
 
 
-def _discs(axes: Axes, gate: Gate, scores: Net) -> None:
-    """Draw the four examples with their wanted answer; a wrongly answered one gets a dashed ring."""
-    answers = (scores(torch.from_numpy(POINTS).float()) > 0).long().tolist()
-    for (x, y), wanted, given in zip(POINTS, GATES[gate], answers, strict=True):
-        axes.plot(x, y, "o", markersize=25, color=(BLUE, ORANGE)[wanted], markeredgecolor="white", markeredgewidth=2)
+def _draw_examples(axes: Axes, gate: Gate, scores: Net) -> None:
+    """Draw the four examples with their labels; a misclassified one gets a ring."""
+    predictions = (scores(torch.from_numpy(POINTS).float()) > 0).long().tolist()
+    for (x, y), label, prediction in zip(POINTS, GATES[gate], predictions, strict=True):
+        axes.plot(x, y, "o", markersize=25, color=(BLUE, ORANGE)[label], markeredgecolor="white", markeredgewidth=2)
         axes.text(
             x,
             y,
-            str(wanted),
+            str(label),
             ha="center",
             va="center_baseline",
             fontsize=15,
             fontweight="bold",
-            color=("white", INK)[wanted],
+            color=("white", INK)[label],
         )
-        if given != wanted:
+        if prediction != label:
             axes.plot(x, y, "o", markersize=38, fillstyle="none", color=INK, markeredgewidth=2)
             axes.text(x, y + 0.26, "✗", ha="center", va="center", fontsize=15, color=MUTED)
 

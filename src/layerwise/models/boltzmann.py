@@ -3,8 +3,8 @@
 ``N`` examples, ``D`` visible, ``H`` hidden units. G. E. Hinton, S. Osindero, Y.-W. Teh, A fast learning algorithm for
 deep belief nets, Neural Computation 18 (2006); G. E. Hinton, R. R. Salakhutdinov, Science 313 (2006). The one idea:
 learn a model of the inputs layer by layer, without labels; then fine-tune the whole by backpropagation. Fine-tuning
-changes the way up only: each layer then has recognition weights W + ΔW, while the machine below keeps its generative W,
-so the net still draws what it learned.
+changes the upward pass only: each layer then has recognition weights W + ΔW, while its machine keeps its generative W,
+so the net can still generate samples.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 from layerwise.nn.rbm import RBM, Recognition
-from layerwise.recipe import Count
+from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
 
-class Machine(RBM):
+class FlatRBM(RBM):
     """A restricted Boltzmann machine over flattened inputs, trained as a whole."""
 
     def machine(self) -> RBM:
         """Return the machine whose weights change: this one."""
         return self
 
-    def observed(self, inputs: Tensor) -> Tensor:
+    def to_visible(self, inputs: Tensor) -> Tensor:
         """Return the inputs flattened, (N, D)."""
         return inputs.flatten(1)
 
@@ -34,9 +34,8 @@ class Machine(RBM):
         return super().forward(v.flatten(1))
 
 
-class Greedy(nn.Module):
-    """One layer of a deep belief network as its greedy stage sees it: the layers below are fixed and show it their
-    features."""
+class GreedyLayer(nn.Module):
+    """One layer of a deep belief network in its greedy stage: the layers below are fixed and compute its inputs."""
 
     def __init__(self, below: list[RBM], rbm: RBM) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class Greedy(nn.Module):
         """Return the machine whose weights change: the topmost."""
         return self.rbm
 
-    def observed(self, inputs: Tensor) -> Tensor:
+    def to_visible(self, inputs: Tensor) -> Tensor:
         """Return p(h | v) of the layers below, (N, D of this layer)."""
         x = inputs.flatten(1)
         for rbm in self.below:
@@ -56,14 +55,14 @@ class Greedy(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Go up to this layer and down again: the reconstruction of the inputs, (N, D of the inputs)."""
-        x = self.rbm.hidden(self.observed(inputs))
+        x = self.rbm.hidden(self.to_visible(inputs))
         for rbm in (self.rbm, *reversed(self.below)):
             x = rbm.visible(x)  # type: ignore[operator]
         return x
 
 
 class DeepBeliefNet(nn.Module):
-    """A stack of restricted Boltzmann machines, the way up through them, and a softmax layer."""
+    """A stack of restricted Boltzmann machines, the upward pass through them, and a softmax layer."""
 
     def __init__(self, features: int, classes: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -82,10 +81,10 @@ class DeepBeliefNet(nn.Module):
         """Return the greedy view of a layer."""
         names = self.parts()
         if name not in names:
-            raise unknown("part", name, names, where="this deep belief network")
+            raise make_unknown_name_error("part", name, names, where="this deep belief network")
         index = names.index(name)
         stack = [rbm for rbm in self.rbms if isinstance(rbm, RBM)]
-        return Greedy(stack[:index], stack[index])
+        return GreedyLayer(stack[:index], stack[index])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs (N, …) to logits (N, K): upwards by the recognition weights, then the linear layer."""
@@ -111,7 +110,7 @@ def sample(stack: list[RBM], count: int, *, steps: int, generator: torch.Generat
     return x
 
 
-def stack_of(model: nn.Module) -> list[RBM]:
+def list_rbms(model: nn.Module) -> list[RBM]:
     """Return the machines of an rbm or dbn from the bottom up; empty for other models."""
     if isinstance(model, DeepBeliefNet):
         return [rbm for rbm in model.rbms if isinstance(rbm, RBM)]
@@ -133,13 +132,13 @@ def stack_of(model: nn.Module) -> list[RBM]:
     small={"features": 16, "hidden": 8},
     recipe={
         "task": {"scale": "unit"},
-        "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.05}}],
-        "variants": {"small": {"stages": [{"epochs": 60, "batch": 16, "rule": {"lr": 0.1}}]}},
+        "stages": [{"epochs": 10, "batch_size": 128, "rule": {"lr": 0.05}}],
+        "variants": {"small": {"stages": [{"epochs": 60, "batch_size": 16, "rule": {"lr": 0.1}}]}},
     },
 )
-def rbm(*, features: Count, hidden: Count = 256) -> nn.Module:
+def rbm(*, features: PositiveInt, hidden: PositiveInt = 256) -> nn.Module:
     """Build the machine: inputs (N, …) in [0, 1] to their reconstruction (N, features)."""
-    return Machine(features, hidden)
+    return FlatRBM(features, hidden)
 
 
 @register(
@@ -163,26 +162,29 @@ def rbm(*, features: Count, hidden: Count = 256) -> nn.Module:
                 "part": "*",
                 "task": {"name": "reconstruction"},
                 "epochs": 10,
-                "batch": 128,
+                "batch_size": 128,
                 "rule": {"name": "contrastive", "lr": 0.05, "persistent": False},
             },
             {
                 "name": "fine-tune",
                 "examples": 10000,
                 "epochs": 30,
-                "batch": 64,
+                "batch_size": 64,
                 "parameters": ["upward.*", "head.*"],
-                "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "floor": 0.02},
+                "rule": {"name": "backprop", "lr": 0.001, "schedule": "cosine", "final_lr_ratio": 0.02},
             },
         ],
         "variants": {
             "small": {
                 "model": {"hidden": [200, 200]},
-                "stages": [{"epochs": 40, "batch": 16, "rule": {"lr": 0.4}}, {"batch": 16, "rule": {"lr": 0.003}}],
+                "stages": [
+                    {"epochs": 40, "batch_size": 16, "rule": {"lr": 0.4}},
+                    {"batch_size": 16, "rule": {"lr": 0.003}},
+                ],
             },
         },
     },
 )
-def dbn(*, features: Count, classes: Count, hidden: tuple[Count, ...] = (500, 500, 500)) -> nn.Module:
+def dbn(*, features: PositiveInt, classes: PositiveInt, hidden: tuple[PositiveInt, ...] = (500, 500, 500)) -> nn.Module:
     """Build the network: inputs (N, …) in [0, 1] to logits (N, classes)."""
     return DeepBeliefNet(features, classes, hidden)

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import UsageError
-from layerwise.nn.activations import activation as activation_
-from layerwise.nn.convolution import large_enough
-from layerwise.recipe import Count, Decay
+from layerwise.nn.convolution import check_image_size
+from layerwise.nn.layers import make_activation
+from layerwise.recipe import Decay, PositiveInt
 from layerwise.registry import register
 
 Pool = Literal["max", "average"]
 
 
-def pool_(kind: Pool) -> nn.Module:
+def make_pool(kind: Pool) -> nn.Module:
     """Return 2×2 pooling (E15): the largest value or the mean."""
     return nn.MaxPool2d(2) if kind == "max" else nn.AvgPool2d(2)
 
@@ -55,15 +55,15 @@ class ConvNet(nn.Module):
     small={"outputs": 3, "size": [12, 12]},
     recipe={
         "task": {"size": 28},
-        "stages": [{"epochs": 10, "batch": 64, "rule": {"lr": 0.002, "schedule": "one-cycle", "warmup": 0.2}}],
+        "stages": [{"epochs": 10, "batch_size": 64, "rule": {"lr": 0.002, "schedule": "one-cycle", "warmup": 0.2}}],
     },
     aliases=("lenet",),
 )
 def lenet5(
     *,
-    outputs: Count,
-    channels: Count = 1,
-    size: tuple[Count, Count] = (28, 28),
+    outputs: PositiveInt,
+    channels: PositiveInt = 1,
+    size: tuple[PositiveInt, PositiveInt] = (28, 28),
     activation: str = "relu",
     pool: Pool = "max",
 ) -> nn.Module:
@@ -73,23 +73,23 @@ def lenet5(
     28×28 images get the border of 2 that makes the paper's 32×32. The original's scaled pooling, sparse connections
     between maps and radial output units are left out, as everywhere today.
     """
-    large_enough(size, 12)
+    check_image_size(size, 12)
     border = 2 if size[0] < 32 else 0
     height, width = (((side + 2 * border - 4) // 2 - 4) // 2 for side in size)
     classifier = nn.Sequential(
         nn.Linear(16 * height * width, 120),
-        activation_(activation),
+        make_activation(activation),
         nn.Linear(120, 84),
-        activation_(activation),
+        make_activation(activation),
         nn.Linear(84, outputs),
     )
     features = nn.Sequential(
         nn.Conv2d(channels, 6, 5, padding=border),  # (N, 6, 28, 28)
-        activation_(activation),
-        pool_(pool),  # (N, 6, 14, 14)
+        make_activation(activation),
+        make_pool(pool),  # (N, 6, 14, 14)
         nn.Conv2d(6, 16, 5),  # (N, 16, 10, 10)
-        activation_(activation),
-        pool_(pool),  # (N, 16, 5, 5)
+        make_activation(activation),
+        make_pool(pool),  # (N, 16, 5, 5)
     )
     return ConvNet(features, classifier)
 
@@ -106,16 +106,18 @@ def lenet5(
     parameters=421642,
     size={"outputs": 10},
     small={"outputs": 3, "size": [8, 8], "widths": [8, 16], "dense": [16]},
-    recipe={"stages": [{"epochs": 10, "batch": 64, "rule": {"lr": 0.001, "schedule": "one-cycle", "warmup": 0.2}}]},
+    recipe={
+        "stages": [{"epochs": 10, "batch_size": 64, "rule": {"lr": 0.001, "schedule": "one-cycle", "warmup": 0.2}}]
+    },
 )
 def cnn(
     *,
-    outputs: Count,
-    channels: Count = 1,
-    size: tuple[Count, Count] = (28, 28),
-    widths: tuple[Count, ...] = (32, 64),
-    kernel: Count = 3,
-    dense: tuple[Count, ...] = (128,),
+    outputs: PositiveInt,
+    channels: PositiveInt = 1,
+    size: tuple[PositiveInt, PositiveInt] = (28, 28),
+    widths: tuple[PositiveInt, ...] = (32, 64),
+    kernel: PositiveInt = 3,
+    dense: tuple[PositiveInt, ...] = (128,),
     activation: str = "relu",
     pool: Pool = "max",
     batch_norm: bool = False,
@@ -128,11 +130,11 @@ def cnn(
     """
     if kernel % 2 == 0:
         raise UsageError("the kernel's side must be odd, to keep the image's size", received=f"model.kernel={kernel}")
-    large_enough(size, 2 ** len(widths))
+    check_image_size(size, 2 ** len(widths))
     head: list[nn.Module] = []
     width = math.prod(side >> len(widths) for side in size) * (widths[-1] if widths else channels)
     for units in dense:
-        head += [nn.Linear(width, units), activation_(activation)]
+        head += [nn.Linear(width, units), make_activation(activation)]
         if dropout:
             head.append(nn.Dropout(dropout))
         width = units
@@ -141,5 +143,5 @@ def cnn(
         features.append(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=not batch_norm))
         if batch_norm:
             features.append(nn.BatchNorm2d(after))
-        features += [activation_(activation), pool_(pool)]
+        features += [make_activation(activation), make_pool(pool)]
     return ConvNet(nn.Sequential(*features), nn.Sequential(*head, nn.Linear(width, outputs)))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from layerwise.nn.activations import activation as activation_
-from layerwise.nn.embedding import CategoryEmbedding
-from layerwise.recipe import Amount, Count, Decay
+from layerwise.nn.layers import CategoryEmbedding, make_activation
+from layerwise.recipe import Decay, NonNegativeInt, PositiveInt
 from layerwise.registry import register
 
 
@@ -27,12 +26,12 @@ from layerwise.registry import register
     parameters=7850,
     size={"features": 784, "classes": 10},
     small={"features": 8, "classes": 3},
-    recipe={"stages": [{"epochs": 100, "batch": 1024}], "variants": {"image": {"stages": [{"epochs": 20}]}}},
+    recipe={"stages": [{"epochs": 100, "batch_size": 1024}], "variants": {"image": {"stages": [{"epochs": 20}]}}},
 )
-def perceptron(*, features: Count, classes: Count) -> nn.Module:
+def perceptron(*, features: PositiveInt, classes: PositiveInt) -> nn.Module:
     """Build the threshold units: inputs (N, …) to scores z (N, 1) for two classes, (N, K) for K, one against the rest.
 
-    The answer is the class of the largest score, or sign(z). Weights start at zero, as Novikoff's bound assumes.
+    The prediction is the class of the largest score, or sign(z). Weights start at zero, as Novikoff's bound assumes.
     """
     linear = nn.Linear(features, 1 if classes == 2 else classes)
     nn.init.zeros_(linear.weight)
@@ -53,22 +52,22 @@ def perceptron(*, features: Count, classes: Count) -> nn.Module:
     size={"features": 784, "outputs": 10},
     small={"features": 8, "outputs": 3, "hidden": [16]},
     recipe={
-        "stages": [{"epochs": 10, "batch": 128, "rule": {"lr": 0.003, "schedule": "one-cycle", "warmup": 0.2}}],
+        "stages": [{"epochs": 10, "batch_size": 128, "rule": {"lr": 0.003, "schedule": "one-cycle", "warmup": 0.2}}],
         "variants": {
             "image": {"model": {"dropout": 0.1}},
             "row": {
                 "model": {"hidden": [128, 64], "dropout": 0.1},
-                "task": {"embed": 10},
-                "stages": [{"epochs": 20, "batch": 256, "monitor": "val/loss", "patience": 6}],
+                "task": {"embed_above": 10},
+                "stages": [{"epochs": 20, "batch_size": 256, "monitor": "val/loss", "patience": 6}],
             },
             "row-small": {
                 "model": {"hidden": [64], "dropout": 0.0},
                 "stages": [
                     {
                         "epochs": 200,
-                        "batch": 32,
+                        "batch_size": 32,
                         "patience": 40,
-                        "rule": {"lr": 0.003, "schedule": "cosine", "floor": 0.02, "warmup": 0.0},
+                        "rule": {"lr": 0.003, "schedule": "cosine", "final_lr_ratio": 0.02, "warmup": 0.0},
                     }
                 ],
             },
@@ -77,7 +76,7 @@ def perceptron(*, features: Count, classes: Count) -> nn.Module:
                 "stages": [
                     {
                         "epochs": 300,
-                        "batch": 32,
+                        "batch_size": 32,
                         "monitor": "val/loss",
                         "patience": 100,
                         "rule": {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
@@ -90,18 +89,18 @@ def perceptron(*, features: Count, classes: Count) -> nn.Module:
 )
 def mlp(
     *,
-    features: Amount,
-    outputs: Count,
-    hidden: tuple[Count, ...] = (256,),
+    features: NonNegativeInt,
+    outputs: PositiveInt,
+    hidden: tuple[PositiveInt, ...] = (256,),
     activation: str = "relu",
     dropout: Decay = 0.0,
     batch_norm: bool = False,
-    embedded: tuple[Count, ...] = (),
+    embedded: tuple[PositiveInt, ...] = (),
 ) -> nn.Module:
     """Build the network: inputs (N, …) are flattened to (N, features), outputs are (N, outputs), linear.
 
-    With ``embedded`` inputs are (N, features + K): the last K are numbers of categories, of which each has so many
-    vectors.
+    With ``embedded`` inputs are (N, features + K): the last K are category numbers, and ``embedded`` gives the number
+    of vectors of each category.
 
     Weights start as He et al. 2015 for relu and its kin, as Glorot & Bengio 2010 for sigmoid, tanh, softmax and the
     last layer; biases at 0.
@@ -115,7 +114,7 @@ def mlp(
         layers.append(nn.Linear(width, size))
         if batch_norm:
             layers.append(nn.BatchNorm1d(size))
-        layers.append(activation_(activation))
+        layers.append(make_activation(activation))
         if dropout:
             layers.append(nn.Dropout(dropout))
         width = size

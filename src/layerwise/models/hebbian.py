@@ -1,7 +1,8 @@
-"""Networks of Hebb's rule: neurons that find what their inputs have in common, and a memory that completes patterns.
+"""Networks of Hebb's rule: neurons that find the common direction of their inputs, and a memory that completes
+patterns.
 
-D. O. Hebb (1949); E. Oja (1982); J. J. Hopfield (1982). The one idea: a weight grows where the two units it joins are
-active together. The rule's variants are in ``rules/hebb.py``, its formulas in ``functional/hebb.py``.
+D. O. Hebb (1949); E. Oja (1982); J. J. Hopfield (1982). The one idea: a weight grows when its two units are active
+together. The rule's variants are in ``rules/hebb.py``, its formulas in ``functional/hebb.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from layerwise.nn.hebbian import Hopfield, LinearUnits
-from layerwise.recipe import Count
+from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
 
@@ -28,11 +29,11 @@ from layerwise.registry import register
     small={"features": 64},
     recipe={
         "task": {"scale": "unit"},
-        "stages": [{"epochs": 10, "batch": 128, "monitor": "last", "rule": {"variant": "hebb", "lr": 0.001}}],
-        "variants": {"small": {"stages": [{"epochs": 20, "batch": 64, "rule": {"lr": 0.1}}]}},
+        "stages": [{"epochs": 10, "batch_size": 128, "monitor": "last", "rule": {"variant": "hebb", "lr": 0.001}}],
+        "variants": {"small": {"stages": [{"epochs": 20, "batch_size": 64, "rule": {"lr": 0.1}}]}},
     },
 )
-def hebbian(*, features: Count) -> nn.Module:
+def hebbian(*, features: PositiveInt) -> nn.Module:
     """Build the neuron: inputs (N, …) to their reconstruction along its weight's direction (N, features)."""
     return LinearUnits(features, 1, directions=True)
 
@@ -55,15 +56,15 @@ def hebbian(*, features: Count) -> nn.Module:
         "stages": [
             {
                 "epochs": 10,
-                "batch": 128,
+                "batch_size": 128,
                 "monitor": "last",
                 "rule": {"variant": "oja", "lr": 0.02, "schedule": "cosine"},
             },
         ],
-        "variants": {"small": {"stages": [{"epochs": 60, "batch": 64, "rule": {"lr": 0.5}}]}},
+        "variants": {"small": {"stages": [{"epochs": 60, "batch_size": 64, "rule": {"lr": 0.5}}]}},
     },
 )
-def oja(*, features: Count, units: Count = 1) -> nn.Module:
+def oja(*, features: PositiveInt, units: PositiveInt = 1) -> nn.Module:
     """Build the units: inputs (N, …) to their reconstruction Wᵀ W (x − m) + m, (N, features)."""
     return LinearUnits(features, units)
 
@@ -82,12 +83,12 @@ def oja(*, features: Count, units: Count = 1) -> nn.Module:
     small={"features": 64},
     recipe={
         "task": {"scale": "unit"},
-        "stages": [{"epochs": 1, "batch": 1, "examples": 10, "rule": {"variant": "projection"}}],
+        "stages": [{"epochs": 1, "batch_size": 1, "examples": 10, "rule": {"variant": "projection"}}],
     },
 )
-def hopfield(*, features: Count, threshold: float = 0.5) -> nn.Module:
-    """Build the net: inputs (N, …) to what it recalls from them, in {0, 1}, (N, features).
+def hopfield(*, features: PositiveInt, threshold: float = 0.5) -> nn.Module:
+    """Build the net: inputs (N, …) to the patterns that it recalls, in {0, 1}, (N, features).
 
-    An input is on where it reaches the threshold.
+    An input is on if it reaches the threshold.
     """
     return Hopfield(features, threshold)

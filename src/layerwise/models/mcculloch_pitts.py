@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import UsageError
-from layerwise.functional.neuron import mcp as fires
+from layerwise.functional import neuron
 from layerwise.registry import register
 
 Gate = Literal["and", "or", "not", "nand", "nor", "xor"]
@@ -31,7 +31,7 @@ class MCPNeuron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (N, D) of zeros and ones to (N, 1)."""
-        return fires(x, self.weights, self.threshold)[:, None]
+        return neuron.mcp(x, self.weights, self.threshold)[:, None]
 
 
 class MCPNet(nn.Module):
@@ -49,7 +49,7 @@ class MCPNet(nn.Module):
         return out
 
 
-def neuron(gate: Gate, inputs: int) -> MCPNeuron:
+def make_neuron(gate: Gate, inputs: int) -> MCPNeuron:
     """Return the one neuron that computes a gate over all its inputs."""
     weights_and_threshold: dict[str, tuple[float, float]] = {
         "and": (1.0, inputs),
@@ -91,5 +91,5 @@ def mcp(*, gate: Gate = "and", inputs: int = 2) -> nn.Module:
             expected="model.inputs=1 for not, 2 for xor, at least 1 for the others",
         )
     if gate == "xor":
-        return MCPNet([neuron("or", 2), neuron("nand", 2)], neuron("and", 2))
-    return neuron(gate, inputs)
+        return MCPNet([make_neuron("or", 2), make_neuron("nand", 2)], make_neuron("and", 2))
+    return make_neuron(gate, inputs)

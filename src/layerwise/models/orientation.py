@@ -3,7 +3,7 @@
 ``N`` images, ``C`` channels, ``H W`` pixels, ``K`` orientations. D. H. Hubel, T. N. Wiesel, Receptive fields of
 single neurones in the cat's striate cortex, J. Physiol. 148 (1959); Receptive fields, binocular interaction and
 functional architecture in the cat's visual cortex, J. Physiol. 160 (1962). The one idea: each layer reads the one
-before it, and gives up one thing, phase or place, to keep another.
+before it, and gives up one feature, phase or position, to keep another.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ from layerwise.errors import UsageError
 from layerwise.functional.orientation import Gabor, energy, gabor
 from layerwise.registry import register
 
-QUADRATURE = (0.0, 90.0)  # degrees: a stripe in the middle, and an edge
-REACH = 3.5  # standard deviations of the envelope that a filter takes in
+QUADRATURE = (0.0, 90.0)  # degrees: a central stripe, and an edge
+FIELD_SIGMAS = 3.5  # radius of a filter in standard deviations of the envelope
 
 
-def orientations_of(count: int) -> tuple[float, ...]:
+def divide_orientations(count: int) -> tuple[float, ...]:
     """Return K orientations evenly over 180 degrees, from the horizontal on."""
     return tuple(180.0 * k / count for k in range(count))
 
 
 class SimpleCells(nn.Module):
-    """Gabor filters, rectified: at each place, for each orientation, one cell for each of the phases 0°, 90°, 180° and
+    """Rectified Gabor filters: at each position and orientation, one cell for each of the phases 0°, 90°, 180° and
     270°.
 
-    Two filters in quadrature serve four cells, since no cell fires below zero: one fires as the filter answers, its
-    partner as the filter answers turned to its negative. Cells whose field does not lie within the image are left
-    out.
+    Two filters in quadrature serve four cells, since no cell fires below zero: one cell's rate is the filter's
+    response, its partner's the negative response. Cells whose field exceeds the image are left out.
     """
 
     filters: Tensor  # (2K, C, S, S): the K of phase 0, then the K of phase 90
 
     def __init__(self, cells: list[Gabor], channels: int) -> None:
         super().__init__()
-        reach = math.ceil(REACH * max(cell.sigma / min(1.0, cell.aspect) for cell in cells))
-        at = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        x, y = at[None, :], -at[:, None]  # rows run downwards, y upwards
-        drawn = torch.stack([gabor(x, y, cell) for cell in cells])[:, None]  # (2K, 1, S, S)
-        self.register_buffer("filters", (drawn / channels).repeat(1, channels, 1, 1).float())
+        radius = math.ceil(FIELD_SIGMAS * max(cell.sigma / min(1.0, cell.aspect) for cell in cells))
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        x, y = offsets[None, :], -offsets[:, None]  # rows run downwards, y upwards
+        filters = torch.stack([gabor(x, y, cell) for cell in cells])[:, None]  # (2K, 1, S, S)
+        self.register_buffer("filters", (filters / channels).repeat(1, channels, 1, 1).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to (N, 4K, H − S + 1, W − S + 1), phase by phase: 0°, 90°, 180°, 270°."""
@@ -53,10 +52,10 @@ class SimpleCells(nn.Module):
 
 
 class ComplexCells(nn.Module):
-    """The energy model: each sums the squares of the four simple cells of its orientation and place, so that the phase
-    falls out.
+    """The energy model: each cell sums the squares of the four simple cells of its orientation and position, which
+    removes the phase.
 
-    As of r and −r only one fires, the four squares are those of the quadrature pair: r₀² + r₉₀².
+    Of r and −r only one fires, so the four squares are those of the quadrature pair: r₀² + r₉₀².
     """
 
     def forward(self, simple: Tensor) -> Tensor:
@@ -66,8 +65,8 @@ class ComplexCells(nn.Module):
 
 
 class OrientationCells(nn.Module):
-    """Simple cells, complex cells, and complex cells of a larger field, which pool over places. Nothing to learn: no
-    parameters."""
+    """Simple cells, complex cells, and complex cells of a larger field, which pool over positions. No parameters to
+    learn."""
 
     def __init__(self, cells: list[Gabor], *, channels: int, pool: int) -> None:
         super().__init__()
@@ -77,8 +76,8 @@ class OrientationCells(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to the pooled complex cells (N, K, H″, W″)."""
-        found: Tensor = self.pooled(self.complex(self.simple(x)))
-        return found
+        pooled: Tensor = self.pooled(self.complex(self.simple(x)))
+        return pooled
 
 
 @register(
@@ -117,8 +116,8 @@ def orientation_cells(
         orientations: K, evenly over 180 degrees.
         wavelength: λ, pixels from stripe to stripe, at least 2 (the finest that pixels carry).
         aspect: γ, a field's width over its length.
-        bandwidth: octaves of spatial frequency that a cell answers.
-        pool: side of the square of places that a pooled cell reads.
+        bandwidth: octaves of spatial frequency to which a cell responds.
+        pool: side of the square of positions that a pooled cell reads.
         channels: C; each counts alike.
         size: the image's sides.
 
@@ -139,7 +138,7 @@ def orientation_cells(
     cells = [
         Gabor(orientation=angle, wavelength=wavelength, phase=phase, aspect=aspect, bandwidth=bandwidth)
         for phase in QUADRATURE
-        for angle in orientations_of(orientations)
+        for angle in divide_orientations(orientations)
     ]
     model = OrientationCells(cells, channels=channels, pool=pool)
     field = model.simple.filters.shape[-1] + pool - 1

@@ -1,9 +1,8 @@
 """Residual networks: ResNet (2015), ResNeXt (2016) and wide ResNet (2016), with torchvision's names of parameters.
 
 ``N`` images, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
-recognition, CVPR 2016.
-The one idea: a block learns what to add to its input, y = x + F(x), so a block that has nothing to add does no harm,
-and gradients reach the first layer through the sums.
+recognition, CVPR 2016. The one idea: a block learns what to add to its input, y = x + F(x), so a block with F = 0 does
+no harm, and gradients reach the first layer through the sums.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.nn.convolution import he_fan_out_, large_enough, pointwise
-from layerwise.recipe import Count
+from layerwise.nn.convolution import check_image_size, init_he_fan_out_, make_pointwise
+from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
-Blocks = tuple[Count, Count, Count, Count]
-Size = tuple[Count, Count]
+Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+Size = tuple[PositiveInt, PositiveInt]
 Block = Callable[[int, int, int], nn.Module]  # of (inputs, width, stride)
 SMALLEST = 32  # pixels: the network halves its maps five times
 
@@ -28,8 +27,8 @@ class BasicBlock(nn.Module):
     """y = ReLU(x + F(x)) (E32), F two 3×3 convolutions with batch norm, ReLU between them; figure 5, left, of the
     paper.
 
-    ``downsample`` is the way of x to the sum: as it is, or brought to F(x)'s shape. ``None`` leaves x out: y =
-    ReLU(F(x)), a plain net's layers under the same names.
+    ``downsample`` is the shortcut: the identity, or a projection to F(x)'s shape. With ``None`` there is no shortcut: y
+    = ReLU(F(x)), a plain net's layers under the same names.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, downsample: nn.Module | None) -> None:
@@ -53,8 +52,8 @@ class Bottleneck(nn.Module):
     """y = ReLU(x + F(x)) (E32), F a 1×1 convolution down to ``width``, a 3×3 one, and a 1×1 one up to ``outputs``;
     figure 5, right.
 
-    The stride is the 3×3 convolution's, as in torchvision ("v1.5"); in the paper it is the first one's, which sees a
-    quarter of the places only. ``groups`` cut the 3×3 convolution into paths of their own (ResNeXt's cardinality).
+    The stride is the 3×3 convolution's, as in torchvision ("v1.5"); in the paper it is the first one's, which sees
+    only a quarter of the pixels. ``groups`` cut the 3×3 convolution into paths of their own (ResNeXt's cardinality).
     """
 
     def __init__(
@@ -79,16 +78,16 @@ class Bottleneck(nn.Module):
         return y
 
 
-def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return the way of x to the sum (option B): x itself where the shapes agree, else a 1×1 convolution with batch
+def make_shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Return the shortcut of a block (option B): the identity if the shapes agree, else a 1×1 convolution with batch
     norm."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+    return nn.Sequential(make_pointwise(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):
-    """A convolution and a pooling to a quarter of the sides, four stages of blocks, the mean over all places, a dense
+    """A convolution and a pooling to a quarter of the sides, four stages of blocks, the mean over all pixels, a dense
     layer."""
 
     def __init__(
@@ -109,7 +108,7 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, outputs)
-        he_fan_out_(self)
+        init_he_fan_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to (N, outputs)."""
@@ -119,17 +118,17 @@ class ResNet(nn.Module):
         return out
 
 
-def basic_resnet(blocks: Blocks, *, width: int, channels: int, size: Size, outputs: int) -> nn.Module:
+def build_basic_resnet(blocks: Blocks, *, width: int, channels: int, size: Size, outputs: int) -> nn.Module:
     """Build a network of basic blocks. Raises `UsageError` for images under 32 pixels."""
-    large_enough(size, SMALLEST)
+    check_image_size(size, SMALLEST)
 
     def block(inputs: int, wide: int, stride: int) -> nn.Module:
-        return BasicBlock(inputs, wide, stride, projection(inputs, wide, stride))
+        return BasicBlock(inputs, wide, stride, make_shortcut(inputs, wide, stride))
 
     return ResNet(block, expansion=1, blocks=blocks, width=width, channels=channels, outputs=outputs)
 
 
-def bottleneck_resnet(
+def build_bottleneck_resnet(
     blocks: Blocks, *, width: int, channels: int, size: Size, outputs: int, groups: int = 1, group_width: int = 64
 ) -> nn.Module:
     """Build a network of bottlenecks. Raises `UsageError` for images under 32 pixels.
@@ -137,11 +136,11 @@ def bottleneck_resnet(
     Each of the 3×3 convolution's ``groups`` has ``group_width`` channels in a stage of 64, in proportion in the others,
     at least 1.
     """
-    large_enough(size, SMALLEST)
+    check_image_size(size, SMALLEST)
 
     def block(inputs: int, wide: int, stride: int) -> nn.Module:
         inner, outputs = max(1, wide * group_width // 64) * groups, 4 * wide
-        shortcut = projection(inputs, outputs, stride)
+        shortcut = make_shortcut(inputs, outputs, stride)
         return Bottleneck(inputs, inner, outputs=outputs, stride=stride, groups=groups, downsample=shortcut)
 
     return ResNet(block, expansion=4, blocks=blocks, width=width, channels=channels, outputs=outputs)
@@ -158,12 +157,12 @@ SHARED: dict[str, Any] = {
         "stages": [
             {
                 "epochs": 30,
-                "batch": 64,
-                "augment": {"crop": 28, "flip": "horizontal"},
+                "batch_size": 64,
+                "augment": {"crop_padding": 28, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.05, "schedule": "one-cycle", "warmup": 0.2, "l2": 5e-5},
             }
         ],
-        "variants": {"small": {"stages": [{"epochs": 60, "batch": 32, "rule": {"lr": 0.02}}]}},
+        "variants": {"small": {"stages": [{"epochs": 60, "batch_size": 32, "rule": {"lr": 0.02}}]}},
     },
 }
 HE: dict[str, Any] = {"year": 2015, "paper": "He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2015"}
@@ -183,11 +182,16 @@ ZAGORUYKO: dict[str, Any] = {"year": 2016, "paper": "Zagoruyko & Komodakis, Wide
     summary_zh="18 层 ResNet：八个残差块，每块两层 3×3 卷积，输出与输入相加",
 )
 def resnet18(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (2, 2, 2, 2)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (2, 2, 2, 2),
 ) -> nn.Module:
     """Build ResNet-18: images (N, C, H, W) to (N, outputs). ``width`` is the first stage's, ``blocks`` count those of
     each stage."""
-    return basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
+    return build_basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
 @register(
@@ -199,10 +203,15 @@ def resnet18(
     summary_zh="34 层 ResNet：十六个残差块，每块两层 3×3 卷积",
 )
 def resnet34(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 6, 3),
 ) -> nn.Module:
     """Build ResNet-34: images (N, C, H, W) to (N, outputs)."""
-    return basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
+    return build_basic_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
 @register(
@@ -214,10 +223,15 @@ def resnet34(
     summary_zh="50 层 ResNet：十六个瓶颈块，每块依次为 1×1、3×3、1×1 卷积",
 )
 def resnet50(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 6, 3),
 ) -> nn.Module:
     """Build ResNet-50: images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
+    return build_bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
 @register(
@@ -229,10 +243,15 @@ def resnet50(
     summary_zh="101 层 ResNet：33 个瓶颈块，其中 23 个在第三阶段",
 )
 def resnet101(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 23, 3),
 ) -> nn.Module:
     """Build ResNet-101: images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
+    return build_bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
 @register(
@@ -244,10 +263,15 @@ def resnet101(
     summary_zh="152 层 ResNet：50 个瓶颈块；2015 年 ImageNet 竞赛冠军所用的网络",
 )
 def resnet152(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 8, 36, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 8, 36, 3),
 ) -> nn.Module:
     """Build ResNet-152: images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
+    return build_bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs)
 
 
 @register(
@@ -259,10 +283,15 @@ def resnet152(
     summary_zh="50 层 ResNeXt：瓶颈块中的 3×3 卷积分为 32 组，每组 4 个通道",
 )
 def resnext50_32x4d(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 6, 3),
 ) -> nn.Module:
     """Build ResNeXt-50 (32×4d): images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(
+    return build_bottleneck_resnet(
         blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=4
     )
 
@@ -276,10 +305,15 @@ def resnext50_32x4d(
     summary_zh="101 层 ResNeXt：瓶颈块中的 3×3 卷积分为 32 组，每组 8 个通道",
 )
 def resnext101_32x8d(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 23, 3),
 ) -> nn.Module:
     """Build ResNeXt-101 (32×8d): images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(
+    return build_bottleneck_resnet(
         blocks, width=width, channels=channels, size=size, outputs=outputs, groups=32, group_width=8
     )
 
@@ -293,10 +327,15 @@ def resnext101_32x8d(
     summary_zh="50 层宽 ResNet：瓶颈块中 3×3 卷积的通道数为 ResNet-50 的两倍",
 )
 def wide_resnet50_2(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 6, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 6, 3),
 ) -> nn.Module:
     """Build Wide ResNet-50-2: images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)
+    return build_bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)
 
 
 @register(
@@ -308,7 +347,12 @@ def wide_resnet50_2(
     summary_zh="101 层宽 ResNet：瓶颈块中 3×3 卷积的通道数为 ResNet-101 的两倍",
 )
 def wide_resnet101_2(
-    *, outputs: Count, channels: Count = 3, size: Size = (224, 224), width: Count = 64, blocks: Blocks = (3, 4, 23, 3)
+    *,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
+    size: Size = (224, 224),
+    width: PositiveInt = 64,
+    blocks: Blocks = (3, 4, 23, 3),
 ) -> nn.Module:
     """Build Wide ResNet-101-2: images (N, C, H, W) to (N, outputs)."""
-    return bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)
+    return build_bottleneck_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, group_width=128)

@@ -2,9 +2,9 @@
 
 ``N`` images, ``C`` channels, ``H W`` pixels. K. He, X. Zhang, S. Ren, J. Sun, Deep residual learning for image
 recognition, CVPR 2016, section 4.2. A convolution, three stages of n blocks with 16, 32 and 64 channels on 32×32, 16×16
-and 8×8 places, the mean over all
-places, a dense layer: 6n + 2 layers. Shortcuts have no parameters (option A), so a plain net has as many as the
-residual one. Names of parameters are those of the published checkpoints (akamaster/pytorch_resnet_cifar10).
+and 8×8 pixels, the mean over all pixels, a dense layer: 6n + 2 layers. Shortcuts have no parameters (option A), so a
+plain net has as many as the residual one. Names of parameters are those of the published checkpoints
+(akamaster/pytorch_resnet_cifar10).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerwise.models.resnet import BasicBlock
-from layerwise.nn.convolution import he_fan_out_, large_enough
-from layerwise.recipe import Count
+from layerwise.nn.convolution import check_image_size, init_he_fan_out_
+from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
-Size = tuple[Count, Count]
+Size = tuple[PositiveInt, PositiveInt]
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: every second place of x, with as many zero channels before and behind as are missing. No parameters."""
+    """Option A: every second pixel of x, padded with zero channels on both sides. No parameters."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.more - before))
 
 
-def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return the way of x to the sum: x itself, or option A where the stage begins."""
+def make_shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Return the shortcut of a block: the identity, or option A at the start of a stage."""
     return nn.Identity() if stride == 1 else PaddedShortcut(outputs - inputs)
 
 
 class CifarResNet(nn.Module):
-    """3 stages of ``blocks`` basic blocks (E32), the width doubling from stage to stage; ``residual=False`` leaves the
-    sums out."""
+    """3 stages of ``blocks`` basic blocks (E32), the width doubling from stage to stage; ``residual=False`` omits
+    the shortcuts."""
 
     def __init__(self, blocks: int, *, width: int, channels: int, outputs: int, residual: bool) -> None:
         super().__init__()
@@ -56,13 +56,15 @@ class CifarResNet(nn.Module):
             wide, stage = width * 2**number, nn.Sequential()
             for block in range(blocks):
                 stride = 2 if number and not block else 1
-                stage.append(BasicBlock(inputs, wide, stride, shortcut(inputs, wide, stride) if residual else None))
+                stage.append(
+                    BasicBlock(inputs, wide, stride, make_shortcut(inputs, wide, stride) if residual else None)
+                )
                 inputs = wide
             stages.append(stage)
         self.layer1, self.layer2, self.layer3 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(inputs, outputs)
-        he_fan_out_(self)
+        init_he_fan_out_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to (N, outputs)."""
@@ -72,9 +74,11 @@ class CifarResNet(nn.Module):
         return out
 
 
-def cifar_resnet(blocks: int, *, width: int, channels: int, size: Size, outputs: int, residual: bool) -> nn.Module:
+def build_cifar_resnet(
+    blocks: int, *, width: int, channels: int, size: Size, outputs: int, residual: bool
+) -> nn.Module:
     """Build a network of 6 · ``blocks`` + 2 layers. Raises `UsageError` for images under 4 pixels."""
-    large_enough(size, 4)
+    check_image_size(size, 4)
     return CifarResNet(blocks, width=width, channels=channels, outputs=outputs, residual=residual)
 
 
@@ -91,12 +95,12 @@ SHARED: dict[str, Any] = {
         "stages": [
             {
                 "epochs": 12,
-                "batch": 128,
-                "augment": {"crop": 4, "flip": "horizontal"},
+                "batch_size": 128,
+                "augment": {"crop_padding": 4, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.2, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
-        "variants": {"small": {"stages": [{"epochs": 40, "batch": 32, "rule": {"lr": 0.05}}]}},
+        "variants": {"small": {"stages": [{"epochs": 40, "batch_size": 32, "rule": {"lr": 0.05}}]}},
     },
 }
 
@@ -110,18 +114,18 @@ SHARED: dict[str, Any] = {
 )
 def resnet20(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (32, 32),
-    width: Count = 16,
-    blocks: Count = 3,
+    width: PositiveInt = 16,
+    blocks: PositiveInt = 3,
     residual: bool = True,
 ) -> nn.Module:
     """Build the network of 20 layers: images (N, C, H, W) to (N, outputs).
 
     ``width`` is the first stage's, ``blocks`` are each stage's; ``residual=False`` is the plain net of the same layers.
     """
-    return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
+    return build_cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
 @register(
@@ -133,15 +137,15 @@ def resnet20(
 )
 def resnet32(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (32, 32),
-    width: Count = 16,
-    blocks: Count = 5,
+    width: PositiveInt = 16,
+    blocks: PositiveInt = 5,
     residual: bool = True,
 ) -> nn.Module:
     """Build the network of 32 layers: images (N, C, H, W) to (N, outputs)."""
-    return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
+    return build_cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
 @register(
@@ -153,15 +157,15 @@ def resnet32(
 )
 def resnet44(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (32, 32),
-    width: Count = 16,
-    blocks: Count = 7,
+    width: PositiveInt = 16,
+    blocks: PositiveInt = 7,
     residual: bool = True,
 ) -> nn.Module:
     """Build the network of 44 layers: images (N, C, H, W) to (N, outputs)."""
-    return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
+    return build_cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
 @register(
@@ -173,15 +177,15 @@ def resnet44(
 )
 def resnet56(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (32, 32),
-    width: Count = 16,
-    blocks: Count = 9,
+    width: PositiveInt = 16,
+    blocks: PositiveInt = 9,
     residual: bool = True,
 ) -> nn.Module:
     """Build the network of 56 layers: images (N, C, H, W) to (N, outputs)."""
-    return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
+    return build_cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
 
 
 @register(
@@ -193,12 +197,12 @@ def resnet56(
 )
 def resnet110(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (32, 32),
-    width: Count = 16,
-    blocks: Count = 18,
+    width: PositiveInt = 16,
+    blocks: PositiveInt = 18,
     residual: bool = True,
 ) -> nn.Module:
     """Build the network of 110 layers: images (N, C, H, W) to (N, outputs)."""
-    return cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)
+    return build_cifar_resnet(blocks, width=width, channels=channels, size=size, outputs=outputs, residual=residual)

@@ -14,30 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerwise.nn.convolution import he_fan_out_, large_enough
-from layerwise.nn.pooling import AdaptiveMean
-from layerwise.recipe import Count, Decay
+from layerwise.nn.convolution import check_image_size, init_he_fan_out_
+from layerwise.nn.layers import AdaptiveMean
+from layerwise.recipe import Decay, PositiveInt
 from layerwise.registry import register
 
-Size = tuple[Count, Count]
+Size = tuple[PositiveInt, PositiveInt]
 SMALLEST = 32  # pixels: five poolings halve the sides
-VGG11, VGG13, VGG16, VGG19 = (
-    (1, 1, 2, 2, 2),
-    (2, 2, 2, 2, 2),
-    (2, 2, 3, 3, 3),
-    (2, 2, 4, 4, 4),
-)  # the paper's A, B, D, E
+# the paper's A, B, D, E
+VGG11, VGG13, VGG16, VGG19 = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
 
 
 class VGG(nn.Module):
-    """Convolutional stages under a classifier that sees ``places`` × ``places`` of them."""
+    """Convolutional stages, pooled to ``grid`` × ``grid``, and a classifier."""
 
-    def __init__(self, features: nn.Sequential, classifier: nn.Module, places: int) -> None:
+    def __init__(self, features: nn.Sequential, classifier: nn.Module, grid: int) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = AdaptiveMean(places)  # nothing at the intended size; larger images are brought to it
+        self.avgpool = AdaptiveMean(grid)  # the identity at the intended size; larger images are pooled to it
         self.classifier = classifier
-        he_fan_out_(self)
+        init_he_fan_out_(self)
         for module in self.modules():
             if isinstance(module, nn.Linear) and not module.weight.is_meta:
                 nn.init.normal_(module.weight, 0, 0.01)
@@ -49,22 +45,21 @@ class VGG(nn.Module):
         return out
 
 
-def stages(depths: tuple[int, ...], *, channels: int, width: int, batch_norm: bool) -> nn.Sequential:
-    """Return 3×3 convolutions with ReLU, as many in each stage as ``depths`` says, and 2×2 pooling behind each
-    stage."""
+def make_stages(depths: tuple[int, ...], *, channels: int, width: int, batch_norm: bool) -> nn.Sequential:
+    """Return 3×3 convolutions with ReLU, as many in each stage as in ``depths``, and 2×2 pooling after each stage."""
     layers: list[nn.Module] = []
     inputs = channels
     for number, depth in enumerate(depths):
-        wide = width * min(2**number, 8)
+        maps = width * min(2**number, 8)
         for _ in range(depth):
-            norm = [nn.BatchNorm2d(wide)] if batch_norm else []
-            layers += [nn.Conv2d(inputs, wide, 3, padding=1), *norm, nn.ReLU(inplace=True)]
-            inputs = wide
+            norm = [nn.BatchNorm2d(maps)] if batch_norm else []
+            layers += [nn.Conv2d(inputs, maps, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+            inputs = maps
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
 
 
-def vgg(
+def build_vgg(
     depths: tuple[int, ...],
     *,
     outputs: int,
@@ -79,7 +74,7 @@ def vgg(
 
     Convolutions start as He et al. 2015 (fan out), dense weights from N(0, 0.01²), biases at 0, as in torchvision.
     """
-    large_enough(size, SMALLEST)
+    check_image_size(size, SMALLEST)
     classifier = nn.Sequential(
         nn.Linear(8 * width * 7 * 7, dense),
         nn.ReLU(inplace=True),
@@ -89,17 +84,17 @@ def vgg(
         nn.Dropout(dropout),
         nn.Linear(dense, outputs),
     )
-    return VGG(stages(depths, channels=channels, width=width, batch_norm=batch_norm), classifier, 7)
+    return VGG(make_stages(depths, channels=channels, width=width, batch_norm=batch_norm), classifier, 7)
 
 
-def small_vgg(depths: tuple[int, ...], *, outputs: int, channels: int, size: Size, width: int) -> nn.Module:
+def build_small_vgg(depths: tuple[int, ...], *, outputs: int, channels: int, size: Size, width: int) -> nn.Module:
     """Build the network for 32×32, with batch norm and one dense layer over the mean of the last 512 maps, which at
     32×32 are 1×1.
 
     The common form on CIFAR (kuangliu/pytorch-cifar). Raises `UsageError` for images under 32 pixels.
     """
-    large_enough(size, SMALLEST)
-    return VGG(stages(depths, channels=channels, width=width, batch_norm=True), nn.Linear(8 * width, outputs), 1)
+    check_image_size(size, SMALLEST)
+    return VGG(make_stages(depths, channels=channels, width=width, batch_norm=True), nn.Linear(8 * width, outputs), 1)
 
 
 FAMILY: dict[str, Any] = {
@@ -117,15 +112,15 @@ PLAIN: dict[str, Any] = {
         "stages": [
             {
                 "epochs": 30,
-                "batch": 32,
-                "augment": {"crop": 28, "flip": "horizontal"},
+                "batch_size": 32,
+                "augment": {"crop_padding": 28, "flip": "horizontal"},
                 "rule": {
                     "optimizer": "nesterov",
                     "lr": 0.01,
                     "schedule": "one-cycle",
                     "warmup": 0.2,
                     "l2": 2.5e-4,
-                    "clip": 5.0,
+                    "clip_grad": 5.0,
                 },
             }
         ],
@@ -140,8 +135,8 @@ NORMALIZED: dict[str, Any] = {
         "stages": [
             {
                 "epochs": 30,
-                "batch": 32,
-                "augment": {"crop": 28, "flip": "horizontal"},
+                "batch_size": 32,
+                "augment": {"crop_padding": 28, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.02, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
@@ -156,12 +151,12 @@ SMALL: dict[str, Any] = {
         "stages": [
             {
                 "epochs": 12,
-                "batch": 128,
-                "augment": {"crop": 4, "flip": "horizontal"},
+                "batch_size": 128,
+                "augment": {"crop_padding": 4, "flip": "horizontal"},
                 "rule": {"optimizer": "nesterov", "lr": 0.1, "schedule": "one-cycle", "warmup": 0.2, "l2": 2.5e-4},
             }
         ],
-        "variants": {"small": {"stages": [{"epochs": 40, "batch": 32, "rule": {"lr": 0.05}}]}},
+        "variants": {"small": {"stages": [{"epochs": 40, "batch_size": 32, "rule": {"lr": 0.05}}]}},
     },
 }
 
@@ -176,15 +171,15 @@ SMALL: dict[str, Any] = {
 )
 def vgg11(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-11: images (N, C, H, W) to (N, outputs)."""
-    return vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
+    return build_vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -197,15 +192,15 @@ def vgg11(
 )
 def vgg13(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-13: images (N, C, H, W) to (N, outputs)."""
-    return vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
+    return build_vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -218,15 +213,15 @@ def vgg13(
 )
 def vgg16(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-16: images (N, C, H, W) to (N, outputs)."""
-    return vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
+    return build_vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -239,15 +234,15 @@ def vgg16(
 )
 def vgg19(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-19: images (N, C, H, W) to (N, outputs)."""
-    return vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
+    return build_vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout)
 
 
 @register(
@@ -260,15 +255,15 @@ def vgg19(
 )
 def vgg11_bn(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-11 with batch norm: images (N, C, H, W) to (N, outputs)."""
-    return vgg(
+    return build_vgg(
         VGG11, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
 
@@ -283,15 +278,15 @@ def vgg11_bn(
 )
 def vgg13_bn(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-13 with batch norm: images (N, C, H, W) to (N, outputs)."""
-    return vgg(
+    return build_vgg(
         VGG13, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
 
@@ -306,15 +301,15 @@ def vgg13_bn(
 )
 def vgg16_bn(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-16 with batch norm: images (N, C, H, W) to (N, outputs)."""
-    return vgg(
+    return build_vgg(
         VGG16, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
 
@@ -329,15 +324,15 @@ def vgg16_bn(
 )
 def vgg19_bn(
     *,
-    outputs: Count,
-    channels: Count = 3,
+    outputs: PositiveInt,
+    channels: PositiveInt = 3,
     size: Size = (224, 224),
-    width: Count = 64,
-    dense: Count = 4096,
+    width: PositiveInt = 64,
+    dense: PositiveInt = 4096,
     dropout: Decay = 0.5,
 ) -> nn.Module:
     """Build VGG-19 with batch norm: images (N, C, H, W) to (N, outputs)."""
-    return vgg(
+    return build_vgg(
         VGG19, outputs=outputs, channels=channels, size=size, width=width, dense=dense, dropout=dropout, batch_norm=True
     )
 
@@ -350,9 +345,11 @@ def vgg19_bn(
     summary="VGG of 8 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：8 层带批归一化的 3×3 卷积加一层全连接",
 )
-def vgg11_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
+def vgg11_bn_small(
+    *, outputs: PositiveInt, channels: PositiveInt = 3, size: Size = (32, 32), width: PositiveInt = 64
+) -> nn.Module:
     """Build VGG-11 for small images: (N, C, H, W) to (N, outputs)."""
-    return small_vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width)
+    return build_small_vgg(VGG11, outputs=outputs, channels=channels, size=size, width=width)
 
 
 @register(
@@ -363,9 +360,11 @@ def vgg11_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     summary="VGG of 10 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：10 层带批归一化的 3×3 卷积加一层全连接",
 )
-def vgg13_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
+def vgg13_bn_small(
+    *, outputs: PositiveInt, channels: PositiveInt = 3, size: Size = (32, 32), width: PositiveInt = 64
+) -> nn.Module:
     """Build VGG-13 for small images: (N, C, H, W) to (N, outputs)."""
-    return small_vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width)
+    return build_small_vgg(VGG13, outputs=outputs, channels=channels, size=size, width=width)
 
 
 @register(
@@ -376,9 +375,11 @@ def vgg13_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     summary="VGG of 13 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：13 层带批归一化的 3×3 卷积加一层全连接",
 )
-def vgg16_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
+def vgg16_bn_small(
+    *, outputs: PositiveInt, channels: PositiveInt = 3, size: Size = (32, 32), width: PositiveInt = 64
+) -> nn.Module:
     """Build VGG-16 for small images: (N, C, H, W) to (N, outputs)."""
-    return small_vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width)
+    return build_small_vgg(VGG16, outputs=outputs, channels=channels, size=size, width=width)
 
 
 @register(
@@ -389,6 +390,8 @@ def vgg16_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32)
     summary="VGG of 16 3×3 convolutions with batch norm for 32×32 images, and one dense layer",
     summary_zh="面向 32×32 图像的 VGG：16 层带批归一化的 3×3 卷积加一层全连接",
 )
-def vgg19_bn_small(*, outputs: Count, channels: Count = 3, size: Size = (32, 32), width: Count = 64) -> nn.Module:
+def vgg19_bn_small(
+    *, outputs: PositiveInt, channels: PositiveInt = 3, size: Size = (32, 32), width: PositiveInt = 64
+) -> nn.Module:
     """Build VGG-19 for small images: (N, C, H, W) to (N, outputs)."""
-    return small_vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width)
+    return build_small_vgg(VGG19, outputs=outputs, channels=channels, size=size, width=width)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from layerwise.nn.word_vectors import ContinuousBagOfWords, GlobalVectors, SkipGram
-from layerwise.recipe import Count
+from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
 WORD2VEC: dict[str, Any] = {
@@ -36,11 +36,11 @@ WORD2VEC: dict[str, Any] = {
     summary="word2vec's skip-gram: a word's vector predicts its neighbors",
     summary_zh="word2vec 的跳字模型（skip-gram）：用词向量预测其上下文中的词",
     recipe={
-        "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.025}}],
+        "stages": [{"epochs": 5, "batch_size": 64, "monitor": "last", "rule": {"lr": 0.025}}],
         "variants": {"small": {"stages": [{"epochs": 15}]}},
     },
 )
-def skipgram(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
+def skipgram(*, words: PositiveInt, outputs: PositiveInt, dim: PositiveInt = 100) -> nn.Module:
     """Build the two tables: numbers of words (N, …) to their vectors (N, …, dim)."""
     return SkipGram(words, outputs, dim)
 
@@ -52,11 +52,11 @@ def skipgram(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
     summary="word2vec's continuous bag of words: the mean of its neighbors' vectors predicts a word",
     summary_zh="word2vec 的连续词袋模型（CBOW）：用上下文词向量的均值预测中心词",
     recipe={
-        "stages": [{"epochs": 5, "batch": 64, "monitor": "last", "rule": {"lr": 0.05}}],
+        "stages": [{"epochs": 5, "batch_size": 64, "monitor": "last", "rule": {"lr": 0.05}}],
         "variants": {"small": {"stages": [{"epochs": 15}]}},
     },
 )
-def cbow(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
+def cbow(*, words: PositiveInt, outputs: PositiveInt, dim: PositiveInt = 100) -> nn.Module:
     """Build the two tables: numbers of words (N, …) to their vectors (N, …, dim)."""
     return ContinuousBagOfWords(words, outputs, dim)
 
@@ -74,10 +74,10 @@ def cbow(*, words: Count, outputs: Count, dim: Count = 100) -> nn.Module:
     size={"words": 1000},
     small={"words": 50, "dim": 16},
     recipe={
-        "stages": [{"epochs": 25, "batch": 64, "monitor": "last", "rule": {"lr": 0.05, "schedule": "constant"}}],
+        "stages": [{"epochs": 25, "batch_size": 64, "monitor": "last", "rule": {"lr": 0.05, "schedule": "constant"}}],
         "variants": {"small": {"task": {"x_max": 10.0}, "stages": [{"epochs": 50}]}},
     },
 )
-def glove(*, words: Count, dim: Count = 100) -> nn.Module:
+def glove(*, words: PositiveInt, dim: PositiveInt = 100) -> nn.Module:
     """Build W, W̃ and their biases: numbers of words (N, …) to their vectors W + W̃ (N, …, dim)."""
     return GlobalVectors(words, dim)

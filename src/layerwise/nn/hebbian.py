@@ -1,5 +1,4 @@
-"""What Hebb's rule changes, as modules: linear units over centered inputs, and a net whose units are joined with one
-another.
+"""Modules for Hebb's rule: linear units over centered inputs, and a fully connected net.
 
 Shape letters: ``N`` examples, ``D`` inputs, ``K`` units.
 """
@@ -10,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.functional.hebb import recalled
+from layerwise.functional.hebb import recall
 
 
 class LinearUnits(nn.Module):
-    """y = W(x − m), and back: x̂ = Wᵀy + m. The mean m is what the units are used to, learned as they are.
+    """y = W(x − m), and back: x̂ = Wᵀy + m. The mean m of the inputs is learned too.
 
-    With ``directions`` the way back takes each row of W at length 1, for a rule under which lengths grow without bound.
+    With ``directions`` the reconstruction scales each row of W to length 1, for a rule under which lengths grow without
+    bound.
     """
 
     def __init__(self, features: int, units: int, *, directions: bool = False) -> None:
@@ -25,25 +25,25 @@ class LinearUnits(nn.Module):
         self.mean = nn.Parameter(torch.zeros(features))  # m (D,)
         self.directions = directions
 
-    def centered(self, inputs: Tensor) -> Tensor:
+    def center(self, inputs: Tensor) -> Tensor:
         """Return the inputs (N, …) flattened, less the mean, (N, D)."""
         return inputs.flatten(1) - self.mean
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the reconstruction of inputs (N, …), (N, D)."""
-        w = unit_rows(self.weight) if self.directions else self.weight
-        out: Tensor = F.linear(self.centered(inputs), w) @ w + self.mean
+        w = to_unit_rows(self.weight) if self.directions else self.weight
+        out: Tensor = F.linear(self.center(inputs), w) @ w + self.mean
         return out
 
 
-def unit_rows(weight: Tensor) -> Tensor:
+def to_unit_rows(weight: Tensor) -> Tensor:
     """Return each row (K, D) at length 1, also where its square would overflow; a row of zeros stays."""
     largest = weight.abs().amax(1, keepdim=True)
     return F.normalize(weight / torch.where(largest > 0, largest, 1.0), dim=1)
 
 
 class Hopfield(nn.Module):
-    """``D`` units of state −1 or +1, each joined with every other by symmetric weights; it recalls what it has stored
+    """``D`` units of state −1 or +1, each connected to every other by symmetric weights; recalls stored patterns
     (Hopfield 1982)."""
 
     def __init__(self, features: int, threshold: float) -> None:
@@ -51,15 +51,15 @@ class Hopfield(nn.Module):
         self.weight = nn.Parameter(torch.zeros(features, features))  # (D, D), zero diagonal
         self.threshold = threshold
 
-    def states(self, inputs: Tensor) -> Tensor:
+    def to_states(self, inputs: Tensor) -> Tensor:
         """Return inputs (N, …) as states (N, D): +1 where the input reaches the threshold, else −1."""
         x = inputs.flatten(1)
         return torch.where(x >= self.threshold, 1.0, -1.0).to(x.dtype)
 
     def recall(self, states: Tensor) -> Tensor:
-        """Return the states (N, D) in which the net comes to rest."""
-        return recalled(states, self.weight.detach())
+        """Return the stable states (N, D) that the net reaches."""
+        return recall(states, self.weight.detach())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return what the net recalls from inputs (N, …), as zeros and ones, (N, D)."""
-        return (self.recall(self.states(inputs)) + 1) / 2
+        """Return the patterns that the net recalls from inputs (N, …), as zeros and ones, (N, D)."""
+        return (self.recall(self.to_states(inputs)) + 1) / 2

@@ -1,8 +1,9 @@
-"""Which kernel computes a convolution: measured once for a class of layers on each machine, kept in the user's cache.
+"""The choice of the kernel that computes a convolution: measured once for each class of layers on each machine, and
+cached in the user's folder; and the measurements as a table for ``doctor``.
 
-A class is the layer's geometry, what it is used for, and how much work a call does. Layers with little work are torch's
-without a measurement. A choice never changes within a process, and a training run records its choices
-(`runtime.flags.Flags.kernels`).
+A class is the layer's geometry, its use, and the work of a call. Layers with little work use torch's kernel without a
+measurement. A choice never changes within a process, and a training run records its choices
+(`runtime.compute_settings.ComputeSettings.kernels`).
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ import torch
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, UsageError
 from layerwise.kernels.convolution.simd import widest_lanes
-from layerwise.runtime import machine
+from layerwise.runtime import machine, resources
 from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
-from layerwise.runtime.checksums import digest, sealed, unsealed
+from layerwise.runtime.checksums import digest, dump_checksummed, load_checksummed
 
 TORCH, WINOGRAD, MIXED, PRODUCT = "torch", "winograd", "mixed", "product"
 Use = Literal["train", "evaluate", "infer"]
-LEAST = 2**25  # multiplications in a call, below which a choice cannot matter: see `Layer.of`
-CLASSES = 3  # of the work of a call, each four times the one before
-MARGIN = 1.05  # another kernel must be so many times as fast as torch's, which rounds less
-EXACT, ROUNDED = 32, 8  # sides up to 32 are classes of their own, longer ones are rounded up to multiples of 8
-BYTES, ENTRIES = 2**20, 4096  # of a file of choices at most
+MIN_MULTIPLICATIONS = 2**25  # in a call, below which a choice cannot matter: see `ConvSignature.for_call`
+WORK_CLASSES = 3  # of the work of a call, each four times the one before
+MARGIN = 1.05  # another kernel must be this many times as fast as torch's, which has smaller rounding errors
+EXACT_SIDE, SIDE_STEP = 32, 8  # sides up to 32 are classes of their own, longer ones are rounded up to multiples of 8
+MAX_BYTES, MAX_ENTRIES = 2**20, 4096  # of a file of choices at most
 VARIABLE = "LAYERWISE_CONVOLUTION"  # torch, or winograd: decides instead of a measurement
 
 
-class Layer(msgspec.Struct, frozen=True):
-    """A class of calls of a convolution: square filters with ``size`` taps to a side, ``inputs`` maps of ``height`` ×
-    ``width`` places to ``outputs`` maps.
+class ConvSignature(msgspec.Struct, frozen=True):
+    """A class of calls of a convolution: square filters of side ``size``, from ``inputs`` maps of ``height`` ×
+    ``width`` pixels to ``outputs`` maps.
 
     ``use``: ``train`` is the forward pass and both gradients, ``evaluate`` the forward pass with weights that may have
     changed since the last call, ``infer`` with weights that never change. ``work``: 0, 1, 2 for at least 1, 4, 16 times
-    `LEAST` multiplications.
+    `MIN_MULTIPLICATIONS` multiplications.
     """
 
     size: int
@@ -54,31 +55,33 @@ class Layer(msgspec.Struct, frozen=True):
     work: int
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int, int], outputs: int, *, size: int, stride: int, use: Use) -> Layer | None:
-        """Return the class of a call with maps of this shape (N, C, H, W); None where it is torch's without a
+    def for_call(
+        cls, shape: tuple[int, int, int, int], outputs: int, *, size: int, stride: int, use: Use
+    ) -> ConvSignature | None:
+        """Return the class of a call with maps of this shape (N, C, H, W); None if it uses torch's kernel without a
         measurement.
 
-        At 10¹¹ multiplications a second, which a core hardly reaches, `LEAST` of them take a third of a millisecond.
-        What a faster kernel could save of that is near the cost of calling it (0.02 to 0.05 ms). And tiles save nothing
-        where 36 multiplications for each tile are as many as 9 for each place.
+        At 10¹¹ multiplications a second, which a core hardly reaches, `MIN_MULTIPLICATIONS` take a third of a
+        millisecond. The most that a faster kernel could save of that is near the cost of calling it (0.02 to 0.05 ms).
+        And Winograd's algorithm saves nothing where 36 multiplications for each tile are as many as 9 for each pixel.
         """
         count, inputs, height, width = shape
         tiles = -(-height // 4) * -(-width // 4)
-        one = multiplications(size, stride, inputs, outputs, height, width)
-        if count * one < LEAST or (size == 3 and 9 * height * width <= 36 * tiles):
+        one = count_multiplications(size, stride, inputs, outputs, height, width)
+        if count * one < MIN_MULTIPLICATIONS or (size == 3 and 9 * height * width <= 36 * tiles):
             return None
-        work = min(CLASSES - 1, int(math.log2(count * one / LEAST)) // 2)
-        return cls(size, stride, inputs, outputs, _rounded(height), _rounded(width), use, work)
+        work = min(WORK_CLASSES - 1, int(math.log2(count * one / MIN_MULTIPLICATIONS)) // 2)
+        return cls(size, stride, inputs, outputs, _round_side(height), _round_side(width), use, work)
 
     @property
     def batch(self) -> int:
-        """The examples of a call in the middle of this class."""
-        one = multiplications(self.size, self.stride, self.inputs, self.outputs, self.height, self.width)
-        return max(1, (2 * LEAST << 2 * self.work) // one)
+        """The batch size of a call in the middle of this class."""
+        one = count_multiplications(self.size, self.stride, self.inputs, self.outputs, self.height, self.width)
+        return max(1, (2 * MIN_MULTIPLICATIONS << 2 * self.work) // one)
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernels to choose from: torch's, and ours; ``mixed`` leaves the gradient by the weights to torch."""
+        """The candidate kernels: torch's, and ours; ``mixed`` computes the weight gradient with torch."""
         if self.size == 1:
             return TORCH, PRODUCT
         return (TORCH, WINOGRAD, MIXED) if self.use == "train" else (TORCH, WINOGRAD)
@@ -92,87 +95,90 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What was measured for a class: the seconds of each kernel for ``layer.batch`` examples, and the kernel chosen."""
+    """The measurement of a class: the seconds of each kernel for ``layer.batch`` examples, and the chosen kernel."""
 
-    layer: Layer
+    layer: ConvSignature
     seconds: dict[str, float]
     chosen: str
 
 
-class Choices:
-    """The kernels chosen for the classes of a network's layers, by `Layer.name`.
+class KernelSelector:
+    """The kernels chosen for the classes of a network's layers, by `ConvSignature.name`.
 
-    ``timer`` measures a class that is not known yet; without one such a class is torch's. Copies of a network share its
-    choices.
+    ``timer`` measures a class that is not known yet; without a timer such a class uses torch's kernel. Copies of a
+    network share its selector.
     """
 
-    def __init__(self, known: Mapping[str, str], timer: Callable[[Layer], Timing] | None) -> None:
+    def __init__(self, known: Mapping[str, str], timer: Callable[[ConvSignature], Timing] | None) -> None:
         self.known = dict(known)
         self.timer = timer
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Choices:
-        """Return these choices themselves."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelSelector:
+        """Return the selector itself."""
         return self
 
-    def fix(self, known: Mapping[str, str]) -> None:
-        """Take these choices over, and measure no others."""
+    def freeze(self, known: Mapping[str, str]) -> None:
+        """Use these choices, and measure no others."""
         self.known.update(known)
         self.timer = None
 
-    def kernel(self, layer: Layer | None) -> str:
-        """Return the kernel of a class, of `TORCH` for None."""
-        if layer is None:
+    def select(self, signature: ConvSignature | None) -> str:
+        """Return the kernel of a class, `TORCH` for None."""
+        if signature is None:
             return TORCH
-        found = self.known.get(layer.name)
-        if found is None:
+        kernel = self.known.get(signature.name)
+        if kernel is None:
             if self.timer is None:
                 return TORCH
-            found = self.known[layer.name] = choose(layer, self.timer)
-        return found if found in layer.kernels else TORCH
+            kernel = self.known[signature.name] = choose_kernel(signature, self.timer)
+        return kernel if kernel in signature.kernels else TORCH
 
 
-def multiplications(size: int, stride: int, inputs: int, outputs: int, height: int, width: int) -> int:
-    """Return the multiplications of a convolution for one example, counted out."""
+def count_multiplications(size: int, stride: int, inputs: int, outputs: int, height: int, width: int) -> int:
+    """Return the number of multiplications of a direct convolution for one example."""
     return size * size * inputs * outputs * -(-height // stride) * -(-width // stride)
 
 
-def _rounded(side: int) -> int:
-    """Return the side that stands for this one."""
-    return side if side <= EXACT else -(-side // ROUNDED) * ROUNDED
+def _round_side(side: int) -> int:
+    """Return the representative of a side's class."""
+    return side if side <= EXACT_SIDE else -(-side // SIDE_STEP) * SIDE_STEP
 
 
-def choose(layer: Layer, timer: Callable[[Layer], Timing]) -> str:
-    """Return the kernel for a class: what ``LAYERWISE_CONVOLUTION`` says, what this machine's cache knows, or what is
-    measured now.
+def choose_kernel(signature: ConvSignature, timer: Callable[[ConvSignature], Timing]) -> str:
+    """Return the kernel for a class: that of ``LAYERWISE_CONVOLUTION``, that of this machine's cache, or that of a new
+    measurement.
 
     Raises `UsageError` for another value of the variable.
     """
-    wanted = os.environ.get(VARIABLE)
-    if wanted is not None:
-        if wanted not in (TORCH, WINOGRAD):
+    override = os.environ.get(VARIABLE)
+    if override is not None:
+        if override not in (TORCH, WINOGRAD):
             raise UsageError(
-                f"{VARIABLE} does not name a kernel", expected=f"{TORCH} or {WINOGRAD}", received=f"'{wanted}'"
+                f"{VARIABLE} does not name a kernel", expected=f"{TORCH} or {WINOGRAD}", received=f"'{override}'"
             )
-        return TORCH if wanted == TORCH else layer.kernels[1]
-    path = file_of(torch.get_num_threads())
+        return TORCH if override == TORCH else signature.kernels[1]
+    path = timings_path(torch.get_num_threads())
     known = read_timings(path)
-    if layer.name not in known:
-        timing = timer(layer)
-        known = {**read_timings(path), layer.name: timing}  # read again: another process may have added to it meanwhile
+    if signature.name not in known:
+        timing = timer(signature)
+        known = {
+            **read_timings(path),
+            signature.name: timing,
+        }  # read again: another process may have added to it meanwhile
         write_timings(path, known)
-    return known[layer.name].chosen
+    return known[signature.name].chosen
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
-    """Return the kernel to take: the fastest, but torch's unless that is faster by `MARGIN`."""
+def choose_fastest(seconds: Mapping[str, float]) -> str:
+    """Return the fastest kernel, but torch's unless the other is faster by `MARGIN`."""
     best = min(seconds, key=lambda name: seconds[name])
     return best if seconds[best] * MARGIN < seconds[TORCH] else TORCH
 
 
-def machine_key(threads: int) -> dict[str, str]:
-    """Return what measurements depend on."""
+def get_machine_key(threads: int) -> dict[str, str]:
+    """Return the facts on which measurements depend."""
     return {
-        "processor": machine.cpu_model(),
+        "processor": machine.get_cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "lanes": str(widest_lanes()),
         "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
@@ -182,40 +188,77 @@ def machine_key(threads: int) -> dict[str, str]:
     }
 
 
-def file_of(threads: int) -> Path:
-    """Return where this machine's measurements with so many threads are kept."""
-    key = digest(repr(sorted(machine_key(threads).items())).encode())[:16]
+def timings_path(threads: int) -> Path:
+    """Return the file of this machine's measurements with so many threads."""
+    key = digest(repr(sorted(get_machine_key(threads).items())).encode())[:16]
     return Path(platformdirs.user_cache_dir("layerwise")) / "kernels" / f"{key}.json"
 
 
 def read_timings(path: Path) -> dict[str, Timing]:
-    """Return the measurements kept here, by `Layer.name`; none where the file is missing, damaged, foreign or too
+    """Return the measurements in a file, by `ConvSignature.name`; none if the file is missing, damaged, foreign or too
     large."""
     try:
-        if not is_plain_file(path, root=path.parents[1]) or path.stat().st_size > BYTES:
+        if not is_plain_file(path, root=path.parents[1]) or path.stat().st_size > MAX_BYTES:
             return {}
-        found = msgspec.convert(unsealed(path.read_bytes(), path)["timings"], list[Timing])
+        timings = msgspec.convert(load_checksummed(path.read_bytes(), path)["timings"], list[Timing])
     except (OSError, LayerwiseError, KeyError, msgspec.ValidationError):
         return {}
-    return {timing.layer.name: timing for timing in found[:ENTRIES] if _sound(timing)}
+    return {timing.layer.name: timing for timing in timings[:MAX_ENTRIES] if _is_plausible(timing)}
 
 
-def _sound(timing: Timing) -> bool:
-    """Whether a measurement is one that we could have written."""
+def _is_plausible(timing: Timing) -> bool:
+    """Whether this version could have written a measurement."""
     times = timing.seconds
     numbers = all(math.isfinite(value) and value > 0 for value in times.values())
-    return numbers and set(times) == set(timing.layer.kernels) and timing.chosen == fastest(times)
+    return numbers and set(times) == set(timing.layer.kernels) and timing.chosen == choose_fastest(times)
 
 
 def write_timings(path: Path, timings: Mapping[str, Timing]) -> None:
-    """Keep measurements; a home that cannot be written is no error."""
-    content = {"timings": [msgspec.to_builtins(timing) for timing in list(timings.values())[-ENTRIES:]]}
+    """Write measurements; a folder that is not writable is not an error."""
+    content = {"timings": [msgspec.to_builtins(timing) for timing in list(timings.values())[-MAX_ENTRIES:]]}
     with suppress(OSError, LayerwiseError):
         make_folder(path.parent, root=path.parents[1])
-        write_file(path, sealed(content), root=path.parents[1])
+        write_file(path, dump_checksummed(content), root=path.parents[1])
 
 
 def list_timings() -> list[tuple[int, Timing]]:
-    """Return every measurement kept for this machine as it is now, with the number of threads."""
-    counts = range(1, machine.cores() + 1)
-    return [(threads, timing) for threads in counts for timing in read_timings(file_of(threads)).values()]
+    """Return every cached measurement for this machine's current state, with the number of threads."""
+    counts = range(1, resources.count_cores() + 1)
+    return [(threads, timing) for threads in counts for timing in read_timings(timings_path(threads)).values()]
+
+
+KERNELS_ZH = {TORCH: "torch", WINOGRAD: "Winograd", MIXED: "混合", PRODUCT: "矩阵乘"}
+USES_ZH = {"train": "训练", "evaluate": "训练中评估", "infer": "推理"}
+
+
+def describe_timing(threads: int, timing: Timing) -> dict[str, Any]:
+    """Return a measurement as a flat record: the class of layers, threads, batch size, seconds of each kernel, the
+    choice."""
+    facts: dict[str, Any] = msgspec.to_builtins(timing)
+    return {"name": timing.layer.name, "threads": threads, "batch": timing.layer.batch, **facts}
+
+
+def get_timing_columns(*, chinese: bool) -> tuple[str, ...]:
+    """Return the headings of the table."""
+    if chinese:
+        return "卷积", "用途", "批量", "线程", "选用", "torch 毫秒", "本软件包毫秒"
+    return "convolution", "use", "batch", "threads", "kernel", "torch, ms", "ours, ms"
+
+
+def make_timing_row(threads: int, timing: Timing, *, chinese: bool) -> tuple[str, ...]:
+    """Return one measurement as a row: torch's time and that of the fastest of our kernels."""
+    signature, seconds = timing.layer, timing.seconds
+    ours = min(value for name, value in seconds.items() if name != TORCH)
+    use, kernel = (USES_ZH[signature.use], KERNELS_ZH[timing.chosen]) if chinese else (signature.use, timing.chosen)
+    times = (f"{1000 * value:.3g}" for value in (seconds[TORCH], ours))
+    return describe_shape(signature, chinese=chinese), use, str(signature.batch), str(threads), kernel, *times
+
+
+def describe_shape(signature: ConvSignature, *, chinese: bool) -> str:
+    """Return a layer's geometry in words."""
+    size, sides = f"{signature.size}×{signature.size}", f"{signature.height}×{signature.width}"
+    if chinese:
+        stride = f"，步长 {signature.stride}" if signature.stride > 1 else ""
+        return f"{size}{stride}，{signature.inputs} → {signature.outputs} 个 {sides} 的特征图"
+    stride = f", stride {signature.stride}" if signature.stride > 1 else ""
+    return f"{size}{stride}, {signature.inputs} → {signature.outputs} maps of {sides}"

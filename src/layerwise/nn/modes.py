@@ -1,4 +1,4 @@
-"""Training and evaluation modes of a network of which a part is held still."""
+"""Training and evaluation modes of a network with frozen parts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def learning(model: nn.Module) -> None:
-    """Switch to training, but for batch norms that are held still: those use the statistics they have, and keep them.
+def train_mode(model: nn.Module) -> None:
+    """Set a network to training mode, except frozen batch norms, which keep using their running statistics.
 
-    One is held still if no parameter of its own is trained; without parameters of its own, if none of the module around
-    it is. Where only a head is trained, the features below it are then in training what they are in evaluation.
+    A batch norm is frozen if none of its parameters is trained; one without parameters, if none of its parent's is. If
+    only a head is trained, the features below it are then the same in training as in evaluation.
     """
     model.train()
     for parent in model.modules():
@@ -26,8 +26,8 @@ def learning(model: nn.Module) -> None:
 
 
 @contextmanager
-def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation, and at the end every module back to the mode it was in."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set a network to evaluation mode inside the context, and restore each module's mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -45,7 +45,7 @@ class RBM(nn.Module):
 
 
 class Recognition(nn.Module):
-    """What fine-tuning adds to a machine's weights on the way up: ΔW (H, D) and Δb (H,), zero at first.
+    """What fine-tuning adds to a machine's weights in the upward pass: ΔW (H, D) and Δb (H,), zero at first.
 
     Untied from the generative weights as in Hinton, Osindero & Teh 2006, section 5.
     """
@@ -61,18 +61,18 @@ class Recognition(nn.Module):
 
 
 class Boltzmann(Protocol):
-    """What the contrastive rule trains: a machine, and the way from inputs to its visible units."""
+    """What the contrastive rule trains: a machine, and a map from inputs to its visible units."""
 
     def machine(self) -> RBM:
         """The machine whose weights change."""
         ...
 
-    def observed(self, inputs: Tensor) -> Tensor:
-        """Return what the machine's visible units see of the inputs, (N, D) in [0, 1]."""
+    def to_visible(self, inputs: Tensor) -> Tensor:
+        """Return the states of the machine's visible units for the inputs, (N, D) in [0, 1]."""
         ...
 
 
-class Staged(Protocol):
+class HasParts(Protocol):
     """A model that is trained part by part: a stage names the part."""
 
     def parts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Word vectors as modules: two tables, a vector that is looked up and one that the word has as another's context.
+"""Word vectors as modules with two tables: a word's own vector, and its vector as the context of other words.
 
 ``V`` words, ``D`` dimensions. T. Mikolov et al., Distributed representations of words and phrases and their
 compositionality, NeurIPS 2013; J. Pennington, R. Socher, C. Manning, GloVe, EMNLP 2014. The tables change in place, by
@@ -26,7 +26,7 @@ class WordVectors(nn.Module, ABC):
         """Return the vectors (V, D) that are looked up and compared."""
 
 
-class Predictive(WordVectors):
+class Word2VecModel(WordVectors):
     """What word2vec learns: ``vectors`` (V, D), drawn from ±1/(2D), and ``context`` (O, D), zero at first.
 
     ``outputs``: O = V with negative sampling, the tree's inner nodes V − 1 with hierarchical softmax. ``pooled``:
@@ -37,7 +37,7 @@ class Predictive(WordVectors):
 
     def __init__(self, words: int, outputs: int, dim: int) -> None:
         super().__init__()
-        self.vectors = small_uniform_(nn.Embedding(words, dim))
+        self.vectors = init_small_uniform_(nn.Embedding(words, dim))
         self.context = nn.Embedding(outputs, dim)
         nn.init.zeros_(self.context.weight)
 
@@ -51,13 +51,13 @@ class Predictive(WordVectors):
         return out
 
 
-class SkipGram(Predictive):
+class SkipGram(Word2VecModel):
     """Each word of a window predicts its middle."""
 
     pooled = False
 
 
-class ContinuousBagOfWords(Predictive):
+class ContinuousBagOfWords(Word2VecModel):
     """The mean of a window's vectors predicts its middle."""
 
     pooled = True
@@ -69,7 +69,10 @@ class GlobalVectors(WordVectors):
 
     def __init__(self, words: int, dim: int) -> None:
         super().__init__()
-        self.vectors, self.context = small_uniform_(nn.Embedding(words, dim)), small_uniform_(nn.Embedding(words, dim))
+        self.vectors, self.context = (
+            init_small_uniform_(nn.Embedding(words, dim)),
+            init_small_uniform_(nn.Embedding(words, dim)),
+        )
         bound = 0.5 / dim
         self.bias = nn.Parameter(torch.empty(words).uniform_(-bound, bound))
         self.context_bias = nn.Parameter(torch.empty(words).uniform_(-bound, bound))
@@ -84,28 +87,26 @@ class GlobalVectors(WordVectors):
         return out
 
 
-def small_uniform_(table: nn.Embedding) -> nn.Embedding:
+def init_small_uniform_(table: nn.Embedding) -> nn.Embedding:
     """Draw a table from the uniform distribution on ±1/(2D), as word2vec does."""
     bound = 0.5 / table.embedding_dim
     nn.init.uniform_(table.weight, -bound, bound)
     return table
 
 
-class Nearest(nn.Module):
-    """How close every word is to what is asked: the cosine with a weighted sum of unit vectors."""
+class NearestWords(nn.Module):
+    """The cosine of every word with a query: a weighted sum of unit vectors."""
 
     def __init__(self, words: WordVectors) -> None:
         super().__init__()
         self.words = words
 
-    def forward(self, asked: Tensor) -> Tensor:
-        """Map questions (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V +
+    def forward(self, query: Tensor) -> Tensor:
+        """Map queries (N, T, 2), word numbers (−1: none) and their weights, to cosines and the sum itself, (N, V +
         D)."""
         table = self.words.table()
-        lengths = torch.linalg.vector_norm(table, dim=1).clamp_min(
-            1e-12
-        )  # (V,): unit vectors would be the table once more
-        ids, weights = asked[..., 0].long(), asked[..., 1:]
+        lengths = torch.linalg.vector_norm(table, dim=1).clamp_min(1e-12)  # (V,); unit vectors would copy the table
+        ids, weights = query[..., 0].long(), query[..., 1:]
         units = normalize(table[ids.clamp_min(0)], dim=-1)  # (N, T, D)
         total = (units * weights * (ids >= 0).unsqueeze(-1)).sum(1)  # (N, D)
         return torch.cat([normalize(total, dim=1) @ table.T / lengths, total], 1)

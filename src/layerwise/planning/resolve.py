@@ -1,4 +1,4 @@
-"""From what a user says to a plan: the resolved recipe, the data, the task, the network's arguments."""
+"""From a user's request to a plan: the resolved recipe, the data, the task, the network's arguments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any, Literal, cast
 import msgspec
 
 from layerwise import recipe, registry
-from layerwise.data import load as data_
 from layerwise.data import splits
+from layerwise.data.load import Options as DataOptions
+from layerwise.data.load import load_splits
 from layerwise.data.source import Schema, Source, Splits
-from layerwise.errors import UsageError, unknown
-from layerwise.nn.rbm import Staged
+from layerwise.errors import UsageError, make_unknown_name_error
+from layerwise.nn.rbm import HasParts
 from layerwise.planning import transfer
-from layerwise.planning.head import HEAD, head_of
+from layerwise.planning.transfer import HEAD, find_head
 from layerwise.recipe import LAST, Recipe, Stage, Table
 from layerwise.rules import registry as rules
 from layerwise.run_directory import RunDirectory
@@ -31,7 +32,7 @@ from layerwise.tasks.encoding import InputOptions
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.rows import RowInputs
 
-# training examples under which a recipe's variants "small" and "image-small" or "row-small" count, and "points" too
+# under so many training examples a recipe's variants "small", "image-small" or "row-small", and "points" apply
 SMALL = 5000
 
 
@@ -48,7 +49,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None = None
     out: Path | None = None
     epochs: int | None = None
-    batch: int | None = None
+    batch_size: int | None = None
     lr: float | None = None
     seed: int | None = None
     device: str | None = None
@@ -56,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool | None = None
     weights: str | None = None
     transfer: bool = False
-    on_bad: str | None = None
+    on_error: str | None = None
     lang: Literal["en", "zh"] = "en"
     resume: bool = False
     allow_changes: bool = False
@@ -65,8 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is known before the first step. ``stage_tasks`` has each stage's task; ``task`` is the run's
-    own."""
+    """Everything that is known before the first step. ``stage_tasks`` has each stage's task; ``task`` is the run's."""
 
     recipe: Recipe
     spec: registry.ModelSpec
@@ -75,12 +75,12 @@ class Plan:
     stage_tasks: tuple[Task, ...]
     model_args: Table
 
-    def training(self, stage: Stage) -> Source:
+    def get_training_source(self, stage: Stage) -> Source:
         """Return the examples a stage trains on: the training part, or the named number of them."""
-        return splits.take(self.splits.train, stage.examples, self.recipe.train.seed)
+        return splits.draw_subset(self.splits.train, stage.examples, self.recipe.train.seed)
 
 
-def base_table(request: Request) -> tuple[registry.ModelSpec, Table]:
+def load_base_table(request: Request) -> tuple[registry.ModelSpec, Table]:
     """Return the model and the user's recipe file as a table (empty tables for a model's name)."""
     path = Path(request.model)
     refuse_special_file(path)
@@ -98,9 +98,9 @@ def base_table(request: Request) -> tuple[registry.ModelSpec, Table]:
     return registry.find(request.model), {}
 
 
-def compose(spec: registry.ModelSpec, table: Table, request: Request, *variants: str) -> Table:
-    """Lay the model's defaults, their variants (rows, regression, small …), the recipe file and the options over one
-    another."""
+def merge_recipe(spec: registry.ModelSpec, table: Table, request: Request, *variants: str) -> Table:
+    """Merge the model's defaults, their variants (rows, regression, small …), the recipe file and the options; later
+    ones win."""
     defaults = copy.deepcopy(spec.recipe)
     known = defaults.pop("variants", {})
     for stage in defaults.get("stages", []):  # so that another rule's name starts its options afresh
@@ -110,7 +110,7 @@ def compose(spec: registry.ModelSpec, table: Table, request: Request, *variants:
         out = recipe.merge(out, layer)
     out = copy.deepcopy(out)
     out["model"]["name"] = spec.name
-    for key, value in (("source", request.data), ("on_bad", request.on_bad)):
+    for key, value in (("source", request.data), ("on_error", request.on_error)):
         if value is not None:
             out["data"][key] = value
     if request.weights is not None:
@@ -121,9 +121,9 @@ def compose(spec: registry.ModelSpec, table: Table, request: Request, *variants:
     if request.lr is not None:
         recipe.assign(out, f"rule.lr={request.lr!r}")
     if request.transfer:
-        transfer.required(out.get("weights"))
-        out["stages"] = copy.deepcopy(transfer.two_stages(out["stages"], spec.rule))
-    for key in ("epochs", "batch"):
+        transfer.require_weights(out.get("weights"))
+        out["stages"] = copy.deepcopy(transfer.split_last_stage(out["stages"], spec.rule))
+    for key in ("epochs", "batch_size"):
         if getattr(request, key) is not None:
             for stage in out["stages"]:
                 stage[key] = getattr(request, key)
@@ -138,74 +138,79 @@ def compose(spec: registry.ModelSpec, table: Table, request: Request, *variants:
     return out
 
 
-def plan(request: Request) -> Plan:
+def make_plan(request: Request) -> Plan:
     """Resolve a request. Opens and checks the data; raises `UsageError` or `DataError` before anything is written."""
-    spec, table = base_table(request)
+    spec, file_table = load_base_table(request)
     registry.refuse_without_rule(spec)
-    first = compose(spec, table, request)
+    first = merge_recipe(spec, file_table, request)
     if not first["data"].get("source"):
         raise UsageError(
             f"{spec.name} needs data to train on",
             expected="--data with a named data set or a path",
             do=f"layerwise data lists the names; for example: layerwise train {spec.name} --data digits",
         )
-    seed = recipe.checked(recipe.Train, first["train"], where="[train]").seed
-    data_options = recipe.checked(data_.Options, first["data"], where="[data]")
-    parts = data_.open_data(data_options, seed=seed)
-    wanted = request.task or str(first["task"].get("name", ""))
-    name = tasks.choose(parts.train.schema, spec.tasks, model=spec.name, wanted=wanted)
+    seed = recipe.check_table(recipe.Train, first["train"], where="[train]").seed
+    data_options = recipe.check_table(DataOptions, first["data"], where="[data]")
+    parts = load_splits(data_options, seed=seed)
+    wanted_task = request.task or str(first["task"].get("name", ""))
+    name = tasks.choose_task(parts.train.schema, spec.tasks, model=spec.name, wanted=wanted_task)
     schema = parts.train.schema
     small = ("small", f"{schema.kind}-small") if len(parts.train) < SMALL else ()
-    whole = compose(
-        spec, table, request, schema.kind, name, *small, *(("points",) if small and few_numbers(schema) else ())
-    )
-    return _resolved(spec, whole, data_options=data_options, parts=parts, task_name=name)
+    points = ("points",) if small and has_few_numbers(schema) else ()
+    table = merge_recipe(spec, file_table, request, schema.kind, name, *small, *points)
+    return _resolve_plan(spec, table, data_options=data_options, parts=parts, task_name=name)
 
 
-def few_numbers(schema: Schema) -> bool:
+def has_few_numbers(schema: Schema) -> bool:
     """Whether the inputs are rows of one or two numbers: a function that one can draw."""
     return (
         schema.kind == "row" and 1 <= len(schema.table) <= 2 and all(column.kind == "number" for column in schema.table)
     )
 
 
-def _resolved(
-    spec: registry.ModelSpec, whole: Table, *, data_options: data_.Options, parts: Splits, task_name: str
+def _resolve_plan(
+    spec: registry.ModelSpec, merged: Table, *, data_options: DataOptions, parts: Splits, task_name: str
 ) -> Plan:
     """Spell out every option and fit the tasks to the training part."""
-    own = tasks.resolved(
-        {**_scale_of_run(whole, parts.train.schema), **whole["task"], "name": task_name}, f"[task] {task_name}"
+    task_table = tasks.resolve_task(
+        {**_get_run_scaling(merged, parts.train.schema), **merged["task"], "name": task_name}, f"[task] {task_name}"
     )
-    task = _prepare(own, parts.train, data_options)
+    task = _prepare_task(task_table, parts.train, data_options)
     notes = [f"{part}: {note}" for part in ("val", "test") for note in task.inputs.notes(parts.part(part))]
-    adopted = Splits(
-        task.adopt(parts.train), task.adopt(parts.val), task.adopt(parts.test), parts.name, columns=parts.columns
+    converted = Splits(
+        task.convert_source(parts.train),
+        task.convert_source(parts.val),
+        task.convert_source(parts.test),
+        parts.name,
+        columns=parts.columns,
     )
-    noticed = (*parts.notes, *notes, *splits.repeated(adopted), *task.notes(adopted.train))
-    adopted = dataclasses.replace(adopted, notes=noticed)
-    builder = registry.builder(spec)
-    given = {key: value for key, value in whole["model"].items() if key != "name"}
-    _refuse_contradiction(spec, given, decided=task.model_args(), rows=parts.train.schema.kind == "row")
-    args = recipe.arguments(builder, given, task.model_args(), f"[model] of {spec.name}")
-    _refuse_embedding(spec, task, recipe.parameters_of(builder))
+    all_notes = (*parts.notes, *notes, *splits.find_repeated_rows(converted), *task.notes(converted.train))
+    converted = dataclasses.replace(converted, notes=all_notes)
+    builder = registry.get_builder(spec)
+    model_options = {key: value for key, value in merged["model"].items() if key != "name"}
+    _refuse_contradiction(spec, model_options, decided=task.model_args(), rows=parts.train.schema.kind == "row")
+    args = recipe.resolve_arguments(builder, model_options, task.model_args(), f"[model] of {spec.name}")
+    _refuse_embedding(spec, task, recipe.get_parameter_names(builder))
     stages, stage_tasks = [], []
-    for stage in _expanded(whole["stages"], builder, args):
-        rule = rules.resolved({"name": spec.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
+    for stage in _expand_stages(merged["stages"], builder, args):
+        rule = rules.resolve_rule({"name": spec.rule, **stage.rule}, f"the rule of stage '{stage.name}'")
         if data_options.weight and rule["name"] != "backprop":
             raise UsageError(
                 f"the rule {rule['name']} counts every row alike",
                 received=f"data.weight = '{data_options.weight}'",
                 do="--set 'data.drop=[…]' leaves the column out; the rule backprop takes weights",
             )
-        stage_task, table = task, own
+        stage_task, table = task, task_table
         if stage.task:
             other = str(stage.task.get("name", task_name))
-            table = tasks.resolved({**_shared(own), **stage.task, "name": other}, f"[task] {other}")
-            stage_task = task if table == own else _prepare(table, parts.train, data_options)
-        if stage.epochs < 0 or stage.batch < 1:
+            table = tasks.resolve_task(
+                {**_get_shared_options(task_table), **stage.task, "name": other}, f"[task] {other}"
+            )
+            stage_task = task if table == task_table else _prepare_task(table, parts.train, data_options)
+        if stage.epochs < 0 or stage.batch_size < 1:
             raise UsageError(
-                f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch}",
-                expected="epochs of 0 or more, a batch of 1 or more",
+                f"stage '{stage.name}' cannot train for {stage.epochs} epochs in batches of {stage.batch_size}",
+                expected="epochs of 0 or more, a batch_size of 1 or more",
             )
         if stage.monitor == LAST and stage.patience:
             raise UsageError(
@@ -214,25 +219,25 @@ def _resolved(
                 expected="stage.patience = 0 where monitor is last",
                 received=f"patience {stage.patience}",
             )
-        changes = augmentation.resolved(
+        changes = augmentation.resolve_augment(
             stage.augment, stage_task.inputs, f"stage '{stage.name}'", rule=str(rule["name"])
         )
         stages.append(msgspec.structs.replace(stage, rule=rule, task=table, augment=changes))
         stage_tasks.append(stage_task)
-    made = Recipe(
-        model={"name": spec.name, **_chosen(builder, args, given, task)},
+    resolved = Recipe(
+        model={"name": spec.name, **_get_recorded_arguments(builder, args, model_options, task)},
         data=msgspec.to_builtins(data_options),
-        task=own,
+        task=task_table,
         stages=tuple(stages),
-        train=recipe.checked(recipe.Train, whole["train"], where="[train]"),
-        weights=str(whole.get("weights", "")),
+        train=recipe.check_table(recipe.Train, merged["train"], where="[train]"),
+        weights=str(merged.get("weights", "")),
     )
-    return Plan(made, spec, adopted, task, tuple(stage_tasks), args)
+    return Plan(resolved, spec, converted, task, tuple(stage_tasks), args)
 
 
 def _refuse_contradiction(spec: registry.ModelSpec, given: Table, *, decided: Table, rows: bool) -> None:
-    """Refuse rows for a network of images, and arguments that say otherwise than the data do."""
-    if rows and "channels" in recipe.parameters_of(registry.builder(spec)):
+    """Refuse rows for a network of images, and arguments that contradict the data."""
+    if rows and "channels" in recipe.get_parameter_names(registry.get_builder(spec)):
         raise UsageError(
             f"{spec.name} looks at images, and these data are rows",
             expected="class folders, IDX files or archives of images",
@@ -249,28 +254,26 @@ def _refuse_contradiction(spec: registry.ModelSpec, given: Table, *, decided: Ta
 
 
 def _refuse_embedding(spec: registry.ModelSpec, task: Task, names: Iterable[str]) -> None:
-    """Refuse categories as numbers to look up for a network that cannot."""
+    """Refuse to embed categories for a network without an embedding."""
     if task.model_args().get("embedded") and "embedded" not in names:
         raise UsageError(
             f"{spec.name} has no vectors for categories",
-            received="task.embed above 0",
-            do="--set task.embed=0 makes them one-hot",
+            received="task.embed_above > 0",
+            do="--set task.embed_above=0 makes them one-hot",
         )
 
 
-def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> list[Stage]:
-    """Check the stages, and put one for each of the model's parts in the place of a stage for ``*``."""
+def _expand_stages(raw: list[Table], builder: Callable[..., Any], args: Table) -> list[Stage]:
+    """Check the stages, and replace a stage for ``*`` by one for each of the model's parts."""
     out: list[Stage] = []
     for number, table in enumerate(raw):
-        stage = recipe.checked(Stage, table, where=f"stage {number + 1}")
+        stage = recipe.check_table(Stage, table, where=f"stage {number + 1}")
         if HEAD in stage.parameters:
-            stage = msgspec.structs.replace(stage, parameters=_with_head(stage, builder, args))
+            stage = msgspec.structs.replace(stage, parameters=_expand_head(stage, builder, args))
         if not stage.part:
             out.append(stage)
             continue
-        with (
-            rng.untouched()
-        ):  # for real: normal draws on the meta device load torch's compiler, for a second and a half
+        with rng.preserve_rng_state():  # not on the meta device: normal draws there load torch's compiler for 1.5 s
             model = builder(**args)
         if not hasattr(model, "parts"):
             raise UsageError(
@@ -278,19 +281,19 @@ def _expanded(raw: list[Table], builder: Callable[..., Any], args: Table) -> lis
                 received=f"part = '{stage.part}'",
                 do="leave part out; parameters=[…] chooses weights by their names",
             )
-        parts = cast(Staged, model).parts()
+        parts = cast(HasParts, model).parts()
         if stage.part == "*":
             out += [msgspec.structs.replace(stage, name=part, part=part) for part in parts]
         elif stage.part in parts:
             out.append(stage)
         else:
-            raise unknown("part", stage.part, parts, where=f"stage '{stage.name}'")
+            raise make_unknown_name_error("part", stage.part, parts, where=f"stage '{stage.name}'")
     return out
 
 
-def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[str, ...]:
-    """Return a stage's patterns with the head's names in the place of ``@head``."""
-    head = head_of(builder, args)
+def _expand_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[str, ...]:
+    """Return a stage's patterns with ``@head`` replaced by the head's names."""
+    head = find_head(builder, args)
     if not head:
         raise UsageError(
             f"this network has no head (stage '{stage.name}')",
@@ -301,33 +304,32 @@ def _with_head(stage: Stage, builder: Callable[..., Any], args: Table) -> tuple[
     return tuple(name for pattern in stage.parameters for name in (head if pattern == HEAD else (pattern,)))
 
 
-def _scale_of_run(whole: Table, schema: Schema) -> Table:
-    """Return how the run scaled its images whose weights are begun with, unless the recipe says itself how these are
-    to be scaled."""
-    path = Path(str(whole.get("weights") or ""))
+def _get_run_scaling(table: Table, schema: Schema) -> Table:
+    """Return the scaling of images of the run whose weights training begins with, unless the recipe has its own."""
+    path = Path(str(table.get("weights") or ""))
     try:
         is_run = (path / "run.json").is_file()
     except (OSError, ValueError) as error:  # a name that no file system takes
         raise UsageError(
             "the recipe's weights are no path", expected="a run or a file", received=f"{str(path)!r:.60}"
         ) from error
-    if not is_run or whole["task"].keys() & {"scale", "mean", "std"}:
+    if not is_run or table["task"].keys() & {"scale", "mean", "std"}:
         return {}
-    inputs = tasks.from_json(RunDirectory.open(path).task(), path / "task.json").inputs
+    inputs = tasks.load_task(RunDirectory.open(path).read_task(), path / "task.json").inputs
     if not isinstance(inputs, ImageInputs) or schema.kind != "image" or inputs.channels != schema.shape[2]:
         return {}
     return {"mean": list(inputs.mean), "std": list(inputs.std)}
 
 
-def _shared(own: Table) -> Table:
+def _get_shared_options(task_table: Table) -> Table:
     """Return the options of the run's task that every task has, for a stage with another task."""
-    return {key: own[key] for key in InputOptions.__struct_fields__ if key in own}
+    return {key: task_table[key] for key in InputOptions.__struct_fields__ if key in task_table}
 
 
-def _prepare(table: Table, train: Source, data_options: data_.Options) -> Task:
-    """Fit a task to the training part; how a table is written goes with it."""
-    kind = tasks.find(table["name"])
-    options = recipe.checked(kind.Options, {k: v for k, v in table.items() if k != "name"}, where="[task]")
+def _prepare_task(table: Table, train: Source, data_options: DataOptions) -> Task:
+    """Fit a task to the training part; it gets the options for reading tables too."""
+    kind = tasks.find_task(table["name"])
+    options = recipe.check_table(kind.Options, {k: v for k, v in table.items() if k != "name"}, where="[task]")
     task = kind.prepare(train, options)
     if isinstance(task.inputs, RowInputs):
         o = data_options
@@ -335,8 +337,8 @@ def _prepare(table: Table, train: Source, data_options: data_.Options) -> Task:
     return task
 
 
-def _chosen(builder: Callable[..., Any], args: Table, given: Table, task: Task) -> Table:
-    """Return the model's arguments that the recipe keeps: all but those the data decide anew each time."""
+def _get_recorded_arguments(builder: Callable[..., Any], args: Table, given: Table, task: Task) -> Table:
+    """Return the model's arguments that the recipe records: all but those that the data decide each time."""
     decided = set(task.model_args()) - set(given)
-    names = recipe.parameters_of(builder)
+    names = recipe.get_parameter_names(builder)
     return {key: value for key, value in args.items() if key in names and key not in decided}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from layerwise.plotting.charts import SIZE, drawn
-from layerwise.plotting.svg import INK, SERIES, drawable, shortened
+from layerwise.plotting.charts import SIZE, render_axes
+from layerwise.plotting.svg import INK, SERIES, mask_undrawable, shorten
 
-NAME = 190.0  # the most room a name gets, in points
+MAX_NAME_WIDTH = 190.0  # in points
 TEXT = 13.0
 
 
-def bars(names: Sequence[str], values: Sequence[float], deviations: Sequence[float], *, x: str) -> str:
+def plot_bars(names: Sequence[str], values: Sequence[float], deviations: Sequence[float], *, x: str) -> str:
     """Draw a bar for each name, from top to bottom, with a line of one deviation to both sides.
 
     Args:
@@ -22,41 +22,41 @@ def bars(names: Sequence[str], values: Sequence[float], deviations: Sequence[flo
     """
 
     def draw(axes: Any) -> None:
-        places = range(len(names))
+        positions = range(len(names))
         axes.barh(
-            places,
-            drawable(values),
-            xerr=drawable(deviations),
+            positions,
+            mask_undrawable(values),
+            xerr=mask_undrawable(deviations),
             height=0.62,
             color=SERIES[0],
             ecolor=INK,
             error_kw={"linewidth": 1.4, "capsize": 3},
         )
-        axes.set_yticks(places, [shortened(name, NAME, TEXT).replace("$", r"\$") for name in names])
+        axes.set_yticks(positions, [shorten(name, MAX_NAME_WIDTH, TEXT).replace("$", r"\$") for name in names])
         axes.invert_yaxis()
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_xlabel(x, parse_math=False)
 
-    return drawn(draw, size=(SIZE[0] + 0.6, 1.1 + 0.31 * max(2, len(names))))
+    return render_axes(draw, size=(SIZE[0] + 0.6, 1.1 + 0.31 * max(2, len(names))))
 
 
-def reliability(
-    said: Sequence[float], right: Sequence[float], counts: Sequence[int], *, width: float, x: str, y: str
+def plot_reliability(
+    confidences: Sequence[float], accuracies: Sequence[float], counts: Sequence[int], *, width: float, x: str, y: str
 ) -> str:
-    """Draw how often answers were right against how sure they were, in bins, with the line on which the two are equal.
+    """Draw accuracy against confidence, in bins, with the line on which the two are equal.
 
     Args:
-        said, right: by bin, the mean probability of the answers and the share of them that was right.
-        counts: the answers in each bin: the paler a bar, the fewer.
+        confidences, accuracies: by bin, the predictions' mean probability and the share of correct ones.
+        counts: the predictions in each bin: the paler a bar, the fewer.
         width: of a bin.
         x, y: the axes' names.
     """
 
     def draw(axes: Any) -> None:
         most = max(counts, default=1)
-        for a, b, n in zip(drawable(said), drawable(right), counts, strict=True):
+        for a, b, n in zip(mask_undrawable(confidences), mask_undrawable(accuracies), counts, strict=True):
             axes.bar(a, b, width=0.8 * width, color=SERIES[0], alpha=0.25 + 0.75 * (n / most) ** 0.5, linewidth=0)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1)
@@ -65,4 +65,4 @@ def reliability(
         axes.set_xlabel(x, parse_math=False)
         axes.set_ylabel(y, parse_math=False)
 
-    return drawn(draw, size=(4.6, 4.4))
+    return render_axes(draw, size=(4.6, 4.4))

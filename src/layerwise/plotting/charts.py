@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from layerwise.plotting.svg import FONT, GRID, INK, MUTED, PAPER, SERIES, WIDEST, drawable
+from layerwise.plotting.svg import FONT, GRID, INK, MAX_DRAWABLE, MUTED, PAPER, SERIES, mask_undrawable
 from layerwise.text_display import escape_control
 
 STYLE: Any = {
@@ -46,20 +46,20 @@ STYLE: Any = {
     "axes.unicode_minus": True,
 }
 SIZE = (5.0, 3.1)  # inches: 360 points, a telephone's width, so that text of 13 points stays readable there
-STYLES = ("-", "--", ":", "-.")  # a second sign beside color
+STYLES = ("-", "--", ":", "-.")  # tell lines apart without color
 MARKS = ("o", "s", "^", "D", "v", "P")
 NO_DATES: dict[str, None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def drawn(draw: Callable[[Any], None], *, size: tuple[float, float] = SIZE) -> str:
+def render_axes(draw: Callable[[Any], None], *, size: tuple[float, float] = SIZE) -> str:
     """Return the SVG text of what ``draw(axes)`` draws. The same drawing gives the same bytes."""
-    return composed(lambda figure: draw(figure.subplots()), size=size)
+    return render_figure(lambda figure: draw(figure.subplots()), size=size)
 
 
-def composed(draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE) -> str:
+def render_figure(draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE) -> str:
     """Return the SVG text of what ``draw(figure)`` draws: of several axes. The same drawing gives the same bytes."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # only measuring is done with a font of ours; the reader's fonts have the glyphs
+        # matplotlib only measures with our font; the reader's fonts have the glyphs
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
@@ -69,7 +69,7 @@ def composed(draw: Callable[[Figure], None], *, size: tuple[float, float] = SIZE
     return escape_control(re.sub(r"<!--.*?-->\s*", "", text, flags=re.S))
 
 
-def curves(
+def plot_curves(
     series: Mapping[str, Sequence[tuple[float, float]]],
     *,
     x: str,
@@ -91,14 +91,14 @@ def curves(
     def draw(axes: Any) -> None:
         values = []
         for number, (name, points) in enumerate(series.items()):
-            fine = [(a, b) for a, b in points if abs(b) <= WIDEST]
-            if not fine:
+            finite = [(a, b) for a, b in points if abs(b) <= MAX_DRAWABLE]
+            if not finite:
                 continue
-            values += [b for _, b in fine]
-            mark = MARKS[number % len(MARKS)] if len(fine) <= 25 else None
+            values += [b for _, b in finite]
+            mark = MARKS[number % len(MARKS)] if len(finite) <= 25 else None
             axes.plot(
-                [a for a, _ in fine],
-                [b for _, b in fine],
+                [a for a, _ in finite],
+                [b for _, b in finite],
                 STYLES[number % 4],
                 marker=mark,
                 markersize=4.5,
@@ -117,10 +117,10 @@ def curves(
         if values:
             axes.legend(loc="best", handlelength=2.4)
 
-    return drawn(draw)
+    return render_axes(draw)
 
 
-def scatter(true: Sequence[float], predicted: Sequence[float], *, x: str, y: str) -> str:
+def plot_scatter(true: Sequence[float], predicted: Sequence[float], *, x: str, y: str) -> str:
     """Draw predicted against true values, with the line on which they are equal. At most 2,000 evenly spaced points.
 
     Pairs with a number that is not finite are left out.
@@ -128,7 +128,7 @@ def scatter(true: Sequence[float], predicted: Sequence[float], *, x: str, y: str
 
     def draw(axes: Any) -> None:
         step = max(1, -(-len(true) // 2000))
-        a, b = drawable(list(true)[::step]), drawable(list(predicted)[::step])
+        a, b = mask_undrawable(list(true)[::step]), mask_undrawable(list(predicted)[::step])
         known = np.concatenate([a, b])
         known = known[np.isfinite(known)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
@@ -138,10 +138,10 @@ def scatter(true: Sequence[float], predicted: Sequence[float], *, x: str, y: str
         axes.set_xlabel(x, parse_math=False)
         axes.set_ylabel(y, parse_math=False)
 
-    return drawn(draw, size=(5.0, 4.4))
+    return render_axes(draw, size=(5.0, 4.4))
 
 
-def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y: str) -> str:
+def plot_by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y: str) -> str:
     """Draw positive magnitudes by layer on a logarithmic axis; zeros are left out.
 
     Args:
@@ -152,7 +152,7 @@ def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y:
 
     def draw(axes: Any) -> None:
         for number, (name, values) in enumerate(series.items()):
-            at = [i for i, v in enumerate(values) if 1 / WIDEST <= v <= WIDEST]
+            at = [i for i, v in enumerate(values) if 1 / MAX_DRAWABLE <= v <= MAX_DRAWABLE]
             axes.plot(
                 at,
                 [values[i] for i in at],
@@ -170,12 +170,11 @@ def by_layer(series: Mapping[str, Sequence[float]], layers: Sequence[str], *, y:
         if series:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return drawn(draw, size=(max(6.0, 2.5 + 0.5 * len(layers)), 3.6))
+    return render_axes(draw, size=(max(6.0, 2.5 + 0.5 * len(layers)), 3.6))
 
 
-def bars(axes: Any, edges: Sequence[float], counts: Sequence[float], *, colors: Sequence[str]) -> None:
-    """Draw a histogram's bars, each in its color, as shares of all, without a scale of their own: shapes are to be
-    compared."""
+def draw_histogram(axes: Any, edges: Sequence[float], counts: Sequence[float], *, colors: Sequence[str]) -> None:
+    """Draw a histogram's bars, each in its color, as shares of all, without a vertical scale: it compares shapes."""
     total = max(1.0, float(sum(counts)))
     for color in dict.fromkeys(colors):  # one outline a color keeps the file small
         axes.stairs(

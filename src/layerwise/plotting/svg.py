@@ -1,7 +1,7 @@
-"""What all SVG drawings share: colors, fonts, text widths, and the way into a page.
+"""What all SVG drawings share: colors, fonts, text widths, and inlining into a page.
 
-A drawing is made on white, to be a file of its own. `inline` fits it into a page: colors become the page's variables
-(so that dark pages stay readable) and ids become unique.
+A drawing is made on white, to be a file of its own. `inline_svg` fits it into a page: colors become the page's
+variables (so that dark pages stay readable) and ids become unique.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from layerwise.text_display import escape_control
 
-WIDEST = 1e100  # the squares of distances between such numbers still fit in float64
+MAX_DRAWABLE = 1e100  # the squares of distances between such numbers still fit in float64
 INK, MUTED, GRID, PAPER = "#1d2430", "#59636e", "#d4d9df", "#fefefe"
 # Okabe & Ito's palette, which readers with any common color blindness tell apart; yellow left out: too pale on white
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b1568a", "#9a6b00", "#2f8fc4")
@@ -44,42 +44,41 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAP
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
-def drawable(values: Any) -> NDArray[np.float64]:
-    """Return numbers as an array in which what no axis can show, not finite or beyond ±`WIDEST`, is NaN: a gap in the
-    drawing."""
-    found = np.asarray(values, dtype=np.float64)
-    return np.where(np.abs(found) <= WIDEST, found, np.nan)
+def mask_undrawable(values: Any) -> NDArray[np.float64]:
+    """Return numbers as an array in which those not finite or beyond ±`MAX_DRAWABLE` are NaN: a gap in the drawing."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.where(np.abs(array) <= MAX_DRAWABLE, array, np.nan)
 
 
-def escaped(text: object) -> str:
+def escape_text(text: object) -> str:
     """Return text safe inside SVG or HTML, with characters that XML forbids shown as a replacement sign, marks of
     direction escaped."""
     return html.escape(escape_control(_CONTROL.sub("\ufffd", str(text))))
 
 
-def width_of(text: str, size: float) -> float:
+def estimate_width(text: str, size: float) -> float:
     """Return about how wide a text is at a font size: East Asian characters take a whole square, others 0.6 of it."""
     return size * sum(
         0.0 if unicodedata.combining(c) else 1.0 if unicodedata.east_asian_width(c) in "WF" else 0.6 for c in text
     )
 
 
-def shortened(text: str, room: float, size: float) -> str:
-    """Return the text, cut with an ellipsis in its middle so that it fits into ``room`` units at a font size."""
+def shorten(text: str, max_width: float, size: float) -> str:
+    """Return the text, cut with an ellipsis in its middle so that it fits into ``max_width`` units at a font size."""
     text = escape_control(_CONTROL.sub("\ufffd", text))
-    if width_of(text, size) <= room:
+    if estimate_width(text, size) <= max_width:
         return text
     keep = len(text)
     while keep > 2:
         keep -= 1
         cut = text[: keep - keep // 2] + "…" + text[len(text) - keep // 2 :]
-        if width_of(cut, size) <= room:
+        if estimate_width(cut, size) <= max_width:
             return cut
     return "…"
 
 
-def document(body: list[str], width: float, height: float) -> str:
-    """Return a whole SVG file of hand-made elements."""
+def build_svg(body: list[str], width: float, height: float) -> str:
+    """Return an SVG file of the given elements."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
@@ -92,7 +91,7 @@ def document(body: list[str], width: float, height: float) -> str:
     )
 
 
-def inline(svg: str, prefix: str) -> str:
+def inline_svg(svg: str, prefix: str) -> str:
     """Return an SVG file's drawing as an element for a page: no header, ids under ``prefix``, colors by the page's
     variables."""
     drawing = svg[svg.index("<svg") :]

@@ -11,58 +11,65 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from markupsafe import Markup
 from torch import Tensor, nn
 
 from layerwise.data.source import Column, Source, Splits, fetch
-from layerwise.inspection.predictions import Answers, Case, inputs_shown, worst, wrong
-from layerwise.inspection.views.decision_surface import applies, drawing, fitted
-from layerwise.inspection.views.mistakes import image_sheet
-from layerwise.inspection.views.samples import STEPS, as_images, samples
-from layerwise.models.boltzmann import stack_of
+from layerwise.inference.predict import Predictor
+from layerwise.inspection.predictions import ExamplePrediction, Predictions, find_worst, find_wrong, get_raw_inputs
+from layerwise.inspection.views.decision_surface import can_draw_function, draw_function, evaluate_on_grid
+from layerwise.inspection.views.mistakes import draw_mistakes
+from layerwise.inspection.views.samples import STEPS, draw_samples, to_images
+from layerwise.models.boltzmann import list_rbms
 from layerwise.plotting import charts, images
-from layerwise.plotting.bars import reliability
-from layerwise.plotting.svg import inline
-from layerwise.report.texts import Texts
-from layerwise.tasks.assessment import BINS
+from layerwise.plotting.bars import plot_reliability
+from layerwise.plotting.svg import inline_svg
+from layerwise.report.texts import TEXTS, Texts
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
+from layerwise.tasks.coders import CategoryCoder, Coder, NumberCoder
+from layerwise.tasks.evaluation_metrics import BINS
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import Regression
 from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.vocabulary import WordInputs
+from layerwise.tasks.words import WordPrediction
 
 Json = dict[str, Any]
 MISTAKES, HARDEST, COLUMNS = 24, 8, 12
 READABLE = 30  # classes up to which the matrix is a table of numbers
 PAIRS = 8
+WORDS, NEIGHBORS = 16, 6
+SKIPPED = 30  # the most frequent words say little: articles, prepositions
 
 
 @dataclass
 class Figures:
-    """Draws for the page and keeps every drawing as a file of the run."""
+    """Adds drawings to the page, and writes each as a file of the run."""
 
     write: Callable[[str, bytes], None]
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str, svg: str) -> Markup:
-        """Write ``figures/NAME.svg`` and return the drawing for the page. Its text was escaped where it was drawn."""
+        """Write ``figures/NAME.svg`` and return the drawing for the page. Its text is escaped already."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "figure"
         self.names.append(plain)
         unique = plain if self.names.count(plain) == 1 else f"{plain}-{self.names.count(plain)}"
         self.write(f"figures/{unique}.svg", svg.encode("utf-8", "replace"))
-        return Markup(inline(svg, f"f{len(self.names)}"))
+        return Markup(inline_svg(svg, f"f{len(self.names)}"))
 
 
 # -- curves --------------------------------------------------------------------------------------------------------
 
 
-def stages(history: list[Json], task: Task, figures: Figures, text: Texts, *, best: int | None) -> list[Json]:
+def build_stages(history: list[Json], task: Task, figures: Figures, text: Texts, *, best: int | None) -> list[Json]:
     """Return each stage's name and drawings: its losses, then its metric. ``best`` marks an epoch of the last stage."""
     names = list(dict.fromkeys(str(row["stage"]) for row in history))
     return [
         {
             "name": name,
-            "drawings": _stage(
+            "drawings": _draw_stage(
                 name,
                 [row for row in history if str(row["stage"]) == name],
                 task,
@@ -75,25 +82,27 @@ def stages(history: list[Json], task: Task, figures: Figures, text: Texts, *, be
     ]
 
 
-def _stage(name: str, rows: list[Json], task: Task, figures: Figures, text: Texts, best: int | None) -> list[Markup]:
+def _draw_stage(
+    name: str, rows: list[Json], task: Task, figures: Figures, text: Texts, best: int | None
+) -> list[Markup]:
     """Draw one stage."""
-    found = []
-    losses = {text(part): series(rows, f"{part}/loss") for part in ("train", "val")}
+    drawings = []
+    losses = {text(part): get_series(rows, f"{part}/loss") for part in ("train", "val")}
     label = text("best") if best is not None else ""
     if any(losses.values()):
-        drawn = charts.curves(losses, x=text("epoch"), y=text("loss"), best=best, best_label=label)
-        found.append(figures.add(f"{name}-loss", drawn))
-    metric = goal_metric(rows, task)
+        drawing = charts.plot_curves(losses, x=text("epoch"), y=text("loss"), best=best, best_label=label)
+        drawings.append(figures.add(f"{name}-loss", drawing))
+    metric = choose_goal_metric(rows, task)
     if metric:
-        points = {text(part): series(rows, f"{part}/{metric}") for part in ("train", "val")}
-        drawn = charts.curves(
+        points = {text(part): get_series(rows, f"{part}/{metric}") for part in ("train", "val")}
+        drawing = charts.plot_curves(
             points, x=text("epoch"), y=text.metric(metric), best=best, best_label=label, percent=metric == "accuracy"
         )
-        found.append(figures.add(f"{name}-{metric}", drawn))
-    return found
+        drawings.append(figures.add(f"{name}-{metric}", drawing))
+    return drawings
 
 
-def goal_metric(rows: list[Json], task: Task) -> str:
+def choose_goal_metric(rows: list[Json], task: Task) -> str:
     """Return the metric a stage is judged by: the task's own if it was measured, else the first that is no loss."""
     measured = (
         [key.removeprefix("val/") for key in rows[-1] if key.startswith("val/") and key != "val/loss"] if rows else []
@@ -101,7 +110,7 @@ def goal_metric(rows: list[Json], task: Task) -> str:
     return task.goal.metric if task.goal.metric in measured else next(iter(measured), "")
 
 
-def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
+def get_series(rows: list[Json], key: str) -> list[tuple[float, float]]:
     """Return (epoch, value) pairs of a column, without what is missing or no number."""
     return [
         (float(row["epoch"]), float(row[key]))
@@ -113,25 +122,25 @@ def series(rows: list[Json], key: str) -> list[tuple[float, float]]:
 # -- functions of one or two numbers -------------------------------------------------------------------------------
 
 
-def function(model: nn.Module, task: Task, splits: Splits, figures: Figures, text: Texts) -> Json | None:
+def build_function_section(model: nn.Module, task: Task, splits: Splits, figures: Figures, text: Texts) -> Json | None:
     """Return the fitted function or the classes' regions, with the data; None for other inputs than one or two
     numbers."""
-    if not applies(task):
+    if not can_draw_function(task):
         return None
-    found = fitted(model, task, splits)
-    drawn = figures.add("function", drawing(found, "zh" if text.lang == "zh" else "en"))
-    return {"title": text(found.kind), "note": text(f"{found.kind} note"), "drawing": drawn}
+    fitted_function = evaluate_on_grid(model, task, splits)
+    drawn = figures.add("function", draw_function(fitted_function, "zh" if text.lang == "zh" else "en"))
+    return {"title": text(fitted_function.kind), "note": text(f"{fitted_function.kind} note"), "drawing": drawn}
 
 
 # -- classification ------------------------------------------------------------------------------------------------
 
 
-def confusion(task: Classification, found: Answers, figures: Figures, text: Texts) -> Json:
+def build_confusion_section(task: Classification, predictions: Predictions, figures: Figures, text: Texts) -> Json:
     """Return the confusion matrix: a table of numbers up to 30 classes, a drawing beyond, and the pairs most often
     confused."""
-    counts = np.asarray(found.meter.state()["confusion"].numpy())
+    counts = np.asarray(predictions.meter.state()["confusion"].numpy())
     drawing = figures.add(
-        "confusion", images.confusion(counts, task.classes, true=text("true"), predicted=text("predicted"))
+        "confusion", images.draw_confusion_matrix(counts, task.classes, true=text("true"), predicted=text("predicted"))
     )
     sums = counts.sum(1)
     rows = [
@@ -147,8 +156,8 @@ def confusion(task: Classification, found: Answers, figures: Figures, text: Text
     ]
     off = counts - np.diag(np.diag(counts))
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
-    places = [divmod(int(at), len(task.classes)) for at in order]
-    pairs = [(task.classes[i], task.classes[j], int(off[i, j])) for i, j in places if off[i, j]]
+    cells = [divmod(int(at), len(task.classes)) for at in order]
+    pairs = [(task.classes[i], task.classes[j], int(off[i, j])) for i, j in cells if off[i, j]]
     readable = len(task.classes) <= READABLE
     return {
         "classes": task.classes,
@@ -156,69 +165,73 @@ def confusion(task: Classification, found: Answers, figures: Figures, text: Text
         "rows": rows if readable else [],
         "drawing": "" if readable else drawing,
         "pairs": pairs,
-        "by_class": by_class(found),
+        "by_class": format_class_metrics(predictions),
     }
 
 
-def calibration(found: Answers, figures: Figures, text: Texts) -> Json:
+def build_calibration_section(predictions: Predictions, figures: Figures, text: Texts) -> Json:
     """Return the reliability diagram and its note."""
-    table = found.details["calibration"]
-    said, right, counts = ([b[key] for b in table["bins"]] for key in ("confidence", "accuracy", "count"))
-    drawn = reliability(said, right, counts, width=1 / BINS, x=text("said"), y=text("right"))
+    table = predictions.details["calibration"]
+    confidences, accuracies, counts = ([b[key] for b in table["bins"]] for key in ("confidence", "accuracy", "count"))
+    drawing = plot_reliability(
+        confidences, accuracies, counts, width=1 / BINS, x=text("confidence axis"), y=text("accuracy axis")
+    )
     error = f"{table['error']:.1%}" if np.isfinite(table["error"]) else "–"
-    return {"drawing": figures.add("calibration", drawn), "note": text("calibration note", error=error)}
+    return {"drawing": figures.add("calibration", drawing), "note": text("calibration note", error=error)}
 
 
-def by_class(found: Answers) -> list[Json]:
+def format_class_metrics(predictions: Predictions) -> list[Json]:
     """Return precision, recall, F1 and the area under the ROC curve of each class, as text."""
-    return [
-        {"name": one["name"], "support": one["support"]}
-        | {key: "–" if one[key] is None else f"{one[key]:.3f}" for key in ("precision", "recall", "f1", "roc_auc")}
-        for one in found.details["classes"]
-    ]
+    rows = []
+    for metrics in predictions.details["classes"]:
+        row = {"name": metrics["name"], "support": metrics["support"]}
+        for key in ("precision", "recall", "f1", "roc_auc"):
+            row[key] = "–" if metrics[key] is None else f"{metrics[key]:.3f}"
+        rows.append(row)
+    return rows
 
 
-def mean_error(task: Regression, found: Answers) -> float:
-    """Return the root mean square error of the training part's mean as every answer, in the target's own unit."""
-    assert found.targets is not None
-    return float(found.targets.double().square().mean().sqrt()) * task.spread
+def compute_mean_error(task: Regression, predictions: Predictions) -> float:
+    """Return the root mean square error of always predicting the training part's mean, in the target's own unit."""
+    assert predictions.targets is not None
+    return float(predictions.targets.double().square().mean().sqrt()) * task.spread
 
 
-def baseline(task: Classification, found: Answers) -> tuple[str, float]:
-    """Return the most common true class and its share: what an answer without looking would reach."""
-    sums = found.meter.state()["confusion"].sum(1)
+def find_majority_class(task: Classification, predictions: Predictions) -> tuple[str, float]:
+    """Return the most common true class and its share: the accuracy of always predicting it."""
+    sums = predictions.meter.state()["confusion"].sum(1)
     return task.classes[int(sums.argmax())], float(sums.max() / sums.sum().clamp_min(1))
 
 
-def mistakes(task: Task, found: Answers, source: Source, figures: Figures, text: Texts) -> Json:
+def build_mistakes_section(task: Task, predictions: Predictions, source: Source, figures: Figures, text: Texts) -> Json:
     """Return the worst mistakes; where nothing is wrong, the hardest examples; for other tasks those of highest
     loss."""
-    missed = wrong(task, found)
-    count = int(missed.sum())
+    is_wrong = find_wrong(task, predictions)
+    count = int(is_wrong.sum())
     if task.name != "classification":
-        cases = worst(task, found, source, count=HARDEST if task.name == "reconstruction" else MISTAKES)
+        cases = find_worst(task, predictions, source, count=HARDEST if task.name == "reconstruction" else MISTAKES)
         title = text("worst reconstructed" if task.name == "reconstruction" else "largest errors")
         note = ""
     elif count:
-        cases = worst(task, found, source, count=MISTAKES, among=missed)
-        title, note = text("mistakes"), text("mistakes note", shown=len(cases), wrong=count)
+        cases = find_worst(task, predictions, source, count=MISTAKES, among=is_wrong)
+        title, note = text("mistakes"), text("mistakes note", listed=len(cases), wrong=count)
     else:
-        cases = worst(task, found, source, count=HARDEST)
+        cases = find_worst(task, predictions, source, count=HARDEST)
         title, note = text("mistakes"), text("no mistakes")
-    shown = bool(cases) and cases[0].image is not None
-    if shown:
-        figures.add("mistakes", image_sheet(cases))
-    columns = () if shown else source.schema.features[:COLUMNS]
+    has_images = bool(cases) and cases[0].image is not None
+    if has_images:
+        figures.add("mistakes", draw_mistakes(cases))
+    columns = () if has_images else source.schema.features[:COLUMNS]
     return {
         "title": title,
         "note": note,
-        "images": shown,
+        "images": has_images,
         "columns": columns,
-        "cases": [_case(case, source.schema.table[: len(columns)]) for case in cases],
+        "cases": [_format_case(case, source.schema.table[: len(columns)]) for case in cases],
     }
 
 
-def _case(case: Case, columns: Sequence[Column]) -> Json:
+def _format_case(case: ExamplePrediction, columns: Sequence[Column]) -> Json:
     """Return a case as the template shows it."""
     return {
         "name": case.name,
@@ -226,12 +239,12 @@ def _case(case: Case, columns: Sequence[Column]) -> Json:
         "predicted": case.predicted,
         "loss": f"{case.loss:.4g}",
         "score": "" if case.score is None else f"{case.score:.1%}",
-        "image": "" if case.image is None else images.data_uri(images.png(case.image)),
-        "row": [cell(value, column) for value, column in zip(case.row, columns, strict=False)],
+        "image": "" if case.image is None else images.to_data_uri(images.encode_png(case.image)),
+        "row": [format_cell(value, column) for value, column in zip(case.row, columns, strict=False)],
     }
 
 
-def cell(value: float, column: Column) -> str:
+def format_cell(value: float, column: Column) -> str:
     """Return a cell as the table had it: a number, a category's name, a date; a dash for a gap and a value never seen
     in training."""
     if np.isnan(value) or (column.kind == "category" and value < 0):
@@ -248,46 +261,47 @@ def cell(value: float, column: Column) -> str:
 # -- regression ----------------------------------------------------------------------------------------------------
 
 
-def scatter(task: Regression, found: Answers, figures: Figures, text: Texts) -> Markup:
+def draw_scatter(task: Regression, predictions: Predictions, figures: Figures, text: Texts) -> Markup:
     """Draw predicted against true values in the target's own unit."""
-    assert found.targets is not None
-    true, said = ((t.double().reshape(-1) * task.spread + task.shift).tolist() for t in (found.targets, found.outputs))
+    assert predictions.targets is not None
+    scaled = (predictions.targets, predictions.outputs)
+    true, predicted = ((values.double().reshape(-1) * task.spread + task.shift).tolist() for values in scaled)
     x = text("true value", name=task.target)
-    return figures.add("scatter", charts.scatter(true, said, x=x, y=text("predicted value")))
+    return figures.add("scatter", charts.plot_scatter(true, predicted, x=x, y=text("predicted value")))
 
 
 # -- reconstruction, samples ---------------------------------------------------------------------------------------
 
 
-def reconstructions(task: Task, found: Answers, source: Source, figures: Figures) -> Json:
-    """Return originals beside reconstructions of evenly spaced examples; for rows the error by column."""
+def build_reconstructions_section(task: Task, predictions: Predictions, source: Source, figures: Figures) -> Json:
+    """Return originals and reconstructions of evenly spaced examples; for rows the error by column."""
     if not isinstance(task.inputs, ImageInputs):
-        return {"pairs": [], "columns": _columns(task, found, source)}
-    at = np.linspace(0, len(found.ids) - 1, min(len(found.ids), COLUMNS)).astype(np.int64)
-    ids = found.ids[at].numpy()
+        return {"pairs": [], "columns": _compute_column_errors(task, predictions, source)}
+    positions = np.linspace(0, len(predictions.ids) - 1, min(len(predictions.ids), COLUMNS)).astype(np.int64)
+    ids = predictions.ids[positions].numpy()
     examples = fetch(source, ids)
     batch = task.collate(examples)
-    originals = inputs_shown(task, examples, batch)
-    made = task.inputs.raw(found.outputs[at].float().view_as(batch.inputs)).numpy()
-    figures.add("reconstructions", images.sheet([list(originals), list(made)]))
+    originals = get_raw_inputs(task, examples, batch)
+    reconstructions = task.inputs.raw(predictions.outputs[positions].float().view_as(batch.inputs)).numpy()
+    figures.add("reconstructions", images.draw_image_sheet([list(originals), list(reconstructions)]))
     pairs = [
-        {"name": source.name_of(int(i)), "original": _uri(a), "made": _uri(b)}
-        for i, a, b in zip(ids, originals, made, strict=True)
+        {"name": source.name_of(int(i)), "original": _to_data_uri(a), "reconstruction": _to_data_uri(b)}
+        for i, a, b in zip(ids, originals, reconstructions, strict=True)
     ]
     return {"pairs": pairs, "columns": []}
 
 
-def _uri(image: Any) -> str:
+def _to_data_uri(image: Any) -> str:
     """Return an image as a data URI."""
-    return images.data_uri(images.png(image))
+    return images.to_data_uri(images.encode_png(image))
 
 
-def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
+def _compute_column_errors(task: Task, predictions: Predictions, source: Source) -> list[Json]:
     """Return each column's deviation in the data and root mean square error, in its own unit."""
-    examples = fetch(source, found.ids.numpy())
+    examples = fetch(source, predictions.ids.numpy())
     inputs: Tensor = task.inputs.raw(task.collate(examples).inputs.double())  # (N, D)
-    made = task.inputs.raw(found.outputs.double().view_as(inputs))
-    errors = (made - inputs).square().mean(0).sqrt().tolist()
+    reconstructions = task.inputs.raw(predictions.outputs.double().view_as(inputs))
+    errors = (reconstructions - inputs).square().mean(0).sqrt().tolist()
     spreads = inputs.std(0, correction=0).tolist()
     assert isinstance(task.inputs, RowInputs)
     names = task.inputs.encoded_names
@@ -297,11 +311,77 @@ def _columns(task: Task, found: Answers, source: Source) -> list[Json]:
     ]
 
 
-def drawn(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json | None:
+def build_samples_section(model: nn.Module, task: Task, figures: Figures, text: Texts) -> Json | None:
     """Return samples of a Boltzmann machine over images as data URIs, or None for other models."""
-    if not stack_of(model) or not isinstance(task.inputs, ImageInputs):
+    if not list_rbms(model) or not isinstance(task.inputs, ImageInputs):
         return None
-    found = as_images(samples(model, count=2 * COLUMNS), task)
-    assert found is not None
-    figures.add("samples", images.sheet(images.in_rows(list(found), COLUMNS)))
-    return {"note": text("samples note", steps=STEPS), "images": [_uri(p) for p in found]}
+    sampled = to_images(draw_samples(model, count=2 * COLUMNS), task)
+    assert sampled is not None
+    figures.add("samples", images.draw_image_sheet(images.split_into_rows(list(sampled), COLUMNS)))
+    return {"note": text("samples note", steps=STEPS), "images": [_to_data_uri(p) for p in sampled]}
+
+
+# -- the table's columns -------------------------------------------------------------------------------------------
+
+
+def build_columns_section(task: Task, columns: list[Json], text: Texts) -> list[Json]:
+    """Return a line for each column, in the file's order; none for runs on images and for runs without a record of
+    columns."""
+    if not isinstance(task.inputs, RowInputs):
+        return []
+    coders = {coder.name: coder for coder in task.inputs.coders}
+    lines = []
+    for column in columns:
+        coder = coders.get(column["name"])
+        lines.append(
+            {
+                "name": column["name"],
+                "kind": text(f"k {column['kind']}") if f"k {column['kind']}" in TEXTS else column["kind"],
+                "gaps": column["gaps"] or "",
+                "distinct": f"{column['distinct']:,}",
+                "example": column["example"],
+                "becomes": describe_role(column["role"], text) if coder is None else describe_encoding(coder, text),
+                "used": coder is not None,
+            }
+        )
+    return lines
+
+
+def describe_role(name: str, text: Texts) -> str:
+    """Return in words what a column that is no feature is for, or why it is left out."""
+    return text(name) if name in TEXTS else text(f"r {name}") if f"r {name}" in TEXTS else name
+
+
+def describe_encoding(coder: Coder, text: Texts) -> str:
+    """Return in words what a column becomes."""
+    if isinstance(coder, CategoryCoder):
+        encoding = text("c vector" if coder.embed else "c category", count=len(coder.values))
+    elif isinstance(coder, NumberCoder):
+        encoding = text("c number")
+    else:
+        encoding = text("c date", count=coder.width - coder.gaps)
+    return text("c gap", what=encoding) if coder.gaps else encoding
+
+
+# -- word vectors --------------------------------------------------------------------------------------------------
+
+
+def build_neighbors_section(model: nn.Module, task: Task) -> list[Json] | None:
+    """Return words, evenly spread over the ranks of the frequent half, with their counts and neighbors; None for other
+    tasks."""
+    if not isinstance(task.inputs, WordInputs):
+        return None
+    words = task.inputs.words
+    first = min(SKIPPED, len(words) // 4)
+    last = max(first, min(len(words) // 2, 40 * WORDS) - 1)
+    picked = [words[int(n)] for n in torch.linspace(first, last, min(WORDS, last - first + 1))]
+    predictions = Predictor(task.prediction_model(model), task)(*picked)
+    return [
+        {
+            "word": word,
+            "count": task.inputs.counts[task.inputs.numbers[word]],
+            "nearest": list(prediction.nearest.items())[:NEIGHBORS],
+        }
+        for word, prediction in zip(picked, predictions, strict=True)
+        if isinstance(prediction, WordPrediction)
+    ]

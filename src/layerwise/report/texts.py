@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 
 LANGUAGES = ("en", "zh")
 
@@ -76,8 +76,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "网络的把握与实际正确率。落在虚线上表示两者一致，低于虚线表示过于自信；颜色越浅，回答越少。平均相差 "
         "{error}（期望校准误差）。",
     ),
-    "said": ("how sure the network was", "网络的把握"),
-    "right": ("share that was right", "实际正确率"),
+    "confidence axis": ("how sure the network was", "网络的把握"),
+    "accuracy axis": ("share that was right", "实际正确率"),
     "true": ("true", "真实"),
     "predicted": ("answer", "回答"),
     "confused": ("Most often confused", "最常混淆"),
@@ -94,9 +94,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next map": ("the words as a map in two dimensions", "把词画成二维分布图"),
     "mistakes": ("Worst mistakes", "最严重的错误"),
     "mistakes note": (
-        "{shown} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure "
+        "{listed} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure "
         "the network was.",
-        "共 {wrong} 个错误，显示 {shown} 个，损失最高者在前：真实 → 回答，以及网络的把握。",
+        "共 {wrong} 个错误，显示 {listed} 个，损失最高者在前：真实 → 回答，以及网络的把握。",
     ),
     "no mistakes": (
         "No example of the test part is wrong. These were the hardest:",
@@ -204,11 +204,11 @@ class Texts:
     def __init__(self, lang: str) -> None:
         """Raises `UsageError` for a language other than en and zh."""
         if lang not in LANGUAGES:
-            raise unknown("language", lang, LANGUAGES)
+            raise make_unknown_name_error("language", lang, LANGUAGES)
         self.lang, self.column = lang, LANGUAGES.index(lang)
 
     def __call__(self, key: str, **values: object) -> str:
-        """Return a text by its key, with its places filled."""
+        """Return a text by its key, with its fields filled in."""
         text = TEXTS[key][self.column]
         return text.format_map(values) if values else text
 

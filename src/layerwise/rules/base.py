@@ -1,9 +1,9 @@
-"""The contract of a learning rule, and what every rule needs to know."""
+"""The contract of a learning rule, and what all rules share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,10 +20,10 @@ Metrics = Mapping[str, Tensor | float]
 
 
 class Step(NamedTuple):
-    """What a step did: sums over the examples it covered. Tensors stay tensors until someone reads them.
+    """What a step did: sums over its examples. Tensors stay tensors until someone reads them.
 
-    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums). ``words`` of
-    running text that were gone through, for the progress of what learns from text.
+    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums), ``words`` the
+    words of running text it read.
     """
 
     total: Tensor
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a rule says at the end of an epoch: whether further steps can change nothing, and why, in both languages."""
+    """A rule's result at the end of an epoch: whether further steps can change nothing, and a note on it."""
 
     finished: bool
     note: str = ""
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a rule works on: the model (or the part a stage trains), its trainable parameters by name, and where."""
+    """What a rule trains, and how: the model (or the part that a stage trains) and its trainable parameters by name."""
 
     model: nn.Module
     task: Task
@@ -65,29 +65,28 @@ class Rule(Protocol):
         """Close an epoch."""
         ...
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """Return a context in which the model holds the weights to be evaluated and kept (an average, say)."""
+    def evaluation_weights(self) -> AbstractContextManager[object]:
+        """Return a context in which the model holds the weights to evaluate and save (an average, say)."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything an exact resume needs, as tensors by name."""
+        """Return everything that an exact resume needs, as tensors by name."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         ...
 
 
 class Entry(NamedTuple):
-    """What a rule's module offers the registry as ``RULE``: what makes it, and the struct of its options."""
+    """What a rule's module gives the registry as ``RULE``: its constructor, and the struct of its options."""
 
-    make: Callable[[Context, Any], Rule]
+    build: Callable[[Context, Any], Rule]
     options: type[msgspec.Struct]
 
 
 class NonFiniteLoss(TrainingError):
-    """The loss became NaN or infinite (F19). Carries what a post-mortem needs; the weights are those before the
-    step."""
+    """The loss became NaN or infinite. ``report`` says where; the weights are those before the step."""
 
     def __init__(self, batch: Batch, parts: Mapping[str, float], layer: str) -> None:
         ids = batch.ids.tolist()
@@ -98,18 +97,12 @@ class NonFiniteLoss(TrainingError):
             expected="a finite loss",
             received=f"{terms} on {len(ids)} examples (numbers "
             f"{', '.join(map(str, ids[:8]))}{' …' if len(ids) > 8 else ''})",
-            do="lower rule.lr, set rule.clip=1, or look at those examples; the last checkpoint is intact",
+            do="lower rule.lr, set rule.clip_grad=1, or look at those examples; the last checkpoint is intact",
         )
 
 
-@contextmanager
-def as_it_is() -> Iterator[None]:
-    """Evaluate the weights as they are."""
-    yield
-
-
 @torch.no_grad()
-def first_bad_layer(model: nn.Module, batch: Batch) -> str:
+def find_first_bad_layer(model: nn.Module, batch: Batch) -> str:
     """Run the model on a batch and name the first module whose input, weights or output is not finite.
 
     Returns ``the input``, a module's name with ``(weights)`` or ``(output)``, or ``the loss itself`` if all are finite.
@@ -119,14 +112,14 @@ def first_bad_layer(model: nn.Module, batch: Batch) -> str:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"'{name}' (weights)"
-    found: list[str] = []
+    bad: list[str] = []
 
-    def look(name: str, output: object) -> None:
-        if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-            found.append(f"'{name}' (output)")
+    def check_output(name: str, output: object) -> None:
+        if not bad and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+            bad.append(f"'{name}' (output)")
 
     handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output))
+        module.register_forward_hook(lambda _m, _i, output, name=name: check_output(name, output))
         for name, module in model.named_modules()
         if name and not list(module.children())
     ]
@@ -135,4 +128,4 @@ def first_bad_layer(model: nn.Module, batch: Batch) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else "the loss itself"
+    return bad[0] if bad else "the loss itself"

@@ -1,13 +1,13 @@
-"""Hebb's rule and what grew out of it (E10): Δw = η x y; Oja's Δw = η y (x − y w); patterns stored in a Hopfield net.
+"""Hebb's rule and its successors (E10): Δw = η x y; Oja's Δw = η y (x − y w); patterns stored in a Hopfield net.
 
-No errors and no gradients: each weight looks at the two units it joins. Linear units learn pass by pass; a Hopfield net
-takes in each pattern once.
+No errors and no gradients: each weight depends on the two units that it connects. Linear units learn epoch by epoch; a
+Hopfield net stores each pattern once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import msgspec
@@ -18,48 +18,48 @@ from layerwise.data.loader import Batch
 from layerwise.errors import TrainingError, UsageError
 from layerwise.functional import hebb as formulas
 from layerwise.nn.hebbian import Hopfield, LinearUnits
-from layerwise.recipe import NotNegative
-from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
-from layerwise.rules.schedules import factor
+from layerwise.recipe import NonNegativeFloat
+from layerwise.rules.base import Context, Entry, Rule, Step, Verdict
+from layerwise.rules.schedules import compute_lr_factor
 
 Variant = Literal["hebb", "oja", "projection"]
-PLACES = {"hebb": "hebbian, oja or hopfield", "oja": "hebbian or oja", "projection": "hopfield"}
+MODELS = {"hebb": "hebbian, oja or hopfield", "oja": "hebbian or oja", "projection": "hopfield"}
 
 
 class HebbOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``variant``: ``hebb``; ``oja`` (of several units: Sanger's), for linear units; ``projection``, the pseudo-inverse
-    rule, for a Hopfield net. ``lr`` is η, ``schedule`` its course and ``floor`` the factor that cosine falls to. In a
-    Hopfield net η scales the weights and changes no recall."""
+    rule, for a Hopfield net. ``lr`` is η, ``schedule`` its course and ``final_lr_ratio`` the factor that
+    cosine falls to. In a Hopfield net η scales the weights and changes no recall."""
 
     variant: Variant = "hebb"
-    lr: NotNegative = 1.0
+    lr: NonNegativeFloat = 1.0
     schedule: Literal["constant", "cosine"] = "constant"
-    floor: NotNegative = 0.0
+    final_lr_ratio: NonNegativeFloat = 0.0
 
 
-def make(context: Context, options: HebbOptions) -> Rule:
-    """Return the rule for the model of a context. Raises `UsageError` for a model that the variant is not for."""
+def build_hebb(context: Context, options: HebbOptions) -> Rule:
+    """Return the rule for the model of a context. Raises `UsageError` for a model that the variant cannot train."""
     if isinstance(context.model, LinearUnits) and options.variant != "projection":
-        return Units(context, options, context.model)
+        return HebbianRule(context, options, context.model)
     if isinstance(context.model, Hopfield) and options.variant != "oja":
-        return Memory(context, options, context.model)
+        return HopfieldRule(context, options, context.model)
     raise UsageError(
         f"the rule hebb in its variant '{options.variant}' cannot train this network",
-        expected=PLACES[options.variant],
+        expected=MODELS[options.variant],
         received=type(context.model).__name__,
         do="use rule.name=backprop, or another rule.variant: hebb, oja (hebbian, oja), projection (hopfield)",
     )
 
 
-def rate(options: HebbOptions, progress: float) -> float:
+def compute_lr(options: HebbOptions, progress: float) -> float:
     """Return η at a progress."""
-    return options.lr * factor(options.schedule, progress, floor=options.floor)
+    return options.lr * compute_lr_factor(options.schedule, progress, final_lr_ratio=options.final_lr_ratio)
 
 
-class Units:
+class HebbianRule:
     """Hebb's and Oja's rule on linear units: W += η · the mean over the batch of the rule's change.
 
-    Inputs are centered by their mean, which is gathered over the first epoch (every example once) and then held.
+    Inputs are centered by their mean, which is computed over the first epoch (every example once) and then fixed.
     The step's total is the task's objective before the step.
     """
 
@@ -74,38 +74,40 @@ class Units:
     def step(self, batch: Batch, progress: float) -> Step:
         """Learn from one batch."""
         if not int(self.epochs) and "mean" in self.context.parameters:
-            self._gather_mean(batch)
+            self._update_mean(batch)
         loss = self.context.task.objective(self.context.model, batch)
-        x = self.model.centered(batch.inputs)  # (N, D)
+        x = self.model.center(batch.inputs)  # (N, D)
         w = self.model.weight
         y = x @ w.T  # (N, K)
         change = formulas.oja(x, y, w) if self.options.variant == "oja" else formulas.hebb(x, y)
-        count = self._summed(change, len(batch))
+        count = self._sum_over_ranks(change, len(batch))
         if "weight" in self.context.parameters:
-            new = w + rate(self.options, progress) / count * change
-            self._refuse_overflow(new, batch)
+            new = w + compute_lr(self.options, progress) / count * change
+            self._check_overflow(new, batch)
             w.copy_(new)
         lengths = torch.linalg.vector_norm(w.double(), dim=1).mean() * len(batch)
         return Step(loss.total, loss.weight, {**loss.parts, "length": lengths})
 
-    def _gather_mean(self, batch: Batch) -> None:
-        """Take a batch into the mean: m += Σ(x − m) / examples so far."""
+    def _update_mean(self, batch: Batch) -> None:
+        """Add a batch to the mean: m += Σ(x − m) / examples so far."""
         mean = self.model.mean
-        rest = self.model.centered(batch.inputs).sum(0)
-        self.seen += self._summed(rest, len(batch))
+        rest = self.model.center(batch.inputs).sum(0)
+        self.seen += self._sum_over_ranks(rest, len(batch))
         mean.add_(rest / int(self.seen))
 
-    def _summed(self, tensor: Tensor, count: int) -> int:
+    def _sum_over_ranks(self, tensor: Tensor, count: int) -> int:
         """Sum a tensor over the ranks, in place, and return over how many examples that is."""
         if self.context.world.size == 1:
             return count
-        covered = torch.tensor(count, device=tensor.device)
-        self.context.world.reduce([tensor, covered])
-        return int(covered)
+        total = torch.tensor(count, device=tensor.device)
+        self.context.world.reduce([tensor, total])
+        return int(total)
 
-    def _refuse_overflow(self, new: Tensor, batch: Batch) -> None:
-        """Stop before weights become infinite. Looked at on the CPU only, where it costs nothing; the session looks
-        everywhere."""
+    def _check_overflow(self, new: Tensor, batch: Batch) -> None:
+        """Raise `TrainingError` before weights become infinite.
+
+        This checks on the CPU only, where it costs nothing; the session checks on any device.
+        """
         if new.device.type != "cpu" or bool(torch.isfinite(new).all()):
             return
         grows = self.options.variant == "hebb"
@@ -121,7 +123,7 @@ class Units:
         )
 
     def end_epoch(self) -> Verdict:
-        """The rule has no end of its own; it says how long the weights have become."""
+        """Never finish; report how long the weights have become."""
         self.epochs += 1
         lengths = torch.linalg.vector_norm(self.model.weight.detach().double(), dim=1)
         longest = float(lengths.max())
@@ -139,24 +141,24 @@ class Units:
             f"Oja 规则使权重长度保持在 1 附近：最大偏差 {off:.2g}",
         )
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """The weights are evaluated as they are."""
-        return as_it_is()
+    def evaluation_weights(self) -> AbstractContextManager[object]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the counts."""
         return {"seen": self.seen, "epochs": self.epochs}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the counts."""
+        """Restore the counts."""
         self.seen, self.epochs = state["seen"].clone(), state["epochs"].clone()
 
 
-class Memory:
+class HopfieldRule:
     """Stores patterns in a Hopfield net, each once: by Hebb's rule, W += η x xᵀ / D, or so that W projects onto all of
     them.
 
-    The diagonal of W stays zero. Every rank takes in the whole batch, in its order. The step's total is the objective
+    The diagonal of W stays zero. Every rank stores the whole batch, in its order. The step's total is the objective
     after it.
     """
 
@@ -167,7 +169,7 @@ class Memory:
         self.stored = torch.zeros((), dtype=torch.long)
         size = model.weight.shape[0] if options.variant == "projection" else 0
         self.projection = torch.zeros(size, size, dtype=torch.float64)
-        if options.variant == "projection" and rate(options, 0.5) != 1:
+        if options.variant == "projection" and compute_lr(options, 0.5) != 1:
             raise UsageError(
                 "the projection rule has no step size: its weights follow from the patterns alone",
                 expected="rule.lr=1 and rule.schedule=constant",
@@ -177,21 +179,21 @@ class Memory:
     @torch.no_grad()
     def step(self, batch: Batch, progress: float) -> Step:
         """Store the patterns of one batch."""
-        ranks = self.context.world.gather({"patterns": self.model.states(batch.inputs)})
+        ranks = self.context.world.gather({"patterns": self.model.to_states(batch.inputs)})
         patterns = torch.cat([tensors["patterns"] for tensors in ranks])  # (N, D), the batch in its order
         w = self.model.weight
         if self.options.variant == "projection":
             for x in patterns.cpu().double():
-                self.projection = formulas.extended(self.projection, x)
+                self.projection = formulas.extend_projection(self.projection, x)
             w.copy_(self.projection.clone().fill_diagonal_(0))
         else:
-            w.add_(formulas.outer_products(patterns), alpha=rate(self.options, progress) / w.shape[0])
+            w.add_(formulas.outer_products(patterns), alpha=compute_lr(self.options, progress) / w.shape[0])
         self.stored += len(patterns)
         loss = self.context.task.objective(self.context.model, batch)
         return Step(loss.total, loss.weight, loss.parts)
 
     def end_epoch(self) -> Verdict:
-        """Finished: every pattern has been stored, and a second pass would add nothing new."""
+        """Finish: every pattern is stored, and a second pass would add nothing new."""
         count, units = int(self.stored), self.model.weight.shape[0]
         load = count / units
         if self.options.variant == "projection":
@@ -210,17 +212,17 @@ class Memory:
             "模式彼此相似时更少",
         )
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """The weights are evaluated as they are."""
-        return as_it_is()
+    def evaluation_weights(self) -> AbstractContextManager[object]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the projection with its diagonal, which the weights lack, and the count."""
         return {"stored": self.stored, "projection": self.projection}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the projection and the count."""
+        """Restore the projection and the count."""
         self.stored, self.projection = state["stored"].clone(), state["projection"].cpu().clone()
 
 
-RULE = Entry(make, HebbOptions)
+RULE = Entry(build_hebb, HebbOptions)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -23,41 +23,44 @@ from torch import Tensor
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels.text import glove, huffman, sampling, word2vec
-from layerwise.nn.word_vectors import GlobalVectors, Predictive, SkipGram, WordVectors
-from layerwise.recipe import Amount, NotNegative, Positive, Share
-from layerwise.rules.base import Context, Entry, Rule, Step, Verdict, as_it_is
+from layerwise.nn.word_vectors import GlobalVectors, SkipGram, Word2VecModel, WordVectors
+from layerwise.recipe import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from layerwise.rules.base import Context, Entry, Rule, Step, Verdict
 from layerwise.runtime import rng
 from layerwise.tasks.cooccurrence import CoOccurrence
 from layerwise.tasks.words import Words
 
 Floats = NDArray[np.float32]
-SETTLED = 6.0  # where word2vec's tables of σ end
-SHARED = 3  # contexts of a window with the same negatives, where the recipe does not say
+MAX_EXP = 6.0  # where word2vec's tables of σ end
+SHARED_NEGATIVES = 3  # contexts of a window with the same negatives, where the recipe does not say
 
 
 class HogwildOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``lr`` is η; ``schedule`` its course: down a line to ``floor`` times itself over the stage, or constant.
-    ``share``: so many contexts of a window have the same negatives (skip-gram with negative sampling; 1: each its own,
-    as word2vec has it; 0: three, which costs no quality and is faster). ``settled``: pairs whose score is right by more
-    than this take no step (0: 6 for word2vec's networks, as in its programs; a large number: E30's gradient
-    everywhere)."""
+    """Keys of ``[rule]`` for ``hogwild``.
 
-    lr: Positive = 0.025
+    ``lr`` is η; ``schedule`` its course: linear, down to ``final_lr_ratio`` times η over the stage, or constant.
+    ``shared_negatives``: how many contexts of a window have the same negatives in skip-gram with negative sampling
+    (1: each its own, as in word2vec; 0: three, which costs no quality and is faster). ``max_exp``: pairs whose score is
+    right by more than this take no step (0: 6 for word2vec's networks, as in its programs; a large number: E30's
+    gradient everywhere).
+    """
+
+    lr: PositiveFloat = 0.025
     schedule: Literal["linear", "constant"] = "linear"
-    floor: Share = 1e-4
-    share: Amount = 0
-    settled: NotNegative = 0.0
+    final_lr_ratio: Fraction = 1e-4
+    shared_negatives: NonNegativeInt = 0
+    max_exp: NonNegativeFloat = 0.0
 
 
 class Loop(Protocol):
-    """What changes the tables."""
+    """A compiled loop that updates the tables."""
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
-        """Learn from a batch's inputs, and return what `Step` says."""
+        """Learn from a batch's inputs, and return its `Step`."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What must be kept beside the tables, changed in place; empty for word2vec."""
+        """Return what the loop saves beside the tables, changed in place; empty for word2vec."""
         ...
 
 
@@ -72,7 +75,7 @@ class Hogwild:
     def __init__(self, context: Context, options: HogwildOptions, loop: Loop) -> None:
         self.context, self.options, self.loop = context, options, loop
         self.names = [name for name, _ in context.model.named_parameters()]
-        _refuse_parts(context, self.names)
+        _check_all_trained(context, self.names)
         self.parameters = [context.parameters[name] for name in self.names]
         self.epochs = torch.zeros((), dtype=torch.long)
 
@@ -81,7 +84,9 @@ class Hogwild:
         """Learn from one batch."""
         tables = [p.detach().to("cpu").contiguous() for p in self.parameters]
         old = [t.clone() for t in tables] if self.context.world.size > 1 else []
-        rate = self.options.lr * (1 if self.options.schedule == "constant" else max(self.options.floor, 1 - progress))
+        rate = self.options.lr * (
+            1 if self.options.schedule == "constant" else max(self.options.final_lr_ratio, 1 - progress)
+        )
         inputs = np.ascontiguousarray(batch.inputs.cpu().numpy())
         step = self.loop(inputs, [t.numpy() for t in tables], ids=batch.ids, epoch=int(self.epochs), rate=rate)
         if old:
@@ -94,87 +99,91 @@ class Hogwild:
         return step
 
     def end_epoch(self) -> Verdict:
-        """The rule has no end of its own."""
+        """Never finish: the rule has no end of its own."""
         self.epochs += 1
         return Verdict(False)
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """The tables are evaluated as they are."""
-        return as_it_is()
+    def evaluation_weights(self) -> AbstractContextManager[object]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the epochs behind, and what the loop keeps."""
+        """Return the number of epochs, and the loop's state."""
         return {"epochs": self.epochs, **self.loop.state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.epochs = state["epochs"].clone()
         for name, tensor in self.loop.state().items():
             tensor.copy_(state[name])
 
 
-class Predicting:
+class Word2VecLoop:
     """word2vec's loops over blocks of tokens."""
 
-    def __init__(self, context: Context, task: Words, model: Predictive, *, share: int, settled: float) -> None:
+    def __init__(
+        self, context: Context, task: Words, model: Word2VecModel, *, shared_negatives: int, max_exp: float
+    ) -> None:
         options, counts = task.options, task.inputs.frequencies
-        self.seed, self.pooled, self.window, self.settled = context.seed, model.pooled, options.window, settled
-        self.keep = sampling.keep_probabilities(counts, options.sample)
+        self.seed, self.pooled, self.window, self.max_exp = context.seed, model.pooled, options.window, max_exp
+        self.keep = sampling.compute_keep_probabilities(counts, options.sample)
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        self.against: word2vec.Noise | huffman.Tree
+        self.against: word2vec.NegativeSampling | huffman.HuffmanTree
         if options.loss == "hierarchical":
-            self.against = huffman.huffman(counts)
+            self.against = huffman.build_huffman_tree(counts)
         else:
-            alias = sampling.alias_table(counts.astype(np.float64) ** options.power)
-            self.against = word2vec.Noise(alias=alias, negatives=options.negative, share=share)
+            alias = sampling.build_alias_table(counts.astype(np.float64) ** options.power)
+            self.against = word2vec.NegativeSampling(
+                alias=alias, negatives=options.negative, group_size=shared_negatives
+            )
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
-        """Go through blocks (N, L) int32."""
-        key = np.uint64(rng.key(self.seed, "words", epoch))
+        """Learn from blocks (N, L) int32."""
+        key = np.uint64(rng.derive_seed(self.seed, "words", epoch))
         with np.errstate(over="ignore"):
-            states = rng.mixed(ids.numpy().astype(np.uint64) * rng.GOLDEN + key)
+            states = rng.splitmix64(ids.numpy().astype(np.uint64) * rng.GOLDEN + key)
         run = word2vec.cbow if self.pooled else word2vec.skipgram
-        found = run(
+        stats = run(
             inputs,
             tables[0],
             tables[1],
-            against=self.against,
+            objective=self.against,
             keep=self.keep,
             states=states,
             rates=(rate, rate),
             window=self.window,
-            settled=self.settled,
+            max_exp=self.max_exp,
             threads=self.threads,
             pool=self.pool,
         )
-        loss = torch.tensor(found.loss, dtype=torch.float64)
-        return Step(loss, float(found.pairs), {"negative log-likelihood": loss}, words=found.tokens)
+        loss = torch.tensor(stats.loss, dtype=torch.float64)
+        return Step(loss, float(stats.pairs), {"negative log-likelihood": loss}, words=stats.tokens)
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing is kept beside the tables."""
+        """Return nothing: the tables are the whole state."""
         return {}
 
 
-class Fitting:
+class GloVeLoop:
     """GloVe's loop over records of co-occurrences, with AdaGrad's sums beside the tables."""
 
     def __init__(self, task: CoOccurrence, model: GlobalVectors) -> None:
         self.options = task.options
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
-        named = {name: p.shape for name, p in model.named_parameters()}
-        self.names = [name.removesuffix(".weight") for name in named]
-        self.squares = {f"squares.{name}": torch.ones(shape) for name, shape in named.items()}
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        self.names = [name.removesuffix(".weight") for name in shapes]
+        self.squares = {f"squares.{name}": torch.ones(shape) for name, shape in shapes.items()}
 
     def __call__(self, inputs: NDArray[Any], tables: list[Floats], *, ids: Tensor, epoch: int, rate: float) -> Step:
-        """Go through blocks of records (N, L, 3): those with a count."""
+        """Learn from blocks of records (N, L, 3): those with a count."""
         records = inputs.reshape(-1, 3)
         parameters = glove.Tables(**dict(zip(self.names, tables, strict=True)))
         squares = glove.Tables(
             **{name: tensor.numpy() for name, tensor in zip(self.names, self.squares.values(), strict=True)}
         )
-        found = glove.update(
+        loss_sum = glove.update(
             records,
             parameters,
             squares,
@@ -184,7 +193,7 @@ class Fitting:
             threads=self.threads,
             pool=self.pool,
         )
-        loss = torch.tensor(found, dtype=torch.float64)
+        loss = torch.tensor(loss_sum, dtype=torch.float64)
         return Step(loss, float((records[:, 2] > 0).sum()), {"weighted squared error": loss})
 
     def state(self) -> dict[str, Tensor]:
@@ -192,34 +201,35 @@ class Fitting:
         return self.squares
 
 
-def make(context: Context, options: HogwildOptions) -> Rule:
-    """Return the rule for the model and task of a context. Raises `UsageError` for others than word vectors, and for
-    other precisions."""
+def build_hogwild(context: Context, options: HogwildOptions) -> Rule:
+    """Return the rule for the model and task of a context. Raises `UsageError` for models that are no word vectors, and
+    for other precisions than float32."""
     model, task = context.model, context.task
     if isinstance(model, WordVectors) and context.precision != "fp32":
         raise UsageError(
             "the rule hogwild computes in float32", expected="--precision fp32", received=context.precision
         )
-    if options.share > 1 and (
+    if options.shared_negatives > 1 and (
         not isinstance(model, SkipGram) or not isinstance(task, Words) or task.options.loss != "negative"
     ):
         raise UsageError(
             "only skip-gram with negative sampling has negatives that contexts can share",
-            expected="rule.share = 1",
-            received=f"{options.share}",
+            expected="rule.shared_negatives = 1",
+            received=f"{options.shared_negatives}",
         )
-    if isinstance(model, Predictive) and isinstance(task, Words):
-        share, settled = options.share or SHARED, options.settled or SETTLED
-        return Hogwild(context, options, Predicting(context, task, model, share=share, settled=settled))
-    if options.settled:
+    if isinstance(model, Word2VecModel) and isinstance(task, Words):
+        shared_negatives, max_exp = options.shared_negatives or SHARED_NEGATIVES, options.max_exp or MAX_EXP
+        loop = Word2VecLoop(context, task, model, shared_negatives=shared_negatives, max_exp=max_exp)
+        return Hogwild(context, options, loop)
+    if options.max_exp:
         raise UsageError(
             "only word2vec's networks have scores that settle",
-            expected="rule.settled = 0",
-            received=f"{options.settled:g}",
-            do="leave rule.settled out",
+            expected="rule.max_exp = 0",
+            received=f"{options.max_exp:g}",
+            do="leave rule.max_exp out",
         )
     if isinstance(model, GlobalVectors) and isinstance(task, CoOccurrence):
-        return Hogwild(context, options, Fitting(task, model))
+        return Hogwild(context, options, GloVeLoop(task, model))
     raise UsageError(
         "the rule hogwild learns word vectors from text",
         expected="skipgram or cbow with the task words, glove with co-occurrence",
@@ -228,8 +238,8 @@ def make(context: Context, options: HogwildOptions) -> Rule:
     )
 
 
-def _refuse_parts(context: Context, names: list[str]) -> None:
-    """Raise `UsageError` where only some of the tables are to be trained."""
+def _check_all_trained(context: Context, names: list[str]) -> None:
+    """Raise `UsageError` where a stage trains only some of the tables."""
     missing = [name for name in names if name not in context.parameters]
     if missing:
         raise UsageError(
@@ -240,4 +250,4 @@ def _refuse_parts(context: Context, names: list[str]) -> None:
         )
 
 
-RULE = Entry(make, HogwildOptions)
+RULE = Entry(build_hogwild, HogwildOptions)

@@ -1,4 +1,4 @@
-"""The seven optimizers of S11 over torch's kernels, without the bookkeeping of `torch.optim.Optimizer`.
+"""Seven optimizers over torch's kernels, without the bookkeeping of `torch.optim.Optimizer`.
 
 The formulas are torch's own functions (`torch.optim.adam.adam` and its kin), fused into one pass where the device has
 it. What is left out is the wrapper around them (hooks, profiler ranges, graph breaks, groups): some 0.3 ms a step on a
@@ -41,8 +41,8 @@ class Optimizer:
     - ``adamw`` the same, with θ ← θ − ηλθ apart from the gradient (Loshchilov and Hutter 2019). Elsewhere
       ``weight_decay`` λ is added to the gradient as λθ.
 
-    ``factors`` are the parameters' shares of η, 1 for all if none are given. ``param_groups`` has what
-    `torch.amp.GradScaler` looks for: a group of ``params`` with an ``lr`` for each share.
+    ``factors`` are the parameters' factors of η, 1 for all if none are given. ``param_groups`` has what
+    `torch.amp.GradScaler` reads: a group of ``params`` with an ``lr`` for each factor.
     """
 
     def __init__(
@@ -62,9 +62,11 @@ class Optimizer:
         self.momentum = 0.0 if method == "sgd" else momentum
         self.betas, self.alpha, self.eps, self.weight_decay = betas, alpha, eps, weight_decay
         self.factors = list(factors) or [1.0] * len(self.parameters)
-        self.places = {share: [i for i, other in enumerate(self.factors) if other == share] for share in self.factors}
+        self.indices = {
+            factor: [i for i, other in enumerate(self.factors) if other == factor] for factor in self.factors
+        }
         self.param_groups: list[dict[str, Any]] = [
-            {"params": [self.parameters[i] for i in at]} for at in self.places.values()
+            {"params": [self.parameters[i] for i in indices]} for indices in self.indices.values()
         ]
         self.lr = lr
         self.fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
@@ -73,31 +75,31 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate η of the next step, where the share is 1."""
+        """The learning rate η of the next step, for the factor 1."""
         return self._lr
 
     @lr.setter
     def lr(self, rate: float) -> None:
         self._lr = rate
-        for group, share in zip(self.param_groups, self.places, strict=True):
-            group["lr"] = rate * share
+        for group, factor in zip(self.param_groups, self.indices, strict=True):
+            group["lr"] = rate * factor
 
     def zero_grad(self) -> None:
-        """Forget the gradients, so that the next ones are written and not added."""
+        """Drop the gradients, so that the next ones are written and not added."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters along their gradients; every one must have one."""
-        for group, places in zip(self.param_groups, self.places.values(), strict=True):
-            slots = {name: [tensors[i] for i in places] for name, tensors in self.slots.items()}
-            self._step(group["params"], slots, [self.steps[i] for i in places], group["lr"])
+        """Take a step; every parameter must have a gradient."""
+        for group, indices in zip(self.param_groups, self.indices.values(), strict=True):
+            slots = {name: [tensors[i] for i in indices] for name, tensors in self.slots.items()}
+            self._step_group(group["params"], slots, [self.steps[i] for i in indices], group["lr"])
 
-    def _step(
+    def _step_group(
         self, parameters: list[Tensor], slots: Mapping[str, list[Tensor]], steps: list[Tensor], lr: float
     ) -> None:
-        """Move the parameters of one group."""
+        """Take a step with the parameters of one group."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         decay, fused = self.weight_decay, self.fused
         match self.method:
@@ -160,13 +162,12 @@ class Optimizer:
                     maximize=False,
                 )
 
-    def reach(self, index: int) -> Tensor | float:
-        """Return r where a steady gradient g moves parameter ``index`` by r·g a step: the measure in which a proximal
-        step is taken.
+    def effective_lr(self, index: int) -> Tensor | float:
+        """Return r where a steady gradient g moves parameter ``index`` by r·g a step: the rate of a proximal step.
 
         With η the parameter's own rate, η for ``sgd``; η/(1 − μ) with momentum; η/(√s + ε), by weight, where gradients
-        are divided by √s (Adam's v̂ for s). A proximal step of λr then has the minimum of L + λΣ|w| as its resting
-        place, whatever the method (Yun et al. 2021).
+        are divided by √s (Adam's v̂ for s). A proximal step of λr then has the minimum of L + λΣ|w| as its fixed
+        point, whatever the method (Yun et al. 2021).
         """
         lr = self.lr * self.factors[index]
         if self.method in ("sgd", "momentum", "nesterov"):
@@ -179,10 +180,10 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the method's averages and step counts, named INDEX.SLOT as in torch's own state."""
-        found = {f"{i}.{name}": t for name, tensors in self.slots.items() for i, t in enumerate(tensors)}
-        return found | {f"{i}.step": t for i, t in enumerate(self.steps)}
+        averages = {f"{i}.{name}": t for name, tensors in self.slots.items() for i, t in enumerate(tensors)}
+        return averages | {f"{i}.step": t for i, t in enumerate(self.steps)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state_dict` returned."""
-        for name, mine in self.state_dict().items():
-            mine.copy_(state[name])
+        """Restore the state that `state_dict` returned."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import torch
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import perceptron as kernel
-from layerwise.recipe import Positive
-from layerwise.rules.base import Context, Entry, Step, Verdict, as_it_is
+from layerwise.recipe import PositiveFloat
+from layerwise.rules.base import Context, Entry, Step, Verdict
 from layerwise.tasks.objectives import ClassLoss
 
 
 class PerceptronOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``lr`` is η. From zero weights it scales the weights only and changes no decision."""
 
-    lr: Positive = 1.0
+    lr: PositiveFloat = 1.0
 
 
 class Perceptron:
-    """The rule ``perceptron``: goes through a batch one example after the other and corrects mistakes.
+    """The rule ``perceptron``: corrects the mistakes on a batch, example by example.
 
     Runs on the processor's cores wherever the model lives. Over several ranks each learns from its share of the batch
     and the updates are averaged (iterative parameter mixing, McDonald et al. 2010).
@@ -46,7 +46,7 @@ class Perceptron:
                 received=f"{len(linear)} linear layers in {type(context.model).__name__}",
                 do="use rule.name=backprop for deeper networks",
             )
-        refuse_losses(context.task)
+        refuse_other_losses(context.task)
         self.context, self.options, self.linear = context, options, linear[0]
         self.threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
@@ -62,7 +62,7 @@ class Perceptron:
         old = [p.detach().cpu().float().clone() for p in (weight, bias)]
         new = [p.clone() for p in old]
         x = batch.inputs.detach().cpu().float().flatten(1).contiguous()
-        y = signs(batch.targets.cpu(), len(bias))
+        y = encode_signs(batch.targets.cpu(), len(bias))
         counts = kernel.update(
             x.numpy(),
             y.numpy(),
@@ -72,23 +72,23 @@ class Perceptron:
             pool=self.pool,
             threads=self.threads,
         )
-        wrong = torch.tensor(int(counts.sum()))
+        own_mistakes = torch.tensor(int(counts.sum()))
         if self.context.world.size > 1:
             deltas = [(n - o).to(self.context.world.device) for n, o in zip(new, old, strict=True)]
-            votes = wrong.to(self.context.world.device)
-            self.context.world.reduce([*deltas, votes])
+            mistakes = own_mistakes.to(self.context.world.device)
+            self.context.world.reduce([*deltas, mistakes])
             new = [o + d.cpu() / self.context.world.size for o, d in zip(old, deltas, strict=True)]
-            total = votes.cpu()
+            total = mistakes.cpu()
         else:
-            total = wrong
+            total = own_mistakes
         weight.copy_(new[0])
         bias.copy_(new[1])
         self.mistakes += total
         self.updates += total
-        return Step(wrong.double(), float(len(batch)), {"mistakes": wrong.double()})
+        return Step(own_mistakes.double(), float(len(batch)), {"mistakes": own_mistakes.double()})
 
     def end_epoch(self) -> Verdict:
-        """Finished when an epoch made no mistake: then no example can change the weights any more."""
+        """Finish when an epoch made no mistake: then no example can change the weights any more."""
         mistakes, self.mistakes = int(self.mistakes), torch.zeros((), dtype=torch.long)
         self.epochs += 1
         epochs, updates = int(self.epochs), int(self.updates)
@@ -108,31 +108,30 @@ class Perceptron:
             "所以这些数据不可分，或轮数太少",
         )
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """The weights are evaluated as they are."""
-        return as_it_is()
+    def evaluation_weights(self) -> AbstractContextManager[object]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the counts."""
         return {"mistakes": self.mistakes, "updates": self.updates, "epochs": self.epochs}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the counts."""
+        """Restore the counts."""
         self.mistakes, self.updates, self.epochs = (state[k].clone() for k in ("mistakes", "updates", "epochs"))
 
 
-def signs(labels: Tensor, units: int) -> Tensor:
+def encode_signs(labels: Tensor, units: int) -> Tensor:
     """Return y ∈ {−1, +1} for each unit (N, K) float32: unit k is class k against the rest, a single unit is class
     1."""
-    wanted = torch.ones(1, dtype=torch.long) if units == 1 else torch.arange(units)
-    return (labels[:, None] == wanted).float().mul_(2).sub_(1).contiguous()
+    classes = torch.ones(1, dtype=torch.long) if units == 1 else torch.arange(units)
+    return (labels[:, None] == classes).float().mul_(2).sub_(1).contiguous()
 
 
-def refuse_losses(task: object) -> None:
-    """Raise `UsageError` for a task with a loss of its own choice: this rule corrects mistakes and has no loss to
-    shape."""
+def refuse_other_losses(task: object) -> None:
+    """Raise `UsageError` for a task that chooses a loss: this rule corrects mistakes and minimizes no loss."""
     loss = getattr(task, "loss", None)
-    if isinstance(loss, ClassLoss) and not loss.plain:
+    if isinstance(loss, ClassLoss) and not loss.is_cross_entropy:
         raise UsageError(
             "the perceptron rule corrects mistakes and minimizes no loss",
             expected="no task.loss, task.label_smoothing or task.class_weights",

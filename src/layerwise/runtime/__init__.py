@@ -1,4 +1,5 @@
-"""What a run runs on: device, threads, precision routes, processes and random draws.
+"""What a run runs on: device, threads, precision, processes, random numbers and files.
 
-Flags are the training run's: they are set for its length, recorded, restored at its end and taken up again on resume.
+Compute settings belong to the training run: they are set for its length, recorded, restored at its end, and used again
+on resume.
 """

@@ -1,10 +1,10 @@
-"""The one place where Layerwise writes files: each appears whole or not at all, and nothing else changes.
+"""Atomic writing: every file of Layerwise appears complete or not at all, and nothing else changes.
 
-A file is written without a name (``O_TMPFILE``; in a passing folder of our own where the system has no nameless files),
-flushed to the disk, and given its name in one step. So a reader sees the old file or the new one, a kill leaves no
-half-written file behind, and a full disk costs nothing that was there. Links are never written through: a link that
-somebody put into a run or a cache would lead elsewhere. Folders are `layerwise.runtime.folder_io`; what may be removed
-again says `layerwise.runtime.owned_folders`.
+A file is written without a name (``O_TMPFILE``; in a temporary folder of our own where the system has no nameless
+files), flushed to the disk, and named in one step. So a reader sees the old file or the new one, a kill leaves no
+half-written file, and a full disk loses nothing that was there. Links are never written through: a link that somebody
+put into a run or a cache would lead elsewhere. `layerwise.runtime.folder_io` writes folders;
+`layerwise.runtime.owned_folders` decides what may be removed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from layerwise.errors import StorageError, UsageError
-from layerwise.runtime.owned_folders import make_owned, passing_name, remove_owned, sweep_unfinished
+from layerwise.runtime.owned_folders import make_owned, remove_owned, sweep_unfinished, temporary_path
 
-if TYPE_CHECKING:  # the command's first words do without numpy
+if TYPE_CHECKING:  # numpy is not loaded early
     from numpy.typing import NDArray
 
 REFUSALS = (
@@ -38,15 +38,21 @@ REFUSALS = (
     errno.ENAMETOOLONG,
 )
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
-_NOTED: set[tuple[int, str]] = set()  # the file systems that were warned of
-DRAFT = "draft"  # the kind of passing folders
-KEEP = "free some space or choose another place; what was there before is intact"
+_WARNED: set[tuple[int, str]] = set()  # the file systems that were warned of
+DRAFT = "draft"  # the kind of temporary folders
+FREE_SPACE_ADVICE = "free some space or choose another place; what was there before is intact"
 ADVICE = {  # where free space would not help
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
         "choose a folder that you may write to; what was there before is intact",
     ),
     errno.ENAMETOOLONG: "choose a shorter name",
+}
+OPEN_FLAGS = {
+    "wb": os.O_WRONLY | os.O_TRUNC,
+    "w+b": os.O_RDWR | os.O_TRUNC,
+    "r+b": os.O_RDWR,
+    "ab": os.O_WRONLY | os.O_APPEND,
 }
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -58,11 +64,10 @@ KINDS = {
 
 
 # -- what may be written to
-# ----------------------------------------------------------------------------------------------
 
 
 def check_target(path: Path, *, root: Path | None = None, overwrite: bool = True) -> None:
-    """Refuse a place that a file may not be written to. Nothing is touched.
+    """Refuse a path that a file may not be written to. Nothing is touched.
 
     Args:
         path: the file to be.
@@ -74,17 +79,17 @@ def check_target(path: Path, *, root: Path | None = None, overwrite: bool = True
     """
     if root is not None:
         refuse_links(root, path)
-    found = _mode(path)
-    if found is None:
+    mode = _get_mode(path)
+    if mode is None:
         if not path.parent.is_dir():
             raise UsageError(
                 f"there is no folder {path.parent}", expected="a folder to write into", do=f"mkdir -p {path.parent}"
             )
         return
-    if stat.S_ISLNK(found):
-        raise _is_link(path)
-    if not stat.S_ISREG(found):
-        kind = KINDS.get(stat.S_IFMT(found), "no file")
+    if stat.S_ISLNK(mode):
+        raise _make_link_error(path)
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "no file")
         raise UsageError(
             f"{path} is {kind}, not a file", expected="a new file, or one to replace", do="choose another name"
         )
@@ -96,7 +101,7 @@ def refuse_links(root: Path, path: Path) -> None:
     """Raise `UsageError` if anything below ``root`` on the way to ``path``, or ``path`` itself, is a link."""
     for part in (*reversed(path.relative_to(root).parents[:-1]), path.relative_to(root)):
         if (root / part).is_symlink():
-            raise _is_link(root / part)
+            raise _make_link_error(root / part)
 
 
 def is_plain_file(path: Path, *, root: Path) -> bool:
@@ -105,11 +110,11 @@ def is_plain_file(path: Path, *, root: Path) -> bool:
         refuse_links(root, path)
     except UsageError:
         return False
-    found = _mode(path)
-    return found is not None and stat.S_ISREG(found)
+    mode = _get_mode(path)
+    return mode is not None and stat.S_ISREG(mode)
 
 
-def _is_link(path: Path) -> UsageError:
+def _make_link_error(path: Path) -> UsageError:
     """Return the error for a link where a file or folder of its own belongs."""
     return UsageError(
         f"{path} is a link, and Layerwise does not write through links",
@@ -119,7 +124,7 @@ def _is_link(path: Path) -> UsageError:
     )
 
 
-def _mode(path: Path) -> int | None:
+def _get_mode(path: Path) -> int | None:
     """Return the mode of what lies at a path, links not followed; None where there is nothing."""
     try:
         return path.lstat().st_mode
@@ -128,7 +133,7 @@ def _mode(path: Path) -> int | None:
 
 
 @contextmanager
-def report_disk_errors(path: Path, *, do: str = KEEP) -> Iterator[None]:
+def report_disk_errors(path: Path, *, do: str = FREE_SPACE_ADVICE) -> Iterator[None]:
     """Raise `StorageError` for what the disk refuses inside: it is full, read-only, or the file may not grow.
 
     An error that names a file outside the path's folder is another's, and is raised as it is.
@@ -136,7 +141,7 @@ def report_disk_errors(path: Path, *, do: str = KEEP) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REFUSALS or not _concerns(error, path):
+        if error.errno not in REFUSALS or not _is_about(error, path):
             raise
         advice = ADVICE.get(error.errno or 0, do)
         raise StorageError(
@@ -144,7 +149,7 @@ def report_disk_errors(path: Path, *, do: str = KEEP) -> Iterator[None]:
         ) from error
 
 
-def _concerns(error: OSError, path: Path) -> bool:
+def _is_about(error: OSError, path: Path) -> bool:
     """Whether an error is about a path, its folder or what lies in them; one that names no file is."""
     if error.filename is None or isinstance(error.filename, int):
         return True
@@ -152,24 +157,23 @@ def _concerns(error: OSError, path: Path) -> bool:
     return named in (path, path.parent, *path.parents) or path.parent in named.parents
 
 
-# -- writing whole files
-# -------------------------------------------------------------------------------------------------
+# -- complete files
 
 
 class _Draft:
-    """A file on its way: it has no name, or a passing one, until `publish` gives it its own."""
+    """An unfinished file: it has no name, or a temporary one, until `publish` gives it its own."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.folder = passing_name(target)  # where the file lies before it has its name, if it must lie anywhere
+        self.folder = temporary_path(target)  # where the file lies before it has its name, if it must lie anywhere
         self.nameless = True
         self.stream = cast(BinaryIO, os.fdopen(self._open(), "w+b"))
-        before = _mode(target)
+        before = _get_mode(target)
         if before is not None:  # whoever may read the old file may read the new one
             os.fchmod(self.stream.fileno(), stat.S_IMODE(before))
 
     def _open(self) -> int:
-        """Open a nameless file in the target's folder, or one in a passing folder of our own."""
+        """Open a nameless file in the target's folder, or one in a temporary folder of our own."""
         if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
                 return os.open(self.target.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
@@ -188,7 +192,7 @@ class _Draft:
     def publish(self, *, overwrite: bool) -> None:
         """Give the file its name. Without ``overwrite`` a file that came up meanwhile stays: `UsageError`."""
         if self.nameless:
-            if _mode(self.target) is None and self._link(self.target):
+            if _get_mode(self.target) is None and self._link(self.target):
                 return
             make_owned(self.folder, DRAFT, durable=False)
             if not self._link(self.folder / "file"):
@@ -196,8 +200,7 @@ class _Draft:
         name_file(self.folder / "file", self.target, overwrite=overwrite)
 
     def _link(self, path: Path) -> bool:
-        """Give a nameless file a name; return whether it has it: the name may be taken, and some systems do not name
-        files so."""
+        """Link a nameless file under a name; return whether it worked: the name may be taken, or the system cannot."""
         folder = os.open(path.parent, os.O_RDONLY)
         try:  # with a folder given, Python calls linkat, which follows the link in /proc
             os.link(f"/proc/self/fd/{self.stream.fileno()}", path.name, dst_dir_fd=folder, follow_symlinks=True)
@@ -248,9 +251,9 @@ def name_file(path: Path, target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def open_replacing(
-    path: Path, *, root: Path | None = None, overwrite: bool = True, do: str = KEEP
+    path: Path, *, root: Path | None = None, overwrite: bool = True, do: str = FREE_SPACE_ADVICE
 ) -> Iterator[BinaryIO]:
-    """Yield a stream to write a file to; it takes its place when the block ends, and nothing happens if the block
+    """Yield a stream to write a file to; the file gets its name when the block ends, and nothing happens if the block
     raises.
 
     Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
@@ -268,14 +271,16 @@ def open_replacing(
         flush_folder(path.parent)
 
 
-def write_file(path: Path, data: bytes, *, root: Path | None = None, overwrite: bool = True, do: str = KEEP) -> None:
-    """Write a file whole, in one step. Raises what `open_replacing` does."""
+def write_file(
+    path: Path, data: bytes, *, root: Path | None = None, overwrite: bool = True, do: str = FREE_SPACE_ADVICE
+) -> None:
+    """Write a complete file in one step. Raises what `open_replacing` does."""
     with open_replacing(path, root=root, overwrite=overwrite, do=do) as stream:
         stream.write(data)
 
 
 def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None, overwrite: bool = True) -> None:
-    """Write several files: none takes its place before all are on the disk. Raises what `open_replacing` does."""
+    """Write several files: none gets its name before all are on the disk. Raises what `open_replacing` does."""
     for path, _ in files:
         check_target(path, root=root, overwrite=overwrite)
     folders = {path.parent for path, _ in files}
@@ -297,51 +302,42 @@ def write_files(files: Sequence[tuple[Path, bytes]], *, root: Path | None = None
 
 
 # -- files that grow, inside folders of our own
-# --------------------------------------------------------------------------
 
 
 @contextmanager
-def open_own(path: Path, *, root: Path, mode: str = "wb") -> Iterator[BinaryIO]:
+def open_in_place(path: Path, *, root: Path, mode: str = "wb") -> Iterator[BinaryIO]:
     """Open a file below a folder of our own to write it in place (``wb``, ``w+b``, ``r+b``, ``ab``), never through a
     link.
 
-    For unfinished folders, downloads and logs, which nobody takes for whole files. Raises `UsageError` for links and
-    devices.
+    For unfinished folders, downloads and logs, which no reader takes for complete files. Raises `UsageError` for links
+    and devices.
     """
     check_target(path, root=root)
-    flags = {
-        "wb": os.O_WRONLY | os.O_TRUNC,
-        "w+b": os.O_RDWR | os.O_TRUNC,
-        "r+b": os.O_RDWR,
-        "ab": os.O_WRONLY | os.O_APPEND,
-    }[mode]
-    create = 0 if mode == "r+b" else os.O_CREAT
-    with os.fdopen(os.open(path, flags | create | getattr(os, "O_NOFOLLOW", 0), 0o666), mode) as stream:
+    flags = OPEN_FLAGS[mode] | (0 if mode == "r+b" else os.O_CREAT) | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o666), mode) as stream:
         yield cast(BinaryIO, stream)
 
 
-def rename_own(path: Path, target: Path, *, root: Path) -> None:
-    """Give a finished file of an unfinished folder of our own another name there. Raises `UsageError` for a link in
-    either place."""
-    for place in (path, target):
-        check_target(place, root=root)
+def rename_inside(path: Path, target: Path, *, root: Path) -> None:
+    """Rename a finished file of an unfinished folder of our own. Raises `UsageError` for a link at either path."""
+    for checked in (path, target):
+        check_target(checked, root=root)
     os.replace(path, target)
 
 
-def write_own(path: Path, data: bytes, *, root: Path) -> None:
-    """Write a file of an unfinished folder of our own and flush it; the folder itself is flushed when it is put into
-    its place."""
-    with open_own(path, root=root) as stream:
+def write_durably(path: Path, data: bytes, *, root: Path) -> None:
+    """Write a file of an unfinished folder of our own and flush it; `put_folder` flushes the folder itself."""
+    with open_in_place(path, root=root) as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def append_line(path: Path, line: bytes, *, root: Path, do: str = KEEP) -> None:
-    """Add a line to a log. One that does not fit on the disk is taken back, and a new log with it. Raises
+def append_line(path: Path, line: bytes, *, root: Path, do: str = FREE_SPACE_ADVICE) -> None:
+    """Add a line to a log. One that does not fit on the disk is removed, and a new log with it. Raises
     `StorageError` then, `UsageError` for a link."""
-    new = _mode(path) is None
-    with report_disk_errors(path, do=do), open_own(path, root=root, mode="ab") as stream:
+    new = _get_mode(path) is None
+    with report_disk_errors(path, do=do), open_in_place(path, root=root, mode="ab") as stream:
         size = os.fstat(stream.fileno()).st_size
         try:
             stream.write(line)
@@ -353,16 +349,16 @@ def append_line(path: Path, line: bytes, *, root: Path, do: str = KEEP) -> None:
             raise
 
 
-def cut_file(path: Path, size: int, *, root: Path) -> None:
-    """Cut a log back to a length that it had. Raises `UsageError` for a link."""
+def truncate_file(path: Path, size: int, *, root: Path) -> None:
+    """Truncate a log to a length that it had. Raises `UsageError` for a link."""
     if path.exists() and path.lstat().st_size > size:
-        with open_own(path, root=root, mode="r+b") as stream:
+        with open_in_place(path, root=root, mode="r+b") as stream:
             stream.truncate(size)
 
 
 def flush_file(path: Path, *, root: Path) -> None:
     """Wait until what was added to a log is on the disk. Raises `UsageError` for a link."""
-    with open_own(path, root=root, mode="r+b") as stream:
+    with open_in_place(path, root=root, mode="r+b") as stream:
         os.fsync(stream.fileno())
 
 
@@ -370,17 +366,17 @@ def save_array(path: Path, array: NDArray[Any], *, root: Path) -> None:
     """Write an ``.npy`` file into an unfinished folder of our own."""
     import numpy as np
 
-    with open_own(path, root=root) as stream:
+    with open_in_place(path, root=root) as stream:
         np.save(stream, array, allow_pickle=False)
 
 
 def map_new_array(path: Path, shape: tuple[int, ...], dtype: Any, *, root: Path) -> Any:
-    """Return a new file of numbers as a `numpy.memmap`, to be filled. Its room is taken at once: a full disk is an
-    error so, and not a killed process when the map is written."""
+    """Return a new file of numbers as a `numpy.memmap`, to be filled. Its space is allocated at once, so that a full
+    disk is an error, not a killed process when the map is written."""
     import numpy as np
 
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    with open_own(path, root=root, mode="w+b") as stream:
+    with open_in_place(path, root=root, mode="w+b") as stream:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, size)
         else:
@@ -391,12 +387,12 @@ def map_new_array(path: Path, shape: tuple[int, ...], dtype: Any, *, root: Path)
 
 
 @contextmanager
-def let_library_write(path: Path, *, root: Path) -> Iterator[None]:
-    """Let a library write a file of an unfinished folder of our own by its path inside, then flush it.
+def create_for_library(path: Path, *, root: Path) -> Iterator[None]:
+    """Create a file of an unfinished folder of our own, let a library write to its path in the block, then flush it.
 
-    Whom the system allows may read the file, whatever the library's own way of writing would leave.
+    The file gets the permissions that the system gives new files, whatever the library would set.
     """
-    with open_own(path, root=root) as stream:
+    with open_in_place(path, root=root) as stream:
         mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
     yield
     path.chmod(mode)
@@ -405,20 +401,20 @@ def let_library_write(path: Path, *, root: Path) -> Iterator[None]:
 
 @contextmanager
 def open_temporary_folder() -> Iterator[Path]:
-    """Yield an empty folder of the system's for passing files, removed at the end."""
-    with TemporaryDirectory(prefix="layerwise-") as place:
-        yield Path(place)
+    """Yield an empty temporary folder of the system's, removed at the end."""
+    with TemporaryDirectory(prefix="layerwise-") as folder:
+        yield Path(folder)
 
 
-def take_back(root: Path, written: Mapping[str, str]) -> None:
-    """Remove files that this process has written, name → SHA-256. What differs stays."""
-    for name, digest in written.items():
+def remove_if_unchanged(root: Path, digests: Mapping[str, str]) -> None:
+    """Remove those files (name → SHA-256) whose content still has the digest; others stay."""
+    for name, digest in digests.items():
         path = root / name
         if is_plain_file(path, root=root) and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
             path.unlink()
 
 
-def make_folder(path: Path, *, root: Path | None = None, do: str = KEEP) -> None:
+def make_folder(path: Path, *, root: Path | None = None, do: str = FREE_SPACE_ADVICE) -> None:
     """Make a folder and those above it. Raises `UsageError` for a link below ``root`` or a file in the way,
     `StorageError` for a disk that refuses."""
     if root is not None:
@@ -433,22 +429,21 @@ def make_folder(path: Path, *, root: Path | None = None, do: str = KEEP) -> None
 
 
 def flush_folder(path: Path) -> None:
-    """Wait until a folder's entries are on the disk, where the file system knows how; where it does not, that is said
-    once."""
+    """Wait until a folder's entries are on the disk, where the file system can; where it cannot, warn once."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        note_once(path, "cannot flush folders: a power cut may lose the last save, a crash of a program does not")
+        warn_once(path, "cannot flush folders: a power cut may lose the last save, a crash of a program does not")
     finally:
         os.close(handle)
 
 
-def note_once(place: Path, text: str) -> None:
-    """Warn of what the file system of a place cannot do, once in a process for each file system."""
-    key = (place.stat().st_dev, text)
-    if key not in _NOTED:
-        _NOTED.add(key)
-        logging.getLogger("layerwise").warning("the file system of %s %s", place, text)
+def warn_once(path: Path, text: str) -> None:
+    """Warn of what the file system of a path cannot do, once in a process for each file system."""
+    key = (path.stat().st_dev, text)
+    if key not in _WARNED:
+        _WARNED.add(key)
+        logging.getLogger("layerwise").warning("the file system of %s %s", path, text)

@@ -18,8 +18,7 @@ MAX_BYTES = 2**26  # of JSON: 64 MiB
 MAX_TOML_BYTES = 2**20
 MAX_DEPTH = 64
 # Runs of brackets, and runs of what is skipped between them. Possessive quantifiers: nothing is scanned twice, and no
-# memory goes
-# into backtracking.
+# memory goes into backtracking.
 _JSON_RUNS = re.compile(rb'(?:"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?|[^"\[\]{}]++)++|[\[\]{}]++', re.DOTALL)
 _TOML_STRING = (  # of the four kinds, or a comment; an open one ends where TOML ends it
     rb'"""(?:[^"\\]|\\.|"(?!""))*+"{0,5}'
@@ -68,7 +67,7 @@ def check_json_depth(
 ) -> None:
     """Raise ``error`` for JSON bytes that nest deeper than ``max_depth``: for parsers that crash on them. Nothing is
     decoded."""
-    _check_depth(_nesting(data, _JSON_RUNS, max_depth), what, max_depth, error)
+    _check_depth(_measure_nesting(data, _JSON_RUNS, max_depth), what, max_depth, error)
 
 
 def decode_toml(
@@ -85,7 +84,7 @@ def decode_toml(
     A dotted key nests as a table does: ``a.b.c = 1`` is two tables deep.
     """
     _check_size(data, what, max_bytes, error)
-    _check_depth(_nesting(data, _TOML_RUNS, max_depth), what, max_depth, error)
+    _check_depth(_measure_nesting(data, _TOML_RUNS, max_depth), what, max_depth, error)
     dotted = (
         rb"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){%d}" % max_depth
     )  # the parser's time grows with the square of a key's parts
@@ -99,11 +98,11 @@ def decode_toml(
         table = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as bad:
         raise error(f"cannot read {what}: not valid TOML", received=str(bad), do=do) from bad
-    _check_depth(value_depth(table, max_depth), what, max_depth, error)
+    _check_depth(measure_depth(table, max_depth), what, max_depth, error)
     return table
 
 
-def value_depth(value: object, limit: int = MAX_DEPTH) -> int:
+def measure_depth(value: object, limit: int = MAX_DEPTH) -> int:
     """Return how many lists and tables of a value lie in one another, at most ``limit`` + 1: deeper ones are not
     followed."""
     level, depth = [value], 0
@@ -113,7 +112,7 @@ def value_depth(value: object, limit: int = MAX_DEPTH) -> int:
     return depth
 
 
-def _nesting(data: bytes, runs: re.Pattern[bytes], limit: int) -> int:
+def _measure_nesting(data: bytes, runs: re.Pattern[bytes], limit: int) -> int:
     """Return how deep brackets nest outside of strings; counting ends at ``limit`` + 1."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return 0  # it cannot be deeper than that

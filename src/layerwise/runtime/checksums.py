@@ -1,5 +1,7 @@
-"""Files that are vouched for by a checksum: *sealed* JSON carries its own, tensors are safetensors, written from and
-read into memory without copies on the way. Files are written by `layerwise.runtime.atomic_io`."""
+"""Checksums: JSON that carries its own, and safetensors files, written from and read into memory without copies.
+
+`layerwise.runtime.atomic_io` writes the files.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from layerwise.errors import DamagedError
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import let_library_write
+from layerwise.runtime.atomic_io import create_for_library
 from layerwise.runtime.bounded_decoding import decode_json
 
 FORMAT = 1
@@ -31,33 +33,34 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_of(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sealed(content: Json) -> bytes:
-    """Return JSON bytes that carry their own checksum."""
+def dump_checksummed(content: Json) -> bytes:
+    """Return content as JSON bytes that carry their own checksum."""
     body = {**content, "format": FORMAT}
-    return (strict_json.dumps({**body, "checksum": _body_digest(body)}, indent=1) + "\n").encode()
+    return (strict_json.dumps({**body, "checksum": _digest_body(body)}, indent=1) + "\n").encode()
 
 
-def unsealed(data: bytes, path: Path) -> Json:
-    """Read what `sealed` wrote. Raises `DamagedError` if a byte is wrong, it nests too deep, or the format is newer."""
+def load_checksummed(data: bytes, path: Path) -> Json:
+    """Read what `dump_checksummed` wrote. Raises `DamagedError` if a byte is wrong, it nests too deep, or the format is
+    newer."""
     try:
         content: Json = decode_json(data, what=str(path), error=DamagedError)
-        as_written = (strict_json.dumps(content, indent=1) + "\n").encode() == data
+        is_unchanged = (strict_json.dumps(content, indent=1) + "\n").encode() == data
         checksum = content.pop("checksum")
-        fine = as_written and checksum == _body_digest(content)
+        is_intact = is_unchanged and checksum == _digest_body(content)
         version = content["format"]
     except DamagedError as error:
-        raise damaged(path, f"it cannot be read ({error.received or error.what})") from error
+        raise make_damaged_error(path, f"it cannot be read ({error.received or error.what})") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise damaged(path, f"it cannot be read ({type(error).__name__})") from error
+        raise make_damaged_error(path, f"it cannot be read ({type(error).__name__})") from error
     refuse_newer(version, path)
-    if not fine:
-        raise damaged(path, "its checksum is wrong")
+    if not is_intact:
+        raise make_damaged_error(path, "its checksum is wrong")
     return content
 
 
@@ -72,37 +75,38 @@ def refuse_newer(version: Any, path: Path) -> None:
         )
 
 
-def _body_digest(body: Json) -> str:
+def _digest_body(body: Json) -> str:
     """Return the digest of JSON content in canonical form."""
     return digest(strict_json.dumps(body, sort_keys=True).encode())
 
 
-def damaged(path: Path, why: str) -> DamagedError:
-    """Make the error for a damaged file; of a run's file it names the command that checks all of them."""
-    run = next((place for place in path.parents if (place / "run.json").exists()), None)
+def make_damaged_error(path: Path, why: str) -> DamagedError:
+    """Return the error for a damaged file; for a run's file it names the command that checks all of them."""
+    run = next((folder for folder in path.parents if (folder / "run.json").exists()), None)
     do = "bring the file back from a copy" if run is None else f"layerwise doctor {run} checks every file"
     return DamagedError(f"{path} is damaged: {why}", expected="the file as it was written", do=do)
 
 
-def contiguous(tensors: Tensors) -> Tensors:
-    """Return copies as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
+def copy_contiguous(tensors: Tensors) -> Tensors:
+    """Return copies as safetensors needs them: on the CPU, contiguous, none sharing memory with another."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Tensors) -> str:
-    """Write tensors to a safetensors file of an unfinished folder of our own, straight from where they lie, and flush
-    it. Returns the file's SHA-256.
+    """Write tensors to a safetensors file of an unfinished folder of our own, without copies, and flush it. Return the
+    file's SHA-256.
 
     Raises `OSError` where the disk refuses.
     """
-    with let_library_write(path, root=path.parent), safetensors_errors(path):
-        safetensors.torch.save_file(_apart(tensors), path)
-    return digest_of(path)
+    with create_for_library(path, root=path.parent), convert_safetensors_errors(path):
+        safetensors.torch.save_file(_make_contiguous(tensors), path)
+    return digest_file(path)
 
 
 @contextmanager
-def safetensors_errors(path: Path) -> Iterator[None]:
-    """Raise `OSError` for what the disk refuses safetensors inside: the library has errors of its own kind."""
+def convert_safetensors_errors(path: Path) -> Iterator[None]:
+    """Raise `OSError` where the disk refuses what safetensors writes in the block: the library has errors of its
+    own."""
     try:
         yield
     except safetensors.SafetensorError as error:
@@ -112,16 +116,16 @@ def safetensors_errors(path: Path) -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
-def _apart(tensors: Tensors) -> Tensors:
-    """Return tensors as safetensors wants them; only those that are not so already are copied."""
-    found: Tensors = {}
+def _make_contiguous(tensors: Tensors) -> Tensors:
+    """Return tensors as safetensors needs them, on the CPU and contiguous; copy only those that are not so already."""
+    contiguous: Tensors = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         memory = plain.untyped_storage().data_ptr()
-        found[name] = plain.clone() if memory in seen else plain
+        contiguous[name] = plain.clone() if memory in seen else plain
         seen.add(memory)
-    return found
+    return contiguous
 
 
 def find_nonfinite(tensors: Mapping[str, Tensor]) -> str:
@@ -143,21 +147,21 @@ def is_finite(tensor: Tensor) -> bool:
 
 def read_tensors(data: bytes, path: Path) -> Tensors:
     """Read safetensors bytes. Raises `DamagedError` for anything malformed."""
-    with _well_formed(path):
+    with _convert_format_errors(path):
         return safetensors.torch.load(data)
 
 
-def mapped_tensors(path: Path) -> Tensors:
-    """Read a safetensors file into tensors that are its pages, mapped (writing to one copies the page). Raises what
-    `read_tensors` does."""
-    with _well_formed(path):
+def map_tensors(path: Path) -> Tensors:
+    """Map a safetensors file into memory as tensors (writing to one copies the page). Raises what `read_tensors`
+    does."""
+    with _convert_format_errors(path):
         return safetensors.torch.load_file(path)
 
 
 @contextmanager
-def _well_formed(path: Path) -> Iterator[None]:
-    """Turn whatever safetensors says of a malformed file into `DamagedError`."""
+def _convert_format_errors(path: Path) -> Iterator[None]:
+    """Raise `DamagedError` for any error of safetensors in the block."""
     try:
         yield
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise damaged(path, f"it is not a safetensors file ({error})") from error
+        raise make_damaged_error(path, f"it is not a safetensors file ({error})") from error

@@ -1,4 +1,5 @@
-"""The flags of a run: device, threads, precision, determinism; set for its length and restored at its end."""
+"""The compute settings of a run: device, threads, precision, determinism; set for its length and restored at its
+end."""
 
 from __future__ import annotations
 
@@ -15,21 +16,20 @@ import torch
 from torch import nn
 
 from layerwise.errors import TrainingError, UsageError
-from layerwise.runtime import machine
+from layerwise.runtime import machine, resources
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
 DIRECT, TILES = "direct", "tiles"
 
 
-class Flags(msgspec.Struct, frozen=True):
+class ComputeSettings(msgspec.Struct, frozen=True):
     """What was set for a run, as recorded in run.json and in each checkpoint.
 
-    ``layout`` is how maps of images lie in memory: ``contiguous`` (channel after channel, as in runs that do not say)
-    or ``channels_last``; ``convolution`` how 3×3 ones are computed: ``direct`` (by torch, as in runs that do not say)
-    or by ``tiles`` (`nn.tiled`). Both are empty until the network is known. ``kernels`` names the kernel of each class
-    of layers (`nn.kernel_choice`) that a choice was made for; all others are torch's.
-    """
+    ``layout`` is the memory format of feature maps: ``contiguous`` (channel after channel) or ``channels_last``;
+    ``convolution`` is how 3×3 ones are computed: ``direct`` (by torch) or by ``tiles`` (`nn.winograd_convolution`).
+    Both are empty until the network is known. ``kernels`` names the kernel of each class of layers (`nn.kernel_choice`)
+    that a choice was made for; all others are torch's."""
 
     device: Annotated[str, msgspec.Meta(max_length=64)]
     precision: Annotated[str, msgspec.Meta(pattern="^(fp32|bf16|fp16|fp64)$")]
@@ -38,8 +38,8 @@ class Flags(msgspec.Struct, frozen=True):
     matmul: Annotated[str, msgspec.Meta(pattern="^(highest|high|medium)$")]
     deterministic: bool
     world: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
-    layout: Annotated[str, msgspec.Meta(pattern="^(contiguous|channels_last|)$")] = CONTIGUOUS
-    convolution: Annotated[str, msgspec.Meta(pattern="^(direct|tiles|)$")] = DIRECT
+    layout: Annotated[str, msgspec.Meta(pattern="^(contiguous|channels_last|)$")] = ""
+    convolution: Annotated[str, msgspec.Meta(pattern="^(direct|tiles|)$")] = ""
     kernels: Annotated[dict[str, str], msgspec.Meta(max_length=4096)] = {}
 
 
@@ -68,20 +68,21 @@ def pick_device(wanted: str) -> torch.device:
 
 def resolve(
     *, device: str, precision: str, threads: int, workers: int, streams: bool, deterministic: bool, world: int
-) -> Flags:
-    """Choose what was left open. Kernel threads and loader workers together never exceed the cores of this process.
+) -> ComputeSettings:
+    """Choose what the user left open. Kernel threads and loader workers together never exceed the cores of this
+    process.
 
     A third runnable thread on two cores makes two-thread kernels collapse, so a streaming run gives its worker a core.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision '{precision}' is unknown", expected=f"one of {', '.join(PRECISIONS)}")
     chosen = pick_device(device)
-    cores = max(1, machine.cores() // world)
+    cores = max(1, resources.count_cores() // world)
     if not workers and streams:
         workers = max(1, min(4, cores // 2)) if cores > 1 else 0
     threads = threads or max(1, cores - workers)
-    route = machine.matmul_route() if chosen.type == "cpu" and precision == "fp32" else "highest"
-    return Flags(
+    route = machine.get_matmul_route() if chosen.type == "cpu" and precision == "fp32" else "highest"
+    return ComputeSettings(
         str(chosen),
         precision,
         threads,
@@ -89,28 +90,24 @@ def resolve(
         route,
         deterministic,
         world,
-        layout="",
-        convolution="",
     )
 
 
-def layout_of(model: nn.Module, precision: str) -> str:
-    """Return the layout in which a model of this precision computes fastest: channels last for convolutions over
+def choose_layout(model: nn.Module, precision: str) -> str:
+    """Return the memory format in which a model of this precision computes fastest: channels last for convolutions over
     images.
 
-    On the CPU in float32 (oneDNN's kernels) and its 16-bit routes, on CUDA in 16 bits (its tensor cores' form); nothing
-    else gains.
-    """
+    It gains on the CPU in float32 (oneDNN's kernels) and in 16 bits, and on CUDA in 16 bits (tensor cores); nothing
+    else gains."""
     weights = [p for p in model.parameters() if p.ndim == 4]
-    gains = {"cpu": ("fp32", "bf16", "fp16"), "cuda": ("bf16", "fp16")}
-    return CHANNELS_LAST if weights and precision in gains.get(weights[0].device.type, ()) else CONTIGUOUS
+    faster = {"cpu": ("fp32", "bf16", "fp16"), "cuda": ("bf16", "fp16")}
+    return CHANNELS_LAST if weights and precision in faster.get(weights[0].device.type, ()) else CONTIGUOUS
 
 
-def lay_out(model: nn.Module, layout: str) -> None:
-    """Put the weights of a model's convolutions into a layout, in place. Their kernels hand it on to the maps behind
-    them.
+def apply_layout(model: nn.Module, layout: str) -> None:
+    """Convert the weights of a model's convolutions to a memory format, in place. The feature maps behind them follow.
 
-    The numbers stay what they are; sums are taken in another order, so outputs differ by rounding.
+    The numbers stay the same; sums are taken in another order, so outputs differ by rounding.
     """
     if layout == CHANNELS_LAST:
         for parameter in model.parameters():
@@ -118,14 +115,14 @@ def lay_out(model: nn.Module, layout: str) -> None:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def answering(device: str = "cpu") -> Flags:
-    """Return the flags for answering inputs: all cores, on the CPU the faster route of float32 products."""
+def inference_settings(device: str = "cpu") -> ComputeSettings:
+    """Return the settings for inference: all cores, and on the CPU the faster route of float32 products."""
     return resolve(device=device, precision="fp32", threads=0, workers=0, streams=False, deterministic=False, world=1)
 
 
 @contextmanager
-def applied(flags: Flags) -> Iterator[None]:
-    """Set the flags for the length of a run and put the old ones back."""
+def use_settings(settings: ComputeSettings) -> Iterator[None]:
+    """Set the settings for the length of a run, and restore the old ones."""
     old = (
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
@@ -133,9 +130,9 @@ def applied(flags: Flags) -> Iterator[None]:
         os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     )
     machine.keep_large_buffers()
-    torch.set_num_threads(flags.threads)
-    torch.set_float32_matmul_precision(flags.matmul)
-    if flags.deterministic:
+    torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision(settings.matmul)
+    if settings.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
     try:
@@ -145,28 +142,28 @@ def applied(flags: Flags) -> Iterator[None]:
     finally:
         torch.set_num_threads(old[0])
         torch.set_float32_matmul_precision(old[1])
-        if flags.deterministic:  # asked for alone: the call itself loads torch's compiler, for a second and a half
+        if settings.deterministic:  # asked for alone: the call itself loads torch's compiler, for a second and a half
             torch.use_deterministic_algorithms(old[2])
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
             if old[3] is not None:
                 os.environ["CUBLAS_WORKSPACE_CONFIG"] = old[3]
 
 
-def unrepeatable(error: Exception) -> TrainingError | None:
+def make_determinism_error(error: Exception) -> TrainingError | None:
     """Return the error for a kernel that ``train.deterministic`` refuses, named as torch names it; None for any other
     failure."""
-    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
-    if found is None:
+    match = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    if match is None:
         return None
     return TrainingError(
-        f"train.deterministic refuses the kernel {found[1]}, which adds in any order",
+        f"train.deterministic refuses the kernel {match[1]}, which adds in any order",
         expected="kernels that repeat bit for bit",
         do="train on the CPU (--device cpu), or without train.deterministic",
     )
 
 
-def dtype(precision: str) -> torch.dtype:
-    """Return the type weights are held in: float64 for fp64, else float32 (16-bit precisions autocast)."""
+def get_dtype(precision: str) -> torch.dtype:
+    """Return the type of weights: float64 for fp64, else float32 (16-bit precisions autocast)."""
     return torch.float64 if precision == "fp64" else torch.float32
 
 
@@ -178,6 +175,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return nullcontext()
 
 
-def free_memory() -> int:
-    """Return the bytes of memory that can be had now."""
+def get_free_memory() -> int:
+    """Return how many bytes of memory are available now."""
     return int(psutil.virtual_memory().available)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept serves training too
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers as a tensor, (len(values),), that must not be changed.
+@torch.inference_mode(False)  # the cached tensors serve training too
+def get_constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a cached tensor, (len(values),), that must not be changed.
 
-    Made anew in every step, it would be copied to the device and the copy waited for, behind all that the device has
-    still to do.
+    A new tensor in every step would be copied to the device, and the step would wait for the copy, behind all the work
+    that the device has still to do.
     """
     return torch.tensor(values, dtype=dtype, device=device)

@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from layerwise.errors import TrainingError
 
-JOINED = itertools.count()
+GROUP_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class World:
     device: torch.device = torch.device("cpu")
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes files and speaks to the user."""
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints messages."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
-        """Return this rank's contiguous part of ``count`` examples; parts differ by one at most and may be empty."""
+    def get_slice(self, count: int) -> slice:
+        """Return this rank's slice of ``count`` examples; slices may be empty and differ by one at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def reduce(self, tensors: list[Tensor]) -> None:
@@ -57,8 +57,8 @@ class World:
             return [tensors]
         out: list[dict[str, Tensor]] = [{} for _ in range(self.size)]
         for name in sorted(tensors):
-            mine = tensors[name].to(self.device).contiguous()
-            rows = mine.unsqueeze(0) if mine.ndim == 0 else mine
+            tensor = tensors[name].to(self.device).contiguous()
+            rows = tensor.unsqueeze(0) if tensor.ndim == 0 else tensor
             counts = [torch.zeros(1, dtype=torch.long, device=self.device) for _ in range(self.size)]
             dist.all_gather(counts, torch.tensor([len(rows)], device=self.device))
             sizes = [int(c) for c in counts]
@@ -67,8 +67,8 @@ class World:
             parts = [torch.empty_like(padded) for _ in range(self.size)]
             dist.all_gather(parts, padded)
             for rank, part in enumerate(parts):
-                kept = part[: sizes[rank]]
-                out[rank][name] = (kept.squeeze(0) if mine.ndim == 0 else kept).to(tensors[name].device)
+                rows = part[: sizes[rank]]
+                out[rank][name] = (rows.squeeze(0) if tensor.ndim == 0 else rows).to(tensors[name].device)
         return out
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
@@ -85,15 +85,18 @@ class World:
             dist.all_reduce(torch.zeros(1, device=self.device))
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether this process was started by torchrun as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
-def world(device: torch.device, timeout: float) -> Iterator[World]:
-    """Join the processes that torchrun started, or be alone. A rank silent for ``timeout`` seconds ends the run."""
-    if not launched():
+def join_world(device: torch.device, timeout: float) -> Iterator[World]:
+    """Join the processes that torchrun started; without it, yield a world of one.
+
+    A rank that is silent for ``timeout`` seconds ends the run with a `TrainingError`.
+    """
+    if not is_launched():
         yield World(device=device)
         return
     if device.type == "cuda":
@@ -102,13 +105,13 @@ def world(device: torch.device, timeout: float) -> Iterator[World]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
     store, rank, size = next(rendezvous("env://", timeout=patience))
-    # a prefix for each joining: a program that trains twice must not meet the addresses of its first group
-    store = PrefixStore(f"layerwise/{next(JOINED)}", store)
+    # a prefix for each group: a program that trains twice must not read the addresses of its first group
+    store = PrefixStore(f"layerwise/{next(GROUP_NUMBERS)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     except (dist.DistError, RuntimeError) as error:
-        if not lost(error):
+        if not is_communication_error(error):
             raise
         raise TrainingError(
             f"a process of this run was lost (seen by rank {os.environ['RANK']}): {str(error).splitlines()[0]}",
@@ -119,7 +122,7 @@ def world(device: torch.device, timeout: float) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def lost(error: BaseException) -> bool:
+def is_communication_error(error: BaseException) -> bool:
     """Whether an error came out of the communication between processes."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: built beside their place under our marker, put there in one step; and
+"""Folders that appear complete or not at all: built under a temporary name with our marker, renamed in one step; and
 locks."""
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from layerwise.runtime.atomic_io import (
     is_plain_file,
     make_folder,
     name_file,
-    note_once,
     report_disk_errors,
+    warn_once,
 )
-from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, passing_name, remove_owned, sweep_unfinished
+from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, remove_owned, sweep_unfinished, temporary_path
 
-EXCHANGE = 2  # renameat2's flag
-HERE = -100  # AT_FDCWD
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+RENAME_EXCHANGE = 2  # renameat2's flag
+AT_FDCWD = -100  # paths relative to the working directory
+NO_LOCK_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
@@ -48,13 +48,13 @@ def remove_if_empty(folder: Path) -> None:
 
 @contextmanager
 def open_unfinished(target: Path, kind: str, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a new marked folder beside a target, removed at the end if it still has its passing name. Raises what
+    """Yield a new marked folder beside a target, removed at the end if it still has its temporary name. Raises what
     `make_folder` does.
 
     ``durable`` is `make_owned`'s.
     """
     sweep_unfinished(target.parent, kind)
-    folder = passing_name(target)
+    folder = temporary_path(target)
     with remove_new_folders_on_error(folder.parent):
         make_folder(folder.parent)
         try:
@@ -66,12 +66,12 @@ def open_unfinished(target: Path, kind: str, *, durable: bool = True) -> Iterato
 
 @contextmanager
 def build_folder(target: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a new marked folder that takes its place when the block ends; nothing happens if the block raises.
+    """Yield a new marked folder that gets its name when the block ends; nothing happens if the block raises.
 
     ``replace``: a folder of this kind that is there is replaced. Raises `UsageError` for anything else in the way,
     before the block begins, and `StorageError` where the disk refuses.
     """
-    sweep_unfinished(target.parent, kind)  # first: one that was set aside may get this place back
+    sweep_unfinished(target.parent, kind)  # first: one that was set aside may get its name back
     check_folder_target(target, kind, replace=replace)
     with report_disk_errors(target), open_unfinished(target, kind) as folder:
         yield folder
@@ -79,8 +79,8 @@ def build_folder(target: Path, kind: str, *, replace: bool = False) -> Iterator[
 
 
 def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
-    """Raise `UsageError` if a folder may not take a place: a link, a file, or a folder that is not ours to replace.
-    Nothing is touched."""
+    """Raise `UsageError` if a folder may not get a name: a link, a file, or a folder that is not ours to replace has
+    it. Nothing is touched."""
     if target.is_symlink():
         check_target(target)
     if not target.exists():
@@ -98,8 +98,8 @@ def check_folder_target(target: Path, kind: str, *, replace: bool) -> None:
 
 
 def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True, replace: bool = True) -> None:
-    """Give a finished folder its place. One of the kind that is there is replaced in one step, so that a reader always
-    finds a whole one.
+    """Give a finished folder its name. One of the kind that is there is replaced in one step, so that a reader always
+    finds a complete one.
 
     ``durable`` waits until the folder is on the disk; what can be made again need not. Without ``replace`` a folder
     that came up meanwhile stays.
@@ -121,9 +121,9 @@ def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True, r
 
 
 def _set_aside(target: Path, folder: Path) -> Path:
-    """Give a folder the place of another in two steps; return the other's name. If a kill comes between,
+    """Give a folder the name of another in two steps; return the other's new name. If a kill comes between,
     `sweep_unfinished` ends it."""
-    old = passing_name(target, ending="old")
+    old = temporary_path(target, ending="old")
     target.rename(old)
     try:
         folder.rename(target)
@@ -139,12 +139,12 @@ def _exchange(one: Path, other: Path) -> bool:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
         return False
-    return bool(call(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0)
+    return bool(call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
 
 
 @contextmanager
-def open_staged(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a path for a library to write a file to by name; the file takes its place when the block ends.
+def stage_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a path for a library to write a file to by name; the file gets its own name when the block ends.
 
     Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
     """
@@ -157,12 +157,12 @@ def open_staged(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder to write files into; when the block ends they take their places in ``out``, made if need be.
+    """Yield a folder to write files into; when the block ends they move to ``out``, made if need be.
 
-    None does if the block raises or if one of the places is taken. A kill while they are named leaves some of them
-    named, each whole.
+    None does if the block raises or if one of the names is taken. A kill meanwhile leaves some of them moved, each
+    complete.
 
-    Raises `UsageError` for a file that may not be replaced or a link in a file's place, `StorageError` where the disk
+    Raises `UsageError` for a file that may not be replaced or a link with a file's name, `StorageError` where the disk
     refuses.
     """
     if out.exists() and not out.is_dir():
@@ -179,7 +179,6 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 # -- locks
-# -----------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -192,10 +191,10 @@ def hold_lock(
     ``on_wait`` is called about once a second while we do.
 
     The file is removed before the lock is released; whoever waits for it then makes a new one. On a file system without
-    locks that is said once, and the block runs as if it were held. Raises `UsageError` for a link or a device, and
+    locks, warn once and run the block as if the lock were held. Raises `UsageError` for a link or a device, and
     `StorageError` where the disk refuses.
     """
-    import filelock  # only where something is locked
+    import filelock  # not loaded early
 
     check_target(path, root=root)
     lock, held = filelock.FileLock(path), False
@@ -210,10 +209,10 @@ def hold_lock(
                     break
                 on_wait()
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+        if isinstance(error, OSError) and error.errno not in NO_LOCK_ERRORS:
             raise
         held = True
-        note_once(path.parent, "has no locks: nothing keeps two programs from working there at the same time")
+        warn_once(path.parent, "has no locks: nothing keeps two programs from working there at the same time")
     try:
         yield held
     finally:

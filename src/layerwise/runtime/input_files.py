@@ -1,7 +1,6 @@
-"""Files of the user are opened here, and only if they are files: a named pipe would wait for ever, a device never end.
+"""Open files of the user, and only regular ones: reading a named pipe would wait for ever, reading a device never end.
 
-A path is looked at before it is opened, and what was opened is looked at again: nothing can be put in its place in
-between.
+A path is checked before it is opened, and the open file is checked again: nothing can replace it in between.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
         status = os.fstat(handle)
-        _check(status, path)
+        _refuse_special(status, path)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         return open(handle, "rb")
@@ -53,10 +52,10 @@ def refuse_special_file(path: str | os.PathLike[str]) -> None:
         status = os.stat(path)
     except (OSError, ValueError):
         return  # whoever opens it says what is wrong
-    _check(status, path)
+    _refuse_special(status, path)
 
 
-def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+def _refuse_special(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     """Refuse what is neither a file nor a folder."""
     kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:

@@ -1,6 +1,6 @@
-"""Know the machine: cores, the faster fp32 route, the allocator. Measured once, shown by ``doctor``.
+"""What the machine is and does best: the faster fp32 route, the allocator. Measured once, shown by ``doctor``.
 
-What was found, and when each setting is worth taking, stands beside the function that takes it.
+Each function that chooses a setting documents the measurements behind it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor
 from layerwise.errors import LayerwiseError, UsageError
 from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
 from layerwise.runtime.bounded_decoding import decode_json
-from layerwise.runtime.cores import cores as cores
-from layerwise.runtime.openmp import torchs_openmp
+from layerwise.runtime.openmp import find_torch_openmp
+from layerwise.runtime.resources import count_cores
 
 # (rows, inner, columns, left transposed, right transposed): a dense layer forward, its ∂W, larger ones
 SIZES = (
@@ -36,7 +36,7 @@ SIZES = (
     (256, 1024, 1024, False, True),
     (1024, 256, 1024, True, False),
 )
-LARGEST = 1 << 20  # bytes of the file that keeps measurements
+MAX_CACHE_BYTES = 1 << 20
 ROUTES = ("highest", "medium")
 ROUNDS, SECONDS = 9, 0.2  # at most so many alternations, stopping early on a slow machine
 ERROR_LIMIT = 4.0  # "fp32's level": at most this many times the error of "highest"
@@ -50,7 +50,7 @@ THRESHOLDS = {
 }
 
 
-class Product(msgspec.Struct, frozen=True):
+class ProductTrial(msgspec.Struct, frozen=True):
     """One matrix product tried on both routes: seconds (medians) and errors max|C − C₆₄| / max|C₆₄|."""
 
     rows: int
@@ -67,55 +67,55 @@ class Product(msgspec.Struct, frozen=True):
         return self.highest_seconds / self.medium_seconds
 
 
-class Matmul(msgspec.Struct, frozen=True):
+class MatmulTrial(msgspec.Struct, frozen=True):
     """The trial of the two fp32 routes: every number, what was chosen and why."""
 
     key: str
-    products: list[Product]
+    products: list[ProductTrial]
     speedup: float
     error_ratio: float
     chosen: str
     why: str
 
 
-def matmul_route() -> str:
+def get_matmul_route() -> str:
     """Return the ``torch.set_float32_matmul_precision`` that is fastest at fp32's error on this machine.
 
-    Measured once per machine and kept in the user's cache; ``LAYERWISE_MATMUL=highest`` (or ``medium``)
-    decides instead.
+    Measured once per machine and cached in the user's folder; ``LAYERWISE_MATMUL=highest`` (or ``medium``)
+    overrides it.
     """
     wanted = os.environ.get("LAYERWISE_MATMUL")
     if wanted is None:
-        return known_matmul().chosen
+        return get_matmul_trial().chosen
     if wanted not in ROUTES:
         raise UsageError("LAYERWISE_MATMUL does not name a route", expected=" or ".join(ROUTES), received=f"'{wanted}'")
     return wanted
 
 
-def known_matmul() -> Matmul:
-    """Return this machine's measurement from the cache, or make it and keep it there if one can write."""
-    key = _key()
-    kept = _read_cache()
-    if key not in kept:
-        kept[key] = measure_matmul()
-        _write_cache(kept)
-    return kept[key]
+def get_matmul_trial() -> MatmulTrial:
+    """Return this machine's measurement from the cache; if there is none, measure and cache it if possible."""
+    key = _make_key()
+    trials = _read_cache()
+    if key not in trials:
+        trials[key] = measure_matmul()
+        _write_cache(trials)
+    return trials[key]
 
 
-def measure_matmul() -> Matmul:
+def measure_matmul() -> MatmulTrial:
     """Try both routes on products of the sizes at hand, alternating, on the CPU. Takes about 0.3 s.
 
     "medium" is chosen where its largest error against float64 is at most `ERROR_LIMIT` times that of
     "highest", the time falls by `GAIN` in geometric mean and no size is slower than `LOSS`. torch's
-    settings and random state are put back. One thread, since a neighbor on one of our cores makes
+    settings and random state are restored. One thread, since a neighbor on one of our cores makes
     two-thread times collapse (every product took 16 ms instead of 0.4 to 4), and such an accident would be
-    kept.
+    cached.
     """
-    draw = torch.Generator().manual_seed(1)
-    pairs = [_operands(size, draw) for size in SIZES]
+    rng = torch.Generator().manual_seed(1)
+    pairs = [_draw_operands(size, rng) for size in SIZES]
     times: dict[str, list[list[float]]] = {route: [[] for _ in SIZES] for route in ROUTES}
     errors: dict[str, list[float]] = {}
-    with _settings_kept(), torch.inference_mode():
+    with _restore_settings(), torch.inference_mode():
         torch.set_num_threads(1)
         exact = [left.double() @ right.double() for left, right in pairs]
         for route in ROUTES:  # also the warm-up
@@ -125,25 +125,25 @@ def measure_matmul() -> Matmul:
                 for (left, right), true in zip(pairs, exact, strict=True)
             ]
         start = time.perf_counter()
-        for turn in range(ROUNDS):
-            if turn >= 3 and time.perf_counter() - start > SECONDS:
+        for number in range(ROUNDS):
+            if number >= 3 and time.perf_counter() - start > SECONDS:
                 break
-            for route in ROUTES if turn % 2 == 0 else ROUTES[::-1]:
+            for route in ROUTES if number % 2 == 0 else ROUTES[::-1]:
                 torch.set_float32_matmul_precision(route)
-                for taken, (left, right) in zip(times[route], pairs, strict=True):
-                    began = time.perf_counter()
+                for seconds, (left, right) in zip(times[route], pairs, strict=True):
+                    begin = time.perf_counter()
                     torch.mm(left, right)
-                    taken.append(time.perf_counter() - began)
+                    seconds.append(time.perf_counter() - begin)
     products = [
-        Product(*size[:3], median(slow), median(fast), slow_error, fast_error)
+        ProductTrial(*size[:3], median(slow), median(fast), slow_error, fast_error)
         for size, slow, fast, slow_error, fast_error in zip(
             SIZES, times["highest"], times["medium"], errors["highest"], errors["medium"], strict=True
         )
     ]
-    return judge(products)
+    return choose_route(products)
 
 
-def judge(products: list[Product]) -> Matmul:
+def choose_route(products: list[ProductTrial]) -> MatmulTrial:
     """Choose the route from measured products: the error first, then the time."""
     speedup = geometric_mean([product.speedup for product in products])
     ratio = max(product.medium_error / max(product.highest_error, 1e-12) for product in products)
@@ -156,13 +156,13 @@ def judge(products: list[Product]) -> Matmul:
         chosen, why = "highest", f"medium slows one of the products to {slowest:.2f} of its speed"
     else:
         chosen, why = "medium", f"medium is {speedup:.2f} times as fast with {ratio:.1f} times fp32's error"
-    return Matmul(_key(), products, speedup, ratio, chosen, why)
+    return MatmulTrial(_make_key(), products, speedup, ratio, chosen, why)
 
 
 def keep_large_buffers() -> bool:
-    """Raise glibc's thresholds so that large buffers stay with the process. Returns whether that is now so.
+    """Raise glibc's thresholds so that large buffers stay with the process. Return whether they now do.
 
-    By default glibc maps each large buffer anew and gives it back at once: every page of it faults on
+    By default glibc maps each large buffer anew and releases it at once: every page of it faults on
     every step. A no-op off 64-bit Linux with glibc, with ``LAYERWISE_MALLOC=system``, or where the user
     tunes malloc already (``MALLOC_*_``, ``GLIBC_TUNABLES``). May be called again; glibc offers no way back
     within the process.
@@ -175,7 +175,7 @@ def keep_large_buffers() -> bool:
     step were left in the convolutions' training; with the mmap threshold left at its default and the
     others raised, faults more than doubled.
     """
-    mallopt = _allocators("mallopt")
+    mallopt = _find_allocator_function("mallopt")
     if mallopt is None:
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
@@ -183,13 +183,12 @@ def keep_large_buffers() -> bool:
     return all(result == 1 for result in results)
 
 
-def give_back() -> None:
-    """Give free memory back to the system where `keep_large_buffers` lets glibc keep it; a no-op elsewhere.
+def release_free_memory() -> None:
+    """Return free memory to the system where `keep_large_buffers` lets glibc keep it; a no-op elsewhere.
 
-    For the border between phases: what one leaves free between its pieces, in any thread's share, the next does not
-        fill.
+    For the border between phases: the next phase does not reuse the gaps that the last one leaves free.
     """
-    trim = _allocators("malloc_trim")
+    trim = _find_allocator_function("malloc_trim")
     if trim is not None:
         trim(ctypes.c_size_t(0))
 
@@ -203,7 +202,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libc": " ".join(platform.libc_ver()).strip() or "unknown",
-        "cpu": {"model": cpu_model(), "instructions": instructions, "cores": cores()},
+        "cpu": {"model": get_cpu_model(), "instructions": instructions, "cores": count_cores()},
         "memory": {"total": int(memory.total), "available": int(memory.available)},
         "torch": {
             "version": torch.__version__,
@@ -212,8 +211,8 @@ def describe() -> dict[str, Any]:
             "onednn": torch.backends.mkldnn.is_available(),
             "build": torch.__config__.show(),
         },
-        "openmp": openmp.name if (openmp := torchs_openmp()) else None,
-        "matmul": {"route": matmul_route(), "measured": msgspec.to_builtins(known_matmul())},
+        "openmp": openmp.name if (openmp := find_torch_openmp()) else None,
+        "matmul": {"route": get_matmul_route(), "measured": msgspec.to_builtins(get_matmul_trial())},
         "allocator": {
             "large buffers kept": keep_large_buffers(),
             "thresholds": {name: value for name, (_, value) in THRESHOLDS.items()},
@@ -226,7 +225,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def cpu_model() -> str:
+def get_cpu_model() -> str:
     """Return the processor's name as the system gives it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -235,23 +234,23 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _key() -> str:
-    """Name what the measurement depends on: processor, its instructions, torch, the sizes tried."""
+def _make_key() -> str:
+    """Return what the measurement depends on, as a key: processor, its instructions, torch, the sizes tried."""
     instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{cpu_model()} | {instructions} | torch {torch.__version__} | {cores()} cores | {SIZES}"
+    return f"{get_cpu_model()} | {instructions} | torch {torch.__version__} | {count_cores()} cores | {SIZES}"
 
 
-def _operands(size: tuple[int, int, int, bool, bool], draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw_operands(size: tuple[int, int, int, bool, bool], rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return normal random operands of a product, as transposed views where the size says so."""
     rows, inner, columns, flip_left, flip_right = size
-    left = torch.randn((inner, rows) if flip_left else (rows, inner), generator=draw)
-    right = torch.randn((columns, inner) if flip_right else (inner, columns), generator=draw)
+    left = torch.randn((inner, rows) if flip_left else (rows, inner), generator=rng)
+    right = torch.randn((columns, inner) if flip_right else (inner, columns), generator=rng)
     return (left.T if flip_left else left), (right.T if flip_right else right)
 
 
 @contextmanager
-def _settings_kept() -> Iterator[None]:
-    """Put torch's matmul precision and threads back."""
+def _restore_settings() -> Iterator[None]:
+    """Restore torch's matmul precision and threads after the block."""
     old, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     try:
         yield
@@ -260,34 +259,34 @@ def _settings_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _cache_file() -> Path:
-    """Return where measurements are kept."""
+def _get_cache_path() -> Path:
+    """Return the file that caches measurements."""
     return Path(platformdirs.user_cache_dir("layerwise")) / "matmul.json"
 
 
-def _read_cache() -> dict[str, Matmul]:
-    """Return the measurements kept, or none where the file is absent, unreadable, damaged or foreign."""
+def _read_cache() -> dict[str, MatmulTrial]:
+    """Return the cached measurements, or none where the file is absent, unreadable, damaged or foreign."""
     try:
-        path = _cache_file()
-        if not is_plain_file(path, root=path.parent) or path.stat().st_size > LARGEST:
+        path = _get_cache_path()
+        if not is_plain_file(path, root=path.parent) or path.stat().st_size > MAX_CACHE_BYTES:
             return {}
-        kept: dict[str, Matmul] = decode_json(path.read_bytes(), what=str(path), as_type=dict[str, Matmul])
+        trials: dict[str, MatmulTrial] = decode_json(path.read_bytes(), what=str(path), as_type=dict[str, MatmulTrial])
     except (OSError, LayerwiseError):
         return {}
-    return {key: one for key, one in kept.items() if one.chosen in ROUTES and one.key == key}
+    return {key: one for key, one in trials.items() if one.chosen in ROUTES and one.key == key}
 
 
-def _write_cache(kept: dict[str, Matmul]) -> None:
-    """Write beside, then rename; a home that cannot be written is no error."""
+def _write_cache(trials: dict[str, MatmulTrial]) -> None:
+    """Write the measurements to the cache; a folder that cannot be written is no error."""
     with suppress(OSError, LayerwiseError):
-        path = _cache_file()
+        path = _get_cache_path()
         make_folder(path.parent)
-        write_file(path, msgspec.json.encode(kept))
+        write_file(path, msgspec.json.encode(trials))
 
 
-def _allocators(name: str) -> Any:
+def _find_allocator_function(name: str) -> Any:
     """Return a function of glibc's allocator; None off glibc, and where somebody asked for another setting of it."""
-    if not _glibc() or not _malloc_is_ours():
+    if not _is_glibc() or not _is_malloc_untuned():
         return None
     try:
         return getattr(ctypes.CDLL(None), name)
@@ -295,7 +294,7 @@ def _allocators(name: str) -> Any:
         return None
 
 
-def _glibc() -> bool:
+def _is_glibc() -> bool:
     """Whether this is 64-bit Linux on glibc."""
     if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
         return False
@@ -305,7 +304,7 @@ def _glibc() -> bool:
         return False
 
 
-def _malloc_is_ours() -> bool:
+def _is_malloc_untuned() -> bool:
     """Whether nobody asked for another allocator setting."""
     tuned = any(os.environ.get(name.replace("M_", "MALLOC_", 1) + "_") for name in THRESHOLDS)
     tunables = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")

@@ -1,9 +1,9 @@
-"""Folders that Layerwise makes and may remove again, told by a sealed marker inside.
+"""Folders that Layerwise makes and may remove again: each has a marker file with a checksum.
 
-Only a folder with such a marker is ever removed, whatever it is called, and links inside it are never followed. The
-marker says which
-process made it: what a killed one left is removed by the next, and what one of another machine left when nothing in it
-has changed for a day. A folder that was set aside to be replaced gets its name back if the replacement did not come.
+Only a folder with such a marker is ever removed, whatever its name, and links inside it are never followed. The marker
+says which process made it: the next process removes what a killed one left, and what one of another machine left when
+nothing in it has changed for a day. A folder that was set aside to be replaced gets its name back if the replacement
+did not come.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 import psutil
 
 from layerwise.runtime import strict_json
-from layerwise.runtime.process_identity import describe_process, is_running, machine_tag
+from layerwise.runtime.process_identity import describe_process, get_machine_tag, is_running
 
 MARKER = ".layerwise"
-LARGEST = 4096  # bytes of a marker
-PASSING = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(new|old)", re.DOTALL)
-OLD = 3600  # seconds, after which nobody is making an empty folder any more
-UNTOUCHED = 24 * 3600  # seconds, after which nobody is at work in a folder
-LONGEST_NAME = 200  # bytes of a target's name in a passing one
+MAX_MARKER_BYTES = 4096
+TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(new|old)", re.DOTALL)
+EMPTY_FOLDER_AGE = 3600  # seconds, after which nobody is making an empty folder any more
+UNCHANGED_AGE = 24 * 3600  # seconds, after which nobody is at work in a folder
+MAX_NAME_BYTES = 200  # of a target's name in a temporary one
 
 
-def _seal(kind: str) -> bytes:
+def _make_marker(kind: str) -> bytes:
     """Return a marker's bytes: the kind of folder, the process that makes it, and a checksum."""
     body = strict_json.dumps({"made by": "layerwise", "kind": kind, **describe_process()}, sort_keys=True)
     return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode()
@@ -42,15 +42,15 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     by us."""
     path = folder / MARKER
     try:
-        if folder.is_symlink() or path.is_symlink() or path.stat().st_size > LARGEST:
+        if folder.is_symlink() or path.is_symlink() or path.stat().st_size > MAX_MARKER_BYTES:
             return None
         body, digest = path.read_text(encoding="utf-8").split("\n")[:2]
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             return None
-        found = strict_json.loads(body)
+        marker = strict_json.loads(body)
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and found.get("made by") == "layerwise" else None
+    return marker if isinstance(marker, dict) and marker.get("made by") == "layerwise" else None
 
 
 def is_owned(folder: Path, kind: str) -> bool:
@@ -77,7 +77,7 @@ def mark_owned(folder: Path, kind: str, *, durable: bool = True) -> None:
         empty.unlink()
     handle = os.open(folder / MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with os.fdopen(handle, "wb") as stream:
-        stream.write(_seal(kind))
+        stream.write(_make_marker(kind))
         if durable:
             stream.flush()
             os.fsync(stream.fileno())
@@ -91,7 +91,7 @@ def remove_owned(folder: Path, kind: str) -> bool:
     """
     if folder.is_symlink() or not folder.is_dir():
         return not folder.exists()
-    if is_owned(folder, kind) or holds_nothing(folder):
+    if is_owned(folder, kind) or is_empty_folder(folder):
         with suppress(OSError):
             for entry in list(folder.iterdir()):
                 if entry.is_dir() and not entry.is_symlink():
@@ -103,7 +103,7 @@ def remove_owned(folder: Path, kind: str) -> bool:
     return not folder.exists()
 
 
-def holds_nothing(folder: Path) -> bool:
+def is_empty_folder(folder: Path) -> bool:
     """Whether a folder is empty but for a marker without a byte: what a kill leaves while a folder is made."""
     entries = list(folder.iterdir())
     return not entries or (
@@ -120,42 +120,42 @@ def remove_inside(path: Path, owner: Path, kind: str) -> bool:
     return not os.path.lexists(path)
 
 
-def passing_name(target: Path, *, ending: str = "new") -> Path:
-    """Return a hidden name beside a target that nobody else has. It tells machine and process: the folder has no marker
-    at first.
+def temporary_path(target: Path, *, ending: str = "new") -> Path:
+    """Return a hidden unique path beside a target. Its name contains the machine and the process, as the folder has no
+    marker at first.
 
-    A folder that will be there is ``new``. One that was there is ``old``: its name is never cut, so that it can be
-    given back.
+    ``ending`` is ``new`` for a folder that will replace the target, ``old`` for the one that is replaced; an old one's
+    name is never cut, so that it can be restored.
     """
-    name = target.name if ending == "old" else os.fsencode(target.name)[:LONGEST_NAME].decode(errors="ignore")
-    return target.with_name(f".{name}.{machine_tag()}{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(3)}.{ending}")
+    name = target.name if ending == "old" else os.fsencode(target.name)[:MAX_NAME_BYTES].decode(errors="ignore")
+    return target.with_name(f".{name}.{get_machine_tag()}{os.getpid() & 0xFFFFFF:06x}{secrets.token_hex(3)}.{ending}")
 
 
-def find_passing(target: Path) -> list[Path]:
-    """Return what lies beside a target under passing names that were chosen for it."""
-    beside = sorted(target.parent.glob(".*")) if target.parent.is_dir() else []
-    return [path for path in beside if (found := PASSING.fullmatch(path.name)) and found[1] == target.name]
+def find_temporary(target: Path) -> list[Path]:
+    """Return the paths beside a target with temporary names made for it."""
+    hidden = sorted(target.parent.glob(".*")) if target.parent.is_dir() else []
+    return [path for path in hidden if (match := TEMPORARY_NAME.fullmatch(path.name)) and match[1] == target.name]
 
 
 def _has_ended(name: str) -> bool:
-    """Whether the process that chose a passing name ran on this machine and is gone."""
+    """Whether the process that chose a temporary name ran on this machine and has ended."""
     tag = name[-len("0123456789abcdef.new") :]
-    return tag.startswith(machine_tag()) and not psutil.pid_exists(int(tag[4:10], 16))
+    return tag.startswith(get_machine_tag()) and not psutil.pid_exists(int(tag[4:10], 16))
 
 
-def sweep_unfinished(place: Path, kind: str, *, alone: bool = False) -> None:
-    """Remove the unfinished folders of a kind that killed processes left in a place; give one that was set aside its
+def sweep_unfinished(parent: Path, kind: str, *, alone: bool = False) -> None:
+    """Remove the unfinished folders of a kind that killed processes left in a folder; give one that was set aside its
     name back if that is free.
 
-    ``alone``: nobody else works there, so that all of them are left over; else those whose process has ended, those of
-    another machine in which nothing has changed for a day, and old empty ones.
+    ``alone``: no other process works there, so that all of them are left over; else those whose process has ended,
+    those of another machine in which nothing has changed for a day, and old empty ones.
     """
-    for folder in place.glob(".*") if place.is_dir() else ():
-        name = PASSING.fullmatch(folder.name)
+    for folder in parent.glob(".*") if parent.is_dir() else ():
+        name = TEMPORARY_NAME.fullmatch(folder.name)
         with suppress(OSError):
             if name is None or not (alone or _is_left_over(folder)):
                 continue
-            target = place / name[1]
+            target = parent / name[1]
             if name[2] == "old" and not os.path.lexists(target) and is_owned(folder, kind):
                 folder.rename(target)
             else:
@@ -163,16 +163,16 @@ def sweep_unfinished(place: Path, kind: str, *, alone: bool = False) -> None:
 
 
 def _is_left_over(folder: Path) -> bool:
-    """Whether nobody is at work any more in a folder with a passing name. Raises `OSError` if it goes meanwhile."""
+    """Whether no process works any more in a folder with a temporary name. Raises `OSError` if it goes meanwhile."""
     marker = read_marker(folder)
     if marker is None:
-        return time.time() - folder.lstat().st_mtime > OLD or _has_ended(folder.name)
+        return time.time() - folder.lstat().st_mtime > EMPTY_FOLDER_AGE or _has_ended(folder.name)
     # one that was set aside carries the marker of whoever made it: whoever set it aside chose its name
     running = is_running(marker) if folder.suffix == ".new" else False if _has_ended(folder.name) else None
-    return time.time() - _last_change(folder) > UNTOUCHED if running is None else not running
+    return time.time() - _find_last_change(folder) > UNCHANGED_AGE if running is None else not running
 
 
-def _last_change(folder: Path) -> float:
+def _find_last_change(folder: Path) -> float:
     """Return when a folder, its name or something in it last changed, in seconds since 1970. Links are not followed."""
-    inside = (Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
+    inside = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
     return max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))

@@ -1,5 +1,5 @@
-"""Which process made a folder, and whether it still runs: what survives a set clock, a container and a number that was
-given again.
+"""Which process made a folder, and whether it still runs, in spite of a set clock, containers and reused process
+numbers.
 
 On Linux a process is known by the boot of the kernel, the namespace of its number, the number, and the tick it was
 started at; elsewhere by the host's name, the number and the time it was started at.
@@ -20,9 +20,8 @@ CLOCK_STEP = 2.0  # seconds by which a start may seem to move where only the clo
 
 
 @cache
-def machine_id() -> str:
-    """Return what tells apart the places in which numbers of processes mean something: kernels that run, and containers
-    in them."""
+def get_machine_id() -> str:
+    """Return what identifies the namespace of process numbers: the running kernel, and the container in it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -30,12 +29,12 @@ def machine_id() -> str:
         return socket.gethostname()
 
 
-def machine_tag() -> str:
+def get_machine_tag() -> str:
     """Return four hexadecimal digits that stand for this machine in names of files."""
-    return hashlib.sha256(machine_id().encode()).hexdigest()[:4]
+    return hashlib.sha256(get_machine_id().encode()).hexdigest()[:4]
 
 
-def start_of(process: int) -> float:
+def get_start_time(process: int) -> float:
     """Return when a process of this machine was started: in ticks since the kernel's start on Linux, in seconds
     elsewhere.
 
@@ -59,16 +58,16 @@ def start_of(process: int) -> float:
 
 def describe_process() -> dict[str, str | int | float]:
     """Return what tells this process from all others: its machine, number and start."""
-    return {"machine": machine_id(), "process": os.getpid(), "started": start_of(os.getpid())}
+    return {"machine": get_machine_id(), "process": os.getpid(), "started": get_start_time(os.getpid())}
 
 
 def is_running(description: dict[str, Any]) -> bool | None:
     """Return whether the process that `describe_process` described runs; None if it was of another machine, or cannot
     be told."""
     machine, process, started = (description.get(key) for key in ("machine", "process", "started"))
-    if machine != machine_id() or not isinstance(process, int) or not isinstance(started, int | float):
+    if machine != get_machine_id() or not isinstance(process, int) or not isinstance(started, int | float):
         return None
     try:
-        return abs(start_of(process) - started) < CLOCK_STEP
+        return abs(get_start_time(process) - started) < CLOCK_STEP
     except ProcessLookupError:
         return False

@@ -20,36 +20,41 @@ def dumps(
     sort_keys: bool = False,
     default: Callable[[Any], Any] | None = None,
     non_finite: Literal["null", "error"] = "null",
-    ascii: bool = False,
+    ensure_ascii: bool = False,
 ) -> str:
-    """Return JSON text, in Unicode or with everything beyond ``ascii`` escaped.
+    """Return JSON text, in Unicode or with everything beyond ASCII escaped (``ensure_ascii``).
 
     Numbers that are not finite become null, or raise `ValueError` where ``non_finite`` is ``error``.
     """
-    options: dict[str, Any] = {"indent": indent, "sort_keys": sort_keys, "default": default, "ensure_ascii": ascii}
+    options: dict[str, Any] = {
+        "indent": indent,
+        "sort_keys": sort_keys,
+        "default": default,
+        "ensure_ascii": ensure_ascii,
+    }
     try:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:
         if non_finite == "error":
             raise
-        return json.dumps(finite(content), allow_nan=False, **options)
+        return json.dumps(replace_nonfinite(content), allow_nan=False, **options)
 
 
 def loads(data: str | bytes) -> Any:
     """Read JSON. Raises `ValueError` for what is none: NaN, Infinity and numbers beyond float64 too."""
-    return json.loads(data, parse_constant=_refuse, parse_float=_number)
+    return json.loads(data, parse_constant=_refuse, parse_float=_parse_number)
 
 
-def finite(content: Any) -> Any:
-    """Return plain content with None in the place of each number that is not finite."""
+def replace_nonfinite(content: Any) -> Any:
+    """Return plain content with None for each number that is not finite."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {finite_key(key): finite(value) for key, value in content.items()}
-    return [finite(value) for value in content] if isinstance(content, list | tuple) else content
+        return {replace_nonfinite_key(key): replace_nonfinite(value) for key, value in content.items()}
+    return [replace_nonfinite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def finite_key(key: Any) -> Any:
+def replace_nonfinite_key(key: Any) -> Any:
     """Return a key of an object: one that is a number and not finite as text."""
     return str(key) if isinstance(key, float) and not math.isfinite(key) else key
 
@@ -58,6 +63,6 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse(text)

@@ -1,1 +1,1 @@
-"""What the examples mean: inputs to tensors, targets to losses, outputs to answers."""
+"""What the examples mean: inputs to tensors, targets to losses, outputs to predictions."""

@@ -1,6 +1,6 @@
 """Augmentation of training batches: which change an example gets is a pure function of (seed, stage, epoch, its id).
 
-So the batch it lies in, the number of workers and ranks, a resume and the loading path change nothing. Batches are
+So the batch it is in, the number of workers and ranks, a resume and the loading path change nothing. Batches are
 changed where they are used, on the device, after both loading paths; what is evaluated, predicted and exported never
 is.
 
@@ -41,7 +41,7 @@ from layerwise.tasks.inputs import ImageInputs, Inputs
 @dataclass(frozen=True)
 class Augmentation:
     """Changes a stage's training images. ``seed`` is the run's; ``dtype`` that of its floating-point numbers, for
-    images that come as bytes; ``plain``: images come as `collating` leaves them, in bytes or in [0, 1]."""
+    images that come as bytes; ``plain``: images come as `choose_collate` leaves them, in bytes or in [0, 1]."""
 
     inputs: ImageInputs
     options: AugmentOptions
@@ -50,11 +50,11 @@ class Augmentation:
     dtype: torch.dtype = torch.float32
     plain: bool = False
 
-    def draws(self, batch: Batch, epoch: int) -> Tensor:
+    def get_draws(self, batch: Batch, epoch: int) -> Tensor:
         """Return the draws of a batch's examples in an epoch, (N, 28) float64 in [0, 1)."""
         return torch.cat(
             [
-                rng.uniform(batch.ids, count, rng.key(self.seed, name, self.stage), epoch)
+                rng.draw_uniform(batch.ids, count, rng.derive_seed(self.seed, name, self.stage), epoch)
                 for name, count in (("augment", FIRST), ("augment-more", DRAWS - FIRST))
             ],
             1,
@@ -63,49 +63,52 @@ class Augmentation:
     @torch.no_grad()
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch with its images changed as this epoch has it, in the same layout in memory."""
-        u = self.draws(batch, epoch)
-        given = batch.inputs.dtype
-        x = batch.inputs.clone() if self.plain and given != torch.uint8 else batch.inputs
+        u = self.get_draws(batch, epoch)
+        dtype = batch.inputs.dtype
+        x = batch.inputs.clone() if self.plain and dtype != torch.uint8 else batch.inputs
         x = augment(
             x if self.plain else self.inputs.raw(x),
-            u.to(self.dtype if given == torch.uint8 else given).to(x.device, non_blocking=True),
+            u.to(self.dtype if dtype == torch.uint8 else dtype).to(x.device, non_blocking=True),
             self.options,
         )
-        x = self.inputs.scaled(x)
-        last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)
+        x = self.inputs.normalize(x)
+        is_channels_last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)
         changed = replace(
-            batch, inputs=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+            batch,
+            inputs=x.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format),
         )
-        return self.mixed(changed, u) if self.options.mixes and len(batch) else changed
+        return self.mix(changed, u) if self.options.mixes and len(batch) else changed
 
-    def shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return what draws u (N, 28) leave of each image, λ (N,) float64, 1 for those not mixed, and which are cut
         (CutMix), (N,)."""
-        o = self.options
-        half = 0.5 if o.mixup and o.cutmix else float(bool(o.cutmix))
-        cuts = u[:, KIND] < half
+        options = self.options
+        cut_share = 0.5 if options.mixup and options.cutmix else float(bool(options.cutmix))
+        cuts = u[:, KIND] < cut_share
         share = torch.ones(len(u), dtype=torch.float64)
-        for alpha, chosen in ((o.mixup, ~cuts), (o.cutmix, cuts)):
+        for alpha, chosen in ((options.mixup, ~cuts), (options.cutmix, cuts)):
             if alpha:
-                share = torch.where(chosen & (u[:, MIXED] < o.mix), mixup.shares(u[:, SHARE], alpha), share)
+                share = torch.where(
+                    chosen & (u[:, MIXED] < options.mix_prob), mixup.beta_quantiles(u[:, SHARE], alpha), share
+                )
         return share, cuts
 
-    def mixed(self, batch: Batch, u: Tensor) -> Batch:
+    def mix(self, batch: Batch, u: Tensor) -> Batch:
         """Return a batch of neighbors mixed two by two, by draws u (N, 28)."""
-        share, cuts = self.shares(u)
-        box = mixup.pasted(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
-        x, kept = mixup.mixed(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
-        other = mixup.partners(len(batch)).to(batch.inputs.device)
+        share, cuts = self.compute_shares(u)
+        box = mixup.draw_cutmix_boxes(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
+        x, own_share = mixup.mix_images(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
+        other = mixup.find_partners(len(batch)).to(batch.inputs.device)
         targets, weights = (None if tensor is None else tensor[other] for tensor in (batch.targets, batch.weights))
-        return replace(batch, inputs=x, mix=Mix(kept, targets, weights))
+        return replace(batch, inputs=x, mix=Mix(own_share, targets, weights))
 
 
 @dataclass(frozen=True)
-class Augmented:
+class AugmentedBatches:
     """Batches whose images are changed on their way to the rule."""
 
     batches: Batches
-    change: Augmentation
+    augmentation: Augmentation
 
     @property
     def per_epoch(self) -> int:
@@ -117,13 +120,13 @@ class Augmented:
         """Examples in one epoch, over all ranks."""
         return self.batches.examples
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's share of the batches of an epoch, changed, from batch ``start`` on."""
-        for batch in self.batches.epoch(epoch, start):
-            yield self.change(batch, epoch)
+        for batch in self.batches.iterate(epoch, start):
+            yield self.augmentation(batch, epoch)
 
 
-def collating(task: Task, table: Mapping[str, Any]) -> Collate:
+def choose_collate(task: Task, table: Mapping[str, Any]) -> Collate:
     """Return how a stage's training examples are gathered: images that are to be changed stay bytes until then."""
     if not table:
         return task.collate
@@ -131,12 +134,12 @@ def collating(task: Task, table: Mapping[str, Any]) -> Collate:
     return replace(task, inputs=replace(task.inputs, plain=True)).collate
 
 
-def paired(table: Mapping[str, Any]) -> bool:
+def has_mixing(table: Mapping[str, Any]) -> bool:
     """Whether a stage's table (resolved) mixes images."""
     return bool(table) and msgspec.convert(dict(table), AugmentOptions).mixes
 
 
-def augmented(
+def augment_batches(
     batches: Batches,
     inputs: Inputs,
     table: Mapping[str, Any],
@@ -145,15 +148,15 @@ def augmented(
     stage: int,
     dtype: torch.dtype = torch.float32,
 ) -> Batches:
-    """Return a stage's batches, gathered as `collating` says, augmented if its table (resolved) says so."""
+    """Return a stage's batches, gathered as `choose_collate` says, augmented if its table (resolved) says so."""
     if not table:
         return batches
     assert isinstance(inputs, ImageInputs)
     options = msgspec.convert(dict(table), AugmentOptions)
-    return Augmented(batches, Augmentation(inputs, options, seed, stage, dtype, plain=True))
+    return AugmentedBatches(batches, Augmentation(inputs, options, seed, stage, dtype, plain=True))
 
 
-def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str = "backprop") -> dict[str, Any]:
+def resolve_augment(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str = "backprop") -> dict[str, Any]:
     """Return a stage's ``augment`` table with every option spelled out, or the empty one.
 
     Raises `UsageError` for unknown keys and values out of range, for inputs that are no images, for colors of gray
@@ -161,7 +164,7 @@ def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str 
     """
     if not table:
         return {}
-    options = recipe.checked(AugmentOptions, table, where=f"augment of {where}")
+    options = recipe.check_table(AugmentOptions, table, where=f"augment of {where}")
     if not isinstance(inputs, ImageInputs):
         raise UsageError(
             f"{where} cannot augment {inputs.kind}s",
@@ -176,7 +179,7 @@ def resolved(table: Mapping[str, Any], inputs: Inputs, where: str, *, rule: str 
             received=f"{inputs.channels} channel(s)",
             do="leave augment.saturation and augment.hue out; brightness and contrast work",
         )
-    for key in ("area", "aspect", "erase_area", "erase_aspect"):
+    for key in ("crop_scale", "crop_ratio", "erase_area", "erase_aspect"):
         low, high = getattr(options, key)
         if low > high:
             raise UsageError(

@@ -19,10 +19,10 @@ Json = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """An objective over a batch: a SUM and the count it covers. The rule divides by the weight of the whole window and
-    ranks.
+    """An objective over a batch: a SUM and the weight it covers. The rule divides by the weight of the whole window
+    over all ranks.
 
-    ``parts`` are its named terms (sums too), shown beside it; ``outputs`` what the model gave, for meters.
+    ``parts`` are its named terms (sums too), for progress; ``outputs`` the model's outputs, for meters.
     """
 
     total: Tensor
@@ -31,7 +31,7 @@ class Loss(NamedTuple):
     outputs: Tensor | None = None
 
 
-def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
+def sum_weighted_losses(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
     """Return the sum of losses (N, …), each times its example's weight, and the sum of the weights."""
     if batch.weights is None:
         return losses.sum(), float(len(batch))
@@ -39,18 +39,18 @@ def weighted(losses: Tensor, batch: Batch) -> tuple[Tensor, float]:
     return (losses * weights.view(-1, *[1] * (losses.ndim - 1))).sum(), float(batch.weights.sum())
 
 
-class Answering(nn.Module):
-    """A network with its answer beside its own outputs: what leaves the house as a graph."""
+class PredictionModule(nn.Module):
+    """A network that also returns its predictions: the module that is exported as a graph."""
 
-    def __init__(self, model: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, predict: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
-        self.answer = answer
+        self.predict = predict
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map encoded inputs (N, …) to the network's outputs (N, …) and the answer to them."""
+        """Map encoded inputs (N, …) to the network's outputs (N, …) and its predictions from them."""
         outputs: Tensor = self.model(x)
-        return outputs, self.answer(outputs, x)
+        return outputs, self.predict(outputs, x)
 
 
 class Output(NamedTuple):
@@ -61,29 +61,31 @@ class Output(NamedTuple):
 
 
 class Export(NamedTuple):
-    """The module that is exported, and its outputs: the network's own first, then the answer."""
+    """The module that is exported, and its outputs: the network's own first, then the predictions."""
 
-    module: Answering
+    module: PredictionModule
     outputs: tuple[Output, Output]
 
 
-def summed(losses: Callable[[Tensor, Batch], Tensor], outputs: Tensor, batch: Batch) -> tuple[Tensor, float]:
+def sum_losses(losses: Callable[[Tensor, Batch], Tensor], outputs: Tensor, batch: Batch) -> tuple[Tensor, float]:
     """Return the sum of a batch's losses, by ``losses(outputs, batch)`` (N, …) and weights, and the weight it covers.
 
     Of mixed examples it is the convex combination λ·ℓ(z, y) + (1−λ)·ℓ(z, y′), each term with its own example's weight.
     """
     mix = batch.mix
     if mix is None or mix.targets is None:
-        return weighted(losses(outputs, batch), batch)
+        return sum_weighted_losses(losses(outputs, batch), batch)
     other = replace(batch, targets=mix.targets, weights=mix.weights, mix=None)
-    rest = 1 - mix.share
+    other_share = 1 - mix.share
     if batch.weights is None or mix.weights is None:
-        own, others = (replace(part, weights=share) for part, share in ((batch, mix.share), (other, rest)))
+        own, others = (replace(part, weights=share) for part, share in ((batch, mix.share), (other, other_share)))
     else:
         own = replace(batch, weights=batch.weights * mix.share)
-        others = replace(other, weights=mix.weights * rest)
-    (mine, covered), (theirs, more) = (weighted(losses(outputs, part), part) for part in (own, others))
-    return mine + theirs, float(len(batch)) if batch.weights is None else covered + more
+        others = replace(other, weights=mix.weights * other_share)
+    (own_total, own_weight), (other_total, other_weight) = (
+        sum_weighted_losses(losses(outputs, part), part) for part in (own, others)
+    )
+    return own_total + other_total, float(len(batch)) if batch.weights is None else own_weight + other_weight
 
 
 class Meter(Protocol):
@@ -106,35 +108,35 @@ class Meter(Protocol):
         ...
 
 
-class Assessment(Meter, Protocol):
-    """A fuller meter, for what is said of finished weights: the meter's metrics and more, and tables beside them."""
+class EvaluationMeter(Meter, Protocol):
+    """A fuller meter, for evaluation and reports: the meter's metrics and more, and tables."""
 
     def details(self) -> Json:
-        """Return what is no single number, as plain JSON; empty where there is no more to say."""
+        """Return the tables as plain JSON; empty where there are none."""
         ...
 
 
 @dataclass
-class PlainAssessment:
-    """A task's own meter, where it says all there is."""
+class BasicEvaluationMeter:
+    """A task's own meter as an evaluation meter without tables."""
 
-    light: Meter
+    basic: Meter
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Take in a batch's outputs."""
-        self.light.update(outputs, batch)
+        self.basic.update(outputs, batch)
 
     def state(self) -> dict[str, Tensor]:
         """What was gathered."""
-        return self.light.state()
+        return self.basic.state()
 
     def merge(self, other: Mapping[str, Tensor]) -> None:
         """Take in what another gathered."""
-        self.light.merge(other)
+        self.basic.merge(other)
 
     def result(self) -> dict[str, float]:
         """Return the metrics by name."""
-        return self.light.result()
+        return self.basic.result()
 
     def details(self) -> Json:
         """Nothing more."""
@@ -167,7 +169,7 @@ class Task(ABC):
         """What the data decide of the network: a superset of names that builders pick from."""
 
     @abstractmethod
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the source with its targets in this task's terms (classes by name), or raise `DataError` if it does
         not fit."""
 
@@ -181,12 +183,12 @@ class Task(ABC):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch to measure it: what `losses` and `meter` take, (N, …)."""
-        found: Tensor = model(batch.inputs)
-        return found
+        outputs: Tensor = model(batch.inputs)
+        return outputs
 
-    def answering(self, model: nn.Module) -> nn.Module:
-        """Return what maps encoded raw inputs to what `decode` takes: the model itself, where questions are like the
-        examples."""
+    def prediction_model(self, model: nn.Module) -> nn.Module:
+        """Return the module that maps encoded raw inputs to what `decode` takes: the model itself, where raw inputs are
+        like the examples."""
         return model
 
     @abstractmethod
@@ -197,17 +199,17 @@ class Task(ABC):
     def meter(self) -> Meter:
         """Return a fresh meter of this task's metrics, light enough for every epoch."""
 
-    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return the outputs (N, …) that stand for the mean answer of several looks at the same examples.
+    def average_outputs(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the outputs (N, …) of the mean prediction over several outputs for the same examples.
 
-        Raises `UsageError` where answers have no mean.
+        Raises `UsageError` where predictions have no mean.
         """
         raise UsageError(f"the answers of a {self.name} have no mean", do="leave --tta out")
 
-    def assessment(self) -> Assessment:
-        """Return a fresh meter of everything that is said of finished weights; a task that has more to say than its
-        meter says so here."""
-        return PlainAssessment(self.meter())
+    def evaluation_meter(self) -> EvaluationMeter:
+        """Return a new meter for evaluation and reports; a task with more metrics than its training meter overrides
+        this."""
+        return BasicEvaluationMeter(self.meter())
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return what a user should know of the training part's targets before training starts."""
@@ -215,12 +217,12 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
-        """Turn outputs (N, …) for a batch of inputs into answers, one for each example."""
+        """Turn outputs (N, …) for a batch of inputs into predictions, one for each example."""
 
     @abstractmethod
     def export_module(self, model: nn.Module) -> Export:
-        """Return what is exported as a graph: inputs as `collate` encodes them to the model's own outputs and the
-        answer (float)."""
+        """Return the module to export as a graph: it maps inputs as `collate` encodes them to the model's own outputs
+        and the predictions (float)."""
 
     @abstractmethod
     def to_json(self) -> Json:

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import Array, Examples, Relabeled, Source, labels
+from layerwise.data.loader import Batch, get_weights
+from layerwise.data.source import Array, Examples, Relabeled, Source, get_targets
 from layerwise.errors import DataError
 from layerwise.tasks import encoding
-from layerwise.tasks.assessment import ClassAssessment
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
-from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, class_logits, class_loss
+from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task, sum_losses
+from layerwise.tasks.evaluation_metrics import ClassEvaluationMeter
+from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, build_class_loss, to_class_logits
 from layerwise.tasks.records import ClassificationRecord
 
-UNEVEN = 2  # times the rarest class's examples; from there on the commonest is spoken of
-SHOWN = 6  # classes that a note names
+IMBALANCE_RATIO = 2  # of the commonest to the rarest class's examples, from which on a note names them
+MAX_NAMED = 6  # classes that a note names
 
 
 class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
@@ -40,15 +40,15 @@ class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_f
 
 
 class ClassPrediction(msgspec.Struct, frozen=True):
-    """The answer of a classifier: the class's name, its probability, and the probability of every class."""
+    """The prediction of a classifier: the class's name, its probability, and the probability of every class."""
 
     label: str
     score: float
     scores: dict[str, float]
 
 
-def no_classes(source: Source) -> DataError:
-    """Make the error for a target that is an amount."""
+def make_no_classes_error(source: Source) -> DataError:
+    """Return the error for a target that is an amount."""
     return DataError(
         f"the target '{source.schema.target_name}' is an amount, not a class",
         expected="text, or few different whole numbers",
@@ -57,20 +57,20 @@ def no_classes(source: Source) -> DataError:
     )
 
 
-def counted(found: Array, classes: int) -> Array:
+def count_classes(targets: Array, classes: int) -> Array:
     """Return how many of the labels (N,) are each class's, (K,)."""
-    return np.bincount(found.astype(np.int64), minlength=classes)
+    return np.bincount(targets.astype(np.int64), minlength=classes)
 
 
-def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
+def describe_imbalance(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
     """Return a note on classes of which the rarest has less than half of the commonest's examples, the commonest
     first."""
-    order = [int(at) for at in np.argsort(-counts, kind="stable") if counts[at]]
-    if len(order) < 2 or UNEVEN * counts[order[-1]] >= counts[order[0]]:
+    order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    if len(order) < 2 or IMBALANCE_RATIO * counts[order[-1]] >= counts[order[0]]:
         return ()
-    shown = order if len(order) <= SHOWN else [*order[: SHOWN - 1], order[-1]]
-    parts = [f"'{classes[at]}' {counts[at]:,} ({counts[at] / counts.sum():.1%})" for at in shown]
-    if len(order) > SHOWN:
+    named = order if len(order) <= MAX_NAMED else [*order[: MAX_NAMED - 1], order[-1]]
+    parts = [f"'{classes[index]}' {counts[index]:,} ({counts[index] / counts.sum():.1%})" for index in named]
+    if len(order) > MAX_NAMED:
         parts.insert(-1, "…")
     return (
         f"the classes are uneven in the training part: {', '.join(parts)}; accuracy alone misleads, so look "
@@ -83,12 +83,12 @@ def uneven(classes: Sequence[str], counts: Array) -> tuple[str, ...]:
 class ClassMeter:
     """Accuracy and mean loss, with the confusion matrix (true class by row).
 
-    The loss is cross-entropy (of sigmoids where each class is asked by itself), without weights, smoothing and
-    focusing. Where classes are ``weighted``, the mean of their recalls is told too.
+    The loss is cross-entropy (of sigmoids for one against the rest), without weights, smoothing and focusing. Where
+    classes are ``weighted``, the mean of their recalls is a metric too.
     """
 
     classes: int
-    of: ClassLoss = ClassLoss()
+    criterion: ClassLoss = ClassLoss()
     weighted: bool = False
     confusion: Tensor = field(init=False)
     loss: Tensor = field(init=False)
@@ -100,8 +100,8 @@ class ClassMeter:
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Take in logits (N, K) or (N, 1) and labels (N,)."""
         assert batch.targets is not None
-        logits = class_logits(outputs)
-        self.loss += self.of.by_example(outputs.double(), batch.targets).sum().cpu()
+        logits = to_class_logits(outputs)
+        self.loss += self.criterion.compute_losses(outputs.double(), batch.targets).sum().cpu()
         pairs = batch.targets * self.classes + logits.argmax(1)
         self.confusion += torch.bincount(pairs, minlength=self.classes**2).cpu().view(self.classes, self.classes)
 
@@ -118,12 +118,12 @@ class ClassMeter:
         """Return ``accuracy`` in [0, 1], ``loss`` in nats and, for weighted classes, ``balanced-accuracy``: the mean of
         nₖₖ / nₖ."""
         count = max(1, int(self.confusion.sum()))
-        found = {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
+        metrics = {"accuracy": int(self.confusion.trace()) / count, "loss": float(self.loss) / count}
         if self.weighted:
-            seen = self.confusion.sum(1)
-            recalls = (self.confusion.diagonal().double() / seen)[seen > 0]
-            found["balanced-accuracy"] = float(recalls.mean()) if len(recalls) else 0.0
-        return found
+            counts = self.confusion.sum(1)
+            recalls = (self.confusion.diagonal().double() / counts)[counts > 0]
+            metrics["balanced-accuracy"] = float(recalls.mean()) if len(recalls) else 0.0
+        return metrics
 
 
 @dataclass
@@ -139,121 +139,123 @@ class Classification(Task):
 
     @classmethod
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
-        """Take classes and input statistics from the training part. Raises `DataError` for fewer than two classes
-        (F15)."""
+        """Take classes and input statistics from the training part. Raises `DataError` for fewer than two
+        classes."""
         assert isinstance(options, ClassificationOptions)
         if given:
             return cls.from_json(given)
-        found = labels(source)
+        targets = get_targets(source)
         names = source.schema.classes
         if source.schema.target == "number":
-            raise no_classes(source)
-        if source.schema.target == "none" or found is None:
+            raise make_no_classes_error(source)
+        if source.schema.target == "none" or targets is None:
             raise DataError(
                 "these examples have no classes", expected="a target column or class folders", received="none"
             )
         if source.schema.target == "either":
-            names = names or tuple(str(v) for v in range(int(found.max()) + 1))
-        present = len(np.unique(found))
+            names = names or tuple(str(v) for v in range(int(targets.max()) + 1))
+        present = len(np.unique(targets))
         if present < 2:
-            only = names[int(found[0])] if len(found) and int(found[0]) < len(names) else "none"
+            only = names[int(targets[0])] if len(targets) and int(targets[0]) < len(names) else "none"
             raise DataError(
                 "there is nothing to tell apart in the training part",
                 expected="examples of at least two classes",
-                received=f"{len(found)} examples, all of class '{only}'",
+                received=f"{len(targets)} examples, all of class '{only}'",
                 do="add examples of another class, or choose another target with --set data.target=…",
             )
-        made = cls(encoding.fit(source, options), names)
-        made.adopt(source)
-        loss = class_loss(
+        task = cls(encoding.fit_inputs(source, options), names)
+        task.convert_source(source)
+        loss = build_class_loss(
             options.loss,
             gamma=options.focal_gamma,
             smoothing=options.label_smoothing,
             weights=options.class_weights,
-            labels=found,
+            labels=targets,
             classes=names,
         )
-        return replace(made, loss=loss)
+        return replace(task, loss=loss)
 
     def model_args(self) -> dict[str, Any]:
         """Return ``classes``, ``outputs`` (the same number) and what the inputs decide."""
         return {"classes": len(self.classes), "outputs": len(self.classes), **self.inputs.model_args()}
 
-    def adopt(self, source: Source) -> Source:
-        """Map the source's classes to this task's by name (F10); raise `DataError` for unknown ones and labels out of
-        range (F14)."""
-        source = self.inputs.adopt(source)
+    def convert_source(self, source: Source) -> Source:
+        """Map the source's classes to this task's by name; raise `DataError` for unknown ones and labels out of
+        range."""
+        source = self.inputs.convert_source(source)
         if source.schema.target == "number":
-            raise no_classes(source)
-        found = labels(source)
-        if found is None:
+            raise make_no_classes_error(source)
+        targets = get_targets(source)
+        if targets is None:
             raise DataError(f"{source.name_of(0)} has no classes to compare with", expected="labeled examples")
         names = source.schema.classes or self.classes
-        wrong = np.flatnonzero((found < 0) | (found >= len(names)) | (found != np.floor(found)))
-        if len(wrong):
+        invalid = np.flatnonzero((targets < 0) | (targets >= len(names)) | (targets != np.floor(targets)))
+        if len(invalid):
             raise DataError(
-                f"{source.name_of(int(wrong[0]))} has a label out of range ({len(wrong)} such examples)",
+                f"{source.name_of(int(invalid[0]))} has a label out of range ({len(invalid)} such examples)",
                 expected=f"a whole number in [0, {len(names)})",
-                received=f"{found[wrong[0]]}",
+                received=f"{targets[invalid[0]]}",
             )
-        used = {names[int(i)] for i in np.unique(found)}
-        strange = sorted(used - set(self.classes))
-        if strange:
+        used = {names[int(i)] for i in np.unique(targets)}
+        unknown_classes = sorted(used - set(self.classes))
+        if unknown_classes:
             raise DataError(
-                f"classes that this network was not trained on: {', '.join(strange)}",
+                f"classes that this network was not trained on: {', '.join(unknown_classes)}",
                 expected=f"only {', '.join(self.classes)}",
                 do="add examples of them to the training part, or take them out",
             )
         if names == self.classes:
             return source
-        places = [self.classes.index(name) if name in self.classes else -1 for name in names]
-        return Relabeled(source, self.classes, np.array(places))
+        indices = [self.classes.index(name) if name in self.classes else -1 for name in names]
+        return Relabeled(source, self.classes, np.array(indices))
 
     def collate(self, examples: Examples) -> Batch:
         """Turn decoded examples into inputs (N, …) and labels (N,) int64."""
         targets = None if examples.targets is None else torch.from_numpy(np.asarray(examples.targets).astype(np.int64))
-        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
+        return Batch(
+            self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), get_weights(examples)
+        )
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all
         the same."""
         outputs = model(batch.inputs)
-        total, weight = summed(self.losses, outputs, batch)
+        total, weight = sum_losses(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss.kind: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's loss, (N,), as it is trained on."""
         assert batch.targets is not None
-        return self.loss.by_example(outputs, batch.targets)
+        return self.loss.compute_losses(outputs, batch.targets)
 
-    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+    def average_outputs(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return outputs whose probabilities are the mean."""
-        return self.loss.averaged(outputs)
+        return self.loss.average_outputs(outputs)
 
     def meter(self) -> ClassMeter:
         """Return a meter of accuracy, loss and confusion."""
-        return ClassMeter(len(self.classes), self.loss.bare, bool(self.loss.weights))
+        return ClassMeter(len(self.classes), self.loss.unweighted_log_loss, bool(self.loss.weights))
 
-    def assessment(self) -> ClassAssessment:
+    def evaluation_meter(self) -> ClassEvaluationMeter:
         """Return a meter of all that: also by class, over all thresholds, and as probabilities."""
-        return ClassAssessment(self.meter(), self.loss, self.classes)
+        return ClassEvaluationMeter(self.meter(), self.loss, self.classes)
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return each class's share of the training part, if the rarest has less than half of the commonest's
         examples."""
-        found = labels(source)
-        return () if found is None else uneven(self.classes, counted(found, len(self.classes)))
+        targets = get_targets(source)
+        return () if targets is None else describe_imbalance(self.classes, count_classes(targets, len(self.classes)))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return the most probable class of each example with all probabilities (softmax, E04; σ for one against the
         rest)."""
         rows = self.loss.probabilities(outputs.double()).tolist()
-        answers: list[msgspec.Struct] = []
+        predictions: list[msgspec.Struct] = []
         for row in rows:
             best = row.index(max(row))
             scores = {name: round(p, 6) for name, p in zip(self.classes, row, strict=True)}
-            answers.append(ClassPrediction(self.classes[best], round(row[best], 6), scores))
-        return answers
+            predictions.append(ClassPrediction(self.classes[best], round(row[best], 6), scores))
+        return predictions
 
     def export_module(self, model: nn.Module) -> Export:
         """Return the network with each class's probability, (N, K), in the order of ``classes``."""
@@ -261,7 +263,7 @@ class Classification(Task):
             Output("logits", "the network's own outputs, before softmax or sigmoid"),
             Output("probabilities", "of each class, in the order of the labels"),
         )
-        return Export(Answering(model, lambda logits, _: self.loss.probabilities(logits)), outputs)
+        return Export(PredictionModule(model, lambda logits, _: self.loss.probabilities(logits)), outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the task's name, classes, inputs and loss."""
@@ -272,4 +274,4 @@ class Classification(Task):
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
         record = msgspec.convert(saved, ClassificationRecord)
-        return cls(encoding.from_record(record.inputs), record.classes, ClassLoss.from_record(record.loss))
+        return cls(encoding.inputs_from_record(record.inputs), record.classes, ClassLoss.from_record(record.loss))

@@ -1,8 +1,8 @@
 """From a column's cells to what a network takes: one coder a column, fitted to the training part, saved with the
 weights.
 
-Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every place and 1 in a place of its
-own, if the table that was trained on had gaps in that column: marked, not guessed.
+Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every number and 1 in a number of
+its own, if the training table had gaps in that column: marked, not guessed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from layerwise.data.source import LARGEST, Array, Column
+from layerwise.data.source import FLOAT32_MAX, Array, Column
 from layerwise.errors import DataError
 from layerwise.tasks.records import Unseen as Unseen
-from layerwise.tasks.scaling import is_beyond, range_scale, standard_scale
+from layerwise.tasks.scaling import is_out_of_range, range_scale, standard_scale
 
 Scale = Literal["standard", "unit", "none"]
 GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
@@ -42,14 +42,14 @@ class Coder(ABC):
     @property
     @abstractmethod
     def column(self) -> Column:
-        """What a source in this coder's terms says of the column."""
+        """The column's description in a source in this coder's terms."""
 
     @abstractmethod
     def encode(self, cells: Array) -> Array:
         """Turn cells (N,) as a source holds them into (N, W) float64; NaN marks a gap."""
 
     @abstractmethod
-    def cell(self, raw: object) -> float:
+    def parse_cell(self, raw: object) -> float:
         """Turn one raw cell into what a source holds: NaN for a gap. Raises `DataError` for what the column cannot
         hold."""
 
@@ -57,7 +57,7 @@ class Coder(ABC):
     def to_json(self) -> dict[str, Any]:
         """Return what must travel with the weights."""
 
-    def recoded(self, cells: Array, column: Column) -> Array:
+    def recode(self, cells: Array, column: Column) -> Array:
         """Turn another source's cells (N,) of this column into this coder's terms. Raises `DataError` for another
         kind."""
         if column.kind != self.kind:
@@ -70,35 +70,35 @@ class Coder(ABC):
             )
         return cells
 
-    def beyond(self, cells: Array) -> Array:
+    def is_out_of_range(self, cells: Array) -> Array:
         """Return which cells (N,) float32 cannot hold, as they are or once they are encoded."""
         return np.zeros(len(cells), dtype=bool)
 
-    def out_of_range(self, where: str, received: str) -> DataError:
-        """Make the error for such a cell."""
+    def make_range_error(self, where: str, received: str) -> DataError:
+        """Return the error for such a cell."""
         return DataError(
             f"{where}column '{self.name}' is out of range for float32, as it is or scaled as in training",
-            expected=f"a {self.kind} of at most {LARGEST:.4g} in size, before and after scaling",
+            expected=f"a {self.kind} of at most {FLOAT32_MAX:.4g} in size, before and after scaling",
             received=received,
             do="correct or remove this row",
         )
 
-    def checked(self, raw: object) -> float:
+    def validate_cell(self, raw: object) -> float:
         """Turn one raw cell into what a source holds, and refuse a gap where training had none, and what float32 cannot
         hold."""
-        value = self.cell(raw)
+        value = self.parse_cell(raw)
         if np.isnan(value) and not self.gaps:
             raise DataError(
                 f"column '{self.name}' has no value, and never lacked one in training",
                 expected=f"a {self.kind}",
                 received=f"{raw!r}",
             )
-        if self.beyond(np.array([value]))[0]:
-            raise self.out_of_range("", f"{raw!r}")
+        if self.is_out_of_range(np.array([value]))[0]:
+            raise self.make_range_error("", f"{raw!r}")
         return value
 
-    def marked(self, parts: Array, gap: Array) -> Array:
-        """Return ``parts`` (N, W) with zeros for gaps (N,), and the place that marks them if training had any."""
+    def mark_gaps(self, parts: Array, gap: Array) -> Array:
+        """Return ``parts`` (N, W) with zeros for gaps (N,), and the number that marks them if training had any."""
         parts = np.where(gap[:, None], 0.0, parts)
         return np.hstack([parts, gap[:, None].astype(np.float64)]) if self.gaps else parts
 
@@ -116,7 +116,7 @@ class NumberCoder(Coder):
     def fit(cls, column: Column, cells: Array, scale: Scale) -> Self:
         """Take mean and deviation (``standard``) or range (``unit``) from the training part."""
         known = cells[~np.isnan(cells)]
-        shift, spread = _statistics(known, scale)
+        shift, spread = _compute_scale(known, scale)
         return cls(column.name, column.gaps, shift, spread, scale == "unit")
 
     @property
@@ -129,16 +129,16 @@ class NumberCoder(Coder):
         """One number, and one for the mark of a gap."""
         return 1 + self.gaps
 
-    def beyond(self, cells: Array) -> Array:
+    def is_out_of_range(self, cells: Array) -> Array:
         """Return which numbers (N,) float32 cannot hold; clamped ones need to fit as they are only."""
-        return is_beyond(cells) if self.clamp else is_beyond(cells, shift=self.shift, spread=self.spread)
+        return is_out_of_range(cells) if self.clamp else is_out_of_range(cells, shift=self.shift, spread=self.spread)
 
     def encode(self, cells: Array) -> Array:
         """Return (N, 1) or, with gaps, (N, 2)."""
         scaled = (cells - self.shift) / self.spread
-        return self.marked((np.clip(scaled, 0, 1) if self.clamp else scaled)[:, None], np.isnan(cells))
+        return self.mark_gaps((np.clip(scaled, 0, 1) if self.clamp else scaled)[:, None], np.isnan(cells))
 
-    def cell(self, raw: object) -> float:
+    def parse_cell(self, raw: object) -> float:
         """Read a finite number or a gap."""
         if _is_gap(raw):
             return np.nan
@@ -164,7 +164,7 @@ class NumberCoder(Coder):
 
 @dataclass(frozen=True)
 class DateCoder(Coder):
-    """A date in days: its standing in time, and where in the year, the week and (with ``clock``) the day it lies, each
+    """A date in days: its position in time, and where in the year, the week and (with ``clock``) the day it lies, each
     as the sine and cosine of its phase, so that 31 December is near 1 January. ``unit`` brings all of them to [0,
     1]."""
 
@@ -178,16 +178,16 @@ class DateCoder(Coder):
     def fit(cls, column: Column, cells: Array, scale: Scale) -> Self:
         """Take mean and deviation (or range) from the training part, and whether there are times of day."""
         known = cells[~np.isnan(cells)]
-        shift, spread = _statistics(known, "standard" if scale == "none" else scale)
+        shift, spread = _compute_scale(known, "standard" if scale == "none" else scale)
         return cls(column.name, column.gaps, shift, spread, bool((known % 1).any()), scale == "unit")
 
-    def beyond(self, cells: Array) -> Array:
+    def is_out_of_range(self, cells: Array) -> Array:
         """Return which dates (N,) float32 cannot hold."""
-        return is_beyond(cells) if self.unit else is_beyond(cells, shift=self.shift, spread=self.spread)
+        return is_out_of_range(cells) if self.unit else is_out_of_range(cells, shift=self.shift, spread=self.spread)
 
     @property
     def periods(self) -> tuple[float, ...]:
-        """The cycles that are shown, in days."""
+        """The cycles, in days."""
         return (YEAR, WEEK, 1.0) if self.clock else (YEAR, WEEK)
 
     @property
@@ -197,33 +197,33 @@ class DateCoder(Coder):
 
     @property
     def width(self) -> int:
-        """The standing, two numbers a cycle, and one for the mark of a gap."""
+        """The position, two numbers a cycle, and one for the mark of a gap."""
         return 1 + 2 * len(self.periods) + self.gaps
 
     def encode(self, cells: Array) -> Array:
         """Return (N, W)."""
-        standing = (cells - self.shift) / self.spread
+        position = (cells - self.shift) / self.spread
         angles = 2 * np.pi * np.stack([cells / period for period in self.periods], 1)
         waves = np.hstack([np.sin(angles), np.cos(angles)])
         if self.unit:
-            standing, waves = np.clip(standing, 0, 1), (1 + waves) / 2
-        return self.marked(np.hstack([standing[:, None], waves]), np.isnan(cells))
+            position, waves = np.clip(position, 0, 1), (1 + waves) / 2
+        return self.mark_gaps(np.hstack([position[:, None], waves]), np.isnan(cells))
 
-    def cell(self, raw: object) -> float:
+    def parse_cell(self, raw: object) -> float:
         """Read a date, a time, or ISO 8601 text, in days since 1970-01-01 UTC."""
         if _is_gap(raw):
             return np.nan
         try:
-            found = raw if isinstance(raw, date) else datetime.fromisoformat(str(raw).strip())
+            parsed = raw if isinstance(raw, date) else datetime.fromisoformat(str(raw).strip())
         except ValueError as error:
             raise DataError(
                 f"column '{self.name}' is not a date",
                 expected="a date such as 2024-02-29, ISO 8601",
                 received=f"{raw!r}",
             ) from error
-        if not isinstance(found, datetime):
-            found = datetime(found.year, found.month, found.day)
-        moment = found if found.tzinfo else found.replace(tzinfo=UTC)
+        if not isinstance(parsed, datetime):
+            parsed = datetime(parsed.year, parsed.month, parsed.day)
+        moment = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
         return moment.timestamp() / 86_400
 
     def to_json(self) -> dict[str, Any]:
@@ -241,27 +241,27 @@ class DateCoder(Coder):
 
 @dataclass(frozen=True)
 class CategoryCoder(Coder):
-    """A category: one place for each value (one-hot), or, if ``embed``, its number for the network to look a vector up.
+    """A category: one number for each value (one-hot), or, if ``embed``, its index for the network to look a vector up.
 
     ``values`` are the training part's, sorted; a gap, if training had any, counts as a value more. What training never
-    had is unknown (F13): zero in every place, number 0; or refused. Numbers of known values begin at 1.
+    had is unknown: zero in every number, index 0; or refused. Indices of known values begin at 1.
     """
 
     kind = "category"
     values: tuple[str, ...]
     embed: bool
     unseen: Unseen
-    places: dict[str, int] = field(init=False, repr=False, compare=False)
+    indices: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "places", {value: at for at, value in enumerate(self.values)})
+        object.__setattr__(self, "indices", {value: at for at, value in enumerate(self.values)})
 
     @classmethod
-    def fit(cls, column: Column, cells: Array, *, most: int, unseen: Unseen) -> Self:
-        """Take the values that the training part has; more than ``most`` of them (if not 0) are embedded."""
+    def fit(cls, column: Column, cells: Array, *, embed_above: int, unseen: Unseen) -> Self:
+        """Take the values that the training part has; more than ``embed_above`` of them (if not 0) are embedded."""
         used = np.unique(cells[~np.isnan(cells) & (cells >= 0)]).astype(np.int64)
         values = tuple(column.values[at] for at in used)
-        return cls(column.name, column.gaps, values, 0 < most < len(values), unseen)
+        return cls(column.name, column.gaps, values, 0 < embed_above < len(values), unseen)
 
     @property
     def column(self) -> Column:
@@ -270,57 +270,55 @@ class CategoryCoder(Coder):
 
     @property
     def width(self) -> int:
-        """One place a value, or one number."""
+        """One number a value, or one index."""
         return 1 if self.embed else len(self.values) + self.gaps
 
     @property
-    def rows(self) -> int:
+    def vector_count(self) -> int:
         """How many vectors a network needs for it: one a value, one for the unknown, one for gaps."""
         return 1 + len(self.values) + self.gaps
 
     def encode(self, cells: Array) -> Array:
         """Return (N, W)."""
-        gap = np.isnan(cells)
-        numbers = (
-            np.where(gap, len(self.values) if self.gaps else UNSEEN, cells).astype(np.int64) + 1
-        )  # (N,), 0 is unknown
+        filled = np.where(np.isnan(cells), len(self.values) if self.gaps else UNSEEN, cells)
+        numbers = filled.astype(np.int64) + 1  # (N,), 0 is unknown
         if self.embed:
             return numbers[:, None].astype(np.float64)
         return np.eye(self.width + 1)[numbers][:, 1:]
 
-    def cell(self, raw: object) -> float:
-        """Return the place of a value, -1 for an unseen one."""
+    def parse_cell(self, raw: object) -> float:
+        """Return the index of a value, -1 for an unseen one."""
         if _is_gap(raw):
             return np.nan
         text = str(raw).lower() if isinstance(raw, bool) else str(raw).strip()
-        place = self.places.get(text)
-        if place is None and self.unseen == "refuse":
-            raise self._never_seen(text)
-        return UNSEEN if place is None else float(place)
+        index = self.indices.get(text)
+        if index is None and self.unseen == "refuse":
+            raise self._make_unseen_error(text)
+        return UNSEEN if index is None else float(index)
 
-    def checked(self, raw: object) -> float:
+    def validate_cell(self, raw: object) -> float:
         """Turn one raw cell into what a source holds; a gap where training had none is unknown like any other value."""
-        return self.cell(raw)
+        return self.parse_cell(raw)
 
-    def recoded(self, cells: Array, column: Column) -> Array:
-        """Turn another source's cells into places among this coder's values, by name; -1 where it has none."""
-        Coder.recoded(self, cells, column)
-        own = np.array([self.places.get(value, UNSEEN) for value in column.values] or [UNSEEN], dtype=np.float64)
+    def recode(self, cells: Array, column: Column) -> Array:
+        """Turn another source's cells into indices of this coder's values, by name; -1 where it has none."""
+        Coder.recode(self, cells, column)
+        own = np.array([self.indices.get(value, UNSEEN) for value in column.values] or [UNSEEN], dtype=np.float64)
         gap = np.isnan(cells)
         out = np.where(gap, np.nan, own[np.where(gap | (cells < 0), 0, cells).astype(np.int64)])
         out = np.where(~gap & (cells < 0), UNSEEN, out)
-        strange = np.flatnonzero(out < 0)
-        if len(strange) and self.unseen == "refuse":
-            raise self._never_seen(column.values[int(cells[strange[0]])])
+        unseen = np.flatnonzero(out < 0)
+        if len(unseen) and self.unseen == "refuse":
+            raise self._make_unseen_error(column.values[int(cells[unseen[0]])])
         return out
 
-    def strange(self, cells: Array, column: Column) -> dict[str, int]:
-        """Return which values of another source's cells training never had, and how often they are there."""
+    def count_unseen(self, cells: Array, column: Column) -> dict[str, int]:
+        """Return which values of another source's cells training never had, and how often they occur."""
         known = cells[~np.isnan(cells) & (cells >= 0)].astype(np.int64)
         counts = np.bincount(known, minlength=len(column.values))
-        return {v: int(n) for v, n in zip(column.values, counts, strict=True) if n and v not in self.places}
+        return {v: int(n) for v, n in zip(column.values, counts, strict=True) if n and v not in self.indices}
 
-    def _never_seen(self, text: str) -> DataError:
+    def _make_unseen_error(self, text: str) -> DataError:
         return DataError(
             f"column '{self.name}' has the value '{text}', which training never had",
             expected=f"one of {', '.join(self.values[:12])}{', …' if len(self.values) > 12 else ''}",
@@ -339,13 +337,15 @@ class CategoryCoder(Coder):
         }
 
 
-def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen) -> tuple[Coder, ...]:
+def fit_coders(
+    columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen
+) -> tuple[Coder, ...]:
     """Fit one coder a column to the training part's rows (N, D)."""
     out: list[Coder] = []
     for at, column in enumerate(columns):
         cells = rows[:, at]
         if column.kind == "category":
-            out.append(CategoryCoder.fit(column, cells, most=embed, unseen=unseen))
+            out.append(CategoryCoder.fit(column, cells, embed_above=embed, unseen=unseen))
         elif column.kind == "date":
             out.append(DateCoder.fit(column, cells, scale))
         else:
@@ -353,8 +353,8 @@ def fit(columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, uns
     return tuple(out)
 
 
-def _statistics(known: Array, scale: Scale) -> tuple[float, float]:
-    """Return what is taken off and divided by."""
+def _compute_scale(known: Array, scale: Scale) -> tuple[float, float]:
+    """Return what is subtracted and divided by."""
     if scale == "none":
         return 0.0, 1.0
     return standard_scale(known) if scale == "standard" else range_scale(known)

@@ -1,4 +1,4 @@
-"""Tables to encoded rows, a column at a time: what makes answering a long file fast."""
+"""Tables to encoded rows, a column at a time: this makes predictions for a long file fast."""
 
 from __future__ import annotations
 
@@ -7,61 +7,62 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from layerwise.data.source import Array
-from layerwise.data.tables import columns as columns_
+from layerwise.data.tables import table_columns
 from layerwise.tasks.coders import UNSEEN, CategoryCoder, Coder, DateCoder
 from layerwise.tasks.rows import RowInputs
 
 
-def cells_of(inputs: RowInputs, table: pa.Table) -> Array | None:
+def parse_table(inputs: RowInputs, table: pa.Table) -> Array | None:
     """Return a table's rows as a source holds them (N, D), by column name, or by position where the file names no
     columns.
 
-    None if some cell is faulty or a column is missing: then each row is to be read alone, to say which and why.
+    None if some cell is faulty or a column is missing: then the caller reads each row alone, to say which and why.
     """
     names = table.column_names
-    if bare(names) and len(names) == len(inputs.coders):
+    if has_default_names(names) and len(names) == len(inputs.coders):
         table = table.rename_columns(list(inputs.features))
     columns = []
     for coder in inputs.coders:
         if coder.name not in table.column_names:
             return None
-        found = _parsed(coder, table[coder.name], inputs)
-        if found is None:
+        values = _parse_column(coder, table[coder.name], inputs)
+        if values is None:
             return None
-        columns.append(found)
+        columns.append(values)
     return np.stack(columns, 1)
 
 
-def bare(names: list[str]) -> bool:
+def has_default_names(names: list[str]) -> bool:
     """Whether these are the names that columns get in a file without a header."""
     return names == [f"column{number}" for number in range(1, len(names) + 1)]
 
 
-def unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
-    """Return, for each row with categories never seen in training, their columns' places."""
-    places = [at for at, coder in enumerate(inputs.coders) if isinstance(coder, CategoryCoder)]
-    rows, columns = np.nonzero(cells[:, places] == UNSEEN)
+def find_unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
+    """Return, for each row with categories never seen in training, their columns' positions."""
+    positions = [at for at, coder in enumerate(inputs.coders) if isinstance(coder, CategoryCoder)]
+    rows, columns = np.nonzero(cells[:, positions] == UNSEEN)
     out: dict[int, list[int]] = {}
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        out.setdefault(row, []).append(places[column])
+        out.setdefault(row, []).append(positions[column])
     return out
 
 
-def _parsed(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | None:
+def _parse_column(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | None:
     """Return a column (N,) as a source holds it, or None if some cell is faulty."""
-    cells = columns_.tidy(cells, columns_.TEXT_GAPS | set(inputs.missing))
+    cells = table_columns.tidy(cells, table_columns.TEXT_GAPS | set(inputs.missing))
     if isinstance(coder, CategoryCoder):
-        places = pc.index_in(columns_.as_text(cells), value_set=pa.array(coder.values, pa.string())).cast(pa.float64())
+        indices = pc.index_in(table_columns.convert_to_text(cells), value_set=pa.array(coder.values, pa.string())).cast(
+            pa.float64()
+        )
         gaps = cells.is_null().to_numpy()
-        values = np.where(gaps, np.nan, np.nan_to_num(places.to_numpy(), nan=UNSEEN))
+        values = np.where(gaps, np.nan, np.nan_to_num(indices.to_numpy(), nan=UNSEEN))
         return None if coder.unseen == "refuse" and (values == UNSEEN).any() else values
     if cells.null_count and not coder.gaps:
         return None
     try:
-        if inputs.dates and isinstance(coder, DateCoder) and columns_.is_text(cells.type):
-            cells = pc.strptime(
-                cells, format=inputs.dates, unit="us"
-            )  # what is not so written is left to the cell's own reading
+        if inputs.dates and isinstance(coder, DateCoder) and table_columns.is_text(cells.type):
+            # another format raises, and the rows are read alone
+            cells = pc.strptime(cells, format=inputs.dates, unit="us")
         kind = pa.timestamp("us") if isinstance(coder, DateCoder) else pa.float64()
         cells = cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells.cast(kind)
     except pa.ArrowException:
@@ -71,5 +72,6 @@ def _parsed(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | 
         if isinstance(coder, DateCoder)
         else cells.cast(pa.float64())
     )
-    found: Array = values.to_numpy() / (columns_.DAY if isinstance(coder, DateCoder) else 1)
-    return found if np.isfinite(found[~cells.is_null().to_numpy()]).all() and not coder.beyond(found).any() else None
+    parsed: Array = values.to_numpy() / (table_columns.MICROSECONDS_PER_DAY if isinstance(coder, DateCoder) else 1)
+    is_valid = np.isfinite(parsed[~cells.is_null().to_numpy()]).all() and not coder.is_out_of_range(parsed).any()
+    return parsed if is_valid else None

@@ -1,4 +1,4 @@
-"""Co-occurrence: the product of two words' vectors is to be the logarithm of how often they stand together (E31)."""
+"""Co-occurrence: the product of two words' vectors fits the logarithm of how often they occur together (E31)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.data.source import Examples, Source
 from layerwise.errors import UsageError
-from layerwise.functional.glove import weight
+from layerwise.functional.word_vectors import glove_weight
 from layerwise.nn.word_vectors import GlobalVectors
-from layerwise.recipe import Count, Positive, Share
+from layerwise.recipe import Fraction, PositiveFloat, PositiveInt
 from layerwise.tasks.base import Goal, Loss
-from layerwise.tasks.vocabulary import text_of
+from layerwise.tasks.vocabulary import get_corpus
 from layerwise.tasks.words import VocabularyOptions, WordTask
 
-LIMIT = 10 * 2**30  # bytes of counts that are kept on disk
+LIMIT = 10 * 2**30  # bytes of counts on disk
 
 
 class CoOccurrenceOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
     """``window``: words on each side that are counted, by 1/distance. f(x) = min(1, (x/``x_max``)^``alpha``)."""
 
-    window: Count = 15
-    x_max: Positive = 100.0
-    alpha: Share = 0.75
+    window: PositiveInt = 15
+    x_max: PositiveFloat = 100.0
+    alpha: Fraction = 0.75
 
 
 @dataclass
@@ -44,8 +44,8 @@ class FitMeter:
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Take in each pair's ẑ, y and f, (N, L, 3); f is 0 where there is no pair."""
         z, y, f = outputs.double().unbind(-1)
-        found = [(f > 0).double(), f, f * z, f * y, f * z * z, f * y * y, f * z * y]
-        self.sums += torch.stack([part.sum() for part in found]).cpu()
+        products = [(f > 0).double(), f, f * z, f * y, f * z * z, f * y * y, f * z * y]
+        self.sums += torch.stack([part.sum() for part in products]).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums."""
@@ -59,7 +59,7 @@ class FitMeter:
         """Return ``loss``, the mean of f(ẑ − y − c)² with the best c, and ``correlation``, Pearson's of ẑ and y,
         weighted by f.
 
-        c stands for the size of the text: a part of a hundredth of it has counts a hundredth as large.
+        c accounts for the size of the text: a part of a hundredth of it has counts a hundredth as large.
         """
         pairs, f, z, y, zz, yy, zy = self.sums.tolist()
         if not f:
@@ -85,14 +85,14 @@ class CoOccurrence(WordTask):
         """Return ``words``, and ``outputs``: as many contexts."""
         return {**self.inputs.model_args(), "outputs": len(self.inputs.words)}
 
-    def adopt(self, source: Source) -> Source:
-        """Count the pairs of a text's words; the counts lie on disk beside the text's tokens, in random order."""
-        from layerwise.data.text.cooccurrence_build import opened  # numba is slow to import
+    def convert_source(self, source: Source) -> Source:
+        """Count the pairs of a text's words; the counts are stored next to the text's tokens, in random order."""
+        from layerwise.data.text.cooccurrence_build import open_cooccurrences  # numba is slow to import
 
-        corpus = text_of(source)
-        return opened(
+        corpus = get_corpus(source)
+        return open_cooccurrences(
             Path(corpus.folder).parent / "co-occurrences",
-            self.inputs.adopt(source),
+            self.inputs.convert_source(source),
             len(self.inputs.words),
             origin=corpus.index.origin,
             limit=LIMIT,
@@ -106,33 +106,33 @@ class CoOccurrence(WordTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each pair's wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, log X and f(X), (N, L, 3); zeros where there is no pair."""
-        words, x = global_vectors(model), batch.inputs[..., 2]
+        words, x = require_global_vectors(model), batch.inputs[..., 2]
         i, j = batch.inputs[..., 0].long(), batch.inputs[..., 1].long()
         z = (words.vectors(i) * words.context(j)).sum(-1) + words.bias[i] + words.context_bias[j]
-        found = torch.stack([z, x.log(), weight(x, x_max=self.options.x_max, alpha=self.options.alpha)], -1)
-        return torch.where((x > 0).unsqueeze(-1), found, torch.zeros_like(found))
+        outputs = torch.stack([z, x.log(), glove_weight(x, x_max=self.options.x_max, alpha=self.options.alpha)], -1)
+        return torch.where((x > 0).unsqueeze(-1), outputs, torch.zeros_like(outputs))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the weighted squared error of a batch's pairs (E31), summed."""
-        found = self.outputs(model, batch)
-        total = squared(found).sum()
-        return Loss(total, float((found[..., 2] > 0).sum()), {"weighted squared error": total}, found)
+        outputs = self.outputs(model, batch)
+        total = weighted_squared_errors(outputs).sum()
+        return Loss(total, float((outputs[..., 2] > 0).sum()), {"weighted squared error": total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each block's mean error, (N,)."""
-        return squared(outputs).sum(1) / (outputs[..., 2] > 0).sum(1).clamp_min(1)
+        return weighted_squared_errors(outputs).sum(1) / (outputs[..., 2] > 0).sum(1).clamp_min(1)
 
     def meter(self) -> FitMeter:
         """Return a meter of the fit."""
         return FitMeter()
 
 
-def squared(found: Tensor) -> Tensor:
+def weighted_squared_errors(outputs: Tensor) -> Tensor:
     """Return f·(ẑ − y)² of pairs (N, L, 3)."""
-    return found[..., 2] * (found[..., 0] - found[..., 1]).square()
+    return outputs[..., 2] * (outputs[..., 0] - outputs[..., 1]).square()
 
 
-def global_vectors(model: nn.Module) -> GlobalVectors:
+def require_global_vectors(model: nn.Module) -> GlobalVectors:
     """Return a network that fits co-occurrences. Raises `UsageError` for others."""
     if isinstance(model, GlobalVectors):
         return model

@@ -8,15 +8,14 @@ import msgspec
 
 from layerwise.data.source import Source
 from layerwise.errors import UsageError
-from layerwise.recipe import Amount, Positive
+from layerwise.recipe import NonNegativeInt, PositiveFloat
 from layerwise.tasks.coders import Scale, Unseen
 from layerwise.tasks.inputs import ImageInputs, Inputs, Statistics
 from layerwise.tasks.records import ImageRecord, InputRecord
 from layerwise.tasks.rows import RowInputs
 
-IMAGENET = Statistics(
-    (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-)  # of its training images, as torchvision's weights have it
+# of ImageNet's training images, as torchvision's weights use them
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,23 +24,23 @@ class InputOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``size``: side of images in pixels, 0 for their own. ``scale``: standard (mean 0, deviation 1), unit ([0, 1]),
     none, or imagenet (ImageNet's statistics, which most published weights of images were trained with). ``mean`` and
     ``std``: statistics of one's own by channel, of pixels in [0, 1], in place of the training part's; images only.
-    Rows: categories with more than ``embed`` values are looked up as vectors instead of one-hot, 0 for never;
+    Rows: categories with more than ``embed_above`` values are looked up as vectors instead of one-hot, 0 for never;
     ``unseen``: what happens to values that training never had: taken as unknown, or refused.
     """
 
     size: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     scale: Scale | Literal["imagenet"] = "standard"
     mean: tuple[float, ...] = ()
-    std: tuple[Positive, ...] = ()
-    embed: Amount = 0
+    std: tuple[PositiveFloat, ...] = ()
+    embed_above: NonNegativeInt = 0
     unseen: Unseen = "unknown"
 
 
-def fit(source: Source, options: InputOptions) -> Inputs:
+def fit_inputs(source: Source, options: InputOptions) -> Inputs:
     """Fit the inputs that the source's schema asks for."""
     if source.schema.kind == "image":
         return ImageInputs.fit(
-            source, size=options.size, scale=options.scale, known=statistics(options, source.schema.shape[2])
+            source, size=options.size, scale=options.scale, known=choose_statistics(options, source.schema.shape[2])
         )
     if options.scale == "imagenet" or options.mean or options.std:
         raise UsageError(
@@ -49,14 +48,14 @@ def fit(source: Source, options: InputOptions) -> Inputs:
             expected="task.scale = standard, unit or none",
             received=f"task.scale = {options.scale}, task.mean = {list(options.mean)}, task.std = {list(options.std)}",
         )
-    return RowInputs.fit(source, scale=options.scale, embed=options.embed, unseen=options.unseen)
+    return RowInputs.fit(source, scale=options.scale, embed=options.embed_above, unseen=options.unseen)
 
 
-def statistics(options: InputOptions, channels: int) -> Statistics | None:
-    """Return each channel's mean and standard deviation where the options say them, for images of so many channels;
+def choose_statistics(options: InputOptions, channels: int) -> Statistics | None:
+    """Return each channel's mean and standard deviation from the options, for images of so many channels;
     else None.
 
-    Raises `UsageError` unless there are as many of both as channels, and for a scale beside them that says otherwise.
+    Raises `UsageError` unless there are as many of both as channels, and for another scale than ``standard`` with them.
     """
     if options.scale == "imagenet" and not (options.mean or options.std):
         mean, std = IMAGENET
@@ -78,6 +77,6 @@ def statistics(options: InputOptions, channels: int) -> Statistics | None:
     return Statistics(mean, std)
 
 
-def from_record(saved: InputRecord) -> Inputs:
+def inputs_from_record(saved: InputRecord) -> Inputs:
     """Make inputs again from what their ``to_json`` returned, checked."""
     return ImageInputs.from_record(saved) if isinstance(saved, ImageRecord) else RowInputs.from_record(saved)

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from layerwise.data.images.decoding import decode
-from layerwise.data.images.resize import fit, fitted
-from layerwise.data.source import Array, Source, fetch, shorter_sides, sized
+from layerwise.data.images.resize import resize_image, resize_images
+from layerwise.data.source import Array, Source, fetch, get_shorter_sides, set_image_size
 from layerwise.errors import DataError
-from layerwise.runtime.constants import constant
-from layerwise.runtime.machine import cores
+from layerwise.runtime.constants import get_constant
+from layerwise.runtime.resources import count_cores
 from layerwise.tasks.records import ImageRecord
 
-PIECE = 128  # of them at a time
+PIECE = 128  # examples at a time
 SAMPLE = 10_000  # examples that statistics of images are taken from, evenly spaced
-LARGEST = 224  # side to which images of mixed sizes are brought unless task.size says otherwise
+LARGEST = 224  # side to which images of mixed sizes are resized unless task.size is set
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Inputs(ABC):
         """What the inputs decide of the network."""
 
     @abstractmethod
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the source with its inputs in these terms, or raise `DataError` if it cannot be encoded."""
 
     @abstractmethod
     def notes(self, source: Source) -> tuple[str, ...]:
-        """Return what is to be said of a source that is to be adopted: values that training never had."""
+        """Return notes on a source before it is converted: values that training never had."""
 
     @abstractmethod
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
@@ -90,24 +90,24 @@ class ImageInputs(Inputs):
         """Take size, channels and, for ``standard``, each channel's statistics from the training part, unless they are
         known."""
         channels = source.schema.shape[2]
-        side = _side(source, size)
+        side = _choose_size(source, size)
         if known is not None:
             return cls(side, channels, *known)
         plain = cls(side, channels, (0.0,) * channels, (1.0,) * channels)
         if scale != "standard":
             return plain
-        shown = plain.adopt(source)
+        converted = plain.convert_source(source)
         total, square, pixels = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
 
-        def sums(at: Array) -> tuple[Tensor, Tensor, int]:
-            part = plain.tensor(fetch(shown, at).inputs).double()
+        def sum_pixels(at: Array) -> tuple[Tensor, Tensor, int]:
+            part = plain.tensor(fetch(converted, at).inputs).double()
             return part.sum((0, 2, 3)), part.square().sum((0, 2, 3)), part.shape[0] * part.shape[2] * part.shape[3]
 
-        with ThreadPoolExecutor(max_workers=cores()) as pool:
-            for more, squares, count in pool.map(
-                sums, np.array_split(_sampled(source), -(-min(len(source), SAMPLE) // PIECE))
+        with ThreadPoolExecutor(max_workers=count_cores()) as pool:
+            for totals, squares, count in pool.map(
+                sum_pixels, np.array_split(_sample_indices(source), -(-min(len(source), SAMPLE) // PIECE))
             ):
-                total, square, pixels = total + more, square + squares, pixels + count
+                total, square, pixels = total + totals, square + squares, pixels + count
         mean = total / pixels
         std = (square / pixels - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6, std, torch.ones_like(std))
@@ -132,7 +132,7 @@ class ImageInputs(Inputs):
         """Return ``channels``, ``size`` and, for networks that flatten, ``features``."""
         return {"channels": self.channels, "size": self.size, "features": self.channels * self.size[0] * self.size[1]}
 
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the source, its images in this size if it decodes them. Raises `DataError` unless they have as many
         channels."""
         schema = source.schema
@@ -142,7 +142,7 @@ class ImageInputs(Inputs):
                 expected=f"images with {self.channels} channel(s)",
                 received=f"{schema.kind}s of shape {schema.shape}",
             )
-        return sized(source, self.size)
+        return set_image_size(source, self.size)
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return nothing: any image can be encoded."""
@@ -151,20 +151,19 @@ class ImageInputs(Inputs):
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
         """Turn images (N, H, W, C) uint8, or a list of such, into (N, C, h, w) float32."""
         if isinstance(inputs, list):
-            return torch.cat([self.tensor(fit(image, self.size)[None]) for image in inputs])
+            return torch.cat([self.tensor(resize_image(image, self.size)[None]) for image in inputs])
         x = torch.from_numpy(np.ascontiguousarray(inputs)).permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.plain and x.shape[2:] == self.size:
             return x
-        x = fitted(x.float().div_(255), self.size)
-        return x if self.plain else self.scaled(x).contiguous()
+        x = resize_images(x.float().div_(255), self.size)
+        return x if self.plain else self.normalize(x).contiguous()
 
-    def scaled(self, x: Tensor) -> Tensor:
-        """Scale images (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize images (N, C, h, w) in [0, 1], a tensor of the caller's own, in place: (x − mean) / std by
         channel."""
-        mean, std = (constant(v, x.dtype, x.device) for v in (self.mean, self.std))
-        if x.is_contiguous(
-            memory_format=torch.channels_last
-        ):  # whole rows at once: three channels are too few for vectors
+        mean, std = (get_constant(v, x.dtype, x.device) for v in (self.mean, self.std))
+        if x.is_contiguous(memory_format=torch.channels_last):
+            # row by row: three channels are too few for vector instructions
             rows = x.permute(0, 2, 3, 1).view(-1, x.shape[3] * x.shape[1])
             rows.sub_(mean.repeat(x.shape[3])).div_(std.repeat(x.shape[3]))
             return x
@@ -177,20 +176,20 @@ class ImageInputs(Inputs):
 
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw images of noise, (count, C, h, w), scaled."""
-        return self.scaled(torch.rand(count, self.channels, *self.size, generator=generator))
+        return self.normalize(torch.rand(count, self.channels, *self.size, generator=generator))
 
     def raw(self, tensor: Tensor) -> Tensor:
         """Return images (N, C, h, w) in [0, 1]."""
-        mean, std = (constant(v, tensor.dtype, tensor.device) for v in (self.mean, self.std))
+        mean, std = (get_constant(v, tensor.dtype, tensor.device) for v in (self.mean, self.std))
         return (tensor * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)).clamp(0, 1)
 
 
-def _sampled(source: Source) -> Array:
+def _sample_indices(source: Source) -> Array:
     """Return the numbers of the examples that statistics are taken from."""
     return np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(np.int64)
 
 
-def _side(source: Source, size: int) -> tuple[int, int]:
+def _choose_size(source: Source, size: int) -> tuple[int, int]:
     """Return the size of images: the one asked for, their own, or of mixed ones the median of the shorter sides, at
     most 224."""
     height, width, _ = source.schema.shape
@@ -198,7 +197,7 @@ def _side(source: Source, size: int) -> tuple[int, int]:
         return size, size
     if height and width:
         return height, width
-    sides, at = shorter_sides(source), _sampled(source)
+    sides, at = get_shorter_sides(source), _sample_indices(source)
     if sides is None:
         sides = np.array([min(source[int(i)].input.shape[:2]) for i in range(len(source))])
     return (min(int(np.median(sides[at])), LARGEST),) * 2

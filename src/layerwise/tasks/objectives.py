@@ -1,4 +1,4 @@
-"""The losses of classification by name, with what shapes them: focusing, smoothing, weights of classes (S09).
+"""The losses of classification by name, with what shapes them: focusing, smoothing, weights of classes.
 
 ``N`` examples, ``K`` classes. The one idea: an objective is a sum over examples of w[y]·ℓ(z, y), and the rule divides
 by N.
@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layerwise.data.source import Array
-from layerwise.errors import UsageError, unknown
+from layerwise.errors import UsageError, make_unknown_name_error
 from layerwise.functional.losses import binary_cross_entropy, cross_entropy, focal, one_against_rest
-from layerwise.runtime.constants import constant
+from layerwise.runtime.constants import get_constant
 from layerwise.tasks.records import GAMMA as GAMMA
 from layerwise.tasks.records import ClassLossName as ClassLossName
 from layerwise.tasks.records import LossRecord
@@ -27,8 +27,8 @@ from layerwise.tasks.records import LossRecord
 ClassWeights = Literal["", "balanced"] | dict[str, float]
 
 
-def class_logits(outputs: Tensor) -> Tensor:
-    """Return logits (N, K): a single output z stands for two classes with logits 0 and z, so that σ(z) is the
+def to_class_logits(outputs: Tensor) -> Tensor:
+    """Return logits (N, K): a single output z means two classes with logits 0 and z, so that σ(z) is the
     second's."""
     return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
 
@@ -38,8 +38,8 @@ class ClassLoss:
     """How wrong logits are for a class.
 
     Args:
-        kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` asks each class by
-            itself.
+        kind: ``cross-entropy`` and ``focal`` choose one class by softmax; ``binary-cross-entropy`` takes each class
+            against the rest.
         gamma: γ of the focal loss.
         smoothing: ε of label smoothing.
         weights: w of each class, (K,); empty: all 1.
@@ -51,28 +51,28 @@ class ClassLoss:
     weights: tuple[float, ...] = ()
 
     @property
-    def plain(self) -> bool:
+    def is_cross_entropy(self) -> bool:
         """Whether this is cross-entropy and nothing else."""
         return self.kind == "cross-entropy" and not self.smoothing and not self.weights
 
     @property
-    def bare(self) -> ClassLoss:
+    def unweighted_log_loss(self) -> ClassLoss:
         """The loss that is reported: without focusing, smoothing and weights, so that runs can be compared."""
         return ClassLoss("binary-cross-entropy" if self.kind == "binary-cross-entropy" else "cross-entropy")
 
-    def by_example(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def compute_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return each example's loss, (N,), from outputs (N, K), or (N, 1) for two classes, and labels (N,)."""
-        found = self._unweighted(outputs, labels)
+        losses = self._compute_unweighted(outputs, labels)
         if not self.weights:
-            return found
-        return found * constant(self.weights, found.dtype, found.device)[labels]
+            return losses
+        return losses * get_constant(self.weights, losses.dtype, losses.device)[labels]
 
-    def _unweighted(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def _compute_unweighted(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return ℓ(z, y) for each example, (N,)."""
         if outputs.shape[1] == 1 and self.kind != "focal":  # one question: the two losses are the same
             targets = labels.to(outputs.dtype) * (1 - self.smoothing) + self.smoothing / 2
             return binary_cross_entropy(outputs[:, 0], targets)
-        logits = class_logits(outputs)
+        logits = to_class_logits(outputs)
         if self.kind == "focal":
             return focal(logits, labels, gamma=self.gamma)
         if self.kind == "binary-cross-entropy":
@@ -80,13 +80,12 @@ class ClassLoss:
         return cross_entropy(logits, labels, smoothing=self.smoothing)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Return what the network says of each class, (N, K): softmax(z) (E04), or σ(z) where each class is asked by
-        itself."""
+        """Return each class's probability, (N, K): softmax(z) (E04), or σ(z) for one against the rest."""
         if self.kind == "binary-cross-entropy" and outputs.shape[1] > 1:
             return outputs.sigmoid()
-        return class_logits(outputs).softmax(1)
+        return to_class_logits(outputs).softmax(1)
 
-    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+    def average_outputs(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return outputs whose `probabilities` are the mean of those of several outputs of one shape, (N, K) or (N, 1).
 
         log p̄ = logsumexp(log p) − log n, so that they are finite wherever the outputs are; of sigmoids log p̄ − log(1
@@ -103,11 +102,11 @@ class ClassLoss:
 
     @classmethod
     def from_record(cls, saved: LossRecord | None) -> Self:
-        """Make the loss again; runs from before there was a choice saved nothing."""
+        """Make the loss again; None gives the default."""
         return cls() if saved is None else cls(saved.kind, saved.gamma, saved.smoothing, saved.weights)
 
 
-def class_loss(
+def build_class_loss(
     kind: ClassLossName, *, gamma: float, smoothing: float, weights: ClassWeights, labels: Array, classes: Sequence[str]
 ) -> ClassLoss:
     """Return the loss that a recipe asks for.
@@ -142,10 +141,10 @@ def class_loss(
             received=f"task.label_smoothing = {smoothing:g}",
             do="use one of the two",
         )
-    return ClassLoss(kind, gamma, smoothing, weights_of(weights, labels, classes))
+    return ClassLoss(kind, gamma, smoothing, compute_class_weights(weights, labels, classes))
 
 
-def weights_of(wanted: ClassWeights, labels: Array, classes: Sequence[str]) -> tuple[float, ...]:
+def compute_class_weights(wanted: ClassWeights, labels: Array, classes: Sequence[str]) -> tuple[float, ...]:
     """Return each class's weight, (K,), or nothing where all are 1.
 
     ``balanced`` gives w = n / (K·nₖ) over the K classes that have examples, as scikit-learn does: every class as heavy
@@ -160,7 +159,7 @@ def weights_of(wanted: ClassWeights, labels: Array, classes: Sequence[str]) -> t
     assert isinstance(wanted, dict)
     for name, weight in wanted.items():
         if name not in classes:
-            raise unknown("class", name, classes, where="task.class_weights")
+            raise make_unknown_name_error("class", name, classes, where="task.class_weights")
         if not 0 < weight < float("inf"):
             raise UsageError(
                 f"class '{name}' cannot have this weight", expected="a finite number over 0", received=f"{weight:g}"

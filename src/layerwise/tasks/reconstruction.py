@@ -1,4 +1,4 @@
-"""Reconstruction: say the input again. Needs no targets."""
+"""Reconstruction of the input. Needs no targets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, weights_of
+from layerwise.data.loader import Batch, get_weights
 from layerwise.data.source import Examples, Source
 from layerwise.functional.losses import squared_error
 from layerwise.tasks import encoding
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
+from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task
 from layerwise.tasks.coders import Scale
 from layerwise.tasks.records import ReconstructionRecord
 
@@ -69,19 +69,19 @@ class Reconstruction(Task):
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take the input statistics from the training part."""
         assert isinstance(options, ReconstructionOptions)
-        return cls.from_json(given) if given else cls(encoding.fit(source, options))
+        return cls.from_json(given) if given else cls(encoding.fit_inputs(source, options))
 
     def model_args(self) -> dict[str, Any]:
         """Return what the inputs decide."""
         return self.inputs.model_args()
 
-    def adopt(self, source: Source) -> Source:
-        """Check the inputs; targets are not looked at."""
-        return self.inputs.adopt(source)
+    def convert_source(self, source: Source) -> Source:
+        """Check the inputs; targets are ignored."""
+        return self.inputs.convert_source(source)
 
     def collate(self, examples: Examples) -> Batch:
         """Turn decoded examples into inputs (N, …)."""
-        return Batch(self.inputs.tensor(examples.inputs), None, torch.from_numpy(examples.ids), weights_of(examples))
+        return Batch(self.inputs.tensor(examples.inputs), None, torch.from_numpy(examples.ids), get_weights(examples))
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed squared error of the model's reconstruction."""
@@ -108,7 +108,9 @@ class Reconstruction(Task):
             Output("reconstruction", "the input as the network says it again"),
             Output("error", "mean squared error per feature"),
         )
-        return Export(Answering(model, lambda said, x: (said.flatten(1) - x.flatten(1)).square().mean(1)), outputs)
+        return Export(
+            PredictionModule(model, lambda rebuilt, x: (rebuilt.flatten(1) - x.flatten(1)).square().mean(1)), outputs
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the inputs."""
@@ -117,4 +119,4 @@ class Reconstruction(Task):
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
-        return cls(encoding.from_record(msgspec.convert(saved, ReconstructionRecord).inputs))
+        return cls(encoding.inputs_from_record(msgspec.convert(saved, ReconstructionRecord).inputs))

@@ -1,6 +1,6 @@
-"""What task.json holds, typed: a stranger's file is data, and is checked before a task is made of it.
+"""What task.json holds, typed: a file from elsewhere is checked before a task is made of it.
 
-Each record checks itself when it is made, so that an error names the place: ``$.inputs.std``.
+Each record checks itself when it is made, so that an error names the field: ``$.inputs.std``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CategoryRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="categor
     unseen: Unseen
 
     def __post_init__(self) -> None:
-        refuse_repeated("values", self.values)
+        check_unique("values", self.values)
 
 
 Columns = Annotated[
@@ -88,7 +88,7 @@ class RowRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="row"):
     encoding: Text = "utf-8"
 
     def __post_init__(self) -> None:
-        refuse_repeated("columns", [column.name for column in self.columns])
+        check_unique("columns", [column.name for column in self.columns])
         try:
             codecs.lookup(self.encoding)
         except LookupError as error:
@@ -102,7 +102,7 @@ class WordRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
     counts: tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)], ...]
 
     def __post_init__(self) -> None:
-        refuse_repeated("words", self.words)
+        check_unique("words", self.words)
         if len(self.counts) != len(self.words):
             raise ValueError(f"counts has {len(self.counts):,} numbers for {len(self.words):,} words")
 
@@ -127,7 +127,7 @@ class ClassificationRecord(msgspec.Struct, frozen=True):
     loss: LossRecord | None = None
 
     def __post_init__(self) -> None:
-        refuse_repeated("classes", self.classes)
+        check_unique("classes", self.classes)
         if self.loss is not None and len(self.loss.weights) not in (0, len(self.classes)):
             raise ValueError(f"loss.weights has {len(self.loss.weights):,} numbers for {len(self.classes):,} classes")
 
@@ -156,8 +156,8 @@ class WordTaskRecord(msgspec.Struct, frozen=True):
     options: dict[str, Any]
 
 
-def refuse_repeated(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError` if a name comes twice: names stand for places."""
+def check_unique(field: str, names: Sequence[str]) -> None:
+    """Raise `ValueError` if a name comes twice: names identify fields."""
     if len(set(names)) != len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, weights_of
-from layerwise.data.source import LARGEST, Array, Examples, Relabeled, Source, labels
+from layerwise.data.loader import Batch, get_weights
+from layerwise.data.source import FLOAT32_MAX, Array, Examples, Relabeled, Source, get_targets
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import encoding
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task, summed
+from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task, sum_losses
 from layerwise.tasks.records import RegressionRecord
-from layerwise.tasks.scaling import is_beyond, standard_scale
+from layerwise.tasks.scaling import is_out_of_range, standard_scale
 
 DELTA = 1.0  # deviations of the target
 ROUNDED = 1e-12  # Σ(y−ȳ)² below this share of Σy² is what rounding leaves of equal targets
@@ -36,7 +36,7 @@ class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_field
 
 
 class NumberPrediction(msgspec.Struct, frozen=True):
-    """The answer of a regression, in the target's own unit."""
+    """The prediction of a regression, in the target's own unit."""
 
     value: float
 
@@ -73,16 +73,16 @@ class NumberMeter:
         """
         count, absolute, square, total, total2 = self.sums.tolist()
         count = max(1.0, count)
-        around = (total2 - total * total / count) * self.spread**2
+        total_variation = (total2 - total * total / count) * self.spread**2
         return {
             "mae": absolute / count,
             "rmse": math.sqrt(square / count),
-            "r2": 1 - square / around if around > ROUNDED * total2 * self.spread**2 else math.nan,
+            "r2": 1 - square / total_variation if total_variation > ROUNDED * total2 * self.spread**2 else math.nan,
             "loss": square / count / self.spread**2,
         }
 
 
-def amounts(source: Source) -> Source:
+def to_numeric_targets(source: Source) -> Source:
     """Return the source with numbers as targets: where these are or may be classes, labels become the values they name.
 
     Raises `DataError` where the target is no number: classes with names that are none.
@@ -102,19 +102,19 @@ def amounts(source: Source) -> Source:
     return source
 
 
-def refuse_target(source: Source, name: str, found: Array, *, shift: float = 0.0, spread: float = 1.0) -> None:
+def check_targets(source: Source, name: str, targets: Array, *, shift: float = 0.0, spread: float = 1.0) -> None:
     """Raise `DataError` for a target (N,) that is not finite, or that float32 cannot hold, as it is or scaled."""
-    values = found.astype(np.float64)
-    wrong = np.flatnonzero(~np.isfinite(values) | is_beyond(values, shift=shift, spread=spread))
-    if len(wrong):
-        finite = np.isfinite(values[wrong[0]])
+    values = targets.astype(np.float64)
+    invalid = np.flatnonzero(~np.isfinite(values) | is_out_of_range(values, shift=shift, spread=spread))
+    if len(invalid):
+        finite = np.isfinite(values[invalid[0]])
         raise DataError(
-            f"{source.name_of(int(wrong[0]))}: the target '{name}' is {'out of range' if finite else 'not finite'} "
-            f"({len(wrong)} such examples)",
-            expected=f"a number of at most {LARGEST:.4g} in size, before and after scaling"
+            f"{source.name_of(int(invalid[0]))}: the target '{name}' is {'out of range' if finite else 'not finite'} "
+            f"({len(invalid)} such examples)",
+            expected=f"a number of at most {FLOAT32_MAX:.4g} in size, before and after scaling"
             if finite
             else "a finite number",
-            received=f"{values[wrong[0]]:g}",
+            received=f"{values[invalid[0]]:g}",
             do="correct or remove these rows" + (", or write the target in another unit" if finite else ""),
         )
 
@@ -127,8 +127,8 @@ def _is_number(name: str) -> bool:
         return False
 
 
-def refuse_delta(options: RegressionOptions) -> None:
-    """Raise `UsageError` for a δ that is not over 0, and for one beside another loss than Huber's."""
+def check_delta(options: RegressionOptions) -> None:
+    """Raise `UsageError` for a δ that is not over 0, and for one with another loss than Huber's."""
     if options.huber_delta <= 0:
         raise UsageError(
             "Huber's loss turns straight at δ", expected="task.huber_delta over 0", received=f"{options.huber_delta:g}"
@@ -143,7 +143,7 @@ def refuse_delta(options: RegressionOptions) -> None:
 
 @dataclass
 class Regression(Task):
-    """One number for each example; trained on the standardized target, answered in its own unit."""
+    """One number for each example; trained on the standardized target, predicted in its own unit."""
 
     name = "regression"
     Options = RegressionOptions
@@ -160,36 +160,36 @@ class Regression(Task):
         assert isinstance(options, RegressionOptions)
         if given:
             return cls.from_json(given)
-        refuse_delta(options)
-        source = amounts(source)
-        found = labels(source)
-        if found is None:
+        check_delta(options)
+        source = to_numeric_targets(source)
+        targets = get_targets(source)
+        if targets is None:
             raise DataError("these examples have no number to predict", expected="a numeric target", received="none")
-        refuse_target(source, source.schema.target_name, found)
-        shift, spread = standard_scale(found.astype(np.float64))
-        made = cls(
-            encoding.fit(source, options),
+        check_targets(source, source.schema.target_name, targets)
+        shift, spread = standard_scale(targets.astype(np.float64))
+        task = cls(
+            encoding.fit_inputs(source, options),
             source.schema.target_name,
             shift,
             spread,
             options.loss,
             options.huber_delta,
         )
-        made.adopt(source)
-        return made
+        task.convert_source(source)
+        return task
 
     def model_args(self) -> dict[str, Any]:
         """Return ``outputs`` = 1 and what the inputs decide."""
         return {"outputs": 1, **self.inputs.model_args()}
 
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Check inputs, and that every target is a number that float32 holds; labels become the numbers they name."""
-        source = self.inputs.adopt(source)
-        source = amounts(source)
-        found = labels(source)
-        if found is None:
+        source = self.inputs.convert_source(source)
+        source = to_numeric_targets(source)
+        targets = get_targets(source)
+        if targets is None:
             raise DataError(f"{source.name_of(0)} has no target to compare with", expected="a numeric target")
-        refuse_target(source, self.target, found, shift=self.shift, spread=self.spread)
+        check_targets(source, self.target, targets, shift=self.shift, spread=self.spread)
         return source
 
     def collate(self, examples: Examples) -> Batch:
@@ -198,12 +198,14 @@ class Regression(Task):
         if examples.targets is not None:
             scaled = (np.asarray(examples.targets, dtype=np.float64) - self.shift) / self.spread
             targets = torch.from_numpy(scaled)[:, None]
-        return Batch(self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), weights_of(examples))
+        return Batch(
+            self.inputs.tensor(examples.inputs), targets, torch.from_numpy(examples.ids), get_weights(examples)
+        )
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed error of the model on a batch."""
         outputs = model(batch.inputs)
-        total, weight = summed(self.losses, outputs, batch)
+        total, weight = sum_losses(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -214,7 +216,7 @@ class Regression(Task):
             return huber(outputs, targets, delta=self.delta)
         return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)
 
-    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+    def average_outputs(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the mean."""
         return torch.stack([*outputs]).mean(0)
 
@@ -232,7 +234,7 @@ class Regression(Task):
             Output("standardized", "the network's own output: (value − mean) / deviation"),
             Output("value", f"'{self.target}' in its own unit"),
         )
-        return Export(Answering(model, lambda scaled, _: scaled * self.spread + self.shift), outputs)
+        return Export(PredictionModule(model, lambda scaled, _: scaled * self.spread + self.shift), outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the target's statistics and the inputs."""
@@ -250,5 +252,5 @@ class Regression(Task):
     def from_json(cls, saved: dict[str, Any]) -> Self:
         """Make the task again from what `to_json` returned."""
         record = msgspec.convert(saved, RegressionRecord)
-        inputs = encoding.from_record(record.inputs)
+        inputs = encoding.inputs_from_record(record.inputs)
         return cls(inputs, record.target, record.shift, record.spread, record.loss, record.delta)

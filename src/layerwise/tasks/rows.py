@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from layerwise.data.source import Array, ArraySource, Column, Relabeled, Source, Subset, fetch
-from layerwise.errors import DataError, unknown
-from layerwise.tasks import coders as coders_
-from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen
+from layerwise.errors import DataError, make_unknown_name_error
+from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen, fit_coders
 from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowRecord
 
-SHOWN = 3  # values that a note names
+MAX_NAMED = 3  # values that a note names
 CODERS: dict[type, Callable[..., Coder]] = {
     NumberRecord: NumberCoder,
     DateRecord: DateCoder,
@@ -38,7 +37,7 @@ class RowInputs(Inputs):
     """Rows of a table, each column by its own coder; embedded categories come last, in the order of the columns.
 
     ``missing``, ``dates`` and ``encoding`` say, as in ``[data]``, how the training table was written: raw rows and
-    files to be answered are read in the same way.
+    files for predictions are read in the same way.
     """
 
     kind = "row"
@@ -54,7 +53,7 @@ class RowInputs(Inputs):
         Categories with more than ``embed`` values (if not 0) are embedded, the others one-hot.
         """
         rows = np.asarray(fetch(source, np.arange(len(source))).inputs, dtype=np.float64)  # (N, D)
-        return cls(coders_.fit(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
+        return cls(fit_coders(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
 
     @classmethod
     def from_record(cls, saved: RowRecord) -> Self:
@@ -66,8 +65,13 @@ class RowInputs(Inputs):
 
     def to_json(self) -> dict[str, Any]:
         """Return every column's coder."""
-        written = {"missing": list(self.missing), "dates": self.dates, "encoding": self.encoding}
-        return {"kind": self.kind, "columns": [coder.to_json() for coder in self.coders], **written}
+        return {
+            "kind": self.kind,
+            "columns": [coder.to_json() for coder in self.coders],
+            "missing": list(self.missing),
+            "dates": self.dates,
+            "encoding": self.encoding,
+        }
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -77,10 +81,10 @@ class RowInputs(Inputs):
     @cached_property
     def embedded(self) -> tuple[int, ...]:
         """How many vectors each embedded category needs."""
-        return tuple(c.rows for c in self.coders if isinstance(c, CategoryCoder) and c.embed)
+        return tuple(c.vector_count for c in self.coders if isinstance(c, CategoryCoder) and c.embed)
 
     @cached_property
-    def _plain(self) -> tuple[Array, Array, Array] | None:
+    def _number_scales(self) -> tuple[Array, Array, Array] | None:
         """Shift, spread and clamp of each column, (D,), if all are numbers without gaps: then one step encodes all."""
         plain = [c for c in self.coders if isinstance(c, NumberCoder) and not c.gaps]
         if len(plain) < len(self.coders):
@@ -95,7 +99,7 @@ class RowInputs(Inputs):
         """Return ``features``, how many numbers a row becomes without the embedded categories, and ``embedded``."""
         return {"features": sum(c.width for c in self.coders) - len(self.embedded), "embedded": self.embedded}
 
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the source with its cells in these coders' terms; categories are matched by name.
 
         Raises `DataError` unless it has the same columns, of the same kinds, in the same order, and float32 holds what
@@ -109,19 +113,19 @@ class RowInputs(Inputs):
                 received=f"columns {', '.join(schema.features)}" if schema.features else f"{schema.kind}s",
             )
         if isinstance(source, Relabeled | Subset):
-            return replace(source, base=self.adopt(source.base))
-        assert isinstance(source, ArraySource)  # tables are read whole
-        self._refuse_new_gaps(source)
-        self._refuse_beyond(source)
+            return replace(source, base=self.convert_source(source.base))
+        assert isinstance(source, ArraySource)  # tables are in memory
+        self._check_gaps(source)
+        self._check_range(source)
         if schema.table == self.columns:
             return source
-        cells = [c.recoded(source.inputs[:, at], schema.table[at]) for at, c in enumerate(self.coders)]
-        adopted = msgspec.structs.replace(schema, columns=self.columns)
-        return replace(source, schema=adopted, inputs=np.stack(cells, 1))
+        cells = [c.recode(source.inputs[:, at], schema.table[at]) for at, c in enumerate(self.coders)]
+        converted = msgspec.structs.replace(schema, columns=self.columns)
+        return replace(source, schema=converted, inputs=np.stack(cells, 1))
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """What a source in these coders' terms says of its columns."""
+        """The columns' descriptions in a source in these coders' terms."""
         return tuple(c.column for c in self.coders)
 
     def notes(self, source: Source) -> tuple[str, ...]:
@@ -132,11 +136,11 @@ class RowInputs(Inputs):
         out = []
         for at, coder in enumerate(self.coders):
             if isinstance(coder, CategoryCoder) and schema.table[at].kind == "category":
-                found = coder.strange(source.inputs[:, at], schema.table[at])
-                if found:
-                    names = ", ".join(f"'{value}'" for value in list(found)[:SHOWN])
+                unseen = coder.count_unseen(source.inputs[:, at], schema.table[at])
+                if unseen:
+                    names = ", ".join(f"'{value}'" for value in list(unseen)[:MAX_NAMED])
                     out.append(
-                        f"{coder.name}: {sum(found.values())} cell(s) never seen in training are taken as "
+                        f"{coder.name}: {sum(unseen.values())} cell(s) never seen in training are taken as "
                         f"unknown, such as {names}"
                     )
         return tuple(out)
@@ -144,8 +148,8 @@ class RowInputs(Inputs):
     def tensor(self, inputs: Array | list[Array]) -> Tensor:
         """Turn rows (N, D) as a source holds them into (N, W) float32."""
         rows = np.asarray(inputs, dtype=np.float64)
-        if self._plain is not None:
-            shift, spread, clamp = self._plain
+        if self._number_scales is not None:
+            shift, spread, clamp = self._number_scales
             scaled = (rows - shift) / spread
             return torch.from_numpy(np.where(clamp, np.clip(scaled, 0, 1), scaled)).float()
         parts: list[Array] = []
@@ -157,16 +161,16 @@ class RowInputs(Inputs):
 
     def encode(self, raw: object) -> Tensor:
         """Turn a row into (W,): a mapping by column name, a sequence in column order, or text with commas."""
-        return self.tensor(self.cells(raw)[None])[0]
+        return self.tensor(self.parse_row(raw)[None])[0]
 
-    def cells(self, raw: object) -> Array:
+    def parse_row(self, raw: object) -> Array:
         """Turn a raw row into what a source holds, (D,). Raises `DataError` naming the column that does not fit."""
-        given = zip(self.coders, self.given(raw), strict=True)
-        return np.array([coder.checked(self._meant(coder, cell)) for coder, cell in given])
+        cells = zip(self.coders, self.order_cells(raw), strict=True)
+        return np.array([coder.validate_cell(self._interpret_cell(coder, cell)) for coder, cell in cells])
 
-    def _meant(self, coder: Coder, cell: object) -> object:
-        """Return a raw cell with the training table's own marks of a gap and its own way of writing dates
-        understood."""
+    def _interpret_cell(self, coder: Coder, cell: object) -> object:
+        """Return a raw cell with the training table's own marks of a gap and its own date format
+        applied."""
         if not isinstance(cell, str):
             return cell
         if cell.strip() in self.missing:
@@ -176,7 +180,7 @@ class RowInputs(Inputs):
                 return datetime.strptime(cell.strip(), self.dates)
         return cell
 
-    def given(self, raw: object) -> Sequence[object]:
+    def order_cells(self, raw: object) -> Sequence[object]:
         """Return a raw row's cells in the order of the columns. Raises `DataError` or `UsageError` where they do not
         fit."""
         if isinstance(raw, str):
@@ -186,11 +190,11 @@ class RowInputs(Inputs):
         if isinstance(raw, Mapping):
             for column in self.features:
                 if column not in raw:
-                    raise unknown("column", column, [str(name) for name in raw], where="the row given")
+                    raise make_unknown_name_error("column", column, [str(name) for name in raw], where="the row given")
             raw = [raw[column] for column in self.features]
         if not isinstance(raw, Sequence) or len(raw) != len(self.coders):
             got = f"{len(raw)} values" if isinstance(raw, Sequence) else type(raw).__name__
-            what = "numbers" if self._plain is not None else "cells"
+            what = "numbers" if self._number_scales is not None else "cells"
             raise DataError(
                 "this row does not fit the network",
                 expected=f"{len(self.coders)} {what}: {', '.join(self.features)}",
@@ -233,18 +237,18 @@ class RowInputs(Inputs):
             out += [f"{coder.name} (gap)"] if coder.gaps else []
         return (*out, *last)
 
-    def _refuse_beyond(self, source: ArraySource) -> None:
+    def _check_range(self, source: ArraySource) -> None:
         """Refuse numbers and dates that float32 cannot hold."""
         for at, coder in enumerate(self.coders):
             if source.schema.table[at].kind == coder.kind:
-                beyond = np.flatnonzero(coder.beyond(source.inputs[:, at]))
+                beyond = np.flatnonzero(coder.is_out_of_range(source.inputs[:, at]))
                 if len(beyond):
                     row = int(beyond[0])
-                    raise coder.out_of_range(
+                    raise coder.make_range_error(
                         f"{source.name_of(row)}: ", f"{source.inputs[row, at]:g} ({len(beyond)} such rows)"
                     )
 
-    def _refuse_new_gaps(self, source: ArraySource) -> None:
+    def _check_gaps(self, source: ArraySource) -> None:
         """Refuse gaps in columns of numbers and dates that never lacked a value in training."""
         for at, coder in enumerate(self.coders):
             gaps = np.flatnonzero(np.isnan(source.inputs[:, at]))

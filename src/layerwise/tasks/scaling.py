@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerwise.data.source import LARGEST, Array
+from layerwise.data.source import FLOAT32_MAX, Array
 
 EPS = float(np.finfo(np.float64).eps)
 ROUNDED = 10.0  # units in the last place of the largest value by which equal values may differ once they were computed
@@ -22,7 +22,7 @@ def standard_scale(values: Array) -> tuple[float, float]:
     """
     if not len(values):
         return 0.0, 1.0
-    known, exponent = _near_one(values)
+    known, exponent = _scale_near_one(values)
     mean, variance, count = float(known.mean()), float(known.var()), len(known)
     constant = variance <= count * EPS * variance + (count * mean * EPS) ** 2
     return float(np.ldexp(mean, exponent)), 1.0 if constant else float(np.ldexp(np.sqrt(variance), exponent))
@@ -37,14 +37,14 @@ def range_scale(values: Array) -> tuple[float, float]:
     return least, 1.0 if constant else most - least
 
 
-def is_beyond(values: Array, *, shift: float = 0.0, spread: float = 1.0) -> Array:
+def is_out_of_range(values: Array, *, shift: float = 0.0, spread: float = 1.0) -> Array:
     """Return which values (N,) float32 cannot hold, as they are or as (x − shift) / spread. NaN, a gap, can be held."""
     with np.errstate(over="ignore"):
         scaled = (values - shift) / spread
-    return (np.abs(values) > LARGEST) | (np.abs(scaled) > LARGEST)
+    return (np.abs(values) > FLOAT32_MAX) | (np.abs(scaled) > FLOAT32_MAX)
 
 
-def _near_one(values: Array) -> tuple[Array, int]:
+def _scale_near_one(values: Array) -> tuple[Array, int]:
     """Return values (N,) times a power of two, so that the largest is near 1 and no square over- or underflows, and its
     exponent."""
     exponent = int(np.frexp(np.abs(values).max())[1])

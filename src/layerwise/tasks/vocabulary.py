@@ -13,29 +13,27 @@ import torch
 from torch import Tensor
 
 from layerwise.data.source import Array, Source
-from layerwise.data.text.corpus import Corpus, Recoded, corpus_of, counted
-from layerwise.errors import DataError, UsageError, nearest
-from layerwise.kernels.text.tokens import GAP
+from layerwise.data.text.corpus import Corpus, Recoded, count_words, find_corpus
+from layerwise.errors import DataError, UsageError, find_nearest
+from layerwise.kernels.text import GAP
 from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import WordRecord
 
 TERMS = 64  # words in a question
 Kind = Literal["neighbors", "analogy", "mean", "similarity", "odd one out"]
 KINDS: tuple[Kind, ...] = ("neighbors", "analogy", "mean", "similarity", "odd one out")
-HEAD = (
-    -2.0
-)  # marks the first row of an encoded question, which holds its kind and how many of the terms are listed, not asked
+HEAD = -2.0  # marks the first row of an encoded question, which holds its kind
 
 
 class Question(NamedTuple):
-    """What is asked: its kind, the words that are summed with their weights, and the words that the answer is about."""
+    """A question: its kind, the words that are summed with their weights, and the words to compare."""
 
     kind: Kind
     terms: tuple[tuple[str, float], ...]
     listed: tuple[str, ...] = ()
 
 
-def parsed(text: str) -> Question:
+def parse_question(text: str) -> Question:
     """Read a question.
 
     ``king - man + woman`` is an analogy, ``cup ~ mug`` asks for the similarity, ``cat, dog, stone`` for the odd one
@@ -54,7 +52,7 @@ def parsed(text: str) -> Question:
             raise UsageError("two words are compared", expected="a question like cup ~ mug", received=f"'{text}'")
         return Question("similarity", ((one[0], 1.0),), (other[0],))
     if any(sign in words for sign in "+-"):
-        return Question("analogy", _signed(words, text))
+        return Question("analogy", _parse_terms(words, text))
     if "," in text or "，" in text or "、" in text:
         listed = tuple(part.strip() for part in re.split("[,，、]", text) if part.strip())
         if len(listed) < 3:
@@ -63,7 +61,7 @@ def parsed(text: str) -> Question:
     return Question("neighbors" if len(words) == 1 else "mean", tuple((word, 1.0) for word in words))
 
 
-def _signed(words: Sequence[str], text: str) -> tuple[tuple[str, float], ...]:
+def _parse_terms(words: Sequence[str], text: str) -> tuple[tuple[str, float], ...]:
     """Return the terms of a sum. Raises `UsageError` for one that lacks a word, or a sign, somewhere."""
     terms: list[tuple[str, float]] = []
     sign = 1.0
@@ -105,11 +103,11 @@ class WordInputs(Inputs):
 
         Raises `DataError` where fewer than two are left.
         """
-        corpus, counts = text_of(source), counted(source)
+        corpus, counts = get_corpus(source), count_words(source)
         order = np.argsort(-counts, kind="stable")
-        kept = order[counts[order] >= min_count]
-        kept = kept[:largest] if largest else kept
-        if len(kept) < 2:
+        selected = order[counts[order] >= min_count]
+        selected = selected[:largest] if largest else selected
+        if len(selected) < 2:
             most = int(counts.max(initial=0))
             raise DataError(
                 f"{corpus.index.origin} has too few words for vectors",
@@ -117,25 +115,25 @@ class WordInputs(Inputs):
                 received=f"{len(counts)} different words, the most frequent {most} times",
                 do="lower task.min_count, or give more text",
             )
-        return cls(tuple(corpus.words[int(i)] for i in kept), tuple(counts[kept].tolist()))
+        return cls(tuple(corpus.words[int(i)] for i in selected), tuple(counts[selected].tolist()))
 
     @cached_property
     def frequencies(self) -> Array:
         """The counts, (V,) int64."""
         return np.asarray(self.counts, dtype=np.int64)
 
-    def mapping(self, words: Sequence[str]) -> Array:
+    def map_words(self, words: Sequence[str]) -> Array:
         """Return the vocabulary's numbers of a corpus's words, int32, `GAP` for those outside."""
         return np.fromiter((self.numbers.get(word, GAP) for word in words), dtype=np.int32, count=len(words))
 
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the corpus with its words by this vocabulary's numbers. Raises `DataError` for what is no text."""
-        return Recoded(source, self.mapping(text_of(source).words))
+        return Recoded(source, self.map_words(get_corpus(source).words))
 
     def notes(self, source: Source) -> tuple[str, ...]:
-        """Say how much of a text lies outside the vocabulary, where it is much."""
-        counts = counted(source)
-        outside = int(counts[self.mapping(text_of(source).words) < 0].sum())
+        """Return the share of words outside the vocabulary, where it is over 20 %."""
+        counts = count_words(source)
+        outside = int(counts[self.map_words(get_corpus(source).words) < 0].sum())
         share = outside / max(1, int(counts.sum()))
         return (f"{share:.1%} of the words are outside the vocabulary",) if share > 0.2 else ()
 
@@ -145,30 +143,30 @@ class WordInputs(Inputs):
         return torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.int32))
 
     def encode(self, raw: object) -> Tensor:
-        """Turn a question (`parsed`) into (T, 2) float32: a head, then words by number with their weights in the sum,
-        then the listed ones.
+        """Turn a question (`parse_question`) into (T, 2) float32: a head, then words by number with their weights in
+        the sum, then the listed ones.
 
         Raises `UsageError` for text that is no question, and `DataError` for a word outside the vocabulary.
         """
         if not isinstance(raw, str):
             raise UsageError("a question about words is text", received=type(raw).__name__)
-        asked = parsed(raw)
+        asked = parse_question(raw)
         if 1 + len(asked.terms) + len(asked.listed) > TERMS:
             raise UsageError(f"a question has at most {TERMS // 2 - 1} words", received=str(len(asked.terms)))
         out = torch.full((TERMS, 2), -1.0)
         out[:, 1] = 0
         out[0] = torch.tensor([HEAD, float(KINDS.index(asked.kind))])
-        rows = [(self.number(word), weight) for word, weight in asked.terms] + [
-            (self.number(word), 0.0) for word in asked.listed
+        rows = [(self.find_number(word), weight) for word, weight in asked.terms] + [
+            (self.find_number(word), 0.0) for word in asked.listed
         ]
         out[1 : 1 + len(rows)] = torch.tensor(rows)
         return out
 
-    def number(self, word: str) -> int:
+    def find_number(self, word: str) -> int:
         """Return a word's number. Raises `DataError` with the nearest if it is not in the vocabulary."""
         known = word if word in self.numbers else word.lower()
         if known not in self.numbers:
-            hint = nearest(known, self.words)
+            hint = find_nearest(known, self.words)
             raise DataError(
                 f"'{word}' is not in the vocabulary",
                 expected=f"one of {len(self.words)} words that occurred often enough in training",
@@ -177,7 +175,7 @@ class WordInputs(Inputs):
         return self.numbers[known]
 
     def model_args(self) -> dict[str, Any]:
-        """Return ``words``, how many there are."""
+        """Return ``words``, the vocabulary's size."""
         return {"words": len(self.words)}
 
     def probe(self, count: int, generator: torch.Generator) -> Tensor:
@@ -203,13 +201,13 @@ class WordInputs(Inputs):
         return cls(saved.words, saved.counts)
 
 
-def text_of(source: Source) -> Corpus:
-    """Return the text that a source is of. Raises `DataError` for what is no text."""
-    found = corpus_of(source)
-    if found is None:
+def get_corpus(source: Source) -> Corpus:
+    """Return a source's text. Raises `DataError` for what is no text."""
+    corpus = find_corpus(source)
+    if corpus is None:
         raise DataError(
             f"{source.name_of(0)} is no text",
             expected="a text, a folder of texts, or - for standard input",
             received=f"{source.schema.kind}s of shape {source.schema.shape}",
         )
-    return found
+    return corpus

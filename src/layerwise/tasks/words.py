@@ -1,4 +1,4 @@
-"""Words from their neighbors: what word2vec learns, how likely held-out windows are, and answers about words."""
+"""Words from their neighbors: what word2vec learns, how likely held-out windows are, and predictions about words."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch
 from layerwise.data.source import Array, Examples, Source
 from layerwise.errors import UsageError
-from layerwise.functional import windows
-from layerwise.kernels.text.tokens import END
-from layerwise.nn.word_vectors import Nearest, Predictive, WordVectors
-from layerwise.recipe import Amount, Count, Share
-from layerwise.tasks.base import Answering, Export, Goal, Loss, Output, Task
+from layerwise.functional import word2vec_likelihood
+from layerwise.kernels.text import END
+from layerwise.nn.word_vectors import NearestWords, Word2VecModel, WordVectors
+from layerwise.recipe import Fraction, NonNegativeInt, PositiveInt
+from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task
 from layerwise.tasks.records import WordTaskRecord
 from layerwise.tasks.vocabulary import KINDS, WordInputs
 
-SHOWN = 10  # neighbors in an answer
+NEIGHBORS = 10  # neighbors in a prediction
 NOISE = 1024  # negatives that held-out windows are measured with, the same for every model
-TOGETHER = 64  # blocks that are measured at once: 64 Ki tokens of the usual block
-Kept = Literal["negative", "hierarchical"]
+BLOCKS_AT_ONCE = 64  # blocks that are measured at once: 64 Ki tokens of the usual block
+LossName = Literal["negative", "hierarchical"]
 
 
 class VocabularyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``min_count``: how often a word must occur in the training part to get a vector; ``max_words`` keeps the most
     frequent, 0: all."""
 
-    min_count: Count = 5
-    max_words: Amount = 0
+    min_count: PositiveInt = 5
+    max_words: NonNegativeInt = 0
 
 
 class WordsOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
@@ -42,15 +42,15 @@ class WordsOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=True):
     against ``negative`` words drawn ∝ count^``power``, or down a Huffman tree. ``sample``: occurrences of words more
     frequent than this share of the text are thinned out in training (0: none are)."""
 
-    window: Count = 5
-    loss: Kept = "negative"
-    negative: Count = 5
-    power: Share = 0.75
-    sample: Share = 1e-3
+    window: PositiveInt = 5
+    loss: LossName = "negative"
+    negative: PositiveInt = 5
+    power: Fraction = 0.75
+    sample: Fraction = 1e-3
 
 
 class WordPrediction(msgspec.Struct, frozen=True):
-    """An answer about words.
+    """A prediction about words.
 
     ``asked``: what kind of question it was; ``word`` and ``similarity`` (a cosine): the nearest word, the one compared,
     or the odd one out; ``nearest``: words by falling cosine, without those asked with, or the listed ones; ``vector``
@@ -90,7 +90,7 @@ class LikelihoodMeter:
 
 @dataclass
 class WordTask(Task):
-    """What tasks about words share: a vocabulary, options of their own, and answers to questions."""
+    """What tasks about words share: a vocabulary, options, and predictions for questions."""
 
     Options: ClassVar[type[VocabularyOptions]]
     inputs: WordInputs
@@ -114,20 +114,20 @@ class WordTask(Task):
         record = msgspec.convert(saved, WordTaskRecord)
         return cls(WordInputs.from_record(record.inputs), msgspec.convert(record.options, cls.Options))
 
-    def answering(self, model: nn.Module) -> nn.Module:
-        """Return the table as it answers questions. Raises `UsageError` for a network without vectors for words."""
-        return Nearest(word_network(model))
+    def prediction_model(self, model: nn.Module) -> nn.Module:
+        """Return the module that maps questions to cosines. Raises `UsageError` for a network without word vectors."""
+        return NearestWords(require_word_vectors(model))
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
-        """Turn cosines with every word and the asked-for sum, (N, V + D), into answers."""
+        """Turn cosines with every word and the asked-for sum, (N, V + D), into predictions."""
         words = len(self.inputs.words)
         return [
-            self._answer(row[:words], row[words:], asked)
+            self._decode_question(row[:words], row[words:], asked)
             for row, asked in zip(outputs.float().cpu(), batch.inputs.float().cpu(), strict=True)
         ]
 
-    def _answer(self, cosines: Tensor, vector: Tensor, asked: Tensor) -> WordPrediction:
-        """Answer one question (T, 2), encoded as `WordInputs.encode` says."""
+    def _decode_question(self, cosines: Tensor, vector: Tensor, asked: Tensor) -> WordPrediction:
+        """Predict from one question (T, 2), encoded as `WordInputs.encode` says."""
         names = self.inputs.words
         kind = KINDS[int(asked[0, 1])]
         ids, weights = asked[1:, 0].long(), asked[1:, 1]
@@ -139,24 +139,27 @@ class WordTask(Task):
             return WordPrediction(kind, word, nearest[word], nearest)
         free = cosines.clone()
         free[ids[ids >= 0]] = -torch.inf
-        values, order_ = free.topk(min(SHOWN, len(names)))
-        nearest = {names[n]: float(v) for n, v in zip(order_.tolist(), values.tolist(), strict=True) if v > -torch.inf}
+        values, top = free.topk(min(NEIGHBORS, len(names)))
+        nearest = {names[n]: float(v) for n, v in zip(top.tolist(), values.tolist(), strict=True) if v > -torch.inf}
         word = next(iter(nearest), "")
         return WordPrediction(kind, word, nearest.get(word, 0.0), nearest, vector.tolist() if kind == "mean" else None)
 
     def export_module(self, model: nn.Module) -> Export:
-        """Return the table as it answers questions, and the nearest word's number, (N,)."""
+        """Return the module that maps questions to cosines, with the nearest word's number, (N,)."""
         words = len(self.inputs.words)
         outputs = (
             Output("cosines", "the cosine with every word, then the asked-for sum of unit vectors"),
             Output("nearest", "the number of the word with the largest cosine, the question's own words included"),
         )
-        return Export(Answering(self.answering(model), lambda said, x: said[:, :words].argmax(1).float()), outputs)
+        return Export(
+            PredictionModule(self.prediction_model(model), lambda cosines, x: cosines[:, :words].argmax(1).float()),
+            outputs,
+        )
 
 
 @dataclass
 class Words(WordTask):
-    """Each word's neighbors are to be predicted from it (E30), or it from them."""
+    """Predict each word's neighbors from it (E30), or it from them."""
 
     name = "words"
     Options = WordsOptions
@@ -168,9 +171,9 @@ class Words(WordTask):
         words = len(self.inputs.words)
         return {"words": words, "outputs": words - (self.options.loss == "hierarchical")}
 
-    def adopt(self, source: Source) -> Source:
+    def convert_source(self, source: Source) -> Source:
         """Return the text by the vocabulary's numbers."""
-        return self.inputs.adopt(source)
+        return self.inputs.convert_source(source)
 
     def collate(self, examples: Examples) -> Batch:
         """Turn blocks into (N, L) int32."""
@@ -178,36 +181,41 @@ class Words(WordTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each block's loss in nats and the expected pairs or windows that it covers, (N, 2)."""
-        words = predictive(model)
-        measure, score = windows.pooled if words.pooled else windows.skipgram, self._score(words)
+        words = require_predictive(model)
+        measure, score = (
+            word2vec_likelihood.cbow_likelihood if words.pooled else word2vec_likelihood.skipgram_likelihood,
+            self._make_score(words),
+        )
         gain = torch.cat(
             [
                 measure(
-                    windows.sentences(part, end=END),
+                    word2vec_likelihood.split_sentences(part, end=END),
                     words.vectors.weight,
                     score,
                     window=self.options.window,
                     blocks=len(part),
                 )
-                for part in batch.inputs.split(TOGETHER)
+                for part in batch.inputs.split(BLOCKS_AT_ONCE)
             ]
         )
         return gain * gain.new_tensor([-1.0, 1.0])
 
-    def _score(self, words: Predictive) -> windows.Score:
+    def _make_score(self, words: Word2VecModel) -> word2vec_likelihood.WindowScore:
         """Return the score of a vector and the word it is to predict."""
         outputs = words.context.weight
         if self.options.loss == "hierarchical":
             nodes, signs = (torch.from_numpy(array).to(outputs.device) for array in self._paths)
-            return windows.hierarchical(outputs, nodes, signs)
-        return windows.sampled(outputs, torch.from_numpy(self.noise()).to(outputs.device), count=self.options.negative)
+            return word2vec_likelihood.score_hierarchical_softmax(outputs, nodes, signs)
+        return word2vec_likelihood.score_negative_sampling(
+            outputs, torch.from_numpy(self.choose_negatives()).to(outputs.device), count=self.options.negative
+        )
 
     @cached_property
     def _paths(self) -> tuple[Array, Array]:
-        """Each word's way down the tree, made once: every batch of an evaluation asks for it."""
-        return paths(self.inputs.frequencies)
+        """Each word's path down the tree, built once: every batch of an evaluation needs it."""
+        return build_paths(self.inputs.frequencies)
 
-    def noise(self) -> Array:
+    def choose_negatives(self) -> Array:
         """Return the negatives that held-out windows are measured with, (S,) int64, evenly spread over P ∝
         count^power."""
         share = np.cumsum(self.inputs.frequencies.astype(np.float64) ** self.options.power)
@@ -215,8 +223,10 @@ class Words(WordTask):
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the expected loss of a batch's pairs or windows (E30), summed."""
-        found = self.outputs(model, batch)
-        return Loss(found[:, 0].sum(), float(found[:, 1].sum()), {"negative log-likelihood": found[:, 0].sum()}, found)
+        outputs = self.outputs(model, batch)
+        return Loss(
+            outputs[:, 0].sum(), float(outputs[:, 1].sum()), {"negative log-likelihood": outputs[:, 0].sum()}, outputs
+        )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each block's mean loss, (N,)."""
@@ -227,12 +237,12 @@ class Words(WordTask):
         return LikelihoodMeter()
 
 
-def paths(counts: Array) -> tuple[Array, Array]:
-    """Return each word's way down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs there,
-    0 beyond."""
+def build_paths(counts: Array) -> tuple[Array, Array]:
+    """Return each word's path down the Huffman tree of counts (V,): inner nodes (V, longest) int64, and the signs
+    there, 0 beyond."""
     from layerwise.kernels.text import huffman  # numba is slow to import
 
-    tree = huffman.huffman(counts)
+    tree = huffman.build_huffman_tree(counts)
     step = np.arange(tree.lengths.max())
     inside = step < tree.lengths[:, None]
     at = np.where(inside, tree.starts[:, None] + step, 0)
@@ -241,7 +251,7 @@ def paths(counts: Array) -> tuple[Array, Array]:
     )
 
 
-def word_network(model: nn.Module) -> WordVectors:
+def require_word_vectors(model: nn.Module) -> WordVectors:
     """Return a network that holds word vectors. Raises `UsageError` for others."""
     if isinstance(model, WordVectors):
         return model
@@ -252,9 +262,9 @@ def word_network(model: nn.Module) -> WordVectors:
     )
 
 
-def predictive(model: nn.Module) -> Predictive:
+def require_predictive(model: nn.Module) -> Word2VecModel:
     """Return a network that predicts words from their neighbors. Raises `UsageError` for others."""
-    if isinstance(model, Predictive):
+    if isinstance(model, Word2VecModel):
         return model
     raise UsageError(
         "this network does not predict words from their neighbors",

@@ -1,5 +1,4 @@
-"""The ways in which a network computes on its device: how its maps lie in memory, and which kernels compute its
-convolutions."""
+"""How a network computes on its device: its memory layout, and the kernels of its convolutions."""
 
 from __future__ import annotations
 
@@ -10,86 +9,92 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.nn.convolution import by_tiles
+from layerwise.nn.convolution import use_fast_kernels
 from layerwise.runtime import compute_settings
-from layerwise.runtime.compute_settings import DIRECT, TILES, Flags
+from layerwise.runtime.compute_settings import DIRECT, TILES, ComputeSettings
 from layerwise.runtime.distributed import World
 
 if TYPE_CHECKING:
-    from layerwise.nn.kernel_choice import Layer
+    from layerwise.nn.kernel_choice import ConvSignature
 
 
-def set_ways(model: nn.Module, settings: Flags, *, tiles: bool) -> Flags:
-    """Lay a network out as the flags say, in place, where they leave it open as is fastest; return the flags with what
-    was done.
+def configure_execution(model: nn.Module, settings: ComputeSettings, *, winograd: bool) -> ComputeSettings:
+    """Set a network's memory layout and convolutions in place, by the flags or, where these are open, the fastest.
 
-    ``tiles``: whether convolutions by tiles (`nn.tiled`) may be chosen: on a CPU in float32.
+    Return the flags with what was set. ``winograd``: whether Winograd convolutions (`nn.winograd_convolution`) are
+    allowed; they run on a CPU in float32.
     """
-    layout = settings.layout or compute_settings.layout_of(model, settings.precision)
-    compute_settings.lay_out(model, layout)
-    here = settings.device == "cpu" and settings.precision == "fp32"
-    wanted = settings.convolution or (TILES if tiles and here else DIRECT)
-    found = wanted == TILES and by_tiles(model, kernels=settings.kernels) > 0
-    return msgspec.structs.replace(settings, layout=layout, convolution=TILES if found else DIRECT)
+    layout = settings.layout or compute_settings.choose_layout(model, settings.precision)
+    compute_settings.apply_layout(model, layout)
+    supported = settings.device == "cpu" and settings.precision == "fp32"
+    wanted = settings.convolution or (TILES if winograd and supported else DIRECT)
+    replaced = wanted == TILES and use_fast_kernels(model, kernels=settings.kernels) > 0
+    return msgspec.structs.replace(settings, layout=layout, convolution=TILES if replaced else DIRECT)
 
 
-def choose_kernels(model: nn.Module, settings: Flags, run: Callable[[], object], *, most: int, world: World) -> Flags:
-    """Choose a kernel for every class of convolutions that batches of up to ``most`` examples can meet; return the
-    flags with them all.
+def choose_kernels(
+    model: nn.Module, settings: ComputeSettings, run: Callable[[], object], *, most: int, world: World
+) -> ComputeSettings:
+    """Choose a kernel for every class of convolutions that batches of up to ``most`` examples can meet.
 
-    To be called before the first step of a stage: afterwards a class without a choice is torch's, so that a run
-    computes with the kernels in its flags and no others. What the flags know already stands, whatever machine this is.
-    Of several processes the first one measures, and all compute as it says. ``run`` runs the network on one example,
+    Return the flags with all choices. To be called before the first step of a stage: afterwards torch computes a class
+    without a choice, so that a run uses the kernels in its flags and no others. Choices that the flags hold already
+    stay, on any machine. Of several processes the first one measures for all. ``run`` runs the network on one example,
     without gradients.
     """
     if settings.convolution != TILES:
         return settings
-    from layerwise.nn.kernel_choice import choose  # with the compiler of kernels, which other networks are spared
+    # these import the compiler of kernels, which other networks do not need
+    from layerwise.nn.kernel_choice import choose_kernel
     from layerwise.nn.kernel_timing import time_kernels
 
-    classes, known = _classes(model, run, most=most), dict(settings.kernels)
-    left = [layer for name, layer in sorted(classes.items()) if name not in known]
-    votes = torch.zeros(len(left), device=world.device)
-    if world.first:
-        for place, layer in enumerate(left):
-            votes[place] = layer.kernels.index(choose(layer, time_kernels))
-    world.reduce([votes])
-    known |= {layer.name: layer.kernels[int(vote)] for layer, vote in zip(left, votes.tolist(), strict=True)}
+    classes, known = _find_classes(model, run, most=most), dict(settings.kernels)
+    open_classes = [layer for name, layer in sorted(classes.items()) if name not in known]
+    choices = torch.zeros(len(open_classes), device=world.device)
+    if world.is_first:
+        for index, layer in enumerate(open_classes):
+            choices[index] = layer.kernels.index(choose_kernel(layer, time_kernels))
+    world.reduce([choices])
+    known |= {
+        layer.name: layer.kernels[int(choice)] for layer, choice in zip(open_classes, choices.tolist(), strict=True)
+    }
     fixed = msgspec.structs.replace(settings, kernels=known)
     fix_kernels(model, fixed)
     return fixed
 
 
-def fix_kernels(model: nn.Module, settings: Flags) -> None:
-    """Have a network compute with the kernels in the flags, and every other class of convolutions by torch."""
+def fix_kernels(model: nn.Module, settings: ComputeSettings) -> None:
+    """Make a network use the kernels in the flags, and torch for every other class of convolutions."""
     if settings.convolution == TILES:
-        from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d
+        from layerwise.nn.winograd_convolution import PointwiseConv2d, WinogradConv2d
 
         for module in model.modules():
-            if isinstance(module, TiledConv2d | PointwiseConv2d):
-                module.choices.fix(settings.kernels)
+            if isinstance(module, WinogradConv2d | PointwiseConv2d):
+                module.selector.freeze(settings.kernels)
 
 
-def _classes(model: nn.Module, run: Callable[[], object], *, most: int) -> dict[str, Layer]:
+def _find_classes(model: nn.Module, run: Callable[[], object], *, most: int) -> dict[str, ConvSignature]:
     """Return the classes, by name, that a network's convolutions meet in batches of 1 to ``most`` examples."""
-    from layerwise.nn.tiled import PointwiseConv2d, TiledConv2d, class_of
+    from layerwise.nn.winograd_convolution import PointwiseConv2d, WinogradConv2d, make_signature
 
-    found: dict[str, Layer] = {}
+    classes: dict[str, ConvSignature] = {}
 
-    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, TiledConv2d | PointwiseConv2d)
-        shape = given[0].shape[1:]
-        uses: Any = ("train", "evaluate") if isinstance(module, TiledConv2d) else ("train",)
+    def add_classes(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, WinogradConv2d | PointwiseConv2d)
+        shape = args[0].shape[1:]
+        uses: Any = ("train", "evaluate") if isinstance(module, WinogradConv2d) else ("train",)
         counts = {min(most, 2**power) for power in range(most.bit_length() + 1)}
-        met = (class_of(module, (count, *shape), use) for count in counts for use in uses)
-        found.update({layer.name: layer for layer in met if layer is not None})
+        layers = (make_signature(module, (count, *shape), use) for count in counts for use in uses)
+        classes.update({layer.name: layer for layer in layers if layer is not None})
 
     handles = [
-        m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, TiledConv2d | PointwiseConv2d)
+        m.register_forward_pre_hook(add_classes)
+        for m in model.modules()
+        if isinstance(m, WinogradConv2d | PointwiseConv2d)
     ]
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return classes

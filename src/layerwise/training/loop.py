@@ -1,9 +1,15 @@
-"""The loop: a generator. Logging, validation, checkpoints, early stopping and the progress bar are ordinary code around
-it."""
+"""The training loop: a generator that learns batch after batch, and the signals that ask it to stop.
+
+Logging, validation, checkpoints, early stopping and the progress bar are ordinary code around it.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 from layerwise.data.loader import Batches
@@ -19,8 +25,7 @@ class Cursor(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One step was taken. ``cursor`` points behind it; ``verdict`` is the rule's word at the end of an epoch, else
-    None."""
+    """One step was taken. ``cursor`` points behind it; ``verdict`` is the rule's at the end of an epoch, else None."""
 
     cursor: Cursor
     step: Step
@@ -28,15 +33,15 @@ class Event(NamedTuple):
     verdict: Verdict | None
 
 
-def steps(rule: Rule, batches: Batches, epochs: int, start: Cursor) -> Iterator[Event]:
+def run_steps(rule: Rule, batches: Batches, epochs: int, start: Cursor) -> Iterator[Event]:
     """Learn from batch after batch, from ``start`` to the end of the last epoch, and yield after each step.
 
-    Progress is the part of the stage's steps that lie behind. Leaving the iteration early (``break``) ends the stage.
+    Progress is the share of the stage's steps that are done. Leaving the iteration early (``break``) ends the stage.
     """
     per_epoch, position = batches.per_epoch, start.position
     total = max(1, epochs * per_epoch)
     for epoch in range(start.epoch, epochs):
-        for batch in batches.epoch(epoch, position):
+        for batch in batches.iterate(epoch, position):
             step = rule.step(batch, (epoch * per_epoch + position) / total)
             position += 1
             last = position == per_epoch
@@ -44,3 +49,30 @@ def steps(rule: Rule, batches: Batches, epochs: int, start: Cursor) -> Iterator[
             cursor = Cursor(start.stage, epoch + 1, 0) if last else Cursor(start.stage, epoch, position)
             yield Event(cursor, step, (epoch * per_epoch + position) / total, verdict)
         position = 0
+
+
+class StopRequest:
+    """Whether a signal asked the process to stop: to finish the step, save, and leave with the documented exit code."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal. A second one is not caught: it ends the process at once."""
+        self.received = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside; restore the old handlers at the end. Only the main thread can catch them."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a run keeps book of: sums since the last line of the log, and the best epoch."""
+"""Metrics of a run: means since the last line of the log, the best epoch, and notes on undefined metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerwise.errors import unknown
+from layerwise.errors import make_unknown_name_error
 from layerwise.recipe import LAST, Stage
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Goal, Task
@@ -19,8 +19,8 @@ from layerwise.training.loop import Event
 
 
 @dataclass
-class Best:
-    """The best epoch of a stage so far, and how many epochs have passed since. ``value`` is None until a metric was
+class BestEpoch:
+    """The best epoch of a stage so far. ``waited`` epochs have passed since; ``value`` is None until a metric is
     finite."""
 
     stage: int = 0
@@ -28,8 +28,8 @@ class Best:
     epoch: int = 0
     waited: int = 0
 
-    def better(self, value: float, goal: Goal) -> bool:
-        """Whether a value beats the best: never one that is not finite, and any finite one where the best is none."""
+    def is_improved_by(self, value: float, goal: Goal) -> bool:
+        """Whether a value beats the best: it must be finite, and beats a best that is not."""
         if not math.isfinite(value):
             return False
         if self.value is None or not math.isfinite(self.value):
@@ -38,19 +38,19 @@ class Best:
 
 
 @dataclass
-class Window:
-    """Sums of the steps since the last line of the log; tensors until the line is written."""
+class MetricAverager:
+    """Averages losses over the steps since the last line of the log. Sums stay tensors until the line is written."""
 
     total: Tensor | None = None
     weight: float = 0.0
     parts: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
     words: int = 0
-    began: float = field(default_factory=time.monotonic)
-    until: float = field(default_factory=time.monotonic)  # the last step's end: what comes after it is not training
+    started: float = field(default_factory=time.monotonic)
+    last_step: float = field(default_factory=time.monotonic)  # its end: what comes after it is not training
 
-    def add(self, event: Event) -> None:
-        """Take in a step."""
+    def update(self, event: Event) -> None:
+        """Add a step."""
         step = event.step
         self.total = step.total if self.total is None else self.total + step.total
         self.weight += step.weight
@@ -59,13 +59,13 @@ class Window:
             self.parts[name] = part if old is None else old + part
         self.count += 1
         self.words += step.words
-        self.until = time.monotonic()
+        self.last_step = time.monotonic()
 
-    def speed(self) -> str:
-        """Return how fast text is gone through, as `Display` shows it; the empty text where none is."""
-        return f"  {self.words / max(1e-9, self.until - self.began):,.0f} words/s" if self.words else ""
+    def format_speed(self) -> str:
+        """Return the words of text per second, as `Display` shows them; the empty text for other data."""
+        return f"  {self.words / max(1e-9, self.last_step - self.started):,.0f} words/s" if self.words else ""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the sums for a checkpoint."""
         out = {f"window.part.{name}": part for name, part in self.parts.items()}
         out["window.weight"] = torch.tensor([self.weight, self.count], dtype=torch.float64)
@@ -73,10 +73,9 @@ class Window:
             out["window.total"] = self.total
         return out
 
-    @staticmethod
-    def of(state: dict[str, Tensor], device: torch.device) -> Window:
-        """Make a window again from a checkpoint. Raises `KeyError` or `ValueError` for tensors that are not a
-        window's."""
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor], device: torch.device) -> MetricAverager:
+        """Restore the sums of a checkpoint. Raises `KeyError` or `ValueError` for tensors that are no such sums."""
         for name, tensor in state.items():
             if name.startswith("window.") and tensor.shape != ((2,) if name == "window.weight" else ()):
                 raise ValueError(f"'{name}' has the shape {tuple(tensor.shape)}")
@@ -84,10 +83,10 @@ class Window:
         total = state.get("window.total")
         prefix = "window.part."
         parts = {n.removeprefix(prefix): t.to(device) for n, t in state.items() if n.startswith(prefix)}
-        return Window(None if total is None else total.to(device), weight, parts, int(count))
+        return cls(None if total is None else total.to(device), weight, parts, int(count))
 
-    def metrics(self, world: World) -> dict[str, float]:
-        """Return means over the examples of all ranks."""
+    def compute(self, world: World) -> dict[str, float]:
+        """Return the means over the examples of all ranks."""
         if self.total is None:
             return {}
         names = [*self.parts]
@@ -102,7 +101,9 @@ class Window:
         return out
 
 
-def undefined(history: Iterable[Mapping[str, Any]], stage: str, goal: Goal, *, last: bool) -> list[tuple[str, str]]:
+def describe_undefined_metrics(
+    history: Iterable[Mapping[str, Any]], stage: str, goal: Goal, *, last: bool
+) -> list[tuple[str, str]]:
     """Return notes, in English and Chinese, on validation metrics that were not finite in some epochs of a stage.
 
     ``last``: the stage keeps its last epoch's weights, whatever the metrics say.
@@ -129,13 +130,13 @@ def undefined(history: Iterable[Mapping[str, Any]], stage: str, goal: Goal, *, l
     return notes
 
 
-def metrics_of(info: Mapping[str, Any]) -> dict[str, float]:
-    """Return the final metrics that run.json holds, NaN for null: a metric that was not finite; empty until the run is
+def get_final_metrics(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return the final metrics of run.json, NaN for null (a metric that was not finite); empty until the run is
     finished."""
     return {name: math.nan if value is None else float(value) for name, value in info.get("metrics", {}).items()}
 
 
-def goal_of(stage: Stage, task: Task) -> Goal:
+def get_goal(stage: Stage, task: Task) -> Goal:
     """Return the metric that picks a stage's best weights."""
     if stage.monitor in ("", LAST):
         return task.goal
@@ -143,8 +144,8 @@ def goal_of(stage: Stage, task: Task) -> Goal:
     return Goal(name, name in ("accuracy", "balanced-accuracy", "r2"))
 
 
-def monitored(metrics: dict[str, float], goal: Goal) -> float:
-    """Return the monitored metric, or raise `UsageError` with the nearest name."""
+def get_monitored_metric(metrics: dict[str, float], goal: Goal) -> float:
+    """Return the monitored metric. Raises `UsageError` with the nearest name if there is none."""
     if f"val/{goal.metric}" not in metrics:
-        raise unknown("metric to monitor", f"val/{goal.metric}", metrics)
+        raise make_unknown_name_error("metric to monitor", f"val/{goal.metric}", metrics)
     return metrics[f"val/{goal.metric}"]

@@ -1,5 +1,4 @@
-"""What a person sees while a run trains: one bar with time left and live metrics, on a terminal only; else a line an
-epoch."""
+"""Progress of a run: on a terminal one bar with the time left and live metrics, elsewhere a line an epoch."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from rich.text import Text
 
 from layerwise.text_display import escape_control
 
-BAR, TAKEN = 16, 17  # cells of the bar; of percentage, time left and the spaces between
+BAR_WIDTH, OTHER_WIDTH = 16, 17  # cells of the bar; of percentage, time left and the spaces between
 
 
 class Display:
-    """Writes to standard error; silent where ``quiet``."""
+    """Shows progress on standard error; silent if ``quiet``."""
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
         self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
@@ -28,7 +27,7 @@ class Display:
         if self.console.is_terminal and not quiet:
             self.bar = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=BAR),
+                BarColumn(bar_width=BAR_WIDTH),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[live]}", markup=False),
@@ -47,7 +46,7 @@ class Display:
         if self.bar:
             self.bar.stop()
 
-    def stage(self, name: str, steps: int) -> None:
+    def start_stage(self, name: str, steps: int) -> None:
         """Begin a stage of so many steps."""
         if self.bar:
             if self.task is not None:
@@ -60,11 +59,11 @@ class Display:
             self.bar.update(self.task, completed=done)
 
     def show(self, live: str) -> None:
-        """Show live metrics beside the bar, as far as they fit: the bar and the time left come first."""
+        """Show live metrics beside the bar, as far as they fit."""
         if self.bar and self.task is not None:
             name = self.bar.tasks[-1].description
             text = Text(escape_control(live, single_line=True))
-            text.truncate(max(0, self.console.width - cell_len(name) - BAR - TAKEN), overflow="ellipsis")
+            text.truncate(max(0, self.console.width - cell_len(name) - BAR_WIDTH - OTHER_WIDTH), overflow="ellipsis")
             self.bar.update(self.task, live=text.plain)
 
     def say(self, text: str) -> None:
@@ -73,6 +72,6 @@ class Display:
             self.console.print(escape_control(text), markup=False, emoji=False)
 
 
-def numbers(metrics: dict[str, float]) -> str:
+def format_metrics(metrics: dict[str, float]) -> str:
     """Return metrics as short text: ``train/loss 0.312  val/accuracy 0.941``."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

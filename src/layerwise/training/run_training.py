@@ -1,4 +1,4 @@
-"""Begin, resume and finish a run: the lock, the processes, the flags, the records around a session."""
+"""Begin, resume and finish a run: the lock, the processes, the flags, and the records around a session."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import torch
 
 from layerwise import recipe
-from layerwise.data.batching import Feed, fits
-from layerwise.data.source import MAPPED
-from layerwise.errors import DataError, StorageError, UsageError
-from layerwise.planning.resolve import Plan, Request, plan
+from layerwise.data.batching import BatchFactory, fits_in_memory
+from layerwise.data.source import MAPPED_KINDS
+from layerwise.errors import DataError, StorageError, TrainingError, UsageError
+from layerwise.planning.resolve import Plan, Request, make_plan
 from layerwise.rules.base import NonFiniteLoss
 from layerwise.run_directory import Checkpoint, RunDirectory
 from layerwise.runtime import compute_settings, distributed, machine
 from layerwise.runtime.distributed import World
 from layerwise.runtime.folder_io import remove_new_folders_on_error
-from layerwise.runtime.shortage import ran_out
-from layerwise.training import image_cache
-from layerwise.training.memory import out_of_memory, rescaled
-from layerwise.training.meters import metrics_of
+from layerwise.runtime.resources import is_out_of_memory
+from layerwise.training.image_cache import use_image_caches
+from layerwise.training.loop import catch_stop_signals
+from layerwise.training.meters import get_final_metrics
 from layerwise.training.progress import Display
-from layerwise.training.run_opening import open_run, write_opening
+from layerwise.training.resume import find_resume_point, rescale_accumulation, write_first_files
 from layerwise.training.session import Session
-from layerwise.training.signals import caught
-from layerwise.weights import Fit, planned, put
+from layerwise.weights.loading import apply_weights, match_plan_weights
+from layerwise.weights.matching import WeightMatch
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished run: its directory, final metrics, whether it went on from a checkpoint, what run.json says; and
-    whether this process is the one that speaks for it."""
+class TrainingResult:
+    """A finished run. ``info`` is its run.json, ``resumed`` whether it went on from a checkpoint, ``first`` whether
+    this process is the first rank."""
 
     directory: RunDirectory
     metrics: dict[str, float]
@@ -49,59 +50,60 @@ class Outcome:
     first: bool
 
 
-def train(request: Request, *, quiet: bool = False) -> Outcome:
-    """Train as asked and return the finished run. Every rank of a torchrun calls this; the first one writes.
+def train(request: Request, *, quiet: bool = False) -> TrainingResult:
+    """Train and return the finished run. Every rank of a torchrun calls this; the first one writes.
 
     Raises:
         UsageError, DataError: before anything is written, for a wrong request or unusable data.
         TrainingError, StorageError: for a loss that is not finite or a lost process; for a full disk.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint saved.
     """
-    torch_device = compute_settings.pick_device(request.device or "auto")
-    made = plan(request)
-    options = made.recipe.train
-    device = compute_settings.pick_device(options.device) if request.device is None else torch_device
-    with distributed.world(device, options.timeout) as world, Display(quiet=quiet or not world.first) as display:
-        for note in made.splits.notes:
+    requested_device = compute_settings.pick_device(request.device or "auto")
+    plan = make_plan(request)
+    options = plan.recipe.train
+    device = compute_settings.pick_device(options.device) if request.device is None else requested_device
+    with (
+        distributed.join_world(device, options.timeout) as world,
+        Display(quiet=quiet or not world.is_first) as display,
+    ):
+        for note in plan.splits.notes:
             display.say(note)
-        path = place(request, made)
-        weights = _weights(path, request, made)
-        for note in _told(weights, made):
+        path = choose_run_path(request, plan)
+        weights = _load_weights(path, request, plan)
+        for note in _get_weight_notes(weights, plan):
             display.say(note)
-        made = _same_pieces(path, request, made, display=display)
+        plan = _rescale_accumulation(path, request, plan, display=display)
         world.barrier()  # every rank has looked for a free name before the first one takes it
-        with _locked(path, request, world) as directory:
-            return _session(request, made, directory, weights=weights, world=world, display=display)
+        with _lock_run(path, request, world) as directory:
+            return _run_session(request, plan, directory, weights=weights, world=world, display=display)
 
 
 @contextmanager
-def _locked(path: Path, request: Request, world: World) -> Iterator[RunDirectory]:
-    """Yield the run's directory, new or found; the first rank holds its lock before anything in it is read or
-    changed."""
-    if not world.first:
+def _lock_run(path: Path, request: Request, world: World) -> Iterator[RunDirectory]:
+    """Yield the run's directory, new or resumed. The first rank locks it before anything in it is read or changed."""
+    if not world.is_first:
         yield RunDirectory(path)
         return
     if request.resume and (path / "run.json").exists():
         directory = RunDirectory.open(path)
-        with directory.locked():
+        with directory.lock():
             yield directory
         return
     with remove_new_folders_on_error(path):
         directory = RunDirectory.create(path)
-        with directory.locked():
+        with directory.lock():
             RunDirectory.refuse_used(path)  # looks again, now that nobody else can begin here
             yield directory
 
 
-def place(request: Request, made: Plan) -> Path:
-    """Return the run's folder: the one named, the recipe's own on resume, else the next (or, on resume, newest)
-    default."""
+def choose_run_path(request: Request, plan: Plan) -> Path:
+    """Return the run's folder: ``--out``, the recipe's own on resume, else the next (on resume: newest) default."""
     if request.out is not None:
         return request.out
     own = Path(request.model)
     if own.name == "recipe.toml" and request.resume:
         return own.parent
-    stem = "-".join(filter(None, (made.spec.name, re.sub(r"[^\w-]+", "-", made.splits.name).strip("-"))))
+    stem = "-".join(filter(None, (plan.spec.name, re.sub(r"[^\w-]+", "-", plan.splits.name).strip("-"))))
     numbers = [
         int(m[1]) for p in Path("runs").glob(f"{stem}-*") if (m := re.fullmatch(rf"{re.escape(stem)}-(\d+)", p.name))
     ]
@@ -109,67 +111,74 @@ def place(request: Request, made: Plan) -> Path:
     return Path("runs") / f"{stem}-{max(newest, 1) if request.resume else newest + 1}"
 
 
-def _weights(path: Path, request: Request, made: Plan) -> Fit | None:
-    """Return the weights to begin with, which fit the network; none where a checkpoint goes on from them.
+def _load_weights(path: Path, request: Request, plan: Plan) -> WeightMatch | None:
+    """Return the weights that the run begins with, fitted to the network; None where it resumes from a checkpoint.
 
     Raises `UsageError` or `DamagedError` before anything is written.
     """
-    begun = request.resume and any((path / "checkpoints").glob("last*"))
-    return planned(made) if made.recipe.weights and not begun else None
+    has_checkpoint = request.resume and any((path / "checkpoints").glob("last*"))
+    return match_plan_weights(plan) if plan.recipe.weights and not has_checkpoint else None
 
 
-def _told(weights: Fit | None, made: Plan) -> list[str]:
-    """Return what a user should know of the weights a run begins with."""
+def _get_weight_notes(weights: WeightMatch | None, plan: Plan) -> list[str]:
+    """Return notes on the weights that a run begins with."""
     if weights is None:
         return []
     advice = []
-    if weights.fresh and not any(stage.epochs for stage in made.recipe.stages):
+    if weights.fresh and not any(stage.epochs for stage in plan.recipe.stages):
         advice.append("no stage trains the new head, so its answers are those of fresh weights")
-    elif weights.fresh and len(made.recipe.stages) == 1:
+    elif weights.fresh and len(plan.recipe.stages) == 1:
         advice.append("--transfer trains the new head first, then everything with smaller rates below")
     return [weights.note, *advice]
 
 
-def _record(directory: RunDirectory, weights: Fit, made: Plan, *, world: World) -> None:
-    """Write into run.json what the run began with."""
-    if world.first:
+def _record_weights(directory: RunDirectory, weights: WeightMatch, plan: Plan, *, world: World) -> None:
+    """Write into run.json what weights the run began with."""
+    if world.is_first:
         info = directory.info()
-        notes = dict.fromkeys(
-            [*info["notes"], *_told(weights, made)]
-        )  # once, though an attempt without a checkpoint said it before
+        # an attempt without a checkpoint may have written the notes before
+        notes = dict.fromkeys([*info["notes"], *_get_weight_notes(weights, plan)])
         directory.write_info({**info, "notes": list(notes), "weights": weights.report()})
 
 
-def _same_pieces(path: Path, request: Request, made: Plan, *, display: Display) -> Plan:
-    """Return the plan with accumulation rescaled where a resume changes the batch (F20)."""
+def _rescale_accumulation(path: Path, request: Request, plan: Plan, *, display: Display) -> Plan:
+    """Return the plan with accumulation rescaled where a resume changes the batch size."""
     if not (request.resume and request.allow_changes and (path / "run.json").exists()):
-        return made
+        return plan
     before = recipe.from_toml(RunDirectory.open(path).read("recipe.toml"), str(path))
-    made, told = rescaled(made, before)
-    for note in told:
+    plan, notes = rescale_accumulation(plan, before)
+    for note in notes:
         display.say(note)
-    return made
+    return plan
 
 
-def _session(
-    request: Request, made: Plan, directory: RunDirectory, *, weights: Fit | None, world: World, display: Display
-) -> Outcome:
+def _run_session(
+    request: Request,
+    plan: Plan,
+    directory: RunDirectory,
+    *,
+    weights: WeightMatch | None,
+    world: World,
+    display: Display,
+) -> TrainingResult:
     """Run the session under its flags, and finish the run."""
-    options = made.recipe.train
-    opening = open_run(directory, request, made, world=world, display=display)
-    found, info = opening.found, {} if opening.begins else directory.info()
-    if info.get("status") == "finished" and (found is None or not _unfinished(found, made)):
-        write_opening(directory, opening, made, world=world)
+    options = plan.recipe.train
+    start = find_resume_point(directory, request, plan, world=world, display=display)
+    checkpoint, info = start.checkpoint, {} if start.is_new else directory.info()
+    if info.get("status") == "finished" and (checkpoint is None or not _is_unfinished(checkpoint, plan)):
+        write_first_files(directory, start, plan, world=world)
         display.say(f"{directory.path} is finished already")
-        return Outcome(directory, metrics_of(info), True, info, made.task.name, world.first)
+        return TrainingResult(directory, get_final_metrics(info), True, info, plan.task.name, world.is_first)
     streams = options.workers < 0 or not all(
-        fits(made.splits.part(part), made.task.collate, options.memory_mib, compute_settings.dtype(options.precision))
+        fits_in_memory(
+            plan.splits.part(part), plan.task.collate, options.memory_mib, compute_settings.get_dtype(options.precision)
+        )
         for part in ("train", "val")
     )
-    cached = made.splits.train.schema.kind in MAPPED
+    cached = plan.splits.train.schema.kind in MAPPED_KINDS
     if streams and not cached:
-        made, cached = image_cache.kept(made, world=world, display=display)
-    set_flags = compute_settings.resolve(
+        plan, cached = use_image_caches(plan, world=world, display=display)
+    flags = compute_settings.resolve(
         device=str(world.device),
         precision=options.precision,
         threads=options.threads,
@@ -178,83 +187,106 @@ def _session(
         deterministic=options.deterministic,
         world=world.size,
     )
-    if found is not None:
-        set_flags = msgspec.convert(
-            found.info["flags"], compute_settings.Flags
-        )  # checked before; exact only with the same threads and routes
-    feed = Feed(world, compute_settings.dtype(options.precision), set_flags, streams, options.timeout)
-    begun = False
-    with compute_settings.applied(set_flags), caught() as stop:
+    if checkpoint is not None:  # its flags were checked before; only the same threads and kernels resume exactly
+        flags = msgspec.convert(checkpoint.info["flags"], compute_settings.ComputeSettings)
+    batch_factory = BatchFactory(world, compute_settings.get_dtype(options.precision), flags, streams, options.timeout)
+    began = False
+    with compute_settings.use_settings(flags), catch_stop_signals() as stop:
         try:
-            session = Session(made, directory, world=world, feed=feed, display=display, stop=stop)
-            session.may_differ = request.allow_changes
-            if made.recipe.weights and found is None:
-                weights = weights or planned(made)  # a first checkpoint that a kill left unfinished is none
-                put(session.model, weights)
-            session.check(found)
+            session = Session(
+                plan,
+                directory,
+                world=world,
+                batch_factory=batch_factory,
+                display=display,
+                stop=stop,
+                allow_changes=request.allow_changes,
+            )
+            if plan.recipe.weights and checkpoint is None:
+                weights = weights or match_plan_weights(plan)  # a first checkpoint that a kill left unfinished is none
+                apply_weights(session.model, weights)
+            session.check(checkpoint)
             try:
-                write_opening(directory, opening, made, world=world)
+                write_first_files(directory, start, plan, world=world)
             except StorageError:
-                if opening.begins and world.first:
+                if start.is_new and world.is_first:
                     directory.withdraw()
                 raise
-            begun = opening.begins and world.first
-            if weights is not None and found is None:
-                _record(directory, weights, made, world=world)
-            metrics = session.run(found)
+            began = start.is_new and world.is_first
+            if weights is not None and checkpoint is None:
+                _record_weights(directory, weights, plan, world=world)
+            metrics = session.run(checkpoint)
         except (UsageError, DataError):
-            if begun:
+            if began:
                 directory.withdraw()
             raise
         except NonFiniteLoss as error:
-            session.failed(error)
+            session.write_failure(error)
             raise
         except (RuntimeError, MemoryError) as error:
-            if ran_out(error):
-                raise out_of_memory(made, world.device) from error
-            if refused := compute_settings.unrepeatable(error):
+            if is_out_of_memory(error):
+                raise _out_of_memory_error(plan, world.device) from error
+            if refused := compute_settings.make_determinism_error(error):
                 raise refused from error
             raise
-        return _finished(session, metrics, resumed=found is not None, lang=request.lang)
+        return _finish_run(session, metrics, resumed=checkpoint is not None, lang=request.lang)
 
 
-def _unfinished(found: Checkpoint, made: Plan) -> bool:
+def _out_of_memory_error(plan: Plan, device: torch.device) -> TrainingError:
+    """Return an error that advises a smaller --batch-size and, where a rule supports it, gradient accumulation."""
+    stages = plan.recipe.stages
+    pieces = [s.rule["grad_accum_steps"] for s in stages if "grad_accum_steps" in s.rule]
+    advice = "use a smaller --batch-size"
+    if pieces:
+        key = "rule.grad_accum_steps" if len(stages) == 1 else f"stages.{stages[-1].name}.rule.grad_accum_steps"
+        advice += f", or --set {key}={4 * max(pieces)} for the same result in smaller pieces"
+    return TrainingError(
+        f"{device} has no memory left for batches of {', '.join(str(s.batch_size) for s in stages)}",
+        expected="memory for one batch's activations and gradients beside the weights",
+        do=f"{advice}; with --resume --allow-changes the run goes on from its last checkpoint",
+    )
+
+
+def _is_unfinished(checkpoint: Checkpoint, plan: Plan) -> bool:
     """Whether a checkpoint lies before the recipe's end (a finished run may get more epochs)."""
-    stage, epoch, _ = found.info["cursor"]
-    last = len(made.recipe.stages) - 1
-    return bool(stage < last or (epoch < made.recipe.stages[last].epochs and not found.info["stage_over"]))
+    stage, epoch, _ = checkpoint.info["cursor"]
+    last = len(plan.recipe.stages) - 1
+    return bool(stage < last or (epoch < plan.recipe.stages[last].epochs and not checkpoint.info["stage_over"]))
 
 
-def _finished(session: Session, metrics: dict[str, float], *, resumed: bool, lang: Literal["en", "zh"]) -> Outcome:
+def _finish_run(
+    session: Session, metrics: dict[str, float], *, resumed: bool, lang: Literal["en", "zh"]
+) -> TrainingResult:
     """Write the report and the final run.json."""
-    directory = session.directory
+    directory, state = session.directory, session.state
     info = {
         **directory.info(),
         "status": "training",  # until the report is written, so that a kill before that leaves it to a resume
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(session.seconds(), 3),
-        "epochs": session.best.epoch,
+        "seconds": round(state.seconds(), 3),
+        "epochs": state.best.epoch,
         "metrics": metrics,
-        "flags": msgspec.to_builtins(session.feed.flags),
-        "metrics_bytes": directory.metrics_size(),
-        "verdicts": [list(pair) for pair in session.notes],
-        "history": session.history,
+        "flags": msgspec.to_builtins(session.batch_factory.settings),
+        "metrics_bytes": directory.get_metrics_size(),
+        "verdicts": [list(pair) for pair in state.notes],
+        "history": state.history,
     }
-    if session.world.first:
+    if session.world.is_first:
         directory.write_info(info)
-        for note in _page(session, lang=lang):
+        for note in _try_write_page(session, lang=lang):
             session.display.say(f"warning: {note[0]}")
             info["verdicts"] = [*info["verdicts"], list(note)]
-        pages = [name for name in directory.plain_files() if name.startswith(("report", "figures", "tensorboard"))]
+        pages = [
+            name for name in directory.list_checksummed_files() if name.startswith(("report", "figures", "tensorboard"))
+        ]
         info["status"] = "finished"
-        directory.write_info(info, written=pages)
+        directory.write_info(info, new_files=pages)
     session.world.barrier()
-    return Outcome(directory, metrics, resumed, info, session.plan.task.name, session.world.first)
+    return TrainingResult(directory, metrics, resumed, info, session.plan.task.name, session.world.is_first)
 
 
-def _page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
-    """Write the page; return notes on what it lacks. Whatever happens, the run has ended well, but for a full disk
-    (`StorageError`)."""
+def _try_write_page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
+    """Write the report; return notes on what it lacks. Only a full disk (`StorageError`) fails a run that has ended."""
     try:
         return write_page(session, lang=lang) or []
     except StorageError:
@@ -265,16 +297,23 @@ def _page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str
 
 
 def write_page(session: Session, *, lang: Literal["en", "zh"]) -> list[tuple[str, str]]:
-    """Write report.html of a run that has ended, from the test part; return notes on parts that could not be made."""
-    from layerwise.inspection.predictions import answers
+    """Write report.html of a run that has ended, from the test part; return notes on parts that are missing."""
+    from layerwise.inspection.predictions import compute_predictions
 
     plan = session.plan
-    alone = dataclasses.replace(session.feed, world=World(device=session.device))  # the whole part, not a rank's share
-    batches = alone.evaluation(plan.splits.test, plan.task.collate)
-    found = answers(session.model, plan.task, batches)
-    machine.give_back()  # what the evaluation held, before there are drawings
+    alone = World(device=session.device)  # for the whole part, not a rank's share
+    batch_factory = dataclasses.replace(session.batch_factory, world=alone)
+    batches = batch_factory.evaluation_batches(plan.splits.test, plan.task.collate)
+    predictions = compute_predictions(session.model, plan.task, batches)
+    machine.release_free_memory()  # what the evaluation held, before there are drawings
     from layerwise.report.page import write_report  # matplotlib is slow to import, and training begins without it
 
     return write_report(
-        session.directory, session.model, plan.task, found=found, source=plan.splits.test, splits=plan.splits, lang=lang
+        session.directory,
+        session.model,
+        plan.task,
+        predictions=predictions,
+        source=plan.splits.test,
+        splits=plan.splits,
+        lang=lang,
     )

@@ -1,4 +1,4 @@
-"""Tensors of a file, before anything is done with them: dense, real, finite, and no larger than the file."""
+"""Checks of a file's tensors before use: dense, real, finite, and no larger than the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from layerwise.errors import DamagedError, DataError
 from layerwise.runtime.checksums import is_finite
 
-NUMBERS = {
+REAL_DTYPES = {
     torch.float64,
     torch.float32,
     torch.float16,
@@ -30,7 +30,7 @@ NUMBERS = {
     torch.uint64,
     torch.bool,
 }
-FREE = 1 << 20  # bytes that tensors may take beyond twice the file's size
+SLACK_BYTES = 1 << 20  # bytes that tensors may need beyond twice the file's size
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -38,21 +38,21 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     Raises:
         DataError: for a tensor that is sparse, quantized, complex, nested or without data (meta), and for one that
-            repeats its numbers (expanded) so often that it claims more than the file can hold. It is not unfolded.
+            repeats its numbers (expanded) so often that it exceeds what the file can hold. It is not materialized.
         DamagedError: for numbers that are NaN or infinite.
     """
-    room = 2 * path.stat().st_size + FREE if path.is_file() else None
+    bytes_left = 2 * path.stat().st_size + SLACK_BYTES if path.is_file() else None
     for name, tensor in tensors.items():
-        if kind := unusable_kind(tensor):
+        if kind := describe_unusable(tensor):
             raise DataError(
                 f"{path}: the tensor '{name}' is {kind}",
                 expected="dense tensors of real numbers",
                 do="save it as a dense tensor of real numbers" + (": .to_dense()" if "sparse" in kind else ""),
             )
         size = tensor.numel() * tensor.element_size()
-        if room is not None and size > tensor.untyped_storage().nbytes():
-            room -= size
-            if room < 0:
+        if bytes_left is not None and size > tensor.untyped_storage().nbytes():
+            bytes_left -= size
+            if bytes_left < 0:
                 raise DataError(
                     f"{path}: the tensor '{name}' repeats its numbers, and would take {size:,} bytes",
                     expected="tensors that are stored as they are",
@@ -61,17 +61,17 @@ def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
                 )
     for name, tensor in tensors.items():
         if not is_finite(tensor):
-            wrong = int((~torch.isfinite(tensor.detach().float())).sum())
+            bad_count = int((~torch.isfinite(tensor.detach().float())).sum())
             raise DamagedError(
                 f"{path}: the tensor '{name}' has numbers that are not finite",
                 expected="finite numbers",
-                received=f"{wrong:,} of {tensor.numel():,} are NaN or infinite",
+                received=f"{bad_count:,} of {tensor.numel():,} are NaN or infinite",
                 do="take a checkpoint from before training went wrong",
             )
 
 
-def unusable_kind(tensor: Tensor) -> str:
-    """Return what makes a tensor unusable as a weight, in words; the empty text if nothing does."""
+def describe_unusable(tensor: Tensor) -> str:
+    """Return why a tensor is unusable as a weight, in words, or the empty text if it is usable."""
     if tensor.is_nested:
         return "nested"
     if tensor.layout != torch.strided:
@@ -82,4 +82,4 @@ def unusable_kind(tensor: Tensor) -> str:
         return f"complex ({str(tensor.dtype).removeprefix('torch.')})"
     if tensor.device.type == "meta":
         return "without data (on the meta device)"
-    return "" if tensor.dtype in NUMBERS else f"of packed numbers ({str(tensor.dtype).removeprefix('torch.')})"
+    return "" if tensor.dtype in REAL_DTYPES else f"of packed numbers ({str(tensor.dtype).removeprefix('torch.')})"

@@ -1,8 +1,8 @@
-"""Weights from files: safetensors, and torch's own files read without running anything in them (F29).
+"""Weights from files: safetensors, and torch's own files, read without executing anything in them.
 
-What people save is rarely the bare table of tensors: it lies under ``state_dict`` or ``model``, beside the optimizer's
-state and the best accuracy, and its names begin with ``module.`` (DataParallel) or ``_orig_mod.`` (torch.compile).
-`read` finds the tensors, takes such prefixes off, and tells what it did.
+Saved files rarely hold only a table of tensors: it is under a key such as ``state_dict`` or ``model``, beside the
+optimizer's state and the best accuracy, and its names begin with ``module.`` (DataParallel) or ``_orig_mod.``
+(torch.compile). `read_weights` finds the tensors, strips such prefixes, and reports what it did.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.run_directory import RunDirectory
-from layerwise.runtime.checksums import damaged, digest, read_tensors
+from layerwise.runtime.checksums import digest, make_damaged_error, read_tensors
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
 from layerwise.weights.checking import check_tensors
 
-PLACES = (  # where tensors lie in a checkpoint, averaged ones before raw ones: those are what its author evaluated
+KNOWN_KEYS = (  # of tensors in a checkpoint; averaged weights come before raw ones, because the author evaluated those
     "state_dict_ema",
     "model_ema",
     "ema_state_dict",
@@ -41,18 +41,18 @@ PLACES = (  # where tensors lie in a checkpoint, averaged ones before raw ones: 
     "params",
     "module",
 )
-WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and its kin (AveragedModel too), of torch.compile
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and its kin (AveragedModel too), of torch.compile
 COUNTERS = ("n_averaged",)  # of AveragedModel, beside its tensors
-ADVICE = "weights_only"  # torch advises to set it to False, and so to run what a file holds: that is not repeated
-PROGRAMS = {
+UNSAFE_HINT = "weights_only"  # torch's messages advise to set it to False, which executes the file: not repeated
+PROGRAM_MARKS = {
     "constants.pkl": "TorchScript",
     "archive_format": "torch.export",
     "serialized_exported_program.json": "torch.export",
 }
-BESIDE = 12  # names of other things in a file that are told
+MAX_OTHERS = 12  # names of other contents that a message lists
 # Plain data that checkpoints hold beside tensors: the command's options, and NumPy's numbers under their old and new
 # names.
-PLAIN: list[Any] = [
+SAFE_TYPES: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
@@ -61,35 +61,36 @@ PLAIN: list[Any] = [
 
 
 class Weights(NamedTuple):
-    """Tensors by name, and what came along with them: a run's ``task``, what `read` found and did
-    (``sha256``, ``place``, ``prefix``, ``beside``)."""
+    """Tensors by name, and facts about them: a run's ``task``, and what `read_weights` found and did (``sha256``,
+    ``place``, ``prefix``, ``beside``)."""
 
     tensors: dict[str, Tensor]
     assets: dict[str, Any]
 
 
-def read(path: Path) -> Weights:
-    """Read weights from a run directory, a ``.safetensors`` file or a torch file. Nothing in a file is ever executed
-    (F29).
+def read_weights(path: Path) -> Weights:
+    """Read weights from a run directory, a ``.safetensors`` file or a torch file. Nothing in a file is ever
+    executed.
 
     Raises `UsageError` for a path that is not there, `DamagedError` for a file that is not weights and for numbers that
     are not finite, and `DataError` for programs (TorchScript) and for tensors that are not dense tensors of real
     numbers.
     """
-    found = _read(path)
-    check_tensors(found.tensors, path)
-    return found
+    weights = _read_any(path)
+    check_tensors(weights.tensors, path)
+    return weights
 
 
-def _read(path: Path) -> Weights:
-    """Read weights, whatever their numbers are."""
+def _read_any(path: Path) -> Weights:
+    """Read weights without checking their tensors."""
     if path.is_dir():
         directory = RunDirectory.open(path)
         best = directory.restore("best")
         if best is None:
             raise UsageError(f"{path} has no weights yet", expected="a run that finished at least one epoch")
         return Weights(
-            best.model, {"run": str(path), "task": directory.task(), "sha256": best.info["files"]["model.safetensors"]}
+            best.model,
+            {"run": str(path), "task": directory.read_task(), "sha256": best.info["files"]["model.safetensors"]},
         )
     refuse_special_file(path)
     if not path.is_file():
@@ -97,15 +98,15 @@ def _read(path: Path) -> Weights:
     data = read_regular_file(path)
     known = {"sha256": digest(data)}
     if path.suffix == ".safetensors":
-        return _unwrapped(read_tensors(data, path), known)
-    return _found(_torch_file(path), path, known)
+        return _strip_wrappers(read_tensors(data, path), known)
+    return _extract_weights(_load_torch_file(path), path, known)
 
 
-def _torch_file(path: Path) -> Any:
+def _load_torch_file(path: Path) -> Any:
     """Read a torch file with ``weights_only``: anything but tensors and plain data in plain containers is refused."""
     _check_archive(path)
     try:
-        with open_regular_file(path) as file, warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
+        with open_regular_file(path) as file, warnings.catch_warnings(), torch.serialization.safe_globals(SAFE_TYPES):
             warnings.simplefilter("ignore")  # of other pickle protocols: what cannot be read is an error below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -114,15 +115,15 @@ def _torch_file(path: Path) -> Any:
             expected="tensors by name (a state_dict saved by torch), or safetensors",
             do="convert it to safetensors on a machine you trust it on",
         ) from error
-    except Exception as error:  # of any kind: torch's reader stumbles over foreign bytes wherever they lead it
-        said = " ".join(str(error).splitlines()[:1])
-        why = type(error).__name__ + ("" if ADVICE in said else f": {said}")
-        raise damaged(path, f"torch cannot read it ({why})") from error
+    except Exception as error:  # of any kind: foreign bytes can fail anywhere in torch's reader
+        message = " ".join(str(error).splitlines()[:1])
+        reason = type(error).__name__ + ("" if UNSAFE_HINT in message else f": {message}")
+        raise make_damaged_error(path, f"torch cannot read it ({reason})") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that holds a program, and one whose entries are compressed (F02): torch stores its tensors as
-    they are."""
+    """Raise an error for an archive that holds a program or whose entries are compressed: torch stores tensors
+    uncompressed."""
     with open_regular_file(path) as file:
         try:
             if not zipfile.is_zipfile(file):
@@ -132,7 +133,7 @@ def _check_archive(path: Path) -> None:
                 names = {name.rpartition("/")[2] for name in archive.namelist()}
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error):
             return  # torch says what is wrong with it
-    kind = next((kind for mark, kind in PROGRAMS.items() if mark in names), "")
+    kind = next((kind for mark, kind in PROGRAM_MARKS.items() if mark in names), "")
     if kind:
         load = "torch.jit.load" if kind == "TorchScript" else "torch.export.load"
         raise DataError(
@@ -149,66 +150,74 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _found(content: Any, path: Path, known: dict[str, Any]) -> Weights:
-    """Return the tensors in what a torch file held, wherever they lie in it."""
-    place = _place(content)
-    if place is None:
-        names = ", ".join(map(str, list(content)[:BESIDE])) if isinstance(content, Mapping) else type(content).__name__
+def _extract_weights(content: Any, path: Path, known: dict[str, Any]) -> Weights:
+    """Return the tensors in the content of a torch file, wherever they are in it."""
+    keys = _find_tensors(content)
+    if keys is None:
+        names = (
+            ", ".join(map(str, list(content)[:MAX_OTHERS])) if isinstance(content, Mapping) else type(content).__name__
+        )
         raise DamagedError(f"{path} holds no tensors by name", expected="a state_dict", received=names or "nothing")
-    beside: list[str] = []
-    for key in place:
-        beside += [str(name) for name in content if name != key]
+    others: list[str] = []
+    for key in keys:
+        others += [str(name) for name in content if name != key]
         content = content[key]
-    beside += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    told: dict[str, Any] = {"place": ".".join(place)} if place else {}
-    told |= {"beside": beside} if beside else {}
-    return _unwrapped({str(name): value for name, value in content.items() if isinstance(value, Tensor)}, known | told)
+    others += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    facts: dict[str, Any] = {"place": ".".join(keys)} if keys else {}
+    facts |= {"beside": others} if others else {}
+    return _strip_wrappers(
+        {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, known | facts
+    )
 
 
-def _place(content: Any, depth: int = 3) -> list[str] | None:
-    """Return the keys that lead to the weights: the known ones first, else the only one that leads to tensors; None for
-    none.
+def _find_tensors(content: Any, depth: int = 3) -> list[str] | None:
+    """Return the keys that lead to the weights: the known ones first, else the only one that leads to tensors; None if
+    there are none.
 
-    Tensors that lie beside other things (``{**weights, "epoch": 3}``) are the weights if no such key leads to as many.
+    Tensors beside other contents (``{**weights, "epoch": 3}``) are the weights if no such key leads to as many.
     """
     if not isinstance(content, Mapping) or not depth:
         return None
-    here = _tensors(content)
-    if content and here == len(content):
+    tensor_count = _count_tensors(content)
+    if content and tensor_count == len(content):
         return []
-    known = [key for key in PLACES if key in content]
+    known = [key for key in KNOWN_KEYS if key in content]
     others = [key for key in content if isinstance(key, str) and key not in known]
     for keys, only in ((known, False), (others, True)):
-        found = [[key, *place] for key in keys if (place := _place(content[key], depth - 1)) is not None]
-        if only and here and here > max((_tensors(_at(content, place)) for place in found), default=0):
+        paths = [[key, *path] for key in keys if (path := _find_tensors(content[key], depth - 1)) is not None]
+        if (
+            only
+            and tensor_count
+            and tensor_count > max((_count_tensors(_follow_keys(content, path)) for path in paths), default=0)
+        ):
             return []
-        if len(found) == 1 or (found and not only):
-            return found[0]
+        if len(paths) == 1 or (paths and not only):
+            return paths[0]
     return None
 
 
-def _tensors(content: Mapping[Any, Any]) -> int:
-    """Return how many tensors a mapping holds by name."""
+def _count_tensors(content: Mapping[Any, Any]) -> int:
+    """Return the number of named tensors in a mapping."""
     return sum(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
-def _at(content: Any, place: list[str]) -> Any:
-    """Return what lies where these keys lead."""
-    for key in place:
+def _follow_keys(content: Any, keys: list[str]) -> Any:
+    """Return the nested value under these keys."""
+    for key in keys:
         content = content[key]
     return content
 
 
-def _unwrapped(tensors: dict[str, Tensor], assets: dict[str, Any]) -> Weights:
-    """Take off the prefixes that wrappers around a network put before every name."""
-    taken = ""
-    while prefix := next((p for p in WRAPPERS if _all_begin(tensors, p)), ""):
+def _strip_wrappers(tensors: dict[str, Tensor], assets: dict[str, Any]) -> Weights:
+    """Strip the prefixes that wrappers around a network put before every name."""
+    prefixes = ""
+    while prefix := next((p for p in WRAPPER_PREFIXES if _all_have_prefix(tensors, p)), ""):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name not in COUNTERS}
-        taken += prefix
-    return Weights(tensors, assets | ({"prefix": taken} if taken else {}))
+        prefixes += prefix
+    return Weights(tensors, assets | ({"prefix": prefixes} if prefixes else {}))
 
 
-def _all_begin(tensors: Mapping[str, Tensor], prefix: str) -> bool:
-    """Whether every name begins with a prefix, but for a wrapper's own counters."""
+def _all_have_prefix(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    """Whether every name begins with a prefix, except a wrapper's own counters."""
     names = [name for name in tensors if name not in COUNTERS]
     return bool(names) and all(name.startswith(prefix) for name in names)

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.errors import DataError, UsageError, nearest
-from layerwise.functional.similarity import normalized
+from layerwise.errors import DataError, UsageError, find_nearest
+from layerwise.functional.similarity import normalize_rows
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -26,7 +26,7 @@ class VectorTable:
     Args:
         words: the words, each once.
         matrix: their vectors, float32 (V, D), finite.
-        counts: how often each was seen in training, (V,); None where a file does not say.
+        counts: how often each was seen in training, (V,); None if unknown.
 
     Raises `DataError` for words that come twice, other shapes, and numbers that are not finite.
     """
@@ -50,17 +50,17 @@ class VectorTable:
                 received=f"shape {self.counts.shape}",
             )
         if len(self.index) < len(self.words):
-            at = next(n for n, word in enumerate(self.words) if self.index[word] != n)
+            row = next(n for n, word in enumerate(self.words) if self.index[word] != n)
             raise DataError(
-                f"the word '{self.words[at]}' comes twice: rows {at + 1} and {self.index[self.words[at]] + 1}",
+                f"the word '{self.words[row]}' comes twice: rows {row + 1} and {self.index[self.words[row]] + 1}",
                 expected="each word once",
             )
-        for start in range(0, shape[0], 65536):  # in pieces: a mask of the whole would take memory
+        for start in range(0, shape[0], 65536):  # in pieces, to save memory
             rows = np.flatnonzero(~np.isfinite(self.matrix[start : start + 65536]).all(1))
             if len(rows):
-                at = start + int(rows[0])
+                row = start + int(rows[0])
                 raise DataError(
-                    f"the vector of '{self.words[at]}' (row {at + 1}) has a number that is not finite",
+                    f"the vector of '{self.words[row]}' (row {row + 1}) has a number that is not finite",
                     expected="finite numbers",
                 )
 
@@ -78,25 +78,25 @@ class VectorTable:
     @cached_property
     def index(self) -> dict[str, int]:
         """Each word's row."""
-        return {word: at for at, word in enumerate(self.words)}
+        return {word: row for row, word in enumerate(self.words)}
 
     @cached_property
     def unit(self) -> Floats:
         """The vectors at length one, (V, D); those of length zero stay."""
-        return normalized(self.matrix)
+        return normalize_rows(self.matrix)
 
     def row(self, word: str) -> int:
         """Return a word's row. Raises `UsageError`, with the nearest word, if it has none."""
-        found = self.index.get(word)
-        if found is None:
-            near = nearest(word, self.words[:50_000])
+        index = self.index.get(word)
+        if index is None:
+            suggestion = find_nearest(word, self.words[:50_000])
             raise UsageError(
                 f"there is no vector of '{word}'",
                 expected=f"one of {len(self.words):,} words",
                 received=f"'{word}'",
-                do=f"did you mean '{near}'?" if near else "",
+                do=f"did you mean '{suggestion}'?" if suggestion else "",
             )
-        return found
+        return index
 
     def rows(self, words: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of words, (N,), −1 for those without a vector."""
@@ -104,5 +104,5 @@ class VectorTable:
 
     def vector(self, word: str) -> Floats:
         """Return a word's vector (D,). Raises `UsageError` as `row` does."""
-        found: Floats = self.matrix[self.row(word)]
-        return found
+        values: Floats = self.matrix[self.row(word)]
+        return values

@@ -17,16 +17,16 @@ from layerwise import api
 from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
 from layerwise.inference.engines import choice, graphs
-from layerwise.inference.engines.base import Engine, device_for, piece_of, verify
-from layerwise.inference.engines.choice import Auto, Choice, best, make
-from layerwise.inference.engines.native import Torch
-from layerwise.inference.evaluate import measure
-from layerwise.inference.predict import Loaded, load
-from layerwise.runtime.checksums import digest, sealed
+from layerwise.inference.engines.base import Engine, choose_device, compute_chunk_size, verify_engine
+from layerwise.inference.engines.choice import AutoEngine, EngineChoice, choose_fastest, make_engine
+from layerwise.inference.engines.native import TorchEngine
+from layerwise.inference.evaluate import evaluate_run
+from layerwise.inference.predict import LoadedRun, load_run
+from layerwise.runtime.checksums import digest, dump_checksummed
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of a small network with batch norms, and a cache of our own; the graph is exported once for all tests
     here."""
     folder = tmp_path_factory.mktemp("engines")
@@ -38,80 +38,80 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def found(place: Path) -> Loaded:
+def loaded(run_path: Path) -> LoadedRun:
     """The run, opened."""
-    return load(place / "run")
+    return load_run(run_path / "run")
 
 
-def inputs(found: Loaded, count: int) -> Tensor:
-    return found.task.inputs.probe(count, torch.Generator().manual_seed(4))
+def draw_inputs(loaded: LoadedRun, count: int) -> Tensor:
+    return loaded.task.inputs.probe(count, torch.Generator().manual_seed(4))
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
-def test_every_engine_gives_the_networks_outputs(name: str, found: Loaded) -> None:
-    engine = found.engine(name)
+def test_every_engine_gives_the_networks_outputs(name: str, loaded: LoadedRun) -> None:
+    engine = loaded.make_engine(name)
     for size in (1, 5, 300):  # 300: in two pieces
-        x = inputs(found, size)
+        x = draw_inputs(loaded, size)
         with torch.inference_mode():
-            torch.testing.assert_close(engine(x), found.model(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(engine(x), loaded.model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_runtime_answers_on_the_cpu_alone(name: str) -> None:
-    assert device_for(name, "auto") == device_for(name, "cpu") == torch.device("cpu")
+    assert choose_device(name, "auto") == choose_device(name, "cpu") == torch.device("cpu")
     with pytest.raises(UsageError) as caught:
-        device_for(name, "cuda")
+        choose_device(name, "cuda")
     assert f"the engine {name} runs on the CPU" in str(caught.value)
     assert "received: --device cuda" in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_here_is_refused(place: Path) -> None:
-    assert device_for("torch", "auto") == torch.device("cpu")
+def test_a_device_that_is_not_here_is_refused(run_path: Path) -> None:
+    assert choose_device("torch", "auto") == torch.device("cpu")
     for call in (
-        lambda: api.Run(place / "run").predictor(device="cuda"),
-        lambda: measure(place / "run", device="cuda"),
+        lambda: api.Run(run_path / "run").predictor(device="cuda"),
+        lambda: evaluate_run(run_path / "run", device="cuda"),
     ):
         with pytest.raises(UsageError, match="device 'cuda' is not here"):
             call()
 
 
 @pytest.mark.soak
-def test_the_translated_network_gives_the_networks_outputs(found: Loaded) -> None:
-    engine = found.engine("compiled")
+def test_the_translated_network_gives_the_networks_outputs(loaded: LoadedRun) -> None:
+    engine = loaded.make_engine("compiled")
     for size in (1, 3, 256):
-        x = inputs(found, size)
+        x = draw_inputs(loaded, size)
         with torch.inference_mode():
-            torch.testing.assert_close(engine(x), found.model(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(engine(x), loaded.model(x), rtol=1e-4, atol=1e-4)
     assert set(engine.programs) == {1, 256}  # type: ignore[arg-type]
 
 
-def test_without_a_compiler_nothing_is_translated(found: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_translated(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UsageError, match=r"--engine compiled needs a C\+\+ compiler"):
-        found.engine("compiled")
+        loaded.make_engine("compiled")
 
 
-def test_an_unknown_engine_is_refused_with_the_nearest(found: Loaded) -> None:
+def test_an_unknown_engine_is_refused_with_the_nearest(loaded: LoadedRun) -> None:
     with pytest.raises(UsageError, match="did you mean 'onnxruntime'"):
-        found.engine("onnxrutime")
+        loaded.make_engine("onnxrutime")
 
 
-def test_torchs_own_form_is_folded_and_leaves_the_network_alone(found: Loaded) -> None:
-    before = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
-    engine = Torch(found.model.double())
+def test_torchs_own_form_is_folded_and_leaves_the_network_alone(loaded: LoadedRun) -> None:
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    engine = TorchEngine(loaded.model.double())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in engine.modules())
-    x = inputs(found, 6).double()
+    x = draw_inputs(loaded, 6).double()
     with torch.inference_mode():
-        assert (engine(x) - found.model(x)).abs().max() < 1e-10
-    assert all(torch.equal(tensor, before[name].to(tensor.dtype)) for name, tensor in found.model.state_dict().items())
+        assert (engine(x) - loaded.model(x)).abs().max() < 1e-10
+    assert all(torch.equal(tensor, before[name].to(tensor.dtype)) for name, tensor in loaded.model.state_dict().items())
 
 
 def test_pieces_hold_as_many_as_memory_likes() -> None:
-    assert piece_of((3, 224, 224)) == 16
-    assert piece_of((1, 28, 28)) == 256
-    assert piece_of((3, 4096, 4096)) == 1
+    assert compute_chunk_size((3, 224, 224)) == 16
+    assert compute_chunk_size((1, 28, 28)) == 256
+    assert compute_chunk_size((3, 4096, 4096)) == 1
 
 
 class Wrong(Engine):
@@ -127,108 +127,114 @@ class Wrong(Engine):
         return self.model(x) * (1 + self.by)
 
 
-def test_an_engine_that_differs_is_refused(found: Loaded) -> None:
-    verify(Wrong(found.model, 1e-6), found.subject)
+def test_an_engine_that_differs_is_refused(loaded: LoadedRun) -> None:
+    verify_engine(Wrong(loaded.model, 1e-6), loaded.export_source)
     with pytest.raises(
         DamagedError, match=r"wrong does not compute what cnn computes(?s:.*)within 0\.0001(?s:.*)use --engine torch"
     ):
-        verify(Wrong(found.model, 1e-3), found.subject)
+        verify_engine(Wrong(loaded.model, 1e-3), loaded.export_source)
 
 
 def test_a_damaged_graph_is_written_anew_and_a_foreign_one_refused(
-    found: Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = found.directory.path
-    path = graphs.graph_of(found.subject, run)
+    run = loaded.directory.path
+    path = graphs.find_or_export_graph(loaded.export_source, run)
     assert path.parent == run / "engines"
     good = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "written", lambda _: pytest.fail("a whole graph is not written again"))
-        assert graphs.graph_of(found.subject, run) == path
+        patch.setattr(graphs, "export_graph", lambda _: pytest.fail("a whole graph is not written again"))
+        assert graphs.find_or_export_graph(loaded.export_source, run) == path
     path.write_bytes(good[:-9] + b"xxxxxxxxx")
-    assert not graphs.whole(path)
+    assert not graphs.is_intact(path)
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "written", lambda _: good)
-        assert graphs.graph_of(found.subject, run).read_bytes() == good
+        patch.setattr(graphs, "export_graph", lambda _: good)
+        assert graphs.find_or_export_graph(loaded.export_source, run).read_bytes() == good
     with torch.no_grad():
-        next(found.model.parameters()).mul_(2)  # as if the graph were another network's
+        next(loaded.model.parameters()).mul_(2)  # as if the graph were another network's
     with pytest.raises(DamagedError, match="onnxruntime does not compute"):
-        make(found.subject, "onnxruntime", run)
+        make_engine(loaded.export_source, "onnxruntime", run)
 
 
 def test_a_new_graph_takes_the_old_ones_place(tmp_path: Path) -> None:
-    graphs.put(tmp_path / "a.onnx", b"old")
-    graphs.put(tmp_path / "b.onnx", b"new")
+    graphs.save_graph(tmp_path / "a.onnx", b"old")
+    graphs.save_graph(tmp_path / "b.onnx", b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.onnx", "b.onnx.json"]
-    assert graphs.whole(tmp_path / "b.onnx")
+    assert graphs.is_intact(tmp_path / "b.onnx")
 
 
-def test_auto_measures_once_and_takes_the_fastest(found: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = found.directory.path
-    auto = Auto(found.subject, run)
-    x = inputs(found, 3)
+def test_auto_measures_once_and_takes_the_fastest(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = loaded.directory.path
+    auto = AutoEngine(loaded.export_source, run)
+    x = draw_inputs(loaded, 3)
     with torch.inference_mode():
-        torch.testing.assert_close(auto(x), found.model(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(auto(x), loaded.model(x), rtol=1e-4, atol=1e-4)
     made = auto.choices[256]
     assert set(made.speeds) == {"torch", "onnxruntime", "openvino"}
-    assert made.chosen == best(made.speeds)
-    assert made.line() in auto.notes()
-    monkeypatch.setattr(choice, "measured", lambda *_: pytest.fail("a known choice is not measured again"))
-    again = Auto(found.subject, run)
+    assert made.chosen == choose_fastest(made.speeds)
+    assert made.format_line() in auto.notes()
+    monkeypatch.setattr(choice, "measure_engines", lambda *_: pytest.fail("a known choice is not measured again"))
+    again = AutoEngine(loaded.export_source, run)
     again(x)
     assert again.choices == {256: made}
 
 
 def test_torch_stays_unless_another_is_clearly_faster() -> None:
-    assert best({"torch": 100.0, "onnxruntime": 102.0}) == "torch"
-    assert best({"torch": 100.0, "onnxruntime": 110.0, "openvino": 120.0}) == "openvino"
+    assert choose_fastest({"torch": 100.0, "onnxruntime": 102.0}) == "torch"
+    assert choose_fastest({"torch": 100.0, "onnxruntime": 110.0, "openvino": 120.0}) == "openvino"
 
 
-CHOICE = Choice(1, "torch", {"torch": 10.0}, {"openvino": "it is not here"}, 2)
+CHOICE = EngineChoice(1, "torch", {"torch": 10.0}, {"openvino": "it is not here"}, 2)
 
 
 def test_a_kept_choice_survives_damage_newer_formats_and_writers_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "choice.json"
-    assert choice.read(path) is None
-    threads = [threading.Thread(target=choice.store, args=(path, CHOICE)) for _ in range(8)]
+    assert choice.read_choice(path) is None
+    threads = [threading.Thread(target=choice.save_choice, args=(path, CHOICE)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert choice.read(path) == CHOICE
+    assert choice.read_choice(path) == CHOICE
     assert [p.name for p in path.parent.iterdir()] == ["choice.json"]
     data = path.read_bytes()
-    for bad in (data[:-20], data.replace(b"10.0", b"11.0"), b"\xff\x00", b"{}", sealed({"choice": {"batch": "x"}})):
+    for bad in (
+        data[:-20],
+        data.replace(b"10.0", b"11.0"),
+        b"\xff\x00",
+        b"{}",
+        dump_checksummed({"choice": {"batch": "x"}}),
+    ):
         path.write_bytes(bad)
-        assert choice.read(path) is None
+        assert choice.read_choice(path) is None
     body = {"choice": msgspec.to_builtins(CHOICE), "format": 99}
     body["checksum"] = digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
     path.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n")
-    assert choice.read(path) is None
+    assert choice.read_choice(path) is None
 
 
 def test_the_choice_in_words() -> None:
     assert (
-        CHOICE.line()
+        CHOICE.format_line()
         == "engine torch for batches of 1 (measured on 2 threads: torch 10.0/s; openvino left out: it is not here)"
     )
-    assert "批量 1 用引擎 torch" in CHOICE.line("zh")
+    assert "批量 1 用引擎 torch" in CHOICE.format_line("zh")
 
 
-def test_a_missing_runtime_says_what_to_install(found: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_says_what_to_install(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import util
 
     there = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "openvino" else there(name))
     with pytest.raises(UsageError, match=r'openvino needs openvino(?s:.*)pip install "layerwise\[openvino\]"'):
-        found.engine("openvino")
+        loaded.make_engine("openvino")
 
 
-def test_commands_take_and_tell_the_engine(place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_commands_take_and_tell_the_engine(run_path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "eye.png")
-    run = str(place / "run")
+    run = str(run_path / "run")
     said = {}
     for engine in ("torch", "onnxruntime", "auto"):
         assert main(["predict", run, str(tmp_path / "eye.png"), "--engine", engine, "--json"]) == 0

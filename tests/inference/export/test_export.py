@@ -14,13 +14,13 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.utils import fusion
 
-from layerwise import api, recipe, registry, weights
+from layerwise import api, recipe, registry
 from layerwise.cli import main
 from layerwise.errors import UsageError
-from layerwise.functional.batch_norm import Affine, Moments, folded
-from layerwise.inference.export import base, files, graph
-from layerwise.inference.export.base import ExportError, Subject
-from layerwise.inference.export.folding import fold, pairs
+from layerwise.functional.batch_norm import Affine, Moments, fold_batch_norm
+from layerwise.inference.export import base, files, torch_files
+from layerwise.inference.export.base import ExportError, ExportSource
+from layerwise.inference.export.folding import find_foldable_pairs, fold_batch_norms
 from layerwise.models.convolutional import cnn
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
@@ -32,8 +32,9 @@ from layerwise.tasks.regression import Regression
 from layerwise.tasks.rows import RowInputs
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import Words, WordsOptions
+from layerwise.weights.reading import read_weights
 
-SPECS = sorted(name for name, spec in registry.specs().items() if spec.rule)
+SPECS = sorted(name for name, spec in registry.load_specs().items() if spec.rule)
 NO_GRAPH = {"hopfield"}  # recalls until it rests: how often, the values decide
 GRAPHS = [name for name in SPECS if name not in NO_GRAPH]
 FIRST = {
@@ -41,37 +42,37 @@ FIRST = {
 }.values()  # one a file of networks; tracing takes up to two seconds
 
 
-def mostly(ordinary: Collection[str]) -> list[object]:
+def mark_unusual(ordinary: Collection[str]) -> list[object]:
     """Return every model that is a graph; those that are not ordinary wait for the soak test."""
     return [name if name in ordinary else pytest.param(name, marks=pytest.mark.soak) for name in GRAPHS]
 
 
-def lively(model: nn.Module) -> nn.Module:
+def randomize_batch_norms(model: nn.Module) -> nn.Module:
     """Give batch norms statistics and weights that are not those of a fresh one."""
     draw = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            of = (
+            source = (
                 (module.running_mean, -0.5),
                 (module.running_var, 0.5),
                 (module.weight.data, 0.5),
                 (module.bias.data, -0.5),
             )
-            for tensor, low in of:
+            for tensor, low in source:
                 tensor.copy_(torch.rand(tensor.shape, generator=draw, dtype=torch.float64) + low)
     return model.eval()
 
 
-def subject(name: str, **changes: object) -> Subject:
+def make_source(name: str, **changes: object) -> ExportSource:
     """Return a model's small form with fresh weights, under a task that fits it."""
     spec = registry.find(name)
-    arguments = recipe.arguments(registry.builder(spec), {**spec.small, **changes}, {}, name)
+    arguments = recipe.resolve_arguments(registry.get_builder(spec), {**spec.small, **changes}, {}, name)
     torch.manual_seed(1)
-    model: nn.Module = lively(registry.builder(spec)(**arguments))
-    return Subject(spec, arguments, model, task_of(spec, arguments), "0" * 64)
+    model: nn.Module = randomize_batch_norms(registry.get_builder(spec)(**arguments))
+    return ExportSource(spec, arguments, model, make_task(spec, arguments), "0" * 64)
 
 
-def task_of(spec: registry.ModelSpec, arguments: dict[str, object]) -> Task:
+def make_task(spec: registry.ModelSpec, arguments: dict[str, object]) -> Task:
     """Return the first task of a model, over images where its builder asks for their size, over words where for their
     number."""
     inputs: Inputs
@@ -83,7 +84,7 @@ def task_of(spec: registry.ModelSpec, arguments: dict[str, object]) -> Task:
             if spec.tasks[0] == "words"
             else CoOccurrence(vocabulary, CoOccurrenceOptions())
         )
-    defaults = {name: p.default for name, p in signature(registry.builder(spec)).parameters.items()}
+    defaults = {name: p.default for name, p in signature(registry.get_builder(spec)).parameters.items()}
     if "channels" in defaults:
         side = tuple({**defaults, **arguments}.get("size", (32, 32)))
         channels = int({**defaults, **arguments}["channels"])
@@ -107,7 +108,7 @@ def test_folding_is_torchs(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=draw, dtype=torch.float64)
     bias, mean, gamma, beta = torch.randn(4, 4, generator=draw, dtype=torch.float64)
     variance = torch.rand(4, generator=draw, dtype=torch.float64) + 0.1
-    mine = folded(Affine(weight, bias), Moments(mean, variance), weight=gamma, bias=beta, eps=1e-3)
+    mine = fold_batch_norm(Affine(weight, bias), Moments(mean, variance), weight=gamma, bias=beta, eps=1e-3)
     helper = fusion.fuse_conv_bn_weights if len(shape) == 4 else fusion.fuse_linear_bn_weights
     theirs = helper(weight, bias, mean, variance, 1e-3, gamma, beta)
     torch.testing.assert_close(mine.weight, theirs[0].data, rtol=1e-12, atol=1e-12)
@@ -115,13 +116,17 @@ def test_folding_is_torchs(shape: tuple[int, ...]) -> None:
 
 
 def test_folded_network_is_the_same_in_float64() -> None:
-    model = lively(cnn(outputs=3, channels=2, size=(8, 8), widths=(4, 6), dense=(5,), batch_norm=True).double())
-    dense = lively(
-        nn.Sequential(nn.Flatten(), nn.Linear(128, 7, bias=False), nn.BatchNorm1d(7), nn.ReLU(), model_tail()).double()
+    model = randomize_batch_norms(
+        cnn(outputs=3, channels=2, size=(8, 8), widths=(4, 6), dense=(5,), batch_norm=True).double()
+    )
+    dense = randomize_batch_norms(
+        nn.Sequential(
+            nn.Flatten(), nn.Linear(128, 7, bias=False), nn.BatchNorm1d(7), nn.ReLU(), build_model_tail()
+        ).double()
     )
     x = torch.randn(5, 2, 8, 8, dtype=torch.float64)
     for network, norms in ((model, 2), (dense, 1)):
-        made = fold(network)
+        made = fold_batch_norms(network)
         assert made.norms == norms
         assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in made.model.modules())
         wanted = network(x)
@@ -129,7 +134,7 @@ def test_folded_network_is_the_same_in_float64() -> None:
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 2  # the network itself stays
 
 
-def model_tail() -> nn.Module:
+def build_model_tail() -> nn.Module:
     """The rest of a dense network."""
     return nn.Linear(7, 3)
 
@@ -150,10 +155,10 @@ class Tied(nn.Module):
 
 
 def test_only_what_alone_reads_a_layer_is_folded() -> None:
-    model = lively(Tied().double())
-    assert list(pairs(model)) == []
+    model = randomize_batch_norms(Tied().double())
+    assert list(find_foldable_pairs(model)) == []
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    assert torch.equal(fold(model).model(x), model(x))
+    assert torch.equal(fold_batch_norms(model).model(x), model(x))
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -161,44 +166,44 @@ def test_only_what_alone_reads_a_layer_is_folded() -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_weights_keep_their_names_and_values(name: str, tmp_path: Path) -> None:
-    of = subject(name)
-    made = files.export(of, tmp_path / "w.safetensors")
+    source = make_source(name)
+    made = files.export(source, tmp_path / "w.safetensors")
     with safe_open(made.path, "pt") as file:
         told = json.loads(file.metadata()["layerwise"])
         assert {k: v for k, v in told.items() if k in ("model", "labels", "task")} == {
             "model": name,
-            "labels": of.task.to_json().get("classes"),
-            "task": json.loads(json.dumps(of.task.to_json())),
+            "labels": source.task.to_json().get("classes"),
+            "task": json.loads(json.dumps(source.task.to_json())),
         }
-        wanted = of.model.state_dict()
+        wanted = source.model.state_dict()
         assert set(file.keys()) == set(wanted)
         assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in wanted.items())
 
 
-@pytest.mark.parametrize("name", mostly(FIRST))
+@pytest.mark.parametrize("name", mark_unusual(FIRST))
 def test_the_graph_is_the_network(name: str) -> None:
     """The program that `.pt2` holds, over batch sizes it was not traced with."""
-    of = subject(name)
-    module = of.task.export_module(of.model).module
-    traced = graph.program(module, of, torch.float32).module()
+    source = make_source(name)
+    module = source.task.export_module(source.model).module
+    traced = torch_files.trace_program(module, source, torch.float32).module()
     draw = torch.Generator().manual_seed(9)
     for size in (1, 5):
-        x = of.task.inputs.probe(size, draw)
+        x = source.task.inputs.probe(size, draw)
         for mine, theirs in zip(traced(x), module(x), strict=True):
             torch.testing.assert_close(mine, theirs)
 
 
 def test_what_is_no_graph_says_why(tmp_path: Path) -> None:
-    of = subject("hopfield")
+    source = make_source("hopfield")
     with pytest.raises(UsageError, match=r"hopfield cannot be written as a graph(?s:.*)export \.safetensors"):
-        files.export(of, tmp_path / "h.pt2")
+        files.export(source, tmp_path / "h.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("folding", [False, True])
 def test_pt2_comes_back_with_its_meaning(folding: bool, tmp_path: Path) -> None:
-    of = subject("cnn", batch_norm=True)
-    made = files.export(of, tmp_path / "net.pt2", fold=folding)
+    source = make_source("cnn", batch_norm=True)
+    made = files.export(source, tmp_path / "net.pt2", fold=folding)
     extra = {"layerwise.json": ""}
     loaded = torch.export.load(made.path, extra_files=extra)
     told = json.loads(extra["layerwise.json"])
@@ -207,7 +212,7 @@ def test_pt2_comes_back_with_its_meaning(folding: bool, tmp_path: Path) -> None:
     assert ("batch_norm" in str(loaded.graph)) != folding
     x = torch.randn(3, 1, 8, 8)
     logits, probabilities = loaded.module()(x)
-    torch.testing.assert_close(logits, of.model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, source.model(x), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
 
 
@@ -219,24 +224,24 @@ def run_onnx(path: Path, x: torch.Tensor) -> list[np.ndarray]:
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})
 
 
-@pytest.mark.parametrize("name", mostly(["cnn", "oja"]))
+@pytest.mark.parametrize("name", mark_unusual(["cnn", "oja"]))
 def test_onnx_computes_what_the_network_computes(name: str, tmp_path: Path) -> None:
     import onnx
 
-    of = subject(name, **({"batch_norm": True} if name == "cnn" else {}))
-    made = files.export(of, tmp_path / "net.onnx", fold=name == "cnn")
+    source = make_source(name, **({"batch_norm": True} if name == "cnn" else {}))
+    made = files.export(source, tmp_path / "net.onnx", fold=name == "cnn")
     model = onnx.load(made.path)
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert [out.name for out in model.graph.output] == [out["name"] for out in made.facts["outputs"]]
     assert not any(node.metadata_props for node in model.graph.node)
     told = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
-    assert told["labels"] == of.task.to_json().get("classes")
+    assert told["labels"] == source.task.to_json().get("classes")
     for size in (1, 4):
-        x = of.task.inputs.probe(size, torch.Generator().manual_seed(3))
-        for mine, theirs in zip(run_onnx(made.path, x), of.task.export_module(of.model).module(x), strict=True):
+        x = source.task.inputs.probe(size, torch.Generator().manual_seed(3))
+        for mine, theirs in zip(run_onnx(made.path, x), source.task.export_module(source.model).module(x), strict=True):
             np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=1e-4, atol=1e-5)
-    beside = json.loads(made.beside.read_text())
+    beside = json.loads(made.metadata_path.read_text())
     assert [one["batch"] for one in beside["check"]["differences"]] == [1, 2, 7, 16]
     assert beside["versions"]["opset"] == model.opset_import[0].version
 
@@ -244,7 +249,7 @@ def test_onnx_computes_what_the_network_computes(name: str, tmp_path: Path) -> N
 def test_a_number_is_answered_in_its_own_unit() -> None:
     inputs = RowInputs(tuple(NumberCoder(f"x{i}", False, 0.0, 1.0, False) for i in range(8)))
     task = Regression(inputs, "price", 200.0, 50.0, "mse")
-    model = registry.builder(registry.find("mlp"))(features=8, outputs=1).eval()
+    model = registry.get_builder(registry.find("mlp"))(features=8, outputs=1).eval()
     x = torch.randn(4, 8)
     scaled, value = task.export_module(model).module(x)
     said = [answer.value for answer in task.decode(model(x), None)]  # type: ignore[arg-type, attr-defined]
@@ -254,36 +259,38 @@ def test_a_number_is_answered_in_its_own_unit() -> None:
 
 def test_a_wrong_graph_is_found_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check sees a graph with one weight changed."""
-    of, other = subject("mlp"), subject("mlp")
+    source, other = make_source("mlp"), make_source("mlp")
     other.model[-1].bias.data[0] += 0.01  # type: ignore[index]
-    written = files.tensors.written
-    monkeypatch.setattr(files.tensors, "written", lambda _model, told: written(other.model, told))
+    serialize = torch_files.serialize_safetensors
+    monkeypatch.setattr(torch_files, "serialize_safetensors", lambda _model, metadata: serialize(other.model, metadata))
     with pytest.raises(ExportError, match="does not compute what the network computes"):
-        files.export(of, tmp_path / "w.safetensors")
+        files.export(source, tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_difference_that_is_no_number_does_not_pass() -> None:
     nan = torch.full((2, 3), float("nan"))
-    assert not base.Check("", base.TOLERANCE, [base._difference(2, [torch.ones(2, 3)], [nan])]).passed
-    assert not base.Check("", base.TOLERANCE, [base._difference(2, [torch.ones(2, 3)], [torch.ones(3, 2)])]).passed
+    assert not base.Check("", base.TOLERANCE, [base._compute_difference(2, [torch.ones(2, 3)], [nan])]).passed
+    assert not base.Check(
+        "", base.TOLERANCE, [base._compute_difference(2, [torch.ones(2, 3)], [torch.ones(3, 2)])]
+    ).passed
 
 
 def test_places_and_endings_that_will_not_do(tmp_path: Path) -> None:
-    of = subject("mlp")
+    source = make_source("mlp")
     with pytest.raises(
         UsageError, match=r"no ending that says what to write(?s:.*)\.onnx(?s:.*)\.pt2(?s:.*)\.safetensors"
     ):
-        files.export(of, tmp_path / "net.tflite")
+        files.export(source, tmp_path / "net.tflite")
     with pytest.raises(UsageError, match="there is no folder"):
-        files.export(of, tmp_path / "nowhere" / "net.pt2")
+        files.export(source, tmp_path / "nowhere" / "net.pt2")
     with pytest.raises(UsageError, match="--fold takes batch norms out of a graph"):
-        files.export(of, tmp_path / "net.safetensors", fold=True)
-    files.export(of, tmp_path / "net.safetensors")
+        files.export(source, tmp_path / "net.safetensors", fold=True)
+    files.export(source, tmp_path / "net.safetensors")
     before = (tmp_path / "net.safetensors").read_bytes()
     with pytest.raises(UsageError, match=r"exists already(?s:.*)--overwrite"):
-        files.export(of, tmp_path / "net.safetensors")
-    files.export(subject("perceptron"), tmp_path / "net.safetensors", overwrite=True)
+        files.export(source, tmp_path / "net.safetensors")
+    files.export(make_source("perceptron"), tmp_path / "net.safetensors", overwrite=True)
     assert (tmp_path / "net.safetensors").read_bytes() != before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.safetensors", "net.safetensors.json"]
 
@@ -294,7 +301,7 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     found = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
     with pytest.raises(UsageError, match=r'\.onnx needs onnxscript(?s:.*)pip install "layerwise\[onnx\]"'):
-        files.export(subject("mlp"), tmp_path / "net.onnx")
+        files.export(make_source("mlp"), tmp_path / "net.onnx")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,6 +313,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said["format"] == 1
     assert said["check"]["differences"][0] == {"batch": 1, "absolute": 0.0, "relative": 0.0}
     assert Path(said["beside"]).is_file()
-    assert weights.read(tmp_path / "iris.safetensors").tensors.keys() == run.model().state_dict().keys()
+    assert read_weights(tmp_path / "iris.safetensors").tensors.keys() == run.model().state_dict().keys()
     assert main(["export", "mcp", str(tmp_path / "m.onnx")]) == 2
     assert "mcp (1943) has no weights to export: its weights and threshold are fixed by hand" in capsys.readouterr().err

@@ -1,5 +1,5 @@
-"""The second epoch over a folder of JPEGs that are kept decoded on disk; beside the same images held in memory, and
-decoded anew."""
+"""The second epoch over a folder of JPEGs with a decoded cache on disk; beside the same images in memory, and
+decoded again."""
 
 from __future__ import annotations
 
@@ -8,54 +8,56 @@ from typing import TYPE_CHECKING
 
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.cases.decoding import CASE as DECODING
-from layerwise.bench.cases.decoding import reading, streamed, timed
-from layerwise.bench.process import Measure
+from layerwise.bench.cases.decoding import measure_speed, open_pipeline, stream_batches
+from layerwise.bench.side import Measurement
 from layerwise.runtime.atomic_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.data.loader import Batches
 
 
-def second(batches: Batches) -> Measure:
+def measure_second_epoch(batches: Batches) -> Measurement:
     """Return the speed of the second epoch."""
-    for _ in batches.epoch(0):
+    for _ in batches.iterate(0):
         pass
-    return timed(batches.epoch(1))
+    return measure_speed(batches.iterate(1))
 
 
-def cached(spec: Spec) -> Measure:
+def measure_cached(spec: Spec) -> Measurement:
     """Read from a cache, as `train.images` has it."""
     from layerwise.data.images import image_cache
 
-    with reading(spec) as found, open_temporary_folder() as place:
-        files = image_cache.beneath(found.images)
+    with open_pipeline(spec) as pipeline, open_temporary_folder() as folder:
+        files = image_cache.find_image_source(pipeline.images)
         assert files is not None
-        kept = image_cache.opened(Path(place), files, limit=1 << 40, told=lambda done, count: None)
-        assert isinstance(kept, Path), kept
-        return second(streamed(found, image_cache.served(found.images, kept)))
+        cache = image_cache.open_cache(Path(folder), files, limit=1 << 40, progress=lambda done, count: None)
+        assert isinstance(cache, Path), cache
+        return measure_second_epoch(stream_batches(pipeline, image_cache.use_cache(pipeline.images, cache)))
 
 
-def held(spec: Spec) -> Measure:
-    """Read from tensors in memory, as a training does with images that fit."""
-    from layerwise.data.loader import MemoryBatches, collated
+def measure_in_memory(spec: Spec) -> Measurement:
+    """Read from tensors in memory, as a training does if the images fit."""
+    from layerwise.data.loader import MemoryBatches, collate_source
 
-    with reading(spec) as found:
-        return second(found.changed(MemoryBatches(collated(found.images, found.collate, 2), found.order)))
+    with open_pipeline(spec) as pipeline:
+        return measure_second_epoch(
+            pipeline.augment(MemoryBatches(collate_source(pipeline.images, pipeline.collate, 2), pipeline.order))
+        )
 
 
-def decoded(spec: Spec) -> Measure:
+def measure_decoded(spec: Spec) -> Measurement:
     """Decode again, without a cache."""
-    with reading(spec) as found:
-        return second(streamed(found, found.images))
+    with open_pipeline(spec) as pipeline:
+        return measure_second_epoch(stream_batches(pipeline, pipeline.images))
 
 
 CASE = Case(
     name="cache",
     unit="images/s",
     spec={**DECODING.spec, "workers": 0},
-    sides={"ours": cached, "memory": held, "decoded": decoded},
+    sides={"ours": measure_cached, "memory": measure_in_memory, "decoded": measure_decoded},
     rows=(Row("the same, held in memory", "memory", Bound(0.95)), Row("the same, decoded anew", "decoded", None)),
-    quality=(Quality("cpu_ms", more_is_better=False, judged=False),),
+    quality=(Quality("cpu_ms", more_is_better=False, decides=False),),
     note="the second epoch over 640×480 JPEGs, to normalized float batches 224×224 with random resized crop and "
     "flip, nothing learned, no "
     "loader workers; the cache is on disk, mapped, and the checksum of every image is computed as it is read",

@@ -15,80 +15,83 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
 from layerwise.runtime.atomic_io import make_folder, open_temporary_folder, write_file
 
 if TYPE_CHECKING:
-    from layerwise.data.loader import Batches, Collate, Order
+    from layerwise.data.loader import Batches, BatchSampler, Collate
     from layerwise.data.source import Source
-    from layerwise.runtime.compute_settings import Flags
+    from layerwise.runtime.compute_settings import ComputeSettings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @contextmanager
-def folder(spec: Spec) -> Iterator[Path]:
+def make_image_folder(spec: Spec) -> Iterator[Path]:
     """Make class folders of JPEGs 640×480: parts of scikit-learn's two photographs, enlarged."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
-    with open_temporary_folder() as place:
+    with open_temporary_folder() as root:
         for label, pixels in zip(("temple", "flower"), load_sample_images().images, strict=True):
-            make_folder(place / label)
+            make_folder(root / label)
             for n in range(spec["images"] // 2):
                 left, top, share = rng.uniform(0, 100), rng.uniform(0, 60), rng.uniform(0.6, 0.84)
                 box = (left, top, left + 640 * share, top + 427 * share)
                 image = Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC, box=box)
-                coded = io.BytesIO()
-                image.save(coded, "jpeg", quality=spec["quality"])
-                write_file(place / label / f"{n:04d}.jpg", coded.getvalue())
-        yield place
+                buffer = io.BytesIO()
+                image.save(buffer, "jpeg", quality=spec["quality"])
+                write_file(root / label / f"{n:04d}.jpg", buffer.getvalue())
+        yield root
 
 
-def timed(batches: Iterable[Any]) -> Measure:
-    """Return images a second and processor time, from the first batch that comes to the last: starting the workers
-    does not count."""
+def measure_speed(batches: Iterable[Any]) -> Measurement:
+    """Return images a second and processor time, from the first batch to the last, so without the start of the
+    workers."""
     marks: list[tuple[float, float]] = []
     count = 0
     for batch in batches:
         count += len(batch) if marks else 0
-        marks.append((time.perf_counter(), spent()))
-    (began, before), (ended, after) = marks[0], marks[-1]
-    return Measure(count / (ended - began), {"cpu_ms": 1e3 * (after - before) / count}, {"counted": count})
+        marks.append((time.perf_counter(), get_cpu_seconds()))
+    (start, before), (end, after) = marks[0], marks[-1]
+    return Measurement(count / (end - start), {"cpu_ms": 1e3 * (after - before) / count}, {"counted": count})
 
 
-def spent() -> float:
+def get_cpu_seconds() -> float:
     """Return the seconds of processor time that this process and its workers have used so far."""
-    me = psutil.Process()
-    return sum(one.user + one.system for one in (process.cpu_times() for process in (me, *me.children(recursive=True))))
+    current = psutil.Process()
+    times = [process.cpu_times() for process in (current, *current.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
-class Reading(NamedTuple):
-    """A training's way to its batches: the folder's images in the task's terms, how they are collated, and how
-    batches are changed."""
+class Pipeline(NamedTuple):
+    """A training's input pipeline: the folder's images as the task's source, the collation, and the augmentation of
+    batches."""
 
     images: Source
     collate: Collate
-    changed: Callable[[Batches], Batches]
-    order: Order
-    settings: Flags
+    augment: Callable[[Batches], Batches]
+    order: BatchSampler
+    settings: ComputeSettings
 
 
 @contextmanager
-def reading(spec: Spec) -> Iterator[Reading]:
-    """Prepare what a training prepares, with its settings applied inside."""
-    from layerwise.data import load as data_
-    from layerwise.data.loader import Order
+def open_pipeline(spec: Spec) -> Iterator[Pipeline]:
+    """Prepare a training's input pipeline, with its settings applied inside."""
+    from layerwise.data import load
+    from layerwise.data.loader import BatchSampler
     from layerwise.runtime import compute_settings
     from layerwise.tasks import augmentation
     from layerwise.tasks.classification import Classification
 
-    with folder(spec) as path:
-        source = data_.open_parts(data_.Options(source=str(path))).parts["train"]
+    with make_image_folder(spec) as path:
+        source = load.load_parts(load.Options(source=str(path))).parts["train"]
         task = Classification.prepare(source, Classification.Options(size=spec["size"]))
-        table = augmentation.resolved({"area": spec["area"], "flip": "horizontal"}, task.inputs, "the benchmark")
+        table = augmentation.resolve_augment(
+            {"crop_scale": spec["crop_scale"], "flip": "horizontal"}, task.inputs, "the benchmark"
+        )
         settings = compute_settings.resolve(
             device="cpu",
             precision="fp32",
@@ -98,41 +101,43 @@ def reading(spec: Spec) -> Iterator[Reading]:
             deterministic=False,
             world=1,
         )
-        changed = partial(augmentation.augmented, inputs=task.inputs, table=table, seed=spec["seed"], stage=0)
-        order = Order(len(source), spec["batch"], spec["seed"])
-        with compute_settings.applied(settings):
-            yield Reading(task.adopt(source), augmentation.collating(task, table), changed, order, settings)
+        augment = partial(augmentation.augment_batches, inputs=task.inputs, table=table, seed=spec["seed"], stage=0)
+        order = BatchSampler(len(source), spec["batch"], spec["seed"])
+        with compute_settings.use_settings(settings):
+            yield Pipeline(
+                task.convert_source(source), augmentation.choose_collate(task, table), augment, order, settings
+            )
 
 
-def streamed(found: Reading, images: Source) -> Batches:
-    """Return changed batches by the streaming path."""
+def stream_batches(pipeline: Pipeline, images: Source) -> Batches:
+    """Return augmented batches by the streaming path."""
     import torch
 
     from layerwise.data.loader import StreamedBatches
 
     device = torch.device("cpu")
-    return found.changed(
-        StreamedBatches(images, found.collate, found.order, device, torch.float32, found.settings.workers)
+    return pipeline.augment(
+        StreamedBatches(images, pipeline.collate, pipeline.order, device, torch.float32, pipeline.settings.workers)
     )
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Read by the streaming path of a training."""
-    with reading(spec) as found:
-        return timed(streamed(found, found.images).epoch(0))
+    with open_pipeline(spec) as pipeline:
+        return measure_speed(stream_batches(pipeline, pipeline.images).iterate(0))
 
 
-def torchvision_v2() -> Any:
-    """Return torchvision's transforms v2. Its wheel's operators do not load beside a torch for the CPU: they are
-    declared, none is used."""
-    from layerwise.bench.images import torchvision_operators
+def import_torchvision_v2() -> Any:
+    """Import torchvision's transforms v2. Its wheel's operators do not load with a torch for the CPU: they are
+    declared but not used."""
+    from layerwise.bench.images import declare_torchvision_operators
 
-    torchvision_operators()
+    declare_torchvision_operators()
     return importlib.import_module("torchvision.transforms.v2")  # it has no types
 
 
-class Opened:
-    """A data set as torchvision's ``ImageFolder`` is one: PIL opens a file, RGB, then the transforms."""
+class ImageFolder:
+    """A data set like torchvision's ``ImageFolder``: PIL opens a file, RGB, then the transforms."""
 
     def __init__(self, path: Path, transform: Any) -> None:
         self.files = sorted(path.rglob("*.jpg"))
@@ -149,36 +154,36 @@ class Opened:
         return self.transform(image), int(self.files[index].parent.name == "temple")
 
 
-def theirs(spec: Spec, *, tensors: bool) -> Measure:
+def measure_dataloader(spec: Spec, *, tensors: bool) -> Measurement:
     """Read by ``DataLoader``: PIL, then transforms v2 on PIL's images or, as its pages advise, on tensors of
     bytes."""
     import torch
     from torch.utils.data import DataLoader
 
-    v2 = torchvision_v2()
-    steps = [v2.RandomResizedCrop(spec["size"], scale=spec["area"], antialias=True), v2.RandomHorizontalFlip()]
+    v2 = import_torchvision_v2()
+    steps = [v2.RandomResizedCrop(spec["size"], scale=spec["crop_scale"], antialias=True), v2.RandomHorizontalFlip()]
     steps.insert(0 if tensors else len(steps), v2.ToImage())
     transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     torch.manual_seed(spec["seed"])
-    with folder(spec) as path:
-        data: Any = Opened(path, transform)
-        return timed((x for x, _ in DataLoader(data, spec["batch"], shuffle=True, num_workers=spec["workers"])))
+    with make_image_folder(spec) as path:
+        data: Any = ImageFolder(path, transform)
+        return measure_speed((x for x, _ in DataLoader(data, spec["batch"], shuffle=True, num_workers=spec["workers"])))
 
 
 CASE = Case(
     name="decoding",
     unit="images/s",
-    spec={"images": 768, "quality": 90, "batch": 32, "workers": 1, "size": 224, "area": [0.08, 1.0]},
+    spec={"images": 768, "quality": 90, "batch": 32, "workers": 1, "size": 224, "crop_scale": [0.08, 1.0]},
     sides={
-        "ours": ours,
-        "pil": lambda spec: theirs(spec, tensors=False),
-        "tensors": lambda spec: theirs(spec, tensors=True),
+        "ours": measure_ours,
+        "pil": lambda spec: measure_dataloader(spec, tensors=False),
+        "tensors": lambda spec: measure_dataloader(spec, tensors=True),
     },
     rows=(
         Row("DataLoader, PIL, torchvision transforms v2", "pil", Bound(1.5)),
         Row("the same, transforms on tensors of bytes", "tensors", Bound(1.5)),
     ),
-    quality=(Quality("cpu_ms", more_is_better=False, judged=False),),
+    quality=(Quality("cpu_ms", more_is_better=False, decides=False),),
     note="640×480 JPEGs on disk to normalized float batches 224×224, random resized crop and flip, one loader "
     "worker each, nothing "
     "learned; from the first batch to the last. Ours decodes to 224 first (the JPEG's transform at half "

@@ -5,33 +5,33 @@ from __future__ import annotations
 from functools import partial
 
 from layerwise.bench.base import Bound, Case, Row, Side, Spec
-from layerwise.bench.cases.inference import TARGETS, ours
-from layerwise.bench.process import Measure
+from layerwise.bench.cases.inference import TARGETS, measure_ours
+from layerwise.bench.side import Measurement
 
 RUNTIMES = ("onnxruntime", "openvino")
 
 
-def direct(model: str, runtime: str, spec: Spec) -> Measure:
+def measure_runtime(model: str, runtime: str, spec: Spec) -> Measurement:
     """Call a runtime directly."""
     from layerwise.bench import images
 
-    return images.direct(runtime, {**spec, "model": model})
+    return images.measure_runtime(runtime, {**spec, "model": model})
 
 
-def sides() -> dict[str, Side]:
+def build_sides() -> dict[str, Side]:
     """Return ours and each runtime for each network."""
-    out: dict[str, Side] = {}
+    sides: dict[str, Side] = {}
     for model in TARGETS:
-        out[f"{model}, auto"] = partial(ours, model, "auto")
-        out |= {f"{model}, {runtime}": partial(direct, model, runtime) for runtime in RUNTIMES}
-    return out
+        sides[f"{model}, auto"] = partial(measure_ours, model, "auto")
+        sides |= {f"{model}, {runtime}": partial(measure_runtime, model, runtime) for runtime in RUNTIMES}
+    return sides
 
 
 CASE = Case(
     name="engines",
     unit="images/s",
     spec={"batch": 16},
-    sides=sides(),
+    sides=build_sides(),
     rows=tuple(
         Row(f"{model}: {runtime} called directly", f"{model}, {runtime}", Bound(0.95), ours=f"{model}, auto")
         for model in TARGETS

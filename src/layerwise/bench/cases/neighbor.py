@@ -10,46 +10,46 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from layerwise.bench.base import Bound, Case, Row, Spec
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
 
-DEFAULT = {"GOMP_SPINCOUNT": "300000"}  # libgomp's own, where nothing is said
+DEFAULT = {"GOMP_SPINCOUNT": "300000"}  # libgomp's default
 SETTINGS = ("train.validate=false", "train.checkpoint_seconds=0", "train.log_every=50")
 LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10_000))"
 TRAINING = """
 import sys
-from layerwise.runtime.waiting import wait_briefly
-wait_briefly()
-from layerwise.bench.training import request, trained
-with trained(request("mlp", {"data": sys.argv[1], "epochs": 1, "seed": int(sys.argv[2])}, sys.argv[3:])) as done:
-    print(1000 / done.steps_per_second)
+from layerwise.runtime.openmp import limit_spinning
+limit_spinning()
+from layerwise.bench.training import make_request, train_run
+with train_run(make_request("mlp", {"data": sys.argv[1], "epochs": 1, "seed": int(sys.argv[2])}, sys.argv[3:])) as run:
+    print(1000 / run.steps_per_second)
 """
 
 
 @contextmanager
-def busy() -> Iterator[None]:
-    """Keep one of the cores busy meanwhile, and not a moment longer than this process lives."""
-    with subprocess.Popen([sys.executable, "-c", LOOP], preexec_fn=_on_one_core) as process:
+def occupy_core() -> Iterator[None]:
+    """Keep one of the cores busy inside, at most as long as this process lives."""
+    with subprocess.Popen([sys.executable, "-c", LOOP], preexec_fn=_pin_to_one_core) as process:
         try:
             yield
         finally:
             process.kill()
 
 
-def _on_one_core() -> None:
-    """Stay on one core, in a process that has just begun."""
+def _pin_to_one_core() -> None:
+    """Pin a new process to one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def training(spec: Spec, *, given: Mapping[str, str], beside: bool) -> Measure:
+def measure_training(spec: Spec, *, variables: Mapping[str, str], busy: bool) -> Measurement:
     """Train ``mlp`` as the command does, in a process of its own, and return milliseconds a step."""
-    from layerwise.runtime.waiting import ASKED
+    from layerwise.runtime.openmp import SPIN_VARIABLES
 
-    environment = {name: value for name, value in os.environ.items() if name not in ASKED} | dict(given)
+    environment = {name: value for name, value in os.environ.items() if name not in SPIN_VARIABLES} | dict(variables)
     command = [sys.executable, "-c", TRAINING, spec["data"], str(spec["seed"]), *SETTINGS]
-    with busy() if beside else nullcontext():
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return Measure(float(done.stdout.split()[-1]))
+    with occupy_core() if busy else nullcontext():
+        process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return Measurement(float(process.stdout.split()[-1]))
 
 
 CASE = Case(
@@ -57,16 +57,16 @@ CASE = Case(
     unit="ms/step",
     spec={"data": "fashion-mnist"},
     sides={
-        "beside": partial(training, given={}, beside=True),
-        "alone": partial(training, given={}, beside=False),
-        "default beside": partial(training, given=DEFAULT, beside=True),
-        "default alone": partial(training, given=DEFAULT, beside=False),
+        "beside": partial(measure_training, variables={}, busy=True),
+        "alone": partial(measure_training, variables={}, busy=False),
+        "default beside": partial(measure_training, variables=DEFAULT, busy=True),
+        "default alone": partial(measure_training, variables=DEFAULT, busy=False),
     },
     rows=(
         Row("libgomp's default, beside a busy neighbor", "default beside", Bound(0.6, "at most"), ours="beside"),
         Row("libgomp's default, alone", "default alone", Bound(1.05, "at most"), ours="alone"),
     ),
-    least=5,
+    min_runs=5,
     note="mlp on Fashion-MNIST, one epoch, all cores; the neighbor is a loop in another process that stays on "
     "one of the cores",
 )

@@ -6,23 +6,23 @@ from __future__ import annotations
 from typing import Any
 
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
 
 
-def settings(spec: Spec) -> tuple[str, ...]:
+def build_settings(spec: Spec) -> tuple[str, ...]:
     """Return our recipe: the peer's constant rate, no validation."""
     return (
         f"model.hidden={spec['hidden']}",
         f"rule.lr={spec['lr']}",
-        "rule.final=1.0",
+        "rule.final_lr_ratio=1.0",
         "rule.persistent=true",
         "rule.k=1",
-        "stages.main.batch=128",
+        "stages.main.batch_size=128",
         "train.validate=false",
     )
 
 
-def reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias: Any) -> float:
+def compute_reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias: Any) -> float:
     """Return the mean squared error per pixel of σ(a + Wᵀσ(b + Wv)), in float64: the same function for both sides.
 
     Args:
@@ -35,54 +35,56 @@ def reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hidden_bias
     from scipy.special import expit
 
     v, w = np.asarray(v, np.float64), np.asarray(weights, np.float64)
-    again = expit(expit(v @ w.T + hidden_bias) @ w + visible_bias)
-    return float(np.mean((v - again) ** 2))
+    reconstruction = expit(expit(v @ w.T + hidden_bias) @ w + visible_bias)
+    return float(np.mean((v - reconstruction) ** 2))
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Train ``rbm`` and return its examples a second and reconstruction error on the test images."""
-    from layerwise.bench.training import given, request, trained
-    from layerwise.inference.predict import load
+    from layerwise.bench.training import load_arrays, make_request, train_run
+    from layerwise.inference.predict import load_run
 
-    wanted = request("rbm", spec, settings(spec))
-    with trained(wanted) as done:
-        weights = {name: p.detach().numpy() for name, p in load(done.outcome.directory.path).model.named_parameters()}
-        error = reconstruction_error(
-            given(wanted).test_inputs,
+    request = make_request("rbm", spec, build_settings(spec))
+    with train_run(request) as run:
+        weights = {
+            name: p.detach().numpy() for name, p in load_run(run.outcome.directory.path).model.named_parameters()
+        }
+        error = compute_reconstruction_error(
+            load_arrays(request).test_inputs,
             weights=weights["weight"],
             visible_bias=weights["visible_bias"],
             hidden_bias=weights["hidden_bias"],
         )
-        return Measure(done.examples_per_second, {"reconstruction error": error}, done.facts)
+        return Measurement(run.examples_per_second, {"reconstruction error": error}, run.facts)
 
 
-def sklearn_side(spec: Spec, dtype: str) -> Measure:
+def measure_sklearn(spec: Spec, dtype: str) -> Measurement:
     """Fit the peer and return the same."""
     import time
 
     from sklearn.neural_network import BernoulliRBM
 
-    from layerwise.bench.training import given, request
+    from layerwise.bench.training import load_arrays, make_request
 
-    data = given(request("rbm", spec, settings(spec)), dtype=dtype)
-    made = {
+    data = load_arrays(make_request("rbm", spec, build_settings(spec)), dtype=dtype)
+    options = {
         "n_components": spec["hidden"],
         "batch_size": 128,
         "learning_rate": spec["lr"],
         "random_state": spec["seed"],
     }
-    BernoulliRBM(**made, n_iter=1).fit(data.inputs[:1280])  # warm-up
-    peer = BernoulliRBM(**made, n_iter=spec["epochs"])
-    began = time.perf_counter()
+    BernoulliRBM(**options, n_iter=1).fit(data.inputs[:1280])  # warm-up
+    peer = BernoulliRBM(**options, n_iter=spec["epochs"])
+    start = time.perf_counter()
     peer.fit(data.inputs)
-    seconds = time.perf_counter() - began
-    error = reconstruction_error(
+    seconds = time.perf_counter() - start
+    error = compute_reconstruction_error(
         data.test_inputs,
         weights=peer.components_,
         visible_bias=peer.intercept_visible_,
         hidden_bias=peer.intercept_hidden_,
     )
-    return Measure(len(data.inputs) * spec["epochs"] / seconds, {"reconstruction error": error})
+    return Measurement(len(data.inputs) * spec["epochs"] / seconds, {"reconstruction error": error})
 
 
 CASE = Case(
@@ -90,16 +92,16 @@ CASE = Case(
     unit="examples/s",
     spec={"data": "fashion-mnist", "epochs": 5, "hidden": 256, "lr": 0.05},
     sides={
-        "ours": ours,
-        "sklearn-float32": lambda spec: sklearn_side(spec, "float32"),
-        "sklearn-float64": lambda spec: sklearn_side(spec, "float64"),
+        "ours": measure_ours,
+        "sklearn-float32": lambda spec: measure_sklearn(spec, "float32"),
+        "sklearn-float64": lambda spec: measure_sklearn(spec, "float64"),
     },
     rows=(
         Row("scikit-learn BernoulliRBM, float32 inputs", "sklearn-float32", Bound(2.5)),
         Row("scikit-learn BernoulliRBM, float64 inputs", "sklearn-float64", Bound(2.5)),
     ),
     quality=(Quality("reconstruction error", more_is_better=False),),
-    least=5,
+    min_runs=5,
     note="both: persistent CD-1, constant rate, as many epochs, last weights; the error is mean-field, per pixel, "
     "on the test "
     "images, by one NumPy function. Ours shuffles each epoch and has logging, checkpoints and the "

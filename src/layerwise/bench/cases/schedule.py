@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerwise.bench.base import Case, Quality, Row, Spec
-from layerwise.bench.cases.cuda import lacking
-from layerwise.bench.process import Measure
+from layerwise.bench.cases.cuda import get_skip_reason
+from layerwise.bench.side import Measurement
 from layerwise.runtime.atomic_io import open_temporary_folder
 
 if TYPE_CHECKING:
@@ -37,46 +37,46 @@ SETTINGS = (
 
 
 @contextmanager
-def unpacked() -> Iterator[Path]:
+def unpack_images() -> Iterator[Path]:
     """Unpack the images into class folders under ``train`` and ``test``."""
     import tarfile
 
-    from layerwise.data.download.datasets import folder_of
+    from layerwise.data.download.datasets import get_dataset_folder
 
-    (archive,) = folder_of("cifar10").glob("*.tar.gz")
+    (archive,) = get_dataset_folder("cifar10").glob("*.tar.gz")
     with open_temporary_folder() as folder, tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
         yield folder
 
 
-def asked(images: Path, spec: Spec) -> Request:
+def build_request(images: Path, spec: Spec) -> Request:
     """Return the request of our side."""
-    from layerwise.bench.training import request
+    from layerwise.bench.training import make_request
 
-    return request("resnet20", {**spec, "data": str(images)}, SETTINGS)
+    return make_request("resnet20", {**spec, "data": str(images)}, SETTINGS)
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Train as ``layerwise train`` does."""
-    from layerwise.bench.training import trained
+    from layerwise.bench.training import train_run
 
-    began = time.perf_counter()
-    with unpacked() as images, trained(asked(images, spec)) as done:
-        facts = {**done.facts, "seconds": time.perf_counter() - began, "steps_per_second": done.steps_per_second}
-        accuracy = done.outcome.metrics["test/accuracy"]
-    return Measure(accuracy, {"accuracy": accuracy, "seconds": facts["seconds"]}, {**facts, **device()})
+    start = time.perf_counter()
+    with unpack_images() as images, train_run(build_request(images, spec)) as run:
+        facts = {**run.facts, "seconds": time.perf_counter() - start, "steps_per_second": run.steps_per_second}
+        accuracy = run.outcome.metrics["test/accuracy"]
+    return Measurement(accuracy, {"accuracy": accuracy, "seconds": facts["seconds"]}, {**facts, **get_device()})
 
 
-def device() -> dict[str, str]:
+def get_device() -> dict[str, str]:
     """Return the GPU's name."""
     import torch
 
     return {"device": torch.cuda.get_device_name()}
 
 
-class Labeled:
+class ImageFiles:
     """Files as torchvision's ``ImageFolder`` gives them: PIL opens one, RGB, then the transforms; the label is the
-    folder's place."""
+    folder's index."""
 
     def __init__(self, files: Sequence[str], transform: Any) -> None:
         self.files, self.transform = [Path(file) for file in files], transform
@@ -94,56 +94,56 @@ class Labeled:
         return self.transform(image), self.labels[index]
 
 
-def loaders(made: Plan) -> tuple[Any, Any]:
+def build_loaders(plan: Plan) -> tuple[Any, Any]:
     """Return the plain script's loaders of the files that our side learns from and is tested on, with the same mean and
     deviation."""
     from torch.utils.data import DataLoader
 
-    from layerwise.bench.images import torchvision_operators
-    from layerwise.runtime.machine import cores
+    from layerwise.bench.images import declare_torchvision_operators
+    from layerwise.runtime.resources import count_cores
 
-    torchvision_operators()
+    declare_torchvision_operators()
     from torchvision import transforms as T
 
-    usual = [T.ToTensor(), T.Normalize(made.task.inputs.mean, made.task.inputs.std)]  # type: ignore[attr-defined]
-    changed = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), *usual])
-    found = []
-    for part, transform in ((made.splits.train, changed), (made.splits.test, T.Compose(usual))):
-        data: Any = Labeled([part.name_of(i) for i in range(len(part))], transform)
-        found.append(
+    usual = [T.ToTensor(), T.Normalize(plan.task.inputs.mean, plan.task.inputs.std)]  # type: ignore[attr-defined]
+    augmented = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), *usual])
+    loaders = []
+    for part, transform in ((plan.splits.train, augmented), (plan.splits.test, T.Compose(usual))):
+        data: Any = ImageFiles([part.name_of(i) for i in range(len(part))], transform)
+        loaders.append(
             DataLoader(
                 data,
-                batch_size=made.recipe.stages[0].batch,
-                shuffle=transform is changed,
-                num_workers=max(1, cores() - 2),
+                batch_size=plan.recipe.stages[0].batch_size,
+                shuffle=transform is augmented,
+                num_workers=max(1, count_cores() - 2),
                 pin_memory=True,
                 persistent_workers=True,
             )
         )
-    return found[0], found[1]
+    return loaders[0], loaders[1]
 
 
-def script(spec: Spec) -> Measure:
+def measure_script(spec: Spec) -> Measurement:
     """Train the same network as torchvision's references and the tutorials do: a loader, a plain loop, torch's SGD and
     schedule."""
     import torch
     from torch import nn
 
     from layerwise.planning import build
-    from layerwise.planning.resolve import plan
+    from layerwise.planning.resolve import make_plan
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     torch.backends.cudnn.benchmark = True
-    with unpacked() as images:
-        made = plan(asked(images, spec))
-        train, test = loaders(made)
-        network = build.network(made, torch.device("cuda"))
+    with unpack_images() as images:
+        plan = make_plan(build_request(images, spec))
+        train, test = build_loaders(plan)
+        network = build.build_model(plan, torch.device("cuda"))
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         steps = spec["epochs"] * len(train)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
         for epoch in range(spec["epochs"]):
-            print(f"epoch {epoch}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+            print(f"epoch {epoch}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
             network.train()
             for images, labels in train:
                 images, labels = images.cuda(non_blocking=True), labels.cuda(non_blocking=True)
@@ -153,16 +153,16 @@ def script(spec: Spec) -> Measure:
                 optimizer.step()
                 schedule.step()
         network.eval()
-        right = 0
+        correct = 0
         with torch.inference_mode():
             for images, labels in test:
-                right += int((network(images.cuda()).argmax(1) == labels.cuda()).sum())
-        accuracy = right / len(test.dataset)
-    seconds = time.perf_counter() - began
-    return Measure(
+                correct += int((network(images.cuda()).argmax(1) == labels.cuda()).sum())
+        accuracy = correct / len(test.dataset)
+    seconds = time.perf_counter() - start
+    return Measurement(
         accuracy,
         {"accuracy": accuracy, "seconds": seconds},
-        {"steps": steps, "last_loss": float(loss.detach()), **device()},
+        {"steps": steps, "last_loss": float(loss.detach()), **get_device()},
     )
 
 
@@ -170,12 +170,12 @@ CASE = Case(
     name="schedule",
     unit="accuracy",
     spec={"epochs": 182},
-    sides={"ours": ours, "script": script},
+    sides={"ours": measure_ours, "script": measure_script},
     rows=(Row("plain script, the same network, files and schedule", "script", None),),
-    quality=(Quality("accuracy", judged=False), Quality("seconds", more_is_better=False, judged=False)),
+    quality=(Quality("accuracy", decides=False), Quality("seconds", more_is_better=False, decides=False)),
     average="mean",
     note="182 epochs of 352 steps, batch 128; the last weights on the 10,000 test images; seconds from start to "
     "end, unpacking too",
     timeout=7200,
-    lacking=lacking,
+    skip_reason=get_skip_reason,
 )

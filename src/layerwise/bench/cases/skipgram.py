@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from layerwise.bench import words
+from layerwise.bench import word_vectors
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
-from layerwise.bench.corpora import lacking
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
+from layerwise.bench.word_vectors import get_skip_reason
 
 SPEC = {
     "model": "skipgram",
@@ -20,9 +20,9 @@ SPEC = {
     "min_count": 5,
     "lr": 0.025,
     "threads": 2,
-    "share": 3,
+    "shared_negatives": 3,
 }
-QUALITY = (Quality(words.LIKELIHOOD), Quality(words.AGREEMENT))
+QUALITY = (Quality(word_vectors.LIKELIHOOD), Quality(word_vectors.AGREEMENT))
 NOTE = (
     "the King James Bible in lower case, without every 20th line, seven times over, its lines in an order of "
     "their own each time and for "
@@ -38,24 +38,24 @@ NOTE = (
 )
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Train as ``layerwise train`` does."""
-    return words.side(words.ours, spec)
+    return word_vectors.measure_side(word_vectors.train_ours, spec)
 
 
-def peer(spec: Spec) -> Measure:
+def measure_gensim(spec: Spec) -> Measurement:
     """Train gensim's ``Word2Vec``."""
-    return words.side(words.gensim, spec)
+    return word_vectors.measure_side(word_vectors.train_gensim, spec)
 
 
 CASE = Case(
     name="skipgram",
     unit="words/s",
     spec=SPEC,
-    sides={"ours": ours, "gensim": peer},
+    sides={"ours": measure_ours, "gensim": measure_gensim},
     rows=(Row("gensim Word2Vec, corpus_file, skip-gram", "gensim", Bound(3.0)),),
     quality=QUALITY,
-    least=3,
+    min_runs=3,
     note=NOTE,
-    lacking=partial(lacking, "gensim", "kjv"),
+    skip_reason=partial(get_skip_reason, "gensim", "kjv"),
 )

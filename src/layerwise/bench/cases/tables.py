@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from layerwise.bench.base import Case, Quality, Row, Side, Spec
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
 
 if TYPE_CHECKING:
     from layerwise.planning.resolve import Request
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 SETS = ("wine-quality", "diabetes")
 
 
-def asked(data: str, spec: Spec) -> Request:
+def build_request(data: str, spec: Spec) -> Request:
     """Return the request of our side: the model's own recipe, the run's seed for weights, order and split."""
     from layerwise.planning.resolve import Request
 
     return Request(model="mlp", data=data, task="regression", seed=spec["seed"], epochs=spec["epochs"] or None)
 
 
-def ours(data: str, spec: Spec) -> Measure:
+def measure_ours(data: str, spec: Spec) -> Measurement:
     """Train ``mlp`` with its own recipe and return the test part's RMSE, in the target's unit."""
-    from layerwise.bench.training import trained
+    from layerwise.bench.training import train_run
 
-    with trained(asked(data, spec)) as done:
-        found = done.outcome.metrics
-        quality = {name: found[f"test/{name}"] for name in ("rmse", "mae", "r2")}
-        return Measure(quality["rmse"], quality, {**done.facts, "epochs": done.outcome.info["epochs"]})
+    with train_run(build_request(data, spec)) as run:
+        metrics = run.outcome.metrics
+        quality = {name: metrics[f"test/{name}"] for name in ("rmse", "mae", "r2")}
+        return Measurement(quality["rmse"], quality, {**run.facts, "epochs": run.outcome.info["epochs"]})
 
 
-def fitted(peer: Any, data: str, spec: Spec) -> Measure:
+def fit_peer(peer: Any, data: str, spec: Spec) -> Measurement:
     """Fit a peer to the same training part, inputs and target standardized alike, and return the same of the same test
     part."""
     import warnings
@@ -39,60 +39,60 @@ def fitted(peer: Any, data: str, spec: Spec) -> Measure:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-    from layerwise.bench.training import arrays
-    from layerwise.planning.resolve import plan
+    from layerwise.bench.training import collate_arrays
+    from layerwise.planning.resolve import make_plan
     from layerwise.tasks.regression import Regression
 
-    made = plan(asked(data, spec))
-    assert isinstance(made.task, Regression)
-    (x, y), (test_x, test_y) = (arrays(made, part, "float64") for part in (made.splits.train, made.splits.test))
+    plan = make_plan(build_request(data, spec))
+    assert isinstance(plan.task, Regression)
+    (x, y), (test_x, test_y) = (collate_arrays(plan, part, "float64") for part in (plan.splits.train, plan.splits.test))
     assert y is not None
     assert test_y is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        said = peer.fit(x, y[:, 0]).predict(test_x) * made.task.spread + made.task.shift
-    true = test_y[:, 0] * made.task.spread + made.task.shift
+        predictions = peer.fit(x, y[:, 0]).predict(test_x) * plan.task.spread + plan.task.shift
+    targets = test_y[:, 0] * plan.task.spread + plan.task.shift
     quality = {
-        "rmse": float(root_mean_squared_error(true, said)),
-        "mae": float(mean_absolute_error(true, said)),
-        "r2": float(r2_score(true, said)),
+        "rmse": float(root_mean_squared_error(targets, predictions)),
+        "mae": float(mean_absolute_error(targets, predictions)),
+        "r2": float(r2_score(targets, predictions)),
     }
-    return Measure(quality["rmse"], quality, {"iterations": int(getattr(peer, "n_iter_", 0)), "examples": len(x)})
+    return Measurement(quality["rmse"], quality, {"iterations": int(getattr(peer, "n_iter_", 0)), "examples": len(x)})
 
 
-def network(data: str, spec: Spec, *, stopped: bool) -> Measure:
+def measure_mlp_regressor(data: str, spec: Spec, *, early_stopping: bool) -> Measurement:
     """Fit ``MLPRegressor`` with its own defaults, or with its early stopping."""
     from sklearn.neural_network import MLPRegressor
 
-    return fitted(MLPRegressor(early_stopping=stopped, random_state=spec["seed"]), data, spec)
+    return fit_peer(MLPRegressor(early_stopping=early_stopping, random_state=spec["seed"]), data, spec)
 
 
-def linear(data: str, spec: Spec) -> Measure:
+def measure_linear(data: str, spec: Spec) -> Measurement:
     """Fit least squares."""
     from sklearn.linear_model import LinearRegression
 
-    return fitted(LinearRegression(), data, spec)
+    return fit_peer(LinearRegression(), data, spec)
 
 
-def sides(data: str) -> dict[str, Side]:
-    """Return what is measured on a data set."""
+def build_sides(data: str) -> dict[str, Side]:
+    """Return the sides of a data set."""
     return {
-        f"{data}: mlp": lambda spec: ours(data, spec),
-        f"{data}: MLPRegressor": lambda spec: network(data, spec, stopped=False),
-        f"{data}: MLPRegressor, stopped": lambda spec: network(data, spec, stopped=True),
-        f"{data}: linear": lambda spec: linear(data, spec),
+        f"{data}: mlp": lambda spec: measure_ours(data, spec),
+        f"{data}: MLPRegressor": lambda spec: measure_mlp_regressor(data, spec, early_stopping=False),
+        f"{data}: MLPRegressor, stopped": lambda spec: measure_mlp_regressor(data, spec, early_stopping=True),
+        f"{data}: linear": lambda spec: measure_linear(data, spec),
     }
 
 
-def rows(data: str) -> tuple[Row, ...]:
-    """Return what is compared on a data set."""
-    mine = f"{data}: mlp"
+def build_rows(data: str) -> tuple[Row, ...]:
+    """Return the rows of a data set."""
+    ours = f"{data}: mlp"
     return (
-        Row(f"{data}: scikit-learn MLPRegressor, its defaults", f"{data}: MLPRegressor", None, ours=mine),
+        Row(f"{data}: scikit-learn MLPRegressor, its defaults", f"{data}: MLPRegressor", None, ours=ours),
         Row(
-            f"{data}: scikit-learn MLPRegressor, early_stopping=True", f"{data}: MLPRegressor, stopped", None, ours=mine
+            f"{data}: scikit-learn MLPRegressor, early_stopping=True", f"{data}: MLPRegressor, stopped", None, ours=ours
         ),
-        Row(f"{data}: least squares (LinearRegression)", f"{data}: linear", None, ours=mine),
+        Row(f"{data}: least squares (LinearRegression)", f"{data}: linear", None, ours=ours),
     )
 
 
@@ -100,12 +100,12 @@ CASE = Case(
     name="tables",
     unit="RMSE",
     spec={"epochs": 0},
-    sides={name: side for data in SETS for name, side in sides(data).items()},
-    rows=tuple(row for data in SETS for row in rows(data)),
-    quality=tuple(Quality(name, more_is_better=name == "r2", judged=False) for name in ("rmse", "mae", "r2")),
+    sides={name: side for data in SETS for name, side in build_sides(data).items()},
+    rows=tuple(row for data in SETS for row in build_rows(data)),
+    quality=tuple(Quality(name, more_is_better=name == "r2", decides=False) for name in ("rmse", "mae", "r2")),
     average="mean",
     paired=True,
-    least=3,
+    min_runs=3,
     note="test part, in the target's unit; each turn's seed draws another split 70/15/15, the same for all sides, "
     "inputs and target "
     "standardized by its training part. Ours keeps the best epoch on the validation part, which the peers do "

@@ -6,62 +6,62 @@ from __future__ import annotations
 from functools import partial
 
 from layerwise.bench.base import Bound, Case, Row, Spec
-from layerwise.bench.corpora import lacking
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
+from layerwise.bench.word_vectors import get_skip_reason
 from layerwise.runtime.atomic_io import open_temporary_folder, write_file
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Build the corpus: words, counts and the token file that training reads."""
     import time
     from pathlib import Path
 
-    from layerwise.bench.corpora import written
+    from layerwise.bench.word_vectors import write_corpus
     from layerwise.data.text import corpus_build
-    from layerwise.data.text.texts import Texts
+    from layerwise.data.text.texts import TextFiles
 
-    cutting = corpus_build.Cutting("whitespace", lower=False)
+    cutting = corpus_build.TokenizerOptions("whitespace", lower=False)
     with open_temporary_folder() as folder:
-        path, words = written(folder, spec["data"], spec["words"])
+        path, words = write_corpus(folder, spec["data"], spec["words"])
         small = folder / "small.txt"
         write_file(small, b"warm up\n")
-        corpus_build.opened(folder / "first", Texts("", (str(small),)), cutting, limit=1 << 40)
-        began = time.perf_counter()
-        corpus = corpus_build.opened(Path(folder, "second"), Texts("", (str(path),)), cutting, limit=1 << 40)
-        seconds = time.perf_counter() - began
-        return Measure(
+        corpus_build.open_corpus(folder / "first", TextFiles("", (str(small),)), cutting, limit=1 << 40)
+        start = time.perf_counter()
+        corpus = corpus_build.open_corpus(Path(folder, "second"), TextFiles("", (str(path),)), cutting, limit=1 << 40)
+        seconds = time.perf_counter() - start
+        return Measurement(
             words / seconds, {"different": len(corpus.words), "counted": int(corpus.counts.sum())}, {"words": words}
         )
 
 
-def gensim_side(spec: Spec) -> Measure:
+def measure_gensim(spec: Spec) -> Measurement:
     """Build gensim's vocabulary; with vectors of one number, so that it has no tables to fill."""
     import time
 
     from gensim.models import Word2Vec
 
-    from layerwise.bench.corpora import written
+    from layerwise.bench.word_vectors import write_corpus
 
     with open_temporary_folder() as folder:
-        path, words = written(folder, spec["data"], spec["words"])
+        path, words = write_corpus(folder, spec["data"], spec["words"])
         model = Word2Vec(vector_size=1, min_count=1, sample=0, workers=1)
-        began = time.perf_counter()
+        start = time.perf_counter()
         model.build_vocab(corpus_file=str(path))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         counted = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
-        return Measure(words / seconds, {"different": len(model.wv), "counted": int(counted)}, {"words": words})
+        return Measurement(words / seconds, {"different": len(model.wv), "counted": int(counted)}, {"words": words})
 
 
 CASE = Case(
     name="vocabulary",
     unit="words/s",
     spec={"data": "kjv", "words": 5_000_000},
-    sides={"ours": ours, "gensim": gensim_side},
+    sides={"ours": measure_ours, "gensim": measure_gensim},
     rows=(Row("gensim Word2Vec.build_vocab(corpus_file=…)", "gensim", Bound(3.0)),),
-    least=3,
+    min_runs=3,
     note="the King James Bible in small letters without punctuation, repeated to about 5 million words. Both: "
     "every word kept and counted, "
     "one thread. Ours writes the numbered text to disk too, which gensim does not: it cuts the text anew in "
     "every epoch",
-    lacking=partial(lacking, "gensim", "kjv"),
+    skip_reason=partial(get_skip_reason, "gensim", "kjv"),
 )

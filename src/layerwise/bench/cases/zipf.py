@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from functools import partial
 
-from layerwise.bench import words
+from layerwise.bench import word_vectors
 from layerwise.bench.base import Case, Row, Spec
 from layerwise.bench.cases.skipgram import SPEC
-from layerwise.bench.corpora import lacking
-from layerwise.bench.process import Measure
+from layerwise.bench.side import Measurement
+from layerwise.bench.word_vectors import get_skip_reason
 
 
-def ours(spec: Spec) -> Measure:
+def measure_ours(spec: Spec) -> Measurement:
     """Train as ``layerwise train`` does."""
-    with words.zipf(spec["words"], spec["tokens"]) as texts:
-        return words.ours(spec, texts)[0]
+    with word_vectors.open_zipf(spec["words"], spec["tokens"]) as texts:
+        return word_vectors.train_ours(spec, texts)[0]
 
 
-def peer(spec: Spec) -> Measure:
+def measure_gensim(spec: Spec) -> Measurement:
     """Train gensim's ``Word2Vec``."""
-    with words.zipf(spec["words"], spec["tokens"]) as texts:
-        return words.gensim(spec, texts)[0]
+    with word_vectors.open_zipf(spec["words"], spec["tokens"]) as texts:
+        return word_vectors.train_gensim(spec, texts)[0]
 
 
 CASE = Case(
     name="zipf",
     unit="words/s",
     spec={**SPEC, "words": 200_000, "tokens": 2_000_000, "min_count": 1, "epochs": 2},
-    sides={"ours": ours, "gensim": peer},
+    sides={"ours": measure_ours, "gensim": measure_gensim},
     rows=(Row("gensim Word2Vec, corpus_file, skip-gram, 200,000 words", "gensim", None),),
-    least=3,
+    min_runs=3,
     note="2 million words drawn ∝ 1/rank from 200,000, in sentences of 20; each occurs. Two tables of 80 MB. "
     "Otherwise as the case of "
     "skip-gram, with 2 epochs; no quality, as such text has nothing to learn",
-    lacking=partial(lacking, "gensim"),
+    skip_reason=partial(get_skip_reason, "gensim"),
 )

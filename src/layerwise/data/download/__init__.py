@@ -1,1 +1,1 @@
-"""Data sets by name: where their files lie on the net, fetched with checksums."""
+"""Named data sets: their addresses and checksums, and the downloader."""

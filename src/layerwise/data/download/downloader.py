@@ -1,9 +1,9 @@
-"""Named data sets from the network into the user's cache: resumable, checked, whole or not there at all.
+"""Downloads of named data sets into the user's cache: resumable, verified, complete or absent.
 
-Files are fetched one by one into a folder beside the cache's sets, each as ``NAME.part`` until its SHA-256 is
-that of a whole file. When every file is there the folder is renamed to its place, so that a reader sees all of
-the set or nothing. One process fetches a set at a time; the others wait for it. Nothing that a server says
-about lengths is believed: sizes and digests are the table's (`addresses`).
+Files are fetched one by one into a folder beside the cache's sets, each as ``NAME.part`` until its SHA-256 matches a
+valid version. When every file is there the folder is renamed, so that a reader sees all of the set or nothing. One
+process fetches a set at a time; the others wait for it. The lengths that a server sends are not trusted: sizes and
+digests come from `dataset_urls`.
 """
 
 from __future__ import annotations
@@ -23,99 +23,99 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from layerwise.data.download.dataset_urls import File, Form
+from layerwise.data.download.dataset_urls import DatasetFile, FileVersion
 from layerwise.errors import DataError, UsageError
-from layerwise.runtime.atomic_io import make_folder, open_own, rename_own, write_file
+from layerwise.runtime.atomic_io import make_folder, open_in_place, rename_inside, write_file
 from layerwise.runtime.folder_io import check_folder_target, hold_lock, put_folder
-from layerwise.runtime.owned_folders import holds_nothing, is_owned, make_owned, mark_owned, remove_inside
+from layerwise.runtime.owned_folders import is_empty_folder, is_owned, make_owned, mark_owned, remove_inside
 from layerwise.text_display import escape_control, write_line
 
 KIND = "downloads"  # of folder
 MIRROR = "LAYERWISE_MIRROR"
 SCHEMES = ("http", "https", "file")
-BLOCK = 1 << 16
-AGAIN = "run the same command again: it goes on from there"
-OTHER = f"try a mirror: --mirror URL, or {MIRROR} in the environment"
-Advance = Callable[[str, int], None]  # the file's name, and how many of its bytes are here
+BLOCK_BYTES = 1 << 16
+RESUME_HINT = "run the same command again: it goes on from there"
+MIRROR_HINT = f"try a mirror: --mirror URL, or {MIRROR} in the environment"
+FileProgressCallback = Callable[[str, int], None]  # the file's name, and how many of its bytes are here
 
 
-class Lost(Exception):
-    """The connection broke off, or the server was not able to answer now."""
+class ConnectionLostError(Exception):
+    """The connection broke off, or the server could not answer now."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to wait for bytes, in seconds, how often to try without any progress, how long to wait between."""
+class RetryPolicy:
+    """Seconds to wait for bytes, attempts without any progress, and seconds between attempts."""
 
     timeout: float = 30.0
     attempts: int = 4
     pause: float = 1.0
 
 
-def fetch_set(
+def fetch_dataset(
     name: str,
-    files: tuple[File, ...],
+    files: tuple[DatasetFile, ...],
     cache: Path,
     *,
     mirror: str = "",
-    patience: Patience | None = None,
-    by_hand: str = "",
+    retries: RetryPolicy | None = None,
+    manual_steps: str = "",
 ) -> Path:
-    """Return the folder ``cache/NAME`` of a data set, fetched if it is not there.
+    """Return the folder ``cache/NAME`` of a data set, fetched if it is missing.
 
     Args:
-        mirror: an address that has the files as ``MIRROR/NAME/FILE``; else `LAYERWISE_MIRROR`; else each
-            file's own address is asked.
-        by_hand: what a user can do where no address is known.
+        mirror: an address with the files as ``MIRROR/NAME/FILE``; else `LAYERWISE_MIRROR`; else each file's own
+            address.
+        manual_steps: what a user can do where no address is known.
 
     Raises:
         UsageError: for a mirror that is no http, https or file address.
-        DataError: where no address is known, or a file cannot be fetched whole; what was fetched stays and is
-            taken up again.
+        DataError: where no address is known, or a file cannot be fetched completely; the bytes that were fetched stay
+            and the next call resumes there.
     """
     target = cache / name
     if target.is_dir():
         return target
-    urls = _addresses(name, files, mirror or os.environ.get(MIRROR, ""), by_hand)
-    partial = _place(cache) / name
-    with _disk(partial):
+    urls = _resolve_urls(name, files, mirror or os.environ.get(MIRROR, ""), manual_steps)
+    partial = _make_partial_root(cache) / name
+    with _translate_disk_errors(partial):
         make_folder(partial, root=cache)
-        with _locked(partial, name):
+        with _lock_dataset(partial, name):
             if not target.is_dir():
-                _fetch_files(files, urls, partial, patience or Patience())
+                _fetch_files(files, urls, partial, retries or RetryPolicy())
                 put_folder(partial, target, KIND)
     return target
 
 
-def _place(cache: Path) -> Path:
-    """Return the folder for what is on its way, made with our marker: what is in it may be removed again."""
-    place = cache / ".partial"
-    with _disk(place):
+def _make_partial_root(cache: Path) -> Path:
+    """Return the folder for unfinished downloads, made with our marker: its contents may be removed again."""
+    root = cache / ".partial"
+    with _translate_disk_errors(root):
         make_folder(cache)
-        if not place.exists():
+        if not root.exists():
             with suppress(FileExistsError):  # another process was first
-                make_owned(place, KIND)
-        if not is_owned(place, KIND) and not place.is_symlink() and place.is_dir() and holds_nothing(place):
+                make_owned(root, KIND)
+        if not is_owned(root, KIND) and not root.is_symlink() and root.is_dir() and is_empty_folder(root):
             with suppress(FileExistsError):  # a kill came before the marker, or another process is about to write it
-                mark_owned(place, KIND)
-    check_folder_target(place, KIND, replace=True)
-    return place
+                mark_owned(root, KIND)
+    check_folder_target(root, KIND, replace=True)
+    return root
 
 
 @contextmanager
-def _locked(partial: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a set's folder; say so where another process has it first."""
+def _lock_dataset(partial: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a set's folder; print a line while another process has it."""
     lock = partial.with_name(name + ".lock")
     with hold_lock(lock, wait=False, root=partial.parent) as held:
         if held:
             yield
             return
-    _say(f"another process is fetching {name}; waiting for it")
+    _print_line(f"another process is fetching {name}; waiting for it")
     with hold_lock(lock, wait=True, root=partial.parent):
         yield
 
 
-def _addresses(name: str, files: tuple[File, ...], mirror: str, by_hand: str) -> list[str]:
+def _resolve_urls(name: str, files: tuple[DatasetFile, ...], mirror: str, manual_steps: str) -> list[str]:
     """Return an address for each file: on the mirror, or its own."""
     if mirror:
         if urlsplit(mirror).scheme not in SCHEMES:
@@ -129,73 +129,76 @@ def _addresses(name: str, files: tuple[File, ...], mirror: str, by_hand: str) ->
         raise DataError(
             f"no address is known from which the files of '{name}' can be fetched",
             expected=", ".join(file.name for file in files),
-            do="; or ".join(filter(None, (by_hand, OTHER))),
+            do="; or ".join(filter(None, (manual_steps, MIRROR_HINT))),
         )
     return [file.url for file in files]
 
 
-def _fetch_files(files: tuple[File, ...], urls: list[str], folder: Path, patience: Patience) -> None:
-    """Bring every file of a set into a folder, whole."""
-    total = sum(file.forms[0].size for file in files)
-    _say(f"fetching {folder.name} ({total / 1e6:.1f} MB) from {urls[0].rpartition('/')[0]}")
-    with _progress(folder.name, total) as advance:
+def _fetch_files(files: tuple[DatasetFile, ...], urls: list[str], folder: Path, retries: RetryPolicy) -> None:
+    """Fetch every file of a set into a folder."""
+    total = sum(file.versions[0].size for file in files)
+    _print_line(f"fetching {folder.name} ({total / 1e6:.1f} MB) from {urls[0].rpartition('/')[0]}")
+    with _show_progress(folder.name, total) as advance:
         for file, url in zip(files, urls, strict=True):
-            _fetch_file(file, url, folder, patience, advance)
+            _fetch_file(file, url, folder, retries, advance)
 
 
-def _fetch_file(file: File, url: str, folder: Path, patience: Patience, advance: Advance) -> None:
-    """Bring one file into the folder, whole, going on from a part that is there."""
-    done, part = folder / file.name, folder / (file.name + ".part")
-    if done.exists():  # verified before it got this name
-        advance(file.name, done.stat().st_size)
+def _fetch_file(file: DatasetFile, url: str, folder: Path, retries: RetryPolicy, advance: FileProgressCallback) -> None:
+    """Fetch one file into the folder, resuming from a part that is there."""
+    target, part = folder / file.name, folder / (file.name + ".part")
+    if target.exists():  # verified before it got this name
+        advance(file.name, target.stat().st_size)
         return
-    started = _size(part)  # bytes of an earlier attempt, which may be of another file
-    form = _attempts(file, url, part, patience, advance)
-    if form is None and started:
-        _drop(part)
-        form = _attempts(file, url, part, patience, advance)
-    if form is None:
-        size, digest = _size(part), _digest(part)
-        _drop(part)
-        raise _wrong(file, url, f"{size} bytes with SHA-256 {digest}")
-    if form.lead:
-        _cut(part, len(form.lead.encode()))
-    rename_own(part, done, root=folder)
+    resumed_bytes = _get_size(part)  # bytes of an earlier attempt, which may be of another file
+    version = _fetch_with_retries(file, url, part, retries, advance)
+    if version is None and resumed_bytes:
+        _remove_part(part)
+        version = _fetch_with_retries(file, url, part, retries, advance)
+    if version is None:
+        size, digest = _get_size(part), _compute_digest(part)
+        _remove_part(part)
+        raise _make_mismatch_error(file, url, f"{size} bytes with SHA-256 {digest}")
+    if version.header:
+        _remove_start(part, len(version.header.encode()))
+    rename_inside(part, target, root=folder)
 
 
-def _attempts(file: File, url: str, part: Path, patience: Patience, advance: Advance) -> Form | None:
-    """Fetch until a body ends; return the form in which the file is whole, or None if it is none of them.
+def _fetch_with_retries(
+    file: DatasetFile, url: str, part: Path, retries: RetryPolicy, advance: FileProgressCallback
+) -> FileVersion | None:
+    """Fetch until a body ends; return the version that the file matches, or None.
 
-    Broken connections are taken up again, as long as bytes come; without any, a few times.
+    Broken connections are resumed as long as bytes arrive; without any, for a few attempts.
     """
-    left = patience.attempts
+    attempts_left = retries.attempts
     while True:
-        before = _size(part)
+        size_before = _get_size(part)
         try:
-            _body(file, url, part, patience.timeout, advance)
-            return _whole(file, part)
-        except Lost as error:
-            left = patience.attempts if _size(part) > before else left - 1
-            if left <= 0:
-                raise _gave_up(file, url, part, str(error)) from error
-        time.sleep(patience.pause * (patience.attempts - left))
+            _fetch_body(file, url, part, retries.timeout, advance)
+            return _match_version(file, part)
+        except ConnectionLostError as error:
+            attempts_left = retries.attempts if _get_size(part) > size_before else attempts_left - 1
+            if attempts_left <= 0:
+                raise _make_gave_up_error(file, url, part, str(error)) from error
+        time.sleep(retries.pause * (retries.attempts - attempts_left))
 
 
-def _body(file: File, url: str, part: Path, timeout: float, advance: Advance) -> None:
-    """Ask for what is missing of a file and append it to the part. Raises `Lost` if it ends too early."""
-    sizes = [form.size for form in file.forms]
-    held = _size(part)
-    if held in sizes and _whole(file, part):
+def _fetch_body(file: DatasetFile, url: str, part: Path, timeout: float, advance: FileProgressCallback) -> None:
+    """Request the missing bytes of a file and append them to the part. Raises `ConnectionLostError` if they end too
+    early."""
+    sizes = [version.size for version in file.versions]
+    held_bytes = _get_size(part)
+    if held_bytes in sizes and _match_version(file, part):
         return
-    if held >= max(sizes):
-        _drop(part)
-        held = 0
+    if held_bytes >= max(sizes):
+        _remove_part(part)
+        held_bytes = 0
     try:
-        with _open(file, url, held, timeout) as response:
-            start = _start(response, held)
-            with open_own(part, root=part.parent, mode="r+b" if start else "wb") as out:
+        with _open_url(file, url, held_bytes, timeout) as response:
+            start = _find_start(response, held_bytes)
+            with open_in_place(part, root=part.parent, mode="r+b" if start else "wb") as out:
                 out.seek(start)
-                claimed = _copy(response, out, start, max(sizes), lambda now: advance(file.name, now))
+                claimed_size = _copy_body(response, out, start, max(sizes), lambda now: advance(file.name, now))
                 out.flush()
                 os.fsync(out.fileno())
     except (
@@ -203,117 +206,123 @@ def _body(file: File, url: str, part: Path, timeout: float, advance: Advance) ->
         TimeoutError,
         ConnectionError,
         ValueError,
-    ) as error:  # ValueError: an address or a length that is none
-        raise Lost(_words(error)) from error
-    size = _size(part)
-    if size not in sizes and size < max(sizes) and (claimed is None or size < claimed):
-        raise Lost(f"the connection broke off after {size} of {sizes[0]} bytes")
+    ) as error:  # ValueError: no valid address or length
+        raise ConnectionLostError(_describe_error(error)) from error
+    size = _get_size(part)
+    if size not in sizes and size < max(sizes) and (claimed_size is None or size < claimed_size):
+        raise ConnectionLostError(f"the connection broke off after {size} of {sizes[0]} bytes")
 
 
-def _open(file: File, url: str, held: int, timeout: float) -> Any:
-    """Open an address from a byte on. Raises `Lost` for what may pass, `DataError` for what will not."""
+def _open_url(file: DatasetFile, url: str, held_bytes: int, timeout: float) -> Any:
+    """Open an address from a byte on. Raises `ConnectionLostError` for temporary errors, `DataError` for others."""
     headers = {"User-Agent": "layerwise", "Accept-Encoding": "identity"}
-    if held:
-        headers["Range"] = f"bytes={held}-"
+    if held_bytes:
+        headers["Range"] = f"bytes={held_bytes}-"
     try:
         return urlopen(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         with error:
-            if error.code == 416 and held:  # the server's file is no longer than the part: begin again
-                return _open(file, url, 0, timeout)
+            if error.code == 416 and held_bytes:  # the server's file is no longer than the part: begin again
+                return _open_url(file, url, 0, timeout)
             if error.code >= 500 or error.code in (408, 416, 425, 429):
-                raise Lost(f"the server answers {error.code} {error.reason}") from error
+                raise ConnectionLostError(f"the server answers {error.code} {error.reason}") from error
             raise DataError(
                 f"{url} cannot be fetched: the server answers {error.code} {error.reason}",
                 expected=f"the file {file.name}",
-                do=OTHER,
+                do=MIRROR_HINT,
             ) from error
     except URLError as error:
         if isinstance(error.reason, FileNotFoundError):
             raise DataError(f"{url} is not there", expected=f"the file {file.name}", do="check the mirror") from error
-        raise Lost(_words(error.reason)) from error
+        raise ConnectionLostError(_describe_error(error.reason)) from error
 
 
-def _start(response: Any, held: int) -> int:
-    """Return at which byte the answer begins: a server may ignore the wish, and answer from the first."""
+def _find_start(response: Any, held_bytes: int) -> int:
+    """Return the byte at which the response begins: a server may ignore the range, and begin at the first."""
     if getattr(response, "status", None) != 206:
         return 0
-    said = response.headers.get("Content-Range", "")
-    if not said.startswith(f"bytes {held}-"):
+    content_range = response.headers.get("Content-Range", "")
+    if not content_range.startswith(f"bytes {held_bytes}-"):
         raise DataError(
-            f"{response.url} was asked for the bytes from {held} on and answers with others",
-            expected=f"Content-Range: bytes {held}-…",
-            received=said or "no Content-Range",
-            do=OTHER,
+            f"{response.url} was asked for the bytes from {held_bytes} on and answers with others",
+            expected=f"Content-Range: bytes {held_bytes}-…",
+            received=content_range or "no Content-Range",
+            do=MIRROR_HINT,
         )
-    return held
+    return held_bytes
 
 
-def _copy(response: Any, out: Any, start: int, most: int, advance: Callable[[int], None]) -> int | None:
-    """Copy a body, one byte past ``most`` at the utmost; return at which size its header says it ends, if it does."""
+def _copy_body(response: Any, out: Any, start: int, max_bytes: int, advance: Callable[[int], None]) -> int | None:
+    """Copy a body, at most one byte past ``max_bytes``; return the size that its header gives, if it does."""
     length = response.headers.get("Content-Length", "")
-    now = start
-    while now <= most:
-        data = response.read1(min(BLOCK, most + 1 - now)) if hasattr(response, "read1") else response.read(BLOCK)
+    position = start
+    while position <= max_bytes:
+        data = (
+            response.read1(min(BLOCK_BYTES, max_bytes + 1 - position))
+            if hasattr(response, "read1")
+            else response.read(BLOCK_BYTES)
+        )
         if not data:
             break
         out.write(data)
-        now += len(data)
-        advance(now)
+        position += len(data)
+        advance(position)
     return start + int(length) if length.isdecimal() and len(length) < 20 else None
 
 
-def _whole(file: File, part: Path) -> Form | None:
-    """Return the form of which the part is every byte, or None."""
-    fitting = [form for form in file.forms if form.size == _size(part)]
-    digest = _digest(part) if fitting else ""
-    return next((form for form in fitting if form.sha256 == digest), None)
+def _match_version(file: DatasetFile, part: Path) -> FileVersion | None:
+    """Return the version that the part matches completely, or None."""
+    candidates = [version for version in file.versions if version.size == _get_size(part)]
+    digest = _compute_digest(part) if candidates else ""
+    return next((version for version in candidates if version.sha256 == digest), None)
 
 
-def _digest(path: Path) -> str:
+def _compute_digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _size(path: Path) -> int:
+def _get_size(path: Path) -> int:
     """Return the size of a file, 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
-def _cut(path: Path, count: int) -> None:
-    """Leave out the first bytes of a file."""
+def _remove_start(path: Path, count: int) -> None:
+    """Remove the first bytes of a file."""
     write_file(path, path.read_bytes()[count:], root=path.parent)
 
 
-def _drop(part: Path) -> None:
-    """Remove a part of another file, from the folder that has our marker."""
+def _remove_part(part: Path) -> None:
+    """Remove an unfinished file from the folder that has our marker."""
     remove_inside(part, part.parents[1], KIND)
 
 
-def _wrong(file: File, url: str, received: str) -> DataError:
-    """Make the error for a whole answer that is not the file."""
+def _make_mismatch_error(file: DatasetFile, url: str, received: str) -> DataError:
+    """Make the error for a complete response that is not the file."""
     return DataError(
         f"{url} is not the file it should be; nothing of it was kept",
-        expected=" or ".join(f"{form.size} bytes with SHA-256 {form.sha256}" for form in file.forms),
+        expected=" or ".join(f"{version.size} bytes with SHA-256 {version.sha256}" for version in file.versions),
         received=received,
-        do=OTHER,
+        do=MIRROR_HINT,
     )
 
 
-def _gave_up(file: File, url: str, part: Path, reason: str) -> DataError:
-    """Make the error for a file that did not come whole after every attempt."""
-    held = _size(part)
+def _make_gave_up_error(file: DatasetFile, url: str, part: Path, reason: str) -> DataError:
+    """Make the error for a file that is incomplete after every attempt."""
+    held_bytes = _get_size(part)
     return DataError(
         f"{url} could not be fetched: {reason}",
-        expected=f"{file.forms[0].size} bytes",
-        received=f"{held} bytes, which are kept" if held else "nothing",
-        do=f"{AGAIN}; or {OTHER}" if held else f"check the connection and try again; or {OTHER}",
+        expected=f"{file.versions[0].size} bytes",
+        received=f"{held_bytes} bytes, which are kept" if held_bytes else "nothing",
+        do=f"{RESUME_HINT}; or {MIRROR_HINT}"
+        if held_bytes
+        else f"check the connection and try again; or {MIRROR_HINT}",
     )
 
 
-def _words(error: object) -> str:
-    """Return what a failed connection says, in words."""
+def _describe_error(error: object) -> str:
+    """Return the reason of a failed connection, in words."""
     if isinstance(error, TimeoutError):
         return "the server did not answer in time"
     if isinstance(error, OSError) and error.strerror:
@@ -322,8 +331,8 @@ def _words(error: object) -> str:
 
 
 @contextmanager
-def _disk(partial: Path) -> Iterator[None]:
-    """Turn what the disk refuses (full, no permission) into an error for users."""
+def _translate_disk_errors(partial: Path) -> Iterator[None]:
+    """Translate errors of the disk (full, no permission) to `DataError`."""
     try:
         yield
     except OSError as error:
@@ -335,15 +344,15 @@ def _disk(partial: Path) -> Iterator[None]:
         ) from error
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     """Write a line to standard error."""
     write_line(text, stream=sys.stderr)
     sys.stderr.flush()
 
 
 @contextmanager
-def _progress(name: str, total: int) -> Iterator[Advance]:
-    """Show a bar on standard error if that is a terminal; give what moves it."""
+def _show_progress(name: str, total: int) -> Iterator[FileProgressCallback]:
+    """Show a progress bar on standard error if that is a terminal; yield the callback that advances it."""
     if not sys.stderr.isatty():
         yield lambda _file, _size: None
         return

@@ -1,8 +1,7 @@
-"""Archives of class folders (.tar, .tar.gz, .zip), read into memory: nothing is ever written to disk (F30).
+"""Archives of class folders (.tar, .tar.gz, .zip), read into memory: nothing is ever written to disk.
 
-Members are refused for absolute names, ``..``, links, devices and encryption; sizes are checked before and
-while they are read, so that a bomb stops early (F02). Of two members of one name the later counts, as when
-unpacking.
+Members with absolute names, ``..``, links, devices and encryption are refused; sizes are checked before and during
+reading, so that a decompression bomb stops early. Of two members with one name the later counts, as when unpacking.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any
 
-from layerwise.data.images.decoding import shown
-from layerwise.data.images.folders import ImageSource, OnBad, hidden, read
+from layerwise.data.images.decoding import escape_name
+from layerwise.data.images.folders import ImageSource, OnError, is_hidden, read_class_folders
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file
 
 MAX_BYTES = 4 << 30  # of all members together
 MAX_RATIO = 100  # unpacked to packed, once more than FREE bytes have come out
 FREE = 64 << 20
-DEFLATE = 1032  # no deflate stream expands more than this
+MAX_DEFLATE_RATIO = 1032  # no deflate stream expands more than this
 MAX_MEMBERS = 5_000_000
 GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
-BROKEN = (  # what tarfile, zipfile, gzip and their codecs raise on damaged files
+ARCHIVE_ERRORS = (  # what tarfile, zipfile, gzip and their codecs raise on damaged files
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -46,8 +45,8 @@ BROKEN = (  # what tarfile, zipfile, gzip and their codecs raise on damaged file
 
 
 @dataclass(frozen=True)
-class ArchivePlace:
-    """The files of an archive, held as they are packed in it (images stay compressed)."""
+class ArchiveStore:
+    """The files of an archive in memory (images stay compressed)."""
 
     origin: str
     files: dict[str, bytes] = field(repr=False)
@@ -62,8 +61,8 @@ class ArchivePlace:
         return self.files[name]
 
 
-class Counted(io.RawIOBase):
-    """A stream that refuses to go on past the limits, and remembers the last blocks for a look back."""
+class LimitedReader(io.RawIOBase):
+    """A stream that raises `DataError` beyond the limits, and stores the last 64 KiB that were read."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], path: Path) -> None:
         super().__init__()
@@ -82,29 +81,29 @@ class Counted(io.RawIOBase):
         check_size(self.count, self.packed.tell(), self.path)
         return data
 
-    def block(self, offset: int) -> bytes:
+    def get_block(self, offset: int) -> bytes:
         """Return the 512 bytes at an offset among the last 64 KiB that were read."""
         start = offset - (self.count - len(self.recent))
         return self.recent[start : start + tarfile.BLOCKSIZE] if start >= 0 else b""
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by content whether a file is a zip, a tar, or gzipped (and so perhaps a tar)."""
+    """Whether a file's content is a zip, a tar, or gzipped (and so perhaps a tar)."""
     with open_regular_file(path) as stream:
         head = stream.read(512)
     return head[:2] == GZIP or head[:4] in ZIP or head[257:262] == b"ustar"
 
 
-def open_archive(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
-    """Read the class folders of an archive as `folders.read` does.
+def open_archive(path: Path, *, on_error: OnError = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
+    """Read the class folders of an archive as `folders.read_class_folders` does.
 
     Raises `DataError` for what is unsafe or damaged.
     """
-    return read(load(path), on_bad=on_bad)
+    return read_class_folders(load_archive(path), on_error=on_error)
 
 
-def load(path: Path) -> ArchivePlace:
-    """Hold an archive's files in memory.
+def load_archive(path: Path) -> ArchiveStore:
+    """Read an archive's files into memory.
 
     Raises `DataError`, naming the archive and member, for what is unsafe or damaged.
     """
@@ -112,18 +111,20 @@ def load(path: Path) -> ArchivePlace:
         with open_regular_file(path) as packed:
             head = packed.read(4)
             packed.seek(0)
-            files, folders = _zip(packed, path) if head in ZIP else _tar(packed, path, zipped=head[:2] == GZIP)
-    except BROKEN as error:
+            files, folders = (
+                _read_zip(packed, path) if head in ZIP else _read_tar(packed, path, zipped=head[:2] == GZIP)
+            )
+    except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} is damaged: {error}",
             expected="a whole .tar, .tar.gz or .zip archive",
             do="fetch it again",
         ) from error
-    return ArchivePlace(str(path), files, tuple(sorted(folders)))
+    return ArchiveStore(str(path), files, tuple(sorted(folders)))
 
 
 def check_size(count: int, packed: int, path: Path) -> None:
-    """Refuse archives that unpack to too much, in all or for their size."""
+    """Raise `DataError` for archives that unpack to too much, in total or relative to their size."""
     if count > MAX_BYTES or (count > FREE and count > MAX_RATIO * packed):
         raise DataError(
             f"{path} unpacks to too much to be read in memory",
@@ -134,39 +135,39 @@ def check_size(count: int, packed: int, path: Path) -> None:
         )
 
 
-def safe_name(name: str, path: Path) -> str:
+def clean_name(name: str, path: Path) -> str:
     """Return a member's relative name, or raise `DataError` for one that would lead outside."""
     plain = name.replace("\\", "/")
     steps = plain.split("/")
     if plain.startswith("/") or ".." in steps or "\0" in name or steps[0].endswith(":"):
-        raise _unsafe(name, path, "a name that leads outside")
+        raise _make_unsafe_error(name, path, "a name that leads outside")
     return "/".join(step for step in steps if step not in ("", "."))
 
 
-def _unsafe(name: str, path: Path, received: str) -> DataError:
+def _make_unsafe_error(name: str, path: Path, received: str) -> DataError:
     """Make the error for a member that is not accepted."""
     return DataError(
-        f"{path} holds '{shown(name)}', which is not accepted",
+        f"{path} holds '{escape_name(name)}', which is not accepted",
         expected="plain files and folders with relative names",
         received=received,
         do="do not trust this archive; pack it again without such members",
     )
 
 
-def _wanted(name: str) -> bool:
-    """Tell whether a file is worth keeping: not hidden, no clutter."""
-    return bool(name) and not any(hidden(step) for step in name.split("/"))
+def _is_wanted(name: str) -> bool:
+    """Whether a file is wanted: not hidden, no clutter."""
+    return bool(name) and not any(is_hidden(step) for step in name.split("/"))
 
 
-def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, bytes], set[str]]:
+def _read_tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, bytes], set[str]]:
     """Read a tar archive in one pass."""
     files: dict[str, bytes] = {}
     folders: set[str] = set()
-    inner: Any = GzipFile(fileobj=packed) if zipped else packed
+    unpacked: Any = GzipFile(fileobj=packed) if zipped else packed
     size = packed.seek(0, io.SEEK_END)
     packed.seek(0)
-    counted = Counted(inner, packed, path)
-    stream: Any = counted  # tarfile asks for an IO[bytes], of which it uses read only
+    reader = LimitedReader(unpacked, packed, path)
+    stream: Any = reader  # tarfile asks for an IO[bytes], of which it uses read only
     try:
         archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - closed below
     except tarfile.ReadError as error:
@@ -177,43 +178,45 @@ def _tar(packed: IO[bytes], path: Path, *, zipped: bool) -> tuple[dict[str, byte
     with archive:
         for number, member in enumerate(archive):
             _check_count(number, path)
-            name = safe_name(member.name, path)
+            name = clean_name(member.name, path)
             if member.isdir():
                 folders.add(name + "/")
             elif not member.isreg() or member.issparse():
-                raise _unsafe(member.name, path, "a link" if member.islnk() or member.issym() else "a special file")
-            elif _wanted(name):
+                raise _make_unsafe_error(
+                    member.name, path, "a link" if member.islnk() or member.issym() else "a special file"
+                )
+            elif _is_wanted(name):
                 check_size(member.size, member.size, path)  # what it claims, before any of it is read
-                _check_room(member, counted.count, size * DEFLATE if zipped else size, path)
-                files[name] = _member(archive, member)
-        _check_end(archive, counted)
-    return files, {name for name in folders if _wanted(name[:-1])}
+                _check_claimed_size(member, reader.count, size * MAX_DEFLATE_RATIO if zipped else size, path)
+                files[name] = _read_member(archive, member)
+        _check_end(archive, reader)
+    return files, {name for name in folders if _is_wanted(name[:-1])}
 
 
-def _check_room(member: tarfile.TarInfo, read: int, most: int, path: Path) -> None:
-    """Refuse a member that claims more bytes than the archive can hold behind those that were read."""
-    if member.size > most - read + tarfile.RECORDSIZE:
-        raise EOFError(f"'{shown(member.name)}' claims {member.size:,} bytes, more than the archive can hold")
+def _check_claimed_size(member: tarfile.TarInfo, read: int, max_size: int, path: Path) -> None:
+    """Raise `EOFError` for a member that claims more bytes than the rest of the archive can hold."""
+    if member.size > max_size - read + tarfile.RECORDSIZE:
+        raise EOFError(f"'{escape_name(member.name)}' claims {member.size:,} bytes, more than the archive can hold")
 
 
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Read one member, whole."""
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Read one member completely."""
     stream = archive.extractfile(member)
     data = stream.read() if stream else b""
     if len(data) != member.size:
-        raise EOFError(f"'{shown(member.name)}' is cut off")
+        raise EOFError(f"'{escape_name(member.name)}' is cut off")
     return data
 
 
-def _check_end(archive: tarfile.TarFile, counted: Counted) -> None:
-    """Make sure that the archive ended with its end mark: tarfile takes a damaged header for the end."""
-    if counted.block(archive.offset) != bytes(tarfile.BLOCKSIZE):
+def _check_end(archive: tarfile.TarFile, reader: LimitedReader) -> None:
+    """Raise `EOFError` unless the archive ends with its end mark: tarfile takes a damaged header for the end."""
+    if reader.get_block(archive.offset) != bytes(tarfile.BLOCKSIZE):
         raise EOFError(f"no whole member and no end mark at byte {archive.offset}")
-    while counted.read(1 << 20):  # on to the end, where gzip's checksum is
+    while reader.read(1 << 20):  # on to the end, where gzip's checksum is
         pass
 
 
-def _zip(packed: IO[bytes], path: Path) -> tuple[dict[str, bytes], set[str]]:
+def _read_zip(packed: IO[bytes], path: Path) -> tuple[dict[str, bytes], set[str]]:
     """Read a zip archive."""
     files: dict[str, bytes] = {}
     folders: set[str] = set()
@@ -223,28 +226,26 @@ def _zip(packed: IO[bytes], path: Path) -> tuple[dict[str, bytes], set[str]]:
         members = archive.infolist()
         _check_count(len(members), path)
         for member in members:
-            name = safe_name(member.filename, path)
+            name = clean_name(member.filename, path)
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(member.filename, path, "a link" if kind == stat.S_IFLNK else "a special file")
+                raise _make_unsafe_error(member.filename, path, "a link" if kind == stat.S_IFLNK else "a special file")
             if member.flag_bits & 1:
-                raise _unsafe(member.filename, path, "an encrypted file")
+                raise _make_unsafe_error(member.filename, path, "an encrypted file")
             if member.is_dir():
                 folders.add(name + "/")
                 continue
-            if member.compress_type not in (
-                zipfile.ZIP_STORED,
-                zipfile.ZIP_DEFLATED,
-            ):  # a block of others may unpack to gigabytes
-                raise _unsafe(member.filename, path, "a packing other than deflate")
+            # a block of another compression may unpack to gigabytes
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise _make_unsafe_error(member.filename, path, "a packing other than deflate")
             total += member.file_size
             check_size(total, size, path)
-            if _wanted(name):
+            if _is_wanted(name):
                 files[name] = archive.read(member)
-    return files, {name for name in folders if _wanted(name[:-1])}
+    return files, {name for name in folders if _is_wanted(name[:-1])}
 
 
 def _check_count(number: int, path: Path) -> None:
-    """Refuse archives of too many members."""
+    """Raise `DataError` for archives with too many members."""
     if number > MAX_MEMBERS:
         raise DataError(f"{path} holds too many members", expected=f"at most {MAX_MEMBERS}")

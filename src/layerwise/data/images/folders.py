@@ -1,8 +1,7 @@
-"""Class folders: images beneath a folder for each class, and ``train/ val/ test/`` above them.
+"""Class folders: images in a folder for each class, and ``train/ val/ test/`` above them.
 
-Classes are known by name, never by position (F10). Every file is decoded once before training starts (F01);
-labels then need no decoding. Where the files lie (on disk, in an archive) is a `Place`; the layout is read
-from their relative names alone.
+Classes are identified by name, never by position. Every file is decoded once before training starts; labels then need
+no decoding. A `FileStore` reads the files (on disk, in an archive); their relative names alone decide the layout.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from layerwise.data.images import decoding
-from layerwise.data.source import Array, Example, Examples, Schema, stacked
+from layerwise.data.source import Array, Example, Examples, Schema, stack_inputs
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import read_regular_file
-from layerwise.runtime.machine import cores
+from layerwise.runtime.resources import count_cores
 
-OnBad = Literal["stop", "skip"]
+OnError = Literal["stop", "skip"]
 PARTS = {
     "train": "train",
     "training": "train",
@@ -34,19 +33,17 @@ PARTS = {
     "test": "test",
 }
 CLUTTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "$recycle.bin"})
-LISTED = 10  # names in a message
-SERIAL, SMALL = (
-    32,
-    128 * 128,
-)  # files decoded before choosing threads; mean pixels below which threads do not pay
+MAX_LISTED = 10  # names in a message
+SERIAL = 32  # files decoded before choosing threads
+SMALL = 128 * 128  # mean pixels below which threads do not pay
 
 
-class Place(Protocol):
-    """Where image files lie. Names are relative, with ``/`` between; those of folders end in ``/``."""
+class FileStore(Protocol):
+    """Reads image files. Names are relative, with ``/`` between; those of folders end in ``/``."""
 
     @property
     def origin(self) -> str:
-        """What messages call the place."""
+        """The name of the store for messages."""
         ...
 
     def names(self) -> list[str]:
@@ -59,32 +56,32 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class FolderPlace:
-    """Files beneath a folder on disk."""
+class FolderStore:
+    """Files in a folder on disk, at any depth."""
 
     root: str
 
     @property
     def origin(self) -> str:
         """The folder."""
-        return decoding.shown(self.root)
+        return decoding.escape_name(self.root)
 
     def names(self) -> list[str]:
         """Walk the folder; links to folders are followed, each folder once."""
-        found: list[str] = []
+        names: list[str] = []
         seen: set[tuple[int, int]] = set()
-        for here, folders, files in os.walk(self.root, followlinks=True, onerror=_unreadable):
-            status = os.stat(here)
+        for folder, folders, files in os.walk(self.root, followlinks=True, onerror=_raise_unreadable):
+            status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not hidden(name))
-            base = os.path.relpath(here, self.root).replace(os.sep, "/")
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
+            base = os.path.relpath(folder, self.root).replace(os.sep, "/")
             prefix = "" if base == "." else base + "/"
-            found += [f"{prefix}{name}/" for name in folders]
-            found += [prefix + name for name in files if not hidden(name)]
-        return sorted(found)
+            names += [f"{prefix}{name}/" for name in folders]
+            names += [prefix + name for name in files if not is_hidden(name)]
+        return sorted(names)
 
     def read(self, name: str) -> bytes:
         """Read a file."""
@@ -92,25 +89,25 @@ class FolderPlace:
         try:
             return read_regular_file(path)
         except OSError as error:
-            raise DataError(f"{decoding.shown(path)} cannot be read: {error.strerror}") from error
+            raise DataError(f"{decoding.escape_name(path)} cannot be read: {error.strerror}") from error
 
 
-def _unreadable(error: OSError) -> None:
-    """Turn a folder that cannot be listed into an error instead of leaving it out."""
+def _raise_unreadable(error: OSError) -> None:
+    """Raise `DataError` for a folder that cannot be listed, instead of leaving it out."""
     raise DataError(f"the folder {error.filename} cannot be listed: {error.strerror}", do="check its permissions")
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images of a place, decoded when asked for.
+    """Images of a store, decoded on access.
 
     ``targets`` are labels or numbers (N,); ``digest`` covers names and contents; ``weights`` (N,): how much each counts
-    in training. ``sides`` (N,) are their shorter sides; ``size`` (H, W) is what they are brought to while decoding,
-    None: as they are.
+    in training. ``sides`` (N,) are their shorter sides; ``size`` (H, W) is the size to which decoding resizes them,
+    None: their own.
     """
 
     schema: Schema
-    place: Place
+    store: FileStore
     names: tuple[str, ...]
     targets: Array
     digest: str
@@ -123,30 +120,30 @@ class ImageSource:
 
     def __getitem__(self, index: int) -> Example:
         name = self.names[index]
-        pixels = decoding.decode(self.place.read(name), self.schema.shape[2], name=self.name_of(index), size=self.size)
+        pixels = decoding.decode(self.store.read(name), self.schema.shape[2], name=self.name_of(index), size=self.size)
         return Example(pixels, self.targets[index].item())
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order, with their weights."""
         at = np.asarray(indices, dtype=np.int64)
-        found = [self[int(i)] for i in at]
+        examples = [self[int(i)] for i in at]
         weights = None if self.weights is None else self.weights[at]
-        return Examples(stacked([e.input for e in found]), self.targets[at], at, weights)
+        return Examples(stack_inputs([e.input for e in examples]), self.targets[at], at, weights)
 
     def name_of(self, index: int) -> str:
         """Return the file's path."""
-        return called(self.place, self.names[index])
+        return format_path(self.store, self.names[index])
 
     def fingerprint(self) -> str:
-        """Return a digest of classes, relative names and contents when opened; the place does not count."""
+        """Return a digest of classes, relative names and contents when opened; the store's path does not count."""
         text = f"{self.schema}{self.digest}{self.targets.tolist()}"
         if self.weights is not None:
             text += f"{self.weights.tolist()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class Checked(NamedTuple):
-    """What the check of a file found: its shape (H, W, C) and a digest of its contents, or what is wrong."""
+class FileCheck(NamedTuple):
+    """The result of checking a file: its shape (H, W, C) and a digest of its contents, or an error."""
 
     shape: tuple[int, int, int]
     digest: bytes
@@ -156,92 +153,96 @@ class Checked(NamedTuple):
 Layout = dict[str, dict[str, list[str]]]  # part -> class -> names of files
 
 
-def called(place: Place, name: str) -> str:
-    """Return what messages call a file of a place."""
-    return f"{place.origin}/{decoding.shown(name)}"
+def format_path(store: FileStore, name: str) -> str:
+    """Return the path of a file of a store for messages."""
+    return f"{store.origin}/{decoding.escape_name(name)}"
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Tell whether a file or folder is hidden or known clutter."""
     return name.startswith(".") or name.lower() in CLUTTER
 
 
-def read(place: Place, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
+def read_class_folders(
+    store: FileStore, *, on_error: OnError = "stop"
+) -> tuple[dict[str, ImageSource], tuple[str, ...]]:
     """Read class folders, or parts of class folders, as one source for each part, and notes on what was
     noticed.
 
     All parts share the sorted classes of the training part. Images are (H, W, C) uint8; the schema's H and
-    W are 0 where sizes differ, and C is 1 if every image is gray. With ``on_bad="skip"`` files that cannot
+    W are 0 where sizes differ, and C is 1 if every image is gray. With ``on_error="skip"`` files that cannot
     be decoded are left out and counted. Raises `DataError` for bad files, for classes without training
     examples, and where there are no class folders.
     """
-    layout, notes = arrange(place.names(), place.origin)
+    layout, notes = arrange_files(store.names(), store.origin)
     names = [name for part in layout.values() for files in part.values() for name in files]
-    checks = check(place, names)
-    bad = {name: found.error for name, found in checks.items() if found.error}
+    checks = check_files(store, names)
+    bad = {name: check.error for name, check in checks.items() if check.error}
     if bad:
-        notes.append(bad_files(place, bad, len(names), on_bad))
+        notes.append(report_bad_files(store, bad, len(names), on_error))
         layout = {
             part: {label: [n for n in files if n not in bad] for label, files in classes.items()}
             for part, classes in layout.items()
         }
-    classes = _classes(layout, place.origin, notes)
-    shape = shape_of(checks[name] for name in names if name not in bad)
+    classes = _collect_classes(layout, store.origin, notes)
+    shape = find_common_shape(checks[name] for name in names if name not in bad)
     schema = Schema("image", shape, "class", classes)
-    notes += _repeated(layout, checks)
-    return {part: _source(place, schema, found, checks) for part, found in layout.items()}, tuple(notes)
+    notes += _find_repeated_images(layout, checks)
+    return {part: _make_source(store, schema, files, checks) for part, files in layout.items()}, tuple(notes)
 
 
-def shape_of(checks: Iterable[Checked]) -> tuple[int, int, int]:
+def find_common_shape(checks: Iterable[FileCheck]) -> tuple[int, int, int]:
     """Return the shape (H, W, C) of several images: H and W are 0 where sizes differ, C is 1 if every one is gray,
     else 3."""
-    shapes = {found.shape for found in checks}
+    shapes = {check.shape for check in checks}
     sizes = {shape[:2] for shape in shapes}
     height, width = sizes.pop() if len(sizes) == 1 else (0, 0)
     return height, width, 3 if any(shape[2] == 3 for shape in shapes) else 1
 
 
-def _source(place: Place, schema: Schema, found: dict[str, list[str]], checks: dict[str, Checked]) -> ImageSource:
+def _make_source(
+    store: FileStore, schema: Schema, files_by_class: dict[str, list[str]], checks: dict[str, FileCheck]
+) -> ImageSource:
     """Make the source of one part, in the order of class and name."""
-    pairs = [(name, schema.classes.index(label)) for label in sorted(found) for name in found[label]]
+    pairs = [(name, schema.classes.index(label)) for label in sorted(files_by_class) for name in files_by_class[label]]
     digest = hashlib.sha256()
     for name, _ in pairs:
         digest.update(os.fsencode(name) + b"\0" + checks[name].digest)
     labels = np.array([label for _, label in pairs], dtype=np.int64)
     names = tuple(name for name, _ in pairs)
-    return ImageSource(schema, place, names, labels, digest.hexdigest(), sides=sides_of(names, checks))
+    return ImageSource(schema, store, names, labels, digest.hexdigest(), sides=compute_shorter_sides(names, checks))
 
 
-def sides_of(names: Sequence[str], checks: Mapping[str, Checked]) -> Array:
+def compute_shorter_sides(names: Sequence[str], checks: Mapping[str, FileCheck]) -> Array:
     """Return the shorter sides of images, (N,)."""
     return np.array([min(checks[name].shape[:2]) for name in names], dtype=np.int64)
 
 
-def arrange(names: Sequence[str], origin: str) -> tuple[Layout, list[str]]:
-    """Tell parts and classes from relative names. A single folder around everything is looked through.
+def arrange_files(names: Sequence[str], origin: str) -> tuple[Layout, list[str]]:
+    """Return the parts and classes that relative names give. A single folder around everything is skipped.
 
     Raises `DataError` where there are no class folders, no training part, or folders beside the parts.
     """
-    kept = [n for n in names if not any(hidden(step) for step in n.split("/") if step)]
-    steps = unwrapped([tuple(n.split("/")) for n in kept])  # a folder's name ends in an empty step
-    cut = {tail: "/".join(full) for tail, full in steps}
-    folders = sorted({tail[0] for tail in cut if len(tail) > 1})
+    visible = [n for n in names if not any(is_hidden(step) for step in n.split("/") if step)]
+    steps = strip_wrappers([tuple(n.split("/")) for n in visible])  # a folder's name ends in an empty step
+    paths = {tail: "/".join(full) for tail, full in steps}
+    folders = sorted({tail[0] for tail in paths if len(tail) > 1})
     notes: list[str] = []
     parts = {top: PARTS[top.lower()] for top in folders if top.lower() in PARTS}
     if "train" not in parts.values() or (len(parts) == 1 and len(folders) > 1):
         if parts and len(parts) == len(folders):
             raise DataError(f"{origin} has no training part", expected="a folder train/", received=", ".join(folders))
-        return {"train": _grouped(cut, origin, notes)}, notes
+        return {"train": _group_by_class(paths, origin, notes)}, notes
     _check_parts(parts, folders, origin)
     layout = {}
     for top, part in parts.items():
-        inner = {tail[1:]: name for tail, name in cut.items() if tail[0] == top and tail[1:] != ("",)}
-        layout[part] = _grouped(inner, f"{origin}/{top}", notes)
+        inner = {tail[1:]: name for tail, name in paths.items() if tail[0] == top and tail[1:] != ("",)}
+        layout[part] = _group_by_class(inner, f"{origin}/{top}", notes)
     return layout, notes
 
 
-def unwrapped(paths: list[tuple[str, ...]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Pair each path's tail beneath the folders that wrap everything with the path.
+def strip_wrappers(paths: list[tuple[str, ...]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return each path without the folders that wrap everything, with the full path.
 
     Class folders and parts are not wrappers.
     """
@@ -257,11 +258,11 @@ def unwrapped(paths: list[tuple[str, ...]]) -> list[tuple[tuple[str, ...], tuple
 
 
 def _check_parts(parts: dict[str, str], folders: list[str], origin: str) -> None:
-    """Refuse two folders for one part, and folders that are no part."""
-    twice = [part for part, count in Counter(parts.values()).items() if count > 1]
-    if twice:
-        both = ", ".join(top for top, part in parts.items() if part == twice[0])
-        raise DataError(f"{origin} has several folders for the {twice[0]} part", expected="one", received=both)
+    """Raise `DataError` for two folders for one part, and for folders that are no part."""
+    duplicates = [part for part, count in Counter(parts.values()).items() if count > 1]
+    if duplicates:
+        both = ", ".join(top for top, part in parts.items() if part == duplicates[0])
+        raise DataError(f"{origin} has several folders for the {duplicates[0]} part", expected="one", received=both)
     if len(parts) < len(folders):
         raise DataError(
             f"{origin} has folders beside {', '.join(parts)}",
@@ -271,11 +272,11 @@ def _check_parts(parts: dict[str, str], folders: list[str], origin: str) -> None
         )
 
 
-def _grouped(cut: dict[tuple[str, ...], str], origin: str, notes: list[str]) -> dict[str, list[str]]:
+def _group_by_class(paths: dict[tuple[str, ...], str], origin: str, notes: list[str]) -> dict[str, list[str]]:
     """Group files by their class folder; note files outside and empty folders."""
     classes: dict[str, list[str]] = {}
     loose = 0
-    for tail, name in sorted(cut.items()):
+    for tail, name in sorted(paths.items()):
         if len(tail) == 1:
             loose += 1
             continue
@@ -292,86 +293,88 @@ def _grouped(cut: dict[tuple[str, ...], str], origin: str, notes: list[str]) -> 
     if loose:
         notes.append(f"{origin}: {loose} files outside class folders were left out")
     if empty:
-        notes.append(f"{origin}: no images in {some(empty)}, which is not counted as a class here")
+        notes.append(f"{origin}: no images in {format_names(empty)}, which is not counted as a class here")
     return {label: files for label, files in classes.items() if files}
 
 
-def _classes(layout: Layout, origin: str, notes: list[str]) -> tuple[str, ...]:
-    """Return the sorted classes; refuse those without training examples, note those that other parts lack."""
-    filled = {part: {label for label, files in found.items() if files} for part, found in layout.items()}
+def _collect_classes(layout: Layout, origin: str, notes: list[str]) -> tuple[str, ...]:
+    """Return the sorted classes; raise `DataError` for those without training examples, note those that other parts
+    lack."""
+    filled = {part: {label for label, files in classes.items() if files} for part, classes in layout.items()}
     union = sorted(set().union(*filled.values()))
-    for part, found in filled.items():
-        strange = sorted(found - filled["train"])
-        if strange:
+    for part, labels in filled.items():
+        unknown = sorted(labels - filled["train"])
+        if unknown:
             raise DataError(
-                f"{origin}: the {part} part has classes without a training example: {some(strange)}",
-                expected=f"only classes of the training part: {some(sorted(filled['train']))}",
+                f"{origin}: the {part} part has classes without a training example: {format_names(unknown)}",
+                expected=f"only classes of the training part: {format_names(sorted(filled['train']))}",
                 do="add training examples of them, or take them out",
             )
-        lacking = [label for label in union if label not in found]
+        lacking = [label for label in union if label not in labels]
         if lacking:
-            notes.append(f"{origin}: the {part} part has no examples of {some(lacking)}")
+            notes.append(f"{origin}: the {part} part has no examples of {format_names(lacking)}")
     return tuple(union)
 
 
-def check(place: Place, names: Sequence[str]) -> dict[str, Checked]:
-    """Decode every file and return what each is; on threads where images are large enough to gain by it.
+def check_files(store: FileStore, names: Sequence[str]) -> dict[str, FileCheck]:
+    """Decode every file and return the results; on threads where images are large enough.
 
-    Small ones cost more outside their codec, which holds the GIL, than in it: there threads only get in each
-    other's way.
+    Small images cost more outside their codec, where the GIL is held, than in it: threads would only slow it down.
     """
 
-    def one(name: str) -> Checked:
+    def check_file(name: str) -> FileCheck:
         try:
-            data = place.read(name)
-            shape = decoding.inspect(data, name=called(place, name))
+            data = store.read(name)
+            shape = decoding.inspect_image(data, name=format_path(store, name))
         except DataError as error:
-            return Checked((0, 0, 0), b"", error)
-        return Checked(shape, hashlib.blake2b(data, digest_size=16).digest(), None)
+            return FileCheck((0, 0, 0), b"", error)
+        return FileCheck(shape, hashlib.blake2b(data, digest_size=16).digest(), None)
 
-    found = [one(name) for name in names[:SERIAL]]
-    pixels = sum(done.shape[0] * done.shape[1] for done in found) / max(1, len(found))
+    checks = [check_file(name) for name in names[:SERIAL]]
+    pixels = sum(check.shape[0] * check.shape[1] for check in checks) / max(1, len(checks))
     if pixels < SMALL:
-        found += [one(name) for name in names[SERIAL:]]
+        checks += [check_file(name) for name in names[SERIAL:]]
     else:
-        with ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
-            found += pool.map(one, names[SERIAL:])
-    return dict(zip(names, found, strict=True))
+        with ThreadPoolExecutor(max_workers=min(16, count_cores())) as pool:
+            checks += pool.map(check_file, names[SERIAL:])
+    return dict(zip(names, checks, strict=True))
 
 
-def bad_files(place: Place, bad: dict[str, DataError], count: int, on_bad: OnBad) -> str:
-    """Stop because of bad files, or return the note that counts and names them."""
+def report_bad_files(store: FileStore, bad: dict[str, DataError], count: int, on_error: OnError) -> str:
+    """Raise `DataError` for bad files, or return a note that counts and names them."""
     names = sorted(bad)
-    if on_bad == "skip" and len(bad) < count:
-        return f"{len(bad)} of {count} files could not be decoded and were left out: {some(names)}"
-    listed = "\n".join(f"    {bad[name].what}" for name in names[:LISTED])
-    more = f"\n    … and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    if on_error == "skip" and len(bad) < count:
+        return f"{len(bad)} of {count} files could not be decoded and were left out: {format_names(names)}"
+    listed = "\n".join(f"    {bad[name].what}" for name in names[:MAX_LISTED])
+    more = f"\n    … and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     raise DataError(
-        f"{len(bad)} of {count} files in {place.origin} cannot be used:\n{listed}{more}",
+        f"{len(bad)} of {count} files in {store.origin} cannot be used:\n{listed}{more}",
         expected="images that can be decoded",
-        do="replace or remove them, or leave them out with --set data.on_bad=skip" if len(bad) < count else "",
+        do="replace or remove them, or leave them out with --set data.on_error=skip" if len(bad) < count else "",
     )
 
 
-def _repeated(layout: Layout, checks: dict[str, Checked]) -> list[str]:
-    """Note how many images of other parts are in the training part too, byte for byte (F18)."""
+def _find_repeated_images(layout: Layout, checks: dict[str, FileCheck]) -> list[str]:
+    """Return notes on images of other parts that are in the training part too, byte for byte."""
 
-    def digests(part: str) -> list[bytes]:
+    def list_digests(part: str) -> list[bytes]:
         return [checks[name].digest for files in layout.get(part, {}).values() for name in files]
 
-    train = set(digests("train"))
-    counts = {part: sum(found in train for found in digests(part)) for part in ("val", "test")}
+    train = set(list_digests("train"))
+    counts = {part: sum(digest in train for digest in list_digests(part)) for part in ("val", "test")}
     return [
         f"{count} images of the {part} part are in the training part too" for part, count in counts.items() if count
     ]
 
 
-def some(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     """Return the first names for a message, and how many more there are."""
-    every = [decoding.shown(name) for name in names]
-    return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED} more" if len(every) > LISTED else "")
+    escaped = [decoding.escape_name(name) for name in names]
+    return ", ".join(escaped[:MAX_LISTED]) + (
+        f" and {len(escaped) - MAX_LISTED} more" if len(escaped) > MAX_LISTED else ""
+    )
 
 
-def open_folder(path: Path, *, on_bad: OnBad = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
-    """Read the class folders of a folder on disk (`read`)."""
-    return read(FolderPlace(str(path)), on_bad=on_bad)
+def open_folder(path: Path, *, on_error: OnError = "stop") -> tuple[dict[str, ImageSource], tuple[str, ...]]:
+    """Read the class folders of a folder on disk (`read_class_folders`)."""
+    return read_class_folders(FolderStore(str(path)), on_error=on_error)

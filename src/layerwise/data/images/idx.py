@@ -2,8 +2,8 @@
 not.
 
 Layout: two zero bytes, the type (8: unsigned bytes), the number of dimensions, each dimension as a big-endian
-32-bit count, the values. What the header claims is checked against the file before anything is allocated, and
-no more than that is decompressed (F02).
+32-bit count, the values. The header is checked against the file before anything is allocated, and no more than it
+claims is decompressed.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file
 
 MAX_BYTES = 4 << 30
-DEFLATE = 1032  # no deflate stream expands more than this
+MAX_DEFLATE_RATIO = 1032  # no deflate stream expands more than this
 NAME = re.compile(r"^(?P<prefix>.*?)[-._]?(?P<kind>images|labels)[-._]idx[13]-ubyte(\.gz)?$")
 PARTS = {"train": "train", "t10k": "test", "test": "test", "val": "val", "valid": "val"}
 
 
 def is_idx(folder: Path) -> bool:
-    """Tell whether a folder holds IDX files, by their names."""
+    """Whether a folder holds IDX files, by their names."""
     return any(NAME.match(entry.name) for entry in folder.iterdir())
 
 
-def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
+def read_idx_folder(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
     """Read the pairs of a folder as parts: ``train``, and ``test`` from ``t10k``. Images (H, W, 1) uint8.
 
     ``classes`` name the labels; without them the names are ``"0"``, ``"1"``, … up to the largest label of the
-    training part. Raises `DataError` for missing, damaged or lying files and for labels out of range (F14).
+    training part. Raises `DataError` for missing, damaged or inconsistent files and for labels out of range.
     """
-    found = _pairs(folder)
-    arrays = {part: _pair(images, labels) for part, (images, labels) in found.items()}
+    pairs = _find_pairs(folder)
+    arrays = {part: _read_pair(images, labels) for part, (images, labels) in pairs.items()}
     if "train" not in arrays:
         raise DataError(
             f"{folder} has no training pair",
@@ -50,16 +50,16 @@ def read(folder: Path, classes: tuple[str, ...] = ()) -> dict[str, ArraySource]:
     height, width = arrays["train"][0].shape[1:3]
     sources: dict[str, ArraySource] = {}
     for part, (pixels, labels) in arrays.items():
-        origin = found[part][1]
+        origin = pairs[part][1]
         _check_labels(labels, names, origin)
         if pixels.shape[1:3] != (height, width):
             raise DataError(
-                f"{found[part][0]} has images of another size than the training part",
+                f"{pairs[part][0]} has images of another size than the training part",
                 expected=f"{height} × {width}",
                 received=f"{pixels.shape[1]} × {pixels.shape[2]}",
             )
         schema = Schema("image", (height, width, 1), "class", names)
-        sources[part] = ArraySource(schema, pixels, labels.astype(np.int64), found[part][0].name)
+        sources[part] = ArraySource(schema, pixels, labels.astype(np.int64), pairs[part][0].name)
     return sources
 
 
@@ -70,9 +70,9 @@ def read_array(path: Path, dimensions: int) -> Array:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
-            shape = _header(stream.read(4 + 4 * dimensions), dimensions, path)
+            shape = _parse_header(stream.read(4 + 4 * dimensions), dimensions, path)
             size = math.prod(shape)
-            _plausible(path, size + 4 + 4 * dimensions, zipped)
+            _check_claimed_size(path, size + 4 + 4 * dimensions, zipped)
             values = np.empty(size + 1, dtype=np.uint8)
             held = _fill(stream, values)
     except (OSError, EOFError, zlib.error) as error:
@@ -98,7 +98,7 @@ def _fill(stream: Any, values: Array) -> int:
     return held
 
 
-def _header(head: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
+def _parse_header(head: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     """Return the shape a header claims."""
     magic = bytes([0, 0, 8, dimensions])
     if head[:4] != magic or len(head) < 4 + 4 * dimensions:
@@ -110,20 +110,20 @@ def _header(head: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     return struct.unpack(f">{dimensions}I", head[4:])
 
 
-def _plausible(path: Path, size: int, zipped: bool) -> None:
-    """Refuse headers that claim more than the file can hold."""
+def _check_claimed_size(path: Path, size: int, zipped: bool) -> None:
+    """Raise `DataError` for a header that claims more than the file can hold."""
     held = path.stat().st_size
-    most = min(MAX_BYTES, held * DEFLATE if zipped else held)
-    if size > most:
+    max_size = min(MAX_BYTES, held * MAX_DEFLATE_RATIO if zipped else held)
+    if size > max_size:
         raise DataError(
             f"the header of {path} claims more than the file can hold",
-            expected=f"at most {most} bytes",
+            expected=f"at most {max_size} bytes",
             received=f"a claim of {size} bytes",
             do="fetch it again; do not trust where it came from",
         )
 
 
-def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
+def _find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Find images and labels by part."""
     files: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.iterdir()):
@@ -147,18 +147,18 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
                 f"{files[part, kind]} has no {other} beside it",
                 expected=files[part, kind].name.replace(kind, other),
             )
-    strange = sorted({part for part, _ in files} - set(PARTS.values()))
-    if strange:
+    unknown = sorted({part for part, _ in files} - set(PARTS.values()))
+    if unknown:
         raise DataError(
             f"{folder} holds IDX files of unknown parts",
             expected="names that begin with train, t10k, test or val",
-            received=", ".join(strange),
+            received=", ".join(unknown),
         )
     parts = {part for part, _ in files}
     return {part: (files[part, "images"], files[part, "labels"]) for part in ("train", "val", "test") if part in parts}
 
 
-def _pair(images: Path, labels: Path) -> tuple[Array, Array]:
+def _read_pair(images: Path, labels: Path) -> tuple[Array, Array]:
     """Read images (N, H, W, 1) and labels (N,), and check that they belong together."""
     numbers = read_array(labels, 1)  # the small file first: a mismatch shows before much is read
     pixels = read_array(images, 3)
@@ -174,7 +174,7 @@ def _pair(images: Path, labels: Path) -> tuple[Array, Array]:
 
 
 def _check_labels(labels: Array, names: tuple[str, ...], path: Path) -> None:
-    """Refuse labels without a name."""
+    """Raise `DataError` for labels without a name."""
     wrong = np.flatnonzero(labels >= len(names))
     if len(wrong):
         raise DataError(

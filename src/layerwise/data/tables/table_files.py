@@ -1,5 +1,4 @@
-"""The files that tables come in: delimited text, Parquet, JSON lines; told apart by content, read whole or piece by
-piece."""
+"""Reading tables from delimited text, Parquet or JSON lines, by content; completely or in chunks."""
 
 from __future__ import annotations
 
@@ -16,60 +15,62 @@ import pyarrow.parquet as pq
 
 from layerwise.data.source import Array
 from layerwise.data.tables import delimited
-from layerwise.data.tables.table_options import Header, Reading
+from layerwise.data.tables.table_options import Header, TableOptions
 from layerwise.errors import DataError
 from layerwise.runtime.bounded_decoding import check_json_depth
 from layerwise.runtime.input_files import open_regular_file
 
 PARQUET = b"PAR1"
 LONGEST_LINE = 1 << 24  # bytes of a line of JSON
-MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, once more than so many come out
+MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, checked beyond FREE unpacked bytes
 
 
-def rows(
+def iterate_rows(
     path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield a table's rows for prediction, up to ``size`` at a time, as mappings from column to cell, in bounded
     memory.
 
-    Cells of text tables are text. Raises `DataError` for damaged and ragged files, once the reading comes to it.
+    Cells of text tables are text. Raises `DataError` for damaged and ragged files when it reaches the error.
     """
-    with closing(pieces(path, header=header, encoding=encoding, size=size)) as found:
-        for table in found:
+    with closing(iterate_tables(path, header=header, encoding=encoding, size=size)) as tables:
+        for table in tables:
             yield table.to_pylist()
 
 
-def pieces(path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024) -> Generator[pa.Table]:
-    """Yield a table piece by piece, up to ``size`` rows at a time, as `rows` does, but as columns.
+def iterate_tables(
+    path: Path, *, header: Header = "auto", encoding: str = "utf-8", size: int = 1024
+) -> Generator[pa.Table]:
+    """Yield a table piece by piece, up to ``size`` rows at a time, as `iterate_rows` does, but as columns.
 
-    Whoever gives up half-way closes the generator, and with it the file's reader: ``with contextlib.closing(pieces(…))
-    as found``.
+    A caller that stops early must close the generator, and with it the file's reader: ``with
+    contextlib.closing(iterate_tables(…)) as tables``.
     """
-    with closing(_chunks(path, header, encoding, size)) as chunks:
+    with closing(_open_chunks(path, header, encoding, size)) as chunks:
         for table in chunks:
             for start in range(0, len(table), size):
                 yield table.slice(start, size)
 
 
-def _chunks(path: Path, header: Header, encoding: str, size: int) -> Generator[pa.Table]:
+def _open_chunks(path: Path, header: Header, encoding: str, size: int) -> Generator[pa.Table]:
     if is_parquet(path):
-        return _parquet_chunks(path, size)
+        return _read_parquet_chunks(path, size)
     if is_json_lines(path):
-        return _json_chunks(path)
-    return delimited.chunks(delimited.sniff(path, header=header, encoding=encoding))
+        return _read_json_chunks(path)
+    return delimited.read_chunks(delimited.sniff(path, header=header, encoding=encoding))
 
 
 def is_parquet(path: Path) -> bool:
-    """Tell by content whether a file is Parquet. Raises `DataError` if it cannot be read."""
-    return _head(path).startswith(PARQUET)
+    """Whether a file's content is Parquet. Raises `DataError` if it cannot be read."""
+    return _read_head(path).startswith(PARQUET)
 
 
 def is_json_lines(path: Path) -> bool:
-    """Tell by content whether a file holds a JSON object a line. Raises `DataError` if it cannot be read."""
-    return _head(path).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"{ ", b"{\n", b"{}"))
+    """Whether a file's content is a JSON object a line. Raises `DataError` if it cannot be read."""
+    return _read_head(path).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"{ ", b"{\n", b"{}"))
 
 
-def _head(path: Path) -> bytes:
+def _read_head(path: Path) -> bytes:
     try:
         with open_regular_file(path) as stream:
             return stream.read(64)
@@ -77,41 +78,41 @@ def _head(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
+def load_table(path: Path, options: TableOptions) -> tuple[pa.Table, Array]:
     """Read a table and the number of each row in its file, (N,)."""
     if is_parquet(path):
         try:
             _check_rows(path)
             table = pq.read_table(path, partitioning=None)
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+            raise _make_damaged_error(path, error) from error
         delimited.check_names(tuple(table.column_names), path)
         return table, np.arange(1, len(table) + 1)
     if is_json_lines(path):
-        tables = list(_json_chunks(path))
+        tables = list(_read_json_chunks(path))
         table = pa.concat_tables(tables, promote_options="default")
         return table, np.arange(1, len(table) + 1)
-    dialect = delimited.sniff(path, header=reading.header, encoding=reading.encoding)
-    if reading.names and len(reading.names) == len(dialect.columns):
-        dialect = dialect._replace(columns=reading.names)
-    table = delimited.read(dialect, missing=reading.missing, dates=reading.dates)
-    return table, delimited.line_numbers(dialect, len(table))
+    dialect = delimited.sniff(path, header=options.header, encoding=options.encoding)
+    if options.names and len(options.names) == len(dialect.columns):
+        dialect = dialect._replace(columns=options.names)
+    table = delimited.read_table(dialect, missing=options.missing, dates=options.dates)
+    return table, delimited.find_line_numbers(dialect, len(table))
 
 
-def _parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
+def _read_parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
     """Read a Parquet file batch by batch."""
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=size):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _make_damaged_error(path, error) from error
 
 
-def _json_chunks(path: Path) -> Generator[pa.Table]:
+def _read_json_chunks(path: Path) -> Generator[pa.Table]:
     """Read JSON lines block by block."""
     try:
-        with ShallowLines(path) as stream, pajson.open_json(stream) as reader:
+        with DepthCheckedLines(path) as stream, pajson.open_json(stream) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
@@ -122,8 +123,8 @@ def _json_chunks(path: Path) -> Generator[pa.Table]:
         ) from error
 
 
-class ShallowLines(io.RawIOBase):
-    """The bytes of JSON lines, checked on the way: pyarrow's parser recurses, and a line that nests deeply ends the
+class DepthCheckedLines(io.RawIOBase):
+    """The bytes of JSON lines, checked while reading: pyarrow's parser recurses, and a deeply nested line would end the
     process.
 
     Raises `DataError` for a line that nests too deep.
@@ -152,7 +153,7 @@ class ShallowLines(io.RawIOBase):
         return data
 
     def _check_text(self, lines: list[bytes]) -> None:
-        """Refuse lines that are not UTF-8: pyarrow takes them, and stumbles when their cells are looked at."""
+        """Raise `DataError` for lines that are not UTF-8: pyarrow accepts them, and fails when their cells are read."""
         try:
             b"\n".join(lines).decode()
         except UnicodeDecodeError as error:
@@ -171,7 +172,8 @@ class ShallowLines(io.RawIOBase):
 
 
 def _check_rows(path: Path) -> None:
-    """Refuse a Parquet file that would unpack to too much: a run of one value takes a few bytes, however long it is."""
+    """Raise `DataError` for a Parquet file that would unpack to too much: a run of one value takes a few bytes, however
+    long it is."""
     with pq.ParquetFile(path) as file:
         size = file.metadata.num_rows * file.metadata.num_columns * 8
     if size > FREE and size > MAX_RATIO * path.stat().st_size:
@@ -183,5 +185,5 @@ def _check_rows(path: Path) -> None:
         )
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _make_damaged_error(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is damaged: {error}", expected="a whole Parquet file", do="fetch or write it again")

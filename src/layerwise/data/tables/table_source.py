@@ -1,7 +1,7 @@
 """Tables (CSV, TSV, Parquet, JSON lines) to rows of numbers and one target.
 
 Shape letters: ``N`` rows, ``D`` features. The target is the last column unless named. Columns of names that never
-repeat, of nothing but gaps, and numbered rows are left out, and a note says so.
+repeat, of nothing but gaps, and row numbers are left out, with a note.
 """
 
 from __future__ import annotations
@@ -14,96 +14,103 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from layerwise.data.source import Array, ArraySource, Column, Described, Schema
-from layerwise.data.tables import columns as columns_
-from layerwise.data.tables.columns import TEXT_GAPS, Cells
-from layerwise.data.tables.table_files import load
-from layerwise.data.tables.table_options import Reading
-from layerwise.errors import DataError, unknown
+from layerwise.data.source import Array, ArraySource, Column, ColumnSummary, Schema
+from layerwise.data.tables import table_columns
+from layerwise.data.tables.table_columns import TEXT_GAPS, Cells
+from layerwise.data.tables.table_files import load_table
+from layerwise.data.tables.table_options import TableOptions
+from layerwise.errors import DataError, make_unknown_name_error
 
-NUMBERED = ("id", "index", "row", "no", "nr", "number")  # names under which rows are numbered
-DEFAULT = Reading()
-SHOWN = 6  # columns that a note names
-KINDS = {"number": ("number", "numbers"), "category": ("category", "categories"), "date": ("date", "dates")}
+ROW_NUMBER_NAMES = ("id", "index", "row", "no", "nr", "number")  # names of columns that number the rows
+DEFAULT_OPTIONS = TableOptions()
+MAX_LISTED = 6  # columns that a note names
+KIND_NAMES = {"number": ("number", "numbers"), "category": ("category", "categories"), "date": ("date", "dates")}
 
 
 class Table(NamedTuple):
-    """A table as examples, with what splitting needs (``groups`` and ``times``, (N,) each) and what is shown of it."""
+    """A table as examples, with ``groups`` and ``times``, (N,) each, for splitting, column summaries and notes."""
 
     source: ArraySource
-    described: tuple[Described, ...]
+    summaries: tuple[ColumnSummary, ...]
     groups: Array | None = None
     times: Array | None = None
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path, reading: Reading = DEFAULT) -> Table:
-    """Read a table whole: inputs (N, D) float64, NaN for gaps, and targets (N,).
+def read_table(path: Path, options: TableOptions = DEFAULT_OPTIONS) -> Table:
+    """Read a table: inputs (N, D) float64, NaN for gaps, and targets (N,).
 
     Raises:
-        DataError: for damaged, empty and ragged files (F11), for columns of numbers with faults, NaN or Inf (F12), and
-            for targets with gaps.
+        DataError: for damaged, empty and ragged files, for columns of numbers with faults, NaN or Inf, and for targets
+            with gaps.
         UsageError: for columns that are not there, or are named twice.
     """
-    table, rows = load(path, reading)
-    marks = TEXT_GAPS | set(reading.missing)
-    cells = {name: Cells(name, columns_.tidy(table[name], marks), path, rows) for name in table.column_names}
-    roles = _roles(reading, tuple(cells), path)
+    table, rows = load_table(path, options)
+    marks = TEXT_GAPS | set(options.missing)
+    cells = {name: Cells(name, table_columns.tidy(table[name], marks), path, rows) for name in table.column_names}
+    roles = _assign_roles(options, tuple(cells), path)
     if not len(table):
         raise DataError(f"{path} has no rows", expected="a row for each example", received="a header only")
     kinds: dict[str, str] = {}
-    found: list[tuple[Column, Array]] = []
+    features: list[tuple[Column, Array]] = []
     for name, role in roles.items():
         if role == "feature":
-            kind, reason = _judged(cells[name], reading)
+            kind, reason = _judge_column(cells[name], options)
             kinds[name] = kind
             if reason:
                 roles[name] = f"left out: {reason}"
             else:
-                found.append(columns_.feature(cells[name], kind))
-    order = [name for name, _ in reading.like]
-    found.sort(key=lambda one: order.index(one[0].name) if order else 0)
-    if not found:
-        raise _no_features(path, roles)
+                features.append(table_columns.encode_feature(cells[name], kind))
+    known_names = [name for name, _ in options.like]
+    features.sort(key=lambda feature: known_names.index(feature[0].name) if known_names else 0)
+    if not features:
+        raise _make_no_features_error(path, roles)
     target = next(name for name, role in roles.items() if role == "target")
-    targets, kind_of_target, classes = columns_.labeled(cells[target])
-    features = tuple(column.name for column, _ in found)
-    plain = all(column == Column(column.name) for column, _ in found)
-    described = () if plain else tuple(column for column, _ in found)
-    schema = Schema("row", (len(found),), kind_of_target, classes, features, target, described)
-    inputs = np.stack([values for _, values in found], 1)
-    source = ArraySource(schema, inputs, targets, str(path), _numbers(cells, reading, rows), weights_of(cells, reading))
+    targets, kind_of_target, classes = table_columns.encode_target(cells[target])
+    feature_names = tuple(column.name for column, _ in features)
+    all_numbers = all(column == Column(column.name) for column, _ in features)
+    columns = () if all_numbers else tuple(column for column, _ in features)
+    schema = Schema("row", (len(features),), kind_of_target, classes, feature_names, target, columns)
+    inputs = np.stack([values for _, values in features], 1)
+    source = ArraySource(
+        schema, inputs, targets, str(path), _name_rows(cells, options, rows), read_weights(cells, options)
+    )
     kinds[target] = "category" if kind_of_target == "class" else "number"
-    shown = tuple(_described(cells[name], role, kinds.get(name, "")) for name, role in roles.items())
-    return Table(source, shown, groups_of(cells, reading), times_of(cells, reading), notes(shown))
+    summaries = tuple(_summarize_column(cells[name], role, kinds.get(name, "")) for name, role in roles.items())
+    return Table(source, summaries, read_groups(cells, options), read_times(cells, options), make_notes(summaries))
 
 
-def _roles(reading: Reading, names: Sequence[str], path: Path) -> dict[str, str]:
-    """Return each column's part in the table, in the order of the file; ``feature`` until more is known."""
-    named = reading.roles()
-    for name in (*named, *reading.categories):
+def _assign_roles(options: TableOptions, names: Sequence[str], path: Path) -> dict[str, str]:
+    """Return each column's role in the table, in the order of the file; ``feature`` until more is known."""
+    named_roles = options.get_roles()
+    for name in (*named_roles, *options.categories):
         if name not in names:
-            raise unknown("column", name, names, where=str(path))
-    out = {name: "left out: asked for" if named.get(name) == "drop" else named.get(name, "feature") for name in names}
-    if not reading.target:
-        free = [name for name, role in out.items() if role == "feature"]
+            raise make_unknown_name_error("column", name, names, where=str(path))
+    roles = {
+        name: "left out: asked for" if named_roles.get(name) == "drop" else named_roles.get(name, "feature")
+        for name in names
+    }
+    if not options.target:
+        free = [name for name, role in roles.items() if role == "feature"]
         if not free:
-            raise _no_features(path, out)
-        out[free[-1]] = "target"
-    return out
+            raise _make_no_features_error(path, roles)
+        roles[free[-1]] = "target"
+    return roles
 
 
-def _judged(column: Cells, reading: Reading) -> tuple[columns_.Kind, str]:
-    """Return a column's kind, and why it is left out if it is no feature: told from its cells, or as in the table read
+def _judge_column(column: Cells, options: TableOptions) -> tuple[table_columns.Kind, str]:
+    """Return a column's kind, and why it is left out if it is no feature: by its cells, or as in the table read
     before."""
-    if reading.like:
-        known = dict(reading.like).get(column.name)
-        return ("empty", "not in the training part") if known is None else (columns_.kind_as(column, known), "")
-    kind = columns_.kind_of(column, category=column.name in reading.categories)
-    return kind, "free text" if kind == "text" else "empty" if kind == "empty" else _numbered(column, kind)
+    if options.like:
+        known_kind = dict(options.like).get(column.name)
+        if known_kind is None:
+            return "empty", "not in the training part"
+        return table_columns.match_kind(column, known_kind), ""
+    kind = table_columns.infer_kind(column, category=column.name in options.categories)
+    return kind, "free text" if kind == "text" else "empty" if kind == "empty" else _explain_row_numbers(column, kind)
 
 
-def _no_features(path: Path, roles: dict[str, str]) -> DataError:
+def _make_no_features_error(path: Path, roles: dict[str, str]) -> DataError:
     """Make the error for a table without a column to learn from."""
     return DataError(
         f"{path} has no column besides the target to learn from",
@@ -113,76 +120,81 @@ def _no_features(path: Path, roles: dict[str, str]) -> DataError:
     )
 
 
-def _numbered(column: Cells, kind: str) -> str:
-    """Return why a column of numbers is left out: it only numbers the rows."""
+def _explain_row_numbers(column: Cells, kind: str) -> str:
+    """Return why a column of numbers is left out, if it only numbers the rows; else an empty string."""
     name = column.name.lower()
-    if not (name in NUMBERED or name.endswith(("_id", " id")) or name.startswith("unnamed")):
+    if not (name in ROW_NUMBER_NAMES or name.endswith(("_id", " id")) or name.startswith("unnamed")):
         return ""
     if kind != "number" or not pa.types.is_integer(column.cells.type) or column.cells.null_count:
         return ""
-    alone = pc.count_distinct(column.cells).as_py() == len(column.cells)
-    return "numbers the rows" if alone else ""
+    all_distinct = pc.count_distinct(column.cells).as_py() == len(column.cells)
+    return "numbers the rows" if all_distinct else ""
 
 
-def _described(column: Cells, role: str, kind: str) -> Described:
-    """Return what is shown of a column."""
+def _summarize_column(column: Cells, role: str, kind: str) -> ColumnSummary:
+    """Return a column's summary."""
     cells = column.cells
     example = next((str(cell.as_py()) for cell in cells if cell.is_valid), "").removesuffix(" 00:00:00")
-    kind = kind or ("number" if columns_.is_number(cells.type) else "text" if columns_.is_text(cells.type) else "date")
-    return Described(column.name, role, kind, cells.null_count, pc.count_distinct(cells).as_py(), example)
+    kind = kind or (
+        "number" if table_columns.is_number(cells.type) else "text" if table_columns.is_text(cells.type) else "date"
+    )
+    return ColumnSummary(column.name, role, kind, cells.null_count, pc.count_distinct(cells).as_py(), example)
 
 
-def notes(shown: tuple[Described, ...]) -> tuple[str, ...]:
-    """Return what is said of a table before it is used: its features' kinds, gaps, the target, what is left out."""
-    used = [column for column in shown if column.role == "feature"]
-    counts = {kind: [c for c in used if c.kind == kind] for kind in ("number", "category", "date")}
-    parts = [f"{len(found)} {KINDS[kind][len(found) > 1]} ({_some(found)})" for kind, found in counts.items() if found]
-    target = next((f"; target: {c.name}, {c.distinct} different values" for c in shown if c.role == "target"), "")
-    out = [f"features: {', '.join(parts)}{target}"]
-    gaps = [f"{c.name} {c.gaps}" for c in used if c.gaps]
+def make_notes(summaries: tuple[ColumnSummary, ...]) -> tuple[str, ...]:
+    """Return notes on a table: its features' kinds, gaps, the target, and the columns left out."""
+    features = [column for column in summaries if column.role == "feature"]
+    counts = {kind: [c for c in features if c.kind == kind] for kind in ("number", "category", "date")}
+    parts = [
+        f"{len(columns)} {KIND_NAMES[kind][len(columns) > 1]} ({_format_columns(columns)})"
+        for kind, columns in counts.items()
+        if columns
+    ]
+    target = next((f"; target: {c.name}, {c.distinct} different values" for c in summaries if c.role == "target"), "")
+    notes = [f"features: {', '.join(parts)}{target}"]
+    gaps = [f"{c.name} {c.gaps}" for c in features if c.gaps]
     if gaps:
-        out.append(
-            f"gaps, which are marked for the network: {', '.join(gaps[:SHOWN])}{', …' if len(gaps) > SHOWN else ''}"
-        )
-    left = [
+        more = ", …" if len(gaps) > MAX_LISTED else ""
+        notes.append(f"gaps, which are marked for the network: {', '.join(gaps[:MAX_LISTED])}{more}")
+    omitted = [
         f"{c.name} ({c.role.removeprefix('left out: ')})"
-        for c in shown
+        for c in summaries
         if c.role.startswith("left out") and "asked" not in c.role
     ]
-    if left:
-        out.append(f"columns left out: {', '.join(left)}")
-    kept = [f"{c.name} ({c.role})" for c in shown if c.role in ("id", "group", "time", "weight")]
-    if kept:
-        out.append(f"columns with a purpose of their own, not among the features: {', '.join(kept)}")
-    return tuple(out)
+    if omitted:
+        notes.append(f"columns left out: {', '.join(omitted)}")
+    special = [f"{c.name} ({c.role})" for c in summaries if c.role in ("id", "group", "time", "weight")]
+    if special:
+        notes.append(f"columns with a purpose of their own, not among the features: {', '.join(special)}")
+    return tuple(notes)
 
 
-def _some(columns: Sequence[Described]) -> str:
-    """Return columns' names, of categories with how many values they have."""
+def _format_columns(columns: Sequence[ColumnSummary]) -> str:
+    """Return the names of columns; of categories with the number of values."""
     names = [f"{c.name}: {c.distinct}" if c.kind == "category" else c.name for c in columns]
-    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:MAX_LISTED]) + (f", … {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
-def _numbers(cells: dict[str, Cells], reading: Reading, rows: Array) -> Array:
-    """Return how messages name the rows: their number in the file, with their id if there is one."""
-    if not reading.id:
+def _name_rows(cells: dict[str, Cells], options: TableOptions, rows: Array) -> Array:
+    """Return the names of the rows for messages: their number in the file, with their id if there is one."""
+    if not options.id:
         return rows
-    names = columns_.as_text(cells[reading.id].cells).to_pylist()
-    return np.array([f"{row}, {reading.id} {name}" for row, name in zip(rows, names, strict=True)])
+    names = table_columns.convert_to_text(cells[options.id].cells).to_pylist()
+    return np.array([f"{row}, {options.id} {name}" for row, name in zip(rows, names, strict=True)])
 
 
-def weights_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def read_weights(cells: dict[str, Cells], options: TableOptions) -> Array | None:
     """Return how much each row counts in training. Raises `DataError` for gaps, negative weights, and none above 0."""
-    if not reading.weight:
+    if not options.weight:
         return None
-    column = cells[reading.weight]
-    if not columns_.is_number(column.cells.type):
+    column = cells[options.weight]
+    if not table_columns.is_number(column.cells.type):
         raise DataError(f"the weight '{column.name}' holds no numbers", expected="numbers of 0 or more")
-    values = columns_.numbers(column)
+    values = table_columns.convert_numbers(column)
     wrong = np.flatnonzero(~(values >= 0))
     if len(wrong):
         raise DataError(
-            f"{column.where(int(wrong[0]))} is no weight ({len(wrong)} such rows)",
+            f"{column.locate(int(wrong[0]))} is no weight ({len(wrong)} such rows)",
             expected="a number of 0 or more",
             received=str(values[wrong[0]]),
         )
@@ -192,25 +204,25 @@ def weights_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
     return weights
 
 
-def groups_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def read_groups(cells: dict[str, Cells], options: TableOptions) -> Array | None:
     """Return the group of each row as a number; rows without one are groups of their own."""
-    if not reading.group:
+    if not options.group:
         return None
-    texts = columns_.as_text(cells[reading.group].cells)
+    texts = table_columns.convert_to_text(cells[options.group].cells)
     values = [value for value in pc.unique(texts).to_pylist() if value is not None]
-    places = pc.index_in(texts, value_set=pa.array(values, pa.string())).cast(pa.float64()).to_numpy().copy()
-    alone = np.flatnonzero(np.isnan(places))
-    places[alone] = len(values) + np.arange(len(alone))
-    groups: Array = places.astype(np.int64)
+    indices = pc.index_in(texts, value_set=pa.array(values, pa.string())).cast(pa.float64()).to_numpy().copy()
+    ungrouped = np.flatnonzero(np.isnan(indices))
+    indices[ungrouped] = len(values) + np.arange(len(ungrouped))
+    groups: Array = indices.astype(np.int64)
     return groups
 
 
-def times_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
+def read_times(cells: dict[str, Cells], options: TableOptions) -> Array | None:
     """Return the time of each row, as a number that grows. Raises `DataError` for gaps and for text."""
-    if not reading.time:
+    if not options.time:
         return None
-    column = cells[reading.time]
-    kind = columns_.kind_of(column)
+    column = cells[options.time]
+    kind = table_columns.infer_kind(column)
     if kind not in ("number", "date") or column.cells.null_count:
         raise DataError(
             f"{column.path}: the time '{column.name}' does not order the rows",
@@ -218,4 +230,4 @@ def times_of(cells: dict[str, Cells], reading: Reading) -> Array | None:
             received=f"{column.cells.null_count} gaps" if column.cells.null_count else kind,
             do="give the format of the dates: --set 'data.dates=%d/%m/%Y'",
         )
-    return columns_.days(column) if kind == "date" else columns_.numbers(column)
+    return table_columns.convert_dates(column) if kind == "date" else table_columns.convert_numbers(column)

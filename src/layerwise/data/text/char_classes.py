@@ -1,4 +1,4 @@
-"""How text is cut into tokens: the class of every code point, told from the Unicode database of this Python."""
+"""Classes of characters for cutting text into tokens, one for every code point, by Python's Unicode database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.data.tables.table_options import Tokens
-from layerwise.kernels.text.tokenize import BLANK, BREAK, HIDDEN, INNER, LETTER, MARK, POINTS, SINGLE
+from layerwise.kernels.text.tokenizer_loops import BLANK, BREAK, CODE_POINTS, HIDDEN, INNER, LETTER, MARK, SINGLE
 
 LINE_ENDS = "\n\r\u2028\u2029"
 APOSTROPHES = "'\u2019"
@@ -20,7 +20,7 @@ MARKS = dict.fromkeys(("Mn", "Mc", "Me"), MARK)
 WORDS = dict.fromkeys(("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No"), LETTER) | MARKS
 CHARACTERS = dict.fromkeys(("Zs", "Zl", "Zp", "Cc", "Cf", "Cs"), BLANK) | MARKS
 PLANES = (0, 1, 2, 3, 14)  # planes with assigned characters; the others are for private use or empty
-ALONE = (  # written without blanks between words: each letter is a token
+SINGLE_RANGES = (  # written without blanks between words: each letter is a token
     (0x3005, 0x3007),  # iteration mark, ideographic zero
     (0x3021, 0x3029),
     (0x3031, 0x303C),
@@ -38,34 +38,33 @@ ALONE = (  # written without blanks between words: each letter is a token
 
 
 @lru_cache(maxsize=4)
-def classes(tokens: Tokens) -> NDArray[np.uint8]:
-    """Return the class of every code point (`kernels.tokenize`) for a way to cut.
+def compute_char_classes(tokens: Tokens) -> NDArray[np.uint8]:
+    """Return the class of every code point (`kernels.text.tokenizer_loops`) for a kind of token.
 
     ``words``: letters, marks and numbers make words, with an apostrophe or a joiner between two letters; ideographs and
-    kana are one token each; everything else stands between. ``whitespace``: everything but blanks makes words (and so
-    of jieba's words).
-    ``characters``: each character is a token, with the marks on it; blanks and controls stand between.
+    kana are one token each; everything else separates words. ``whitespace`` and ``jieba``: everything but blanks makes
+    words. ``characters``: each character is a token, with the marks on it; blanks and controls separate tokens.
     """
     if tokens == "characters":
-        table = _table(SINGLE, lambda c: CHARACTERS.get(unicodedata.category(c), SINGLE))
+        table = _build_table(SINGLE, lambda c: CHARACTERS.get(unicodedata.category(c), SINGLE))
     elif tokens == "words":
-        table = _table(BLANK, lambda c: WORDS.get(unicodedata.category(c), BLANK))
-        for first, last in ALONE:
+        table = _build_table(BLANK, lambda c: WORDS.get(unicodedata.category(c), BLANK))
+        for first, last in SINGLE_RANGES:
             span = table[first : last + 1]
             span[span == LETTER] = SINGLE
-        table[_points(APOSTROPHES + JOINERS)] = INNER
-        table[_points(SOFT_HYPHEN)] = HIDDEN
+        table[_get_code_points(APOSTROPHES + JOINERS)] = INNER
+        table[_get_code_points(SOFT_HYPHEN)] = HIDDEN
     else:
-        table = _table(LETTER, lambda c: BLANK if c.isspace() else LETTER)
-    table[_points(LINE_ENDS)] = BREAK
+        table = _build_table(LETTER, lambda c: BLANK if c.isspace() else LETTER)
+    table[_get_code_points(LINE_ENDS)] = BREAK
     return table
 
 
 @lru_cache(maxsize=4)
-def folds(tokens: Tokens, lower: bool) -> NDArray[np.int32]:
-    """Return what every code point is written as: its simple lower case if ``lower``, and in ``words`` one kind of
-    apostrophe."""
-    table = np.arange(POINTS, dtype=np.int32)
+def compute_char_folds(tokens: Tokens, lower: bool) -> NDArray[np.int32]:
+    """Return the code point that replaces each code point: its simple lower case if ``lower``, and for ``words`` one
+    kind of apostrophe."""
+    table = np.arange(CODE_POINTS, dtype=np.int32)
     if lower:
         for plane in PLANES:
             characters = list(map(chr, range(plane << 16, (plane + 1) << 16)))
@@ -73,17 +72,17 @@ def folds(tokens: Tokens, lower: bool) -> NDArray[np.int32]:
             # of İ alone the full form is longer than one; its simple form is i
             table[plane << 16 : (plane + 1) << 16] = [ord(s[0]) for s in small]
     if tokens == "words":
-        table[_points(APOSTROPHES)] = ord("'")
+        table[_get_code_points(APOSTROPHES)] = ord("'")
     return table
 
 
-def _points(characters: str) -> list[int]:
+def _get_code_points(characters: str) -> list[int]:
     return list(map(ord, characters))
 
 
-def _table(rest: int, class_of: Callable[[str], int]) -> NDArray[np.uint8]:
-    """Return the class of every code point, ``rest`` in the planes that have no characters."""
-    table = np.full(POINTS, rest, dtype=np.uint8)
+def _build_table(default: int, class_of: Callable[[str], int]) -> NDArray[np.uint8]:
+    """Return the class of every code point, ``default`` in the planes that have no characters."""
+    table = np.full(CODE_POINTS, default, dtype=np.uint8)
     for plane in PLANES:
         table[plane << 16 : (plane + 1) << 16] = [
             class_of(chr(point)) for point in range(plane << 16, (plane + 1) << 16)

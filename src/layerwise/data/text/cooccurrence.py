@@ -1,8 +1,8 @@
-"""Counts of which words stand near each other, as a source: blocks of records from a file that is mapped into memory.
+"""Co-occurrence counts of words as a source: blocks of records from a memory-mapped file.
 
-A record is (i, j, X) float32: words and Σ 1/distance over all places where j is near i. It is symmetric: (j, i) has the
-same X. Each block is an even sample of all records, in the order of i (`kernels.cooccurrence.deal`). The file is made
-once, from a text in numbers (`cooccurrence_build`).
+A record is (i, j, X) float32: words and Σ 1/distance over all positions where j is near i. It is symmetric: (j, i) has
+the same X. Each block is an even sample of all records, in the order of i (`kernels.cooccurrence.distribute`).
+`cooccurrence_build` writes the file once, from a corpus.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from layerwise.data.cache_folders import find_damaged, has_size, load_array, not_as_written, read_index
+from layerwise.data.cache_folders import find_damaged, has_size, load_array, make_damaged_error, read_index
 from layerwise.data.source import Array, Example, Examples, Schema
 
 FORMAT = 2
-MOST = 1 << 24  # words: float32 holds their numbers exactly up to here
+MAX_WORDS = 1 << 24  # words: float32 holds their numbers exactly up to here
 RECORDS, SUMS = "records.bin", "sums.npy"
 
 
@@ -28,10 +28,10 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What a folder with counts holds.
+    """The contents of a folder with counts.
 
-    ``origin`` is what messages call the text; ``blocks`` of ``block`` records each; ``records`` are those with a count:
-    the others fill blocks up, as (0, 0, 0), at most one each. ``digest`` is of the text and of how it was counted.
+    ``origin`` is the name of the text for messages; ``blocks`` of ``block`` records each; ``records`` counts those with
+    a count: the others, (0, 0, 0), pad the blocks, at most one each. ``digest`` covers the text and the settings.
     """
 
     format: int
@@ -46,7 +46,7 @@ class Index(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Cooccurrences:
-    """The blocks of counts in a folder. ``sums`` of the blocks are checked as they are read."""
+    """The blocks of counts in a folder. Their checksums are verified as they are read."""
 
     folder: str
     index: Index
@@ -63,12 +63,12 @@ class Cooccurrences:
 
     @cached_property
     def _records(self) -> tuple[Array, Array]:
-        """The blocks, mapped, and their sums."""
+        """The blocks, memory-mapped, and their checksums."""
         shape = (self.index.blocks, self.index.block, 3)
-        return np.memmap(Path(self.folder, RECORDS), dtype=np.float32, mode="r", shape=shape), _sums(self)
+        return np.memmap(Path(self.folder, RECORDS), dtype=np.float32, mode="r", shape=shape), _load_sums(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: a worker opens its own."""
+        """Leave the memory maps out: a worker opens its own."""
         return {"folder": self.folder, "index": self.index}
 
     def __len__(self) -> int:
@@ -86,12 +86,12 @@ class Cooccurrences:
         records, sums = self._records
         out = records[at]
         if find_damaged(self.folder, out, sums[at]):
-            raise not_as_written(self.folder, RECORDS, f"the co-occurrences of {self.index.origin}")
+            raise make_damaged_error(self.folder, RECORDS, f"the co-occurrences of {self.index.origin}")
         words, counts = out[..., :2], out[..., 2]  # compiled loops look words up without a check
         if out.size and not (
             0 <= words.min() <= words.max() < self.index.words and 0 <= counts.min() <= counts.max() < np.inf
         ):
-            raise not_as_written(
+            raise make_damaged_error(
                 self.folder,
                 RECORDS,
                 f"pairs of the {self.index.words:,} words of {self.index.origin}, and their counts",
@@ -103,24 +103,25 @@ class Cooccurrences:
         return f"{self.index.origin}, co-occurrences, block {index} of {self.index.blocks}"
 
     def fingerprint(self) -> str:
-        """Return a digest of the text and of how it was counted; where it lies does not count."""
+        """Return a digest of the text and of the settings; the folder's path does not count."""
         return self.index.digest
 
 
-def whole(folder: Path) -> Cooccurrences | None:
-    """Return the counts in a folder, by its index and the sizes of its files; None if there are none, or not all of
-    them."""
+def load_cooccurrences(folder: Path) -> Cooccurrences | None:
+    """Return the counts in a folder, checked by its index and file sizes; None if they are missing or incomplete."""
     index = read_index(folder, Index, SUMS)
     if index is None:
         return None
     counts = Cooccurrences(str(folder), index)
     try:
-        good = has_size(folder / RECORDS, index.blocks * index.block * 12) and len(_sums(counts)) == index.blocks
+        has_sizes = (
+            has_size(folder / RECORDS, index.blocks * index.block * 12) and len(_load_sums(counts)) == index.blocks
+        )
     except (OSError, ValueError, EOFError):
         return None
-    return counts if good and index.format == FORMAT else None
+    return counts if has_sizes and index.format == FORMAT else None
 
 
-def _sums(counts: Cooccurrences) -> Array:
+def _load_sums(counts: Cooccurrences) -> Array:
     """Return the CRC-32 of each block, (blocks,)."""
     return load_array(Path(counts.folder, SUMS), np.uint32, (counts.index.blocks,))

@@ -1,8 +1,8 @@
-"""Counting co-occurrences with bounded memory: stretches of the text to runs on disk, runs to one, its records dealt
-out over blocks.
+"""Counting co-occurrences with bounded memory: stretches of the text become runs on disk, runs are merged, and the
+records are distributed over blocks.
 
 A run holds rows: for each word its columns (int32) and counts (float32), words in order. In memory are one stretch of
-tokens with the places of its words, a row for each thread, and some groups of rows on their way to the disk.
+tokens with the positions of its words, a row for each thread, and some groups of rows that wait to be written.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ import torch
 from numpy.typing import NDArray
 
 from layerwise.data import cache_folders
+from layerwise.data.cache_folders import ProgressCallback
 from layerwise.data.source import Array, Source, fetch
-from layerwise.data.text.cooccurrence import FORMAT, MOST, RECORDS, SUMS, Cooccurrences, Index, whole
+from layerwise.data.text.cooccurrence import FORMAT, MAX_WORDS, RECORDS, SUMS, Cooccurrences, Index, load_cooccurrences
 from layerwise.errors import DataError, UsageError
+from layerwise.kernels.text import END
 from layerwise.kernels.text import cooccurrence as kernel
-from layerwise.kernels.text.tokens import END
-from layerwise.runtime.atomic_io import map_new_array, open_own, save_array
+from layerwise.runtime.atomic_io import map_new_array, open_in_place, save_array
 from layerwise.runtime.owned_folders import make_owned, remove_owned
 
 BLOCK = 1 << 16  # records of an example, or a little less
 MEMORY = 1 << 26  # bytes of a stretch: eight for each token
 BLOCKS = 256  # blocks of the text that are read at once
-GROUP = 1 << 20  # counts that a group of rows has room for, unless one row alone needs more
+GROUP = 1 << 20  # counts in a group of rows, unless one row alone has more
 PAIRS = 1 << 22  # pairs that are counted for a group, unless one row alone has more
-RUNS = "runs"  # the folder of passing files
+RUNS = "runs"  # the folder of temporary files
 SEED = 0x676C6F7665
-Told = Callable[[int, int], None]  # tokens counted, of how many
 
 
 class Rows(NamedTuple):
@@ -51,16 +51,16 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hands:
-    """Threads, and for each of them a row (V,) float64 of zeros to work on."""
+class WorkerPool:
+    """Threads, and for each of them a buffer (V,) float64 of zeros for one row."""
 
-    pool: Executor
-    rows: SimpleQueue[NDArray[np.float64]]
+    executor: Executor
+    buffers: SimpleQueue[NDArray[np.float64]]
     threads: int
 
 
-def opened(
-    place: Path,
+def open_cooccurrences(
+    root: Path,
     source: Source,
     words: int,
     *,
@@ -70,34 +70,34 @@ def opened(
     block: int = BLOCK,
     memory: int = MEMORY,
     threads: int | None = None,
-    told: Told = lambda *_: None,
+    progress: ProgressCallback = lambda *_: None,
 ) -> Cooccurrences:
-    """Return the co-occurrences of a text, counted if they are not there or not whole (E31).
+    """Return the co-occurrences of a text, counted if they are missing or incomplete (E31).
 
-    Each word is counted with those at most ``window`` before and after it, by 1/distance. A sentence's end is a wall;
-    words left out (GAP) are as if they were not there.
+    Each word is counted with those at most ``window`` before and after it, by 1/distance. No pair crosses the end of a
+    sentence; omitted words (GAP) are skipped and add no distance.
 
     Args:
-        place: the folder that holds counts.
+        root: the folder that holds counts.
         source: blocks of tokens in the order of the text, (block,) int32 each.
         words: V, how many words there are.
-        origin: what messages call the text.
+        origin: the name of the text for messages.
         limit: bytes; the least recently used counts beyond it are removed first.
         window: the largest distance.
         block: the most records of an example.
         memory: bytes for a stretch of the text; less makes more runs on disk, and changes counts by float32's rounding
             at most.
-        threads: that count; torch's number when not given. The result has the same bits for any number.
-        told: called with how many tokens are counted, of how many.
+        threads: how many to use; torch's number when not given. The result has the same bits for any number.
+        progress: called with how many tokens are counted, of how many.
 
     Raises:
         UsageError: for more than 2²⁴ words, and a window below 1.
-        DataError: for a text where no word is near another, and without room on the disk.
+        DataError: for a text where no word is near another, and for a full disk.
     """
-    if not 0 < words <= MOST:
+    if not 0 < words <= MAX_WORDS:
         raise UsageError(
             "words too many, or too few, to be counted in pairs",
-            expected=f"1 to {MOST:,} words",
+            expected=f"1 to {MAX_WORDS:,} words",
             received=f"{words:,}",
             do="change the minimum count",
         )
@@ -105,24 +105,32 @@ def opened(
         raise UsageError("a window without words", expected="a window of 1 or more", received=str(window))
     parts = (FORMAT, source.fingerprint(), words, window, block)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    folder = place / digest
+    folder = root / digest
     try:
         with cache_folders.lock_cache(folder):  # another process that counts the same is waited for
-            if (found := whole(folder)) is not None and found.index.words == words:
+            if (counts := load_cooccurrences(folder)) is not None and counts.index.words == words:
                 cache_folders.mark_used(folder)
-                return found
+                return counts
             count = max(1, torch.get_num_threads() if threads is None else threads)
-            with cache_folders.open_part(folder) as part, ThreadPoolExecutor(count) as pool:
-                rows: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
+            with cache_folders.open_part(folder) as part, ThreadPoolExecutor(count) as executor:
+                buffers: SimpleQueue[NDArray[np.float64]] = SimpleQueue()
                 for _ in range(count):
-                    rows.put(np.zeros(words))
-                run = _counted(part / RUNS, source, words, window, max(1, memory // 8), Hands(pool, rows, count), told)
-                blocks, size = _dealt(part, run, words, block, place=place, limit=limit, origin=origin)
-                index = Index(FORMAT, origin, words, window, size, blocks, int(run.ends[-1]), digest)
+                    buffers.put(np.zeros(words))
+                run = _count_runs(
+                    part / RUNS,
+                    source,
+                    words,
+                    window,
+                    max(1, memory // 8),
+                    WorkerPool(executor, buffers, count),
+                    progress,
+                )
+                blocks, block_size = _deal_records(part, run, words, block, root=root, limit=limit, origin=origin)
+                index = Index(FORMAT, origin, words, window, block_size, blocks, int(run.ends[-1]), digest)
                 del run  # Windows removes no file that is mapped
                 remove_owned(part / RUNS, cache_folders.KIND)
                 cache_folders.write_index(part, index, SUMS)
-                cache_folders.put_cache(part, folder)
+                cache_folders.install_cache(part, folder)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written: {error.strerror or error}",
@@ -131,138 +139,147 @@ def opened(
     return Cooccurrences(str(folder), index)
 
 
-def _counted(runs: Path, source: Source, words: int, window: int, room: int, hands: Hands, told: Told) -> Rows:
-    """Return all rows, mapped from files in ``runs``: counted stretch by stretch, and merged if there are several."""
+def _count_runs(
+    runs: Path, source: Source, words: int, window: int, capacity: int, workers: WorkerPool, progress: ProgressCallback
+) -> Rows:
+    """Return all rows, memory-mapped from files in ``runs``: counted stretch by stretch, and merged if there are
+    several."""
     weights = np.concatenate([[0.0], 1.0 / np.arange(1, window + 1)])
-    found: list[Rows] = []
+    run_rows: list[Rows] = []
     make_owned(runs, cache_folders.KIND, durable=False)
-    for tokens, last in _stretches(source, words, window, room, told):
-        starts, places = np.zeros(words + 1, dtype=np.int64), np.empty(last - window, dtype=np.int32)
-        kernel.index(tokens, window, last, starts, places)
-        most = np.minimum(2 * window * np.diff(starts), words)
-        groups = _groups(np.maximum(most / GROUP, 2 * window * np.diff(starts) / PAIRS))
+    for tokens, last in _iterate_stretches(source, words, window, capacity, progress):
+        starts, positions = np.zeros(words + 1, dtype=np.int64), np.empty(last - window, dtype=np.int32)
+        kernel.sort_positions(tokens, window, last, starts, positions)
+        largest = np.minimum(2 * window * np.diff(starts), words)
+        groups = _group_words(np.maximum(largest / GROUP, 2 * window * np.diff(starts) / PAIRS))
 
-        rows_of = partial(_rows, (tokens, starts, places), most, weights, hands)
-        found.append(_written(runs / f"run-{len(found)}", _in_order(hands, rows_of, groups)))
-    return found[0] if len(found) == 1 else _merged(runs / "merged", found, hands)
+        count_rows = partial(_count_rows, (tokens, starts, positions), largest, weights, workers)
+        run_rows.append(_write_rows(runs / f"run-{len(run_rows)}", _map_in_order(workers, count_rows, groups)))
+    return run_rows[0] if len(run_rows) == 1 else _merge_runs(runs / "merged", run_rows, workers)
 
 
-def _rows(
+def _count_rows(
     text: tuple[Array, Array, Array],
-    most: NDArray[np.int64],
+    largest: NDArray[np.int64],
     weights: NDArray[np.float64],
-    hands: Hands,
+    workers: WorkerPool,
     first: int,
     last: int,
 ) -> Rows:
-    """Return the rows of the words first ≤ w < last in a stretch: its tokens, and the places of its words; ``most``
-    (V,) bounds a row."""
-    row = hands.rows.get()
-    out = _empty(int(most[first:last].sum()), last - first)
-    size = kernel.count(*text, first, last, weights, row, *out)
-    hands.rows.put(row)
+    """Return the rows of the words first ≤ w < last in a stretch ``text``: its tokens, and the positions of its words;
+    ``largest`` (V,) bounds the size of a row."""
+    buffer = workers.buffers.get()
+    out = _allocate_rows(int(largest[first:last].sum()), last - first)
+    size = kernel.count_rows(*text, first, last, weights, buffer, *out)
+    workers.buffers.put(buffer)
     return Rows(out.columns[:size], out.counts[:size], out.ends)
 
 
-def _merged(name: Path, runs: Sequence[Rows], hands: Hands) -> Rows:
-    """Return the sum of runs, mapped from files of this name."""
+def _merge_runs(name: Path, runs: Sequence[Rows], workers: WorkerPool) -> Rows:
+    """Return the sum of runs, memory-mapped from files of this name."""
     begins = np.stack([np.concatenate([[0], run.ends[:-1]]) for run in runs], axis=1)  # (V, runs)
     ends = np.stack([run.ends for run in runs], axis=1)
     sizes = (ends - begins).sum(1)
 
-    def rows_of(first: int, stop: int) -> Rows:
+    def merge_rows(first: int, stop: int) -> Rows:
         spans = [slice(begins[first, k], ends[stop - 1, k]) for k in range(len(runs))]
         offsets = np.cumsum([0] + [span.stop - span.start for span in spans[:-1]]) - begins[first]
         edges = np.stack([begins[first:stop] + offsets, ends[first:stop] + offsets], axis=2)
         columns = np.concatenate([run.columns[span] for run, span in zip(runs, spans, strict=True)])
         counts = np.concatenate([run.counts[span] for run, span in zip(runs, spans, strict=True)])
-        row = hands.rows.get()
-        out = _empty(len(columns), stop - first)
-        size = kernel.merge(edges, columns, counts, row, *out)
-        hands.rows.put(row)
+        buffer = workers.buffers.get()
+        out = _allocate_rows(len(columns), stop - first)
+        size = kernel.merge_counts(edges, columns, counts, buffer, *out)
+        workers.buffers.put(buffer)
         return Rows(out.columns[:size], out.counts[:size], out.ends)
 
-    return _written(name, _in_order(hands, rows_of, _groups(sizes / GROUP)))
+    return _write_rows(name, _map_in_order(workers, merge_rows, _group_words(sizes / GROUP)))
 
 
-def _stretches(
-    source: Source, words: int, window: int, room: int, told: Told
+def _iterate_stretches(
+    source: Source, words: int, window: int, capacity: int, progress: ProgressCallback
 ) -> Iterator[tuple[NDArray[np.int32], int]]:
-    """Yield (tokens, last): the places window ≤ p < last are to be counted, and ``window`` tokens lie before and after
+    """Yield (tokens, last): the positions window ≤ p < last are to be counted, with ``window`` tokens before and after
     them.
 
-    Tokens are compact; the array is used again. At most ``room`` places, and what one reading gives.
+    Tokens are compact; the array is reused. A stretch has at most ``capacity`` positions plus one reading.
     """
     total, block = len(source), source.schema.shape[0]
-    held = np.empty(min(room, total * block) + BLOCKS * block + 3 * window, dtype=np.int32)
-    held[:window] = END
-    at = window
+    tokens = np.empty(min(capacity, total * block) + BLOCKS * block + 3 * window, dtype=np.int32)
+    tokens[:window] = END
+    end = window
     for first in range(0, total, BLOCKS):
-        read = np.ascontiguousarray(
+        block_tokens = np.ascontiguousarray(
             fetch(source, np.arange(first, min(first + BLOCKS, total))).inputs, dtype=np.int32
         ).reshape(-1)
-        if read.max(initial=END) >= words:
+        if block_tokens.max(initial=END) >= words:
             raise UsageError(
-                "a word that is not in the vocabulary", expected=f"numbers below {words}", received=str(read.max())
+                "a word that is not in the vocabulary",
+                expected=f"numbers below {words}",
+                received=str(block_tokens.max()),
             )
-        at = kernel.compact(read, held, at)
-        if at - 2 * window >= room:
-            yield held[:at], at - window
-            held[: 2 * window] = held[at - 2 * window : at].copy()
-            at = 2 * window
-        told(min(first + BLOCKS, total) * block, total * block)
-    held[at : at + window] = END
-    yield held[: at + window], at
+        end = kernel.compact(block_tokens, tokens, end)
+        if end - 2 * window >= capacity:
+            yield tokens[:end], end - window
+            tokens[: 2 * window] = tokens[end - 2 * window : end].copy()
+            end = 2 * window
+        progress(min(first + BLOCKS, total) * block, total * block)
+    tokens[end : end + window] = END
+    yield tokens[: end + window], end
 
 
-def _groups(weights: NDArray[np.float64]) -> list[tuple[int, int]]:
+def _group_words(weights: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Return ranges of words whose weights sum to about 1, or more where one word alone weighs more."""
     sums = np.cumsum(weights)
     edges = [0, *(np.flatnonzero(np.diff(np.floor(sums))) + 1).tolist(), len(weights)]
     return [(first, last) for first, last in itertools.pairwise(edges) if last > first]
 
 
-def _empty(counts: int, words: int) -> Rows:
-    """Return room for rows."""
+def _allocate_rows(counts: int, words: int) -> Rows:
+    """Return uninitialized arrays for rows."""
     return Rows(np.empty(counts, dtype=np.int32), np.empty(counts, dtype=np.float32), np.empty(words, dtype=np.int64))
 
 
-def _in_order(hands: Hands, function: Callable[[int, int], Rows], ranges: Sequence[tuple[int, int]]) -> Iterator[Rows]:
-    """Yield what the function gives for each range, in order; the threads are at most a few ranges ahead."""
-    waiting: deque[Future[Rows]] = deque()
+def _map_in_order(
+    workers: WorkerPool, function: Callable[[int, int], Rows], ranges: Sequence[tuple[int, int]]
+) -> Iterator[Rows]:
+    """Yield the function's result for each range, in order; the threads are at most a few ranges ahead."""
+    futures: deque[Future[Rows]] = deque()
     for first, last in ranges:
-        waiting.append(hands.pool.submit(function, first, last))
-        if len(waiting) > 2 * hands.threads:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        futures.append(workers.executor.submit(function, first, last))
+        if len(futures) > 2 * workers.threads:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
-def _written(name: Path, groups: Iterator[Rows]) -> Rows:
-    """Write groups of rows one after the other into files of this name, and return them mapped."""
+def _write_rows(path: Path, groups: Iterator[Rows]) -> Rows:
+    """Write groups of rows one after the other into files of this name, and return them memory-mapped."""
     ends, total = [], 0
-    files = [name.with_suffix(ending) for ending in (".columns", ".counts")]
-    with open_own(files[0], root=name.parent) as columns, open_own(files[1], root=name.parent) as counts:
+    files = [path.with_suffix(ending) for ending in (".columns", ".counts")]
+    with open_in_place(files[0], root=path.parent) as columns, open_in_place(files[1], root=path.parent) as counts:
         for group in groups:
             columns.write(group.columns.data)
             counts.write(group.counts.data)
             ends.append(group.ends + total)
             total += len(group.columns)
-    save_array(name.with_suffix(".ends.npy"), np.concatenate(ends), root=name.parent)
+    save_array(path.with_suffix(".ends.npy"), np.concatenate(ends), root=path.parent)
     return Rows(
-        _mapped(files[0], np.int32),
-        _mapped(files[1], np.float32),
-        np.load(name.with_suffix(".ends.npy"), mmap_mode="r"),
+        _map_file(files[0], np.int32),
+        _map_file(files[1], np.float32),
+        np.load(path.with_suffix(".ends.npy"), mmap_mode="r"),
     )
 
 
-def _mapped(file: Path, kind: type) -> Array:
-    """Return a file as an array; an empty file cannot be mapped."""
+def _map_file(file: Path, kind: type) -> Array:
+    """Return a file as a memory-mapped array; an empty file, which cannot be mapped, as an empty array."""
     return np.memmap(file, dtype=kind, mode="r") if file.stat().st_size else np.empty(0, dtype=kind)
 
 
-def _dealt(part: Path, run: Rows, words: int, block: int, *, place: Path, limit: int, origin: str) -> tuple[int, int]:
-    """Deal the records out over blocks in a new file; return how many blocks there are, and how many records each
+def _deal_records(
+    part: Path, run: Rows, words: int, block: int, *, root: Path, limit: int, origin: str
+) -> tuple[int, int]:
+    """Distribute the records over blocks in a new file; return how many blocks there are, and how many records each
     has."""
     records = int(run.ends[-1])
     if not records:
@@ -270,8 +287,8 @@ def _dealt(part: Path, run: Rows, words: int, block: int, *, place: Path, limit:
     blocks = -(-records // block)
     size = -(-records // blocks)
     needed = blocks * size * 12
-    cache_folders.make_room(place, limit - needed, large=RECORDS)
-    if reason := cache_folders.no_room(place, needed, limit):
+    cache_folders.evict_caches(root, limit - needed, large=RECORDS)
+    if reason := cache_folders.explain_no_space(root, needed, limit):
         raise DataError(
             f"there is no room for the co-occurrences of {origin}: {reason}",
             do="make room, or set data.cache to another folder",
@@ -279,7 +296,7 @@ def _dealt(part: Path, run: Rows, words: int, block: int, *, place: Path, limit:
     out = map_new_array(part / RECORDS, (blocks, size, 3), np.float32, root=part)
     starts = np.concatenate([[0], run.ends])
     order, state = np.empty(blocks, dtype=np.int32), np.array([SEED, 0], dtype=np.uint64)
-    kernel.deal(starts, run.columns, run.counts, 0, words, order, state, out)
+    kernel.distribute(starts, run.columns, run.counts, 0, words, order, state, out)
     out.flush()
     save_array(part / SUMS, np.array([zlib.crc32(one) for one in out], dtype=np.uint32), root=part)
     return blocks, size

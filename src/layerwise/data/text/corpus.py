@@ -1,9 +1,8 @@
-"""Text as a source: blocks of word numbers from a file that is mapped into memory.
+"""Text as a source: blocks of word numbers from a memory-mapped file.
 
-A corpus is one stream of int32 (`kernels.tokens`): `END` closes a sentence, which is a line; numbers from 0 on are
-words, all that the text has, in order of first occurrence. Example i is the tokens ``[i·block, (i+1)·block)``. Which of
-the words are learned is decided later, on the training part (`Recoded`). The file is made once, from the text
-(`corpus_build`).
+A corpus is one stream of int32 (`kernels.text`): `END` closes a sentence, which is a line; numbers from 0 on are
+words, all that the text has, in order of first occurrence. Example i is the tokens ``[i·block, (i+1)·block)``. The
+vocabulary is chosen later, on the training part (`Recoded`). `corpus_build` writes the file once, from the text.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.data.cache_folders import find_damaged, load_array, not_as_written
+from layerwise.data.cache_folders import find_damaged, load_array, make_damaged_error
 from layerwise.data.source import Array, Example, Examples, Schema, Source, Subset, fetch
 from layerwise.errors import DamagedError
-from layerwise.kernels.text.tokens import GAP
+from layerwise.kernels.text import GAP
 from layerwise.runtime.bounded_decoding import decode_json
 
 FORMAT = 2
-CHUNK = 256  # blocks that are counted at once
+CHUNK = 256  # blocks to count at once
 TOKENS = "tokens.bin"
 SMALL = SUMS, WORDS, STARTS, COUNTS, PHRASES = "sums.npy", "words.bin", "starts.npy", "counts.npy", "phrases.json"
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What a folder with a corpus holds.
+    """The contents of a folder with a corpus.
 
-    ``origin`` is what messages call the text; ``tokens`` counts sentence ends too, without the padding; ``digest`` is
-    of the text and of how it was cut; ``notes`` say what was noticed.
+    ``origin`` is the name of the text for messages; ``tokens`` counts sentence ends too, without the padding;
+    ``digest`` covers the text and the tokenizer's options; ``notes`` come from reading the text.
     """
 
     format: int
@@ -50,8 +49,7 @@ class Index(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Words(Sequence[str]):
-    """Words by number, read where they are asked for: ``starts`` (V + 1,) are their places in ``arena``, bytes of
-    UTF-8."""
+    """Words by number, decoded on access: ``starts`` (V + 1,) are their offsets in ``arena``, bytes of UTF-8."""
 
     arena: NDArray[np.uint8]
     starts: NDArray[np.int64]
@@ -69,17 +67,17 @@ class Words(Sequence[str]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        return _decoded(self.arena[self.starts[at] : self.starts[at + 1]].tobytes())
+        return _decode_word(self.arena[self.starts[at] : self.starts[at + 1]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), 1 << 16):
             starts = self.starts[first : first + (1 << 16) + 1].tolist()
-            held = self.arena[starts[0] : starts[-1]].tobytes()
+            data = self.arena[starts[0] : starts[-1]].tobytes()
             for begin, end in itertools.pairwise(starts):
-                yield _decoded(held[begin - starts[0] : end - starts[0]])
+                yield _decode_word(data[begin - starts[0] : end - starts[0]])
 
 
-def _decoded(data: bytes) -> str:
+def _decode_word(data: bytes) -> str:
     """Return a word's text. Raises `DamagedError` for bytes that are not UTF-8."""
     try:
         return data.decode()
@@ -93,7 +91,7 @@ def _decoded(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The blocks of a corpus in a folder. ``sums`` of the blocks are checked as they are read."""
+    """The blocks of a corpus in a folder. Their checksums are verified as they are read."""
 
     folder: str
     index: Index
@@ -110,7 +108,7 @@ class Corpus:
 
     @cached_property
     def _tokens(self) -> tuple[Array, Array]:
-        """The blocks, mapped, and their sums."""
+        """The blocks, memory-mapped, and their checksums."""
         tokens = np.memmap(Path(self.folder, TOKENS), dtype=np.int32, mode="r").reshape(-1, self.index.block)
         return tokens, load_array(Path(self.folder, SUMS), np.uint32, (len(self),))
 
@@ -127,17 +125,17 @@ class Corpus:
 
     @property
     def phrases(self) -> list[list[tuple[str, str]]]:
-        """The pairs of words that were written as one, pass by pass; none if none were looked for."""
+        """The pairs of words that are joined, pass by pass; empty without phrases."""
         path = Path(self.folder, PHRASES)
         if not path.is_file():
             return []
-        found: list[list[tuple[str, str]]] = decode_json(
+        phrases: list[list[tuple[str, str]]] = decode_json(
             path.read_bytes(), what=str(path), as_type=list[list[tuple[str, str]]]
         )
-        return found
+        return phrases
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: a worker opens its own."""
+        """Leave the memory maps out: a worker opens its own."""
         return {"folder": self.folder, "index": self.index}
 
     def __len__(self) -> int:
@@ -155,11 +153,11 @@ class Corpus:
         tokens, sums = self._tokens
         out = tokens[at]
         if find_damaged(self.folder, out, sums[at]):
-            raise not_as_written(self.folder, TOKENS, f"the tokens of {self.index.origin}")
+            raise make_damaged_error(self.folder, TOKENS, f"the tokens of {self.index.origin}")
         if out.size and (
             out.min() < GAP or out.max() >= self.index.words
         ):  # compiled loops look words up without a check
-            raise not_as_written(
+            raise make_damaged_error(
                 self.folder, TOKENS, f"numbers of the {self.index.words:,} words of {self.index.origin}"
             )
         return Examples(out, None, at)
@@ -170,7 +168,7 @@ class Corpus:
         return f"{self.index.origin}, tokens {first} to {min(first + self.index.block, self.index.tokens) - 1}"
 
     def fingerprint(self) -> str:
-        """Return a digest of the text and of how it was cut; where it lies does not count."""
+        """Return a digest of the text and of the tokenizer's options; the folder's path does not count."""
         return hashlib.sha256(f"{self.index.digest} {self.index.block}".encode()).hexdigest()[:32]
 
 
@@ -195,42 +193,42 @@ class Recoded:
 
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
-        from layerwise.kernels.text.tokenize import (
+        from layerwise.kernels.text.tokenizer_loops import (
             recode,
         )  # numba is slow to import, and not everyone who looks for texts has one
 
-        found = fetch(self.base, indices)
-        tokens = np.asarray(found.inputs)  # its own copy: `Corpus.fetch` makes one
+        examples = fetch(self.base, indices)
+        tokens = np.asarray(examples.inputs)  # its own copy: `Corpus.fetch` makes one
         recode(tokens, self.mapping)
-        return found._replace(inputs=tokens)
+        return examples._replace(inputs=tokens)
 
     def name_of(self, index: int) -> str:
-        """Return the name the example has in the source beneath."""
+        """Return the name the example has in the base source."""
         return self.base.name_of(index)
 
     def fingerprint(self) -> str:
-        """Return a digest of the source beneath and of the mapping."""
+        """Return a digest of the base source and of the mapping."""
         digest = hashlib.sha256(self.base.fingerprint().encode())
         digest.update(np.ascontiguousarray(self.mapping).data)
         return digest.hexdigest()[:32]
 
 
-def corpus_of(source: Source) -> Corpus | None:
+def find_corpus(source: Source) -> Corpus | None:
     """Return the corpus under subsets, if there is one."""
     while isinstance(source, Subset):
         source = source.base
     return source if isinstance(source, Corpus) else None
 
 
-def counted(source: Source) -> NDArray[np.int64]:
+def count_words(source: Source) -> NDArray[np.int64]:
     """Return how often each word of the corpus comes in the blocks of a corpus or of a part of one, (V,)."""
-    from layerwise.kernels.text.tokenize import tally  # numba is slow to import
+    from layerwise.kernels.text.tokenizer_loops import tally  # numba is slow to import
 
     if isinstance(source, Corpus):
         return np.array(source.counts)
-    whole = corpus_of(source)
-    assert whole is not None  # only texts are counted
-    counts = np.zeros(len(whole.words), dtype=np.int64)
+    corpus = find_corpus(source)
+    assert corpus is not None  # only texts are counted
+    counts = np.zeros(len(corpus.words), dtype=np.int64)
     for first in range(0, len(source), CHUNK):
         tally(np.asarray(fetch(source, np.arange(first, min(first + CHUNK, len(source)))).inputs), counts)
     return counts

@@ -1,4 +1,4 @@
-"""Which encoding a text is probably in, told from its first bytes."""
+"""Guessing the encoding of a text from its first bytes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 
 from layerwise.errors import UsageError
 
-MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-LOOK = 1 << 20  # bytes that are looked at: what is shorter is whole
+BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+SAMPLE_BYTES = 1 << 20  # bytes to guess from; fewer bytes are the full text
 
 
-def marked(head: bytes) -> str:
-    """Return the encoding that a mark at the beginning names, or the empty text."""
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "")
+def detect_byte_order_mark(head: bytes) -> str:
+    """Return the encoding that a byte-order mark names, or an empty string."""
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
 
 
-def guess(data: bytes, encoding: str) -> str:
-    """Return what a text, of which these bytes are no valid ``encoding``, is probably written in."""
-    return "gbk" if encoding != "gbk" and _looks_double(data) else "cp1252"
+def guess_encoding(data: bytes, encoding: str) -> str:
+    """Return the probable encoding of a text whose bytes are not valid in ``encoding``."""
+    return "gbk" if encoding != "gbk" and _is_double_byte(data) else "cp1252"
 
 
-def _looks_double(data: bytes) -> bool:
-    """Tell whether bytes past ASCII come in pairs, as in GBK, instead of alone, as accented letters do."""
+def _is_double_byte(data: bytes) -> bool:
+    """Whether bytes past ASCII come in pairs, as in GBK, and not alone, as accented letters do."""
     try:
-        data[: len(data) - 1].decode("gbk", "strict" if len(data) < LOOK else "ignore")
+        data[: len(data) - 1].decode("gbk", "strict" if len(data) < SAMPLE_BYTES else "ignore")
     except UnicodeDecodeError as error:
         if error.start < len(data) - 3:
             return False

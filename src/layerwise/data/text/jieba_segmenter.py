@@ -1,5 +1,4 @@
-"""Chinese text with blanks between its words, as jieba finds them (Sun Junyi; a prefix dictionary, and an HMM for words
-outside it)."""
+"""Chinese text split into words by jieba (Sun Junyi; a prefix dictionary, and an HMM for words outside it)."""
 
 from __future__ import annotations
 
@@ -11,18 +10,18 @@ from types import ModuleType
 
 from layerwise.data.text.texts import Piece
 from layerwise.errors import UsageError
-from layerwise.kernels.text.tokenizer import NotUtf8
+from layerwise.kernels.text.tokenizer import InvalidUtf8Error
 
 LONGEST_LINE = 1 << 20  # characters; a longer line is cut, wherever that is
 
 
-def version() -> str:
+def get_version() -> str:
     """Return jieba's version: another may find other words."""
-    return str(_jieba().__version__)
+    return str(_import_jieba().__version__)
 
 
-def _jieba() -> ModuleType:
-    """Import jieba, or raise the `UsageError` that says how to get it."""
+def _import_jieba() -> ModuleType:
+    """Import jieba, or raise the `UsageError` that tells how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own old code
@@ -33,38 +32,37 @@ def _jieba() -> ModuleType:
             do="pip install 'layerwise[jieba]'; or take characters: leave data.tokens out",
         ) from error
     jieba.setLogLevel(logging.WARNING)
-    found: ModuleType = jieba
-    return found
+    module: ModuleType = jieba
+    return module
 
 
-def segmented(found: Iterator[Piece]) -> Iterator[Piece]:
-    """Yield a text with blanks between the words that jieba finds, line by line; what is no word (punctuation) is left
-    out.
+def segment_words(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Yield a text with blanks between the words that jieba finds, line by line, without punctuation.
 
-    Raises `NotUtf8`, and `UsageError` where jieba is not installed.
+    Raises `InvalidUtf8Error`, and `UsageError` where jieba is not installed.
     """
-    cut: Callable[[str], Iterator[str]] = _jieba().cut
+    cut: Callable[[str], Iterator[str]] = _import_jieba().cut
 
-    def line_of(line: str) -> str:
+    def segment_line(line: str) -> str:
         return " ".join(word for word in cut(line) if any(map(str.isalnum, word))) + "\n"
 
     decoder = codecs.getincrementaldecoder("utf-8")()
-    fed, rest, read = 0, "", 0
-    for piece in found:
-        text = rest + _decoded(decoder, piece.data, fed)
-        fed, read = fed + len(piece.data), piece.read
+    decoded_bytes, rest, read = 0, "", 0
+    for piece in pieces:
+        text = rest + _decode(decoder, piece.data, decoded_bytes)
+        decoded_bytes, read = decoded_bytes + len(piece.data), piece.read
         *lines, rest = text.split("\n")
         if len(rest) > LONGEST_LINE:
             lines, rest = [*lines, rest], ""
-        yield Piece("".join(map(line_of, lines)).encode(), read)
-    rest += _decoded(decoder, b"", fed, last=True)
-    yield Piece(line_of(rest).encode(), read)
+        yield Piece("".join(map(segment_line, lines)).encode(), read)
+    rest += _decode(decoder, b"", decoded_bytes, last=True)
+    yield Piece(segment_line(rest).encode(), read)
 
 
-def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, fed: int, *, last: bool = False) -> str:
-    """Decode on. Raises `NotUtf8` with the byte's place in the whole text."""
+def _decode(decoder: codecs.IncrementalDecoder, data: bytes, decoded_bytes: int, *, last: bool = False) -> str:
+    """Decode the next bytes. Raises `InvalidUtf8Error` with the byte's offset in the full text."""
     waiting = len(decoder.getstate()[0])
     try:
         return decoder.decode(data, last)
     except UnicodeDecodeError as error:
-        raise NotUtf8(fed - waiting + error.start, error.object[error.start]) from error
+        raise InvalidUtf8Error(decoded_bytes - waiting + error.start, error.object[error.start]) from error

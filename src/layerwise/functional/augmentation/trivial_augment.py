@@ -1,9 +1,9 @@
 """TrivialAugment: each image is changed by one operation, drawn evenly, at a strength drawn evenly.
 
-``N`` images, ``C`` channels, ``H W`` pixels, values in [0, 1]. S. G. Müller, F. Hutter, TrivialAugment: tuning-free
-yet state-of-the-art data augmentation (ICCV 2021): the wide set of 14 operations with 31 strengths each. The one idea:
-no search for a policy
-beats drawing one. Nothing here draws: draws are given. Images of one operation are changed together.
+``N`` images, ``C`` channels, ``H W`` pixels, values in [0, 1]. S. G. Müller, F. Hutter, TrivialAugment: tuning-free yet
+state-of-the-art data augmentation (ICCV 2021): the wide set of 14 operations with 31 strengths each. No search for a
+policy beats drawing one. The functions draw nothing themselves: they take draws as arguments. Images with the same
+operation are changed together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPERATIONS = (
 )
 MOVES = OPERATIONS[1:6]
 LEVELS = 31  # strengths m/30, m from 0 to 30
-WIDEST = {
+MAX_MAGNITUDES = {
     "shear-x": 0.99,
     "shear-y": 0.99,
     "translate-x": 32.0,
@@ -49,7 +49,7 @@ GRAY = (0.299, 0.587, 0.114)
 SMOOTH = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))  # of 13
 
 
-class Chosen(NamedTuple):
+class Operations(NamedTuple):
     """The operation of each image, ``operation`` (N,) its number, and ``strength`` (N,) in [0, 1] with ``sign`` (N,)
     ±1."""
 
@@ -58,38 +58,38 @@ class Chosen(NamedTuple):
     sign: Tensor
 
 
-def chosen(u: Tensor) -> Chosen:
-    """Return what draws u (N, 3) from [0, 1) mean: operation, strength, sign."""
+def choose_operations(u: Tensor) -> Operations:
+    """Return the operations that draws u (N, 3) from [0, 1) give: operation, strength, sign."""
     operation = (u[:, 0].double() * len(OPERATIONS)).long().clamp_max(len(OPERATIONS) - 1)
     level = (u[:, 1].double() * LEVELS).long().clamp_max(LEVELS - 1)
-    return Chosen(
+    return Operations(
         operation, (level.double() / (LEVELS - 1)).to(u.dtype), torch.where(u[:, 2] < 0.5, -1.0, 1.0).to(u.dtype)
     )
 
 
-def values(drawn: Chosen) -> Tensor:
-    """Return each operation's own measure (N,): shear, pixels, degrees, or a factor's distance from 1, with its sign;
+def compute_magnitudes(operations: Operations) -> Tensor:
+    """Return each operation's magnitude (N,): shear, pixels, degrees, or a factor's distance from 1, with its sign;
     bits that posterize keeps (8 to 2); the level from which solarize inverts (1 to 0); 0 for those without a
     strength."""
-    widest = torch.tensor([WIDEST.get(name, 0.0) for name in OPERATIONS]).to(drawn.strength)
-    out = drawn.sign * drawn.strength * widest[drawn.operation]
-    out = torch.where(drawn.operation == OPERATIONS.index("posterize"), 8 - (drawn.strength * 6).round(), out)
-    return torch.where(drawn.operation == OPERATIONS.index("solarize"), 1 - drawn.strength, out)
+    maxima = torch.tensor([MAX_MAGNITUDES.get(name, 0.0) for name in OPERATIONS]).to(operations.strength)
+    out = operations.sign * operations.strength * maxima[operations.operation]
+    out = torch.where(operations.operation == OPERATIONS.index("posterize"), 8 - (operations.strength * 6).round(), out)
+    return torch.where(operations.operation == OPERATIONS.index("solarize"), 1 - operations.strength, out)
 
 
-def places(drawn: Chosen, size: tuple[int, int]) -> Tensor:
-    """Return the maps of places (N, 3, 3) of images of ``size`` (H, W), identities where the operation moves nothing.
+def affine_matrices(operations: Operations, size: tuple[int, int]) -> Tensor:
+    """Return the affine maps (N, 3, 3) of images of ``size`` (H, W), identities where the operation moves nothing.
 
-    As in the original, which maps places of the result to places of the image: shear about the upper left corner,
+    As in the original, which maps positions of the result to positions of the image: shear about the upper left corner,
     translation, and rotation, counter-clockwise about the middle.
     """
-    value, middle = values(drawn).double(), [(side - 1) / 2 for side in size]
+    value, middle = compute_magnitudes(operations).double(), [(side - 1) / 2 for side in size]
     out = torch.eye(3, dtype=torch.float64, device=value.device).repeat(len(value), 1, 1)
 
     def put(name: str, *cells: tuple[int, int, Tensor]) -> None:
-        at = drawn.operation == OPERATIONS.index(name)
-        for row, column, found in cells:
-            out[at, row, column] = found[at]
+        at = operations.operation == OPERATIONS.index(name)
+        for row, column, entry in cells:
+            out[at, row, column] = entry[at]
 
     put("shear-x", (0, 1, -value), (0, 2, -value / 2))  # from a pixel's middle, half a pixel from the border
     put("shear-y", (1, 0, -value), (1, 2, -value / 2))
@@ -109,22 +109,22 @@ def places(drawn: Chosen, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def recolored(x: Tensor, drawn: Chosen) -> Tensor:
-    """Return images (N, C, H, W) after those operations that leave pixels in their place; the others' unchanged."""
-    value, out = values(drawn).to(x.dtype), x
-    for name, change in CHANGES.items():
-        at = torch.nonzero(drawn.operation == OPERATIONS.index(name))[:, 0]
+def apply_color_operations(x: Tensor, operations: Operations) -> Tensor:
+    """Return images (N, C, H, W) after the operations that change colors only; the other images are unchanged."""
+    value, out = compute_magnitudes(operations).to(x.dtype), x
+    for name, change in COLOR_OPERATIONS.items():
+        at = torch.nonzero(operations.operation == OPERATIONS.index(name))[:, 0]
         if len(at):
             out = out.index_copy(0, at, change(x[at], value[at].view(-1, 1, 1, 1)))
     return out
 
 
-def blended(x: Tensor, other: Tensor, value: Tensor) -> Tensor:
+def blend(x: Tensor, other: Tensor, value: Tensor) -> Tensor:
     """Return other + (1 + value)·(x − other), kept within [0, 1]."""
     return (other + (1 + value) * (x - other)).clamp(0, 1)
 
 
-def gray(x: Tensor) -> Tensor:
+def to_gray(x: Tensor) -> Tensor:
     """Return the luma (N, 1, H, W) of images."""
     return x if x.shape[1] == 1 else (x * torch.tensor(GRAY).to(x).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
@@ -141,19 +141,19 @@ def smooth(x: Tensor) -> Tensor:
     return out
 
 
-def posterized(x: Tensor, bits: Tensor) -> Tensor:
+def posterize(x: Tensor, bits: Tensor) -> Tensor:
     """Return images of which each level keeps its highest bits only."""
     step = torch.exp2(8 - bits)
     return torch.floor((x * 255).round() / step) * step / 255
 
 
-def stretched(x: Tensor) -> Tensor:
+def autocontrast(x: Tensor) -> Tensor:
     """Return images each of whose channels reaches from 0 to 1 (`auto-contrast`); channels of one value stay."""
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-12), x)
 
 
-def equalized(x: Tensor) -> Tensor:
+def equalize(x: Tensor) -> Tensor:
     """Return images each of whose channels uses its 256 levels about equally often.
 
     With the counts h of a channel's levels and s = (Σh − its last count) // 255: level i ↦ (Σ_{j<i} h_j + s // 2) // s,
@@ -167,17 +167,17 @@ def equalized(x: Tensor) -> Tensor:
     step = (level.shape[1] - last) // 255
     before = counts.cumsum(1) - counts
     table = ((before + step // 2) // step.clamp_min(1)).clamp_max(255)
-    found = torch.where(step > 0, table.gather(1, level), level)
-    return (found.to(x.dtype) / 255).view(x.shape)
+    levels = torch.where(step > 0, table.gather(1, level), level)
+    return (levels.to(x.dtype) / 255).view(x.shape)
 
 
-CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": lambda x, v: blended(x, torch.zeros_like(x), v),
-    "color": lambda x, v: blended(x, gray(x), v),
-    "contrast": lambda x, v: blended(x, gray(x).mean((2, 3), keepdim=True), v),
-    "sharpness": lambda x, v: blended(x, smooth(x), v),
-    "posterize": posterized,
+COLOR_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": lambda x, v: blend(x, torch.zeros_like(x), v),
+    "color": lambda x, v: blend(x, to_gray(x), v),
+    "contrast": lambda x, v: blend(x, to_gray(x).mean((2, 3), keepdim=True), v),
+    "sharpness": lambda x, v: blend(x, smooth(x), v),
+    "posterize": posterize,
     "solarize": lambda x, v: torch.where(x < v, x, 1 - x),
-    "auto-contrast": lambda x, v: stretched(x),
-    "equalize": lambda x, v: equalized(x),
+    "auto-contrast": lambda x, v: autocontrast(x),
+    "equalize": lambda x, v: equalize(x),
 }

@@ -1,5 +1,5 @@
-"""The contract of an engine: encoded inputs in, the network's own outputs out, in pieces that stay within the caches'
-and memory's reach.
+"""The contract of an engine: it maps encoded inputs to the network's own outputs, in chunks that fit the caches and
+memory.
 
 ``N`` examples.
 """
@@ -14,28 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import DamagedError, UsageError
-from layerwise.inference.export.base import Subject, compare
+from layerwise.inference.export.base import ExportSource, compare
 from layerwise.runtime import compute_settings
 
 NAMES = ("torch", "compiled", "onnxruntime", "openvino", "auto")
-ON_CPU = ("onnxruntime", "openvino")
-PIECE = (
-    16 * 3 * 224 * 224
-)  # numbers: 16 images of ImageNet's size, beyond which nothing is gained and maps fill the memory
-MOST = 256  # examples: as many as `predict` gathers
+CPU_ENGINES = ("onnxruntime", "openvino")
+CHUNK_NUMBERS = 16 * 3 * 224 * 224  # 16 images of ImageNet's size: more gain nothing, and their maps fill the memory
+MAX_CHUNK = 256  # examples: as many as `predict` gathers
 
 
-def piece_of(shape: tuple[int, ...]) -> int:
+def compute_chunk_size(shape: tuple[int, ...]) -> int:
     """Return how many inputs of a shape, without the batch dimension, are run at a time."""
-    return max(1, min(MOST, PIECE // max(1, torch.Size(shape).numel())))
+    return max(1, min(MAX_CHUNK, CHUNK_NUMBERS // max(1, torch.Size(shape).numel())))
 
 
-def device_for(engine: str, wanted: str) -> torch.device:
-    """Return the device on which an engine of this name answers: the one wanted, and for ``auto`` CUDA before the CPU.
+def choose_device(engine: str, wanted: str) -> torch.device:
+    """Return the device on which an engine of this name runs: the one wanted, and for ``auto`` CUDA before the CPU.
 
     The runtimes run on the CPU alone. Raises `UsageError` for another device there, and for one that is not here.
     """
-    if engine not in ON_CPU:
+    if engine not in CPU_ENGINES:
         return compute_settings.pick_device(wanted)
     if wanted not in ("auto", "cpu"):
         raise UsageError(
@@ -54,32 +52,32 @@ class Engine(nn.Module, ABC):
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
-        """Map one piece of encoded inputs (N, …) to the network's own outputs (N, …)."""
+        """Map one chunk of encoded inputs (N, …) to the network's own outputs (N, …)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map encoded inputs (N, …), piece by piece."""
-        size = piece_of(tuple(x.shape[1:]))
+        """Map encoded inputs (N, …), chunk by chunk."""
+        size = compute_chunk_size(tuple(x.shape[1:]))
         if len(x) <= size:
             return self.run(x)
         return torch.cat([self.run(part) for part in x.split(size)])
 
-    def told(self) -> Mapping[str, Any]:
-        """Return what ran, as JSON holds it."""
+    def describe(self) -> Mapping[str, Any]:
+        """Return what ran, as plain JSON."""
         return {"name": self.name}
 
     def notes(self) -> list[str]:
-        """Return what a user should know of how the engine came about, in lines."""
+        """Return what a user should know of how the engine was chosen, in lines."""
         return []
 
 
-def verify(engine: Engine, subject: Subject) -> None:
+def verify_engine(engine: Engine, source: ExportSource) -> None:
     """Compare an engine with the network on made-up inputs. Raises `DamagedError` where they differ by more than
     rounding."""
-    check = compare(lambda x: [engine.run(x)], subject, by=engine.name, sizes=(1, 3), reference=subject.answering)
+    check = compare(lambda x: [engine.run(x)], source, by=engine.name, sizes=(1, 3), reference=source.prediction_model)
     if not check.passed:
         worst = max(one.relative for one in check.differences)
         raise DamagedError(
-            f"the engine {engine.name} does not compute what {subject.spec.name} computes here, and was not used",
+            f"the engine {engine.name} does not compute what {source.spec.name} computes here, and was not used",
             expected=f"outputs within {check.tolerance:g} of the largest",
             received=f"{worst:.3g}",
             do="use --engine torch",

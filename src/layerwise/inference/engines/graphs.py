@@ -1,5 +1,5 @@
-"""The exported graph of a run, kept beside it: made once, named by the weights' checksum, vouched for by a checksum of
-its own."""
+"""The exported graph of a run: exported once into the run's folder, named by the weights' checksum, and verified by a
+checksum of its own."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ import msgspec
 import platformdirs
 
 from layerwise.errors import LayerwiseError
-from layerwise.inference.export.base import FORMAT, Subject, passport
-from layerwise.inference.export.folding import fold
+from layerwise.inference.export.base import FORMAT, ExportSource, build_metadata
+from layerwise.inference.export.folding import fold_batch_norms
 from layerwise.run_records import Digest, Text, check_record, read_bounded
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, take_back, write_file, write_files
-from layerwise.runtime.checksums import Json, digest, digest_of, sealed, unsealed
+from layerwise.runtime.atomic_io import is_plain_file, make_folder, remove_if_unchanged, write_file, write_files
+from layerwise.runtime.checksums import Json, digest, digest_file, dump_checksummed, load_checksummed
 
 FOLDER = "engines"
 
 
-class Seal(msgspec.Struct, frozen=True):
-    """What the file beside a graph says: the graph's checksum, and the versions that wrote it."""
+class GraphChecksum(msgspec.Struct, frozen=True):
+    """The content of a graph's checksum file: the graph's checksum, and the versions that wrote it."""
 
     sha256: Digest
     exporter: dict[str, Text]
 
 
-def key_of(*, spec: str, arguments: Any, task: Any, weights: str) -> str:
-    """Return what tells one graph from another: the network, its task, its weights, and the form we write."""
-    return digest(sealed({"model": spec, "arguments": arguments, "task": task, "weights": weights, "graph": FORMAT}))[
-        :24
-    ]
+def compute_key(*, spec: str, arguments: Any, task: Any, weights: str) -> str:
+    """Return a digest of all that decides a graph: the network, its task, its weights, and our format."""
+    facts = {"model": spec, "arguments": arguments, "task": task, "weights": weights, "graph": FORMAT}
+    return digest(dump_checksummed(facts))[:24]
 
 
-def key(subject: Subject) -> str:
-    """Return a subject's key."""
-    return key_of(
-        spec=subject.spec.name, arguments=subject.arguments, task=subject.task.to_json(), weights=subject.weights
+def get_key(source: ExportSource) -> str:
+    """Return a source's key."""
+    return compute_key(
+        spec=source.spec.name, arguments=source.arguments, task=source.task.to_json(), weights=source.weights
     )
 
 
-def users() -> Path:
+def get_cache_folder() -> Path:
     """Return the folder for graphs and measurements in the user's cache."""
     return Path(platformdirs.user_cache_dir("layerwise")) / FOLDER
 
 
-def graph_of(subject: Subject, run: Path) -> Path:
+def find_or_export_graph(source: ExportSource, run: Path) -> Path:
     """Return the file of a run's graph, batch norms folded: exported into the run's folder, or the user's cache where
     that is read-only.
 
@@ -56,109 +55,117 @@ def graph_of(subject: Subject, run: Path) -> Path:
     is a program, and only one that this user exported is run. Raises `UsageError` for a network that is no fixed graph
     and for a missing extra.
     """
-    name = f"{key(subject)}.onnx"
-    for folder in (run / FOLDER, users()):
-        if whole(folder / name) and was_exported_here(folder / name):
+    name = f"{get_key(source)}.onnx"
+    for folder in (run / FOLDER, get_cache_folder()):
+        if is_intact(folder / name) and was_exported_here(folder / name):
             return folder / name
-    data = written(subject)
+    data = export_graph(source)
     try:
-        return put(run / FOLDER / name, data)
+        return save_graph(run / FOLDER / name, data)
     except (OSError, LayerwiseError):
-        return put(users() / name, data)
+        return save_graph(get_cache_folder() / name, data)
 
 
-def written(subject: Subject) -> bytes:
+def export_graph(source: ExportSource) -> bytes:
     """Export the graph."""
-    from layerwise.inference.export import onnx
+    from layerwise.inference.export.onnx_file import serialize_onnx
 
-    made = fold(subject.model)
-    module = subject.task.export_module(copy.deepcopy(made.model)).module
-    return onnx.written(module, subject, passport(subject, folded=made.norms), fold=True)
+    folded = fold_batch_norms(source.model)
+    module = source.task.export_module(copy.deepcopy(folded.model)).module
+    return serialize_onnx(module, source, build_metadata(source, folded=folded.norms), fold=True)
 
 
-def put(path: Path, data: bytes) -> Path:
-    """Put a graph into its folder, and its seal beside it; graphs of older weights of the run, told by their seals,
-    go."""
+def save_graph(path: Path, data: bytes) -> Path:
+    """Write a graph and its checksum file; remove graphs of the run's older weights that have a valid checksum file."""
     root = path.parents[1]
     make_folder(path.parent, root=root)
-    write_files([(path, data), (seal(path), sealed({"sha256": digest(data), "exporter": exporter()}))], root=root)
-    remember(path, digest(data))
-    if path.parent != users():
+    checksum = dump_checksummed({"sha256": digest(data), "exporter": get_exporter_versions()})
+    write_files([(path, data), (get_checksum_path(path), checksum)], root=root)
+    mark_exported(path, digest(data))
+    if path.parent != get_cache_folder():
         for old in path.parent.glob("*.onnx"):
-            if old != path and (known := read_seal(old)) is not None:
-                take_back(path.parent, {old.name: known["sha256"], seal(old).name: digest(seal(old).read_bytes())})
+            if old != path and (known := read_graph_checksum(old)) is not None:
+                checksum_path = get_checksum_path(old)
+                digests = {old.name: known["sha256"], checksum_path.name: digest(checksum_path.read_bytes())}
+                remove_if_unchanged(path.parent, digests)
     return path
 
 
-def whole(path: Path) -> bool:
-    """Whether a graph lies here as it was written, by the exporter that is installed."""
-    known = read_seal(path)
+def is_intact(path: Path) -> bool:
+    """Whether a graph is as it was written, by the exporter that is installed."""
+    known = read_graph_checksum(path)
+    if known is None or known.get("exporter") != get_exporter_versions():
+        return False
     try:
-        return known is not None and known.get("exporter") == exporter() and known["sha256"] == digest_of(path)
+        return bool(known["sha256"] == digest_file(path))
     except OSError:
         return False
 
 
-def _memory(path: Path) -> Path:
+def _get_marker_path(path: Path) -> Path:
     """Return the file of the user's cache that says which graph of this name was exported here."""
-    return users() / f"{path.name}.exported.json"
+    return get_cache_folder() / f"{path.name}.exported.json"
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Note in the user's cache that a graph was exported here; a home that cannot be written is no error."""
+def mark_exported(path: Path, sha256: str) -> None:
+    """Note in the user's cache that a graph was exported here; a cache that cannot be written is no error."""
     with suppress(OSError, LayerwiseError):
-        make_folder(users())
-        write_file(_memory(path), sealed({"sha256": sha256}), root=users())
+        make_folder(get_cache_folder())
+        write_file(_get_marker_path(path), dump_checksummed({"sha256": sha256}), root=get_cache_folder())
 
 
 def was_exported_here(path: Path) -> bool:
     """Whether the user's cache says that a graph, or one of the same bytes, was exported here."""
-    known = read_seal(path)
+    known = read_graph_checksum(path)
+    if known is None:
+        return False
     try:
-        place = _memory(path)
-        return known is not None and unsealed(read_bounded(place, root=users()), place).get("sha256") == known["sha256"]
+        marker = _get_marker_path(path)
+        exported = load_checksummed(read_bounded(marker, root=get_cache_folder()), marker)
+        return bool(exported.get("sha256") == known["sha256"])
     except (OSError, LayerwiseError):
         return False
 
 
-def read_seal(path: Path) -> Json | None:
-    """Return what the seal beside a graph says; None where graph or seal is no plain file, or the seal is not as it was
-    written."""
-    if not all(is_plain_file(place, root=path.parents[1]) for place in (path, seal(path))):
+def read_graph_checksum(path: Path) -> Json | None:
+    """Return the content of a graph's checksum file; None if the graph or that file is no plain file, or that file is
+    not as it was written."""
+    root, checksum_path = path.parents[1], get_checksum_path(path)
+    if not all(is_plain_file(file, root=root) for file in (path, checksum_path)):
         return None
     try:
-        known = unsealed(read_bounded(seal(path), root=path.parents[1]), seal(path))
-        check_record(known, Seal, seal(path))
+        known = load_checksummed(read_bounded(checksum_path, root=root), checksum_path)
+        check_record(known, GraphChecksum, checksum_path)
     except LayerwiseError:
         return None
     return known
 
 
-def graph_problems(run: Path) -> dict[str, str]:
+def find_graph_problems(run: Path) -> dict[str, str]:
     """Return each graph in a run's folder with what is wrong with it, or an empty text: for ``doctor``."""
-    found = {}
+    problems = {}
     for path in sorted((run / FOLDER).glob("*.onnx")):
-        known, name = read_seal(path), f"{FOLDER}/{path.name}"
+        known, name = read_graph_checksum(path), f"{FOLDER}/{path.name}"
         if known is None:
-            found[f"{name}.json"] = "the seal of a graph is missing or not as it was written"
+            problems[f"{name}.json"] = "the seal of a graph is missing or not as it was written"
         else:
-            found[name] = "" if digest_of(path) == known["sha256"] else "its checksum is wrong"
-    return found
+            problems[name] = "" if digest_file(path) == known["sha256"] else "its checksum is wrong"
+    return problems
 
 
-def seal(path: Path) -> Path:
-    """Return the file that vouches for a graph."""
+def get_checksum_path(path: Path) -> Path:
+    """Return a graph's checksum file."""
     return path.with_name(path.name + ".json")
 
 
-def exporter() -> dict[str, str]:
+def get_exporter_versions() -> dict[str, str]:
     """Return the versions that decide how a graph is written; empty for packages that are not here."""
     from importlib.metadata import PackageNotFoundError
 
-    found = {}
+    versions = {}
     for name in ("layerwise", "torch", "onnx", "onnxscript"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = ""
-    return found
+            versions[name] = ""
+    return versions

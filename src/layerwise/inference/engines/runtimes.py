@@ -14,21 +14,21 @@ from torch import Tensor
 
 from layerwise.errors import DamagedError, LayerwiseError
 from layerwise.inference.engines.base import Engine
-from layerwise.inference.export.base import INPUT, needs
+from layerwise.inference.export.base import INPUT, require_packages
 
-LONGEST = 200  # characters of a runtime's own words
-SHAPES = 3  # batch sizes for which OpenVINO keeps a graph compiled
+MAX_REASON = 200  # characters of a runtime's message
+MAX_COMPILED = 3  # batch sizes for which OpenVINO keeps a graph compiled
 
 
 @contextmanager
-def name_graph(graph: Path, runtime: str) -> Iterator[None]:
-    """Raise `DamagedError` naming the graph for whatever a runtime says of it inside: its errors are of many kinds."""
+def name_graph_in_errors(graph: Path, runtime: str) -> Iterator[None]:
+    """Raise `DamagedError` naming the graph for any error that the runtime raises inside."""
     try:
         yield
     except LayerwiseError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:LONGEST]
+        reason = " ".join(str(error).split())[:MAX_REASON]
         raise DamagedError(
             f"{graph} cannot be run by {runtime} ({type(error).__name__}: {reason})",
             expected="the graph as it was exported",
@@ -36,27 +36,27 @@ def name_graph(graph: Path, runtime: str) -> Iterator[None]:
         ) from error
 
 
-def refuse_other_files(graph: Path) -> None:
-    """Raise `DamagedError` for a graph whose numbers lie in other files: we write none, and a runtime would open
-    them."""
+def check_no_external_data(graph: Path) -> None:
+    """Raise `DamagedError` for a graph whose numbers lie in other files: our exports have none, and a runtime would
+    open them."""
     import onnx
 
-    with name_graph(graph, "onnx"):
+    with name_graph_in_errors(graph, "onnx"):
         model = onnx.load(str(graph), load_external_data=False)
         outside = next(
-            (tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL), None
+            (tensor for tensor in _iterate_tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL), None
         )
     if outside is not None:
         names = ", ".join(entry.value for entry in outside.external_data if entry.key == "location")
         raise DamagedError(
             f"{graph} is damaged: the numbers of '{outside.name}' lie in another file, which was not opened",
             expected="one file",
-            received=names[:LONGEST],
+            received=names[:MAX_REASON],
             do=f"rm {graph}: it is exported again; or use --engine torch",
         )
 
 
-def _tensors(message: Any) -> Iterator[Any]:
+def _iterate_tensors(message: Any) -> Iterator[Any]:
     """Yield every tensor in a protobuf message, wherever it lies: initializers, attributes, subgraphs, functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
@@ -64,50 +64,49 @@ def _tensors(message: Any) -> Iterator[Any]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for one in value if hasattr(value, "__len__") else (value,):
-                yield from _tensors(one)
+                yield from _iterate_tensors(one)
 
 
-class OnnxRuntime(Engine):
+class OnnxRuntimeEngine(Engine):
     """Microsoft's runtime. Of the graph's outputs only the network's own is computed."""
 
     name = "onnxruntime"
 
     def __init__(self, graph: Path) -> None:
         super().__init__()
-        needs("onnxruntime", extra="onnxruntime", to="--engine onnxruntime")
+        require_packages("onnxruntime", extra="onnxruntime", to="--engine onnxruntime")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # nothing below fatal: what it says of a graph is raised, and told in our words
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # its idle threads would hold the cores torch needs
-        refuse_other_files(graph)
-        with name_graph(graph, self.name):
+        options.log_severity_level = 4  # nothing below fatal: its errors are raised with our own messages
+        # idle threads that spin would hold the cores torch needs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        check_no_external_data(graph)
+        with name_graph_in_errors(graph, self.name):
             self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-            self.wanted = [self.session.get_outputs()[0].name]
+            self.output_names = [self.session.get_outputs()[0].name]
         self.graph = graph
 
     def run(self, x: Tensor) -> Tensor:
         """Run the graph."""
-        with name_graph(self.graph, self.name):
-            found = self.session.run(self.wanted, {INPUT: np.ascontiguousarray(x.float().numpy())})[0]
-        return torch.from_numpy(np.asarray(found)).to(x.dtype)
+        with name_graph_in_errors(self.graph, self.name):
+            outputs = self.session.run(self.output_names, {INPUT: np.ascontiguousarray(x.float().numpy())})[0]
+        return torch.from_numpy(np.asarray(outputs)).to(x.dtype)
 
 
-class OpenVino(Engine):
+class OpenVinoEngine(Engine):
     """Intel's runtime. Compiled for each batch size, which is faster than for an open one; the last few are kept."""
 
     name = "openvino"
 
     def __init__(self, graph: Path) -> None:
         super().__init__()
-        needs("openvino", extra="openvino", to="--engine openvino")
+        require_packages("openvino", extra="openvino", to="--engine openvino")
         import openvino
 
-        refuse_other_files(graph)
+        check_no_external_data(graph)
         self.core = openvino.Core()
         self.graph = graph
         self.compiled: dict[int, Any] = {}
@@ -115,15 +114,15 @@ class OpenVino(Engine):
     def run(self, x: Tensor) -> Tensor:
         """Run the graph compiled for this batch size."""
         if len(x) not in self.compiled:
-            if len(self.compiled) == SHAPES:
+            if len(self.compiled) == MAX_COMPILED:
                 self.compiled.pop(next(iter(self.compiled)))
-            with name_graph(self.graph, self.name):
-                self.compiled[len(x)] = self._compiled(tuple(x.shape))
-        with name_graph(self.graph, self.name):
-            found = self.compiled[len(x)]([np.ascontiguousarray(x.float().numpy())])
-        return torch.from_numpy(np.array(found[0])).to(x.dtype)
+            with name_graph_in_errors(self.graph, self.name):
+                self.compiled[len(x)] = self._compile(tuple(x.shape))
+        with name_graph_in_errors(self.graph, self.name):
+            outputs = self.compiled[len(x)]([np.ascontiguousarray(x.float().numpy())])
+        return torch.from_numpy(np.array(outputs[0])).to(x.dtype)
 
-    def _compiled(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shape: tuple[int, ...]) -> Any:
         """Compile the graph for inputs of a shape, in float32: on processors with 16-bit units OpenVINO would take
         those."""
         model = self.core.read_model(self.graph)
@@ -137,4 +136,7 @@ class OpenVino(Engine):
         return self.core.compile_model(model, "CPU", settings)
 
 
-RUNTIMES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+RUNTIMES: dict[str, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+}

@@ -1,2 +1,1 @@
-"""Networks on their way out: ``.onnx``, ``.pt2`` and ``.safetensors``, each checked against the network before it is
-kept."""
+"""Export to ``.onnx``, ``.pt2``, ``.safetensors`` and files of word vectors, each checked against the network."""

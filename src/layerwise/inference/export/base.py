@@ -1,4 +1,4 @@
-"""What an export is of, what is checked, and what goes along: `Subject`, `Check`, the passport."""
+"""What every export needs: its `ExportSource`, its `Check` against the network, and its metadata."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Forward = Callable[[Tensor], Sequence[Tensor]]
 
 
 class ExportError(LayerwiseError):
-    """What was written does not compute what the network computes."""
+    """The exported file does not compute what the network computes."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportSource:
     """What is exported: a model's network with its weights, the task that gives it meaning, and the weights'
     checksum."""
 
@@ -44,9 +44,9 @@ class Subject:
     weights: str
 
     @property
-    def answering(self) -> nn.Module:
+    def prediction_model(self) -> nn.Module:
         """The network that maps encoded raw inputs to what the task decodes."""
-        return self.task.answering(self.model)
+        return self.task.prediction_model(self.model)
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -72,30 +72,30 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def compare(
-    run: Forward, subject: Subject, *, by: str, sizes: Sequence[int] = SIZES, reference: nn.Module | None = None
+    run: Forward, source: ExportSource, *, by: str, sizes: Sequence[int] = SIZES, reference: nn.Module | None = None
 ) -> Check:
     """Run made-up inputs of several batch sizes through both, and return the differences of all outputs.
 
-    ``reference`` is the network with its answer (`Task.export_module`) unless another module is given.
+    ``reference`` is the network with its prediction (`Task.export_module`) unless another module is given.
     """
-    module = (reference or subject.task.export_module(subject.model).module).eval()
-    dtype = dtype_of(subject.model)
-    draw = torch.Generator().manual_seed(0)
-    found = []
+    module = (reference or source.task.export_module(source.model).module).eval()
+    dtype = get_dtype(source.model)
+    generator = torch.Generator().manual_seed(0)
+    differences = []
     with torch.inference_mode():
         for size in sizes:
-            x = subject.task.inputs.probe(size, draw)
-            wanted = module(x.to(dtype))
-            given = run(x)
-            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-            found.append(_difference(size, wanted, given))
-    return Check(by, TOLERANCE, found)
+            x = source.task.inputs.probe(size, generator)
+            expected = module(x.to(dtype))
+            actual = run(x)
+            expected = expected if isinstance(expected, tuple) else (expected,)
+            differences.append(_compute_difference(size, expected, actual))
+    return Check(by, TOLERANCE, differences)
 
 
-def _difference(size: int, wanted: Sequence[Tensor], given: Sequence[Tensor]) -> Difference:
+def _compute_difference(size: int, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Difference:
     """Return the largest differences over all outputs; infinite where a shape is wrong."""
     absolute = relative = 0.0
-    for a, b in zip(wanted, given, strict=True):
+    for a, b in zip(expected, actual, strict=True):
         if a.shape != b.shape:
             return Difference(size, float("inf"), float("inf"))
         gap = float((a.double() - b.double()).abs().max())
@@ -106,7 +106,7 @@ def _difference(size: int, wanted: Sequence[Tensor], given: Sequence[Tensor]) ->
     return Difference(size, absolute, relative)
 
 
-def refuse_wrong(check: Check, what: str) -> None:
+def raise_if_failed(check: Check, what: str) -> None:
     """Raise `ExportError` for an export that does not compute what the network computes."""
     if not check.passed:
         worst = max(check.differences, key=lambda one: one.relative if one.relative == one.relative else float("inf"))
@@ -118,12 +118,12 @@ def refuse_wrong(check: Check, what: str) -> None:
         )
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
+def get_dtype(model: nn.Module) -> torch.dtype:
     """Return the floating-point type of a network's weights; float32 if it has none."""
     return next((t.dtype for t in model.state_dict().values() if t.is_floating_point()), torch.float32)
 
 
-def needs(*packages: str, extra: str, to: str) -> None:
+def require_packages(*packages: str, extra: str, to: str) -> None:
     """Raise `UsageError` that says what to install where a package of an extra is missing."""
     from importlib.util import find_spec
 
@@ -137,8 +137,8 @@ def needs(*packages: str, extra: str, to: str) -> None:
 
 
 @contextmanager
-def muted(name: str) -> Iterator[None]:
-    """Keep a library's log off standard error: what goes wrong is raised and told in our words."""
+def mute_logger(name: str) -> Iterator[None]:
+    """Keep a library's log off standard error: errors are raised with our own messages."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -148,29 +148,29 @@ def muted(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def passport(subject: Subject, *, folded: int | None) -> Json:
-    """Return what must travel with a graph: task with labels and preprocessing, the names and shapes of inputs and
-    outputs, versions.
+def build_metadata(source: ExportSource, *, folded: int | None) -> Json:
+    """Return what an exported file needs besides the network: task with labels and preprocessing, the names and shapes
+    of inputs and outputs, versions.
 
     ``folded``: how many batch norms were folded away, None where that was not asked for.
     """
-    task = subject.task
+    task = source.task
     saved = task.to_json()
     with torch.inference_mode():
-        probe = task.inputs.probe(2, torch.Generator().manual_seed(0)).to(dtype_of(subject.model))
-        exported = task.export_module(subject.model)
+        probe = task.inputs.probe(2, torch.Generator().manual_seed(0)).to(get_dtype(source.model))
+        exported = task.export_module(source.model)
         shapes = [list(out.shape[1:]) for out in exported.module.eval()(probe)]
     return {
         "format": FORMAT,
-        "model": subject.spec.name,
-        "arguments": subject.arguments,
-        "weights": subject.weights,
+        "model": source.spec.name,
+        "arguments": source.arguments,
+        "weights": source.weights,
         "batch_norms_folded": folded,
         "input": {
             "name": INPUT,
             "shape": ["batch", *probe.shape[1:]],
             "type": "float32",
-            "preprocessing": preprocessing(task),
+            "preprocessing": describe_preprocessing(task),
         },
         "outputs": [
             {"name": out.name, "shape": ["batch", *shape], "meaning": out.meaning}
@@ -182,7 +182,7 @@ def passport(subject: Subject, *, folded: int | None) -> Json:
     }
 
 
-def preprocessing(task: Task) -> list[str]:
+def describe_preprocessing(task: Task) -> list[str]:
     """Return, in words and in order, what is done to a raw input before the graph sees it; the numbers are in
     ``task``."""
     inputs = task.inputs

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from layerwise.errors import UsageError
-from layerwise.inference.export import graph, onnx, tensors, words
-from layerwise.inference.export.base import Check, Json, Subject, passport, refuse_wrong
-from layerwise.inference.export.folding import Folded
-from layerwise.inference.export.folding import fold as fold_
+from layerwise.inference.export import onnx_file, torch_files, words
+from layerwise.inference.export.base import Check, ExportSource, Json, build_metadata, raise_if_failed
+from layerwise.inference.export.folding import FoldedModel, fold_batch_norms
 from layerwise.runtime import strict_json
 from layerwise.runtime.atomic_io import check_target, write_files
 
@@ -26,59 +25,62 @@ ENDINGS = {
 }
 
 
-class Exported(NamedTuple):
-    """A file that was written and checked; ``beside`` is the JSON file with the check's figures and what goes along."""
+class ExportedFile(NamedTuple):
+    """A file that was written and checked; ``metadata_path`` is the JSON file with the metadata and the check's
+    figures."""
 
     path: Path
-    beside: Path
+    metadata_path: Path
     size: int
     facts: Json
 
 
-def export(subject: Subject, path: Path, *, fold: bool = False, overwrite: bool = False) -> Exported:
-    """Write a network to a file of one of `ENDINGS`, check it against the network over several batch sizes, and keep
-    it.
+def export(source: ExportSource, path: Path, *, fold: bool = False, overwrite: bool = False) -> ExportedFile:
+    """Write a network to a file of one of `ENDINGS` and check it against the network over several batch sizes.
 
-    ``fold`` folds batch norms into the layers before them. Nothing is left behind a failure, and a file that was there
-    stays whole.
+    ``fold`` folds batch norms into the layers before them. A failure leaves nothing behind, and a file that was there
+    stays as it is.
 
     Raises:
         UsageError: for another ending, a file that is there already, a missing extra, a network that is no fixed graph.
-        ExportError: where what was written does not compute what the network computes.
+        ExportError: if the file does not compute what the network computes.
         StorageError: for a full or read-only disk.
     """
-    beside = path.with_name(path.name + ".json")
-    refuse(path, beside, fold=fold, overwrite=overwrite)
+    metadata_path = path.with_name(path.name + ".json")
+    check_export_path(path, metadata_path, fold=fold, overwrite=overwrite)
     kind = path.suffix.lower()
-    chosen = fold_(subject.model) if fold else None
-    told = passport(subject, folded=None if chosen is None else chosen.norms)
-    data, check, extra = _made(kind, subject, told, fold=chosen)
-    refuse_wrong(check, path.name)
-    facts = {**told, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
-    facts["versions"] = {**facts["versions"], **extra}
-    write_files([(path, data), (beside, (strict_json.dumps(facts, indent=1) + "\n").encode())], overwrite=overwrite)
-    return Exported(path, beside, len(data), facts)
+    folded = fold_batch_norms(source.model) if fold else None
+    metadata = build_metadata(source, folded=None if folded is None else folded.norms)
+    data, check, versions = _serialize(kind, source, metadata, folded=folded)
+    raise_if_failed(check, path.name)
+    facts = {**metadata, "file": path.name, "bytes": len(data), "check": msgspec.to_builtins(check)}
+    facts["versions"] = {**facts["versions"], **versions}
+    facts_json = (strict_json.dumps(facts, indent=1) + "\n").encode()
+    write_files([(path, data), (metadata_path, facts_json)], overwrite=overwrite)
+    return ExportedFile(path, metadata_path, len(data), facts)
 
 
-def _made(kind: str, subject: Subject, told: Json, *, fold: Folded | None) -> tuple[bytes, Check, Json]:
+def _serialize(
+    kind: str, source: ExportSource, metadata: Json, *, folded: FoldedModel | None
+) -> tuple[bytes, Check, Json]:
     """Return a file's bytes, its check, and the versions it depends on."""
     if kind in words.KINDS:
-        data = words.written(subject, kind)
-        return data, words.check(data, kind, subject), {}
+        data = words.serialize_vectors(source, kind)
+        return data, words.check_vectors(data, kind, source), {}
     if kind == ".safetensors":
-        data = tensors.written(subject.model, told)
-        return data, tensors.check(data, subject), {}
-    network = copy.deepcopy(subject.model) if fold is None else fold.model
-    module = subject.task.export_module(network).module
+        data = torch_files.serialize_safetensors(source.model, metadata)
+        return data, torch_files.check_safetensors(data, source), {}
+    network = copy.deepcopy(source.model) if folded is None else folded.model
+    module = source.task.export_module(network).module
     if kind == ".pt2":
-        data = graph.written(module, subject, told)
-        return data, graph.check(data, subject), {}
-    data = onnx.written(module, subject, told, fold=fold is not None)
-    return data, onnx.check(data, subject), onnx.versions(data)
+        data = torch_files.serialize_pt2(module, source, metadata)
+        return data, torch_files.check_pt2(data, source), {}
+    data = onnx_file.serialize_onnx(module, source, metadata, fold=folded is not None)
+    return data, onnx_file.check_onnx(data, source), onnx_file.get_onnx_versions(data)
 
 
-def refuse(path: Path, beside: Path, *, fold: bool, overwrite: bool) -> None:
-    """Raise `UsageError` for a place or an ending that will not do."""
+def check_export_path(path: Path, metadata_path: Path, *, fold: bool, overwrite: bool) -> None:
+    """Raise `UsageError` for a path that cannot be written or an unknown ending."""
     kind = path.suffix.lower()
     if kind not in ENDINGS:
         known = "; ".join(f"{name}: {what}" for name, what in ENDINGS.items())
@@ -89,5 +91,5 @@ def refuse(path: Path, beside: Path, *, fold: bool, overwrite: bool) -> None:
             "norms among them",
             do="leave --fold out, or export .onnx or .pt2",
         )
-    for place in (path, beside):
-        check_target(place, overwrite=overwrite)
+    for target in (path, metadata_path):
+        check_target(target, overwrite=overwrite)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.embeddings.sources import table_of
+from layerwise.embeddings.sources import export_table
 from layerwise.errors import UsageError
-from layerwise.inference.export.base import Check, Subject, compare
-from layerwise.nn.word_vectors import Nearest, WordVectors
+from layerwise.inference.export.base import Check, ExportSource, compare
+from layerwise.nn.word_vectors import NearestWords, WordVectors
 from layerwise.runtime.atomic_io import open_temporary_folder, write_file
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.weights.vector_files import Kind, check_words, read_vectors, write_table
@@ -20,36 +20,36 @@ from layerwise.weights.vectors import VectorTable
 KINDS: dict[str, Kind] = {".vec": "word2vec", ".bin": "word2vec-binary", ".txt": "glove"}
 
 
-def written(subject: Subject, kind: str) -> bytes:
+def serialize_vectors(source: ExportSource, kind: str) -> bytes:
     """Return a file's bytes. Raises `UsageError` for a network without word vectors."""
-    if not isinstance(subject.model, WordVectors) or not isinstance(subject.task.inputs, WordInputs):
+    if not isinstance(source.model, WordVectors) or not isinstance(source.task.inputs, WordInputs):
         raise UsageError(
-            f"{subject.spec.name} has no word vectors, and {kind} holds nothing else",
+            f"{source.spec.name} has no word vectors, and {kind} holds nothing else",
             expected="a run of skipgram, cbow or glove",
             do="export .onnx, .pt2 or .safetensors",
         )
-    table, stream = table_of(subject.model, subject.task.inputs), io.BytesIO()
+    table, stream = export_table(source.model, source.task.inputs), io.BytesIO()
     check_words(table)
     write_table(table, stream, kind=KINDS[kind])
     return stream.getvalue()
 
 
-def check(data: bytes, kind: str, subject: Subject) -> Check:
-    """Read the file again and compare what its vectors answer with what the network answers."""
-    with open_temporary_folder() as place:
-        write_file(place / f"vectors{kind}", data)
-        found = read_vectors(place / f"vectors{kind}")
-    module = Nearest(_Table(found)).eval()
+def check_vectors(data: bytes, kind: str, source: ExportSource) -> Check:
+    """Read the file again and compare its vectors' predictions with the network's."""
+    with open_temporary_folder() as folder:
+        write_file(folder / f"vectors{kind}", data)
+        table = read_vectors(folder / f"vectors{kind}")
+    module = NearestWords(_Table(table)).eval()
 
     def run(x: Tensor) -> list[Tensor]:
-        said = module(x)
-        return [said, said[:, : len(found)].argmax(1).float()]
+        cosines = module(x)
+        return [cosines, cosines[:, : len(table)].argmax(1).float()]
 
-    return compare(run, subject, by="the vectors read again")
+    return compare(run, source, by="the vectors read again")
 
 
 class _Table(WordVectors):
-    """The vectors of a file in the place of a network's."""
+    """A file's vectors as a network."""
 
     def __init__(self, table: VectorTable) -> None:
         super().__init__()
@@ -57,5 +57,5 @@ class _Table(WordVectors):
 
     def table(self) -> Tensor:
         """Return the file's vectors."""
-        found: Tensor = self.get_buffer("matrix")
-        return found
+        matrix: Tensor = self.get_buffer("matrix")
+        return matrix

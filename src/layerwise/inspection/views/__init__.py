@@ -1,1 +1,1 @@
-"""The views, one file each; `layerwise.inspection` knows their names without importing them."""
+"""The views, one module each; `layerwise.inspection.VIEWS` lists them."""

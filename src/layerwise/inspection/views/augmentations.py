@@ -1,4 +1,4 @@
-"""The view ``augmentations``: training images beside what a run made of them, epoch by epoch (S10)."""
+"""The view ``augmentations``: training images and their augmented versions, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data import splits as splits_
-from layerwise.data.loader import Batch, Mix, Order
+from layerwise.data.loader import Batch, BatchSampler, Mix
 from layerwise.data.source import SPLITS, Source, fetch
-from layerwise.errors import UsageError, unknown
+from layerwise.data.splits import draw_subset
+from layerwise.errors import UsageError, make_unknown_name_error
 from layerwise.functional.augmentation import trivial_augment
-from layerwise.functional.augmentation.transforms import ERASE, LEVEL, POLICY, SIGN, AugmentOptions, boxes, changes
-from layerwise.inspection.base import Target, View, needs_run, save, table, trained
-from layerwise.plotting.images import sheet
+from layerwise.functional.augmentation.transforms import (
+    ERASE,
+    LEVEL,
+    POLICY,
+    SIGN,
+    AugmentOptions,
+    compute_crop_boxes,
+    compute_params,
+)
+from layerwise.inspection.base import Target, View, format_table, make_missing_run_error, require_data, save
+from layerwise.plotting.images import draw_image_sheet
 from layerwise.tasks.augmentation import Augmentation
 from layerwise.tasks.base import Task
 from layerwise.tasks.inputs import ImageInputs
@@ -41,151 +49,159 @@ NAMES = {
     "with": ("mixed with", "混入"),
     "share": ("own share", "自身占比"),
 }
-OF = {
+CHANGES_OF_OPTION = {
     "rotate": ("angle",),
     "scale": ("factor",),
-    "crop": ("right", "down"),
+    "crop_padding": ("right", "down"),
     "brightness": ("brightness",),
     "contrast": ("contrast",),
     "saturation": ("saturation",),
     "hue": ("hue",),
     "cuts": ("area",),
-    "erase": ("erased",),
+    "erase_prob": ("erased",),
     "mixes": ("with", "share"),
 }
 FLIPS = {"none": (), "horizontal": ("mirrored",), "vertical": ("upside_down",), "both": ("mirrored", "upside_down")}
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return evenly spaced images with the changes they got in the first epochs of training, the very draws of the
-    run.
+    """Return evenly spaced images with their augmentations in the first epochs, from the random draws of the run.
 
-    Reads the training part unless ``target.split`` names another, whose images are then changed as if they were
-    trained on. Writes
-    ``augmentations.svg``: a row for each image, the original first.
+    Reads the training part, or ``target.split`` with the same augmentation. Writes ``augmentations.svg``: a row for
+    each image, the original first.
 
-    Raises `UsageError` for a bare model, and for a run without augmentation.
+    Raises `UsageError` without a run, and for a run without augmentation.
     """
-    _, task, _ = trained(target, "augmentations")
-    change, source, order = of_run(target, task)
+    _, task, _ = require_data(target, "augmentations")
+    augmentation, source, order = get_augmentation(target, task)
     count = min(target.examples or COUNT, len(source))
     batch = task.collate(fetch(source, np.linspace(0, len(source) - 1, count).astype(np.int64)))
-    pairs = [neighbors(order, batch.ids, epoch) if change.options.mixes else batch.ids for epoch in range(EPOCHS)]
-    paired = [task.collate(fetch(source, _interleaved(batch.ids, pair).numpy())) for pair in pairs]
-    seen = [change(both, epoch).span(slice(0, None, 2)) for epoch, both in enumerate(paired)]
-    listed = [
-        parameters(change, batch, epoch, mix=one.mix, partners=[source.name_of(int(i)) for i in pairs[epoch]])
-        for epoch, one in enumerate(seen)
+    partner_ids = [
+        find_mix_partners(order, batch.ids, epoch) if augmentation.options.mixes else batch.ids
+        for epoch in range(EPOCHS)
     ]
-    names = [source.name_of(int(i)) for i in batch.ids]
+    paired_batches = [task.collate(fetch(source, _interleave(batch.ids, pair).numpy())) for pair in partner_ids]
+    augmented = [augmentation(pairs, epoch).get_slice(slice(0, None, 2)) for epoch, pairs in enumerate(paired_batches)]
+    changes_by_epoch = []
+    for epoch, augmented_batch in enumerate(augmented):
+        partners = [source.name_of(int(i)) for i in partner_ids[epoch]]
+        changes_by_epoch.append(list_changes(augmentation, batch, epoch, mix=augmented_batch.mix, partners=partners))
+    examples = [
+        {
+            "index": int(i),
+            "name": source.name_of(int(i)),
+            "epochs": [{"epoch": e + 1, **changes_by_epoch[e][index]} for e in range(EPOCHS)],
+        }
+        for index, i in enumerate(batch.ids)
+    ]
     data = {
         "split": target.split or "train",
-        "stage": change.stage,
-        "options": msgspec.to_builtins(change.options),
-        "examples": [
-            {"index": int(i), "name": names[at], "epochs": [{"epoch": e + 1, **listed[e][at]} for e in range(EPOCHS)]}
-            for at, i in enumerate(batch.ids)
-        ],
+        "stage": augmentation.stage,
+        "options": msgspec.to_builtins(augmentation.options),
+        "examples": examples,
     }
-    images = [np.asarray(change.inputs.raw(b.inputs).numpy()) for b in (batch, *seen)]  # each (N, C, H, W)
+    images = [np.asarray(augmentation.inputs.raw(b.inputs).numpy()) for b in (batch, *augmented)]  # each (N, C, H, W)
     captions = [
-        target.say("original", "原图"),
-        *(target.say(f"epoch {e + 1}", f"第 {e + 1} 轮") for e in range(EPOCHS)),
+        target.translate("original", "原图"),
+        *(target.translate(f"epoch {e + 1}", f"第 {e + 1} 轮") for e in range(EPOCHS)),
     ]
-    rows = [[shown[at] for shown in images] for at in range(count)]
-    labels = [_label(task, batch, at) for at in range(count)]
-    figures = save(out, "augmentations.svg", sheet(rows, captions=[captions] * count, labels=labels))
-    return View("augmentations", data, _written(target, data), figures)
+    rows = [[epoch_images[index] for epoch_images in images] for index in range(count)]
+    labels = [_format_label(task, batch, index) for index in range(count)]
+    figures = save(out, "augmentations.svg", draw_image_sheet(rows, captions=[captions] * count, labels=labels))
+    return View("augmentations", data, _format_text(target, data), figures)
 
 
-def neighbors(order: Order, ids: Tensor, epoch: int) -> Tensor:
-    """Return with whom examples are mixed in an epoch, (N,): their neighbors in its batches."""
+def find_mix_partners(order: BatchSampler, ids: Tensor, epoch: int) -> Tensor:
+    """Return the ids (N,) that examples are mixed with in an epoch: their neighbors in its batches."""
     index = order.indices(epoch)
-    places = torch.argsort(index)[ids]
-    begin = places - places % order.batch
-    size = (order.examples - begin).clamp_max(order.batch)  # of the batch it lies in
-    other = (places - begin) ^ 1
-    return index[torch.where(other < size, begin + other, places)]
+    positions = torch.argsort(index)[ids]
+    batch_start = positions - positions % order.batch
+    size = (order.examples - batch_start).clamp_max(order.batch)  # of the example's batch
+    partner = (positions - batch_start) ^ 1
+    return index[torch.where(partner < size, batch_start + partner, positions)]
 
 
-def _interleaved(a: Tensor, b: Tensor) -> Tensor:
-    """Return a₀ b₀ a₁ b₁ …"""
+def _interleave(a: Tensor, b: Tensor) -> Tensor:
+    """Return a₀ b₀ a₁ b₁ …, (2N,)."""
     return torch.stack([a, b], 1).flatten()
 
 
-def of_run(target: Target, task: Task) -> tuple[Augmentation, Source, Order]:
-    """Return a run's augmentation, of its first stage that has one, the images it is shown on, and their order in
-    training."""
+def get_augmentation(target: Target, task: Task) -> tuple[Augmentation, Source, BatchSampler]:
+    """Return the augmentation of the run's first stage that has one, the images, and their order in training."""
     if target.recipe is None or target.splits is None:
-        raise needs_run("augmentations", target.spec)
-    number = next((n for n, stage in enumerate(target.recipe.stages) if stage.augment), None)
-    if number is None or not isinstance(task.inputs, ImageInputs):
+        raise make_missing_run_error("augmentations", target.spec)
+    stage_index = next((n for n, stage in enumerate(target.recipe.stages) if stage.augment), None)
+    if stage_index is None or not isinstance(task.inputs, ImageInputs):
         raise UsageError(
             "this run was trained without augmentation",
             expected="a stage with augment in its recipe",
             do=f"train one: layerwise train {target.spec.name} --data SOURCE --set augment.rotate=10 --set "
-            "augment.crop=2",
+            "augment.crop_padding=2",
         )
-    stage, seed = target.recipe.stages[number], target.recipe.train.seed
+    stage, seed = target.recipe.stages[stage_index], target.recipe.train.seed
     if target.split and target.split not in SPLITS:
-        raise unknown("part of the data", target.split, SPLITS)
-    source = task.adopt(target.splits.part(target.split or "train"))
+        raise make_unknown_name_error("part of the data", target.split, SPLITS)
+    source = task.convert_source(target.splits.part(target.split or "train"))
     if target.split in ("", "train"):
-        source = splits_.take(source, stage.examples, seed)
-    change = Augmentation(task.inputs, msgspec.convert(stage.augment, AugmentOptions), seed, number)
-    return change, source, Order(len(source), stage.batch, seed, number)
+        source = draw_subset(source, stage.examples, seed)
+    augmentation = Augmentation(task.inputs, msgspec.convert(stage.augment, AugmentOptions), seed, stage_index)
+    return augmentation, source, BatchSampler(len(source), stage.batch_size, seed, stage_index)
 
 
-def parameters(
-    change: Augmentation, batch: Batch, epoch: int, *, mix: Mix | None, partners: Sequence[str]
+def list_changes(
+    augmentation: Augmentation, batch: Batch, epoch: int, *, mix: Mix | None, partners: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what happens to each image of a batch in an epoch, by name: only what the options allow."""
-    o = change.options
-    u = change.draws(batch, epoch)
-    found, size = changes(u, o), (batch.inputs.shape[2], batch.inputs.shape[3])
-    policy = trivial_augment.chosen(u[:, [POLICY, LEVEL, SIGN]]).operation
+    """Return the changes of each image of a batch in an epoch, by name; only changes that the options enable."""
+    options = augmentation.options
+    draws = augmentation.get_draws(batch, epoch)
+    drawn, size = compute_params(draws, options), (batch.inputs.shape[2], batch.inputs.shape[3])
+    policy = trivial_augment.choose_operations(draws[:, [POLICY, LEVEL, SIGN]]).operation
     columns: dict[str, Sequence[str] | Tensor] = {
-        "area": boxes(u, o, size)[:, 2:].prod(1).double() / (size[0] * size[1]),
-        "angle": found.angle,
-        "factor": found.factor,
-        "right": found.shift[:, 0].long(),
-        "down": found.shift[:, 1].long(),
-        "mirrored": found.mirrored[:, 0],
-        "upside_down": found.mirrored[:, 1],
-        "brightness": found.brightness,
-        "contrast": found.contrast,
-        "saturation": found.saturation,
-        "hue": found.hue,
+        "area": compute_crop_boxes(draws, options, size)[:, 2:].prod(1).double() / (size[0] * size[1]),
+        "angle": drawn.angle,
+        "factor": drawn.factor,
+        "right": drawn.shift[:, 0].long(),
+        "down": drawn.shift[:, 1].long(),
+        "mirrored": drawn.mirrored[:, 0],
+        "upside_down": drawn.mirrored[:, 1],
+        "brightness": drawn.brightness,
+        "contrast": drawn.contrast,
+        "saturation": drawn.saturation,
+        "hue": drawn.hue,
         "operation": [trivial_augment.OPERATIONS[int(n)] for n in policy],
-        "erased": u[:, ERASE] < o.erase,
+        "erased": draws[:, ERASE] < options.erase_prob,
         "with": partners,
-        "share": torch.ones(len(u)) if mix is None else mix.share,
+        "share": torch.ones(len(draws)) if mix is None else mix.share,
     }
-    kept = [name for key, names in OF.items() if getattr(o, key) for name in names] + [*FLIPS[o.flip]]
-    kept += ["operation"] * (o.policy != "none")
+    enabled = [name for key, names in CHANGES_OF_OPTION.items() if getattr(options, key) for name in names]
+    enabled += [*FLIPS[options.flip]]
+    enabled += ["operation"] * (options.policy != "none")
 
-    def plain(value: str | Tensor) -> str | float | int | bool:
+    def to_plain_value(value: str | Tensor) -> str | float | int | bool:
         if isinstance(value, str):
             return value
         return round(float(value), 4) if value.is_floating_point() else value.item()
 
-    return [{name: plain(columns[name][at]) for name in columns if name in kept} for at in range(len(batch))]
+    return [
+        {name: to_plain_value(values[index]) for name, values in columns.items() if name in enabled}
+        for index in range(len(batch))
+    ]
 
 
-def _label(task: Task, batch: Batch, at: int) -> str:
-    """Return what stands above a row: the true class, if there are classes."""
+def _format_label(task: Task, batch: Batch, index: int) -> str:
+    """Return the label of a row: the true class, or the example's id without classes."""
     names: tuple[str, ...] = getattr(task, "classes", ())
-    return names[int(batch.targets[at])] if names and batch.targets is not None else f"{int(batch.ids[at])}"
+    return names[int(batch.targets[index])] if names and batch.targets is not None else f"{int(batch.ids[index])}"
 
 
-def _written(target: Target, data: dict[str, Any]) -> str:
-    """Return the first image's changes as a table, under what the figure shows."""
+def _format_text(target: Target, data: dict[str, Any]) -> str:
+    """Return the changes of the first image as a table."""
     first = data["examples"][0]
     keys = [key for key in first["epochs"][0] if key != "epoch"]
-    header = [target.say("epoch", "轮"), *(target.say(*NAMES[key]) for key in keys)]
-    yes, no = target.say("yes", "是"), target.say("no", "否")
+    header = [target.translate("epoch", "轮"), *(target.translate(*NAMES[key]) for key in keys)]
+    yes, no = target.translate("yes", "是"), target.translate("no", "否")
 
-    def cell(key: str, value: str | float | int | bool) -> str:
+    def format_cell(key: str, value: str | float | int | bool) -> str:
         if isinstance(value, str):
             return Path(value).name
         if isinstance(value, bool):
@@ -196,10 +212,10 @@ def _written(target: Target, data: dict[str, Any]) -> str:
             return f"{value:+d} px"
         return f"{value:+.1f}°" if key == "angle" else f"{value:+.3f}" if key == "hue" else f"× {value:.3f}"
 
-    rows = [[str(e["epoch"]), *(cell(key, e[key]) for key in keys)] for e in first["epochs"]]
-    head = target.say(
+    rows = [[str(e["epoch"]), *(format_cell(key, e[key]) for key in keys)] for e in first["epochs"]]
+    head = target.translate(
         f"{len(data['examples'])} images of the {data['split']} part, as they are and in the first "
         f"{EPOCHS} epochs; {first['name']}:",
         f"{data['split']} 部分的 {len(data['examples'])} 张图像：原图与前 {EPOCHS} 轮中的样子；{first['name']}：",
     )
-    return f"{head}\n\n" + table(header, rows, right=frozenset(range(1, len(header))))
+    return f"{head}\n\n" + format_table(header, rows, right=frozenset(range(1, len(header))))

@@ -1,5 +1,5 @@
-"""The view ``components``: the weights of Hebb's and Oja's units beside the principal components of what they learned
-from (S02).
+"""The view ``components``: the weights of Hebb's and Oja's units against the principal components of the training
+data.
 
 ``N`` examples, ``D`` inputs, ``K`` units.
 """
@@ -12,24 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.data.source import fetch
-from layerwise.data.splits import take
+from layerwise.data.splits import draw_subset
 from layerwise.errors import UsageError
-from layerwise.inspection.base import Target, View, needs_run, save, table
+from layerwise.inspection.base import Target, View, format_table, make_missing_run_error, save
 from layerwise.nn.hebbian import LinearUnits
-from layerwise.plotting.images import Floats, sheet
+from layerwise.plotting.images import Floats, draw_image_sheet
 from layerwise.tasks.inputs import ImageInputs
 
-SHOWN = 10
+MAX_UNITS = 10
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return each unit's |cos| with its principal component, its length, and the variance it explains. Writes
-    ``components.svg``.
+    """Return each unit's |cos| with its principal component, its norm, and the variance that it explains.
 
-    Raises `UsageError` for a bare model and for a network without such units.
+    Writes ``components.svg`` for images. Raises `UsageError` without a run, and for a network without Hebbian units.
     """
     if target.task is None or target.recipe is None or target.splits is None:
-        raise needs_run("components", target.spec)
+        raise make_missing_run_error("components", target.spec)
     model, task = target.model, target.task
     if not isinstance(model, LinearUnits):
         raise UsageError(
@@ -37,10 +36,11 @@ def view(target: Target, *, out: Path | None) -> View:
             expected="a run of hebbian or oja",
             received=f"a run of {target.spec.name}",
         )
-    source = take(task.adopt(target.splits.train), target.recipe.stages[0].examples, target.recipe.train.seed)
+    recipe = target.recipe
+    source = draw_subset(task.convert_source(target.splits.train), recipe.stages[0].examples, recipe.train.seed)
     x = task.collate(fetch(source, range(len(source)))).inputs.flatten(1).double().numpy()  # (N, D)
     weights = model.weight.detach().cpu().double().numpy()
-    variances, components = principal(x)
+    variances, components = compute_principal_components(x)
     lengths = np.linalg.norm(weights, axis=1)
     units = weights / lengths[:, None]
     cosines = np.sum(units * components[: len(units)], 1)
@@ -60,42 +60,40 @@ def view(target: Target, *, out: Path | None) -> View:
     figures = []
     if isinstance(task.inputs, ImageInputs):
         signed = components[: len(units)] * np.where(cosines < 0, -1, 1)[:, None]
-        figures = save(
-            out, "components.svg", _figure(target, task.inputs, units[:SHOWN], signed[:SHOWN], np.abs(cosines))
-        )
-    return View("components", data, _written(target, data), figures)
+        svg = _draw_figure(target, task.inputs, units[:MAX_UNITS], signed[:MAX_UNITS], np.abs(cosines))
+        figures = save(out, "components.svg", svg)
+    return View("components", data, _format_text(target, data), figures)
 
 
-def principal(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the variances (D,) along the principal components of examples (N, D), largest first, and the components as
-    rows."""
+def compute_principal_components(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the variances (D,) of examples (N, D) along their principal components, largest first, and the components
+    as rows (D, D)."""
     values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
     return values[::-1], vectors.T[::-1]
 
 
-def _figure(target: Target, inputs: ImageInputs, units: Floats, components: Floats, cosines: Floats) -> str:
-    """Draw each unit's weight beside its component, 0 at mid-gray."""
+def _draw_figure(target: Target, inputs: ImageInputs, units: Floats, components: Floats, cosines: Floats) -> str:
+    """Draw each unit's weight beside its component; mid-gray is 0."""
 
-    def shown(rows: Floats) -> list[Floats]:
+    def to_images(rows: Floats) -> list[Floats]:
         gray = 0.5 + 0.5 * rows / np.abs(rows).max(1, keepdims=True)
         return list(gray.reshape(len(rows), inputs.channels, *inputs.size))
 
     labels = [
-        target.say(f"unit {n}: |cos| {c:.5f}", f"单元 {n}：|cos| {c:.5f}")
+        target.translate(f"unit {n}: |cos| {c:.5f}", f"单元 {n}：|cos| {c:.5f}")
         for n, c in enumerate(cosines[: len(units)], start=1)
     ]
-    captions = [[target.say("weight", "权重"), target.say("component", "主成分")]] * len(units)
-    return sheet(
-        [list(pair) for pair in zip(shown(units), shown(components), strict=True)], captions=captions, labels=labels
-    )
+    captions = [[target.translate("weight", "权重"), target.translate("component", "主成分")]] * len(units)
+    rows = [list(pair) for pair in zip(to_images(units), to_images(components), strict=True)]
+    return draw_image_sheet(rows, captions=captions, labels=labels)
 
 
-def _written(target: Target, data: dict[str, object]) -> str:
-    """Return the table for people."""
+def _format_text(target: Target, data: dict[str, object]) -> str:
+    """Return the table as text."""
     units = data["units"]
     assert isinstance(units, list)
-    head = target.say(
-        f"each unit beside the principal component of its number, of {data['examples']} training examples",
+    head = target.translate(
+        f"each unit against the principal component of the same rank, of {data['examples']} training examples",
         f"各单元与同序号主成分的比较（{data['examples']} 个训练样本）",
     )
     rows = [
@@ -109,4 +107,4 @@ def _written(target: Target, data: dict[str, object]) -> str:
         ("variance along it", "沿该方向的方差"),
         ("along the component", "沿主成分的方差"),
     )
-    return f"{head}\n\n" + table([target.say(*pair) for pair in pairs], rows, right=frozenset(range(5)))
+    return f"{head}\n\n" + format_table([target.translate(*pair) for pair in pairs], rows, right=frozenset(range(5)))

@@ -1,7 +1,7 @@
-"""The view ``function``: what a network over one or two numbers says over their whole range (S05).
+"""The view ``function``: the function that a network of one or two inputs computes over the range of the data.
 
-One input: the fitted curve, or each class's probability. Two: the surface, or the classes' regions and the border
-between them. ``M`` places of a grid, ``A B`` along its two axes, ``K`` classes, ``N`` examples.
+One input: the fitted curve, or the probability of each class. Two inputs: the surface, or the classes' decision regions
+and boundaries. ``M`` points of a grid, ``A`` × ``B`` along its two axes, ``K`` classes, ``N`` examples.
 """
 
 from __future__ import annotations
@@ -17,36 +17,40 @@ from torch import Tensor, nn
 
 from layerwise.data.loader import Batch
 from layerwise.data.source import SPLITS, Source, Splits, fetch
-from layerwise.errors import UsageError, unknown
-from layerwise.inference.predict import evaluating
-from layerwise.inspection.base import Json, Lang, Target, View, save, table, trained
-from layerwise.inspection.predictions import answers, batches_of, place_of
+from layerwise.errors import UsageError, make_unknown_name_error
+from layerwise.inference.predict import inference_context
+from layerwise.inspection.base import Json, Lang, Target, View, format_table, require_data, save
+from layerwise.inspection.predictions import compute_predictions, get_device_and_dtype, make_batches
 from layerwise.plotting import functions
-from layerwise.plotting.functions import Dots, Floats
-from layerwise.plotting.svg import drawable
+from layerwise.plotting.functions import Floats, PointSet
+from layerwise.plotting.svg import mask_undrawable
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.coders import NumberCoder
-from layerwise.tasks.objectives import class_logits
+from layerwise.tasks.objectives import to_class_logits
 from layerwise.tasks.regression import NumberPrediction, Regression
 from layerwise.tasks.rows import RowInputs
 from layerwise.text_display import format_row
 
-LINE, SIDE = 301, 101  # places along the only axis, and along each of two
-EDGE = 0.05  # of the range, added on each side of a plane
-POINTS = 1000  # of each part that are drawn, evenly spaced
+LINE_POINTS, GRID_SIDE = 301, 101  # points along a single axis, and along each of two axes
+MARGIN = 0.05  # of the range, added at each end of two axes
+MAX_POINTS = 1000  # of each part in the figure
 BATCH = 4096
 PARTS = {"train": ("training", "训练"), "val": ("validation", "验证"), "test": ("test", "测试")}
 WORDS = {"function": ("fitted function", "拟合函数"), "probability": ("probability", "概率")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A network's answers over a grid, with the data.
+class FunctionGrid:
+    """A network's predictions on a grid, with the data.
 
-    ``names`` of the inputs; ``axes`` the places along each, in the data's unit; ``values`` (M,) the target's number, or
-    (M, K) probabilities, the last axis fastest; ``margins`` (M, K) how far each class's logit is above the best other
-    (empty for numbers); ``parts`` the data, named train, val, test.
+    Attributes:
+        names, target: the names of the inputs and of the target.
+        classes: the class names; () for regression.
+        axes: the points along each axis, in the data's unit.
+        values: predictions (M,), or probabilities (M, K); the last axis varies fastest.
+        margins: each class's logit minus the largest other logit, (M, K); empty for regression.
+        parts: the data points of train, val and test.
     """
 
     names: tuple[str, ...]
@@ -55,21 +59,21 @@ class Fitted:
     axes: tuple[Floats, ...]
     values: Floats
     margins: Floats
-    parts: tuple[Dots, ...]
+    parts: tuple[PointSet, ...]
 
     @property
     def kind(self) -> str:
-        """What there is to draw: curve, surface, probabilities or regions."""
+        """The kind of plot: curve, surface, probabilities or regions."""
         return (("curve", "surface"), ("probabilities", "regions"))[bool(self.classes)][len(self.axes) - 1]
 
     @property
-    def places(self) -> Floats:
-        """The grid's places, (M, D)."""
-        return grid(self.axes)
+    def points(self) -> Floats:
+        """The points of the grid, (M, D)."""
+        return make_grid(self.axes)
 
 
-def applies(task: Task) -> bool:
-    """Whether a task's answers are a function of one or two numbers."""
+def can_draw_function(task: Task) -> bool:
+    """Return whether a task predicts a class or number from one or two numeric columns."""
     inputs = task.inputs
     return (
         isinstance(task, Classification | Regression)
@@ -80,17 +84,16 @@ def applies(task: Task) -> bool:
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the function over the range of the data. Writes ``function.svg`` and ``function.csv``, the grid with the
-    answers.
+    """Return the function over the range of the data. Writes ``function.svg``, and ``function.csv`` with the grid.
 
-    Draws every part's points unless ``target.split`` names one; ``target.examples`` of each at most.
+    Draws at most ``target.examples`` points of each part, or of ``target.split`` only.
 
-    Raises `UsageError` for a bare model, for an unknown part, and for other inputs than one or two numbers.
+    Raises `UsageError` without data, for an unknown part, and for inputs other than one or two numbers.
     """
-    model, task, splits = trained(target, "function")
+    model, task, splits = require_data(target, "function")
     if target.split and target.split not in SPLITS:
-        raise unknown("part of the data", target.split, SPLITS)
-    if not applies(task):
+        raise make_unknown_name_error("part of the data", target.split, SPLITS)
+    if not can_draw_function(task):
         received = (
             f"{len(task.inputs.features)} columns" if isinstance(task.inputs, RowInputs) else f"{task.inputs.kind}s"
         )
@@ -100,191 +103,202 @@ def view(target: Target, *, out: Path | None) -> View:
             received=f"{task.name} of {received}",
             do="train on fewer columns: --set 'data.drop=[…]'",
         )
-    found = fitted(model, task, splits, count=target.examples or POINTS)
-    shown = tuple(part for part in found.parts if target.split in ("", part.name))
+    function = evaluate_on_grid(model, task, splits, count=target.examples or MAX_POINTS)
+    parts = tuple(part for part in function.parts if target.split in ("", part.name))
     metrics = {}
     for name in SPLITS if not target.split else (target.split,):
         if len(splits.part(name)):
-            part = answers(model, task, batches_of(model, task, splits.part(name)))
-            metrics[name] = {"examples": len(part.losses), **part.metrics}
-    figures = save(out, "function.svg", drawing(found, target.lang, shown)) + save(out, "function.csv", as_csv(found))
-    return View("function", to_json(found, metrics), written(target, found, metrics), figures)
+            predictions = compute_predictions(model, task, make_batches(model, task, splits.part(name)))
+            metrics[name] = {"examples": len(predictions.losses), **predictions.metrics}
+    figures = save(out, "function.svg", draw_function(function, target.lang, parts))
+    figures += save(out, "function.csv", to_csv(function))
+    return View("function", to_json(function, metrics), format_text(target, function, metrics), figures)
 
 
-def grid(axes: tuple[Floats, ...]) -> Floats:
-    """Return every place of a grid, (M, D), the last axis fastest."""
+def make_grid(axes: tuple[Floats, ...]) -> Floats:
+    """Return the points of a grid, (M, D); the last axis varies fastest."""
     return np.stack([part.ravel() for part in np.meshgrid(*axes, indexing="ij")], 1)
 
 
-def fitted(model: nn.Module, task: Task, splits: Splits, *, count: int = POINTS) -> Fitted:
-    """Ask the model over the range of all parts' data. The model is left as it was.
+def evaluate_on_grid(model: nn.Module, task: Task, splits: Splits, *, count: int = MAX_POINTS) -> FunctionGrid:
+    """Evaluate the model over the range of the data, without changing it.
 
     Args:
-        count: the most points of a part that are kept, evenly spaced.
+        count: the maximum number of data points of each part, evenly spaced.
     """
     assert isinstance(task.inputs, RowInputs)
     assert isinstance(task, Classification | Regression)
-    sources = {name: task.adopt(splits.part(name)) for name in SPLITS if len(splits.part(name))}
-    parts = tuple(dots(name, source, count) for name, source in sources.items())
+    sources = {name: task.convert_source(splits.part(name)) for name in SPLITS if len(splits.part(name))}
+    parts = tuple(sample_points(name, source, count) for name, source in sources.items())
     cells = np.concatenate([part.inputs for part in parts])
-    sides = range(cells.shape[1])
-    axes = tuple(
-        axis(cells[:, side], edge=EDGE * (len(sides) - 1), places=LINE if len(sides) == 1 else SIDE) for side in sides
-    )
-    outputs = said(model, task, grid(axes))
-    values, margins = read(task, outputs)
+    dimensions = cells.shape[1]
+    edge, points = (0.0, LINE_POINTS) if dimensions == 1 else (MARGIN, GRID_SIDE)
+    axes = tuple(make_axis(cells[:, column], edge=edge, count=points) for column in range(dimensions))
+    outputs = compute_outputs(model, task, make_grid(axes))
+    values, margins = decode_outputs(task, outputs)
     name = splits.train.schema.target_name
     classes = task.classes if isinstance(task, Classification) else ()
-    return Fitted(
+    return FunctionGrid(
         names=task.inputs.features, target=name, classes=classes, axes=axes, values=values, margins=margins, parts=parts
     )
 
 
-def dots(name: str, source: Source, count: int) -> Dots:
-    """Return at most ``count`` of a part's examples, evenly spaced, without those that lack a value."""
-    at = np.linspace(0, len(source) - 1, min(len(source), count)).astype(np.int64)
-    examples = fetch(source, at)
+def sample_points(name: str, source: Source, count: int) -> PointSet:
+    """Return at most ``count`` evenly spaced examples of a part, without those with missing values."""
+    indices = np.linspace(0, len(source) - 1, min(len(source), count)).astype(np.int64)
+    examples = fetch(source, indices)
     inputs, targets = np.asarray(examples.inputs, dtype=np.float64), np.asarray(examples.targets)
-    whole = ~np.isnan(inputs).any(1)
-    return Dots(name, inputs[whole], targets[whole])
+    complete = ~np.isnan(inputs).any(1)
+    return PointSet(name, inputs[complete], targets[complete])
 
 
-def axis(cells: Floats, *, edge: float, places: int) -> Floats:
-    """Return evenly spaced places over the range of those of the cells (N,) that can be drawn, with an edge on each
-    side."""
-    cells = cells[np.isfinite(drawable(cells))]
+def make_axis(cells: Floats, *, edge: float, count: int) -> Floats:
+    """Return ``count`` evenly spaced points over the range of the drawable cells (N,), plus ``edge`` at each end."""
+    cells = cells[np.isfinite(mask_undrawable(cells))]
     low, high = (float(cells.min()), float(cells.max())) if len(cells) else (0.0, 1.0)
-    size = max(abs(low), abs(high))
-    room = edge * (high - low) if high - low > 1e-9 * size else max(0.5, 1e-3 * size)
-    return np.linspace(low - room, high + room, places)
+    magnitude = max(abs(low), abs(high))
+    margin = edge * (high - low) if high - low > 1e-9 * magnitude else max(0.5, 1e-3 * magnitude)
+    return np.linspace(low - margin, high + margin, count)
 
 
-def said(model: nn.Module, task: Task, rows: Floats) -> Tensor:
-    """Return the model's outputs for rows (M, D) in the data's unit, (M, …) float64 on the CPU."""
-    device, dtype = place_of(model)
+def compute_outputs(model: nn.Module, task: Task, rows: Floats) -> Tensor:
+    """Return the model's outputs (M, …) for rows (M, D) in the data's unit, float64 on the CPU."""
+    device, dtype = get_device_and_dtype(model)
     out = []
-    with evaluating(model, device):
+    with inference_context(model, device):
         for start in range(0, len(rows), BATCH):
             out.append(model(task.inputs.tensor(rows[start : start + BATCH]).to(device, dtype)).double().cpu())
     return torch.cat(out)
 
 
-def read(task: Classification | Regression, outputs: Tensor) -> tuple[Floats, Floats]:
-    """Return what outputs (M, …) mean: numbers (M,) and no margins; or probabilities (M, K) and the margins (M, K)."""
+def decode_outputs(task: Classification | Regression, outputs: Tensor) -> tuple[Floats, Floats]:
+    """Return predictions (M,) and empty margins for regression, or probabilities (M, K) and margins (M, K)."""
     if isinstance(task, Regression):
-        answered = task.decode(outputs, Batch(outputs, None, torch.arange(len(outputs))))
-        return np.array([a.value for a in answered if isinstance(a, NumberPrediction)]), np.zeros((0, 0))
-    logits = class_logits(outputs)  # (M, K)
+        predictions = task.decode(outputs, Batch(outputs, None, torch.arange(len(outputs))))
+        return np.array([a.value for a in predictions if isinstance(a, NumberPrediction)]), np.zeros((0, 0))
+    logits = to_class_logits(outputs)  # (M, K)
     first, second = logits.topk(2, 1).values.T
     others = torch.where(logits == first[:, None], second[:, None], first[:, None])
     return task.loss.probabilities(outputs).numpy(), (logits - others).numpy()
 
 
-def borders(found: Fitted) -> dict[str, list[Floats]]:
-    """Return where the answer changes, by class: lines (n, 2) around its regions, by linear interpolation in the
-    margin.
+def find_borders(function: FunctionGrid) -> dict[str, list[Floats]]:
+    """Return the decision boundaries of each class as lines (n, 2), where the margin interpolates linearly to 0.
 
-    The border of two classes is told once, for the first; for one input its places are lines of one point, (1, 1).
+    With two classes, returns the boundary of the first only. With one input, each boundary is one point (1, 1).
     """
-    names = found.classes[:1] if len(found.classes) == 2 else found.classes
+    names = function.classes[:1] if len(function.classes) == 2 else function.classes
     out = {}
     for label, name in enumerate(names):
-        margin = found.margins[:, label]
-        if len(found.axes) == 1:
-            out[name] = [np.array([[place]]) for place in crossings(found.axes[0], margin)]
+        margin = function.margins[:, label]
+        if len(function.axes) == 1:
+            out[name] = [np.array([[position]]) for position in find_crossings(function.axes[0], margin)]
         else:
-            x, y = found.axes
-            out[name] = level_lines(x, y, margin.reshape(len(x), len(y)))
+            x, y = function.axes
+            out[name] = find_level_lines(x, y, margin.reshape(len(x), len(y)))
     return out
 
 
-def level_lines(x: Floats, y: Floats, z: Floats) -> list[Floats]:
-    """Return the lines (n, 2) on which z (A, B) over x (A,) and y (B,) is 0; there are none where z is not finite."""
-    height = np.ma.masked_invalid(drawable(z.T))
+def find_level_lines(x: Floats, y: Floats, z: Floats) -> list[Floats]:
+    """Return the lines (n, 2) on which z (A, B) over x (A,) and y (B,) is 0; none pass where z is not finite."""
+    height = np.ma.masked_invalid(mask_undrawable(z.T))
     return [np.asarray(line) for line in contourpy.contour_generator(x=x, y=y, z=height).lines(0.0)]
 
 
-def crossings(x: Floats, y: Floats) -> list[float]:
-    """Return where y (M,) over x (M,) changes its sign, by linear interpolation; not beside what is not finite."""
-    y = drawable(y)
-    at = np.flatnonzero(((y[:-1] >= 0) != (y[1:] >= 0)) & np.isfinite(y[:-1] + y[1:]))
-    return [float(x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])) for i in at]
+def find_crossings(x: Floats, y: Floats) -> list[float]:
+    """Return where y (M,) over x (M,) changes sign, by linear interpolation between finite neighbors."""
+    y = mask_undrawable(y)
+    starts = np.flatnonzero(((y[:-1] >= 0) != (y[1:] >= 0)) & np.isfinite(y[:-1] + y[1:]))
+    return [float(x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])) for i in starts]
 
 
-def drawing(found: Fitted, lang: Lang, shown: tuple[Dots, ...] | None = None) -> str:
-    """Return the function as SVG, with the points of the parts ``shown`` (None: all)."""
-    tongue = int(lang == "zh")
-    parts = [part._replace(name=PARTS[part.name][tongue]) for part in (found.parts if shown is None else shown)]
-    if found.kind == "curve":
-        return functions.curve(
-            found.axes[0], found.values, parts, names=(found.names[0], found.target), label=WORDS["function"][tongue]
+def draw_function(function: FunctionGrid, lang: Lang, parts: tuple[PointSet, ...] | None = None) -> str:
+    """Draw the function as SVG, with the data points of ``parts`` (None: all)."""
+    language = int(lang == "zh")
+    point_sets = [
+        part._replace(name=PARTS[part.name][language]) for part in (function.parts if parts is None else parts)
+    ]
+    borders = [line for lines in find_borders(function).values() for line in lines]
+    if function.kind == "curve":
+        names = (function.names[0], function.target)
+        label = WORDS["function"][language]
+        return functions.plot_function(function.axes[0], function.values, point_sets, names=names, label=label)
+    if function.kind == "probabilities":
+        changes = sorted({position for line in borders for position in line[:, 0].tolist()})
+        names = (function.names[0], WORDS["probability"][language])
+        return functions.plot_class_probabilities(
+            function.axes[0], function.values, changes, point_sets, names=names, classes=function.classes
         )
-    if found.kind == "probabilities":
-        turns = sorted({place for lines in borders(found).values() for line in lines for place in line[:, 0].tolist()})
-        names = (found.names[0], WORDS["probability"][tongue])
-        return functions.probabilities(found.axes[0], found.values, turns, parts, names=names, classes=found.classes)
-    x, y = found.axes
-    pair = (found.names[0], found.names[1])
-    if found.kind == "surface":
-        return functions.surface(x, y, found.values.reshape(len(x), len(y)), parts, names=pair, target=found.target)
-    margins = found.margins.reshape(len(x), len(y), -1)
-    lines = [line for several in borders(found).values() for line in several]
-    return functions.regions(x, y, margins.argmax(2), lines, parts, names=pair, classes=found.classes, margins=margins)
+    x, y = function.axes
+    names = (function.names[0], function.names[1])
+    if function.kind == "surface":
+        values = function.values.reshape(len(x), len(y))
+        return functions.plot_surface(x, y, values, point_sets, names=names, target=function.target)
+    margins = function.margins.reshape(len(x), len(y), -1)
+    return functions.plot_decision_regions(
+        x, y, margins.argmax(2), borders, point_sets, names=names, classes=function.classes, margins=margins
+    )
 
 
-def to_json(found: Fitted, metrics: dict[str, Any]) -> Json:
-    """Return everything that is drawn but the points."""
+def to_json(function: FunctionGrid, metrics: dict[str, Any]) -> Json:
+    """Return the grid, predictions, boundaries and metrics as JSON, without the data points."""
     return {
-        "kind": found.kind,
-        "inputs": list(found.names),
-        "target": found.target,
-        "classes": list(found.classes),
-        "axes": [places.tolist() for places in found.axes],
-        "values": found.values.tolist(),
-        "borders": {name: [line.tolist() for line in lines] for name, lines in borders(found).items()},
+        "kind": function.kind,
+        "inputs": list(function.names),
+        "target": function.target,
+        "classes": list(function.classes),
+        "axes": [points.tolist() for points in function.axes],
+        "values": function.values.tolist(),
+        "borders": {name: [line.tolist() for line in lines] for name, lines in find_borders(function).items()},
         "parts": metrics,
     }
 
 
-def as_csv(found: Fitted) -> str:
-    """Return the grid with the answers as a table: a row for each place, a column for each input, then the number or
-    each class."""
-    rows = np.column_stack([found.places, found.values]).tolist()
-    return "".join(map(format_row, [[*found.names, *(found.classes or (found.target,))], *rows]))
+def to_csv(function: FunctionGrid) -> str:
+    """Return the grid as CSV: a row for each point, with the inputs and the prediction or each class's probability."""
+    rows = np.column_stack([function.points, function.values]).tolist()
+    return "".join(map(format_row, [[*function.names, *(function.classes or (function.target,))], *rows]))
 
 
-def written(target: Target, found: Fitted, metrics: dict[str, Any]) -> str:
-    """Return each part's metrics and what is to be said of the function."""
+def format_text(target: Target, function: FunctionGrid, metrics: dict[str, Any]) -> str:
+    """Return the metrics of each part and a summary of the function, as text."""
     names = list(dict.fromkeys(name for part in metrics.values() for name in part if name != "examples"))
-    header = [target.say("part", "部分"), target.say("examples", "样本数"), *names]
+    header = [target.translate("part", "部分"), target.translate("examples", "样本数"), *names]
     rows = [
-        [target.say(*PARTS[part]), str(m["examples"]), *(f"{m[name]:.4f}" for name in names)]
+        [target.translate(*PARTS[part]), str(m["examples"]), *(f"{m[name]:.4f}" for name in names)]
         for part, m in metrics.items()
     ]
-    spans = [f"{name} {places[0]:.5g} … {places[-1]:.5g}" for name, places in zip(found.names, found.axes, strict=True)]
-    over = target.say(
-        f"{found.target} as a function of {' × '.join(spans)}, at {len(found.values)} places",
-        f"{found.target} 作为 {' × '.join(spans)} 的函数，共 {len(found.values)} 处",
+    ranges = " × ".join(
+        f"{name} {points[0]:.5g} … {points[-1]:.5g}" for name, points in zip(function.names, function.axes, strict=True)
     )
-    return f"{over}\n\n{table(header, rows, right=frozenset(range(1, len(header))))}\n\n{told(target, found)}"
+    title = target.translate(
+        f"{function.target} as a function of {ranges}, at {len(function.values)} points",
+        f"{function.target} 作为 {ranges} 的函数，共 {len(function.values)} 点",
+    )
+    metric_table = format_table(header, rows, right=frozenset(range(1, len(header))))
+    return f"{title}\n\n{metric_table}\n\n{_format_summary(target, function)}"
 
 
-def told(target: Target, found: Fitted) -> str:
-    """Return the function's extremes, or where the answer changes."""
-    if not found.classes:
-        places = found.places
-        lowest, highest = (
-            f"{found.values[i]:.5g} "
-            f"({', '.join(f'{n} = {v:.5g}' for n, v in zip(found.names, places[i], strict=True))})"
-            for i in (found.values.argmin(), found.values.argmax())
+def _format_summary(target: Target, function: FunctionGrid) -> str:
+    """Return the function's extremes, or where the predicted class changes, as text."""
+    if not function.classes:
+        extremes = []
+        for index in (function.values.argmin(), function.values.argmax()):
+            inputs = zip(function.names, function.points[index], strict=True)
+            position = ", ".join(f"{name} = {value:.5g}" for name, value in inputs)
+            extremes.append(f"{function.values[index]:.5g} ({position})")
+        low, high = extremes
+        return target.translate(f"minimum {low}; maximum {high}", f"最小 {low}；最大 {high}")
+    if len(function.axes) == 1:
+        lines = [line for borders in find_borders(function).values() for line in borders]
+        changes = sorted({f"{line[0, 0]:.5g}" for line in lines}, key=float)
+        listed = ", ".join(changes) or target.translate("none", "无")
+        return target.translate(
+            f"the predicted class changes at {function.names[0]} = {listed}",
+            f"预测类别改变之处：{function.names[0]} = {listed}",
         )
-        return target.say(f"least {lowest}; largest {highest}", f"最小 {lowest}；最大 {highest}")
-    if len(found.axes) == 1:
-        turns = sorted({f"{line[0, 0]:.5g}" for several in borders(found).values() for line in several}, key=float)
-        where = ", ".join(turns) or target.say("nowhere", "无")
-        return target.say(
-            f"the answer changes at {found.names[0]} = {where}", f"回答改变之处：{found.names[0]} = {where}"
-        )
-    counts = np.bincount(found.margins.argmax(1), minlength=len(found.classes))
-    shares = ", ".join(f"{name} {count / counts.sum():.1%}" for name, count in zip(found.classes, counts, strict=True))
-    return target.say(f"answers by share of the plane: {shares}", f"各回答占平面的比例：{shares}")
+    counts = np.bincount(function.margins.argmax(1), minlength=len(function.classes))
+    shares = ", ".join(
+        f"{name} {count / counts.sum():.1%}" for name, count in zip(function.classes, counts, strict=True)
+    )
+    return target.translate(f"predicted classes by share of the plane: {shares}", f"各预测类别占平面的比例：{shares}")

@@ -1,8 +1,8 @@
-"""The view ``embedding``: a 2-D map of what the last layer sees, colored by class.
+"""The view ``embedding``: two 2-D maps of the inputs of the last layer, colored by class.
 
-``N`` examples, ``D`` units of the penultimate layer, ``k`` neighbors. Two maps of the same points: the plane of
-largest variance (PCA), which keeps distances as far as two axes can, and t-SNE (L. van der Maaten, G. Hinton, JMLR 9,
-2008), which keeps neighbors and not distances. How much each keeps is measured and told.
+``N`` examples, ``D`` units of the penultimate layer, ``k`` neighbors. PCA shows the plane of largest variance and keeps
+distances as far as two axes can. t-SNE (L. van der Maaten, G. Hinton, JMLR 9, 2008) keeps neighbors, not distances. The
+view measures how much each map keeps.
 """
 
 from __future__ import annotations
@@ -17,89 +17,84 @@ from torch import Tensor, nn
 
 from layerwise.data.source import Subset
 from layerwise.errors import DataError, UsageError
-from layerwise.inference.predict import evaluating
-from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.image_selection import classes_of, evenly, network_of, part_of
-from layerwise.inspection.predictions import batches_of
+from layerwise.inference.predict import inference_context
+from layerwise.inspection.base import Json, Target, View, format_table, save
+from layerwise.inspection.image_selection import pick_indices_evenly, require_classes, require_network, select_split
+from layerwise.inspection.predictions import make_batches
 from layerwise.tasks.base import Task
-from layerwise.tasks.objectives import class_logits
+from layerwise.tasks.objectives import to_class_logits
 
-EXAMPLES, MOST, LEAST = 1000, 2000, 8
+EXAMPLES, MAX_EXAMPLES, MIN_EXAMPLES = 1000, 2000, 8
 NEIGHBORS, PERPLEXITY, SEED = 10, 30.0, 0
-EXACT = (
-    256  # the smaller side up to which PCA takes the full decomposition, and beyond it the two largest directions alone
-)
+EXACT_SIDE = 256  # PCA computes the full decomposition up to this smaller side, beyond it only two directions
 Floats = NDArray[np.float64]
 
 
-class Seen(NamedTuple):
-    """What the last layer sees (N, D), its name, and each example's label, answer and number in the source, (N,)."""
+class LastLayerInputs(NamedTuple):
+    """The inputs (N, D) of the last layer, its name, and each example's label, prediction and id, (N,)."""
 
     inputs: Floats
     layer: str
     labels: NDArray[np.int64]
-    said: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     ids: NDArray[np.int64]
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return both maps of evenly spaced examples of the test part, 1,000 or ``target.examples``. Writes
-    ``embedding.svg``.
+    """Return both maps of 1,000 or ``target.examples`` evenly spaced examples of the test part.
 
-    Raises `UsageError` for more than 2,000 examples, for tasks without classes and networks without a last layer of
-    weights.
+    Writes ``embedding.svg``. Raises `UsageError` for more than 2,000 examples, for tasks without classes, and for
+    networks without a last layer of weights.
     """
-    model, task = network_of(target, "embedding")
-    names = classes_of(target, task, "embedding")
-    source, split = part_of(target, "embedding")
-    if target.examples > MOST:
+    model, task = require_network(target, "embedding")
+    names = require_classes(target, task, "embedding")
+    source, split = select_split(target, "embedding")
+    if target.examples > MAX_EXAMPLES:
         raise UsageError(
             "the maps take too long for so many examples",
-            expected=f"at most {MOST:,}",
+            expected=f"at most {MAX_EXAMPLES:,}",
             received=f"--examples {target.examples}",
         )
-    at = np.array(evenly(len(source), target.examples or EXAMPLES))
-    if len(at) < LEAST:
+    indices = np.array(pick_indices_evenly(len(source), target.examples or EXAMPLES))
+    if len(indices) < MIN_EXAMPLES:
         raise DataError(
-            "a map needs more examples", expected=f"at least {LEAST}", received=f"{len(at)} of the {split} part"
+            "a map needs more examples",
+            expected=f"at least {MIN_EXAMPLES}",
+            received=f"{len(indices)} of the {split} part",
         )
-    seen = penultimate(model, task, Subset(source, at), target.spec.name)
-    plane, share = pca(seen.inputs)
-    places = {"pca": plane, "tsne": tsne(seen.inputs, plane)}
-    near = {"all": neighbors(seen.inputs), **{name: neighbors(where) for name, where in places.items()}}
+    last_inputs = collect_last_layer_inputs(model, task, Subset(source, indices), target.spec.name)
+    pca_map, share = pca(last_inputs.inputs)
+    maps = {"pca": pca_map, "tsne": tsne(last_inputs.inputs, pca_map)}
+    neighbors = {"all": find_neighbors(last_inputs.inputs)}
+    neighbors |= {name: find_neighbors(positions) for name, positions in maps.items()}
+    labels = last_inputs.labels
     data = {
         "model": target.spec.name,
         "trained": target.run is not None,
         "split": split,
-        "examples": len(at),
-        "layer": seen.layer,
-        "units": seen.inputs.shape[1],
-        "neighbors": near["all"].shape[1],
+        "examples": len(indices),
+        "layer": last_inputs.layer,
+        "units": last_inputs.inputs.shape[1],
+        "neighbors": neighbors["all"].shape[1],
         "share": share,
-        "kept": {name: kept(near["all"], near[name]) for name in places},
-        "same_class": {
-            name: float((seen.labels[found] == seen.labels[:, None]).mean()) for name, found in near.items()
-        },
+        "kept": {name: compute_neighbor_overlap(neighbors["all"], neighbors[name]) for name in maps},
+        "same_class": {name: float((labels[nearest] == labels[:, None]).mean()) for name, nearest in neighbors.items()},
         "points": [
             {
-                "name": source.name_of(int(at[n])),
-                "true": names[seen.labels[n]],
-                "predicted": names[seen.said[n]],
-                **{name: where[n].tolist() for name, where in places.items()},
+                "name": source.name_of(int(indices[n])),
+                "true": names[labels[n]],
+                "predicted": names[last_inputs.predicted[n]],
+                **{name: positions[n].tolist() for name, positions in maps.items()},
             }
-            for n in range(len(at))
+            for n in range(len(indices))
         ],
     }
-    return View(
-        "embedding",
-        data,
-        _written(target, data),
-        save(out, "embedding.svg", figure(target, data, places, seen.labels, names)),
-    )
+    figures = save(out, "embedding.svg", draw_figure(target, data, maps, labels, names))
+    return View("embedding", data, _format_text(target, data), figures)
 
 
-def last_layer(model: nn.Module, inputs: Tensor, spec: str) -> str:
-    """Return the name of the last layer of weights by the order of calls. Raises `UsageError` if there is none."""
+def find_last_layer(model: nn.Module, inputs: Tensor, spec: str) -> str:
+    """Return the name of the linear layer or convolution called last. Raises `UsageError` if there is none."""
     order: list[str] = []
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     handles = [m.register_forward_hook(lambda *_, name=name: order.append(name)) for name, m in layers.items()]
@@ -115,91 +110,91 @@ def last_layer(model: nn.Module, inputs: Tensor, spec: str) -> str:
     return order[-1]
 
 
-def penultimate(model: nn.Module, task: Task, source: Subset, spec: str) -> Seen:
-    """Run the model over examples and return what its last layer of weights is given, (N, D)."""
-    batches, seen, said = batches_of(model, task, source), list[Tensor](), list[Tensor]()
-    ids, labels = list[Tensor](), list[Tensor]()
-    with evaluating(model, batches.device):
-        layer = last_layer(model, next(batches.epoch(0)).inputs[:1], spec)
+def collect_last_layer_inputs(model: nn.Module, task: Task, source: Subset, spec: str) -> LastLayerInputs:
+    """Run the model over examples and collect the inputs (N, D) of its last layer of weights."""
+    batches = make_batches(model, task, source)
+    inputs, labels, predicted, ids = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
+    with inference_context(model, batches.device):
+        layer = find_last_layer(model, next(batches.iterate(0)).inputs[:1], spec)
         handle = model.get_submodule(layer).register_forward_pre_hook(
-            lambda _m, given: seen.append(given[0].flatten(1).double().cpu())
+            lambda _m, args: inputs.append(args[0].flatten(1).double().cpu())
         )
         try:
-            for batch in batches.epoch(0):
+            for batch in batches.iterate(0):
                 assert batch.targets is not None
-                said.append(class_logits(model(batch.inputs)).argmax(1).cpu())
+                predicted.append(to_class_logits(model(batch.inputs)).argmax(1).cpu())
                 ids.append(batch.ids.cpu())
                 labels.append(batch.targets.long().cpu())
         finally:
             handle.remove()
-    gathered: list[Any] = [torch.cat(parts).numpy() for parts in (labels, said, ids)]
-    return Seen(torch.cat(seen).numpy(), layer, *gathered)
+    gathered: list[Any] = [torch.cat(parts).numpy() for parts in (labels, predicted, ids)]
+    return LastLayerInputs(torch.cat(inputs).numpy(), layer, *gathered)
 
 
 def pca(x: Floats) -> tuple[Floats, list[float]]:
-    """Return points (N, D) in the plane of their largest variance, (N, 2), and the share of the variance on each
-    axis."""
+    """Return the projection (N, 2) of points (N, D) on their first two principal components, and the share of the
+    variance on each."""
     from sklearn.decomposition import PCA
 
     axes = min(2, *x.shape)
-    exact = min(x.shape) <= EXACT
-    found = PCA(axes, svd_solver="full" if exact else "arpack", random_state=SEED).fit(x)
-    places = np.zeros((len(x), 2))
-    places[:, :axes] = found.transform(x)
-    share = [float(np.nan_to_num(v)) for v in found.explained_variance_ratio_]
-    return places, share + [0.0] * (2 - axes)
+    exact = min(x.shape) <= EXACT_SIDE
+    fit = PCA(axes, svd_solver="full" if exact else "arpack", random_state=SEED).fit(x)
+    positions = np.zeros((len(x), 2))
+    positions[:, :axes] = fit.transform(x)
+    share = [float(np.nan_to_num(v)) for v in fit.explained_variance_ratio_]
+    return positions, share + [0.0] * (2 - axes)
 
 
-def tsne(x: Floats, plane: Floats) -> Floats:
-    """Return t-SNE of points (N, D), (N, 2), begun at their PCA: the same points give the same map."""
+def tsne(x: Floats, pca_map: Floats) -> Floats:
+    """Return the t-SNE (N, 2) of points (N, D), deterministic: it starts at their PCA with a fixed seed."""
     from sklearn.manifold import TSNE
 
-    start = plane / max(float(plane[:, 0].std()), 1e-12) * 1e-4
+    start = pca_map / max(float(pca_map[:, 0].std()), 1e-12) * 1e-4
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
-    found = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=SEED, n_jobs=1).fit_transform(x)
-    return np.asarray(found, dtype=np.float64)
+    model = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=SEED, n_jobs=1)
+    return np.asarray(model.fit_transform(x), dtype=np.float64)
 
 
-def neighbors(x: Floats) -> NDArray[np.int64]:
-    """Return the numbers of each point's nearest other points, (N, k)."""
+def find_neighbors(x: Floats) -> NDArray[np.int64]:
+    """Return the indices (N, k) of each point's nearest other points."""
     from sklearn.neighbors import NearestNeighbors
 
     count = min(NEIGHBORS, len(x) - 1)
     return np.asarray(NearestNeighbors(n_neighbors=count).fit(x).kneighbors(return_distance=False), dtype=np.int64)
 
 
-def kept(before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
-    """Return the share of neighbors (N, k) that are neighbors in the map too."""
+def compute_neighbor_overlap(before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
+    """Return the share of neighbors (N, k) that are also neighbors on the map."""
     return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(before.tolist(), after.tolist(), strict=True)]))
 
 
-def figure(
-    target: Target, data: Json, places: dict[str, Floats], labels: NDArray[np.int64], names: tuple[str, ...]
+def draw_figure(
+    target: Target, data: Json, maps: dict[str, Floats], labels: NDArray[np.int64], names: tuple[str, ...]
 ) -> str:
-    """Draw both maps side by side, with what each keeps in its title."""
-    from layerwise.plotting.embedding import Panel, maps
+    """Draw both maps side by side; the titles say how much each map keeps."""
+    from layerwise.plotting.embedding import Panel, plot_maps
 
-    say, total = target.say, sum(data["share"])
+    translate, total = target.translate, sum(data["share"])
     titles = {
-        "pca": say(
+        "pca": translate(
             f"PCA: {total:.0%} of the variance, {data['kept']['pca']:.0%} of neighbors",
             f"PCA：保留方差 {total:.0%}，近邻 {data['kept']['pca']:.0%}",
         ),
-        "tsne": say(
+        "tsne": translate(
             f"t-SNE: {data['kept']['tsne']:.0%} of neighbors, no distances",
             f"t-SNE：保留近邻 {data['kept']['tsne']:.0%}，不保留距离",
         ),
     }
-    return maps([Panel(titles[name], where) for name, where in places.items()], labels, names)
+    return plot_maps([Panel(titles[name], positions) for name, positions in maps.items()], labels, names)
 
 
-def _written(target: Target, data: Json) -> str:
-    """Return what the maps keep, as a table."""
-    say = target.say
+def _format_text(target: Target, data: Json) -> str:
+    """Return how much each map keeps, as a table."""
+    translate = target.translate
     share, k = data["share"], data["neighbors"]
     rows = [
         [
-            say(f"all {data['units']} units", f"全部 {data['units']} 个单元"),
+            translate(f"all {data['units']} units", f"全部 {data['units']} 个单元"),
             "100.0%",
             "100.0%",
             f"{data['same_class']['all']:.1%}",
@@ -208,23 +203,23 @@ def _written(target: Target, data: Json) -> str:
         ["t-SNE", "–", f"{data['kept']['tsne']:.1%}", f"{data['same_class']['tsne']:.1%}"],
     ]
     head = [
-        say("map", "图"),
-        say("variance kept", "保留方差"),
-        say("neighbors kept", "保留近邻"),
-        say("of the same class", "同类近邻"),
+        translate("map", "图"),
+        translate("variance kept", "保留方差"),
+        translate("neighbors kept", "保留近邻"),
+        translate("of the same class", "同类近邻"),
     ]
-    state = "" if data["trained"] else say(", untrained", "（未训练）")
+    state = "" if data["trained"] else translate(", untrained", "（未训练）")
     return "\n".join(
         [
-            say(
-                f"{data['model']}{state}: what {data['layer']} sees of {data['examples']} examples of the "
+            translate(
+                f"{data['model']}{state}: inputs of {data['layer']} for {data['examples']} examples of the "
                 f"{data['split']} part",
                 f"{data['model']}{state}：{data['split']} 部分 {data['examples']} 个样本在 {data['layer']} 之前的表示",
             ),
             "",
-            table(head, rows, right=frozenset({1, 2, 3})),
+            format_table(head, rows, right=frozenset({1, 2, 3})),
             "",
-            say(
+            translate(
                 f"variance: {share[0]:.1%} and {share[1]:.1%} on the two axes. neighbors: the {k} nearest "
                 "of each example.\n"
                 "t-SNE keeps neighbors, not distances: gaps and sizes of its groups mean nothing.",

@@ -1,7 +1,7 @@
-"""The view ``features``: what each layer makes of an image, map by map.
+"""The view ``features``: the feature maps of an image, layer by layer.
 
-``C`` maps of ``H W`` places. A stage is a convolution or pooling with what follows it at the same size
-(`inspect.maps`).
+``C`` maps of ``H`` × ``W`` positions. A stage is a convolution or pooling with the layers of the same output size that
+follow it (`layerwise.inspection.feature_maps`).
 """
 
 from __future__ import annotations
@@ -12,161 +12,176 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.inference.predict import evaluating
-from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.image_selection import Shown, evenly, images_of, network_of, told
-from layerwise.inspection.maps import Maps, calls, kept, named, no_convolution, stages
-from layerwise.plotting.images import Floats, enlarged, in_rows, sheet
+from layerwise.inference.predict import inference_context
+from layerwise.inspection.base import Json, Target, View, format_table, save
+from layerwise.inspection.feature_maps import (
+    FeatureLayer,
+    capture_maps,
+    find_feature_layers,
+    find_layer,
+    group_stages,
+    make_no_convolution_error,
+)
+from layerwise.inspection.image_selection import (
+    SelectedImages,
+    format_skipped,
+    pick_indices_evenly,
+    require_network,
+    select_images,
+)
+from layerwise.plotting.images import Floats, draw_image_sheet, enlarge, split_into_rows
 
-COLUMNS, STAGES, MOST = 8, 8, 64  # maps in a row, layers in a figure, maps of one layer in a figure
+COLUMNS, MAX_LAYERS, MAX_MAPS = 8, 8, 64  # maps in a row, layers in a figure, maps of one layer in a figure
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the maps that an image's layers give: of up to eight stages the strongest, or of ``target.layer`` up to
-    64.
+    """Return the strongest feature maps of up to eight stages, or up to 64 maps of ``target.layer``.
 
-    The first image of the test part is looked at, or the user's; with more (``target.examples``), evenly spaced ones.
-    Writes ``features.svg``, or one for each image.
+    Uses the first image of the test part or the user's first image; with ``target.examples``, that many evenly spaced
+    images. Writes ``features.svg``, or a file for each image.
 
-    Raises `UsageError` for networks without convolution or images, and for an unknown layer.
+    Raises `UsageError` if the network has no convolution or its inputs are not images, and for an unknown layer.
     """
-    model, _ = network_of(target, "features")
-    shown = images_of(target, "features", target.examples or 1)
-    with evaluating(model, shown.inputs.device):
-        chosen = chosen_stages(target, model, shown.inputs[:1])
-        given = maps_of(model, shown.inputs, chosen)
+    model, _ = require_network(target, "features")
+    selected = select_images(target, "features", target.examples or 1)
+    with inference_context(model, selected.inputs.device):
+        chosen = select_layers(target, model, selected.inputs[:1])
+        maps_by_layer = compute_maps(model, selected.inputs, chosen)
     images = [
         {
             "name": name,
-            "true": shown.true[at] or None,
-            "layers": [described(stage, given[stage.name][at]) for stage in chosen],
+            "true": selected.labels[index] or None,
+            "layers": [describe_layer(stage, maps_by_layer[stage.name][index]) for stage in chosen],
         }
-        for at, name in enumerate(shown.names)
+        for index, name in enumerate(selected.names)
     ]
-    data = {"model": target.spec.name, "trained": target.run is not None, "from": shown.where, "images": images}
+    data = {"model": target.spec.name, "trained": target.run is not None, "from": selected.source, "images": images}
     figures: list[Path] = []
-    for at, image in enumerate(images):
-        name = "features.svg" if len(images) == 1 else f"features-{at + 1}.svg"
-        drawing = figure(target, image, shown.images[at], [given[stage.name][at] for stage in chosen])
-        figures += save(out, name, drawing)
-    return View("features", data, _written(target, data, shown), figures)
+    for index, image in enumerate(images):
+        name = "features.svg" if len(images) == 1 else f"features-{index + 1}.svg"
+        maps = [maps_by_layer[stage.name][index] for stage in chosen]
+        figures += save(out, name, draw_figure(target, image, selected.images[index], maps))
+    return View("features", data, _format_text(target, data, selected), figures)
 
 
-def chosen_stages(target: Target, model: nn.Module, inputs: Tensor) -> list[Maps]:
-    """Return the layer asked for, or up to eight stages, evenly spaced, the first and the last among them."""
-    found = calls(model, inputs)
+def select_layers(target: Target, model: nn.Module, inputs: Tensor) -> list[FeatureLayer]:
+    """Return ``target.layer``, or up to eight evenly spaced stages with the first and the last."""
+    calls = find_feature_layers(model, inputs)
     if target.layer:
-        return [named(found, target.layer)]
-    listed = stages(found)
-    if not any(stage.convolution for stage in listed):
-        raise no_convolution(target.spec.name, "features")
-    return [listed[i] for i in evenly(len(listed), STAGES)]
+        return [find_layer(calls, target.layer)]
+    stages = group_stages(calls)
+    if not any(stage.has_convolution for stage in stages):
+        raise make_no_convolution_error(target.spec.name, "features")
+    return [stages[i] for i in pick_indices_evenly(len(stages), MAX_LAYERS)]
 
 
-def maps_of(model: nn.Module, inputs: Tensor, chosen: list[Maps]) -> dict[str, Tensor]:
-    """Return what layers give for inputs (N, C, H, W), by name."""
-    with torch.no_grad(), kept(model, chosen) as outputs:
+def compute_maps(model: nn.Module, inputs: Tensor, chosen: list[FeatureLayer]) -> dict[str, Tensor]:
+    """Return the layers' outputs for inputs (N, C, H, W), by name."""
+    with torch.no_grad(), capture_maps(model, chosen) as outputs:
         model(inputs)
         return {name: tensor.cpu() for name, tensor in outputs.items()}
 
 
-def order_of(maps: Tensor) -> list[int]:
-    """Return the numbers of maps (C, H, W), that of the largest mean magnitude first."""
+def sort_by_strength(maps: Tensor) -> list[int]:
+    """Return the indices of maps (C, H, W) in order of decreasing mean magnitude."""
     return [int(i) for i in maps.double().abs().mean((1, 2)).argsort(descending=True, stable=True)]
 
 
-def described(stage: Maps, maps: Tensor) -> Json:
-    """Return a stage and its maps (C, H, W) in numbers; ``silent``: maps that are 0 everywhere."""
-    wide = maps.double()
+def describe_layer(stage: FeatureLayer, maps: Tensor) -> Json:
+    """Return statistics of a stage and its maps (C, H, W); ``silent`` counts the maps that are 0 everywhere."""
+    values = maps.double()
     return {
         "name": stage.name,
-        "began": stage.began or stage.type,
+        "began": stage.first_type or stage.type,
         "maps": list(stage.shape),
-        "mean": float(wide.mean()),
-        "least": float(wide.min()),
-        "largest": float(wide.max()),
-        "zeros": float((wide == 0).double().mean()),
-        "silent": int((wide == 0).all(2).all(1).sum()),
-        "strongest": order_of(maps)[:COLUMNS],
+        "mean": float(values.mean()),
+        "least": float(values.min()),
+        "largest": float(values.max()),
+        "zeros": float((values == 0).double().mean()),
+        "silent": int((values == 0).all(2).all(1).sum()),
+        "strongest": sort_by_strength(maps)[:COLUMNS],
     }
 
 
-def scaled(maps: Tensor) -> tuple[Floats, bool]:
-    """Return maps (C, H, W) in [0, 1] on one scale, and whether 0 is mid-gray: so where there are negative values, else
-    it is black."""
-    wide = maps.double()
-    largest = wide.abs().max().clamp_min(1e-12)
-    signed = bool((wide < 0).any())
-    return np.asarray((0.5 + 0.5 * wide / largest) if signed else wide / largest), signed
+def scale_maps(maps: Tensor) -> tuple[Floats, bool]:
+    """Scale maps (C, H, W) jointly to [0, 1], and return whether any value is negative.
+
+    Then 0 becomes 0.5 (mid-gray), otherwise 0 (black).
+    """
+    values = maps.double()
+    largest = values.abs().max().clamp_min(1e-12)
+    signed = bool((values < 0).any())
+    return np.asarray((0.5 + 0.5 * values / largest) if signed else values / largest), signed
 
 
-def figure(target: Target, image: Json, pixels: Floats, given: list[Tensor]) -> str:
-    """Draw the image, and for each layer its strongest maps, strongest first, on the layer's own scale."""
+def draw_figure(target: Target, image: Json, pixels: Floats, maps_by_layer: list[Tensor]) -> str:
+    """Draw the image and each layer's strongest maps in order, with one scale for each layer."""
     rows: list[list[Floats]] = [[pixels]]
     labels = [image["true"] or Path(image["name"]).name]
-    for layer, maps in zip(image["layers"], given, strict=True):
-        shades, signed = scaled(maps)
-        most = MOST if target.layer else COLUMNS
-        tiles = [enlarged(shades[number : number + 1]) for number in order_of(maps)[:most]]
-        listed = in_rows(tiles, COLUMNS)
-        rows += listed
-        labels += [_title(target, layer, len(tiles), signed=signed)] + [""] * (len(listed) - 1)
-    return sheet(rows, labels=labels)
+    for layer, maps in zip(image["layers"], maps_by_layer, strict=True):
+        shades, signed = scale_maps(maps)
+        limit = MAX_MAPS if target.layer else COLUMNS
+        tiles = [enlarge(shades[index : index + 1]) for index in sort_by_strength(maps)[:limit]]
+        tile_rows = split_into_rows(tiles, COLUMNS)
+        rows += tile_rows
+        labels += [_format_title(target, layer, len(tiles), signed=signed)] + [""] * (len(tile_rows) - 1)
+    return draw_image_sheet(rows, labels=labels)
 
 
-def _title(target: Target, layer: Json, shown: int, *, signed: bool) -> str:
-    """Return what stands above a layer's maps: its name, what began it, how many maps of which size, and the scale."""
-    say, (count, height, width) = target.say, layer["maps"]
+def _format_title(target: Target, layer: Json, drawn: int, *, signed: bool) -> str:
+    """Return the title of a layer's maps: its name, first module, number and size of maps, and the scale."""
+    translate, (count, height, width) = target.translate, layer["maps"]
     largest = max(abs(layer["least"]), layer["largest"])
-    scale = say("gray 0, ", "灰 0，") * signed + say(f"white {largest:.3g}", f"白 {largest:.3g}")
+    scale = translate("gray 0, ", "灰 0，") * signed + translate(f"white {largest:.3g}", f"白 {largest:.3g}")
     of = (
-        say(f"{shown} of {count} maps", f"{count} 张特征图中的 {shown} 张")
-        if shown < count
-        else say(f"{count} maps", f"{count} 张特征图")
+        translate(f"{drawn} of {count} maps", f"{count} 张特征图中的 {drawn} 张")
+        if drawn < count
+        else translate(f"{count} maps", f"{count} 张特征图")
     )
     return f"{layer['name']} · {layer['began']} · {of} · {height}×{width} · {scale}"
 
 
-def _written(target: Target, data: Json, shown: Shown) -> str:
+def _format_text(target: Target, data: Json, selected: SelectedImages) -> str:
     """Return a table for each image."""
-    say = target.say
+    translate = target.translate
     head = [
-        say("layer", "层"),
-        say("from", "起于"),
-        say("maps", "特征图"),
-        say("mean", "均值"),
-        say("least", "最小"),
-        say("largest", "最大"),
-        say("zeros", "零值"),
-        say("silent", "全零图"),
-        say("strongest", "最强"),
+        translate("layer", "层"),
+        translate("from", "起于"),
+        translate("maps", "特征图"),
+        translate("mean", "均值"),
+        translate("least", "最小"),
+        translate("largest", "最大"),
+        translate("zeros", "零值"),
+        translate("silent", "全零图"),
+        translate("strongest", "最强"),
     ]
-    state = "" if data["trained"] else say(", untrained", "（未训练）")
+    state = "" if data["trained"] else translate(", untrained", "（未训练）")
     parts = []
     for image in data["images"]:
         rows = [
             [
-                la["name"],
-                la["began"],
-                "×".join(map(str, la["maps"])),
-                f"{la['mean']:.3g}",
-                f"{la['least']:.3g}",
-                f"{la['largest']:.3g}",
-                f"{la['zeros']:.0%}",
-                str(la["silent"]),
-                " ".join(map(str, la["strongest"][:5])),
+                layer["name"],
+                layer["began"],
+                "×".join(map(str, layer["maps"])),
+                f"{layer['mean']:.3g}",
+                f"{layer['least']:.3g}",
+                f"{layer['largest']:.3g}",
+                f"{layer['zeros']:.0%}",
+                str(layer["silent"]),
+                " ".join(map(str, layer["strongest"][:5])),
             ]
-            for la in image["layers"]
+            for layer in image["layers"]
         ]
         true = f" ({image['true']})" if image["true"] else ""
-        title = say(f"{data['model']}{state}: {image['name']}{true}", f"{data['model']}{state}：{image['name']}{true}")
-        parts.append(f"{title}\n\n{table(head, rows, right=frozenset(range(3, 8)))}")
-    notes = say(
-        "a layer stands with what follows it at the same size: batch norm, activation, a residual sum.\n"
+        name = f"{image['name']}{true}"
+        title = translate(f"{data['model']}{state}: {name}", f"{data['model']}{state}：{name}")
+        parts.append(f"{title}\n\n{format_table(head, rows, right=frozenset(range(3, 8)))}")
+    notes = translate(
+        "each layer includes the operations of the same size that follow it: batch norm, activation, a residual sum.\n"
         "silent: maps that are 0 everywhere. "
-        "strongest: maps by number, the largest mean magnitude first. In the figure the maps of a layer "
+        "strongest: indices of the maps, the largest mean magnitude first. In the figure the maps of a layer "
         "share one scale.",
         "一层连同其后尺寸不变的运算一起显示：批归一化、激活、残差相加。全零图：处处为 0 的特征图。\n"
         "最强：特征图的编号，按平均绝对值从大到小。图中同一层的特征图用同一灰度标尺。",
     )
-    return "\n\n".join([*parts, notes]) + told(target, shown)
+    return "\n\n".join([*parts, notes]) + format_skipped(target, selected)

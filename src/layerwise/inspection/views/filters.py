@@ -1,8 +1,8 @@
-"""The view ``filters``: the first layer's kernels as images, all on one scale.
+"""The view ``filters``: the first layer's kernels as images with a common scale.
 
-``K`` kernels (C, k, k), C 1 (gray) or 3 (RGB). A kernel w is drawn as ½ + ½ w / max |w| over *all* kernels, so that
-mid-gray is 0 and a weak kernel looks weak. The weights are those for the network's own inputs: images in [0, 1], (x −
-mean) / std by channel if so scaled. A bare model shows its initialization.
+``K`` kernels (C, k, k), with C = 1 (gray) or 3 (RGB). The view draws a kernel w as ½ + ½ w / max |w|, the maximum over
+*all* kernels, so mid-gray is 0 and a weak kernel looks weak. The weights apply to the network's inputs: images in
+[0, 1], standardized by channel if the task does so. A model without a run shows its initialization.
 """
 
 from __future__ import annotations
@@ -13,110 +13,113 @@ import numpy as np
 from torch import Tensor
 
 from layerwise.errors import UsageError
-from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.views.weights import First, first_weights, strongest, untrained
-from layerwise.plotting.images import enlarged, in_rows, sheet
+from layerwise.inspection.base import Json, Target, View, format_table, save
+from layerwise.inspection.views.weights import FirstLayer, build_untrained_model, get_first_layer_weights, sort_by_norm
+from layerwise.plotting.images import draw_image_sheet, enlarge, split_into_rows
 
-COLUMNS, MOST, LISTED = 8, 96, 12
+COLUMNS, MAX_FILTERS, TABLE_ROWS = 8, 96, 12
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return every kernel's norm, mean and largest magnitude, the strongest first. Writes ``filters.svg`` with up to 96
-    kernels.
+    """Return each kernel's norm, mean and largest magnitude, in order of decreasing norm.
 
-    Of a first dense layer over images the rows are shown. Raises `UsageError` where the first layer does not see 1 or
-    3 channels.
+    If the first layer is dense over images, its rows are the kernels. Writes ``filters.svg`` with up to 96 kernels.
+    Raises `UsageError` if the first layer's inputs are not images of 1 or 3 channels.
     """
-    model = target.model if target.model is not None else untrained(target)
-    found = first_weights(target, model)
-    if found is None:
+    model = target.model if target.model is not None else build_untrained_model(target)
+    first = get_first_layer_weights(target, model)
+    if first is None:
         raise UsageError(
             f"the first layer of {target.spec.name} does not look at images of 1 or 3 channels",
             expected="a network over images",
             received=target.spec.name,
             do="for a network without convolutions, name its images: --data SOURCE, or give a run",
         )
-    order = strongest(found.weights)
+    order = sort_by_norm(first.weights)
     data = {
         "model": target.spec.name,
         "trained": target.run is not None,
-        "layer": found.name,
-        "convolution": found.convolution,
-        "shape": list(found.weights.shape),
-        "scale": float(found.weights.abs().max()),
-        "filters": [described(int(number), found.weights[number]) for number in order],
+        "layer": first.name,
+        "convolution": first.convolution,
+        "shape": list(first.weights.shape),
+        "scale": float(first.weights.abs().max()),
+        "filters": [describe_filter(int(index), first.weights[index]) for index in order],
     }
-    figures = save(out, "filters.svg", figure(target, data, found, order[: target.examples or MOST]))
-    return View("filters", data, _written(target, data), figures)
+    figures = save(out, "filters.svg", draw_figure(target, data, first, order[: target.examples or MAX_FILTERS]))
+    return View("filters", data, _format_text(target, data), figures)
 
 
-def described(number: int, kernel: Tensor) -> Json:
-    """Return a kernel (C, k, k) in numbers. ``mean`` by channel: near 0 for what looks for edges and not for brightness
-    or color."""
+def describe_filter(index: int, kernel: Tensor) -> Json:
+    """Return statistics of a kernel (C, k, k); ``mean`` is by channel, and near 0 for edge detectors."""
     return {
-        "number": number,
+        "number": index,
         "norm": float(kernel.norm()),
         "largest": float(kernel.abs().max()),
         "mean": kernel.mean((1, 2)).tolist(),
     }
 
 
-def figure(target: Target, data: Json, found: First, order: Tensor) -> str:
-    """Draw kernels, strongest first, each with its number and norm."""
-    shades = 0.5 + 0.5 * found.weights / max(data["scale"], 1e-12)
-    tiles = [enlarged(np.asarray(shades[number])) for number in order]
-    captions = [f"#{one['number']} · {one['norm']:.2f}" for one in data["filters"][: len(tiles)]]
-    rows = in_rows(tiles, COLUMNS)
+def draw_figure(target: Target, data: Json, first: FirstLayer, order: Tensor) -> str:
+    """Draw the kernels in ``order``, each with its index and norm."""
+    shades = 0.5 + 0.5 * first.weights / max(data["scale"], 1e-12)
+    tiles = [enlarge(np.asarray(shades[index])) for index in order]
+    captions = [f"#{kernel['number']} · {kernel['norm']:.2f}" for kernel in data["filters"][: len(tiles)]]
+    rows = split_into_rows(tiles, COLUMNS)
     texts = [captions[start : start + COLUMNS] for start in range(0, len(captions), COLUMNS)]
-    title = target.say(
-        f"{data['model']}: {_kernels(target, data)}; number, norm · one scale: gray 0, ±{data['scale']:.2f}",
-        f"{data['model']}：{_kernels(target, data)}；编号、范数 · 同一标尺：灰为 0，±{data['scale']:.2f}",
+    title = target.translate(
+        f"{data['model']}: {_format_kernels(target, data)}; number, norm · one scale: gray 0, ±{data['scale']:.2f}",
+        f"{data['model']}：{_format_kernels(target, data)}；编号、范数 · 同一标尺：灰为 0，±{data['scale']:.2f}",
     )
-    return sheet(rows, captions=texts, labels=[title] + [""] * (len(rows) - 1))
+    return draw_image_sheet(rows, captions=texts, labels=[title] + [""] * (len(rows) - 1))
 
 
-def _kernels(target: Target, data: Json) -> str:
-    """Return how many kernels there are, and of which size."""
+def _format_kernels(target: Target, data: Json) -> str:
+    """Return the number and size of the kernels, as text."""
     count, channels, height, width = data["shape"]
-    colors = target.say("RGB" if channels == 3 else "gray", "RGB" if channels == 3 else "灰度")
+    colors = target.translate("RGB" if channels == 3 else "gray", "RGB" if channels == 3 else "灰度")
     if data["convolution"]:
-        return target.say(
+        return target.translate(
             f"{count} kernels of {height}×{width}, {colors}", f"{count} 个 {height}×{width} 卷积核，{colors}"
         )
-    return target.say(
+    return target.translate(
         f"{count} units over {height}×{width}, {colors}", f"{count} 个单元，输入 {height}×{width}，{colors}"
     )
 
 
-def _written(target: Target, data: Json) -> str:
+def _format_text(target: Target, data: Json) -> str:
     """Return the strongest and weakest kernels as a table."""
-    say = target.say
-    listed = data["filters"]
-    picked = listed if len(listed) <= LISTED else [*listed[: LISTED - 3], *listed[-3:]]
-    head = [say("filter", "滤波器"), say("norm", "范数"), say("largest", "最大"), say("mean by channel", "各通道均值")]
+    translate = target.translate
+    filters = data["filters"]
+    listed = filters if len(filters) <= TABLE_ROWS else [*filters[: TABLE_ROWS - 3], *filters[-3:]]
+    head = [
+        translate("filter", "滤波器"),
+        translate("norm", "范数"),
+        translate("largest", "最大"),
+    ]
+    head.append(translate("mean by channel", "各通道均值"))
     rows = [
         [
-            f"#{one['number']}",
-            f"{one['norm']:.3f}",
-            f"{one['largest']:.3f}",
-            "  ".join(f"{m:+.3f}" for m in one["mean"]),
+            f"#{kernel['number']}",
+            f"{kernel['norm']:.3f}",
+            f"{kernel['largest']:.3f}",
+            "  ".join(f"{m:+.3f}" for m in kernel["mean"]),
         ]
-        for one in picked
+        for kernel in listed
     ]
-    if len(listed) > LISTED:
-        rows.insert(LISTED - 3, ["…", "", "", ""])
-    state = "" if data["trained"] else say(", untrained", "（未训练）")
+    if len(filters) > TABLE_ROWS:
+        rows.insert(TABLE_ROWS - 3, ["…", "", "", ""])
+    state = "" if data["trained"] else translate(", untrained", "（未训练）")
     layer = f" ({data['layer']})" if data["layer"] else ""
     return "\n".join(
         [
-            f"{data['model']}{state}{say(': ', '：')}{_kernels(target, data)}{layer}",
+            f"{data['model']}{state}{translate(': ', '：')}{_format_kernels(target, data)}{layer}",
             "",
-            table(head, rows, right=frozenset({1, 2})),
+            format_table(head, rows, right=frozenset({1, 2})),
             "",
-            say(
-                f"drawn on one scale for all: mid-gray is 0, white (of a channel) +{data['scale']:.3g}, "
+            translate(
+                f"all filters have one scale: mid-gray is 0, white (of a channel) +{data['scale']:.3g}, "
                 f"black −{data['scale']:.3g}.\n"
-                "the weights are those for the network's own inputs, after its scaling of the pixels.",
+                "the weights apply to the network's inputs, after scaling of the pixels.",
                 f"所有滤波器用同一标尺绘制：中灰为 0，（某通道）白为 +{data['scale']:.3g}，黑为 "
                 f"−{data['scale']:.3g}。\n"
                 "权重针对网络自身的输入，即像素缩放之后的值。",

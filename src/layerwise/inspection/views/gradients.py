@@ -1,5 +1,4 @@
-"""The view ``gradients``: the four steps of backpropagation over one batch of a run, in numbers, arrays and a figure
-(S06)."""
+"""The view ``gradients``: the four steps of backpropagation over one batch, as numbers, arrays and a figure."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from layerwise.data.loader import Batch
 from layerwise.data.source import SPLITS, fetch
-from layerwise.errors import DataError, unknown
-from layerwise.inspection.base import Json, Target, View, save, table, trained
-from layerwise.inspection.predictions import place_of
-from layerwise.inspection.procedure import Layer, Procedure, run
-from layerwise.plotting.charts import by_layer
-from layerwise.runtime.checksums import contiguous
+from layerwise.errors import DataError, make_unknown_name_error
+from layerwise.inspection.backprop_steps import BackpropSteps, LayerRecord, run_backprop
+from layerwise.inspection.base import Json, Target, View, format_table, require_data, save
+from layerwise.inspection.predictions import get_device_and_dtype
+from layerwise.plotting.charts import plot_by_layer
+from layerwise.runtime.checksums import copy_contiguous
 
 EXAMPLES = 64
 QUANTITIES = ("z", "a", "delta", "dW", "db")
@@ -25,147 +24,153 @@ SYMBOLS = {"z": "z", "a": "a", "delta": "δ", "dW": "∂W", "db": "∂b"}
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return each layer's z, a, δ = ∂L/∂z, ∂L/∂W and ∂L/∂b over the first examples of the validation part, L the mean
-    loss.
+    """Return each layer's z, a, δ = ∂L/∂z, ∂L/∂W and ∂L/∂b, for the mean loss L of the first validation examples.
 
-    Dropout is off and batch norm uses its running statistics, so that the numbers repeat. Writes ``gradients.svg`` and
-    ``gradients.safetensors`` with all arrays (``LAYER.z`` …, with W, b, inputs and targets).
+    The network is in evaluation mode, so the numbers are reproducible. Writes ``gradients.svg``, and
+    ``gradients.safetensors`` with all arrays (``LAYER.z`` …, W, b, inputs and targets).
     """
-    model, task, splits = trained(target, "gradients")
+    model, task, splits = require_data(target, "gradients")
     split = target.split or "val"
     if split not in SPLITS:
-        raise unknown("part of the data", split, SPLITS)
-    source = task.adopt(splits.part(split))
+        raise make_unknown_name_error("part of the data", split, SPLITS)
+    source = task.convert_source(splits.part(split))
     count = min(len(source), target.examples or EXAMPLES)
     if not count:
         raise DataError(f"the {split} part has no examples", expected="at least one")
-    batch = task.collate(fetch(source, np.arange(count))).to(*place_of(model))
-    found = run(model, task, batch, lr=rate_of(target))
-    data = as_json(found, split=split, count=count)
-    figures = save(out, "gradients.svg", figure(found))
-    figures += save(out, "gradients.safetensors", safetensors.torch.save(arrays(found, batch)))
-    return View("gradients", data, _written(target, data), figures)
+    batch = task.collate(fetch(source, np.arange(count))).to(*get_device_and_dtype(model))
+    steps = run_backprop(model, task, batch, lr=get_learning_rate(target))
+    data = to_json(steps, split=split, count=count)
+    figures = save(out, "gradients.svg", draw_figure(steps))
+    figures += save(out, "gradients.safetensors", safetensors.torch.save(collect_arrays(steps, batch)))
+    return View("gradients", data, _format_text(target, data), figures)
 
 
-def rate_of(target: Target) -> float:
-    """Return the learning rate of the run's last stage; 0.01 where its rule has none."""
+def get_learning_rate(target: Target) -> float:
+    """Return the learning rate of the run's last stage, or 0.01 if its rule has none."""
     rule = target.recipe.stages[-1].rule if target.recipe is not None and target.recipe.stages else {}
     return float(rule.get("lr", 0.01))
 
 
-def quantities(layer: Layer) -> dict[str, Tensor | None]:
+def get_quantities(layer: LayerRecord) -> dict[str, Tensor | None]:
     """Return a layer's five quantities by name."""
     values = (layer.z, layer.a, layer.delta, layer.grad_weight, layer.grad_bias)
     return dict(zip(QUANTITIES, values, strict=True))
 
 
-def measured(tensor: Tensor | None) -> Json | None:
-    """Return what is told of an array: shape, Euclidean norm, mean, smallest, largest, the fraction of exact zeros."""
+def describe_array(tensor: Tensor | None) -> Json | None:
+    """Return an array's shape, Euclidean norm, mean, minimum, maximum and fraction of zeros; None for None."""
     if tensor is None:
         return None
     t = tensor.double()
     return {
         "shape": list(t.shape),
-        "norm": finite(t.norm()),
-        "mean": finite(t.mean()),
-        "min": finite(t.min()),
-        "max": finite(t.max()),
+        "norm": to_json_number(t.norm()),
+        "mean": to_json_number(t.mean()),
+        "min": to_json_number(t.min()),
+        "max": to_json_number(t.max()),
         "zeros": float((t == 0).double().mean()),
     }
 
 
-def finite(value: Tensor) -> float | str:
-    """Return a number as JSON holds it: NaN and infinity become text."""
+def to_json_number(value: Tensor) -> float | str:
+    """Return a number for JSON: NaN and infinity become strings."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
 
 
-def as_json(found: Procedure, *, split: str, count: int) -> Json:
+def to_json(steps: BackpropSteps, *, split: str, count: int) -> Json:
     """Return the four steps as JSON."""
     layers = []
-    for layer in found.layers:
-        weight, step = float(layer.weight.double().norm()), found.lr * float(layer.grad_weight.double().norm())
+    for layer in steps.layers:
+        weight, step = float(layer.weight.double().norm()), steps.lr * float(layer.grad_weight.double().norm())
         layers.append(
             {
                 "name": layer.name,
                 "type": layer.type,
                 "activation": layer.activation,
-                **{name: measured(value) for name, value in quantities(layer).items()},
+                **{name: describe_array(value) for name, value in get_quantities(layer).items()},
                 "update": {"norm": step, "weight_norm": weight, "relative": step / weight if weight else None},
             }
         )
-    after = found.loss_after if math.isfinite(found.loss_after) else str(found.loss_after)
+    after = steps.loss_after if math.isfinite(steps.loss_after) else str(steps.loss_after)
     return {
         "split": split,
         "examples": count,
-        "by": found.by,
-        "loss": found.loss,
+        "by": steps.method,
+        "loss": steps.loss,
         "layers": layers,
-        "update": {"rule": "θ ← θ − η ∇L", "lr": found.lr, "loss_before": found.loss, "loss_after": after},
+        "update": {"rule": "θ ← θ − η ∇L", "lr": steps.lr, "loss_before": steps.loss, "loss_after": after},
     }
 
 
-def figure(found: Procedure) -> str:
-    """Draw the root mean square of each quantity by layer: where gradients vanish or explode shows at once."""
+def draw_figure(steps: BackpropSteps) -> str:
+    """Draw the root mean square of each quantity by layer, which shows vanishing and exploding gradients."""
     series = {}
     for name in QUANTITIES:
-        values = [quantities(layer)[name] for layer in found.layers]
+        values = [get_quantities(layer)[name] for layer in steps.layers]
         series[SYMBOLS[name]] = [0.0 if v is None else float(v.double().square().mean().sqrt()) for v in values]
-    return by_layer(series, [layer.name for layer in found.layers], y="root mean square")
+    return plot_by_layer(series, [layer.name for layer in steps.layers], y="root mean square")
 
 
-def arrays(found: Procedure, batch: Batch) -> dict[str, Tensor]:
-    """Return all arrays by name, as safetensors wants them."""
+def collect_arrays(steps: BackpropSteps, batch: Batch) -> dict[str, Tensor]:
+    """Return all arrays by name, contiguous for safetensors."""
     out = {"inputs": batch.inputs} | ({} if batch.targets is None else {"targets": batch.targets})
-    for layer in found.layers:
-        named = {**quantities(layer), "W": layer.weight, "b": layer.bias}
-        named |= {f"d_{name}": gradient for name, (_, gradient) in layer.more.items()}
-        out |= {f"{layer.name}.{name}": value for name, value in named.items() if value is not None}
-    return contiguous(out)
+    for layer in steps.layers:
+        arrays = {**get_quantities(layer), "W": layer.weight, "b": layer.bias}
+        arrays |= {f"d_{name}": gradient for name, (_, gradient) in layer.extra_parameters.items()}
+        out |= {f"{layer.name}.{name}": value for name, value in arrays.items() if value is not None}
+    return copy_contiguous(out)
 
 
-def _written(target: Target, data: Json) -> str:
-    """Return the four steps for people."""
-    say, update = target.say, data["update"]
-    loss, after, layer = data["loss"], float(update["loss_after"]), say("layer", "层")
+def _format_text(target: Target, data: Json) -> str:
+    """Return the four steps as text."""
+    translate, layers, update = target.translate, data["layers"], data["update"]
+    loss, after, header = data["loss"], float(update["loss_after"]), translate("layer", "层")
     return "\n".join(
         [
-            say(
+            translate(
                 f"one batch: the first {data['examples']} examples of the {data['split']} part; norms "
                 "(fraction of zeros)",
                 f"一个批次：{data['split']} 部分的前 {data['examples']} 个样本；表中为范数（括号内为零的比例）",
             ),
             "",
-            say("1 forward: z = Wa + b, a = f(z)", "1 前向：z = Wa + b，a = f(z)"),
-            table(
-                [layer, say("type", "类型"), "f", "z", "a"],
-                [[la["name"], la["type"], la["activation"], _norm(la["z"]), _norm(la["a"])] for la in data["layers"]],
+            translate("1 forward: z = Wa + b, a = f(z)", "1 前向：z = Wa + b，a = f(z)"),
+            format_table(
+                [header, translate("type", "类型"), "f", "z", "a"],
+                [
+                    [layer[key] for key in ("name", "type", "activation")]
+                    + [_format_norm(layer[q]) for q in ("z", "a")]
+                    for layer in layers
+                ],
                 right=frozenset({3, 4}),
             ),
             "",
-            say(f"2 loss: L = {loss:.6g} (mean over the batch)", f"2 损失：L = {loss:.6g}（批次平均）"),
+            translate(f"2 loss: L = {loss:.6g} (mean over the batch)", f"2 损失：L = {loss:.6g}（批次平均）"),
             "",
-            say(f"3 backward, last layer first: {data['by']}", f"3 反向，从最后一层开始：{data['by']}"),
-            table(
-                [layer, "δ = ∂L/∂z", "∂L/∂W", "∂L/∂b"],
-                [[la["name"], *(_norm(la[q]) for q in ("delta", "dW", "db"))] for la in reversed(data["layers"])],
+            translate(f"3 backward, last layer first: {data['by']}", f"3 反向，从最后一层开始：{data['by']}"),
+            format_table(
+                [header, "δ = ∂L/∂z", "∂L/∂W", "∂L/∂b"],
+                [
+                    [layer["name"], *(_format_norm(layer[q]) for q in ("delta", "dW", "db"))]
+                    for layer in reversed(layers)
+                ],
                 right=frozenset({1, 2, 3}),
             ),
             "",
-            say(
+            translate(
                 f"4 update: θ ← θ − {update['lr']:g} ∇L takes the loss of this batch from {loss:.6g} to {after:.6g}",
                 f"4 更新：θ ← θ − {update['lr']:g} ∇L 使这个批次的损失从 {loss:.6g} 变为 {after:.6g}",
             ),
-            table(
-                [layer, "‖η ∂W‖", "‖W‖", say("relative", "相对值")],
+            format_table(
+                [header, "‖η ∂W‖", "‖W‖", translate("relative", "相对值")],
                 [
                     [
-                        la["name"],
-                        f"{la['update']['norm']:.3g}",
-                        f"{la['update']['weight_norm']:.3g}",
-                        "–" if la["update"]["relative"] is None else f"{la['update']['relative']:.2e}",
+                        layer["name"],
+                        f"{layer['update']['norm']:.3g}",
+                        f"{layer['update']['weight_norm']:.3g}",
+                        "–" if layer["update"]["relative"] is None else f"{layer['update']['relative']:.2e}",
                     ]
-                    for la in data["layers"]
+                    for layer in layers
                 ],
                 right=frozenset({1, 2, 3}),
             ),
@@ -173,8 +178,8 @@ def _written(target: Target, data: Json) -> str:
     )
 
 
-def _norm(value: Json | None) -> str:
-    """Return a norm with the fraction of zeros, if there are any."""
+def _format_norm(value: Json | None) -> str:
+    """Return a norm, with the fraction of zeros if there are any, as text."""
     if value is None:
         return "–"
     zeros = f" ({value['zeros']:.0%} 0)" if value["zeros"] else ""

@@ -1,9 +1,8 @@
-"""The view ``learning-rate``: a range test. The rate rises exponentially from step to step; the loss says where
-learning begins and ends.
+"""The view ``learning-rate``: a learning-rate range test.
 
-L. N. Smith, Cyclical learning rates for training neural networks (2017). The one idea: too small a rate changes
-nothing, too large a one diverges; the steepest fall lies between. The network is fresh and is thrown away; recipe,
-rule, batches and draws are the run's own.
+L. N. Smith, Cyclical learning rates for training neural networks (2017). A new network trains while the rate rises
+exponentially: too low a rate changes nothing, too high a rate diverges, and the loss falls fastest in between. Recipe,
+rule, batches and random draws are those of the run; the network is discarded.
 """
 
 from __future__ import annotations
@@ -17,23 +16,28 @@ import numpy as np
 
 from layerwise.data.source import Array
 from layerwise.inspection.base import Json, Target, View, save
-from layerwise.inspection.stage_trial import Bench, bench, endless, made, remark
-from layerwise.planning.build import batches_of
-from layerwise.plotting.charts import drawn
+from layerwise.inspection.stage_trial import (
+    StageTrial,
+    build_model_and_rule,
+    create_trial,
+    format_stage_note,
+    repeat_epochs,
+)
+from layerwise.planning.build import build_batches
+from layerwise.plotting.charts import render_axes
 from layerwise.plotting.svg import MUTED, SERIES
 from layerwise.rules.base import NonFiniteLoss
-from layerwise.rules.schedules import factor
+from layerwise.rules.schedules import compute_lr_factor
 from layerwise.runtime import rng
 
-LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 300
-SMOOTH = 0.12  # decades: deviation of the Gaussian that the losses are smoothed with
-FALL = 0.05  # of the first loss: a smaller fall is noise
-BEYOND = 4.0  # times the first loss: where the test stops
+LOWEST_RATE, HIGHEST_RATE, STEPS = 1e-6, 10.0, 300
+SMOOTHING = 0.12  # decades: standard deviation of the Gaussian that smooths the losses
+MIN_FALL = 0.05  # of the first loss; a smaller fall counts as noise
+DIVERGENCE = 4.0  # times the first loss, where the test stops
 
 
-class Test(NamedTuple):
-    """A range test: rates (S,), losses (S,) and their smoothed form (S,); what it says, None where nothing can be
-    said."""
+class RangeTest(NamedTuple):
+    """A range test: rates, losses and smoothed losses, all (S,), and the rates that it suggests, or None."""
 
     rates: Array
     losses: Array
@@ -44,168 +48,165 @@ class Test(NamedTuple):
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the suggested rate (steepest fall of the smoothed loss), the rate of its minimum and the one where it
-    diverges.
+    """Return the rates of the steepest fall and of the minimum of the smoothed loss, and the rate where it diverges.
 
-    Writes ``learning-rate.svg``. Reads a run's recipe and data and writes nothing into it. Raises `UsageError` for a
-    bare model without data and for recipes without backpropagation.
+    Writes ``learning-rate.svg`` and does not change the run. Raises `UsageError` without data, and for recipes without
+    backpropagation.
     """
-    tried = bench(target, "learning-rate")
-    found = judged(*range_test(tried))
-    options = tried.stage.rule
+    trial = create_trial(target, "learning-rate")
+    result = judge_range_test(*run_range_test(trial))
+    options = trial.stage.rule
     data = {
         "model": target.spec.name,
-        "stage": tried.stage.name,
+        "stage": trial.stage.name,
         "optimizer": options["optimizer"],
-        "batch": tried.stage.batch,
-        "steps": len(found.rates),
-        "suggested": found.suggested,
-        "best": found.best,
-        "diverges": found.diverges,
+        "batch": trial.stage.batch_size,
+        "steps": len(result.rates),
+        "suggested": result.suggested,
+        "best": result.best,
+        "diverges": result.diverges,
         "own": options["lr"],
         "schedule": options["schedule"],
-        "rates": found.rates.tolist(),
-        "losses": found.losses.tolist(),
-        "smooth": found.smooth.tolist(),
+        "rates": result.rates.tolist(),
+        "losses": result.losses.tolist(),
+        "smooth": result.smooth.tolist(),
     }
-    return View(
-        "learning-rate", data, written(target, tried, data), save(out, "learning-rate.svg", figure(target, found, data))
-    )
+    figures = save(out, "learning-rate.svg", draw_figure(target, result, data))
+    return View("learning-rate", data, format_text(target, trial, data), figures)
 
 
-def range_test(tried: Bench) -> tuple[Array, Array, bool]:
-    """Train a fresh network while the rate rises, and return rates and losses (S,), and whether a loss was not finite
-    at the end.
+def run_range_test(trial: StageTrial) -> tuple[Array, Array, bool]:
+    """Train a new network while the rate rises; return rates (S,), losses (S,), and whether a loss became infinite or
+    NaN.
 
-    Everything but the rate is the recipe's: optimizer, penalties, dropout, augmentation, batches and their order.
+    Everything but the rate follows the recipe: optimizer, penalties, dropout, augmentation, batches and their order.
     """
-    rise = {"lr": LOWEST, "schedule": "exponential", "floor": HIGHEST / LOWEST, "warmup": 0.0}
-    stage = msgspec.structs.replace(tried.stage, rule={**tried.stage.rule, **rise})
+    ratio = HIGHEST_RATE / LOWEST_RATE
+    schedule = {"lr": LOWEST_RATE, "schedule": "exponential", "final_lr_ratio": ratio, "warmup": 0.0}
+    stage = msgspec.structs.replace(trial.stage, rule={**trial.stage.rule, **schedule})
     rates, losses = list[float](), list[float]()
-    device, seed = tried.world.device, tried.plan.recipe.train.seed
-    _, rule = made(tried, stage, tried.task)
-    with rng.seeded(rng.key(seed, "stage", tried.number, 0), device):
-        for step, batch in zip(
-            range(STEPS), endless(batches_of(tried.plan, tried.number, world=tried.world)), strict=False
-        ):
+    device, seed = trial.world.device, trial.plan.recipe.train.seed
+    _, rule = build_model_and_rule(trial, stage, trial.task)
+    with rng.use_seed(rng.derive_seed(seed, "stage", trial.stage_index, 0), device):
+        batches = build_batches(trial.plan, trial.stage_index, world=trial.world)
+        for step, batch in zip(range(STEPS), repeat_epochs(batches), strict=False):
             progress = step / (STEPS - 1)
             try:
-                taken = rule.step(batch, progress)
+                step_loss = rule.step(batch, progress)
             except NonFiniteLoss:
                 return np.array(rates), np.array(losses), True
-            loss = float(taken.total) / taken.weight
+            loss = float(step_loss.total) / step_loss.weight
             if not math.isfinite(loss):
                 return np.array(rates), np.array(losses), True
-            rates.append(LOWEST * factor("exponential", progress, floor=HIGHEST / LOWEST))
+            rates.append(LOWEST_RATE * compute_lr_factor("exponential", progress, final_lr_ratio=ratio))
             losses.append(loss)
-            if np.mean(losses[-5:]) > BEYOND * np.mean(losses[:20]):
+            if np.mean(losses[-5:]) > DIVERGENCE * np.mean(losses[:20]):
                 break
     return np.array(rates), np.array(losses), False
 
 
-def smoothed(rates: Array, losses: Array) -> Array:
-    """Return the losses averaged by a Gaussian in the rate's logarithm: symmetric, so that no slope is moved to higher
-    rates."""
+def smooth_losses(rates: Array, losses: Array) -> Array:
+    """Smooth the losses with a Gaussian in log₁₀ of the rate; it is symmetric, so it does not shift slopes."""
     x = np.log10(rates)
-    weights = np.exp(-(((x[:, None] - x[None, :]) / SMOOTH) ** 2) / 2)
-    found: Array = weights @ losses / weights.sum(1)
-    return found
+    weights = np.exp(-(((x[:, None] - x[None, :]) / SMOOTHING) ** 2) / 2)
+    smooth: Array = weights @ losses / weights.sum(1)
+    return smooth
 
 
-def judged(rates: Array, losses: Array, broken: bool) -> Test:
-    """Read a range test.
+def judge_range_test(rates: Array, losses: Array, became_infinite: bool) -> RangeTest:
+    """Find the suggested rates in the losses of a range test.
 
-    The suggestion is the rate of the steepest fall per decade before the minimum; it diverges where the smoothed loss
-    is above its first value again, or is no longer finite (``broken``).
+    The suggested rate has the steepest fall per decade before the minimum. The loss diverges where the smoothed loss
+    exceeds its first value again, or at the last rate if it ``became_infinite``.
     """
-    smooth = smoothed(rates, np.minimum(losses, BEYOND * losses[:20].mean())) if len(rates) else losses
-    last = float(rates[-1]) if len(rates) else LOWEST
+    smooth = smooth_losses(rates, np.minimum(losses, DIVERGENCE * losses[:20].mean())) if len(rates) else losses
+    last = float(rates[-1]) if len(rates) else LOWEST_RATE
     if len(rates) < 3:
-        return Test(rates, losses, smooth, None, None, last)
+        return RangeTest(rates, losses, smooth, None, None, last)
     low = int(smooth.argmin())
     above = np.flatnonzero(smooth[low:] > smooth[0])
-    diverges = float(rates[low + above[0]]) if len(above) else last if broken else None
-    if low < 2 or smooth[low] > (1 - FALL) * smooth[0]:
-        return Test(rates, losses, smooth, None, None, diverges)
+    diverges = float(rates[low + above[0]]) if len(above) else last if became_infinite else None
+    if low < 2 or smooth[low] > (1 - MIN_FALL) * smooth[0]:
+        return RangeTest(rates, losses, smooth, None, None, diverges)
     slopes = np.gradient(smooth, np.log10(rates))[: low + 1]
-    return Test(rates, losses, smooth, float(rates[int(slopes.argmin())]), float(rates[low]), diverges)
+    return RangeTest(rates, losses, smooth, float(rates[int(slopes.argmin())]), float(rates[low]), diverges)
 
 
-def figure(target: Target, found: Test, data: Json) -> str:
-    """Draw the losses over the rate, and mark what the test says and what the recipe has."""
-    say = target.say
+def draw_figure(target: Target, result: RangeTest, data: Json) -> str:
+    """Draw the losses over the rate, and mark the suggested rates and the recipe's rate."""
+    translate = target.translate
 
     def draw(axes: Any) -> None:
         axes.plot(
-            found.rates,
-            found.losses,
+            result.rates,
+            result.losses,
             color=MUTED,
             linewidth=0.9,
             alpha=0.55,
-            label=say("loss of each batch", "各批次的损失"),
+            label=translate("loss of each batch", "各批次的损失"),
         )
-        axes.plot(found.rates, found.smooth, color=SERIES[0], label=say("smoothed", "平滑后"))
+        axes.plot(result.rates, result.smooth, color=SERIES[0], label=translate("smoothed", "平滑后"))
         marks = [
-            (found.suggested, SERIES[2], "-", say("steepest", "下降最陡")),
-            (data["own"], SERIES[3], "--", say("recipe", "配方")),
-            (found.diverges, SERIES[1], ":", say("diverges", "发散")),
+            (result.suggested, SERIES[2], "-", translate("steepest", "下降最陡")),
+            (data["own"], SERIES[3], "--", translate("recipe", "配方")),
+            (result.diverges, SERIES[1], ":", translate("diverges", "发散")),
         ]
         for rate, color, style, name in marks:
             if rate is not None:
                 axes.axvline(rate, color=color, linestyle=style, linewidth=2, label=f"{name}: {rate:.2g}")
         axes.set_xscale("log")
-        if len(found.smooth):
-            first, low = float(found.smooth[0]), float(found.smooth.min())
+        if len(result.smooth):
+            first, low = float(result.smooth[0]), float(result.smooth.min())
             axes.set_ylim(
                 max(0.0, low - 0.25 * (first - low) - 0.02 * first), first + 0.8 * (first - low) + 0.1 * first
             )
-        axes.set_xlabel(say("learning rate", "学习率"))
-        axes.set_ylabel(say("loss", "损失"))
+        axes.set_xlabel(translate("learning rate", "学习率"))
+        axes.set_ylabel(translate("loss", "损失"))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return drawn(draw, size=(7.4, 3.4))
+    return render_axes(draw, size=(7.4, 3.4))
 
 
-def written(target: Target, tried: Bench, data: Json) -> str:
-    """Return what the test found, for people."""
-    say, first = target.say, data["smooth"][0] if data["smooth"] else math.nan
+def format_text(target: Target, trial: StageTrial, data: Json) -> str:
+    """Return the result of the test as text."""
+    translate, first = target.translate, data["smooth"][0] if data["smooth"] else math.nan
     lines = [
-        say(
-            f"{data['model']}{remark(target, tried)}: {data['steps']} steps in batches of {data['batch']}, "
-            f"the rate rising from {LOWEST:g} "
-            f"towards {HIGHEST:g} ({data['optimizer']})",
-            f"{data['model']}{remark(target, tried)}：{data['steps']} 步，批次 {data['batch']}，"
-            f"学习率从 {LOWEST:g} 升向 {HIGHEST:g}（{data['optimizer']}）",
+        translate(
+            f"{data['model']}{format_stage_note(target, trial)}: {data['steps']} steps in batches of {data['batch']}, "
+            f"the rate rising from {LOWEST_RATE:g} "
+            f"towards {HIGHEST_RATE:g} ({data['optimizer']})",
+            f"{data['model']}{format_stage_note(target, trial)}：{data['steps']} 步，批次 {data['batch']}，"
+            f"学习率从 {LOWEST_RATE:g} 升向 {HIGHEST_RATE:g}（{data['optimizer']}）",
         ),
         "",
     ]
     if data["suggested"] is None:
         lines.append(
-            say(
-                f"no rate is suggested: the loss hardly falls below its first value, {first:.4g}. Try --what one-batch",
-                f"无法建议学习率：损失几乎没有低于初值 {first:.4g}。请试 --what one-batch",
+            translate(
+                f"no rate is suggested: the loss hardly falls below its first value, {first:.4g}. Try --view one-batch",
+                f"无法建议学习率：损失几乎没有低于初值 {first:.4g}。请试 --view one-batch",
             )
         )
     else:
         low = min(data["smooth"])
         rate = f"{data['suggested']:.2g}"
-        lines.append(say(f"steepest fall  {rate}   a rate to start from", f"下降最陡  {rate}   可由此开始"))
+        lines.append(translate(f"steepest fall  {rate}   a rate to start from", f"下降最陡  {rate}   可由此开始"))
         lines.append(
-            say(
+            translate(
                 f"lowest loss    {data['best']:.2g}   {low:.4g}, down from {first:.4g}",
                 f"损失最低  {data['best']:.2g}   {low:.4g}，初值 {first:.4g}",
             )
         )
     diverges = data["diverges"]
     lines.append(
-        say(f"diverges       {diverges:.2g}", f"开始发散  {diverges:.2g}")
+        translate(f"diverges       {diverges:.2g}", f"开始发散  {diverges:.2g}")
         if diverges is not None
-        else say(f"does not diverge up to {data['rates'][-1]:.2g}", f"直到 {data['rates'][-1]:.2g} 都不发散")
+        else translate(f"does not diverge up to {data['rates'][-1]:.2g}", f"直到 {data['rates'][-1]:.2g} 都不发散")
     )
     peak = (
         ""
         if data["schedule"] == "constant"
-        else say(f", the highest of {data['schedule']}", f"，{data['schedule']} 调度的最高值")
+        else translate(f", the highest of {data['schedule']}", f"，{data['schedule']} 调度的最高值")
     )
-    lines.append(say(f"the recipe's   {data['own']:.2g}{peak}", f"配方所用  {data['own']:.2g}{peak}"))
+    lines.append(translate(f"the recipe's   {data['own']:.2g}{peak}", f"配方所用  {data['own']:.2g}{peak}"))
     return "\n".join(lines)

@@ -1,15 +1,21 @@
-"""The view ``mistakes``: where a run's model is most wrong on a part of the data, in images or rows."""
+"""The view ``mistakes``: a model's worst mistakes on a part of the data, as images or rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from layerwise.data.source import SPLITS
-from layerwise.errors import unknown
-from layerwise.inspection.base import Target, View, save, table, trained
-from layerwise.inspection.predictions import Case, answers, batches_of, worst, wrong
-from layerwise.plotting.images import CAPTION, SIDE, in_rows, sheet
-from layerwise.plotting.svg import width_of
+from layerwise.errors import make_unknown_name_error
+from layerwise.inspection.base import Target, View, format_table, require_data, save
+from layerwise.inspection.predictions import (
+    ExamplePrediction,
+    compute_predictions,
+    find_worst,
+    find_wrong,
+    make_batches,
+)
+from layerwise.plotting.images import CAPTION, SIDE, draw_image_sheet, split_into_rows
+from layerwise.plotting.svg import estimate_width
 
 COUNT = 24
 COLUMNS = 6
@@ -17,66 +23,69 @@ HEADER = (("example", "样本"), ("true", "真实"), ("predicted", "预测"), ("
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the examples of highest loss among the wrong ones (for regression and reconstruction: among all).
+    """Return the misclassified examples of highest loss; for regression and reconstruction, of all examples.
 
-    Reads the test part unless ``target.split`` names another. Writes ``mistakes.svg`` for images.
+    Reads the test part or ``target.split``. Writes ``mistakes.svg`` for images.
     """
-    model, task, splits = trained(target, "mistakes")
+    model, task, splits = require_data(target, "mistakes")
     split = target.split or "test"
     if split not in SPLITS:
-        raise unknown("part of the data", split, SPLITS)
-    source = task.adopt(splits.part(split))
-    found = answers(model, task, batches_of(model, task, source))
-    missed = wrong(task, found)
-    listed = worst(task, found, source, count=target.examples or COUNT, among=missed)
+        raise make_unknown_name_error("part of the data", split, SPLITS)
+    source = task.convert_source(splits.part(split))
+    predictions = compute_predictions(model, task, make_batches(model, task, source))
+    is_wrong = find_wrong(task, predictions)
+    mistakes = find_worst(task, predictions, source, count=target.examples or COUNT, among=is_wrong)
     data = {
         "split": split,
-        "examples": len(found.losses),
-        "metrics": found.metrics,
-        "wrong": int(missed.sum()) if task.name == "classification" else None,
-        "mistakes": [case.to_json() for case in listed],
+        "examples": len(predictions.losses),
+        "metrics": predictions.metrics,
+        "wrong": int(is_wrong.sum()) if task.name == "classification" else None,
+        "mistakes": [mistake.to_json() for mistake in mistakes],
     }
     figures = []
-    if listed and listed[0].image is not None:
-        figures = save(out, "mistakes.svg", image_sheet(listed))
-    return View("mistakes", data, _written(target, data, listed, task.name), figures)
+    if mistakes and mistakes[0].image is not None:
+        figures = save(out, "mistakes.svg", draw_mistakes(mistakes))
+    return View("mistakes", data, _format_text(target, data, mistakes, task.name), figures)
 
 
-def image_sheet(listed: list[Case], *, columns: int = COLUMNS) -> str:
-    """Return the mistakes as a sheet of images: true → predicted, the score, the example's name."""
-    captions = [caption(case) for case in listed]
-    rows = in_rows([case.image for case in listed if case.image is not None], columns)
-    return sheet(rows, captions=[captions[start : start + columns] for start in range(0, len(captions), columns)])
+def draw_mistakes(mistakes: list[ExamplePrediction], *, columns: int = COLUMNS) -> str:
+    """Draw the mistakes as images, with true and predicted class, score and name below each."""
+    captions = [format_caption(mistake) for mistake in mistakes]
+    rows = split_into_rows([mistake.image for mistake in mistakes if mistake.image is not None], columns)
+    caption_rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
+    return draw_image_sheet(rows, captions=caption_rows)
 
 
-def caption(case: Case) -> str:
-    """Return what is written under a mistake."""
-    answer = f"{case.true} → {case.predicted}" if case.predicted else f"{case.loss:.4g}"
-    if case.predicted and width_of(answer, CAPTION) > SIDE:
-        answer = f"{case.true}\n→ {case.predicted}"
-    return "\n".join([answer, *([f"{case.score:.1%}"] if case.score is not None else []), case.name])
+def format_caption(mistake: ExamplePrediction) -> str:
+    """Return the caption of a mistake."""
+    line = f"{mistake.true} → {mistake.predicted}" if mistake.predicted else f"{mistake.loss:.4g}"
+    if mistake.predicted and estimate_width(line, CAPTION) > SIDE:
+        line = f"{mistake.true}\n→ {mistake.predicted}"
+    return "\n".join([line, *([f"{mistake.score:.1%}"] if mistake.score is not None else []), mistake.name])
 
 
-def _written(target: Target, data: dict[str, object], listed: list[Case], task: str) -> str:
-    """Return the list as a plain table."""
-    wrong_, all_, part = data["wrong"], data["examples"], data["split"]
+def _format_text(target: Target, data: dict[str, object], mistakes: list[ExamplePrediction], task: str) -> str:
+    """Return the mistakes as a table."""
+    wrong, total, part = data["wrong"], data["examples"], data["split"]
     if task == "classification":
-        if not listed:
-            return target.say(
-                f"none of the {all_} examples of the {part} part is wrong", f"{part} 部分的 {all_} 个样本全部答对"
+        if not mistakes:
+            return target.translate(
+                f"none of the {total} examples of the {part} part is wrong", f"{part} 部分的 {total} 个样本全部答对"
             )
-        head = target.say(
-            f"{wrong_} of {all_} examples of the {part} part are wrong; the worst:",
-            f"{part} 部分 {all_} 个样本中错 {wrong_} 个；最严重的：",
+        head = target.translate(
+            f"{wrong} of {total} examples of the {part} part are wrong; the worst:",
+            f"{part} 部分 {total} 个样本中错 {wrong} 个；最严重的：",
         )
     else:
-        head = target.say(f"the examples of the {part} part with the highest loss:", f"{part} 部分损失最大的样本：")
-    rows = [
-        [case.name, case.true, case.predicted, "" if case.score is None else f"{case.score:.3f}", f"{case.loss:.4g}"]
-        for case in listed
-    ]
-    header = [target.say(*pair) for pair in HEADER]
+        head = target.translate(
+            f"the examples of the {part} part with the highest loss:", f"{part} 部分损失最大的样本："
+        )
+    rows = []
+    for mistake in mistakes:
+        score = "" if mistake.score is None else f"{mistake.score:.3f}"
+        rows.append([mistake.name, mistake.true, mistake.predicted, score, f"{mistake.loss:.4g}"])
+    header = [target.translate(*pair) for pair in HEADER]
     keep = [i for i in range(5) if i in (0, 4) or any(row[i] for row in rows)]
     body = [[row[i] for i in keep] for row in rows]
-    flush = frozenset(at for at, i in enumerate(keep) if i > 2)
-    return f"{head}\n\n" + table([header[i] for i in keep], body, right=flush)
+    right_aligned = frozenset(index for index, i in enumerate(keep) if i > 2)
+    return f"{head}\n\n" + format_table([header[i] for i in keep], body, right=right_aligned)

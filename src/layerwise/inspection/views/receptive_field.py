@@ -1,7 +1,7 @@
-"""The view ``receptive-field``: which pixels the units of each layer can depend on (S12, E16), in numbers and a figure.
+"""The view ``receptive-field``: the theoretical receptive field of each layer (E16), as numbers and a figure.
 
-With images, those of a run's data or the user's, also which pixels they do depend on (`inspect.effective`), drawn on
-an image.
+With images, of a run's data or the user's, also the effective field (`layerwise.inspection.effective_field`) over an
+image.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import nn
 
 from layerwise import registry
 from layerwise.errors import UsageError
-from layerwise.inspection import effective
-from layerwise.inspection.base import Json, Target, View, save, table
-from layerwise.inspection.fields import Seen, follow
-from layerwise.inspection.image_selection import images_of, told, where
-from layerwise.inspection.views.summary import input_shape
-from layerwise.plotting.charts import drawn
+from layerwise.inspection import effective_field
+from layerwise.inspection.base import Json, Target, View, format_table, get_model_arguments, save
+from layerwise.inspection.image_selection import describe_source, format_skipped, select_images
+from layerwise.inspection.theoretical_field import LayerField, compute_theoretical_fields
+from layerwise.inspection.views.summary import get_input_shape
+from layerwise.plotting.charts import render_axes
 from layerwise.plotting.svg import INK, MUTED, SERIES
 
 HEADER = (
@@ -31,68 +31,68 @@ HEADER = (
     ("start", "起点"),
 )
 IMAGES = 8
-SHOWN = ("Conv", "Pool", "Linear", "Cells")  # what changes a field, by type
+LAYER_TYPES = ("Conv", "Pool", "Linear", "Cells")  # parts of the class names of layers that change a field
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return each layer's receptive field, jump (stride in the image) and start; with images also the effective
-    side of convolutions, over eight images or ``target.examples``. Writes ``receptive-field.svg``.
+    """Return each layer's receptive field, jump (stride in the image) and start.
 
-    Raises `UsageError` for a network without convolutions, and for a transposed convolution.
+    With images, also the effective side of convolutions over eight images or ``target.examples``. Writes
+    ``receptive-field.svg``. Raises `UsageError` for a network without convolutions or with a transposed convolution.
     """
-    arguments = dict(target.arguments) or dict(target.spec.size)
+    arguments = get_model_arguments(target)
     if target.run is not None:
         arguments = dict(target.run.info()["model"]["arguments"])
-    model = target.model if target.model is not None else _built(target, arguments)
-    shape = input_shape(target, arguments)
-    rows = [row for row in follow(model, shape) if any(kind in row.type for kind in SHOWN)] if len(shape) == 3 else []
+    model = target.model if target.model is not None else _build_on_meta_device(target, arguments)
+    shape = get_input_shape(target, arguments)
+    rows = compute_theoretical_fields(model, shape) if len(shape) == 3 else []
+    rows = [row for row in rows if any(part in row.type for part in LAYER_TYPES)]
     if not any(len(row.output) == 4 for row in rows):
         raise UsageError(
             f"{target.spec.name} has no convolutions, so each of its units sees the whole input",
             expected="a convolutional network",
             received=target.spec.name,
-            do="try layerwise inspect lenet5 --what receptive-field",
+            do="try layerwise inspect lenet5 --view receptive-field",
         )
-    data: Json = {"model": target.spec.name, "input": list(shape), "layers": [_json(row, shape) for row in rows]}
+    layers = [_describe_layer(row, shape) for row in rows]
+    data: Json = {"model": target.spec.name, "input": list(shape), "layers": layers}
     if target.model is None or (target.splits is None and not target.images):
-        return View(
-            "receptive-field", data, _written(target, data), save(out, "receptive-field.svg", figure(target, data))
-        )
-    shown = images_of(target, "receptive-field", target.examples or IMAGES)
+        figures = save(out, "receptive-field.svg", draw_figure(target, data))
+        return View("receptive-field", data, _format_text(target, data), figures)
+    selected = select_images(target, "receptive-field", target.examples or IMAGES)
     names = [row.name for row in rows if row.type == "Conv2d" and row.output[2] * row.output[3] > 1]
-    fields = effective.measured(model, shown.inputs, names)
+    fields = effective_field.measure_effective_fields(model, selected.inputs, names)
     sides = {field.layer: field.side for field in fields}
-    data["images"] = {"from": shown.where, "names": shown.names}
-    for layer in data["layers"]:
+    data["images"] = {"from": selected.source, "names": selected.names}
+    for layer in layers:
         layer["effective"] = sides.get(layer["name"])
-    drawing = effective.figure(target, data, shown, fields)
-    text = (
-        _written(target, data) + "\n" + _of_images(target, len(shown.names), where(target, shown)) + told(target, shown)
-    )
-    return View("receptive-field", data, text, save(out, "receptive-field.svg", drawing))
+    note = _format_image_note(target, len(selected.names), describe_source(target, selected))
+    text = f"{_format_text(target, data)}\n{note}{format_skipped(target, selected)}"
+    figures = save(out, "receptive-field.svg", effective_field.draw_figure(target, data, selected, fields))
+    return View("receptive-field", data, text, figures)
 
 
-def _of_images(target: Target, count: int, source: str) -> str:
-    """Return what the effective side is, and over which images."""
-    return target.say(
-        f"effective: side in pixels of what counts for the middle unit, by the gradient; {count} images of "
+def _format_image_note(target: Target, count: int, source: str) -> str:
+    """Return a note that defines the effective side and names the images."""
+    return target.translate(
+        f"effective: side in pixels of the middle unit's effective field, from the gradient over {count} images of "
         f"{source}.\n"
-        "in the figure brightness is the gradient's magnitude, each layer by its own largest.",
+        "in the figure, brightness is the gradient's magnitude; each layer has its own scale.",
         f"有效：由梯度得出的、对中央单元真正起作用的区域的边长（像素），取 {source}的 {count} 张图像。\n"
         "图中亮度为梯度大小，各层按自身最大值。",
     )
 
 
-def _built(target: Target, arguments: Json) -> nn.Module:
-    """Build a model's model without memory."""
+def _build_on_meta_device(target: Target, arguments: Json) -> nn.Module:
+    """Build a model of the registry on the meta device, without memory for weights."""
     with torch.device("meta"):
-        model: nn.Module = registry.builder(target.spec)(**arguments)
+        model: nn.Module = registry.get_builder(target.spec)(**arguments)
     return model
 
 
-def _json(row: Seen, shape: tuple[int, ...]) -> Json:
-    """Return a layer's field down and across: size, jump (0 for a dense layer), start, and what its middle unit
-    sees."""
+def _describe_layer(row: LayerField, shape: tuple[int, ...]) -> Json:
+    """Return a layer's field down and across: size, jump (0 for a dense layer), start, and the range of pixels of its
+    middle unit."""
     sides = row.output[2:] if len(row.output) == 4 else (1, 1)
     middle = [f.at(n // 2, side) for f, n, side in zip(row.fields, sides, shape[1:], strict=True)]
     return {
@@ -107,40 +107,40 @@ def _json(row: Seen, shape: tuple[int, ...]) -> Json:
     }
 
 
-def _written(target: Target, data: Json) -> str:
-    """Return the table for people: squares as one number."""
+def _format_text(target: Target, data: Json) -> str:
+    """Return the table as text, with one number for squares."""
 
-    def short(pair: list[Any]) -> str:
+    def format_pair(pair: list[Any]) -> str:
         down, across = (f"{v:g}" for v in pair)
         return down if down == across else f"{down}×{across}"
 
-    say, height, width = target.say, data["input"][1], data["input"][2]
+    translate, height, width = target.translate, data["input"][1], data["input"][2]
     rows = [
         [
-            la["name"],
-            la["type"],
-            "×".join(map(str, la["output"])),
-            short(la["field"]),
-            short(la["jump"]),
-            short(la["start"]),
+            layer["name"],
+            layer["type"],
+            "×".join(map(str, layer["output"])),
+            format_pair(layer["field"]),
+            format_pair(layer["jump"]),
+            format_pair(layer["start"]),
         ]
-        for la in data["layers"]
+        for layer in data["layers"]
     ]
-    head = [say(*pair) for pair in HEADER]
+    head = [translate(*pair) for pair in HEADER]
     if "images" in data:
-        head.append(say("effective", "有效"))
-        for row, la in zip(rows, data["layers"], strict=True):
-            row.append("–" if la["effective"] is None else f"{la['effective']:.1f}")
+        head.append(translate("effective", "有效"))
+        for row, layer in zip(rows, data["layers"], strict=True):
+            row.append("–" if layer["effective"] is None else f"{layer['effective']:.1f}")
     return "\n".join(
         [
-            say(
+            translate(
                 f"{data['model']}: pixels of a {height}×{width} image that one unit can depend on",
                 f"{data['model']}：单个单元所能依赖的像素范围，图片为 {height}×{width}",
             ),
             "",
-            table(head, rows, right=frozenset({3, 4, 5, 6})),
+            format_table(head, rows, right=frozenset({3, 4, 5, 6})),
             "",
-            say(
+            translate(
                 "field: side in pixels, border included. jump: pixels between neighboring units' fields (0: "
                 "a dense layer).\n"
                 "start: center of the first unit's field; the first pixel is 0.",
@@ -151,38 +151,39 @@ def _written(target: Target, data: Json) -> str:
     )
 
 
-def figure(target: Target, data: Json) -> str:
-    """Draw the field of every layer's middle unit in the image, one square in the other, and its side by layer."""
-    layers = [la for la in data["layers"] if la["jump"] != [0, 0]]
+def draw_figure(target: Target, data: Json) -> str:
+    """Draw the field of every layer's middle unit as nested frames in the image, with its size in the legend."""
+    layers = [layer for layer in data["layers"] if layer["jump"] != [0, 0]]
     _, height, width = data["input"]
 
     def draw(axes: Any) -> None:
-        axes.add_patch(_square(0, 0, width, height, color=MUTED, fill=True))
-        for number, la in enumerate(layers):
-            (top, bottom), (left, right) = la["middle"]
-            color = SERIES[number % len(SERIES)]
-            axes.add_patch(_square(left, top, right - left + 1, bottom - top + 1, color=color, fill=False))
-        shown = layers if len(layers) <= 8 else [layers[i * (len(layers) - 1) // 7] for i in range(8)]
-        for la in shown:
-            number = layers.index(la)
-            name = f"{la['name']}  {la['field'][0]}×{la['field'][1]}"
-            axes.plot([], [], color=SERIES[number % len(SERIES)], linewidth=2.4, label=name)
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title=target.say("one unit sees", "单个单元所见"))
+        axes.add_patch(_make_rectangle(0, 0, width, height, color=MUTED, fill=True))
+        for index, layer in enumerate(layers):
+            (top, bottom), (left, right) = layer["middle"]
+            color = SERIES[index % len(SERIES)]
+            axes.add_patch(_make_rectangle(left, top, right - left + 1, bottom - top + 1, color=color, fill=False))
+        legend_layers = layers if len(layers) <= 8 else [layers[i * (len(layers) - 1) // 7] for i in range(8)]
+        for layer in legend_layers:
+            index = layers.index(layer)
+            name = f"{layer['name']}  {layer['field'][0]}×{layer['field'][1]}"
+            axes.plot([], [], color=SERIES[index % len(SERIES)], linewidth=2.4, label=name)
+        title = target.translate("one unit sees", "单个单元所见")
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title=title)
         axes.set(xlim=(-1.5, width + 0.5), ylim=(height + 0.5, -1.5), aspect="equal")
         axes.grid(False)
-        axes.set_xlabel(target.say("column, in pixels", "列（像素）"), color=INK)
-        axes.set_ylabel(target.say("row, in pixels", "行（像素）"), color=INK)
-        axes.set_title(target.say(f"{data['model']}: receptive fields", f"{data['model']}：感受野"), loc="left")
+        axes.set_xlabel(target.translate("column, in pixels", "列（像素）"), color=INK)
+        axes.set_ylabel(target.translate("row, in pixels", "行（像素）"), color=INK)
+        axes.set_title(target.translate(f"{data['model']}: receptive fields", f"{data['model']}：感受野"), loc="left")
 
-    return drawn(draw, size=(7.2, 4.2))
+    return render_axes(draw, size=(7.2, 4.2))
 
 
-def _square(left: float, top: float, width: float, height: float, *, color: str, fill: bool) -> Any:
-    """Return a frame around pixels: the pixel i covers [i − ½, i + ½]."""
+def _make_rectangle(left: float, top: float, width: float, height: float, *, color: str, fill: bool) -> Any:
+    """Return a rectangle around pixels; the pixel i covers [i − ½, i + ½]."""
     from matplotlib.patches import Rectangle
 
-    paint: dict[str, Any] = (
+    style: dict[str, Any] = (
         {"facecolor": color, "alpha": 0.15, "edgecolor": "none"} if fill else {"fill": False, "edgecolor": color}
     )
-    paint["linewidth"] = 0 if fill else 2.2
-    return Rectangle((left - 0.5, top - 0.5), width, height, **paint)
+    style["linewidth"] = 0 if fill else 2.2
+    return Rectangle((left - 0.5, top - 0.5), width, height, **style)

@@ -1,17 +1,17 @@
-"""The view ``map``: words as a map in two dimensions."""
+"""The view ``map``: a 2-D map of words."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from layerwise.inspection.base import Target, View
-from layerwise.inspection.words import map_view, of_target
+from layerwise.inspection.word_views import get_word_vectors, view_map
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the view of a run's vectors (`words.map_view`).
+    """Return a map of a run's word vectors, as `view_map`.
 
-    Raises `UsageError` for a bare model, a run without word vectors, a word without a vector and too many words.
+    Raises `UsageError` without a run or its word vectors, for a word without a vector, and for too many words.
     """
-    vectors, name = of_target(target, "map")
-    return map_view(vectors, name=name, words=target.words, count=target.examples, lang=target.lang, out=out)
+    vectors, name = get_word_vectors(target, "map")
+    return view_map(vectors, name=name, words=target.words, count=target.examples, lang=target.lang, out=out)

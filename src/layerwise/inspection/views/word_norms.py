@@ -1,17 +1,17 @@
-"""The view ``norms``: how long the vectors are, by how frequent their words."""
+"""The view ``norms``: the norms of word vectors by word frequency."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from layerwise.inspection.base import Target, View
-from layerwise.inspection.words import norms_view, of_target
+from layerwise.inspection.word_views import get_word_vectors, view_norms
 
 
 def view(target: Target, *, out: Path | None) -> View:
-    """Return the view of a run's vectors (`words.norms_view`).
+    """Return the norms of a run's word vectors, as `view_norms`.
 
-    Raises `UsageError` for a bare model, a run without word vectors.
+    Raises `UsageError` without a run or its word vectors.
     """
-    vectors, name = of_target(target, "norms")
-    return norms_view(vectors, name=name, lang=target.lang, out=out)
+    vectors, name = get_word_vectors(target, "norms")
+    return view_norms(vectors, name=name, lang=target.lang, out=out)

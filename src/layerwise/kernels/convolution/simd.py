@@ -1,7 +1,6 @@
-"""Vectors of float32 in registers, as words for LLVM: what kernels are written with where numba's own loops are not
-vectorized.
+"""Vectors of float32 in LLVM's intermediate representation, for kernels whose loops numba does not vectorize.
 
-LLVM makes of them what the processor has (AVX2, AVX-512, NEON, …). Addresses are int64, and nothing is checked.
+LLVM compiles them for the processor (AVX2, AVX-512, NEON, …). Addresses are int64, and nothing is checked.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic as numba_intrinsic
 
-LANES = 8  # of the vectors in `kernels.rows`
+LANES = 8  # of the vectors in `simd_rows`
 FLOAT, WORD, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, WORDS, QUAD = ir.VectorType(FLOAT, LANES), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, 4)
-Value = Any  # a value of llvmlite's, which has no types
+Value = Any  # a value of llvmlite, which has no type annotations
 intrinsic: Any = numba_intrinsic
 
 
 def widest_lanes() -> int:
     """Return how many float32 the widest vector holds for which numba compiles here: 16 with AVX-512, else 8.
 
-    Read from the features of numba's target, which the processor or ``NUMBA_CPU_FEATURES`` decides, and which numba
-    keeps compiled kernels by. LLVM uses 512 bits for vectors that are written with 16 lanes, also where it would not by
+    The number comes from the features of numba's target, which the processor or ``NUMBA_CPU_FEATURES`` decides and
+    which are part of numba's cache key. LLVM uses 512 bits for vectors of 16 lanes, also where it would not choose them
     itself (`prefer-256-bit`).
     """
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
@@ -43,30 +42,30 @@ def constant(value: float, lanes: int = LANES) -> Value:
     return ir.Constant(ir.VectorType(FLOAT, lanes), [value] * lanes)
 
 
-def whole(value: int) -> Value:
+def int_constant(value: int) -> Value:
     """Return the constant vector with this int32 in every lane."""
     return ir.Constant(WORDS, [value] * LANES)
 
 
-def pointer(builder: Value, address: Value, kind: Value) -> Value:
-    """Return an address as a pointer to this kind of value."""
-    return builder.inttoptr(address, kind.as_pointer())
+def pointer(builder: Value, address: Value, llvm_type: Value) -> Value:
+    """Return an address as a pointer to this LLVM type."""
+    return builder.inttoptr(address, llvm_type.as_pointer())
 
 
 def load(builder: Value, address: Value, lanes: int = LANES) -> Value:
-    """Load a vector of 16 or 8 lanes, or the first 4 or 1 of one of 8 with zeros in the others."""
-    kind = FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
-    found = builder.load(pointer(builder, address, kind))
-    found.align = 4
+    """Load a vector of 16 or 8 lanes; with 4 or 1, load a vector of 8 lanes whose other lanes are 0."""
+    llvm_type = FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
+    vector = builder.load(pointer(builder, address, llvm_type))
+    vector.align = 4
     if lanes == 1:
-        return builder.insert_element(constant(0.0), found, WORD(0))
+        return builder.insert_element(constant(0.0), vector, WORD(0))
     if lanes == 4:
-        return builder.shuffle_vector(found, ir.Constant(QUAD, [0.0] * 4), ir.Constant(WORDS, list(range(LANES))))
-    return found
+        return builder.shuffle_vector(vector, ir.Constant(QUAD, [0.0] * 4), ir.Constant(WORDS, list(range(LANES))))
+    return vector
 
 
 def store(builder: Value, value: Value, address: Value, lanes: int = LANES) -> None:
-    """Store a vector, or its first ``lanes`` where these are 4 or 1."""
+    """Store a vector, or only its first ``lanes`` where these are 4 or 1."""
     if lanes == 1:
         value = builder.extract_element(value, WORD(0))
     elif lanes == 4:
@@ -75,7 +74,9 @@ def store(builder: Value, value: Value, address: Value, lanes: int = LANES) -> N
 
 
 def call(builder: Value, name: str, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
-    """Call LLVM's intrinsic of this name over vectors."""
-    kind = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
-    full = f"llvm.{name}.v{arguments[0].type.count}f32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), arguments, fastmath=fastmath)
+    """Call the LLVM intrinsic of this name over vectors."""
+    signature = ir.FunctionType(arguments[0].type, [a.type for a in arguments])
+    full_name = f"llvm.{name}.v{arguments[0].type.count}f32"
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, signature, full_name), arguments, fastmath=fastmath
+    )

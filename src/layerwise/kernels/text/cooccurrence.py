@@ -1,9 +1,8 @@
-"""Counting which words stand near each other, each pair weighted by 1/distance (E31).
+"""Co-occurrence counts of words within a window, each pair weighted by 1/distance (E31).
 
-Shapes: ``T`` tokens, ``V`` words, ``window`` W. The idea: word by word. The places of each word are found by a counting
-sort; the neighbors of all places of a word are added to one row (V,), which the cache holds, and what is not zero in
-it is the word's counts. No pair is looked up or sorted, and a row depends on no other, so that any split over threads
-gives the same bits.
+Shapes: ``T`` tokens, ``V`` words, ``window`` W. A counting sort finds the positions of each word. The neighbors of all
+positions of a word are added to one row (V,), which fits the cache; its nonzero entries are the word's counts. No pair
+is looked up or sorted, and rows are independent, so any split over threads gives the same bits.
 
 Source: J. Pennington, R. Socher, C. Manning, GloVe: Global Vectors for Word Representation (2014).
 """
@@ -13,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.kernels.compiling import compiled
-from layerwise.kernels.splitmix import GOLDEN, mix
-from layerwise.kernels.text.tokens import END
+from layerwise.kernels.jit import compile_kernel, mix64
+from layerwise.kernels.text import END
+from layerwise.runtime.rng import GOLDEN
 
 Ids = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -23,22 +22,22 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
-@compiled
-def compact(tokens: Ids, out: Ids, at: int) -> int:
-    """Write the tokens to ``out`` from place ``at`` ≥ 1 on, without GAP and without END after END; return where they
+@compile_kernel
+def compact(tokens: Ids, out: Ids, end: int) -> int:
+    """Append the tokens to ``out`` after its first ``end`` ≥ 1, without GAP and without END after END; return the new
     end."""
     for token in tokens:
-        if token >= 0 or (token == END and out[at - 1] != END):
-            out[at] = token
-            at += 1
-    return at
+        if token >= 0 or (token == END and out[end - 1] != END):
+            out[end] = token
+            end += 1
+    return end
 
 
-@compiled
-def index(tokens: Ids, first: int, last: int, starts: Longs, places: Ids) -> None:
-    """Sort the places first ≤ p < last by word: those of w become ``places[starts[w]:starts[w + 1]]``, rising.
+@compile_kernel
+def sort_positions(tokens: Ids, first: int, last: int, starts: Longs, positions: Ids) -> None:
+    """Sort the positions first ≤ p < last by word: those of w become ``positions[starts[w]:starts[w + 1]]``, ascending.
 
-    ``starts`` (V + 1,) are zeros before; ``places`` holds at least ``last − first``.
+    ``starts`` (V + 1,) must be zeros; ``positions`` holds at least ``last − first``.
     """
     for p in range(first, last):
         if tokens[p] >= 0:
@@ -48,30 +47,31 @@ def index(tokens: Ids, first: int, last: int, starts: Longs, places: Ids) -> Non
     for p in range(first, last):
         token = tokens[p]
         if token >= 0:
-            places[starts[token]] = p
+            positions[starts[token]] = p
             starts[token] += 1
     for w in range(len(starts) - 1, 0, -1):
         starts[w] = starts[w - 1]
     starts[0] = 0
 
 
-@compiled
-def _take(row: Doubles, among: Ids, columns: Ids, counts: Floats, found: int) -> int:
-    """Move what is not zero in a row out of it, asking for the columns ``among``; return how many counts there are."""
+@compile_kernel
+def _move_counts(row: Doubles, among: Ids, columns: Ids, counts: Floats, size: int) -> int:
+    """Move the nonzero entries of a row in the columns ``among`` to the end of ``columns`` and ``counts``, and clear
+    them; return the new number of counts."""
     for column in among:
         if row[column] != 0.0:
-            columns[found] = column
-            counts[found] = row[column]
+            columns[size] = column
+            counts[size] = row[column]
             row[column] = 0.0
-            found += 1
-    return found
+            size += 1
+    return size
 
 
-@compiled
-def count(
+@compile_kernel
+def count_rows(
     tokens: Ids,
     starts: Longs,
-    places: Ids,
+    positions: Ids,
     first: int,
     last: int,
     weights: Doubles,
@@ -83,19 +83,18 @@ def count(
     """Count the rows of the words first ≤ w < last; return how many counts there are.
 
     Row w becomes ``columns`` and ``counts`` from where the last one ends to ``ends[w - first]``. ``row`` (V,) is zero
-    before and after. ``weights`` (W + 1,) are what a pair at this distance counts. ``tokens`` are compact, and before
-    and after the places they have END or at least W more.
+    before and after. ``weights`` (W + 1,) are the weights of a pair by distance. ``tokens`` are compact, with END or at
+    least W more tokens before and after the positions.
     """
-    found, window = 0, len(weights) - 1
+    filled, window = 0, len(weights) - 1
     words = np.arange(len(row), dtype=np.int32)
     near = np.empty(len(row) + 1, dtype=np.int32)
     for w in range(first, last):
-        rare = 8 * window * (starts[w + 1] - starts[w]) < len(
-            row
-        )  # then its neighbors are noted, and not all words looked at
-        step, size = 1 if rare else 0, 0
-        for at in range(starts[w], starts[w + 1]):
-            p = places[at]
+        # list the neighbors of a rare word instead of scanning all words
+        is_rare = 8 * window * (starts[w + 1] - starts[w]) < len(row)
+        step, size = 1 if is_rare else 0, 0
+        for index in range(starts[w], starts[w + 1]):
+            p = positions[index]
             for distance in range(1, window + 1):
                 token = tokens[p - distance]
                 if token < 0:
@@ -110,33 +109,33 @@ def count(
                 row[token] += weights[distance]
                 near[size] = token
                 size += step
-        found = _take(row, near[:size] if rare else words, columns, counts, found)
-        ends[w - first] = found
-    return found
+        filled = _move_counts(row, near[:size] if is_rare else words, columns, counts, filled)
+        ends[w - first] = filled
+    return filled
 
 
-@compiled
-def merge(
+@compile_kernel
+def merge_counts(
     edges: Longs, many_columns: Ids, many_counts: Floats, row: Doubles, columns: Ids, counts: Floats, ends: Longs
 ) -> int:
     """Add the rows of several counts of the same words; return how many counts there are.
 
     ``edges`` (words, runs, 2) say where the rows begin and end in ``many_columns`` and ``many_counts``; the rest is as
-    in `count`.
+    in `count_rows`.
     """
-    found = 0
+    filled = 0
     for w in range(edges.shape[0]):
         for run in range(edges.shape[1]):
             for k in range(edges[w, run, 0], edges[w, run, 1]):
                 row[many_columns[k]] += np.float64(many_counts[k])
         for run in range(edges.shape[1]):
-            found = _take(row, many_columns[edges[w, run, 0] : edges[w, run, 1]], columns, counts, found)
-        ends[w] = found
-    return found
+            filled = _move_counts(row, many_columns[edges[w, run, 0] : edges[w, run, 1]], columns, counts, filled)
+        ends[w] = filled
+    return filled
 
 
-@compiled
-def deal(
+@compile_kernel
+def distribute(
     starts: Longs,
     columns: Ids,
     counts: Floats,
@@ -146,25 +145,24 @@ def deal(
     state: NDArray[np.uint64],
     out: Floats,
 ) -> None:
-    """Deal the records of the rows first ≤ w < last out over blocks, a round at a time, each round in a new random
-    order.
+    """Distribute the records of the rows first ≤ w < last over blocks in rounds, each round in a new random order.
 
-    ``out`` (B, R, 3) gets (w, column, count): round r is place r of each block. So each block is a sample of all
-    records, as evenly drawn as can be, in the order of the rows. ``order`` (B,) is the round's, ``state`` (2,) the
-    generator's and the number dealt.
+    ``out`` (B, R, 3) gets (w, column, count): round r fills record r of each block. So each block is an evenly drawn
+    sample of all records, in the order of the rows. ``order`` (B,) is that of the round, ``state`` (2,) the generator's
+    state and the number of records distributed so far.
     """
     blocks = len(order)
-    z, done = state[0], np.int64(state[1])
+    z, dealt = state[0], np.int64(state[1])
     for w in range(first, last):
         for k in range(starts[w], starts[w + 1]):
-            place = done % blocks
-            if place == 0:
+            position = dealt % blocks
+            if position == 0:
                 for block in range(blocks):
                     order[block] = block
             z += GOLDEN
-            other = place + np.int64((mix(z) >> np.uint64(32)) * np.uint64(blocks - place) >> np.uint64(32))
-            order[place], order[other] = order[other], order[place]
-            record = out[order[place], done // blocks]
+            other = position + np.int64((mix64(z) >> np.uint64(32)) * np.uint64(blocks - position) >> np.uint64(32))
+            order[position], order[other] = order[other], order[position]
+            record = out[order[position], dealt // blocks]
             record[0], record[1], record[2] = w, columns[k], counts[k]
-            done += 1
-    state[0], state[1] = z, np.uint64(done)
+            dealt += 1
+    state[0], state[1] = z, np.uint64(dealt)

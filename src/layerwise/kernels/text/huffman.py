@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
-from layerwise.kernels.compiling import compiled
 from layerwise.kernels.convolution.simd_rows import TILE
+from layerwise.kernels.jit import compile_kernel
 
 Numbers = NDArray[np.int64]
 
 
-class Tree(NamedTuple):
+class HuffmanTree(NamedTuple):
     """The words' paths from the root down; that of word w is entries starts[w] … starts[w] + lengths[w] − 1.
 
     ``nodes`` (S,) int32 are inner nodes (the root is V − 2), ``signs`` (S,) float32 the labels there: 1 − the bit of
-    the code. Each path is padded to a multiple of `TILE` entries, with the label −1, that the compiled loops read whole
-    tiles.
+    the code. Each path is padded to a multiple of `TILE` entries, with the label −1, so that the compiled loops read
+    complete tiles.
     """
 
     nodes: NDArray[np.int32]
@@ -38,14 +38,15 @@ class Tree(NamedTuple):
         return [int(1 - sign) for sign in self.signs[first : first + int(self.lengths[word])]]
 
 
-def _joined(counts: Numbers, parents: Numbers, bits: NDArray[np.int8]) -> None:
-    """Join the two rarest nodes again and again; ``counts`` falling. Of equals the inner node is taken before the
-    leaf."""
+@compile_kernel
+def _merge_nodes(counts: Numbers, parents: Numbers, bits: NDArray[np.int8]) -> None:
+    """Merge the two rarest nodes until one is left; ``counts`` are in descending order. Of equals an inner node comes
+    before a leaf."""
     size = len(counts)
     weights = np.full(2 * size, np.int64(1) << np.int64(62), dtype=np.int64)
     weights[:size] = counts
     leaf, inner = size - 1, size
-    for made in range(size, 2 * size - 1):
+    for parent in range(size, 2 * size - 1):
         total = np.int64(0)
         for bit in range(2):
             if leaf >= 0 and weights[leaf] < weights[inner]:
@@ -54,12 +55,13 @@ def _joined(counts: Numbers, parents: Numbers, bits: NDArray[np.int8]) -> None:
             else:
                 node = inner
                 inner += 1
-            parents[node], bits[node] = made, bit
+            parents[node], bits[node] = parent, bit
             total += weights[node]
-        weights[made] = total
+        weights[parent] = total
 
 
-def _walked(
+@compile_kernel
+def _trace_paths(
     parents: Numbers,
     bits: NDArray[np.int8],
     order: Numbers,
@@ -68,29 +70,26 @@ def _walked(
     nodes: NDArray[np.int32],
     signs: NDArray[np.float32],
 ) -> int:
-    """Write each word's path, or with empty ``nodes`` only its length and start. Returns the entries that all paths
+    """Write each word's path, or with empty ``nodes`` only its length and start. Return how many entries all paths
     take."""
-    size, root, place = len(order), 2 * len(order) - 2, np.int64(0)
+    size, root, position = len(order), 2 * len(order) - 2, np.int64(0)
     for rank in range(size):
         word, node, length = order[rank], np.int64(rank), np.int64(0)
         while node != root:
             node = parents[node]
             length += 1
-        starts[word], lengths[word] = place, length
+        starts[word], lengths[word] = position, length
         node = np.int64(rank)
         if len(nodes) > 0:
-            for k in range(place + length - 1, place - 1, -1):
+            for k in range(position + length - 1, position - 1, -1):
                 signs[k] = np.float32(1 - bits[node])
                 node = parents[node]
                 nodes[k] = node - size
-        place += (length + TILE - 1) // TILE * TILE
-    return int(place)
+        position += (length + TILE - 1) // TILE * TILE
+    return int(position)
 
 
-_join, _walk = compiled(_joined), compiled(_walked)
-
-
-def huffman(counts: NDArray[Any]) -> Tree:
+def build_huffman_tree(counts: NDArray[Any]) -> HuffmanTree:
     """Return the Huffman tree of words with these counts (V,), in any order; V ≥ 2.
 
     Raises:
@@ -101,10 +100,10 @@ def huffman(counts: NDArray[Any]) -> Tree:
         raise UsageError("a Huffman tree needs words to tell apart", expected="two words or more", received=str(size))
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable").astype(np.int64)
     parents, bits = np.zeros(2 * size, dtype=np.int64), np.zeros(2 * size, dtype=np.int8)
-    _join(np.asarray(counts, dtype=np.int64)[order], parents, bits)
+    _merge_nodes(np.asarray(counts, dtype=np.int64)[order], parents, bits)
     starts, lengths = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     nodes, signs = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-    total = _walk(parents, bits, order, starts, lengths, nodes, signs)
+    total = _trace_paths(parents, bits, order, starts, lengths, nodes, signs)
     nodes, signs = np.zeros(total, dtype=np.int32), np.full(total, -1.0, dtype=np.float32)
-    _walk(parents, bits, order, starts, lengths, nodes, signs)
-    return Tree(nodes, signs, starts, lengths)
+    _trace_paths(parents, bits, order, starts, lengths, nodes, signs)
+    return HuffmanTree(nodes, signs, starts, lengths)

@@ -1,4 +1,4 @@
-"""What word2vec draws: which occurrences of frequent words stay, and words as noise.
+"""Sampling in word2vec: which occurrences of frequent words stay, and negative words.
 
 Sources: Mikolov et al., Distributed representations of words and phrases and their compositionality (2013), and the C
 program's form of its subsampling; Walker, An efficient method for generating discrete random variables with general
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.kernels.compiling import compiled
+from layerwise.kernels.jit import compile_kernel
 
 Alias = NDArray[np.uint32]
 
 
-def keep_probabilities(counts: NDArray[Any], sample: float) -> NDArray[np.float32]:
-    """Return the chance (V,) float32 of each word's occurrence to stay: min(1, (√(f/s) + 1) · s/f), f = count/Σ count.
+def compute_keep_probabilities(counts: NDArray[Any], sample: float) -> NDArray[np.float32]:
+    """Return the probability (V,) float32 that an occurrence of each word stays: min(1, (√(f/s) + 1) · s/f), f =
+    count/Σ count.
 
     Args:
         counts: occurrences (V,), all above 0.
@@ -32,9 +33,10 @@ def keep_probabilities(counts: NDArray[Any], sample: float) -> NDArray[np.float3
     return keep
 
 
-def _filled(share: NDArray[np.float64], table: Alias) -> None:
-    """Pair each column that is less than full with a fuller one that fills it up (Vose 1991). ``share`` has mean 1;
-    used up."""
+@compile_kernel
+def _fill_alias_table(share: NDArray[np.float64], table: Alias) -> None:
+    """Pair each column below 1 with one above 1 that fills it up (Vose 1991). ``share`` has mean 1 and is
+    overwritten."""
     size = len(share)
     small, large = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
     less, more = 0, 0
@@ -57,18 +59,14 @@ def _filled(share: NDArray[np.float64], table: Alias) -> None:
             less += 1
 
 
-_fill = compiled(_filled)
+def build_alias_table(weights: NDArray[Any]) -> Alias:
+    """Return a table (V, 2) uint32 for draws of words ∝ ``weights``: column k gives word k below its first number, else
+    its second number.
 
-
-def alias_table(weights: NDArray[Any]) -> Alias:
-    """Return a table (V, 2) uint32 to draw words ∝ ``weights`` from: column k is word k below its first number, else
-    its second.
-
-    For negative sampling the weights are count^0.75. One look into it costs one cache line, however many words there
-    are.
+    For negative sampling the weights are count^0.75. A draw reads one cache line, however many words there are.
     """
     share = np.asarray(weights, dtype=np.float64)
     share = share * (len(share) / share.sum())
     table = np.empty((len(share), 2), dtype=np.uint32)
-    _fill(share, table)
+    _fill_alias_table(share, table)
     return table
