@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerwise.data.download import datasets
 from layerwise.data.load import Options, load_splits
 from layerwise.data.source import Column
 from layerwise.data.splits import split_by_group, split_by_time
@@ -200,7 +201,7 @@ def test_a_folder_with_a_table_for_each_part(tmp_path) -> None:
 
 def test_named_tables_against_pandas() -> None:
     adult = load_splits(Options("adult"), seed=0)
-    folder = load_splits.__globals__["named"].folder_of("adult")
+    folder = datasets.get_dataset_folder("adult")
     frame = pd.read_csv(folder / "adult-test.csv", header=None, skipinitialspace=True, na_values=["?"])
     assert len(adult.test) == len(frame)
     assert adult.test.schema.classes == ("<=50K", ">50K")

@@ -1,1 +1,1 @@
-"""Where examples come from: sources, readers, splits, named data sets, loaders."""
+"""Data: sources, readers, splits, named data sets and loaders."""

@@ -1,1 +1,1 @@
-"""Images: decoded from files, folders, archives and IDX files, brought to a size, cached."""
+"""Images: decoding from files, folders, archives and IDX files, resizing, caching."""

@@ -1,1 +1,1 @@
-"""Text: files and streams cut into tokens, corpora and counts of pairs on disk."""
+"""Text: tokens, corpora and co-occurrence counts on disk, from files and streams."""
