@@ -12,12 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from layerwise import folder_io, owned_folders
+from layerwise import folder_io, owned_folders, process_identity
 from layerwise.errors import UsageError
 from layerwise.folder_io import build_folder, open_unfinished, put_folder
 from layerwise.owned_folders import MARKER, find_passing, make_owned, passing_name, read_marker, sweep_unfinished
-from layerwise.runtime import process_identity
-from layerwise.runtime.process_identity import describe_process, is_running, start_of
+from layerwise.process_identity import describe_process, is_running, start_of
 
 KIND = "cache"
 DAY = 24 * 3600

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from layerwise import strict_json
-from layerwise.runtime.process_identity import describe_process, is_running, machine_tag
+from layerwise.process_identity import describe_process, is_running, machine_tag
 
 MARKER = ".layerwise"
 LARGEST = 4096  # bytes of a marker
