@@ -13,8 +13,8 @@ import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
 ROOMS = (
-    "text_display errors strict_json bounded_decoding input_files process_identity owned_folders atomic_io folder_io durable recipe runtime "
-    "functional kernels nn data tasks rules catalog models run_records run run_check planning weights vectors export engines "
+    "text_display errors strict_json bounded_decoding input_files process_identity owned_folders atomic_io folder_io durable recipe "
+    "runtime functional kernels nn data tasks rules catalog models run_records run run_check planning weights vectors export engines "
     "predict evaluate figures inspect report train bench labs api cli"
 ).split()
 LONGEST = 450
