@@ -202,6 +202,9 @@ def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, s
         (lambda state: state["flags"].update(precision="x"), r"\$\.flags\.precision"),
         (lambda state: state["flags"].pop("matmul"), r"matmul"),
         (lambda state: state.update(seconds="x"), r"\$\.seconds"),
+        (lambda state: state["history"][0].update({"val/accuracy": "x"}), r"\$\.history\[0\]"),
+        (lambda state: state["history"][0].update({"val/accuracy": 10**400}), r"out of range - at `\$\.history\[0\]"),
+        (lambda state: state["history"][0].update(stage=1), r"\$\.history\[0\]\.stage"),
     ],
 )
 def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, said: str, rows: Path) -> None:
