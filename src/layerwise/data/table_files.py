@@ -22,6 +22,7 @@ from layerwise.input_files import open_regular_file
 
 PARQUET = b"PAR1"
 LONGEST_LINE = 1 << 24  # bytes of a line of JSON
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what pyarrow raises; the last for the name of a column
 MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, once more than so many come out
 
 
@@ -78,7 +79,7 @@ def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
         try:
             _check_rows(path)
             table = pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise _damaged(path, error) from error
         delimited.check_names(tuple(table.column_names), path)
         return table, np.arange(1, len(table) + 1)
@@ -99,7 +100,7 @@ def _parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=size):
                 yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
 
 
