@@ -44,6 +44,8 @@ def check_tensors(directory: RunDirectory, which: str, found: Checkpoint, made: 
     weights = folder / "model.safetensors"
     check_built(made.card, made.model_args, found.model, path=directory.path / "recipe.toml", weights=weights)
     check_finite(found.model, weights)
+    if name := next((name for name, tensor in found.state.items() if tensor.is_complex()), ""):
+        raise damaged(folder / "state.safetensors", f"the tensor '{name}' holds complex numbers")
     rules = {name: tensor for name, tensor in found.state.items() if "rule." in name}
     if name := find_nonfinite(rules):
         raise damaged(folder / "state.safetensors", f"the tensor '{name}' holds numbers that are not finite")
