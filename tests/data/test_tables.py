@@ -263,10 +263,11 @@ def test_open_data_on_tables(tmp_path) -> None:
         open_data(Options(str(write(tmp_path / "o.csv", "x,y\n1,a\n"))), seed=0)
 
 
-def test_a_parquet_file_whose_column_has_no_text_for_a_name_is_refused(tmp_path) -> None:
+@pytest.mark.parametrize("text", [b"amount", b"violet"])
+def test_a_parquet_file_with_a_name_or_cell_that_is_no_text_is_refused(text, tmp_path) -> None:
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"amount": [1, 2], "kind": ["a", "b"]}), path)
-    path.write_bytes(path.read_bytes().replace(b"amount", b"\xff\xfe\xfd\xfc\xfb\xfa"))
+    pq.write_table(pa.table({"amount": [1, 2], "kind": ["violet", "b"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(text, b"\xff\xfe\xfd\xfc\xfb\xfa"))
     with pytest.raises(DataError, match=r"a\.parquet is damaged"):
         list(table_files.rows(path))
     with pytest.raises(DataError, match=r"a\.parquet is damaged"):

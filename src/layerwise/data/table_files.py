@@ -79,6 +79,7 @@ def load(path: Path, reading: Reading) -> tuple[pa.Table, Array]:
         try:
             _check_rows(path)
             table = pq.read_table(path, partitioning=None)
+            table.validate(full=True)
         except UNREADABLE as error:
             raise _damaged(path, error) from error
         delimited.check_names(tuple(table.column_names), path)
@@ -99,6 +100,7 @@ def _parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=size):
+                batch.validate(full=True)  # text that is not UTF-8, among others
                 yield pa.Table.from_batches([batch])
     except UNREADABLE as error:
         raise _damaged(path, error) from error
