@@ -407,5 +407,5 @@ def test_refused_packed_texts_leave_no_memory_behind(spoil: Callable[[bytes], by
                 list(texts.pieces("t.gz"))
         return psutil.Process().memory_info().rss
 
-    before = refuse(100)
-    assert refuse(400) - before < 8 << 20
+    before = refuse(500)  # what was free in the heap before is in use again
+    assert refuse(2000) - before < 8 << 20
