@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from layerwise.atomic_io import check_target, flush_folder, is_plain_file, make_folder, name_file, note_once, report_disk_errors
+from layerwise.atomic_io import (
+    DRAFT,
+    check_target,
+    flush_folder,
+    is_plain_file,
+    make_folder,
+    name_file,
+    note_once,
+    report_disk_errors,
+)
 from layerwise.errors import UsageError
 from layerwise.owned_folders import MARKER, is_owned, make_owned, passing_name, remove_owned, sweep_unfinished
 
@@ -133,7 +142,7 @@ def open_staged(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
     """
     check_target(path, overwrite=overwrite)
-    with report_disk_errors(path), open_unfinished(path, "draft") as folder:
+    with report_disk_errors(path), open_unfinished(path, DRAFT) as folder:
         yield folder / path.name
         name_file(folder / path.name, path, overwrite=overwrite)
         flush_folder(path.parent)
@@ -149,7 +158,7 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", expected="a folder for the files", do="choose another --out")
-    with report_disk_errors(out), open_unfinished(out, "draft") as folder:
+    with report_disk_errors(out), open_unfinished(out, DRAFT) as folder:
         yield folder
         files = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
         for path in files if out.is_dir() else ():

@@ -157,12 +157,13 @@ def _is_left_over(folder: Path) -> bool:
     marker = read_marker(folder)
     if marker is None:
         return time.time() - folder.lstat().st_mtime > OLD or _has_ended(folder.name)
-    # one that was set aside carries the marker of whoever made it: whoever set it aside chose its name
-    running = is_running(marker) if folder.suffix == ".new" else False if _has_ended(folder.name) else None
-    return time.time() - _last_change(folder) > UNTOUCHED if running is None else not running
+    if folder.suffix == ".old":  # its marker tells who made it; its name, who set it aside
+        return _has_ended(folder.name) or _is_untouched(folder)
+    running = is_running(marker)
+    return _is_untouched(folder) if running is None else not running
 
 
-def _last_change(folder: Path) -> float:
-    """Return when a folder, its name or something in it last changed, in seconds since 1970. Links are not followed."""
+def _is_untouched(folder: Path) -> bool:
+    """Whether a folder, its name and everything in it have not changed for `UNTOUCHED` seconds. Links are not followed."""
     inside = (Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
-    return max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))
+    return time.time() - max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside))) > UNTOUCHED

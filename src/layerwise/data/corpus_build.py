@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -27,7 +26,6 @@ from layerwise.data.token_file import TokenFile
 from layerwise.errors import DataError, LayerwiseError
 from layerwise.kernels.pairs import SLOTS, Pairs
 from layerwise.kernels.tokenizer import MOST, NotUtf8, Tokenizer, WordTable
-from layerwise.text_display import escape_control
 
 BLOCK = 1024  # tokens of an example
 Told = Callable[[int, int], None]  # bytes read, of how many (0: not known)
@@ -203,18 +201,3 @@ def _forgot(origin: str, limit: int, most: int, what: str) -> str:
         f"{origin} has more than {most:,} different {what}: the rarest were left out on the way, "
         f"those with at most {limit} occurrences by then"
     )
-
-
-@contextmanager
-def shown(name: str) -> Iterator[Told]:
-    """Show a bar on standard error if that is a terminal; give what moves it."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _size: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"reading {escape_control(name)}", total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size or None)

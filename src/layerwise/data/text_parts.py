@@ -8,10 +8,11 @@ from pathlib import Path
 from layerwise.data import cache_folders
 from layerwise.data.cache_folders import GIB, INDEX
 from layerwise.data.corpus import Corpus
-from layerwise.data.corpus_build import Cutting, opened, shown, whole
+from layerwise.data.corpus_build import Cutting, opened, whole
 from layerwise.data.source import SPLITS
 from layerwise.data.texts import Texts
 from layerwise.errors import DamagedError, DataError
+from layerwise.text_display import show_byte_progress
 
 KIND = "corpora"
 
@@ -25,7 +26,7 @@ def read(found: Mapping[str, Texts], cutting: Cutting, *, cache: str, limit: int
     parts: dict[str, Corpus] = {}
     for part in sorted(found, key=SPLITS.index):
         text, train = found[part], parts.get("train")
-        with shown(text.origin) as told:
+        with show_byte_progress(f"reading {text.origin}") as told:
             joined = train.phrases if train is not None and cutting.phrases else None
             parts[part] = opened(place, text, cutting, limit=limit, told=told, joined=joined)
     if not all(Path(corpus.folder, INDEX).is_file() for corpus in parts.values()):  # one made room for another

@@ -43,9 +43,9 @@ def kept(made: Plan, *, world: World, display: Display) -> tuple[Plan, bool]:
         reason = _built(place, [*all_files.values()], limit=limit, world=world, display=display)
     while world.any(False)[0]:  # the first rank builds, and says so from time to time: a silent one would count as lost
         pass
-    if not reason and not all(picture_cache.whole(folders[digest], one) for digest, one in all_files.items()):
-        reason = f"process {world.rank} finds none in {place}"  # a folder of another host
-    if world.any(bool(reason))[0]:
+    # a rank on another host may not see what the first one has just built
+    lacking = not world.first and not all(picture_cache.whole(folders[digest], one) for digest, one in all_files.items())
+    if world.any(bool(reason) or lacking)[0]:
         display.say(f"the decoded pictures are not kept: {reason or f'not every process finds them in {place}'}")
         return made, False
     train, val, test = (
