@@ -16,7 +16,7 @@ from layerwise.runtime.compute_settings import ComputeSettings
 MAX_BYTES = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
 Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Number = int | float | None
+Number = float | None
 Rows = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1 << 20)]
 
 
@@ -28,6 +28,14 @@ class HistoryRow(msgspec.Struct, frozen=True):
 
 
 History = Annotated[list[HistoryRow], msgspec.Meta(max_length=1 << 20)]
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """A history without its stages' names: numbers, null for those that are not finite."""
+
+    history: list[dict[str, Number]]
+
+
 OWN_FILES = re.compile(
     r"recipe\.toml|task\.json|report\.html|(figures|tensorboard)/[^\0]+"
 )  # that run.json may vouch for
@@ -125,7 +133,8 @@ def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
     """Raise `DamagedError` naming the file and the field if content is not of a kind."""
     try:
         msgspec.convert(content, kind)
-        msgspec.convert(content.get("history", []), list[dict[str, str | int | float | None]])
+        rows = [{name: value for name, value in row.items() if name != "stage"} for row in content.get("history", [])]
+        msgspec.convert({"history": rows}, Metrics)
     except msgspec.ValidationError as error:
         raise make_damaged_error(path, f"it does not hold what it should: {error}") from error
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 # Control characters but newline and tab (C0, DEL, C1), marks and overrides of direction, separators of lines and
@@ -55,6 +56,27 @@ def write_line(*parts: object, stream: TextIO | None = None) -> None:
 def write_note(text: object) -> None:
     """Write a note or an error of the command to standard error, without control characters."""
     write_line(f"layerwise: {text}", stream=sys.stderr)
+
+
+@contextmanager
+def show_byte_progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error if that is a terminal; yield what advances it, given bytes done and in all (0: unknown)."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape_control(description), total=None)
+        yield lambda done, size: bar.update(task, completed=done, total=size or None)
 
 
 def guard_formula(cell: str) -> str:

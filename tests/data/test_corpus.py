@@ -11,11 +11,13 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -23,7 +25,7 @@ from layerwise.cli import main
 from layerwise.data.cache_folders import INDEX
 from layerwise.data.load import Options, load_splits
 from layerwise.data.source import Splits, fetch
-from layerwise.data.text import corpus_build
+from layerwise.data.text import corpus_build, texts
 from layerwise.data.text.corpus import SMALL, Recoded, count_words, find_corpus
 from layerwise.data.text.corpus_build import TokenizerOptions
 from layerwise.data.text.texts import TextFiles
@@ -405,3 +407,20 @@ def test_without_jieba_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     Path("chinese.txt").write_text("我来到北京清华大学。\n" * 500, encoding="utf-8")
     with pytest.raises(UsageError, match="package jieba, which is not installed"):
         open_text("chinese.txt", tokens="jieba")
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-6], lambda data: data[:20] + b"\xff" * 9 + data[29:]], ids=["cut", "changed"]
+)
+def test_refused_packed_texts_leave_no_memory_behind(spoil: Callable[[bytes], bytes]) -> None:
+    """A program that is offered bad files all day does not grow."""
+    Path("t.gz").write_bytes(spoil(gzip.compress(b"some words\n" * 20)))
+
+    def refuse(times: int) -> int:
+        for _ in range(times):
+            with pytest.raises(DataError, match=r"t\.gz cannot be unpacked"):
+                list(texts.read_pieces("t.gz"))
+        return psutil.Process().memory_info().rss
+
+    before = refuse(500)  # what was free in the heap before is in use again
+    assert refuse(2000) - before < 8 << 20

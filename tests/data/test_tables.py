@@ -255,3 +255,14 @@ def test_open_data_on_tables(tmp_path) -> None:
         load_splits(Options(str(write_table(tmp_path / "c.csv", "x,y\n" + "1,0.5\n" * 40))), seed=0)
     with pytest.raises(DataError, match="nothing is left"):
         load_splits(Options(str(write_table(tmp_path / "o.csv", "x,y\n1,a\n"))), seed=0)
+
+
+@pytest.mark.parametrize("text", [b"amount", b"violet"])
+def test_a_parquet_file_with_a_name_or_cell_that_is_no_text_is_refused(text, tmp_path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"amount": [1, 2], "kind": ["violet", "b"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(text, b"\xff\xfe\xfd\xfc\xfb\xfa"))
+    with pytest.raises(DataError, match=r"a\.parquet is damaged"):
+        list(table_files.iterate_rows(path))
+    with pytest.raises(DataError, match=r"a\.parquet is damaged"):
+        table_files.load_table(path, TableOptions())

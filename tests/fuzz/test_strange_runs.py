@@ -240,6 +240,17 @@ def resume(run: Path) -> None:
         ("state", lambda t: t.pop("window.weight"), r"last/state\.safetensors is damaged: .*window\.weight"),
         (
             "state",
+            lambda t: t.update({"window.total": torch.zeros((), dtype=torch.complex64)}),
+            r"'window\.total' holds complex numbers",
+        ),
+        (
+            "state",
+            lambda t: t.update({"rule.steps": torch.zeros((), dtype=torch.complex64)}),
+            r"'rule\.steps' holds complex numbers",
+        ),
+        ("model", lambda t: t.update({n: v.to(torch.complex64) for n, v in t.items()}), r"last/model\.safetensors"),
+        (
+            "state",
             lambda t: t.pop("rule.steps"),
             r"last/state\.safetensors is damaged: .*'rule\.steps' is not what the rule saves",
         ),
@@ -268,6 +279,9 @@ def test_a_resume_refuses_tensors_that_are_not_its_own(part: str, change: Any, m
         (lambda state: state["flags"].update(precision="x"), r"\$\.flags\.precision"),
         (lambda state: state["flags"].pop("matmul"), r"matmul"),
         (lambda state: state.update(seconds="x"), r"\$\.seconds"),
+        (lambda state: state["history"][0].update({"val/accuracy": "x"}), r"\$\.history\[0\]"),
+        (lambda state: state["history"][0].update({"val/accuracy": 10**400}), r"out of range - at `\$\.history\[0\]"),
+        (lambda state: state["history"][0].update(stage=1), r"\$\.history\[0\]\.stage"),
     ],
 )
 def test_a_resume_refuses_a_record_that_it_cannot_go_on_from(change: Any, message: str, rows: Path) -> None:

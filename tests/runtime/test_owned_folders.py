@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -163,8 +165,8 @@ def test_a_kill_while_a_folder_is_replaced_loses_neither(
     if child == 0:  # the real calls, and a kill before the one of this number
         count = [0]
 
-        def counted(call):  # type: ignore[no-untyped-def]
-            def dies(*arguments, **options):  # type: ignore[no-untyped-def]
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def dies(*arguments: Any, **options: Any) -> Any:
                 count[0] += 1
                 if count[0] == killed_at:
                     os._exit(9)

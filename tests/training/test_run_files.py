@@ -355,7 +355,7 @@ def test_a_reader_always_finds_a_complete_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_ten_thousand_reads_beside_saves(tmp_path: Path) -> None:
-    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=100)
+    reads, different = read_beside_saves(tmp_path / "run", reads=10_000, seconds=600)
     assert reads == 10_000
     assert different > 500
 

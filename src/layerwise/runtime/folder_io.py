@@ -12,6 +12,7 @@ from pathlib import Path
 
 from layerwise.errors import UsageError
 from layerwise.runtime.atomic_io import (
+    DRAFT,
     check_target,
     flush_folder,
     is_plain_file,
@@ -149,7 +150,7 @@ def stage_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises what `check_target` does, before the block begins, and `StorageError` where the disk refuses.
     """
     check_target(path, overwrite=overwrite)
-    with report_disk_errors(path), open_unfinished(path, "draft") as folder:
+    with report_disk_errors(path), open_unfinished(path, DRAFT) as folder:
         yield folder / path.name
         name_file(folder / path.name, path, overwrite=overwrite)
         flush_folder(path.parent)
@@ -167,7 +168,7 @@ def stage_files(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder", expected="a folder for the files", do="choose another --out")
-    with report_disk_errors(out), open_unfinished(out, "draft") as folder:
+    with report_disk_errors(out), open_unfinished(out, DRAFT) as folder:
         yield folder
         files = [path for path in sorted(folder.iterdir()) if path.name != MARKER]
         for path in files if out.is_dir() else ():

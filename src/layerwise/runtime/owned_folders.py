@@ -167,12 +167,14 @@ def _is_left_over(folder: Path) -> bool:
     marker = read_marker(folder)
     if marker is None:
         return time.time() - folder.lstat().st_mtime > EMPTY_FOLDER_AGE or _has_ended(folder.name)
-    # one that was set aside carries the marker of whoever made it: whoever set it aside chose its name
-    running = is_running(marker) if folder.suffix == ".new" else False if _has_ended(folder.name) else None
-    return time.time() - _find_last_change(folder) > UNCHANGED_AGE if running is None else not running
+    if folder.suffix == ".old":  # its marker names the process that made it; its name, the one that set it aside
+        return _has_ended(folder.name) or _is_unchanged(folder)
+    running = is_running(marker)
+    return _is_unchanged(folder) if running is None else not running
 
 
-def _find_last_change(folder: Path) -> float:
-    """Return when a folder, its name or something in it last changed, in seconds since 1970. Links are not followed."""
+def _is_unchanged(folder: Path) -> bool:
+    """Whether a folder, its name and all it holds have not changed for `UNCHANGED_AGE` seconds. Links are not followed."""
     inside = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
-    return max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))
+    last = max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))
+    return time.time() - last > UNCHANGED_AGE

@@ -109,6 +109,8 @@ def check_tensors(directory: RunDirectory, which: str, checkpoint: Checkpoint, p
         plan.spec, plan.model_args, checkpoint.model, path=directory.path / "recipe.toml", weights=weights
     )
     check_finite(checkpoint.model, weights)
+    if name := next((name for name, tensor in checkpoint.state.items() if tensor.is_complex()), ""):
+        raise make_damaged_error(folder / "state.safetensors", f"the tensor '{name}' holds complex numbers")
     rules = {name: tensor for name, tensor in checkpoint.state.items() if "rule." in name}
     if name := find_nonfinite(rules):
         raise make_damaged_error(folder / "state.safetensors", f"the tensor '{name}' holds numbers that are not finite")

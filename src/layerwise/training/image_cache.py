@@ -44,9 +44,11 @@ def use_image_caches(plan: Plan, *, world: World, display: Display) -> tuple[Pla
         reason = _build(root, [*all_files.values()], limit=limit, world=world, display=display)
     while world.any(False)[0]:  # the first rank reports while it builds: a silent rank would count as lost
         pass
-    if not reason and not all(image_cache.is_complete(folders[digest], source) for digest, source in all_files.items()):
-        reason = f"process {world.rank} finds none in {root}"  # a folder of another host
-    if world.any(bool(reason))[0]:
+    complete = (image_cache.is_complete(folders[digest], source) for digest, source in all_files.items())
+    lacks_cache = not world.is_first and not all(
+        complete
+    )  # a rank on another host may not see what the first one built
+    if world.any(bool(reason) or lacks_cache)[0]:
         display.say(f"the decoded images are not kept: {reason or f'not every process finds them in {root}'}")
         return plan, False
     train, val, test = (

@@ -28,7 +28,7 @@ from layerwise.errors import DataError, UsageError
 from layerwise.runtime.atomic_io import make_folder, open_in_place, rename_inside, write_file
 from layerwise.runtime.folder_io import check_folder_target, hold_lock, put_folder
 from layerwise.runtime.owned_folders import is_empty_folder, is_owned, make_owned, mark_owned, remove_inside
-from layerwise.text_display import escape_control, write_line
+from layerwise.text_display import show_byte_progress, write_line
 
 KIND = "downloads"  # of folder
 MIRROR = "LAYERWISE_MIRROR"
@@ -352,26 +352,12 @@ def _print_line(text: str) -> None:
 
 @contextmanager
 def _show_progress(name: str, total: int) -> Iterator[FileProgressCallback]:
-    """Show a progress bar on standard error if that is a terminal; yield the callback that advances it."""
-    if not sys.stderr.isatty():
-        yield lambda _file, _size: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    """Show how much of all files has arrived; yield the callback that takes the bytes of one of them."""
     sizes: dict[str, int] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape_control(name), total=total)
+    with show_byte_progress(name) as show:
 
         def advance(file: str, size: int) -> None:
             sizes[file] = size
-            bar.update(task, completed=sum(sizes.values()))
+            show(sum(sizes.values()), total)
 
         yield advance

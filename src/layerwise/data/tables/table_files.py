@@ -22,6 +22,7 @@ from layerwise.runtime.input_files import open_regular_file
 
 PARQUET = b"PAR1"
 LONGEST_LINE = 1 << 24  # bytes of a line of JSON
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what pyarrow raises; the last for the name of a column
 MAX_RATIO, FREE = 1000, 1 << 30  # unpacked to packed bytes, checked beyond FREE unpacked bytes
 
 
@@ -84,7 +85,8 @@ def load_table(path: Path, options: TableOptions) -> tuple[pa.Table, Array]:
         try:
             _check_rows(path)
             table = pq.read_table(path, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+            table.validate(full=True)
+        except UNREADABLE as error:
             raise _make_damaged_error(path, error) from error
         delimited.check_names(tuple(table.column_names), path)
         return table, np.arange(1, len(table) + 1)
@@ -104,8 +106,9 @@ def _read_parquet_chunks(path: Path, size: int) -> Generator[pa.Table]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=size):
+                batch.validate(full=True)  # text that is not UTF-8, among others
                 yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise _make_damaged_error(path, error) from error
 
 

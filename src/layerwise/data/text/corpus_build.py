@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -31,7 +30,7 @@ from layerwise.errors import DamagedError, DataError, LayerwiseError
 from layerwise.kernels.text.pairs import MAX_SLOTS, PairCounter
 from layerwise.kernels.text.tokenizer import MAX_WORDS, InvalidUtf8Error, Tokenizer, WordTable
 from layerwise.runtime.atomic_io import is_plain_file, open_in_place, save_array, write_file
-from layerwise.text_display import escape_control
+from layerwise.text_display import show_byte_progress
 
 BLOCK = 1024  # tokens of an example
 CORPORA = "corpora"  # the folder of corpora in the user's cache folder
@@ -246,27 +245,6 @@ def _describe_forgotten(origin: str, limit: int, limit_count: int, unit: str) ->
     )
 
 
-@contextmanager
-def show_progress(name: str) -> Iterator[ProgressCallback]:
-    """Show a progress bar on standard error if that is a terminal; yield the callback that advances it."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _size: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"reading {escape_control(name)}", total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size or None)
-
-
 def build_corpora(
     texts_by_part: Mapping[str, TextFiles], options: TokenizerOptions, *, cache: str, limit: int
 ) -> dict[str, Corpus]:
@@ -278,7 +256,7 @@ def build_corpora(
     parts: dict[str, Corpus] = {}
     for part in sorted(texts_by_part, key=SPLITS.index):
         text, train = texts_by_part[part], parts.get("train")
-        with show_progress(text.origin) as progress:
+        with show_byte_progress(f"reading {text.origin}") as progress:
             known_phrases = train.phrases if train is not None and options.phrases else None
             parts[part] = open_corpus(root, text, options, limit=limit, progress=progress, known_phrases=known_phrases)
     if not all(Path(corpus.folder, INDEX).is_file() for corpus in parts.values()):  # one was evicted for another

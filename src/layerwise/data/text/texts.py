@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 from layerwise.data.images.decoding import escape_name
 from layerwise.data.images.folders import PARTS, FolderStore, format_names
@@ -182,16 +185,25 @@ def _decompress(stream: _PrefixedStream, packing: str, path: str, size: int) -> 
 
     first = True
     try:
-        with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), packing) as unpacked:
+        with _open_packed(stream, packing) as unpacked:
             while data := unpacked.read(size):
                 yield Piece(data.removeprefix(BOM) if first else data, stream.tell())
                 first = False
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(
             f"{escape_name(path) or 'standard input'} cannot be unpacked: {error}",
             expected=f"a whole {packing} file",
             do="fetch or pack it again",
         ) from error
+
+
+def _open_packed(stream: _PrefixedStream, packing: str) -> AbstractContextManager[Any]:
+    """Return the unpacked bytes of a stream, as a stream."""
+    if packing == "gzip":  # pyarrow keeps 80 KB of each file that it refuses
+        return gzip.GzipFile(fileobj=cast(IO[bytes], stream))
+    import pyarrow as pa
+
+    return cast(AbstractContextManager[Any], pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), packing))
 
 
 def _convert_to_utf8(pieces: Iterator[Piece], path: str, encoding: str) -> Iterator[Piece]:
