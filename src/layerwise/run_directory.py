@@ -17,19 +17,7 @@ from typing import Any, NamedTuple
 from layerwise.errors import DamagedError, LayerwiseError, UsageError
 from layerwise.run_records import CheckpointInfo, check_record, check_run_info, is_own_file, read_bounded
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import (
-    DRAFT,
-    append_line,
-    flush_file,
-    is_plain_file,
-    make_folder,
-    refuse_links,
-    remove_if_unchanged,
-    report_disk_errors,
-    truncate_file,
-    write_durably,
-    write_file,
-)
+from layerwise.runtime.atomic_io import DRAFT, make_folder, write_file
 from layerwise.runtime.bounded_decoding import decode_json
 from layerwise.runtime.checksums import (
     Json,
@@ -44,7 +32,9 @@ from layerwise.runtime.checksums import (
     write_tensors,
 )
 from layerwise.runtime.folder_io import check_folder_target, hold_lock, open_unfinished, put_folder, remove_if_empty
+from layerwise.runtime.in_place_io import append_line, flush_file, remove_if_unchanged, truncate_file, write_durably
 from layerwise.runtime.owned_folders import find_temporary, is_owned, mark_owned, remove_owned, sweep_unfinished
+from layerwise.runtime.write_checks import is_plain_file, refuse_links, report_disk_errors
 
 CHECKPOINT = "checkpoint"  # the kind of folder
 RESUME_ADVICE = "free some space and go on with --resume; what was saved before is intact"

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from layerwise.runtime.atomic_io import is_plain_file
 from layerwise.runtime.checksums import make_damaged_error
 from layerwise.runtime.compute_settings import ComputeSettings
+from layerwise.runtime.write_checks import is_plain_file
 
 MAX_BYTES = 1 << 26  # bytes of run.json, task.json, recipe.toml, state.json
 Text = Annotated[str, msgspec.Meta(max_length=1 << 16)]

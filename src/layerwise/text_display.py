@@ -60,7 +60,7 @@ def write_note(text: object) -> None:
 
 @contextmanager
 def show_byte_progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error if that is a terminal; yield what advances it, given bytes done and in all (0: unknown)."""
+    """Show a bar on standard error if that is a terminal; yield what advances it: bytes done, of how many or 0."""
     if not sys.stderr.isatty():
         yield lambda _done, _size: None
         return

@@ -159,7 +159,7 @@ def test_operations_are_drawn_evenly() -> None:
 @pytest.mark.parametrize("fill", ["noise", "black", "mean"])
 def test_erasing_overwrites_one_rectangle(fill: Any) -> None:
     x, u = images(200, height=12, width=16), drawn(200)
-    options = AugmentOptions(erase_prob=0.4, erase_fill=fill, erase_area=(0.1, 0.3))
+    options = AugmentOptions(erase_prob=0.4, erase_fill=fill, erase_scale=(0.1, 0.3))
     found = augment(x, u, options)
     hit = [n for n in range(200) if u[n, aug.ERASE] < 0.4]
     for n in range(200):

@@ -16,18 +16,11 @@ from hypothesis import strategies as st
 
 from layerwise.errors import StorageError, UsageError
 from layerwise.runtime import atomic_io
-from layerwise.runtime.atomic_io import (
-    append_line,
-    check_target,
-    flush_folder,
-    open_replacing,
-    remove_if_unchanged,
-    truncate_file,
-    write_file,
-    write_files,
-)
+from layerwise.runtime.atomic_io import flush_folder, open_replacing, write_file, write_files
 from layerwise.runtime.folder_io import build_folder, hold_lock, open_unfinished, put_folder, stage_file, stage_files
+from layerwise.runtime.in_place_io import append_line, remove_if_unchanged, truncate_file
 from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, remove_owned, sweep_unfinished
+from layerwise.runtime.write_checks import check_target
 
 KIND = "cache"
 

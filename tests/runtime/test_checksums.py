@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 
 from layerwise.errors import DamagedError, StorageError, UsageError
-from layerwise.runtime.atomic_io import report_disk_errors
 from layerwise.runtime.checksums import digest, digest_file, map_tensors, write_tensors
+from layerwise.runtime.write_checks import report_disk_errors
 from layerwise.weights.vector_files import save_arrays
 
 MEASURED = """

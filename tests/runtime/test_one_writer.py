@@ -1,5 +1,4 @@
-"""Only `atomic_io`, `folder_io` and `owned_folders` write, rename or remove: what they promise holds for every file of
-Layerwise."""
+"""Only the writers of `runtime` write, rename or remove: what they promise holds for every file of Layerwise."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import pytest
 import layerwise
 
 SOURCE = Path(layerwise.__file__).parent
-WRITERS = {"owned_folders.py", "atomic_io.py", "folder_io.py"}
+WRITERS = {"owned_folders.py", "atomic_io.py", "in_place_io.py", "folder_io.py"}
 FORBIDDEN = {  # functions and methods, by the name they are called by
     "write_text",
     "write_bytes",

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from layerwise.errors import make_unknown_name_error
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import append_line, make_folder
+from layerwise.runtime.atomic_io import make_folder
 from layerwise.runtime.folder_io import remove_new_folders_on_error
+from layerwise.runtime.in_place_io import append_line
 
 if TYPE_CHECKING:
     from layerwise.bench.base import Case, Result

@@ -19,7 +19,7 @@ from layerwise import registry
 from layerwise.bench.side import Measurement
 from layerwise.inference.export.base import ExportSource
 from layerwise.runtime import rng
-from layerwise.runtime.atomic_io import open_temporary_folder
+from layerwise.runtime.in_place_io import open_temporary_folder
 from layerwise.tasks.classification import Classification
 from layerwise.tasks.inputs import ImageInputs
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerwise.bench.base import Spec
-from layerwise.runtime.atomic_io import open_in_place
+from layerwise.runtime.in_place_io import open_in_place
 
 PROGRAMS = ("vocab_count", "cooccur", "shuffle", "glove")
 VARIABLE = "LAYERWISE_GLOVE"

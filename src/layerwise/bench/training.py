@@ -14,7 +14,7 @@ from layerwise.data.loader import collate_source
 from layerwise.data.source import Source
 from layerwise.planning.resolve import Plan, Request, make_plan
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import open_temporary_folder
+from layerwise.runtime.in_place_io import open_temporary_folder
 from layerwise.training.run_training import TrainingResult, train
 
 Floats = NDArray[Any]

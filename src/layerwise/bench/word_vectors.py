@@ -27,7 +27,8 @@ from layerwise.bench.base import Spec
 from layerwise.bench.side import Measurement
 from layerwise.functional.retrieval_metrics import spearman
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import make_folder, open_replacing, open_temporary_folder, write_file
+from layerwise.runtime.atomic_io import make_folder, open_replacing, write_file
+from layerwise.runtime.in_place_io import open_temporary_folder
 
 Floats = NDArray[np.floating[Any]]
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from layerwise import bench
 from layerwise.cli.common import Json, print_json, print_table
-from layerwise.runtime.atomic_io import check_target
+from layerwise.runtime.write_checks import check_target
 from layerwise.text_display import write_line
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from layerwise import labs
 from layerwise.cli.common import Json, LangOption, Overwrite, print_json, resolve_language
 from layerwise.errors import UsageError
-from layerwise.runtime.atomic_io import check_target
+from layerwise.runtime.write_checks import check_target
 from layerwise.text_display import write_line
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def run_map(
     """
     from layerwise.embeddings import lexicon, mapping
     from layerwise.embeddings.sources import load_vectors
-    from layerwise.runtime.atomic_io import check_target
+    from layerwise.runtime.write_checks import check_target
     from layerwise.weights.vector_files import write_vectors
 
     if (pairs is None) == (sentences is None):

@@ -16,7 +16,8 @@ from cyclopts import Parameter
 
 from layerwise.cli.common import DeviceOption, EngineOption, Imports, Json, Overwrite, import_user_modules, print_json
 from layerwise.errors import UsageError
-from layerwise.runtime.atomic_io import check_target, open_replacing
+from layerwise.runtime.atomic_io import open_replacing
+from layerwise.runtime.write_checks import check_target
 from layerwise.text_display import format_row, write_note
 
 NAMED = 5  # unseen values that are printed

@@ -23,7 +23,7 @@ import numpy as np
 
 from layerwise.data.source import Array
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, open_in_place, write_file
+from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.runtime.checksums import digest_file, dump_checksummed, load_checksummed
 from layerwise.runtime.folder_io import (
     build_folder,
@@ -33,7 +33,9 @@ from layerwise.runtime.folder_io import (
     put_folder,
     remove_new_folders_on_error,
 )
+from layerwise.runtime.in_place_io import open_in_place
 from layerwise.runtime.owned_folders import is_owned, remove_owned, sweep_unfinished
+from layerwise.runtime.write_checks import is_plain_file
 
 MIN_FREE_FRACTION = 0.1  # share of the disk that is left free
 INDEX = "index.json"  # describes the contents of a folder

@@ -37,10 +37,11 @@ from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.functional import similarity
 from layerwise.functional.similarity import Floats, Ids
 from layerwise.run_records import read_bounded
-from layerwise.runtime.atomic_io import is_plain_file, open_in_place, write_durably
 from layerwise.runtime.checksums import digest_file, dump_checksummed, load_checksummed
 from layerwise.runtime.folder_io import build_folder
+from layerwise.runtime.in_place_io import open_in_place, write_durably
 from layerwise.runtime.owned_folders import make_owned, remove_owned
+from layerwise.runtime.write_checks import is_plain_file
 from layerwise.weights.vector_files import pack_texts, save_arrays, unpack_texts
 
 CHUNK_BYTES = 1 << 25  # of vectors, and of scores, at a time

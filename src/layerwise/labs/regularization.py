@@ -32,6 +32,7 @@ from layerwise.training.meters import BestEpoch
 
 HIDDEN, BATCH, RATE = 128, 50, 0.005
 TRAIN, VAL = 300, 300  # the other 1197 of the 1797 digits are the test part
+DRAWS = "regularisation"  # the key of the draws; another spelling would be another sample
 WRONG = 0.1  # the share of examples whose label is drawn anew, in every part
 
 
@@ -70,7 +71,7 @@ def noisy_digits(seed: int) -> SplitBatches:
     classes."""
     source = sklearn_datasets.load("digits")
     task = Classification.prepare(source, Classification.Options())
-    generator = rng.make_numpy_generator("regularization", seed)
+    generator = rng.make_numpy_generator(DRAWS, seed)
     order = generator.permutation(len(source))
     batch = task.collate(fetch(source, order))
     assert batch.targets is not None
@@ -95,7 +96,7 @@ def run_trial(parts: SplitBatches, seed: int, treatment: Treatment, *, epochs: i
         epochs: the budget.
         watch: record the losses every so many epochs; 0 never.
     """
-    with rng.use_seed(rng.derive_seed("regularization", seed)):
+    with rng.use_seed(rng.derive_seed(DRAWS, seed)):
         net = mlp(features=64, outputs=10, hidden=(HIDDEN,), dropout=treatment.dropout, batch_norm=treatment.batch_norm)
         torch.manual_seed(seed)  # of dropout, whatever the network drew
         context = Context(

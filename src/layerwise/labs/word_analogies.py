@@ -46,8 +46,9 @@ from layerwise.rules import hogwild
 from layerwise.rules.base import Context
 from layerwise.rules.hogwild import HogwildOptions
 from layerwise.runtime import rng
-from layerwise.runtime.atomic_io import open_temporary_folder, write_file
+from layerwise.runtime.atomic_io import write_file
 from layerwise.runtime.distributed import World
+from layerwise.runtime.in_place_io import open_temporary_folder
 from layerwise.tasks.base import Task
 from layerwise.tasks.cooccurrence import CoOccurrence, CoOccurrenceOptions
 from layerwise.tasks.words import Words, WordsOptions

@@ -23,8 +23,9 @@ from layerwise import __version__
 from layerwise.errors import LayerwiseError, UsageError
 from layerwise.kernels.convolution.simd import widest_lanes
 from layerwise.runtime import machine, resources
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.runtime.checksums import digest, dump_checksummed, load_checksummed
+from layerwise.runtime.write_checks import is_plain_file
 
 TORCH, WINOGRAD, MIXED, PRODUCT = "torch", "winograd", "mixed", "product"
 Use = Literal["train", "evaluate", "infer"]

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from layerwise.errors import DamagedError
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import create_for_library
 from layerwise.runtime.bounded_decoding import decode_json
+from layerwise.runtime.in_place_io import create_for_library
 
 FORMAT = 1
 Json = dict[str, Any]

@@ -11,17 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layerwise.errors import UsageError
-from layerwise.runtime.atomic_io import (
-    DRAFT,
-    check_target,
-    flush_folder,
-    is_plain_file,
-    make_folder,
-    name_file,
-    report_disk_errors,
-    warn_once,
-)
+from layerwise.runtime.atomic_io import DRAFT, flush_folder, make_folder, name_file, warn_once
 from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, remove_owned, sweep_unfinished, temporary_path
+from layerwise.runtime.write_checks import check_target, is_plain_file, report_disk_errors
 
 RENAME_EXCHANGE = 2  # renameat2's flag
 AT_FDCWD = -100  # paths relative to the working directory

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import LayerwiseError, UsageError
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, write_file
+from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.runtime.bounded_decoding import decode_json
 from layerwise.runtime.openmp import find_torch_openmp
 from layerwise.runtime.resources import count_cores
+from layerwise.runtime.write_checks import is_plain_file
 
 # (rows, inner, columns, left transposed, right transposed): a dense layer forward, its ∂W, larger ones
 SIZES = (

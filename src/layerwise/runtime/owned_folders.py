@@ -174,7 +174,7 @@ def _is_left_over(folder: Path) -> bool:
 
 
 def _is_unchanged(folder: Path) -> bool:
-    """Whether a folder, its name and all it holds have not changed for `UNCHANGED_AGE` seconds. Links are not followed."""
+    """Whether a folder, its name and content have not changed for `UNCHANGED_AGE` seconds. Links are not followed."""
     inside = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
     last = max(max(status.st_mtime, status.st_ctime) for status in map(Path.lstat, (folder, *inside)))
     return time.time() - last > UNCHANGED_AGE

@@ -179,7 +179,7 @@ def resolve_augment(table: Mapping[str, Any], inputs: Inputs, where: str, *, rul
             received=f"{inputs.channels} channel(s)",
             do="leave augment.saturation and augment.hue out; brightness and contrast work",
         )
-    for key in ("crop_scale", "crop_ratio", "erase_area", "erase_aspect"):
+    for key in ("crop_scale", "crop_ratio", "erase_scale", "erase_ratio"):
         low, high = getattr(options, key)
         if low > high:
             raise UsageError(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from layerwise.errors import LayerwiseError
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, open_in_place
+from layerwise.runtime.atomic_io import make_folder
+from layerwise.runtime.in_place_io import open_in_place
+from layerwise.runtime.write_checks import is_plain_file
 
 Row = Mapping[str, Any]
 FOLDER = "tensorboard"  # of a run

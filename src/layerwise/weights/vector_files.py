@@ -19,10 +19,12 @@ import safetensors
 import safetensors.numpy
 
 from layerwise.errors import DamagedError, DataError, UsageError
-from layerwise.runtime.atomic_io import check_target, create_for_library, open_replacing
+from layerwise.runtime.atomic_io import open_replacing
 from layerwise.runtime.checksums import convert_safetensors_errors
 from layerwise.runtime.folder_io import stage_file
+from layerwise.runtime.in_place_io import create_for_library
 from layerwise.runtime.input_files import open_regular_file, refuse_special_file
+from layerwise.runtime.write_checks import check_target
 from layerwise.weights.vectors import Counts, Floats, VectorTable
 
 Kind = Literal["word2vec", "word2vec-binary", "glove", "safetensors"]

@@ -10,7 +10,7 @@ from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.cases.decoding import CASE as DECODING
 from layerwise.bench.cases.decoding import measure_speed, open_pipeline, stream_batches
 from layerwise.bench.side import Measurement
-from layerwise.runtime.atomic_io import open_temporary_folder
+from layerwise.runtime.in_place_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.data.loader import Batches

@@ -16,7 +16,8 @@ import psutil
 
 from layerwise.bench.base import Bound, Case, Quality, Row, Spec
 from layerwise.bench.side import Measurement
-from layerwise.runtime.atomic_io import make_folder, open_temporary_folder, write_file
+from layerwise.runtime.atomic_io import make_folder, write_file
+from layerwise.runtime.in_place_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.data.loader import Batches, BatchSampler, Collate

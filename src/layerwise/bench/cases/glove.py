@@ -46,7 +46,7 @@ def measure_stanford(spec: Spec) -> Measurement:
     to the last's."""
     from layerwise.bench import word_vectors
     from layerwise.bench.stanford import Programs
-    from layerwise.runtime.atomic_io import open_temporary_folder
+    from layerwise.runtime.in_place_io import open_temporary_folder
 
     with word_vectors.open_bible(spec["repeats"], spec["seed"]) as texts, open_temporary_folder() as work:
         programs = Programs(texts.train, work, spec)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from layerwise.bench.base import Case, Quality, Row, Spec
 from layerwise.bench.cases.cuda import get_skip_reason
 from layerwise.bench.side import Measurement
-from layerwise.runtime.atomic_io import open_temporary_folder
+from layerwise.runtime.in_place_io import open_temporary_folder
 
 if TYPE_CHECKING:
     from layerwise.planning.resolve import Plan, Request

@@ -8,7 +8,8 @@ from functools import partial
 from layerwise.bench.base import Bound, Case, Row, Spec
 from layerwise.bench.side import Measurement
 from layerwise.bench.word_vectors import get_skip_reason
-from layerwise.runtime.atomic_io import open_temporary_folder, write_file
+from layerwise.runtime.atomic_io import write_file
+from layerwise.runtime.in_place_io import open_temporary_folder
 
 
 def measure_ours(spec: Spec) -> Measurement:

@@ -25,8 +25,9 @@ from urllib.request import Request, urlopen
 
 from layerwise.data.download.dataset_urls import DatasetFile, FileVersion
 from layerwise.errors import DataError, UsageError
-from layerwise.runtime.atomic_io import make_folder, open_in_place, rename_inside, write_file
+from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.runtime.folder_io import check_folder_target, hold_lock, put_folder
+from layerwise.runtime.in_place_io import open_in_place, rename_inside
 from layerwise.runtime.owned_folders import is_empty_folder, is_owned, make_owned, mark_owned, remove_inside
 from layerwise.text_display import show_byte_progress, write_line
 

@@ -39,8 +39,9 @@ from layerwise.data.cache_folders import (
 from layerwise.data.images.folders import ImageSource
 from layerwise.data.source import Array, Example, Examples, Relabeled, Schema, Source, Subset
 from layerwise.errors import StorageError, UsageError
-from layerwise.runtime.atomic_io import is_plain_file, open_in_place, save_array
+from layerwise.runtime.in_place_io import open_in_place, save_array
 from layerwise.runtime.resources import count_cores
+from layerwise.runtime.write_checks import is_plain_file
 
 FORMAT = 2
 CHUNK = 256  # images decoded between two writes

@@ -30,7 +30,7 @@ from layerwise.data.text.cooccurrence import FORMAT, MAX_WORDS, RECORDS, SUMS, C
 from layerwise.errors import DataError, UsageError
 from layerwise.kernels.text import END
 from layerwise.kernels.text import cooccurrence as kernel
-from layerwise.runtime.atomic_io import map_new_array, open_in_place, save_array
+from layerwise.runtime.in_place_io import map_new_array, open_in_place, save_array
 from layerwise.runtime.owned_folders import make_owned, remove_owned
 
 BLOCK = 1 << 16  # records of an example, or a little less

@@ -29,7 +29,9 @@ from layerwise.data.text.token_file import TokenFile
 from layerwise.errors import DamagedError, DataError, LayerwiseError
 from layerwise.kernels.text.pairs import MAX_SLOTS, PairCounter
 from layerwise.kernels.text.tokenizer import MAX_WORDS, InvalidUtf8Error, Tokenizer, WordTable
-from layerwise.runtime.atomic_io import is_plain_file, open_in_place, save_array, write_file
+from layerwise.runtime.atomic_io import write_file
+from layerwise.runtime.in_place_io import open_in_place, save_array
+from layerwise.runtime.write_checks import is_plain_file
 from layerwise.text_display import show_byte_progress
 
 BLOCK = 1024  # tokens of an example

@@ -48,8 +48,8 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``crop_scale``: a random resized crop (Szegedy et al. 2015): a part of the image, its share of the area drawn from
     this range and its ratio of width to height from ``crop_ratio``, evenly in the logarithm, brought to the image's
     size; (1, 1) leaves it out. ``policy``: ``trivial`` changes each image by one operation of TrivialAugment.
-    ``erase_prob``: the probability of random erasing, of a rectangle with a share of the area from ``erase_area`` and a
-    ratio of height to width from ``erase_aspect``, filled with ``erase_fill``. ``mixup``, ``cutmix``: α of the
+    ``erase_prob``: the probability of random erasing, of a rectangle with a share of the area from ``erase_scale`` and
+    a ratio of height to width from ``erase_ratio``, filled with ``erase_fill``. ``mixup``, ``cutmix``: α of the
     Beta(α, α) from which the shares of two mixed images are drawn, 0 for none; with both, each mixes half of the
     images; ``mix_prob``: the probability that an image is mixed at all.
     """
@@ -67,8 +67,8 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop_ratio: tuple[Aspect, Aspect] = (3 / 4, 4 / 3)
     policy: Policy = "none"
     erase_prob: Share = 0.0
-    erase_area: tuple[Part, Part] = (0.02, 0.4)
-    erase_aspect: tuple[Aspect, Aspect] = (0.3, 10 / 3)
+    erase_scale: tuple[Part, Part] = (0.02, 0.4)
+    erase_ratio: tuple[Aspect, Aspect] = (0.3, 10 / 3)
     erase_fill: Fill = "noise"
     mixup: Alpha = 0.0
     cutmix: Alpha = 0.0
@@ -307,7 +307,7 @@ def crop_matrices(box: Tensor, size: tuple[int, int]) -> Tensor:
 def erase_rectangles(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
     """Return images (N, C, H, W) in which those selected by their draw lose a rectangle (`erasing`)."""
     columns = u[:, [ERASE_AREA, ERASE_ASPECT, ERASE_LEFT, ERASE_TOP]]
-    box = erasing.draw_rectangles(columns, options.erase_area, options.erase_aspect, (x.shape[2], x.shape[3]))
+    box = erasing.draw_rectangles(columns, options.erase_scale, options.erase_ratio, (x.shape[2], x.shape[3]))
     at = torch.nonzero(u[:, ERASE] < options.erase_prob)[:, 0]
     return erasing.erase(x, box, at, options.erase_fill, u[:, NOISE])
 

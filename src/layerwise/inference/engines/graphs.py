@@ -16,8 +16,10 @@ from layerwise.errors import LayerwiseError
 from layerwise.inference.export.base import FORMAT, ExportSource, build_metadata
 from layerwise.inference.export.folding import fold_batch_norms
 from layerwise.run_records import Digest, Text, check_record, read_bounded
-from layerwise.runtime.atomic_io import is_plain_file, make_folder, remove_if_unchanged, write_file, write_files
+from layerwise.runtime.atomic_io import make_folder, write_file, write_files
 from layerwise.runtime.checksums import Json, digest, digest_file, dump_checksummed, load_checksummed
+from layerwise.runtime.in_place_io import remove_if_unchanged
+from layerwise.runtime.write_checks import is_plain_file
 
 FOLDER = "engines"
 

@@ -13,7 +13,8 @@ from layerwise.inference.export import onnx_file, torch_files, words
 from layerwise.inference.export.base import Check, ExportSource, Json, build_metadata, raise_if_failed
 from layerwise.inference.export.folding import FoldedModel, fold_batch_norms
 from layerwise.runtime import strict_json
-from layerwise.runtime.atomic_io import check_target, write_files
+from layerwise.runtime.atomic_io import write_files
+from layerwise.runtime.write_checks import check_target
 
 ENDINGS = {
     ".onnx": "the graph, for other runtimes",

@@ -12,7 +12,8 @@ from layerwise.embeddings.sources import export_table
 from layerwise.errors import UsageError
 from layerwise.inference.export.base import Check, ExportSource, compare
 from layerwise.nn.word_vectors import NearestWords, WordVectors
-from layerwise.runtime.atomic_io import open_temporary_folder, write_file
+from layerwise.runtime.atomic_io import write_file
+from layerwise.runtime.in_place_io import open_temporary_folder
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.weights.vector_files import Kind, check_words, read_vectors, write_table
 from layerwise.weights.vectors import VectorTable
