@@ -251,7 +251,7 @@ def test_evaluate_merges_meters_as_one(name: str, runs: Runs) -> None:
     meter.update(outputs, batch)
     for half, part in zip(halves, (slice(0, 5), slice(5, 12)), strict=True):
         half.update(outputs[part], batch.get_slice(part))
-    halves[0].merge(halves[1].state())
+    halves[0].merge_state(halves[1].state())
     assert meter.result() == pytest.approx(halves[0].result(), rel=1e-12)
 
 

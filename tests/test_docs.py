@@ -226,7 +226,7 @@ def test_regularization_page_has_every_key(ending: str) -> None:
     from layerwise.tasks.regression import RegressionOptions
 
     page = read_page(ROOT / "docs" / f"regularization.{ending}")
-    from layerwise.tasks.encoding import InputOptions
+    from layerwise.tasks.input_options import InputOptions
 
     keys = {
         key for owner in (AugmentOptions, ClassificationOptions, RegressionOptions) for key in owner.__struct_fields__

@@ -184,7 +184,7 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path, command: Command) ->
     (tmp_path / "twice.py").write_text(BARE.replace("@third.register", "").replace('"fifth-net"', '"mlp"'))
     ended = command("models", "--import", "twice.py")
     assert ended.returncode == 2
-    assert "two networks are called 'mlp'" in ended.stderr
+    assert "two models are named 'mlp'" in ended.stderr
 
 
 def test_a_bare_model_is_listed_trained_and_resumed(tmp_path: Path, command: Command) -> None:

@@ -56,7 +56,7 @@ def update_page(page: str, results: list[Result], lang: Lang) -> str:
     for result in results:
         match = IMAGE.search(sections[result.name][1]) if result.name in sections else None
         description = match[1] if match else get_headline(result, lang)
-        sections[result.name] = (result.claim, format_section(result, lang, description))
+        sections[result.name] = (result.claim_id, format_section(result, lang, description))
     ordered = (text for _, text in sorted(sections.values()))
     return f"{before}{BEGIN}\n\n{''.join(ordered)}{END}{after}"
 

@@ -20,7 +20,7 @@ from layerwise.run_directory import RunDirectory
 from layerwise.text_display import escape_control
 from layerwise.training import run_training
 from layerwise.training.meters import get_final_metrics
-from layerwise.weights.embeddings import embedding
+from layerwise.weights.embedding_layer import embedding
 from layerwise.weights.loading import load_weights
 from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: what was trained, how well it does, and its predictor."""
+    """A run directory: a training run: its recipe, metrics and predictor."""
 
     path: Path
 

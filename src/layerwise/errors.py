@@ -45,7 +45,7 @@ class UsageError(LayerwiseError):
 
 
 class DataError(LayerwiseError):
-    """The user's data cannot be used as they are."""
+    """The user's data are invalid or unreadable."""
 
     exit_code = 2
 

@@ -123,7 +123,7 @@ def register(name: Any = "", **options: Any) -> Any:
         known, own_name = _get_builders(), name if isinstance(name, str) and name else _name_model(builder.__name__)
         if own_name in known and known[own_name].__module__ != builder.__module__:
             raise UsageError(
-                f"two networks are called '{own_name}'",
+                f"two models are named '{own_name}'",
                 received=f"{builder.__module__} and {known[own_name].__module__}",
             )
         known[own_name] = builder
@@ -147,7 +147,7 @@ def read_specs(path: Path, module: str) -> list[ModelSpec]:
         raise UsageError(f"{path} is not Python: {error}", expected="a Python file with @register models") from error
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            tables |= _read_literal_table(node)
+            tables |= _read_dict_literal(node)
         if isinstance(node, ast.FunctionDef):
             for decorator in filter(_is_register, node.decorator_list):
                 specs.append(_read_spec(decorator, node, path, tables, module=module))
@@ -161,7 +161,7 @@ def _is_register(decorator: ast.expr) -> bool:
     return ast.unparse(decorator) in ("register", "registry.register", "layerwise.registry.register")
 
 
-def _read_literal_table(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
+def _read_dict_literal(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
     """Return a literal table at the top of a file by its name; nothing for what is none."""
     (target, *others) = node.targets if isinstance(node, ast.Assign) else [node.target]
     if others or not isinstance(target, ast.Name) or not isinstance(node.value, ast.Dict):
@@ -178,7 +178,7 @@ def _read_spec(
     """Return the model of a decorated function; ``tables`` are those of the file, which it may use with ``**``."""
     try:
         options = _read_options(decorator, tables) if isinstance(decorator, ast.Call) else {}
-        defaults = _read_defaults(function, options, where=f"{path}, line {function.lineno}")
+        defaults = _infer_spec_fields(function, options, where=f"{path}, line {function.lineno}")
         return msgspec.convert({**defaults, **options, "module": module, "builder": function.name}, ModelSpec)
     except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise UsageError(
@@ -202,7 +202,7 @@ def _read_options(call: ast.Call, tables: Mapping[str, Table]) -> Table:
     return options
 
 
-def _read_defaults(function: ast.FunctionDef, options: Mapping[str, Any], *, where: str) -> Table:
+def _infer_spec_fields(function: ast.FunctionDef, options: Mapping[str, Any], *, where: str) -> Table:
     """Return what a builder says of its model where the ``options`` do not: name, summary and tasks.
 
     Raises `UsageError` if the parameters of a model with a rule leave the tasks open.
@@ -256,7 +256,7 @@ def _add_spec(by_name: dict[str, ModelSpec], spec: ModelSpec) -> None:
     """Add a model. Raises `UsageError` for a name that is taken."""
     if spec.name in by_name:
         raise UsageError(
-            f"two networks are called '{spec.name}'", received=f"{by_name[spec.name].module} and {spec.module}"
+            f"two models are named '{spec.name}'", received=f"{by_name[spec.name].module} and {spec.module}"
         )
     by_name[spec.name] = spec
 

@@ -76,17 +76,17 @@ class RunDirectory:
         """Raise `UsageError` if a new run may not begin in a folder, because something is in it. Nothing is touched."""
         if (path / "run.json").exists():
             raise UsageError(
-                f"{path} holds a run already",
+                f"{path} already holds a run",
                 expected="a new folder",
                 do="choose another --out, or add --resume to go on",
             )
         if path.is_dir() and (names := sorted(p.name for p in path.iterdir() if p.name != LOCK_FILE)):
             lost = "checkpoints" in names
             raise UsageError(
-                f"{path} {'has checkpoints but no run.json' if lost else 'is not empty'}; nothing in it was changed",
+                f"{path} {'has checkpoints but no run.json' if lost else 'is not empty'}; nothing was changed",
                 expected="a new or an empty folder",
                 received=", ".join(names[:5]) + (", …" if len(names) > 5 else ""),
-                do="choose another --out" + (", or bring run.json back from a copy" if lost else ""),
+                do="choose another --out" + (", or restore run.json from a backup" if lost else ""),
             )
 
     @staticmethod

@@ -15,15 +15,15 @@ from layerwise import bench, registry
 from layerwise.bench import base
 from layerwise.bench.base import Bound, Case, Quality, Row
 from layerwise.bench.cases.rbm import compute_reconstruction_error
-from layerwise.bench.figures import compute_difference, compute_interval
+from layerwise.bench.intervals import compute_difference, compute_interval
 from layerwise.bench.side import BenchError, Measurement
 from layerwise.errors import UsageError
 from layerwise.planning.resolve import Request, make_plan
 
 NAMES = (
-    "accuracy cache cbow cooccurrence cuda dbn decoding engines glove inference inference-bf16 inference-one "
-    "loop mlp-sklearn mlp-torch "
-    "neighbor perceptron rbm schedule skipgram startup tables tiles training-step vocabulary zipf"
+    "accuracy cache cbow convolution cooccurrence cuda dbn decoding engines glove inference inference-bf16 "
+    "inference-one loop mlp-sklearn mlp-torch "
+    "noisy-neighbor perceptron rbm resnet20-cifar10 skipgram startup tables training-step vocabulary zipf"
 ).split()
 
 

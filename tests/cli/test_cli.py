@@ -407,18 +407,18 @@ def test_wrong_usage_with_json_prints_nothing_on_standard_output(run_command: An
 def test_run_directory_that_is_taken(run_command: Any, workspace: Path) -> None:
     result = run_command("train", "mlp", "--data", "iris", "--out", workspace / "rows", "--epochs", 1, *SMALL)
     assert result.code == 2
-    assert "holds a run already" in result.err
+    assert "already holds a run" in result.err
 
 
 def test_resume_without_a_checkpoint_starts_afresh_and_says_so(run_command: Any, tmp_path: Path) -> None:
     args = ["train", "mlp", "--data", "iris", "--out", tmp_path / "new", "--epochs", 1, "--json", *SMALL]
     result = run_command(*args, "--resume")
     assert result.code == 0
-    assert "has no checkpoint: starting afresh" in result.err
+    assert "has no checkpoint: starting from scratch" in result.err
     assert result.json["resumed"] is False
     again = run_command(*args, "--resume")
     assert again.code == 0
-    assert "is finished already" in again.err
+    assert "is already finished" in again.err
     assert again.json["resumed"] is True
 
 

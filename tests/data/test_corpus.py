@@ -25,10 +25,10 @@ from layerwise.cli import main
 from layerwise.data.cache_folders import INDEX
 from layerwise.data.load import Options, load_splits
 from layerwise.data.source import Splits, fetch
-from layerwise.data.text import corpus_build, texts
+from layerwise.data.text import corpus_build, text_files
 from layerwise.data.text.corpus import SMALL, Recoded, count_words, find_corpus
 from layerwise.data.text.corpus_build import TokenizerOptions
-from layerwise.data.text.texts import TextFiles
+from layerwise.data.text.text_files import TextFiles
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.kernels.text import END, GAP
 
@@ -245,7 +245,7 @@ def test_corpora_are_bounded_together(path: Path) -> None:
     Path("parts").mkdir()
     for name in ("train", "val", "test"):
         Path("parts", f"{name}.txt").write_text("\n".join([name, *LINES]), encoding="utf-8")
-    with pytest.raises(DataError, match="no room for the tokens of all parts"):
+    with pytest.raises(DataError, match="the cache is too small for the tokens of all splits"):
         open_text("parts", cache_gib=size / 2**30)
 
 
@@ -376,12 +376,12 @@ def test_phrases_are_those_of_a_naive_count(path: Path) -> None:
 
 def test_given_parts_have_the_phrases_of_training() -> None:
     Path("parts").mkdir()
-    texts = {
+    contents = {
         "train": "ice cream melts in new york\nnew ice york cream in\n" * 400,
         "val": "new york has ice cream\n",
         "test": "x\n",
     }
-    for name, text in texts.items():
+    for name, text in contents.items():
         Path("parts", f"{name}.txt").write_text(text, encoding="utf-8")
     splits = open_text("parts", phrases=1, phrase_threshold=1.0)
     corpus = find_corpus(splits.val)
@@ -419,7 +419,7 @@ def test_refused_packed_texts_leave_no_memory_behind(spoil: Callable[[bytes], by
     def refuse(times: int) -> int:
         for _ in range(times):
             with pytest.raises(DataError, match=r"t\.gz cannot be unpacked"):
-                list(texts.read_pieces("t.gz"))
+                list(text_files.read_pieces("t.gz"))
         return psutil.Process().memory_info().rss
 
     before = refuse(500)  # what was free in the heap before is in use again

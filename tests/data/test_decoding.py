@@ -133,13 +133,13 @@ def test_truncated_files_are_named(tmp_path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "text"), [(b"", "is empty"), (b"hello, world", "is no image"), (b"%PDF-1.4", "is no image")]
+    ("data", "text"), [(b"", "is empty"), (b"hello, world", "as an image"), (b"%PDF-1.4", "as an image")]
 )
 def test_what_is_no_image(tmp_path, data: bytes, text: str) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(data)
     for read in (decoding.read_shape, decoding.inspect_image, lambda p: decoding.decode(p, 3)):
-        with pytest.raises(DataError, match=f"bad.jpg {text}"):
+        with pytest.raises(DataError, match=rf"bad\.jpg {text}"):
             read(path)
 
 

@@ -110,11 +110,11 @@ def test_bad_files_stop_by_name_or_are_counted(tmp_path) -> None:
     (tmp_path / "b/text.jpg").write_text("no image")
     with pytest.raises(DataError, match="3 of 13 files") as caught:
         folders.open_folder(tmp_path)
-    for name in ("a/cut.png", "b/empty.png is empty", "b/text.jpg is no image", "on_error=skip"):
+    for name in ("a/cut.png", "b/empty.png is empty", "b/text.jpg as an image", "on_error=skip"):
         assert name in str(caught.value)
     parts, notes = folders.open_folder(tmp_path, on_error="skip")
     assert len(parts["train"]) == 10
-    assert notes[0] == "3 of 13 files could not be decoded and were left out: a/cut.png, b/empty.png, b/text.jpg"
+    assert notes[0] == "3 of 13 files could not be decoded and were skipped: a/cut.png, b/empty.png, b/text.jpg"
     splits = load_splits(Options(str(tmp_path), on_error="skip"), seed=0)
     assert splits.notes == notes
 

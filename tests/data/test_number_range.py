@@ -24,7 +24,7 @@ from layerwise.data.tables.table_columns import Cells, convert_dates
 from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError
 from layerwise.inference.predict import Failure, NamedPrediction, Predictor, read_inputs
-from layerwise.tasks.encoding import InputOptions
+from layerwise.tasks.input_options import InputOptions
 from layerwise.tasks.regression import Regression, RegressionOptions
 
 Columns = dict[str, list[Any]]

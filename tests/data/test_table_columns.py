@@ -38,7 +38,7 @@ def test_kinds_are_told_and_shown(tmp_path) -> None:
     schema = table.source.schema
     assert schema.table == (
         Column("town", "category", ("Bonn", "Köln"), True),
-        Column("size", "number", gaps=True),
+        Column("size", "number", has_missing=True),
         Column("built", "date"),
         Column("flag"),
     )
@@ -104,7 +104,7 @@ def test_options_for_columns(tmp_path) -> None:
     assert table.schema.table == (
         Column("code", "category", ("0", "1", "2")),
         Column("when", "date"),
-        Column("v", gaps=True),
+        Column("v", has_missing=True),
     )
     assert table.inputs[1, 1] == (dt.date(2021, 2, 2) - dt.date(1970, 1, 1)).days
     with pytest.raises(UsageError, match="no column 'cod'"):

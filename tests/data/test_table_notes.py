@@ -126,7 +126,7 @@ def test_data_shows_a_path(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     content = json.loads(capfd.readouterr().out)
     assert content["data"][0]["tasks"] == ["classification"]
     assert sum(content["parts"].values()) == 60
-    kinds = {column["name"]: (column["kind"], column["gaps"], column["distinct"]) for column in content["columns"]}
+    kinds = {column["name"]: (column["kind"], column["missing"], column["distinct"]) for column in content["columns"]}
     assert kinds["size"] == ("number", 6, 54)
     assert kinds["town"] == ("category", 0, 3)
     assert any("uneven" in note for note in content["notes"])

@@ -197,7 +197,7 @@ def test_other_encodings_are_guessed_and_can_be_said(tmp_path, encoding: str, te
     source = read_source(path, encoding=encoding)
     assert source.schema.target_name == text.splitlines()[0].split(",")[1]
     assert len(source) == 2
-    with pytest.raises(UsageError, match="no text encoding 'utf-99'"):
+    with pytest.raises(UsageError, match="unknown text encoding 'utf-99'"):
         read_source(path, encoding="utf-99")
 
 

@@ -122,7 +122,7 @@ def test_views_of_a_run(run: api.Run, tmp_path: Path) -> None:
     assert inspect_target("norms", str(run.path), lang="zh").data["words"] == 30
     with pytest.raises(UsageError, match="the view 'norms' takes no words"):
         inspect_target("norms", str(run.path), words=("a0",))
-    with pytest.raises(UsageError, match=r"the view 'map' looks at a run, and skipgram is a model"):
+    with pytest.raises(UsageError, match=r"the view 'map' needs a run, and skipgram is the name of a model"):
         inspect_target("map", "skipgram")
 
 

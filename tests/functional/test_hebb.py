@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.functional.hebb import capacity, energy, extend_projection, hebb, oja, outer_products, recall
+from layerwise.functional.hebb import (
+    extend_projection,
+    hebb,
+    hopfield_capacity,
+    hopfield_energy,
+    hopfield_recall,
+    hopfield_weights,
+    oja,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -40,7 +48,7 @@ def test_oja_of_one_unit_is_its_formula_and_of_several_sangers() -> None:
 def test_outer_products_leave_the_diagonal_empty() -> None:
     x = signs(3, 5)
     by_hand = sum(np.outer(p, p) for p in x.numpy()) - 3 * np.eye(5)
-    assert np.array_equal(outer_products(x).numpy(), by_hand)
+    assert np.array_equal(hopfield_weights(x).numpy(), by_hand)
 
 
 def test_pattern_after_pattern_gives_the_pseudo_inverse() -> None:
@@ -65,7 +73,7 @@ def net(units: int, seed: int) -> torch.Tensor:
 def test_energy_is_the_double_sum() -> None:
     weights, s = net(5, 1), signs(4, 5)
     by_hand = [-0.5 * sum(weights[i, j] * p[i] * p[j] for i in range(5) for j in range(5)) for p in s]
-    assert np.allclose(energy(s, weights).numpy(), by_hand)
+    assert np.allclose(hopfield_energy(s, weights).numpy(), by_hand)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,24 +82,24 @@ def test_recall_ends_at_rest_and_never_climbs(seed: int) -> None:
     stays."""
     weights = net(8, seed)
     starts = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=8)), dtype=torch.float64)
-    ends = recall(starts, weights)
+    ends = hopfield_recall(starts, weights)
     assert bool(((ends @ weights) * ends > 0).all())
-    assert bool((energy(ends, weights) <= energy(starts, weights)).all())
-    assert torch.equal(recall(ends, weights), ends)
+    assert bool((hopfield_energy(ends, weights) <= hopfield_energy(starts, weights)).all())
+    assert torch.equal(hopfield_recall(ends, weights), ends)
     rest = {tuple(s.tolist()) for s in starts if bool(((s @ weights) * s > 0).all())}
     assert rest == {tuple(s.tolist()) for s in ends}
 
 
 def test_a_unit_without_input_stays_and_nothing_is_recalled_of_nothing() -> None:
     s = signs(3, 6)
-    assert torch.equal(recall(s, torch.zeros(6, 6, dtype=torch.float64)), s)
-    assert recall(s[:0], net(6, 0)).shape == (0, 6)
+    assert torch.equal(hopfield_recall(s, torch.zeros(6, 6, dtype=torch.float64)), s)
+    assert hopfield_recall(s[:0], net(6, 0)).shape == (0, 6)
 
 
 def test_capacity_is_that_of_the_paper() -> None:
     """Amit, Gutfreund & Sompolinsky 1985: α_c = 0.138, m_c = 0.967; and the curve solves their equations for m, r and
     C."""
-    found = capacity()
+    found = hopfield_capacity()
     assert found.critical == pytest.approx(0.138, abs=5e-4)
     assert float(found.overlaps[-1]) == pytest.approx(0.967, abs=1e-3)
     assert bool((found.loads.diff() >= 0).all())

@@ -73,7 +73,7 @@ def test_questions_get_gensims_answers() -> None:
     theirs.fill_norms()
     for a, b, c in RNG.permutation(40)[:39].reshape(13, 3).tolist():
         for method, ask in (("add", theirs.most_similar), ("mul", theirs.most_similar_cosmul)):
-            scores = similarity.score_analogies(UNIT, *np.array([[a], [b], [c]]), method=method, epsilon=1e-6)
+            scores = similarity.score_analogies(UNIT, *np.array([[a], [b], [c]]), method=method, eps=1e-6)
             ids, found = similarity.top_k(scores, 5)
             said = ask(positive=[str(b), str(c)], negative=[str(a)], topn=5)
             assert [str(at) for at in ids[0]] == [word for word, _ in said]

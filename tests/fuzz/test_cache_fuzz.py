@@ -24,7 +24,7 @@ from layerwise.data.source import set_image_size
 from layerwise.data.text import cooccurrence_build, corpus_build
 from layerwise.data.text.corpus import SMALL, TOKENS, WORDS, count_words
 from layerwise.data.text.corpus_build import TokenizerOptions
-from layerwise.data.text.texts import TextFiles
+from layerwise.data.text.text_files import TextFiles
 from layerwise.errors import LayerwiseError
 from layerwise.runtime.checksums import digest_file
 from layerwise.runtime.owned_folders import MARKER

@@ -18,9 +18,9 @@ from spoiling import compute_folder_digest, seal_file, spoil_value
 
 from layerwise import api
 from layerwise.errors import DamagedError, LayerwiseError
-from layerwise.inference.engines import choice, graphs
-from layerwise.inference.engines.choice import EngineChoice
-from layerwise.inference.engines.graphs import find_graph_problems
+from layerwise.inference.engines import engine_choice, exported_graphs
+from layerwise.inference.engines.engine_choice import EngineChoice
+from layerwise.inference.engines.exported_graphs import find_graph_problems
 from layerwise.inference.engines.runtimes import OnnxRuntimeEngine, OpenVinoEngine, check_no_external_data
 from layerwise.inference.predict import load_run
 from layerwise.runtime import machine
@@ -36,7 +36,7 @@ def train_run(root: Path) -> Path:
     options = {"train.threads": 1, "model.widths": [4], "model.dense": [8], "model.dropout": 0, "examples": 100}
     api.train("cnn", data="digits", out=root / "run", epochs=1, seed=1, options=options)
     api.open(root / "run").predictor(engine="onnxruntime")(IMAGE)
-    choice.save_choice(root / "deep" / "choice.json", CHOICE)
+    engine_choice.save_choice(root / "deep" / "choice.json", CHOICE)
     return root
 
 
@@ -67,11 +67,11 @@ def case(draw: random.Random, engines: Path) -> None:
         choice_path.write_text(json.dumps(spoil_value(json.loads(choice_path.read_bytes()), draw)))
         seal_file(choice_path)
         outside = compute_folder_digest(root, without="run")
-        for read in (lambda: find_graph_problems(root / "run"), lambda: choice.read_choice(choice_path)):
+        for read in (lambda: find_graph_problems(root / "run"), lambda: engine_choice.read_choice(choice_path)):
             with contextlib.suppress(LayerwiseError):
                 read()
-        engine_choice = choice.read_choice(choice_path)
-        assert engine_choice is None or engine_choice.chosen in engine_choice.speeds
+        stored = engine_choice.read_choice(choice_path)
+        assert stored is None or stored.chosen in stored.speeds
         if draw.random() < 0.2:
             predictions = api.open(root / "run").predictor(engine="onnxruntime")(IMAGE)
             assert predictions[0].probabilities if hasattr(predictions[0], "probabilities") else predictions
@@ -124,8 +124,8 @@ def test_a_graph_that_came_with_a_run_is_exported_anew(
     good = graph.read_bytes()
     graph.write_bytes(make_bad_graphs(good)[kind])
     seal_file(graph.with_name(graph.name + ".json"), sha256=digest(graph.read_bytes()))
-    assert graphs.is_intact(graph)
-    assert not graphs.was_exported_here(graph)
+    assert exported_graphs.is_intact(graph)
+    assert not exported_graphs.was_exported_here(graph)
     capfd.readouterr()
     expected, prediction = (api.open(run).predictor(engine=engine)(IMAGE)[0] for engine in ("torch", "onnxruntime"))
     assert prediction.label == expected.label  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ def test_a_choice_for_auto_itself_is_measured_anew() -> None:
     path.parent.mkdir()
     for bad in ({"chosen": "auto", "speeds": {"auto": 1.0}}, {"speeds": {"torch": -1.0}}, {"threads": 10**9}):
         path.write_bytes(dump_checksummed({"choice": {**CHOICE.to_json(), **bad}}))
-        assert choice.read_choice(path) is None
+        assert engine_choice.read_choice(path) is None
 
 
 SPOILED = {"deep": b"[" * 100_000, "bytes": b"\xff", "none": b"{}", "x": b'{"x": 5}', "large": b" " * (1 << 21)}

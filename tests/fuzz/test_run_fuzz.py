@@ -21,7 +21,7 @@ from spoiling import compute_folder_digest, seal_run, spoil_file
 from layerwise import api
 from layerwise.embeddings.sources import load_vectors
 from layerwise.errors import LayerwiseError
-from layerwise.inference.engines.choice import find_run_choices
+from layerwise.inference.engines.engine_choice import find_run_choices
 from layerwise.inference.evaluate import evaluate_run
 from layerwise.inspection.load_target import load_target
 from layerwise.planning.resolve import Request

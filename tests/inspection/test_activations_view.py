@@ -15,7 +15,12 @@ from layerwise import registry
 from layerwise.data.source import ArraySource, Splits
 from layerwise.inspection import inspect_target, render_view
 from layerwise.inspection.activation_functions import evaluate_activation
-from layerwise.inspection.activation_tracing import LARGEST_SLOPES, ActivationCall, get_slope, trace_activations
+from layerwise.inspection.activation_tracing import (
+    LARGEST_DERIVATIVES,
+    ActivationCall,
+    get_derivative,
+    trace_activations,
+)
 from layerwise.inspection.base import Target
 from layerwise.models.boltzmann import dbn
 from layerwise.models.convolutional import cnn
@@ -148,8 +153,8 @@ def test_other_forms_have_their_own_slopes(module: nn.Module) -> None:
 
 
 def test_largest_slopes_are_those_of_the_textbook() -> None:
-    assert [LARGEST_SLOPES[n] for n in ("sigmoid", "tanh", "relu", "elu")] == pytest.approx([0.25, 1, 1, 1])
-    assert get_slope("softmax", ()) is None
+    assert [LARGEST_DERIVATIVES[n] for n in ("sigmoid", "tanh", "relu", "elu")] == pytest.approx([0.25, 1, 1, 1])
+    assert get_derivative("softmax", ()) is None
 
 
 def test_every_activation_is_listed() -> None:

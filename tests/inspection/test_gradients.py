@@ -217,5 +217,5 @@ def test_view_gives_json_arrays_and_a_figure(tmp_path: Path) -> None:
 
 
 def test_a_model_by_itself_must_be_trained_first() -> None:
-    with pytest.raises(UsageError, match="the view 'gradients' looks at a run"):
+    with pytest.raises(UsageError, match="the view 'gradients' needs a run"):
         render_view("gradients", Target(spec=registry.find("mlp")))

@@ -20,7 +20,7 @@ from layerwise.data.source import ArraySource, Schema, Splits
 from layerwise.errors import DataError, UsageError
 from layerwise.inspection import VIEWS, inspect_target, render_view
 from layerwise.inspection.base import Target
-from layerwise.inspection.effective_field import measure_effective_fields
+from layerwise.inspection.effective_receptive_field import measure_effective_fields
 from layerwise.inspection.feature_maps import find_feature_layers, find_layer, group_stages
 from layerwise.inspection.views.embedding import compute_neighbor_overlap, find_neighbors, pca
 from layerwise.inspection.views.features import scale_maps
@@ -342,7 +342,7 @@ def test_images_of_the_users(view: str, target: Target, tmp_path: Path) -> None:
     (folder / "c.png").write_text("no image")
     found = render_view(view, replace(target, splits=None, images=str(folder), examples=3))
     assert [Path(p["name"]).name for p in found.data["images"]] == ["a.png", "b.png"]
-    assert "c.png is no image" in found.text
+    assert "c.png as an image" in found.text
     own = render_view(view, replace(target, splits=None, images=str(folder / "a.png")))
     first = render_view(view, replace(target, examples=1)).data["images"][0]
     same = "classes" if view == "grad-cam" else "layers"

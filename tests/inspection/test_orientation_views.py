@@ -13,7 +13,7 @@ from scipy.signal import fftconvolve
 
 from layerwise import api, registry
 from layerwise.errors import UsageError
-from layerwise.functional.orientation import Gabor, angle_between, grating_response, modulation
+from layerwise.functional.gabor import Gabor, angle_between, grating_response, modulation
 from layerwise.inspection import inspect_target, render_view
 from layerwise.inspection.base import Target
 from layerwise.inspection.views.filtered import filter_image, load_gray_photographs

@@ -12,7 +12,7 @@ from layerwise import registry
 from layerwise.errors import UsageError
 from layerwise.inspection import inspect_target, render_view
 from layerwise.inspection.base import Target
-from layerwise.inspection.theoretical_field import (
+from layerwise.inspection.theoretical_receptive_field import (
     capture_outputs,
     compute_theoretical_fields,
     find_gradient_support,

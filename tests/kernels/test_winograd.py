@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerwise.kernels import parallel
-from layerwise.kernels.convolution import simd, winograd, winograd_transforms
+from layerwise.kernels import parallel, simd
+from layerwise.kernels.convolution import winograd, winograd_transforms
 from layerwise.kernels.convolution.winograd_transforms import POINTS, A, B, G, make_matrices
 from layerwise.kernels.jit import compile_entry
 
@@ -199,7 +199,7 @@ def test_products_use_the_widest_vectors_of_the_processor() -> None:
 
 def test_lanes_are_those_of_numbas_target_not_of_the_processor() -> None:
     """With features of a smaller processor asked for, numba compiles for that one, and kernels are as wide as it."""
-    script = "from layerwise.kernels.convolution.simd import widest_lanes; print(widest_lanes())"
+    script = "from layerwise.kernels.simd import widest_lanes; print(widest_lanes())"
     env = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+avx512f"}
     lanes = [
         subprocess.run(

@@ -61,7 +61,7 @@ def test_each_lab_holds_in_its_short_form(result: labs.Result) -> None:
     assert low <= result.margin <= high
     assert not result.held or result.findings.bound < low
     assert result.lab.name in labs.list_labs()
-    assert re.fullmatch(r"C\d\d|–", result.claim)
+    assert re.fullmatch(r"C\d\d|–", result.claim_id)
 
 
 def test_each_lab_speaks_both_languages(result: labs.Result) -> None:

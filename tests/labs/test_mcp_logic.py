@@ -27,7 +27,7 @@ def test_a_net_for_any_table_computes_it() -> None:
     """By hand in Python's whole numbers, for a few functions of four bits."""
     for code in (0, 1, 0x8000, 0x6996, 0xFFFF, 0x1234):
         table = tuple(code >> i & 1 for i in range(16))
-        net = lab.build_net(table)
+        net = lab.build_network(table)
         for row, expected in zip(itertools.product((0, 1), repeat=4), table, strict=True):
             hidden = [
                 int(sum(w * x for w, x in zip(n.weights.tolist(), row, strict=True)) >= n.threshold) for n in net.first
@@ -49,8 +49,10 @@ def test_the_slope_is_the_derivative() -> None:
     s = 1 / (1 + np.exp(-(x.numpy() @ weights.numpy() - float(threshold))))
     inner = 2 * (s - y.numpy()) * s * (1 - s)
     by_hand = [*(inner @ x.numpy()), -inner.sum()]
-    assert np.allclose(lab.compute_slope(lab.sigmoid_unit, x, y, weights, threshold).numpy(), by_hand, atol=1e-6)
-    assert not lab.compute_slope(lab.step_unit, x, y, weights, threshold).any()
+    assert np.allclose(
+        lab.compute_numerical_gradient(lab.sigmoid_unit, x, y, weights, threshold).numpy(), by_hand, atol=1e-6
+    )
+    assert not lab.compute_numerical_gradient(lab.step_unit, x, y, weights, threshold).any()
 
 
 def test_every_task_can_be_learned_and_none_begins_learned() -> None:

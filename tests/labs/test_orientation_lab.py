@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from layerwise.functional.orientation import grating
+from layerwise.functional.gabor import grating
 from layerwise.labs import base
 from layerwise.labs import orientation as lab
 

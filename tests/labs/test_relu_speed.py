@@ -41,7 +41,13 @@ def test_a_race_counts_the_steps_to_the_target() -> None:
         net = mlp(features=64, outputs=10, hidden=lab.HIDDEN)
     losses = [compute_metrics(net, data.task, data.train)["loss"]]
     for _ in train_steps(
-        net, data.task, data.train, options=BackpropOptions(optimizer="sgd", lr=0.3), epochs=1, batch=lab.BATCH, seed=1
+        net,
+        data.task,
+        data.train,
+        options=BackpropOptions(optimizer="sgd", lr=0.3),
+        epochs=1,
+        batch_size=lab.BATCH,
+        seed=1,
     ):
         losses.append(compute_metrics(net, data.task, data.train)["loss"])
     first = next(i for i, loss in enumerate(losses) if loss <= 0.5)

@@ -50,7 +50,7 @@ def test_norms_are_those_of_finite_differences() -> None:
                 logits = net.linear(net.avgpool(moved).flatten(1))
                 ends.append(float(nn.functional.cross_entropy(logits, batch.targets)))
             slopes.append((ends[0] - ends[1]) / 2e-6)
-    norms = lab.measure_profile(net, task, batch)
+    norms = lab.measure_gradient_profile(net, task, batch)
     assert len(norms) == 3
     assert norms[-1] == pytest.approx(float(torch.tensor(slopes).norm()), rel=1e-4)
     assert lab.compute_decades((0.001, 5.0, 1.0)) == pytest.approx(-3)

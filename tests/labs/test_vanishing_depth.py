@@ -47,17 +47,17 @@ def test_norms_are_the_gradients_by_hand() -> None:
         delta2 = (delta3 @ w3.weight) * (1 - a2**2)
         delta1 = (delta2 @ w2.weight) * (1 - a1**2)
         by_hand = [float((delta1.T @ x).norm()), float((delta2.T @ a1).norm())]
-    slopes = lab.compute_slopes(net, batch.inputs)
+    slopes = lab.compute_activation_derivatives(net, batch.inputs)
     assert torch.allclose(slopes[0], 1 - a1**2)
     assert torch.allclose(slopes[1], 1 - a2**2)
-    profile = lab.measure_profile(net, task, batch)
+    profile = lab.measure_gradient_profile(net, task, batch)
     assert profile.norms == pytest.approx(by_hand, rel=1e-10)
     assert profile.saturated == pytest.approx(float((torch.stack([1 - a1**2, 1 - a2**2]) < 0.1).double().mean()))
 
 
 @pytest.mark.parametrize(("module", "slope"), [(nn.Sigmoid(), 0.25), (nn.Tanh(), 1.0), (nn.ReLU(), 1.0)])
 def test_the_steepest_slope(module: nn.Module, slope: float) -> None:
-    assert lab.find_steepest_slope(module) == pytest.approx(slope, rel=1e-6)
+    assert lab.find_largest_derivative(module) == pytest.approx(slope, rel=1e-6)
 
 
 def test_the_factor_of_a_layer_predicts_the_fall() -> None:
@@ -66,10 +66,10 @@ def test_the_factor_of_a_layer_predicts_the_fall() -> None:
     task, batch = lab.load_digits(64, 1)
     for name, start in (("sigmoid", lab.CENTERED), ("tanh", lab.SHIFTED)):
         shallow, deep = (
-            lab.measure_profile(lab.build_network(name, start, depth, 1), task, batch) for depth in (10, 30)
+            lab.measure_gradient_profile(lab.build_network(name, start, depth, 1), task, batch) for depth in (10, 30)
         )
         predicted = 20 * torch.tensor(deep.factor).log10()
-        assert deep.decades - shallow.decades == pytest.approx(float(predicted), rel=0.2)
+        assert deep.log10_gradient_ratio - shallow.log10_gradient_ratio == pytest.approx(float(predicted), rel=0.2)
 
 
 def test_starts_change_what_they_say() -> None:

@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and nothing that decides instead of a measurement."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(choice.VARIABLE, raising=False)
-    return choice.timings_path(torch.get_num_threads())
+    return choice.get_timings_path(torch.get_num_threads())
 
 
 def timer(seconds: dict[str, float], calls: list[ConvSignature]) -> Callable[[ConvSignature], Timing]:
@@ -49,7 +49,7 @@ def timer(seconds: dict[str, float], calls: list[ConvSignature]) -> Callable[[Co
 
     def time(layer: ConvSignature) -> Timing:
         calls.append(layer)
-        return Timing(layer, seconds, choice.choose_fastest(seconds))
+        return Timing(layer, seconds, choice.choose_by_times(seconds))
 
     return time
 
@@ -102,8 +102,8 @@ def test_a_class_is_measured_once_and_known_to_other_networks_and_processes(cach
 
 
 def test_torch_stays_unless_another_kernel_is_clearly_faster() -> None:
-    assert choice.choose_fastest({TORCH: 1.0, WINOGRAD: 0.96}) == TORCH
-    assert choice.choose_fastest({TORCH: 1.0, WINOGRAD: 0.94, MIXED: 0.93}) == MIXED
+    assert choice.choose_by_times({TORCH: 1.0, WINOGRAD: 0.96}) == TORCH
+    assert choice.choose_by_times({TORCH: 1.0, WINOGRAD: 0.94, MIXED: 0.93}) == MIXED
 
 
 def test_without_a_timer_an_unknown_class_is_torchs_and_a_known_one_stands(cache: Path) -> None:
@@ -185,7 +185,7 @@ def test_measuring_times_every_kernel_and_leaves_no_trace(layer: ConvSignature) 
         timing = time_kernels(layer)
     assert torch.equal(torch.get_rng_state(), state)
     assert set(timing.seconds) == set(layer.kernels)
-    assert timing.chosen == choice.choose_fastest(timing.seconds)
+    assert timing.chosen == choice.choose_by_times(timing.seconds)
     assert all(0 < value < 10 for value in timing.seconds.values())
 
 

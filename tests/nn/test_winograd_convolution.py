@@ -153,7 +153,7 @@ def test_a_run_by_tiles_goes_on_bit_for_bit_and_learns_what_a_plain_one_learns(
     options: dict[str, Any] = {"model.blocks": 1, "train.threads": 2, "train.log_every": 1}
     keys: dict[str, Any] = {"data": str(images), "epochs": 2, "batch_size": 16}
     whole = api.train("resnet20", out=tmp_path / "whole", options=options, **keys)
-    assert whole.info["flags"]["convolution"] == "tiles"
+    assert whole.info["flags"]["convolution"] == "winograd"
     assert {"convolve", "input_gradient", "weight_gradient"} <= set(calls)
     assert set(whole.info["flags"]["kernels"].values()) == {"winograd"}
     assert {name.split()[-2] for name in whole.info["flags"]["kernels"]} == {"train", "evaluate"}

@@ -39,7 +39,7 @@ def make_image_source(classes: tuple[str, ...] = CHINESE, count: int = 30, targe
     inputs = generator.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
     targets = np.arange(count) % max(1, len(classes))
     schema = Schema("image", (8, 8, 1), target, classes if target == "class" else ())  # type: ignore[arg-type]
-    return ArraySource(schema, inputs, targets if target == "class" else None, "图片<b>")
+    return ArraySource(schema, inputs, targets if target == "class" else None, "图像<b>")
 
 
 def make_row_source(target: str) -> ArraySource:
@@ -147,7 +147,7 @@ def test_page_escapes_class_names_and_holds_chinese(page: str) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "猫" in page
-    assert "图片&lt;b&gt;" in page
+    assert "图像&lt;b&gt;" in page
     assert "skipped &lt;a.png&gt;" in page
     assert 'lang="zh-Hans"' in page
     assert "混淆矩阵" in page

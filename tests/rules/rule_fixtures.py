@@ -1,4 +1,4 @@
-"""A small rule_fixtures for rules: a context over a model, and batches of random examples."""
+"""Fixtures for the tests of rules: a context over a model, and batches of random examples."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def net(dtype: torch.dtype = torch.float64, *, norm: bool = False) -> nn.Sequent
 
 
 def context(
-    model: nn.Module, *, batch: int, task: object | None = None, precision: str = "fp64", seed: int = 0
+    model: nn.Module, *, batch_size: int, task: object | None = None, precision: str = "fp64", seed: int = 0
 ) -> Context:
     """Return the context of one process over all parameters."""
     chosen = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    return Context(model, task or Squares(), chosen, World(), seed, precision, batch, 100)  # type: ignore[arg-type]
+    return Context(model, task or Squares(), chosen, World(), seed, precision, batch_size, 100)  # type: ignore[arg-type]
 
 
 def batches(count: int, size: int, dtype: torch.dtype = torch.float64) -> list[Batch]:

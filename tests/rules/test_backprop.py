@@ -24,7 +24,7 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adam
 
 def rule(model: nn.Module, size: int, **options: Any) -> Backprop:
     """Return the rule over a model."""
-    return Backprop(context(model, batch=size), BackpropOptions(**options))
+    return Backprop(context(model, batch_size=size), BackpropOptions(**options))
 
 
 def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -262,11 +262,11 @@ def test_state_taken_up_goes_on_exactly(name: str, precision: str) -> None:
     dtype = torch.float64 if precision == "fp64" else torch.float32
     model, given = net(dtype), batches(6, 6, dtype)
     options = BackpropOptions(optimizer=name, lr=0.01, ema_decay=0.9)  # type: ignore[arg-type]
-    backprop = Backprop(context(model, batch=6, precision=precision), options)
+    backprop = Backprop(context(model, batch_size=6, precision=precision), options)
     for batch in given[:3]:
         backprop.step(batch, 0.0)
     model_copy = copy.deepcopy(model)
-    other = Backprop(context(model_copy, batch=6, precision=precision), options)
+    other = Backprop(context(model_copy, batch_size=6, precision=precision), options)
     state = {n: t.clone() for n, t in backprop.state_dict().items()}
     other.load_state_dict(state)
     for batch in given[3:]:
@@ -287,7 +287,7 @@ def test_fp16_penalties_are_unscaled_with_the_gradients() -> None:
     for precision in ("fp32", "fp16"):
         model = net(torch.float32)
         backprop = Backprop(
-            context(model, batch=6, precision=precision),
+            context(model, batch_size=6, precision=precision),
             BackpropOptions(optimizer="sgd", lr=0.5, l2=0.05, l1=0.02, clip_grad=1.0),
         )
         backprop.step(batches(1, 6, torch.float32)[0], 0.0)

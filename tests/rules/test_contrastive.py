@@ -14,11 +14,11 @@ from torch import Tensor
 
 from layerwise.data.loader import Batch
 from layerwise.errors import UsageError
-from layerwise.functional.boltzmann import contrastive_statistics
+from layerwise.functional.rbm import contrastive_statistics
 from layerwise.kernels.bernoulli import bernoulli
 from layerwise.models.boltzmann import FlatRBM
 from layerwise.rules import registry
-from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
+from layerwise.rules.contrastive import ContrastiveDivergence, ContrastiveOptions
 from layerwise.runtime import rng
 
 
@@ -69,9 +69,9 @@ def test_draws_are_fair_and_unrelated() -> None:
         assert abs(float((one * other).mean())) < 5 / 500
 
 
-def rule(model: FlatRBM, size: int, **options: object) -> Contrastive:
+def rule(model: FlatRBM, size: int, **options: object) -> ContrastiveDivergence:
     """Return the rule over a machine."""
-    return Contrastive(context(model, batch=size, seed=7), ContrastiveOptions(**options))  # type: ignore[arg-type]
+    return ContrastiveDivergence(context(model, batch_size=size, seed=7), ContrastiveOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -209,6 +209,6 @@ def test_state_taken_up_goes_on_exactly(persistent: bool) -> None:
 
 def test_other_networks_and_no_steps_are_refused() -> None:
     with pytest.raises(UsageError, match="restricted Boltzmann machines"):
-        Contrastive(context(torch.nn.Linear(3, 2), batch=2), ContrastiveOptions())
+        ContrastiveDivergence(context(torch.nn.Linear(3, 2), batch_size=2), ContrastiveOptions())
     with pytest.raises(UsageError, match="expected: a whole number >= 1"):
         registry.resolve_rule({"name": "contrastive", "k": 0}, "a stage's rule")

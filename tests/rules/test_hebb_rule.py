@@ -49,7 +49,7 @@ def test_two_steps_by_hand(variant: str) -> None:
     cosine."""
     model, rng = units(1), np.random.default_rng(0)
     options = HebbOptions(variant=variant, lr=0.3, schedule="cosine", final_lr_ratio=0.1)  # type: ignore[arg-type]
-    rule = build_hebb(context(model, batch=5, task=Rebuilt()), options)
+    rule = build_hebb(context(model, batch_size=5, task=Rebuilt()), options)
     w, seen = model.weight.detach().numpy()[0].copy(), []
     for number, x in enumerate(rng.normal(1, 1, (2, 5, 4))):
         step = rule.step(batch(x), number / 2)
@@ -71,7 +71,7 @@ def test_two_steps_by_hand(variant: str) -> None:
 def test_parameters_that_are_not_trained_stay() -> None:
     model = units()
     before = model.weight.detach().clone()
-    held = context(model, batch=5, task=Rebuilt())
+    held = context(model, batch_size=5, task=Rebuilt())
     del held.parameters["weight"]
     build_hebb(held, HebbOptions(variant="oja")).step(batch(np.ones((5, 4))), 0.0)
     assert torch.equal(model.weight, before)
@@ -80,7 +80,7 @@ def test_parameters_that_are_not_trained_stay() -> None:
 
 def test_growth_without_bound_ends_in_an_error_that_says_so() -> None:
     model = units(directions=True).float()
-    rule = build_hebb(context(model, batch=8, task=Rebuilt()), HebbOptions(lr=1e30))
+    rule = build_hebb(context(model, batch_size=8, task=Rebuilt()), HebbOptions(lr=1e30))
     x = torch.randn(8, 4)
     rule.step(Batch(x, None, torch.arange(8)), 0.0)
     with pytest.raises(TrainingError, match="they grow without bound") as caught:
@@ -105,13 +105,13 @@ def test_unit_rows_survive_huge_and_zero_weights() -> None:
 )
 def test_a_variant_for_another_network_is_refused(model: nn.Module, variant: str, says: str) -> None:
     with pytest.raises(UsageError, match="cannot train this network") as caught:
-        build_hebb(context(model, batch=4), HebbOptions(variant=variant))  # type: ignore[arg-type]
+        build_hebb(context(model, batch_size=4), HebbOptions(variant=variant))  # type: ignore[arg-type]
     assert says in " ".join(str(caught.value).split())
 
 
 def test_the_projection_has_no_step_size() -> None:
     with pytest.raises(UsageError, match="no step size"):
-        build_hebb(context(Hopfield(4, 0.5), batch=4), HebbOptions(variant="projection", lr=0.1))
+        build_hebb(context(Hopfield(4, 0.5), batch_size=4), HebbOptions(variant="projection", lr=0.1))
 
 
 # -- real digits, by the real command ----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_other_digits_are_recalled_as_well(variant: str, count: int, least: floa
         rng = np.random.default_rng(seed)
         stored = np.stack([pixels[rng.choice(np.flatnonzero(labels == c))] for c in rng.permutation(10)[:count]]) >= 8
         net = Hopfield(64, 0.5)
-        rule = build_hebb(context(net, batch=count, task=Rebuilt()), HebbOptions(variant=variant))  # type: ignore[arg-type]
+        rule = build_hebb(context(net, batch_size=count, task=Rebuilt()), HebbOptions(variant=variant))  # type: ignore[arg-type]
         rule.step(Batch(torch.from_numpy(stored).float(), None, torch.arange(count)), 0.0)
         assert rule.end_epoch().finished
         recalls.append(trials(net, stored, seed=seed, repeats=20))
@@ -188,7 +188,7 @@ def test_several_units_become_the_first_components_in_their_order() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 4)) * [3, 2, 1, 0.3] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 5
     model = units(3)
-    rule = build_hebb(context(model, batch=400, task=Rebuilt()), HebbOptions(variant="oja", lr=0.05))
+    rule = build_hebb(context(model, batch_size=400, task=Rebuilt()), HebbOptions(variant="oja", lr=0.05))
     for _ in range(400):
         rule.step(batch(x), 0.0)
         rule.end_epoch()

@@ -24,7 +24,7 @@ from layerwise.rules.perceptron import Perceptron, PerceptronOptions
 def build(features: int, classes: int, **options: float) -> tuple[torch.nn.Module, Perceptron]:
     """Return a network of threshold units from zero, and the rule over it."""
     model = perceptron(features=features, classes=classes)
-    return model, Perceptron(context(model, batch=10_000), PerceptronOptions(**options))
+    return model, Perceptron(context(model, batch_size=10_000), PerceptronOptions(**options))
 
 
 def learn(x: Tensor, labels: Tensor, epochs: int, classes: int = 2) -> tuple[int, str, torch.nn.Module]:
@@ -158,4 +158,4 @@ def test_state_taken_up_goes_on_exactly() -> None:
 def test_deeper_networks_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     with pytest.raises(UsageError, match="learns one layer of threshold units"):
-        Perceptron(context(model, batch=2), PerceptronOptions())
+        Perceptron(context(model, batch_size=2), PerceptronOptions())

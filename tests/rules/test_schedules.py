@@ -69,7 +69,7 @@ def test_an_exponential_schedule_needs_somewhere_to_go() -> None:
     from layerwise.rules.backprop import Backprop, BackpropOptions
 
     with pytest.raises(UsageError, match=r"rule\.final_lr_ratio above 0"):
-        Backprop(context(net(), batch=4), BackpropOptions(schedule="exponential"))
+        Backprop(context(net(), batch_size=4), BackpropOptions(schedule="exponential"))
 
 
 @given(UNIT)

@@ -25,12 +25,12 @@ from layerwise.cli import main
 from layerwise.data.images import archives, decoding, folders, idx
 from layerwise.data.load import Options, load_parts, load_splits
 from layerwise.data.tables import delimited, table_files
-from layerwise.data.text import texts
+from layerwise.data.text import text_files
 from layerwise.embeddings import benchmarks, lexicon, sources
 from layerwise.embeddings.passages import Passages
 from layerwise.errors import DataError
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
-from layerwise.weights import reading
+from layerwise.weights import weight_files
 from layerwise.weights.vector_files import read_vectors
 from layerwise.weights.vectors import VectorTable
 
@@ -123,10 +123,10 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "inspect image": decoding.inspect_image,
     "probe image": decoding.read_shape,
     "place": lambda p: folders.FolderStore(str(p.parent)).read(p.name),
-    "text": lambda p: list(texts.read_pieces(str(p))),
-    "is_text": texts.is_text,
-    "is_table": texts.is_table,
-    "weights": reading.read_weights,
+    "text": lambda p: list(text_files.read_pieces(str(p))),
+    "is_text": text_files.is_text,
+    "is_table": text_files.is_table,
+    "weights": weight_files.read_weights,
     "weights of a model": lambda p: api.build("mlp", features=4, outputs=2, weights=p),
     "vectors": read_vectors,
     "embedding": lambda p: api.embedding(p, ["a"]),
@@ -227,15 +227,15 @@ def test_predict_names_a_pipe_in_a_folder_and_answers_the_others(
 
 def test_a_pipe_of_the_shell_is_refused_with_what_works(tmp_path: Path) -> None:
     """``<(cmd)`` is a pipe without a name: /dev/fd/63."""
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     try:
         with pytest.raises(
             DataError, match=r"/dev/fd/\d+ is a named pipe.*\n.*\n.*pipe it in, where '-' reads standard input"
         ):
-            load_splits(Options(f"/dev/fd/{reading}"), seed=0)
+            load_splits(Options(f"/dev/fd/{read_end}"), seed=0)
     finally:
-        os.close(reading)
-        os.close(writing)
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_files_folders_and_what_is_not_there_behave_as_ever(tmp_path: Path) -> None:

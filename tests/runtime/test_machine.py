@@ -71,7 +71,7 @@ def test_measuring_is_quick_and_leaves_no_trace() -> None:
     ],
 )
 def test_the_choice_weighs_error_first_then_time(products: list[machine.ProductTrial], chosen: str, why: str) -> None:
-    trial = machine.choose_route(products)
+    trial = machine.choose_matmul_precision(products)
     assert trial.chosen == chosen
     assert why in trial.why
 
@@ -87,7 +87,7 @@ def test_a_measurement_is_made_once_and_kept(cache: Path) -> None:
 def test_a_damaged_cache_is_measured_anew(cache: Path, damage: bytes) -> None:
     cache.parent.mkdir()
     cache.write_bytes(damage)
-    assert machine.get_matmul_route() in machine.ROUTES
+    assert machine.get_matmul_precision() in machine.MATMUL_PRECISIONS
     assert len(json.loads(cache.read_bytes())) == 1
 
 
@@ -95,24 +95,24 @@ def test_a_tampered_choice_is_not_believed(cache: Path) -> None:
     trial = machine.get_matmul_trial()
     wrong = msgspec.structs.replace(trial, chosen="lowest")
     cache.write_bytes(msgspec.json.encode({trial.key: wrong}))
-    assert machine.get_matmul_route() in machine.ROUTES
+    assert machine.get_matmul_precision() in machine.MATMUL_PRECISIONS
 
 
 def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.delenv("LAYERWISE_MATMUL", raising=False)
-    assert machine.get_matmul_route() in machine.ROUTES
+    assert machine.get_matmul_precision() in machine.MATMUL_PRECISIONS
 
 
 def test_the_environment_decides_without_measuring(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for route in machine.ROUTES:
+    for route in machine.MATMUL_PRECISIONS:
         monkeypatch.setenv("LAYERWISE_MATMUL", route)
-        assert machine.get_matmul_route() == route
+        assert machine.get_matmul_precision() == route
     assert not cache.exists()
     monkeypatch.setenv("LAYERWISE_MATMUL", "fast")
-    with pytest.raises(UsageError, match=r"does not name a route\n.*highest or medium\n.*'fast'"):
-        machine.get_matmul_route()
+    with pytest.raises(UsageError, match=r"is not a matmul precision\n.*highest or medium\n.*'fast'"):
+        machine.get_matmul_precision()
 
 
 FAULTS = """
@@ -204,7 +204,7 @@ def test_doctors_facts_are_json_and_true(cache: Path) -> None:
     assert facts["torch"]["version"] == torch.__version__
     assert facts["cpu"]["cores"] == resources.count_cores()
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0
-    assert facts["matmul"]["measured"]["chosen"] in machine.ROUTES
+    assert facts["matmul"]["measured"]["chosen"] in machine.MATMUL_PRECISIONS
 
 
 def test_facts_are_formatted_in_both_languages(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from layerwise.runtime.owned_folders import (
     MARKER,
     find_temporary,
     make_owned,
+    make_temporary_path,
     read_marker,
     sweep_unfinished,
-    temporary_path,
 )
 from layerwise.runtime.process_identity import describe_process, get_start_time, is_running
 
@@ -34,8 +34,8 @@ DAY = 24 * 3600
 LEFT = """
 import os, sys
 from pathlib import Path
-from layerwise.runtime.owned_folders import make_owned, temporary_path
-folder = temporary_path(Path(sys.argv[1]))
+from layerwise.runtime.owned_folders import make_owned, make_temporary_path
+folder = make_temporary_path(Path(sys.argv[1]))
 make_owned(folder, "cache")
 print(folder, flush=True)
 if sys.argv[2:]:
@@ -139,7 +139,7 @@ def test_another_machines_folder_goes_when_nothing_has_changed_for_a_day(
 def test_a_folder_that_a_running_process_has_set_aside_stays(tmp_path: Path) -> None:
     """Whoever made it is gone, whoever replaces it is at work: giving it its name back would be in the way."""
     folder = left_by_a_killed_process(tmp_path / "index")
-    aside = folder.rename(temporary_path(tmp_path / "index", ending="old"))
+    aside = folder.rename(make_temporary_path(tmp_path / "index", ending="old"))
     sweep_unfinished(tmp_path, KIND)
     assert list(tmp_path.iterdir()) == [aside]
 
@@ -207,7 +207,7 @@ def test_a_users_folder_called_old_keeps_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a", "index.v2", "数" * 83, "x" * 250, "[a]*?"])
 def test_temporary_names_are_found_again(name: str, tmp_path: Path) -> None:
     """Also of names as long as the system allows, and of names with the signs of patterns."""
-    folder = temporary_path(tmp_path / name)
+    folder = make_temporary_path(tmp_path / name)
     make_owned(folder, KIND)
     assert (folder / MARKER).is_file()
     assert find_temporary(tmp_path / name) == ([folder] if len(os.fsencode(name)) <= 200 else [])

@@ -12,7 +12,7 @@ from layerwise.data.loader import Batch
 from layerwise.data.source import ArraySource, Schema
 from layerwise.tasks import evaluation_metrics
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.evaluation_metrics import ClassEvaluationMeter
+from layerwise.tasks.evaluation_metrics import ClassificationEvaluationMeter
 from layerwise.tasks.objectives import ClassLoss
 from layerwise.tasks.regression import Regression
 
@@ -38,7 +38,7 @@ def draw_outputs(classes: int, count: int = 400) -> tuple[torch.Tensor, torch.Te
 
 def evaluate_outputs(
     made: Classification, outputs: torch.Tensor, labels: torch.Tensor, size: int = 57
-) -> ClassEvaluationMeter:
+) -> ClassificationEvaluationMeter:
     found = made.evaluation_meter()
     for start in range(0, len(labels), size):
         part = labels[start : start + size]
@@ -92,7 +92,7 @@ def test_ranks_merge_to_the_whole(limit: int, monkeypatch: pytest.MonkeyPatch) -
     whole = evaluate_outputs(made, outputs, labels)
     merged = made.evaluation_meter()
     for part in (slice(0, 300), slice(300, 300), slice(300, None)):  # one counts, one has nothing, one keeps
-        merged.merge(evaluate_outputs(made, outputs[part], labels[part]).state())
+        merged.merge_state(evaluate_outputs(made, outputs[part], labels[part]).state())
     assert merged.result() == pytest.approx(whole.result(), abs=1e-9)
     assert len(merged.step_counts) == (0 if limit > 500 else 3)
 
@@ -126,7 +126,10 @@ def test_classes_that_are_not_there() -> None:
     assert found.details()["classes"][0]["roc_auc"] is None
     assert found.result()["balanced-accuracy"] == pytest.approx(float((outputs.argmax(1) == 0).double().mean()))
     assert make_task(3).evaluation_meter().result()["accuracy"] == 0
-    assert ClassEvaluationMeter(make_task(2).meter(), ClassLoss(), ("a", "b")).details()["calibration"]["bins"] == []
+    assert (
+        ClassificationEvaluationMeter(make_task(2).meter(), ClassLoss(), ("a", "b")).details()["calibration"]["bins"]
+        == []
+    )
 
 
 def test_regression_equals_scikit_learn_far_from_zero() -> None:

@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from layerwise import api
 from layerwise.data.source import ArraySource, Column, Schema
-from layerwise.tasks.coders import DateCoder, NumberCoder
-from layerwise.tasks.regression import NumberMeter, Regression, RegressionOptions
+from layerwise.tasks.column_encoders import DateEncoder, NumberEncoder
+from layerwise.tasks.regression import Regression, RegressionMeter, RegressionOptions
 from layerwise.tasks.scaling import is_out_of_range, range_scale, standard_scale
 
 VALUES = st.lists(st.floats(-1000, 1000).map(lambda v: round(v, 6)), min_size=2, max_size=40)
@@ -85,12 +85,12 @@ def test_the_deviation_is_the_exact_one(values: list[float]) -> None:
 @pytest.mark.parametrize("power", [-30, -13, 0, 13, 30])
 def test_coders_scale_relatively(scale: Any, power: int) -> None:
     cells = np.array([1.0, 2.0, 4.0, 3.0]) * 10.0**power
-    coded = NumberCoder.fit(Column("x"), cells, scale).encode(cells).ravel()
+    coded = NumberEncoder.fit(Column("x"), cells, scale).encode(cells).ravel()
     plain = np.array([1.0, 2.0, 4.0, 3.0])
     wanted = (plain - 1) / 3 if scale == "unit" else (plain - plain.mean()) / plain.std()
     np.testing.assert_allclose(coded, wanted, rtol=1e-9, atol=1e-12)
     hours = np.array([0.0, 1.0, 3.0]) / 24 / 3600 + 19_000  # seconds apart
-    standing = DateCoder.fit(Column("d", "date"), hours, scale).encode(hours)[:, 0]
+    standing = DateEncoder.fit(Column("d", "date"), hours, scale).encode(hours)[:, 0]
     assert np.ptp(standing) == pytest.approx(1.0 if scale == "unit" else 3 / np.std([0.0, 1.0, 3.0]), rel=1e-3)
 
 
@@ -113,7 +113,7 @@ def test_r2_of_a_constant_is_undefined(value: float, count: int, answer: float) 
 
     from layerwise.data.loader import Batch
 
-    meter = NumberMeter(0.0, 1.0)
+    meter = RegressionMeter(0.0, 1.0)
     targets = torch.full((count, 1), value, dtype=torch.float64)
     meter.update(torch.full((count, 1), answer), Batch(torch.zeros(count, 1), targets, torch.arange(count)))
     assert math.isnan(meter.result()["r2"])

@@ -20,7 +20,7 @@ from layerwise.functional import word2vec_likelihood
 from layerwise.inference.predict import Predictor
 from layerwise.kernels.text import END, GAP
 from layerwise.nn.word_vectors import ContinuousBagOfWords, SkipGram
-from layerwise.tasks.cooccurrence import FitMeter
+from layerwise.tasks.cooccurrence import CooccurrenceMeter
 from layerwise.tasks.vocabulary import Question, WordInputs, parse_question
 from layerwise.tasks.words import BLOCKS_AT_ONCE, Words, WordsOptions
 
@@ -213,12 +213,12 @@ def test_fit_of_counts_leaves_one_constant_free() -> None:
     f[-5:] = 0  # no pairs
     outputs = torch.from_numpy(np.stack([z, y, f], -1)).view(4, 15, 3)
     batch = Batch(torch.zeros(4, 15, 3), None, torch.arange(4))
-    whole, half = FitMeter(), FitMeter()
+    whole, half = CooccurrenceMeter(), CooccurrenceMeter()
     whole.update(outputs, batch)
     half.update(outputs[:1], batch.get_slice(slice(0, 1)))
-    rest = FitMeter()
+    rest = CooccurrenceMeter()
     rest.update(outputs[1:], batch.get_slice(slice(1, 4)))
-    half.merge(rest.state())
+    half.merge_state(rest.state())
     c = np.average(z - y, weights=f)
     covariance = np.cov(z, y, aweights=f)
     wanted = {
@@ -227,4 +227,4 @@ def test_fit_of_counts_leaves_one_constant_free() -> None:
     }
     assert whole.result() == pytest.approx(wanted, rel=1e-10)
     assert half.result() == pytest.approx(wanted, rel=1e-10)
-    assert FitMeter().result() == {"loss": 0.0, "correlation": 0.0}
+    assert CooccurrenceMeter().result() == {"loss": 0.0, "correlation": 0.0}

@@ -29,19 +29,19 @@ def settings(precision: str = "fp32") -> compute_settings.ComputeSettings:
 
 
 @pytest.mark.parametrize(
-    ("precision", "tiles", "chosen"),
+    ("precision", "winograd", "chosen"),
     [
-        ("fp32", True, "tiles"),
+        ("fp32", True, "winograd"),
         ("fp32", False, "direct"),
         ("bf16", True, "direct"),
         ("fp64", True, "direct"),
     ],
 )
-def test_tiles_are_chosen_in_float32_where_they_are_wanted(precision: str, tiles: bool, chosen: str) -> None:
+def test_winograd_is_chosen_in_float32_where_it_is_wanted(precision: str, winograd: bool, chosen: str) -> None:
     model = network().to(compute_settings.get_dtype(precision))
-    configured = configure_execution(model, settings(precision), winograd=tiles)
+    configured = configure_execution(model, settings(precision), winograd=winograd)
     assert configured.convolution == chosen
-    assert isinstance(model[0], WinogradConv2d) == (chosen == "tiles")
+    assert isinstance(model[0], WinogradConv2d) == (chosen == "winograd")
     assert not isinstance(model[2], WinogradConv2d)
 
 
@@ -54,7 +54,7 @@ def test_what_a_runs_flags_say_stands() -> None:
     assert type(model[0]) is nn.Conv2d
     assert model[0].weight.is_contiguous()
     went = msgspec.structs.replace(
-        settings(), layout=compute_settings.CHANNELS_LAST, convolution=compute_settings.TILES
+        settings(), layout=compute_settings.CHANNELS_LAST, convolution=compute_settings.WINOGRAD
     )
     assert configure_execution(model, went, winograd=False) == went
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from layerwise.data.loader import BatchSampler, StreamedBatches
+from layerwise.data.loader_workers import check_shared_memory
 from layerwise.data.source import ArraySource, Schema
-from layerwise.data.workers import check_shared_memory
 from layerwise.errors import TrainingError
 from layerwise.run_check import verify
 from layerwise.run_directory import RunDirectory

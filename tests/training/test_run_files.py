@@ -214,7 +214,7 @@ def test_a_resume_without_its_best_checkpoint_is_refused_with_advice_that_works(
     assert f"checkpoints/best is {how}" in stderr
     assert "nothing was changed" in stderr
     assert find_differences(before, record(run.path)) == []
-    advice = stderr.partition("train anew: layerwise ")[2].split("\n")[0]
+    advice = stderr.partition("train again: layerwise ")[2].split("\n")[0]
     assert main([str(run.path.with_name("new")) if word == "NEW" else word for word in advice.split()]) == 0
     new = api.open(run.path.with_name("new"))
     assert new.metrics["test/accuracy"] > 0.5
@@ -236,7 +236,7 @@ def test_the_advice_for_a_damaged_file_names_a_folder_that_doctor_takes(
 def test_a_lost_run_json_is_refused(resume: bool, run: api.Run) -> None:
     (run.path / "run.json").unlink()
     before = record(run.path)
-    with pytest.raises(UsageError, match=r"has checkpoints but no run\.json; nothing in it was changed"):
+    with pytest.raises(UsageError, match=r"has checkpoints but no run\.json; nothing was changed"):
         fit(run.path, resume=resume)
     assert find_differences(before, record(run.path)) == []
 
@@ -287,7 +287,7 @@ def test_doctor_names_flipped_bytes_of_graphs_and_event_files(
 ) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("tensorboard")
-    from layerwise.inference.engines.graphs import find_or_export_graph
+    from layerwise.inference.engines.exported_graphs import find_or_export_graph
     from layerwise.inference.predict import load_run
 
     run = fit(tmp_path / "run", options={"train.tensorboard": True}, epochs=1)

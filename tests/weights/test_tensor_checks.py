@@ -21,7 +21,7 @@ from layerwise.cli import main
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
 from layerwise.runtime.checksums import is_finite
 from layerwise.weights.loading import load_weights
-from layerwise.weights.reading import read_weights
+from layerwise.weights.weight_files import read_weights
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 

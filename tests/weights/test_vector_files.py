@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 import layerwise as lw
 from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.weights import vector_files
-from layerwise.weights.embeddings import embedding
+from layerwise.weights.embedding_layer import embedding
 from layerwise.weights.vector_files import KINDS, detect_kind, read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
 

@@ -26,7 +26,7 @@ from layerwise.nn.modes import eval_mode, train_mode
 from layerwise.planning.transfer import find_head
 from layerwise.run_check import verify
 from layerwise.weights.loading import load_weights
-from layerwise.weights.reading import read_weights
+from layerwise.weights.weight_files import read_weights
 from processes import patch_report
 
 State = dict[str, Tensor]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Literal
 
-from layerwise.bench.figures import Interval, collect_versions, compute_difference, compute_interval
+from layerwise.bench.intervals import Interval, collect_versions, compute_difference, compute_interval
 from layerwise.bench.side import Measurement, measure_side
 from layerwise.errors import UsageError
 

@@ -94,7 +94,7 @@ def make_images(spec: Spec) -> Tensor:
 
 
 def measure_speed(run: Callable[[], Any], spec: Spec, *, synchronize: Callable[[], None] | None = None) -> float:
-    """Return images a second: the batch over the median time of a run. ``synchronize`` waits for asynchronous
+    """Return images per second: the batch over the median time of a run. ``synchronize`` waits for asynchronous
     devices."""
     seconds: list[float] = []
     for _ in range(WARM):
@@ -129,7 +129,7 @@ def measure_eager(spec: Spec) -> Measurement:
 
 def measure_engine(name: str, spec: Spec) -> Measurement:
     """Measure our engine of this name, with the flags that ``layerwise predict`` sets."""
-    from layerwise.inference.engines import choice
+    from layerwise.inference.engines import engine_choice
     from layerwise.runtime import compute_settings
 
     with (
@@ -137,7 +137,7 @@ def measure_engine(name: str, spec: Spec) -> Measurement:
         compute_settings.use_settings(compute_settings.inference_settings()),
         torch.inference_mode(),
     ):
-        runner, x = choice.make_engine(make_export_source(spec), name, folder), make_images(spec)
+        runner, x = engine_choice.make_engine(make_export_source(spec), name, folder), make_images(spec)
         out = runner(x)
         return Measurement(
             measure_speed(lambda: runner(x), spec), facts={**describe_outputs(out), "engine": dict(runner.describe())}
@@ -147,12 +147,12 @@ def measure_engine(name: str, spec: Spec) -> Measurement:
 def measure_runtime(name: str, spec: Spec) -> Measurement:
     """Measure onnxruntime or OpenVINO called directly on the exported graph, as their documentations show, with as many
     threads."""
-    from layerwise.inference.engines import graphs
+    from layerwise.inference.engines import exported_graphs
     from layerwise.runtime import resources
 
     x = make_images(spec)
     with open_temporary_folder() as folder:
-        path = graphs.find_or_export_graph(make_export_source(spec), folder)
+        path = exported_graphs.find_or_export_graph(make_export_source(spec), folder)
         if name == "onnxruntime":
             import onnxruntime
 

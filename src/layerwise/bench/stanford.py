@@ -91,7 +91,7 @@ class Programs:
         return (self.work / "pairs.bin").stat().st_size // RECORD
 
     def train(self) -> tuple[float, list[float]]:
-        """Train; return pairs a second from the end of the first iteration to that of the last, and the losses of the
+        """Train; return pairs per second from the end of the first iteration to that of the last, and the losses of the
         iterations.
 
         A loss is Σ f·diff² / pairs: twice what the program prints.

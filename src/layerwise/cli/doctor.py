@@ -35,8 +35,8 @@ def run_doctor(run: Path | None = None, *, lang: LangOption = None, as_json: Jso
                     get_timing_columns(chinese=chinese), [make_timing_row(*one, chinese=chinese) for one in timings]
                 )
         return 0
-    from layerwise.inference.engines.choice import find_run_choices
-    from layerwise.inference.engines.graphs import find_graph_problems
+    from layerwise.inference.engines.engine_choice import find_run_choices
+    from layerwise.inference.engines.exported_graphs import find_graph_problems
     from layerwise.run_check import verify
     from layerwise.run_directory import RunDirectory
     from layerwise.training.trackers import find_event_problems

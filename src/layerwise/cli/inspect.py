@@ -46,7 +46,7 @@ def run_inspect(
     settings
         change any key of its recipe, as in training: --set rule.lr=0.01
     split
-        the part of the data that a view looks at (default: the view's own choice)
+        the split that a view looks at (default: the view's own choice)
     examples
         how many examples a view looks at, draws or tries (default: 0, the view's own number)
     layer

@@ -15,7 +15,7 @@ from layerwise.cli.common import (
 
 
 def run_models(*, family: str = "", as_json: Json = False, lang: LangOption = None, imports: Imports = None) -> int:
-    """List every network of the catalog.
+    """List every model.
 
     Parameters
     ----------

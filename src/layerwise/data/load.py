@@ -18,7 +18,7 @@ from layerwise.data.images.folders import ImageSource, OnError
 from layerwise.data.source import Array, ArraySource, Column, ColumnSummary, Source, Splits, summarize_columns
 from layerwise.data.splits import complete_splits
 from layerwise.data.tables.table_options import Header, TableOptions, Tokens
-from layerwise.data.text import texts
+from layerwise.data.text import text_files
 from layerwise.errors import DataError, UsageError, find_nearest, make_unknown_name_error
 from layerwise.runtime.input_files import refuse_special_file
 
@@ -42,8 +42,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``source``: a named data set or a path. Image files: ``on_error`` stop or skip; ``cache`` auto, off or a folder for
     decoded images that do not fit in memory, at most ``cache_gib`` GiB in all (`image_cache`). Classes: ``positive`` is
     one class against the rest. Tables: ``target`` column (the last if empty), ``header`` auto, yes or no, ``drop``
-    columns, ``encoding`` of text, ``categories`` columns of names, ``missing`` further marks of a gap, ``dates`` the
-    format of dates, and columns that are no features: ``id``, ``group``, ``time``, ``weight``
+    columns, ``encoding`` of text, ``categories`` columns of names, ``missing`` further marks of missing values,
+    ``dates`` the format of dates, and columns that are no features: ``id``, ``group``, ``time``, ``weight``
     (`table_options.TableOptions`), ``image`` the column that names images (`image_tables`). Text: ``tokens`` the kind
     of token, ``lower`` makes letters lower case (`char_classes`), ``files`` selects files of a folder (a shell
     pattern), ``phrases`` how many passes join words, by ``phrase_threshold`` and ``phrase_discount`` (`text.phrases`);
@@ -133,9 +133,9 @@ def load_parts(options: Options, *, like: Sequence[Column] = ()) -> Parts:
     ``like`` as in `load_splits`. Otherwise raises `UsageError` and `DataError` as `load_splits` does.
     """
     known_columns = tuple((column.name, column.kind) for column in like)
-    if options.source == texts.STANDARD_INPUT:
+    if options.source == text_files.STANDARD_INPUT:
         _refuse_options(options, ("files",), "standard input")
-        parts = _load_text({"train": texts.open_standard_input(options.encoding)}, options, "stdin")
+        parts = _load_text({"train": text_files.open_standard_input(options.encoding)}, options, "stdin")
     else:
         parts = (
             _load_named(options, known_columns)
@@ -326,11 +326,11 @@ def _load_folder(
 
         _refuse_options(options, (*IMAGE_FILE_OPTIONS, *TEXT_OPTIONS), "tables")
         return _make_table_parts(table_parts.read_parts(visible, make_table_options(options, like=like)), name)
-    text_files = texts.find_text_parts(
+    text_parts = text_files.find_text_parts(
         path, lambda file: _can_be_running_text(file, options), encoding=options.encoding, files=options.files
     )
-    if text_files:
-        return _load_text(text_files, options, name)
+    if text_parts:
+        return _load_text(text_parts, options, name)
     _refuse_options(options, (*TABLE_OPTIONS, *IMAGE_TABLE_OPTIONS, *TEXT_OPTIONS), "class folders")
     parts, notes = folders.open_folder(path, on_error=options.on_error)
     return Parts(parts, name, notes)
@@ -343,7 +343,7 @@ def _load_file(path: Path, options: Options, name: str, like: KnownColumns) -> P
     refuse_special_file(path)
     if _is_running_text(path, options):
         _refuse_options(options, ("files",), "a single file")
-        return _load_text({"train": texts.TextFiles(str(path), (str(path),), options.encoding)}, options, name)
+        return _load_text({"train": text_files.TextFiles(str(path), (str(path),), options.encoding)}, options, name)
     if archives.is_archive(path):
         _refuse_options(options, (*TABLE_OPTIONS, *IMAGE_TABLE_OPTIONS, *TEXT_OPTIONS), "archives of class folders")
         parts, notes = archives.open_archive(path, on_error=options.on_error)
@@ -381,16 +381,16 @@ def _is_running_text(path: Path, options: Options) -> bool:
     if _has_options(options, (*TABLE_ONLY_OPTIONS, *IMAGE_TABLE_OPTIONS)):
         return False
     return _can_be_running_text(path, options) and (
-        _has_options(options, TEXT_OPTIONS) or not texts.is_table(path, options.encoding)
+        _has_options(options, TEXT_OPTIONS) or not text_files.is_table(path, options.encoding)
     )
 
 
 def _can_be_running_text(path: Path, options: Options) -> bool:
     """Whether a file's content can be running text."""
-    return path.suffix.lower() not in (*TABLE_ENDINGS, *UNSUPPORTED) and texts.is_text(path, options.encoding)
+    return path.suffix.lower() not in (*TABLE_ENDINGS, *UNSUPPORTED) and text_files.is_text(path, options.encoding)
 
 
-def _load_text(text_files: Mapping[str, texts.TextFiles], options: Options, name: str) -> Parts:
+def _load_text(text_parts: Mapping[str, text_files.TextFiles], options: Options, name: str) -> Parts:
     """Load the parts of a text."""
     from layerwise.data.text import corpus_build  # numba is slow to import
 
@@ -404,11 +404,11 @@ def _load_text(text_files: Mapping[str, texts.TextFiles], options: Options, name
     tokenizer_options = corpus_build.TokenizerOptions(
         options.tokens, options.lower, options.phrases, options.phrase_threshold, options.phrase_discount
     )
-    parts = corpus_build.build_corpora(
-        text_files, tokenizer_options, cache=options.cache, limit=int(options.cache_gib * GIB)
+    parts = corpus_build.open_corpora(
+        text_parts, tokenizer_options, cache=options.cache, limit=int(options.cache_gib * GIB)
     )
     notes = [note for corpus in parts.values() for note in corpus.index.notes]
-    if options.source == texts.STANDARD_INPUT:
+    if options.source == text_files.STANDARD_INPUT:
         notes.append(f"standard input is kept as {parts['train'].folder}: --data with that folder reads it again")
     return Parts(parts, name, tuple(notes))
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from layerwise.data.loader_workers import check_shared_memory, run_workers
 from layerwise.data.source import Examples, Source, fetch
-from layerwise.data.workers import check_shared_memory, run_workers
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 
@@ -114,12 +114,12 @@ class Batches(Protocol):
 class BatchSampler:
     """Which examples make up which batch: a pure function of (seed, stage, epoch, position), shared by both paths.
 
-    Each global batch of ``batch`` examples is cut into one contiguous share per rank, ``paired``: between pairs of
+    Each global batch of ``batch_size`` examples is cut into one contiguous share per rank, ``paired``: between pairs of
     neighbors only. Unshuffled without a ``seed``.
     """
 
     examples: int
-    batch: int
+    batch_size: int
     seed: int | None = None
     stage: int = 0
     world: World = World()
@@ -128,7 +128,7 @@ class BatchSampler:
     @property
     def per_epoch(self) -> int:
         """Batches in one epoch; the last may be smaller."""
-        return -(-self.examples // self.batch)
+        return -(-self.examples // self.batch_size)
 
     def indices(self, epoch: int) -> Tensor:
         """Return the order of the whole epoch, (N,)."""
@@ -139,8 +139,8 @@ class BatchSampler:
     def iterate(self, epoch: int, start: int) -> Iterator[Tensor]:
         """Yield this rank's indices of each global batch from ``start`` on."""
         order = self.indices(epoch)
-        for begin in range(start * self.batch, self.examples, self.batch):
-            global_batch = order[begin : begin + self.batch]
+        for begin in range(start * self.batch_size, self.examples, self.batch_size):
+            global_batch = order[begin : begin + self.batch_size]
             yield global_batch[self.share(len(global_batch))]
 
     def share(self, count: int) -> slice:

@@ -32,22 +32,23 @@ class Column(msgspec.Struct, frozen=True):
     """A column of a table: a number, a category with its ``values`` (cells hold their index) or a date (days since
     1970).
 
-    ``gaps``: whether some row has no value there.
+    ``has_missing``: whether some row has no value there.
     """
 
     name: str
     kind: Literal["number", "category", "date"] = "number"
     values: tuple[str, ...] = ()
-    gaps: bool = False
+    has_missing: bool = False
 
 
 class ColumnSummary(NamedTuple):
-    """A column's role in the table, its kind, how many gaps and different values it has, and an example value."""
+    """A column's role in the table, its kind, how many missing values and different values it has, and an example
+    value."""
 
     name: str
     role: str
     kind: str
-    gaps: int
+    missing: int
     distinct: int
     example: str
 
@@ -77,8 +78,8 @@ class Schema(msgspec.Struct, frozen=True):
 
 
 class Example(NamedTuple):
-    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64 (NaN: a gap); ``target`` a label, a
-    number or None."""
+    """One decoded example: ``input`` is ``(H, W, C)`` uint8 or ``(D,)`` float64 (NaN: a missing value); ``target`` a
+    label, a number or None."""
 
     input: Array
     target: float | None

@@ -143,7 +143,7 @@ def hash_rows(source: Source) -> Array:
     inputs = np.asarray(examples.inputs, dtype=np.float64)
     keys = np.zeros(len(inputs), dtype=np.uint64)
     for column in (*inputs.T, *(() if examples.targets is None else (examples.targets.astype(np.float64),))):
-        cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for gaps, one for zero
+        cells = np.where(np.isnan(column), np.nan, column + 0.0)  # one bit pattern for missing values, one for zero
         keys = splitmix64(keys * GOLDEN + cells.view(np.uint64))
     return keys
 

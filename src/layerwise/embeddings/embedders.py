@@ -86,7 +86,7 @@ class WordEmbedder:
         return self.table.dimensions
 
     @cached_property
-    def _phrases(self) -> bool:
+    def _has_phrases(self) -> bool:
         """Whether there are phrases among the words."""
         return any("_" in word[1:-1] for word in self.table.words)
 
@@ -100,7 +100,7 @@ class WordEmbedder:
         tokens = TOKEN.findall(text)
         position = 0
         while position < len(tokens):
-            length, row = self._phrase(tokens, position) if self._phrases else (1, self._row(tokens[position]))
+            length, row = self._phrase(tokens, position) if self._has_phrases else (1, self._row(tokens[position]))
             row_list += [row] if row is not None else self._parts(tokens[position])
             position += length
         return row_list

@@ -153,8 +153,8 @@ def evaluate_map(
     The chance level is the same procedure with shuffled translations in the training pairs. Raises `DataError` where
     fewer than ten pairs of either kind have vectors.
     """
-    train_rows, test_rows = tables.rows(learn), tables.rows(test)
-    for usable, given, purpose in ((train_rows, learn, "learn from"), (test_rows, test, "test on")):
+    train_rows, test_row_inputs = tables.rows(learn), tables.rows(test)
+    for usable, given, purpose in ((train_rows, learn, "learn from"), (test_row_inputs, test, "test on")):
         if len(usable) < MIN_PAIRS:
             raise DataError(
                 f"there are too few pairs to {purpose}",
@@ -162,18 +162,18 @@ def evaluate_map(
                 received=f"{len(usable)} of {len(given)}",
             )
     rotation = tables.learn_map(train_rows)
-    ranks = tables.rank_translations(rotation, test_rows)
+    ranks = tables.rank_translations(rotation, test_row_inputs)
     generator = np.random.default_rng(seed)
     chance_ranks = []
     for _ in range(draws):
         shuffled = np.stack([train_rows[:, 0], generator.permutation(train_rows[:, 1])], 1)
-        chance_ranks.append(tables.rank_translations(tables.learn_map(shuffled), test_rows))
+        chance_ranks.append(tables.rank_translations(tables.learn_map(shuffled), test_row_inputs))
     chances = {k: [hit_rate_at_k(ranks_of_draw, k) for ranks_of_draw in chance_ranks] for k in DEPTHS}
     return rotation, Translation(
         len(train_rows),
-        len(test_rows),
+        len(test_row_inputs),
         len(ranks),
-        len(learn) + len(test) - len(train_rows) - len(test_rows),
+        len(learn) + len(test) - len(train_rows) - len(test_row_inputs),
         {k: hit_rate_at_k(ranks, k) for k in DEPTHS},
         mean_reciprocal_rank(ranks),
         {k: float(np.mean(v)) for k, v in chances.items()},

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from layerwise.data.images.folders import FolderStore, format_names
-from layerwise.data.text import texts
+from layerwise.data.text import text_files
 from layerwise.errors import DataError, UsageError, make_unknown_name_error
 
 Unit = Literal["line", "paragraph", "file"]
@@ -99,7 +99,7 @@ class Passages:
     def _files(self, path: Path) -> Iterator[Passage]:
         """Yield the passages of a folder's texts; other files are skipped."""
         names = [name for name in FolderStore(str(path)).names() if not name.endswith("/")]
-        text_names = [name for name in names if texts.is_text(path / name, self.encoding)]
+        text_names = [name for name in names if text_files.is_text(path / name, self.encoding)]
         if not text_names:
             raise DataError(
                 f"the folder {path} holds no texts",
@@ -131,11 +131,11 @@ class Passages:
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Yield a text's lines with their numbers, from packed files too."""
         decoder, rest, number, bytes_read = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
-        for chunk in texts.read_pieces(str(path), self.encoding):
+        for chunk in text_files.read_pieces(str(path), self.encoding):
             try:
                 *lines, rest = (rest + decoder.decode(chunk.data)).split("\n")
             except UnicodeDecodeError as error:
-                raise texts.make_not_text_error(
+                raise text_files.make_not_text_error(
                     str(path), bytes_read + error.start, error.object[error.start], chunk.data
                 ) from error
             bytes_read += len(chunk.data)

@@ -61,7 +61,11 @@ def find_odd_one_out(table: VectorTable, words: Sequence[str]) -> str:
     """Return the word that fits the others least: the smallest cosine with the mean of all. Raises `UsageError` for
     fewer than three."""
     if len(words) < 3:
-        raise UsageError("the odd one out needs others", expected="three words or more", received=", ".join(words))
+        raise UsageError(
+            "cannot find the odd one out of fewer than three words",
+            expected="three words or more",
+            received=", ".join(words),
+        )
     return words[similarity.find_odd_one_out(table.unit[[table.row(word) for word in words]])]
 
 

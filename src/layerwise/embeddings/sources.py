@@ -14,10 +14,10 @@ from layerwise.tasks.vocabulary import WordInputs
 from layerwise.text_display import unguard_formula
 from layerwise.weights.loading import apply_weights
 from layerwise.weights.matching import WeightMatch
-from layerwise.weights.reading import read_weights
 from layerwise.weights.saved_model import build_saved_model, check_task_fits
 from layerwise.weights.vector_files import read_vectors
 from layerwise.weights.vectors import VectorTable
+from layerwise.weights.weight_files import read_weights
 
 
 def export_table(model: WordVectors, inputs: WordInputs) -> VectorTable:

@@ -111,13 +111,13 @@ def softmax_pullback(y: Tensor, gradient: Tensor) -> Tensor:
     return y * (gradient - (gradient * y).sum(-1, keepdim=True))
 
 
-def _gelu_slope(z: Tensor) -> Tensor:
+def _gelu_derivative(z: Tensor) -> Tensor:
     normal = torch.exp(-z.square() / 2) / (2 * torch.pi) ** 0.5
     slope: Tensor = (1 + torch.erf(z / 2**0.5)) / 2 + z * normal
     return slope
 
 
-def _silu_slope(z: Tensor) -> Tensor:
+def _silu_derivative(z: Tensor) -> Tensor:
     gate = torch.sigmoid(z)
     slope: Tensor = gate * (1 + z * (1 - gate))
     return slope
@@ -125,13 +125,13 @@ def _silu_slope(z: Tensor) -> Tensor:
 
 DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda z: torch.where(z > 0, torch.ones_like(z), z.clamp(max=0).exp()),
-    "gelu": _gelu_slope,
+    "gelu": _gelu_derivative,
     "leaky_relu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.01)),
     "linear": torch.ones_like,
     "prelu": lambda z: torch.where(z > 0, torch.ones_like(z), torch.full_like(z, 0.25)),
     "relu": lambda z: (z > 0).to(z.dtype),
     "sigmoid": lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
-    "silu": _silu_slope,
+    "silu": _silu_derivative,
     "softplus": torch.sigmoid,
     "tanh": lambda z: 1 - torch.tanh(z).square(),
 }

@@ -39,7 +39,7 @@ def oja(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     return y.T @ x - torch.tril(y.T @ y) @ weights
 
 
-def outer_products(x: Tensor) -> Tensor:
+def hopfield_weights(x: Tensor) -> Tensor:
     """Return Σₙ xₙ xₙᵀ (D, D) without its diagonal: Hebb's rule between the units of one net (Hopfield 1982); x (N, D)
     in {−1, +1}."""
     return hebb(x, x).fill_diagonal_(0)
@@ -63,12 +63,12 @@ def extend_projection(projection: Tensor, x: Tensor) -> Tensor:
     return projection + torch.outer(rest, rest) / length
 
 
-def energy(states: Tensor, weights: Tensor) -> Tensor:
+def hopfield_energy(states: Tensor, weights: Tensor) -> Tensor:
     """Return E = −½ sᵀ W s for each state (Hopfield 1982): s (N, D), W (D, D) give (N,)."""
     return -0.5 * ((states @ weights) * states).sum(1)
 
 
-def recall(states: Tensor, weights: Tensor) -> Tensor:
+def hopfield_recall(states: Tensor, weights: Tensor) -> Tensor:
     """Return the stable states of a Hopfield net, (N, D).
 
     One unit at a time takes the sign of its input h = W s: the one whose flip lowers the energy most, by 2|h|, until no
@@ -106,7 +106,7 @@ class Capacity(NamedTuple):
         return float(self.loads.max())
 
 
-def capacity(points: int = 400) -> Capacity:
+def hopfield_capacity(points: int = 400) -> Capacity:
     """Return the overlap against the load in the limit of many units, without noise (Amit, Gutfreund & Sompolinsky
     1985).
 

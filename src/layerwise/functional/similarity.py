@@ -49,9 +49,7 @@ def top_k(scores: Floats, k: int) -> tuple[Ids, Floats]:
     return ids, np.take_along_axis(scores, ids, 1)
 
 
-def score_analogies(
-    unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", epsilon: float = EPSILON
-) -> Floats:
+def score_analogies(unit: Floats, a: Ids, b: Ids, c: Ids, *, method: Method = "add", eps: float = EPSILON) -> Floats:
     """Return the score of every word d in "a is to b as c is to d", (Q, V); the three words given have −∞.
 
     ``add`` (3CosAdd): cos(d, b − a + c). T. Mikolov, W. Yih, G. Zweig, NAACL 2013. ``mul`` (3CosMul): cos′(d, b) ·
@@ -60,13 +58,13 @@ def score_analogies(
     Args:
         unit: the words' vectors at length one (V, D).
         a, b, c: rows of it, (Q,).
-        method, epsilon: as above.
+        method, eps: as above.
     """
     if method == "add":
         scores = normalize_rows(unit[b] - unit[a] + unit[c]) @ unit.T
     else:
         from_a, from_b, from_c = ((1 + unit[at] @ unit.T) / 2 for at in (a, b, c))
-        scores = from_b * from_c / (from_a + np.float32(epsilon))
+        scores = from_b * from_c / (from_a + np.float32(eps))
     rows = np.arange(len(a))
     for word in (a, b, c):
         scores[rows, word] = -np.inf

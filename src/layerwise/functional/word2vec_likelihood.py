@@ -78,7 +78,7 @@ def score_hierarchical_softmax(outputs: Tensor, nodes: Tensor, signs: Tensor) ->
     return WindowScore(pair, lambda v: v.new_zeros(len(v)))
 
 
-def skipgram_likelihood(
+def skipgram_log_likelihood(
     sentences: Sentences, vectors: Tensor, score: WindowScore, *, window: int, blocks: int
 ) -> Tensor:
     """Return each block's expected log-likelihood over pairs, and their expected number, (blocks, 2) float64.
@@ -102,7 +102,9 @@ def skipgram_likelihood(
     return out
 
 
-def cbow_likelihood(sentences: Sentences, vectors: Tensor, score: WindowScore, *, window: int, blocks: int) -> Tensor:
+def cbow_log_likelihood(
+    sentences: Sentences, vectors: Tensor, score: WindowScore, *, window: int, blocks: int
+) -> Tensor:
     """Return each block's expected log-likelihood over windows whose mean predicts the middle, and their number,
     (blocks, 2) float64."""
     out = torch.zeros(blocks, 2, dtype=torch.float64, device=vectors.device)

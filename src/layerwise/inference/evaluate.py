@@ -24,7 +24,7 @@ from layerwise.inference.predict import TTA, LoadedRun, inference_context, load_
 from layerwise.runtime import compute_settings
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import BasicEvaluationMeter, EvaluationMeter, Meter, Task
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 from layerwise.tasks.words import WordTask, require_word_vectors
 
 
@@ -73,7 +73,7 @@ def evaluate(
     if world.size > 1:
         merged = make_meter()
         for state in world.gather(meter.state()):
-            merged.merge(state)
+            merged.merge_state(state)
         meter = merged
     all_outputs, all_losses = (torch.cat(parts) if parts else None for parts in (outputs, losses))
     return Evaluation(meter.result(), meter, meter.details(), all_outputs, all_losses, int(overflowed))
@@ -210,7 +210,7 @@ def evaluate_run(
         for source in sources:
             batches = factory.evaluation_batches(source, run.task.collate)
             evaluation = evaluate(model, run.task, batches, factory.world, full=True)
-            meter.merge(evaluation.meter.state())
+            meter.merge_state(evaluation.meter.state())
             overflowed += evaluation.overflowed
     metrics = meter.result()
     notes += [english for english, _ in find_undefined_metrics(metrics, overflowed)]

@@ -32,11 +32,11 @@ from layerwise.run_directory import RunDirectory
 from layerwise.runtime import compute_settings, rng
 from layerwise.runtime.input_files import open_regular_file, refuse_special_file
 from layerwise.runtime.resources import count_cores
-from layerwise.tasks import columnar
+from layerwise.tasks import table_encoding
 from layerwise.tasks.base import Task
-from layerwise.tasks.coders import CategoryCoder
+from layerwise.tasks.column_encoders import CategoryEncoder
 from layerwise.tasks.registry import load_task
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 from layerwise.weights.saved_model import WEIGHTS, build_saved_model, check_task_fits, check_types
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ class LoadedRun:
         Raises `UsageError` for an unknown name, a missing extra or a network that is no fixed graph, and `DamagedError`
         where an engine's outputs are not the network's.
         """
-        from layerwise.inference.engines import choice
+        from layerwise.inference.engines import engine_choice
 
-        return choice.make_engine(self.export_source, name, self.directory.path)
+        return engine_choice.make_engine(self.export_source, name, self.directory.path)
 
 
 def load_run(path: Path, device: torch.device | None = None) -> LoadedRun:
@@ -194,7 +194,11 @@ class Predictor:
         for chunk in chunks:
             raw = chunk.raw
             if not isinstance(raw, Sequence):
-                cells = columnar.parse_table(self.task.inputs, raw) if isinstance(self.task.inputs, RowInputs) else None
+                cells = (
+                    table_encoding.parse_table(self.task.inputs, raw)
+                    if isinstance(self.task.inputs, RowInputs)
+                    else None
+                )
                 if cells is not None:
                     yield from self._predict_table(chunk.names, cells, raw)
                     continue
@@ -205,9 +209,9 @@ class Predictor:
         """Predict from the rows of a table whose cells (N, D) are all valid."""
         assert isinstance(self.task.inputs, RowInputs)
         predictions = self._predict_batch(self.task.inputs.tensor(cells))
-        unseen_cells = columnar.find_unseen(self.task.inputs, cells)
+        unseen_cells = table_encoding.find_unseen(self.task.inputs, cells)
         features = self.task.inputs.features
-        order = features if columnar.has_default_names(table.column_names) else tuple(table.column_names)
+        order = features if table_encoding.has_default_names(table.column_names) else tuple(table.column_names)
         for at, (name, prediction) in enumerate(zip(names, predictions, strict=True)):
             unseen = (
                 [f"{features[c]} '{str(table[order.index(features[c])][at]).strip()}'" for c in unseen_cells[at]]
@@ -262,9 +266,9 @@ class Predictor:
     def _find_unseen(self, raw: object) -> tuple[str, ...]:
         """Return a raw row's categories that training never had."""
         inputs = self.task.inputs
-        if not isinstance(inputs, RowInputs) or not any(isinstance(coder, CategoryCoder) for coder in inputs.coders):
+        if not isinstance(inputs, RowInputs) or not any(isinstance(coder, CategoryEncoder) for coder in inputs.coders):
             return ()
-        positions = columnar.find_unseen(inputs, inputs.parse_row(raw)[None]).get(0, [])
+        positions = table_encoding.find_unseen(inputs, inputs.parse_row(raw)[None]).get(0, [])
         cells = inputs.order_cells(raw)
         return tuple(f"{inputs.features[position]} '{cells[position]}'" for position in positions)
 
@@ -419,4 +423,4 @@ def _read_questions(text: str) -> Iterator[tuple[str, object]]:
 def drop_default_names(row: dict[str, Any]) -> object:
     """Return a row of a table without a header (its columns are then called column1, column2 …) by position, as a typed
     row is."""
-    return list(row.values()) if columnar.has_default_names(list(row)) else row
+    return list(row.values()) if table_encoding.has_default_names(list(row)) else row

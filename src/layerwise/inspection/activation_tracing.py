@@ -38,8 +38,8 @@ OPERATIONS: dict[Any, str] = {
 }
 FLAT = 0.1  # of the largest |f′|: below it a unit passes on almost no gradient
 GRID = torch.linspace(-10, 10, 4001, dtype=torch.float64)
-LARGEST_SLOPES = {name: float(derivative(name, GRID).abs().max()) for name in DERIVATIVES}
-Slope = Callable[[Tensor], Tensor]
+LARGEST_DERIVATIVES = {name: float(derivative(name, GRID).abs().max()) for name in DERIVATIVES}
+Derivative = Callable[[Tensor], Tensor]
 
 
 class ActivationCall(NamedTuple):
@@ -57,11 +57,11 @@ class ActivationCall(NamedTuple):
     module_type: str
     z: Tensor
     a: Tensor
-    slope: Slope | None
+    slope: Derivative | None
     learned_slopes: Tensor | None
 
 
-def get_slope(name: str, args: tuple[Any, ...]) -> Slope | None:
+def get_derivative(name: str, args: tuple[Any, ...]) -> Derivative | None:
     """Return f′ of an operation with these arguments; None for softmax, which is not elementwise.
 
     ``args`` are the operation's arguments after z: slopes of leaky ReLU and PReLU, α of ELU, β of softplus.
@@ -80,9 +80,9 @@ def get_slope(name: str, args: tuple[Any, ...]) -> Slope | None:
     return lambda z: derivative(name, z)
 
 
-def find_saturated(z: Tensor, slope: Slope, name: str) -> Tensor:
+def find_saturated(z: Tensor, slope: Derivative, name: str) -> Tensor:
     """Return a mask of the values where |f′(z)| is below a tenth of its maximum: saturated sigmoids, inactive ReLUs."""
-    return slope(z).abs() < FLAT * LARGEST_SLOPES[name]
+    return slope(z).abs() < FLAT * LARGEST_DERIVATIVES[name]
 
 
 @dataclass
@@ -123,7 +123,9 @@ class ActivationTracer(TorchDispatchMode):
         frame.call_counts[name] = call_index + 1
         learned_slopes = args[1].detach() if name == "prelu" else None
         key = (frame.name or "(the model)", name, call_index)
-        self.report(ActivationCall(key, type(frame.module).__name__, z, out, get_slope(name, args[1:]), learned_slopes))
+        self.report(
+            ActivationCall(key, type(frame.module).__name__, z, out, get_derivative(name, args[1:]), learned_slopes)
+        )
         return out
 
 

@@ -101,7 +101,7 @@ def make_missing_run_error(view: str, spec: ModelSpec, *, untrained: bool = Fals
     """
     train = f"train one: layerwise train {spec.name} --data SOURCE, then layerwise inspect RUN --view {view}"
     return UsageError(
-        f"the view '{view}' looks at a run, and {spec.name} is a model of the catalog",
+        f"the view '{view}' needs a run, and {spec.name} is the name of a model",
         expected="a run directory, or --data SOURCE for an untrained network" if untrained else "a run directory",
         received=spec.name,
         do=f"layerwise inspect {spec.name} --view {view} --data SOURCE; or {train}" if untrained else train,

@@ -76,7 +76,7 @@ def select_split(target: Target, view: str, *, default: str = "test") -> tuple[S
     _, task, splits = require_data(target, view)
     split = target.split or default
     if split not in SPLITS:
-        raise make_unknown_name_error("part of the data", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     source = task.convert_source(splits.part(split))
     if not len(source):
         raise DataError(f"the {split} part has no examples", expected="at least one")

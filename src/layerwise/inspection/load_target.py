@@ -56,7 +56,7 @@ def load_target(
         if data or task or settings:
             raise UsageError(
                 f"{target} is a run, which has its own data and recipe",
-                expected="--data, --task and --set for a model of the catalog",
+                expected="--data, --task and --set for a model by name",
                 do="leave them out",
             )
         return _load_plan(path) if needs == "plan" else _load_run(path, with_data=needs.startswith("data"))

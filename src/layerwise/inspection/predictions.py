@@ -20,7 +20,7 @@ from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Meter, Task
 from layerwise.tasks.classification import ClassPrediction
 from layerwise.tasks.inputs import ImageInputs
-from layerwise.tasks.regression import NumberPrediction, Regression
+from layerwise.tasks.regression import Regression, RegressionPrediction
 
 Floats = NDArray[np.floating]
 BATCH = 256
@@ -131,7 +131,7 @@ def get_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 def make_batches(model: nn.Module, task: Task, source: Source) -> LazyBatches:
     """Return a part of the data as batches for a model. Raises `DataError` if it has no examples."""
     if not len(source):
-        raise DataError("this part of the data has no examples", expected="at least one")
+        raise DataError("this split has no examples", expected="at least one")
     return LazyBatches(task.convert_source(source), task, *get_device_and_dtype(model))
 
 
@@ -220,6 +220,6 @@ def _format_prediction(prediction: msgspec.Struct) -> tuple[str, float | None]:
     """Return the predicted class or number as text, and the score of a class."""
     if isinstance(prediction, ClassPrediction):
         return prediction.label, prediction.score
-    if isinstance(prediction, NumberPrediction):
+    if isinstance(prediction, RegressionPrediction):
         return f"{prediction.value:.5g}", None
     return "", None

@@ -32,7 +32,7 @@ import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from layerwise.kernels.convolution.simd import LONG, Value, intrinsic, pointer
+from layerwise.kernels.simd import LONG, Value, intrinsic, pointer
 from layerwise.runtime.openmp import call_in_parallel, find_torch_openmp
 
 ResultT = TypeVar("ResultT")

@@ -131,8 +131,8 @@ class Result:
         return self.lab.name
 
     @property
-    def claim(self) -> str:
-        """The claim's number."""
+    def claim_id(self) -> str:
+        """The identifier of the lab's claim, such as C04."""
         return self.lab.claim_id
 
     @property
@@ -150,7 +150,7 @@ class Result:
         columns, rows = self.findings.table
         return {
             "name": self.name,
-            "claim": self.claim,
+            "claim": self.claim_id,
             "held": self.held,
             "margin": self.margin,
             "seconds": round(self.seconds, 3),

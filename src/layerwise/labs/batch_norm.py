@@ -95,7 +95,7 @@ class Unnormalized(nn.BatchNorm1d):
 
 
 def build_network(data: SplitBatches, *, batch_norm: bool, normalize: bool, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp with ReLU, with or without batch norm; both start from the same weights."""
+    """Return Layerwise's mlp with ReLU, with or without batch norm; both start from the same weights."""
     with rng.use_seed(rng.derive_seed("batch-norm", seed)):
         net = mlp(
             features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm
@@ -127,7 +127,9 @@ def train(
     net = build_network(data, batch_norm=batch_norm, normalize=normalize, seed=seed)
     options = BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
-        for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+        for _ in train_steps(
+            net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed
+        ):
             pass
     z = torch.cat(collect_preactivations(net, data.test.inputs), 1).double()
     return TrainedNetwork(compute_metrics(net, data.task, data.train)["accuracy"], z.mean(0).numpy(), z.std(0).numpy())

@@ -40,7 +40,7 @@ from layerwise.models.feedforward import mlp
 from layerwise.plotting.svg import INK, MUTED
 from layerwise.rules.backprop import BackpropOptions
 from layerwise.rules.base import Context
-from layerwise.rules.contrastive import Contrastive, ContrastiveOptions
+from layerwise.rules.contrastive import ContrastiveDivergence, ContrastiveOptions
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.training.loop import Cursor, run_steps
@@ -69,7 +69,7 @@ class PretrainOptions:
     """How the layers learn without labels: epochs, batch and rate of contrastive divergence."""
 
     epochs: int
-    batch: int
+    batch_size: int
     lr: float
 
 
@@ -85,7 +85,7 @@ class Plan:
     pretraining: PretrainOptions
     steps: int
     epochs: int
-    batch: int
+    batch_size: int
     seeds: int
     names: tuple[str, ...] = tuple(NAMES)
 
@@ -120,19 +120,19 @@ def pretrain(net: DeepBeliefNet, data: SplitBatches, options: PretrainOptions, *
             World(),
             seed,
             "fp32",
-            batch=options.batch,
+            batch_size=options.batch_size,
             examples=len(unlabeled),
         )
-        rule = Contrastive(context, ContrastiveOptions(lr=options.lr, persistent=False))
+        rule = ContrastiveDivergence(context, ContrastiveOptions(lr=options.lr, persistent=False))
         batches = MemoryBatches(
-            unlabeled, BatchSampler(len(unlabeled), options.batch, rng.derive_seed("layer", layer, seed))
+            unlabeled, BatchSampler(len(unlabeled), options.batch_size, rng.derive_seed("layer", layer, seed))
         )
         for _ in run_steps(rule, batches, options.epochs, Cursor()):
             pass
 
 
 def build_dbn(data: SplitBatches, plan: Plan, seed: int) -> DeepBeliefNet:
-    """Return the catalog's dbn, whose RBMs' weights do not change in fine-tuning."""
+    """Return Layerwise's dbn, whose RBMs' weights do not change in fine-tuning."""
     with rng.use_seed(rng.derive_seed("dbn-pretraining", seed)):
         return DeepBeliefNet(data.train.inputs[0].numel(), len(data.task.classes), plan.hidden)
 
@@ -154,10 +154,12 @@ def build_network(name: str, data: SplitBatches, plan: Plan, seed: int) -> nn.Mo
 def fine_tune(net: nn.Module, data: SplitBatches, plan: Plan, *, rate: float, seed: int) -> float:
     """Fine-tune a network with the labels of the training part, and return its accuracy on the test part."""
     if isinstance(net, DeepBeliefNet):
-        net.rbms.requires_grad_(False)  # as in the catalog's recipe
+        net.rbms.requires_grad_(False)  # as in the model's recipe
     options = BackpropOptions(lr=rate, schedule="cosine", final_lr_ratio=0.02)
-    count = max(plan.steps, plan.epochs * len(data.train) // plan.batch)
-    return fit_and_score(net, data, options=options, steps=count, batch=min(plan.batch, len(data.train)), seed=seed)
+    count = max(plan.steps, plan.epochs * len(data.train) // plan.batch_size)
+    return fit_and_score(
+        net, data, options=options, steps=count, batch_size=min(plan.batch_size, len(data.train)), seed=seed
+    )
 
 
 def measure(

@@ -101,7 +101,7 @@ class SeedResult:
 
 
 def build_network(features: int, outputs: int, *, activation: str, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never
+    """Return Layerwise's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never
     change."""
     with rng.use_seed(rng.derive_seed("dying-relu", seed)):
         net = mlp(features=features, outputs=outputs, hidden=(HIDDEN,), activation=activation)
@@ -117,7 +117,8 @@ def compute_preactivations(net: nn.Sequential, inputs: Tensor) -> Tensor:
 
 
 def find_dead_units(net: nn.Sequential, inputs: Tensor) -> Tensor:
-    """Return which hidden units have slope f′(z) = 0 on every example, (H,) bool. Inputs are (N, …)."""
+    """Return a mask of the hidden units whose derivative is f′(z) = 0 on every example, (H,) bool. Inputs are (N,
+    …)."""
     z = compute_preactivations(net, inputs).requires_grad_()
     slope = torch.autograd.grad(net[2](z).sum(), z)[0]
     return (slope == 0).all(0)
@@ -132,7 +133,9 @@ def train_network(net: nn.Sequential, data: SplitBatches, *, rate: float, epochs
     states, weights = [find_dead_units(net, data.train.inputs)], [_copy_incoming_weights(net)]
     accuracies = [compute_metrics(net, data.task, data.test)["accuracy"]]
     with suppress(NonFiniteLoss):
-        for event in train_steps(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
+        for event in train_steps(
+            net, data.task, data.train, options=options, epochs=epochs, batch_size=BATCH, seed=seed
+        ):
             if event.verdict is not None:
                 states.append(find_dead_units(net, data.train.inputs))
                 weights.append(_copy_incoming_weights(net))

@@ -92,7 +92,9 @@ def train_neuron(cells: NDArray[np.float64], group: NDArray[np.bool_], variant: 
     batch: Batch = task.collate(fetch(source, range(len(cells))))
     with rng.use_seed(rng.derive_seed("hebb", seed)):
         net = LinearUnits(CELLS, 1, directions=variant == "hebb")
-    context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=len(cells))
+    context = Context(
+        net, task, dict(net.named_parameters()), World(), seed, "fp32", batch_size=BATCH, examples=len(cells)
+    )
     shares, lengths = [_compute_group_share(net, group)], [1.0]
     rule = build_hebb(context, HebbOptions(variant=variant, lr=STEP))
     for event in run_steps(rule, MemoryBatches(batch, BatchSampler(len(cells), BATCH, seed)), EPOCHS, Cursor()):

@@ -94,7 +94,7 @@ def place_randomly(batch: Batch, field: int, copies: int, *, seed: int) -> Batch
 
 
 def train_cnn(data: SplitBatches, plan: Plan, seed: int, *, learned: bool = True) -> float:
-    """Train the catalog's cnn, two convolutions with pooling and a linear layer, and return its accuracy on the test
+    """Train Layerwise's cnn, two convolutions with pooling and a linear layer, and return its accuracy on the test
     part.
 
     Unless ``learned``, the convolutions stay at their random start, which is a counter-experiment.
@@ -107,7 +107,7 @@ def train_cnn(data: SplitBatches, plan: Plan, seed: int, *, learned: bool = True
         parameter.requires_grad_(learned or name.startswith("classifier"))
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
     steps = max(plan.steps, plan.epochs * len(data.train) // BATCH)
-    return fit_and_score(net, data, options=options, steps=steps, batch=BATCH, seed=seed, validations=12)
+    return fit_and_score(net, data, options=options, steps=steps, batch_size=BATCH, seed=seed, validation_count=12)
 
 
 def flatten_pixels(data: SplitBatches, batch: Batch) -> NDArray[Any]:

@@ -91,7 +91,7 @@ def count_wrong_outputs() -> int:
     return wrong + _count_wrong_rows(build_gate(gate="xor"), 2, lambda x: x[0] ^ x[1])
 
 
-def build_net(table: tuple[int, ...]) -> MCPNet:
+def build_network(table: tuple[int, ...]) -> MCPNet:
     """Return a net of two layers for any truth table (2ⁿ entries): one neuron for each row with a 1, which fires there
     only, then OR.
 
@@ -107,7 +107,7 @@ def count_computed_functions(inputs: int) -> int:
     """Return how many of the 2^2ⁿ functions of n bits a net of two layers computes exactly."""
     x = enumerate_inputs(inputs).float()
     tables = itertools.product((0, 1), repeat=2**inputs)
-    return sum(build_net(table)(x)[:, 0].tolist() == list(table) for table in tables)
+    return sum(build_network(table)(x)[:, 0].tolist() == list(table) for table in tables)
 
 
 def _count_wrong_rows(net: torch.nn.Module, inputs: int, expected: Callable[[tuple[int, ...]], int]) -> int:
@@ -138,7 +138,7 @@ def compute_accuracy(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshol
     return float(((unit(x, weights, threshold) >= 0.5) == (y > 0.5)).double().mean())
 
 
-def compute_slope(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
+def compute_numerical_gradient(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> Tensor:
     """Return the gradient of Σ(output − y)² in weights and threshold, (n + 1,), by central differences with the step
     `NUDGE`."""
     parameters = torch.cat([weights, threshold[None]])
@@ -150,12 +150,14 @@ def compute_slope(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: 
     return torch.stack([(compute_error(parameters + n) - compute_error(parameters - n)) / (2 * NUDGE) for n in offsets])
 
 
-def descend(unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor) -> tuple[Learner, int, int]:
-    """Follow the slope of the error downhill for all passes. Returns the learner, the slopes that were not 0, and all
-    of them."""
+def apply_gradient_descent(
+    unit: Unit, x: Tensor, y: Tensor, weights: Tensor, threshold: Tensor
+) -> tuple[Learner, int, int]:
+    """Train the unit by gradient descent for all passes. Return the learner, the finite differences that were not 0,
+    and all of them."""
     path, sloped, slopes = [compute_accuracy(unit, x, y, weights, threshold)], 0, 0
     for _ in range(PASSES):
-        gradient = compute_slope(unit, x, y, weights, threshold)
+        gradient = compute_numerical_gradient(unit, x, y, weights, threshold)
         sloped, slopes = sloped + int((gradient != 0).sum()), slopes + len(gradient)
         weights, threshold = weights - RATE * gradient[:-1], threshold - RATE * gradient[-1]
         path.append(compute_accuracy(unit, x, y, weights, threshold))
@@ -176,8 +178,8 @@ def run_trial(seed: int, unit: Unit, rate: float) -> Trial:
     """Train the three neurons on one function from one start."""
     y, weights, threshold = draw_task(seed)
     x = enumerate_inputs(INPUTS)
-    hard, sloped, slopes = descend(unit, x, y, weights, threshold)
-    smooth, _, _ = descend(sigmoid_unit, x, y, weights, threshold)
+    hard, sloped, slopes = apply_gradient_descent(unit, x, y, weights, threshold)
+    smooth, _, _ = apply_gradient_descent(sigmoid_unit, x, y, weights, threshold)
     return Trial(hard, smooth, apply_perceptron_rule(x, y, weights, threshold, rate=rate), sloped, slopes)
 
 
@@ -322,7 +324,7 @@ LAB = Lab(
         "若 Σ wᵢxᵢ ≥ θ 则 y = 1，否则 y = 0      只要 Σ wᵢxᵢ ≠ θ，就有 ∂y/∂w = 0",
     ),
     method=Text(
-        "Logic: the catalog's gates against their truth tables, and a net of two layers (one neuron for "
+        "Logic: the registered gates against their truth tables, and a net of two layers (one neuron for "
         "each row with a 1, then OR) "
         f"for every function of two and of three bits. Learning: a function of {INPUTS} inputs that one "
         "neuron can compute, and a start "

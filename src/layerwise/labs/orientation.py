@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layerwise.functional.orientation import Gabor, angle_between, energy, gabor, modulation, selectivity
+from layerwise.functional.gabor import Gabor, angle_between, energy_response, gabor, modulation, selectivity
 from layerwise.inspection.views.filtered import load_gray_photographs
 from layerwise.inspection.views.tuning import CellResponses, measure_responses
 from layerwise.labs.base import (
@@ -209,7 +209,9 @@ def measure_layers(plan: Plan, seed: int, *, phases: tuple[float, float], orient
             layers[name] = summarize_layer(cells, gratings, gratings.simple, rectified)
         else:
             layers["simple"] = summarize_layer(cells, gratings, gratings.simple, rectified)
-            layers["complex"] = summarize_layer(cells, gratings, gratings.complex, energy(drift[:half], drift[half:]))
+            layers["complex"] = summarize_layer(
+                cells, gratings, gratings.complex, energy_response(drift[:half], drift[half:])
+            )
     return layers
 
 

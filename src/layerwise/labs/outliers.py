@@ -165,7 +165,7 @@ def build_best_network(error: Error, data: Batch) -> nn.Sequential:
 
 
 def build_network(features: int, hidden: tuple[int, ...], seed: int) -> nn.Sequential:
-    """Return the catalog's mlp for one number."""
+    """Return Layerwise's mlp for one number."""
     with rng.use_seed(rng.derive_seed("outliers", seed)):
         net = mlp(features=features, outputs=1, hidden=hidden)
     assert isinstance(net, nn.Sequential)
@@ -181,7 +181,7 @@ def fit(error: Error, train: ArraySource, test: Source, *, steps: int, seed: int
     for hidden, rate in (((), 0.2), ((16,), 0.01))[: 1 + deep]:
         net = build_network(data.inputs.shape[1], hidden, seed)
         options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
-        for _ in train_steps(net, task, data, options=options, epochs=steps, batch=len(data), seed=seed):
+        for _ in train_steps(net, task, data, options=options, epochs=steps, batch_size=len(data), seed=seed):
             pass
         networks.append(net)
     exact = build_best_network(error, data)

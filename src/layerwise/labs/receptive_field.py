@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from layerwise.inspection.effective_field import compute_effective_side, estimate_squared_gradient
-from layerwise.inspection.theoretical_field import compute_theoretical_fields, find_gradient_support
+from layerwise.inspection.effective_receptive_field import compute_effective_side, estimate_squared_gradient
+from layerwise.inspection.theoretical_receptive_field import compute_theoretical_fields, find_gradient_support
 from layerwise.inspection.views.filtered import load_gray_photographs
 from layerwise.labs.base import (
     Cell,

@@ -100,7 +100,7 @@ def run_trial(parts: SplitBatches, seed: int, treatment: Treatment, *, epochs: i
         net = mlp(features=64, outputs=10, hidden=(HIDDEN,), dropout=treatment.dropout, batch_norm=treatment.batch_norm)
         torch.manual_seed(seed)  # of dropout, whatever the network drew
         context = Context(
-            net, parts.task, dict(net.named_parameters()), World(), seed, "fp32", batch=BATCH, examples=TRAIN
+            net, parts.task, dict(net.named_parameters()), World(), seed, "fp32", batch_size=BATCH, examples=TRAIN
         )
         rule = Backprop(context, Backprop.Options(lr=RATE, **(treatment.rule or {})))
         best, best_state, path = BestEpoch(), dict[str, Tensor](), []
@@ -132,7 +132,7 @@ def run_trial(parts: SplitBatches, seed: int, treatment: Treatment, *, epochs: i
 def _make_batches(parts: SplitBatches, treatment: Treatment, seed: int) -> Batches:
     """Return the training batches, augmented if the treatment says so."""
     plain = MemoryBatches(parts.train, BatchSampler(TRAIN, BATCH, seed))
-    if treatment.augment.idle:
+    if treatment.augment.is_identity:
         return plain
     assert isinstance(parts.task.inputs, ImageInputs)
     return AugmentedBatches(plain, Augmentation(parts.task.inputs, treatment.augment, seed))

@@ -86,7 +86,7 @@ Races = dict[tuple[str, float], list[Race]]
 
 
 def run_race(activation: str, rate: float, data: SplitBatches, *, plan: Plan, seed: int) -> Race:
-    """Train the catalog's mlp by plain gradient descent until its loss on the training part is at the target."""
+    """Train Layerwise's mlp by plain gradient descent until its loss on the training part is at the target."""
     with rng.use_seed(rng.derive_seed("relu-speed", seed)):
         net = mlp(
             features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation
@@ -95,7 +95,7 @@ def run_race(activation: str, rate: float, data: SplitBatches, *, plan: Plan, se
     epochs = math.ceil(plan.steps * BATCH / len(data.train))
     start, options = time.perf_counter(), BackpropOptions(optimizer="sgd", lr=rate)
     with suppress(NonFiniteLoss):
-        for _ in train_steps(net, data.task, data.train, options=options, epochs=epochs, batch=BATCH, seed=seed):
+        for _ in train_steps(net, data.task, data.train, options=options, epochs=epochs, batch_size=BATCH, seed=seed):
             step += 1
             if step % plan.every:
                 continue
@@ -182,7 +182,7 @@ def _build_table(races: Races, rates: Mapping[str, float], plan: Plan) -> Table:
         Column(Text("best η", "最佳 η"), ".2f"),
         Column(Text("steps", "步数"), ",.0f"),
         Column(Text("±", "±"), ",.0f"),
-        Column(Text("ms a step", "每步毫秒"), ".2f"),
+        Column(Text("ms per step", "每步毫秒"), ".2f"),
     )
 
     def format_steps(runs: Sequence[Race]) -> str:

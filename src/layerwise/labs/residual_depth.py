@@ -55,7 +55,7 @@ class Plan:
     examples: int
     seeds: int
     epochs: int
-    batch: int
+    batch_size: int
     width: int
     depths: tuple[int, int] = (20, 56)
 
@@ -79,7 +79,7 @@ Scores = dict[tuple[str, int], list[Score]]
 
 
 def build_network(residual: bool, depth: int, data: SplitBatches, *, width: int, seed: int) -> nn.Module:
-    """Return the catalog's network of 6n + 2 layers, with or without residual connections."""
+    """Return Layerwise's network of 6n + 2 layers, with or without residual connections."""
     channels, height, side = data.train.inputs.shape[1:]
     with rng.use_seed(rng.derive_seed("residual-depth", depth, seed)):
         return resnet20(
@@ -120,7 +120,9 @@ def train_and_score(residual: bool, depth: int, data: SplitBatches, *, plan: Pla
     """Train one network with Nesterov's momentum on one cycle of the rate, as the model's recipe does."""
     net = build_network(residual, depth, data, width=plan.width, seed=seed)
     options = BackpropOptions(optimizer="nesterov", lr=LR, schedule="one-cycle", warmup=0.2, l2=2.5e-4)
-    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=plan.batch, seed=seed):
+    for _ in train_steps(
+        net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=plan.batch_size, seed=seed
+    ):
         pass
     update_batch_norm(net, data.train)
     return Score(compute_accuracy(net, data, data.train), compute_accuracy(net, data, data.test))

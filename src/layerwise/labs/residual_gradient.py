@@ -74,7 +74,7 @@ Profiles = dict[tuple[str, str, int], list[tuple[float, ...]]]  # by kind, start
 
 
 def build_network(residual: bool, start: str, depth: int, *, width: int, seed: int) -> nn.Module:
-    """Return the catalog's network of 6n + 2 layers for images of 8×8 in float64, with its start changed.
+    """Return Layerwise's network of 6n + 2 layers for images of 8×8 in float64, with its start changed.
 
     Args:
         residual: whether blocks have residual connections.
@@ -107,7 +107,7 @@ def load_digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     return task, task.collate(fetch(source, rows)).to(torch.device("cpu"), torch.float64)
 
 
-def measure_profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, ...]:
+def measure_gradient_profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, ...]:
     """Return ‖∂L/∂x‖ behind each block, from the first to the last, L the mean loss in training mode."""
     outputs: list[Tensor] = []
     stages = [net.get_submodule(f"layer{number}") for number in (1, 2, 3)]
@@ -145,7 +145,7 @@ def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None 
             task, batch = load_digits(plan.examples, seed)
             for kind, start, depth in profiles:
                 net = build_network(kinds[kind], start, depth, width=plan.width, seed=seed)
-                profiles[kind, start, depth].append(measure_profile(net, task, batch))
+                profiles[kind, start, depth].append(measure_gradient_profile(net, task, batch))
     deepest = plan.depths[-1]
     margins = tuple(
         min(_compute_gap(profiles, start, deepest, seed) for start in DECIDING) for seed in range(plan.seeds)
@@ -254,7 +254,7 @@ def _draw_line(axes: Axes, profiles: list[tuple[float, ...]], *, color: str) -> 
 
 
 def _label_line(axes: Axes, profiles: Profiles, key: tuple[str, str, int], *, lang: Lang) -> None:
-    """Write the kind's name above or below its line, away from the other line."""
+    """Label a network kind's curve, on the side away from the other curve, away from the other line."""
     kind, start, depth = key
     curve = np.exp(np.log(_compute_relative_norms(profiles[key])).mean(0))
     other = _compute_mean_decades(profiles, "plain" if kind == "residual" else "residual", start, depth)

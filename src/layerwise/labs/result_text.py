@@ -91,7 +91,7 @@ def format_result(result: Result, lang: Lang) -> str:
     """Return a result as text: title, claim, formula, method, table, checks, verdict, conclusion, figure."""
     lab = result.lab
     headings = {
-        "en": ("Claim", "Formula", "Method", "Measured", "Checks", "Verdict", "So", "Figure"),
+        "en": ("Claim", "Formula", "Method", "Measured", "Checks", "Verdict", "Meaning", "Figure"),
         "zh": ("论断", "公式", "方法", "测量结果", "检查", "结论", "含义", "图"),
     }[lang]
     claim, formula, method, measured, checks, verdict, so, figure = headings

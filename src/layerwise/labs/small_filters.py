@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 
-from layerwise.inspection.theoretical_field import compute_theoretical_fields
+from layerwise.inspection.theoretical_receptive_field import compute_theoretical_fields
 from layerwise.labs.base import (
     Cell,
     Check,
@@ -124,7 +124,7 @@ def train_and_score(
     """Train one network with Adam and a falling step size."""
     net = build_network(side, widths, channels=data.train.inputs.shape[1], classes=len(data.task.classes), seed=seed)
     options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
-    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed):
         pass
     results = [compute_metrics(net, data.task, part) for part in (data.val, data.test, data.train)]
     return Score(results[0]["accuracy"], results[1]["accuracy"], results[2]["loss"])

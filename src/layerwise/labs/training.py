@@ -17,7 +17,7 @@ from layerwise.rules.base import Context
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.coders import Scale
+from layerwise.tasks.column_encoders import Scale
 from layerwise.training.loop import Cursor, Event, run_steps
 
 
@@ -45,16 +45,16 @@ def load_batches(name: str, *, seed: int, examples: int = 0, scale: Scale = "sta
 
 
 def train_steps(
-    net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, epochs: int, batch: int, seed: int
+    net: nn.Module, task: Task, data: Batch, *, options: BackpropOptions, epochs: int, batch_size: int, seed: int
 ) -> Iterator[Event]:
     """Train a network in place by backpropagation, batches drawn by the seed, and yield after each step.
 
     Parameters without ``requires_grad`` do not change.
     Raises `NonFiniteLoss` if the loss is not finite; the weights are then those before that step.
     """
-    size = min(batch, len(data))
+    size = min(batch_size, len(data))
     trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    context = Context(net, task, trained, World(), seed, "fp32", batch=size, examples=len(data))
+    context = Context(net, task, trained, World(), seed, "fp32", batch_size=size, examples=len(data))
     order = BatchSampler(len(data), size, seed if size < len(data) else None)
     yield from run_steps(Backprop(context, options), MemoryBatches(data, order), epochs, Cursor())
 
@@ -65,21 +65,22 @@ def fit_and_score(
     *,
     options: BackpropOptions,
     steps: int,
-    batch: int,
+    batch_size: int,
     seed: int,
-    validations: int = 20,
+    validation_count: int = 20,
 ) -> float:
     """Train for whole epochs, at least ``steps`` steps in all, and restore the weights that were best on the validation
     part.
 
-    The network is validated ``validations`` times, evenly spaced. Returns the accuracy on the test part.
+    The network is validated ``validation_count`` times, evenly spaced. Returns the accuracy on the test part.
     """
-    per_epoch = math.ceil(len(data.train) / batch)
+    per_epoch = math.ceil(len(data.train) / batch_size)
     epochs = math.ceil(steps / per_epoch)
-    every = max(1, epochs * per_epoch // validations)
+    every = max(1, epochs * per_epoch // validation_count)
     best, best_state = -1.0, net.state_dict()
     for step, _ in enumerate(
-        train_steps(net, data.task, data.train, options=options, epochs=epochs, batch=batch, seed=seed), start=1
+        train_steps(net, data.task, data.train, options=options, epochs=epochs, batch_size=batch_size, seed=seed),
+        start=1,
     ):
         if step % every:
             continue

@@ -71,7 +71,7 @@ PLANS: dict[Mode, Plan] = {
 
 
 @dataclass(frozen=True)
-class Profile:
+class GradientProfile:
     """One network at its start: ‖∂L/∂W⁽ˡ⁾‖ by hidden layer, the saturated share, and √(D·Var w·E f′²) of the later
     half."""
 
@@ -80,13 +80,13 @@ class Profile:
     factor: float
 
     @property
-    def decades(self) -> float:
+    def log10_gradient_ratio(self) -> float:
         """By how many powers of ten the first layer's gradient is larger than the last hidden layer's."""
         return math.log10(self.norms[0] / self.norms[-1])
 
 
 def build_network(activation: str, start: str, depth: int, seed: int) -> nn.Sequential:
-    """Return the catalog's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed by
+    """Return Layerwise's mlp in float64, with Glorot's weights for sigmoid and tanh, He's for relu, changed by
     ``start``.
 
     Args:
@@ -120,7 +120,7 @@ def load_digits(examples: int, seed: int) -> tuple[Classification, Batch]:
     return task, task.collate(fetch(source, rows)).to(torch.device("cpu"), torch.float64)
 
 
-def compute_slopes(net: nn.Sequential, x: Tensor) -> list[Tensor]:
+def compute_activation_derivatives(net: nn.Sequential, x: Tensor) -> list[Tensor]:
     """Return f′(z) of each hidden layer, (N, D), for inputs x (N, …)."""
     slopes, value = [], x
     for module in net:
@@ -132,28 +132,28 @@ def compute_slopes(net: nn.Sequential, x: Tensor) -> list[Tensor]:
     return slopes
 
 
-def find_steepest_slope(module: nn.Module) -> float:
+def find_largest_derivative(module: nn.Module) -> float:
     """Return the largest slope of an activation, found on a grid: ¼ for sigmoid, 1 for tanh and relu."""
     z = torch.linspace(-6, 6, 2401, dtype=torch.float64, requires_grad=True)
     return float(torch.autograd.grad(module(z).sum(), z)[0].max())
 
 
-def measure_profile(net: nn.Sequential, task: Classification, batch: Batch) -> Profile:
+def measure_gradient_profile(net: nn.Sequential, task: Classification, batch: Batch) -> GradientProfile:
     """Measure each hidden layer's gradient of the mean loss and its saturation."""
     layers = get_linear_layers(net)
     loss = task.objective(net, batch)
     gradients = torch.autograd.grad(loss.total / loss.weight, [layer.weight for layer in layers])
-    flat = torch.stack(compute_slopes(net, batch.inputs))  # (L, N, D)
+    flat = torch.stack(compute_activation_derivatives(net, batch.inputs))  # (L, N, D)
     gain = WIDTH * float(torch.stack([layer.weight.detach().var() for layer in layers[1:-1]]).mean())
     middle = flat[len(flat) // 2 :]  # behind the first layers, where the inputs' own scale has faded
-    return Profile(
+    return GradientProfile(
         tuple(float(g.norm()) for g in gradients[:-1]),
-        float((flat < FLAT * find_steepest_slope(net[2])).double().mean()),
+        float((flat < FLAT * find_largest_derivative(net[2])).double().mean()),
         math.sqrt(gain * float(middle.square().mean())),
     )
 
 
-Profiles = dict[tuple[str, str, int], list[Profile]]
+Profiles = dict[tuple[str, str, int], list[GradientProfile]]
 
 
 def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: Plan | None = None) -> Findings:
@@ -171,7 +171,7 @@ def measure(mode: Mode, *, activations: Mapping[str, str] = ACTIVATIONS, plan: P
             task, batch = load_digits(plan.examples, seed)
             for name, start, depth in profiles:
                 net = build_network(activations[name], start, depth, seed)
-                profiles[name, start, depth].append(measure_profile(net, task, batch))
+                profiles[name, start, depth].append(measure_gradient_profile(net, task, batch))
     deepest = plan.depths[-1]
     margins = tuple(_compute_margin(profiles, seed, deepest) for seed in range(plan.seeds))
     return Findings(
@@ -183,14 +183,17 @@ def _compute_margin(profiles: Profiles, seed: int, depth: int) -> float:
     """Return by how many decades more than ReLU's, at the same start, the gradient falls: of the vanishing cases the
     least."""
     return min(
-        profiles["relu", start, depth][seed].decades - profiles[name, start, depth][seed].decades
+        profiles["relu", start, depth][seed].log10_gradient_ratio
+        - profiles[name, start, depth][seed].log10_gradient_ratio
         for name, start in VANISHING
     )
 
 
 def _fit_trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
     """Return how many decades are lost with each further layer: the slope of the decades by depth."""
-    means = [compute_interval([p.decades for p in profiles[name, start, depth]]).mean for depth in plan.depths]
+    means = [
+        compute_interval([p.log10_gradient_ratio for p in profiles[name, start, depth]]).mean for depth in plan.depths
+    ]
     return float(np.polyfit(plan.depths, means, 1)[0])
 
 
@@ -244,8 +247,8 @@ def _build_table(profiles: Profiles, plan: Plan) -> Table:
     rows = []
     for name, start in CASES:
         last = profiles[name, start, deepest]
-        span = compute_interval([p.decades for p in last])
-        means = [compute_interval([p.decades for p in profiles[name, start, d]]).mean for d in plan.depths]
+        span = compute_interval([p.log10_gradient_ratio for p in last])
+        means = [compute_interval([p.log10_gradient_ratio for p in profiles[name, start, d]]).mean for d in plan.depths]
         row: tuple[Cell, ...] = (
             name,
             STARTS[start],
@@ -289,12 +292,12 @@ def _draw(profiles: Profiles, depth: int, lang: Lang) -> Figure:
     return figure
 
 
-def _compute_relative_norms(profiles: list[Profile]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _compute_relative_norms(profiles: list[GradientProfile]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Return each seed's norms over its last layer's, (seeds, L)."""
     return np.array([np.array(p.norms) / p.norms[-1] for p in profiles])
 
 
-def _draw_line(axes: Axes, profiles: list[Profile], *, color: str) -> None:
+def _draw_line(axes: Axes, profiles: list[GradientProfile], *, color: str) -> None:
     """Draw the geometric mean over seeds, in the band from the least to the most."""
     curves = _compute_relative_norms(profiles)
     layers = np.arange(1, curves.shape[1] + 1)
@@ -302,7 +305,7 @@ def _draw_line(axes: Axes, profiles: list[Profile], *, color: str) -> None:
     axes.plot(layers, np.exp(np.log(curves).mean(0)), color=color)
 
 
-def _label_line(axes: Axes, profiles: list[Profile], name: str, *, color: str, above: bool) -> None:
+def _label_line(axes: Axes, profiles: list[GradientProfile], name: str, *, color: str, above: bool) -> None:
     """Write the activation's name near the first layers, above or below its line."""
     text = {"relu": "ReLU"}.get(name, name)
     value = float(np.exp(np.log(_compute_relative_norms(profiles)).mean(0))[3])

@@ -121,7 +121,7 @@ class LocalConv2d(nn.Module):
 
 
 def build_network(kind: str, inputs: Tensor, outputs: int, seed: int) -> nn.Module:
-    """Return the catalog's cnn, the same without shared weights, or an mlp with as many hidden units as the cnn's first
+    """Return Layerwise's cnn, the same without shared weights, or an mlp with as many hidden units as the cnn's first
     map has."""
     channels, *side = inputs.shape[1:]
     size = (side[0], side[1])
@@ -172,7 +172,7 @@ def train_and_score(kind: str, data: SplitBatches, *, plan: Plan, seed: int) -> 
     """Train one network with Adam, and test it on images as they are, shifted in four directions, and zoomed."""
     net = build_network(kind, data.train.inputs, len(data.task.classes), seed)
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
-    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch=BATCH, seed=seed):
+    for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed):
         pass
 
     def compute_accuracy(batch: Batch) -> float:

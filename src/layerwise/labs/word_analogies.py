@@ -22,7 +22,7 @@ from torch import nn
 from layerwise.data.loader import BatchSampler, MemoryBatches, collate_source
 from layerwise.data.text.corpus import Corpus
 from layerwise.data.text.corpus_build import TokenizerOptions, open_corpus
-from layerwise.data.text.texts import TextFiles
+from layerwise.data.text.text_files import TextFiles
 from layerwise.embeddings.sources import export_table
 from layerwise.functional import similarity
 from layerwise.functional.retrieval_metrics import mean_reciprocal_rank
@@ -141,7 +141,9 @@ def train_vectors(
 ) -> None:
     """Train word vectors in place, as in a run."""
     batch = collate_source(task.convert_source(corpus), task.collate, 1)
-    context = Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=BLOCKS, examples=len(batch))
+    context = Context(
+        net, task, dict(net.named_parameters()), World(), seed, "fp32", batch_size=BLOCKS, examples=len(batch)
+    )
     rule = hogwild.build_hogwild(context, options)
     for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(len(batch), BLOCKS, seed)), epochs, Cursor()):
         pass

@@ -78,7 +78,7 @@ def train_perceptron(gate: Gate, seed: int) -> Trial:
         net = perceptron(features=2, classes=2)
         for parameter in net.parameters():
             nn.init.normal_(parameter)  # not zero, as the model has it: integer weights leave points on the line
-    rule = Perceptron(_make_context(net, task, seed, batch=1), Perceptron.Options())
+    rule = Perceptron(_make_context(net, task, seed, batch_size=1), Perceptron.Options())
     best, best_state = (0.0, 0.0), {name: value.clone() for name, value in net.state_dict().items()}
     for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(4, 1, seed)), EPOCHS["perceptron"], Cursor()):
         with torch.no_grad():
@@ -99,16 +99,16 @@ def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tan
     assert batch.targets is not None
     with rng.use_seed(rng.derive_seed("xor", seed)):
         net = mlp(features=2, outputs=1, hidden=(hidden,), activation=activation)
-    rule = Backprop(_make_context(net, task, seed, batch=4), Backprop.Options(optimizer="adam", lr=0.1))
+    rule = Backprop(_make_context(net, task, seed, batch_size=4), Backprop.Options(optimizer="adam", lr=0.1))
     for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(4, 4)), EPOCHS["mlp"], Cursor()):
         pass
     with torch.no_grad():
         return Trial(compute_accuracy(net(batch.inputs)[:, 0], batch.targets), partial(_compute_scores, net))
 
 
-def _make_context(net: nn.Module, task: Classification, seed: int, *, batch: int) -> Context:
+def _make_context(net: nn.Module, task: Classification, seed: int, *, batch_size: int) -> Context:
     """Return the context of a learning rule."""
-    return Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch=batch, examples=4)
+    return Context(net, task, dict(net.named_parameters()), World(), seed, "fp32", batch_size=batch_size, examples=4)
 
 
 @torch.no_grad()
@@ -190,10 +190,10 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
     )
     margins = tuple(trial.accuracy - possible for trial in large)
     table = _build_table(single, linear, small, large, activation)
-    return Findings(margins, 0.0, checks, table, partial(_draw, gate, max(single, key=_get_fitness), large[0]))
+    return Findings(margins, 0.0, checks, table, partial(_draw, gate, max(single, key=_get_selection_key), large[0]))
 
 
-def _get_fitness(trial: Trial) -> tuple[float, float]:
+def _get_selection_key(trial: Trial) -> tuple[float, float]:
     """Return the criteria of the best trial: accuracy, then the line's clearance from the points (least
     |z|)."""
     return trial.accuracy, float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())

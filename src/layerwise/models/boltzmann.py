@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import make_unknown_name_error
-from layerwise.nn.rbm import RBM, Recognition
+from layerwise.nn.rbm import RBM, RecognitionDelta
 from layerwise.recipe import PositiveInt
 from layerwise.registry import register
 
@@ -68,7 +68,7 @@ class DeepBeliefNet(nn.Module):
         super().__init__()
         widths = (features, *hidden)
         self.rbms = nn.ModuleList(RBM(a, b) for a, b in zip(widths, hidden, strict=False))
-        self.upward = nn.ModuleList(Recognition(a, b) for a, b in zip(widths, hidden, strict=False))
+        self.upward = nn.ModuleList(RecognitionDelta(a, b) for a, b in zip(widths, hidden, strict=False))
         self.head = nn.Linear(widths[-1], classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)

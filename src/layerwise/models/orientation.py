@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerwise.errors import UsageError
-from layerwise.functional.orientation import Gabor, energy, gabor
+from layerwise.functional.gabor import Gabor, energy_response, gabor
 from layerwise.registry import register
 
 QUADRATURE = (0.0, 90.0)  # degrees: a central stripe, and an edge
@@ -61,7 +61,7 @@ class ComplexCells(nn.Module):
     def forward(self, simple: Tensor) -> Tensor:
         """Map simple cells (N, 4K, H, W) to complex cells (N, K, H, W)."""
         even, odd, even_off, odd_off = simple.chunk(4, 1)
-        return energy(even, odd) + energy(even_off, odd_off)
+        return energy_response(even, odd) + energy_response(even_off, odd_off)
 
 
 class OrientationCells(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.functional.hebb import recall
+from layerwise.functional.hebb import hopfield_recall
 
 
 class LinearUnits(nn.Module):
@@ -58,7 +58,7 @@ class Hopfield(nn.Module):
 
     def recall(self, states: Tensor) -> Tensor:
         """Return the stable states (N, D) that the net reaches."""
-        return recall(states, self.weight.detach())
+        return hopfield_recall(states, self.weight.detach())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the patterns that the net recalls from inputs (N, …), as zeros and ones, (N, D)."""

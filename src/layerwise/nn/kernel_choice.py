@@ -21,7 +21,7 @@ import torch
 
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, UsageError
-from layerwise.kernels.convolution.simd import widest_lanes
+from layerwise.kernels.simd import widest_lanes
 from layerwise.runtime import machine, resources
 from layerwise.runtime.atomic_io import make_folder, write_file
 from layerwise.runtime.checksums import digest, dump_checksummed, load_checksummed
@@ -158,7 +158,7 @@ def choose_kernel(signature: ConvSignature, timer: Callable[[ConvSignature], Tim
                 f"{VARIABLE} does not name a kernel", expected=f"{TORCH} or {WINOGRAD}", received=f"'{override}'"
             )
         return TORCH if override == TORCH else signature.kernels[1]
-    path = timings_path(torch.get_num_threads())
+    path = get_timings_path(torch.get_num_threads())
     known = read_timings(path)
     if signature.name not in known:
         timing = timer(signature)
@@ -170,8 +170,8 @@ def choose_kernel(signature: ConvSignature, timer: Callable[[ConvSignature], Tim
     return known[signature.name].chosen
 
 
-def choose_fastest(seconds: Mapping[str, float]) -> str:
-    """Return the fastest kernel, but torch's unless the other is faster by `MARGIN`."""
+def choose_by_times(seconds: Mapping[str, float]) -> str:
+    """Return the fastest kernel if it beats torch's by `MARGIN`, else torch's."""
     best = min(seconds, key=lambda name: seconds[name])
     return best if seconds[best] * MARGIN < seconds[TORCH] else TORCH
 
@@ -189,7 +189,7 @@ def get_machine_key(threads: int) -> dict[str, str]:
     }
 
 
-def timings_path(threads: int) -> Path:
+def get_timings_path(threads: int) -> Path:
     """Return the file of this machine's measurements with so many threads."""
     key = digest(repr(sorted(get_machine_key(threads).items())).encode())[:16]
     return Path(platformdirs.user_cache_dir("layerwise")) / "kernels" / f"{key}.json"
@@ -211,7 +211,7 @@ def _is_plausible(timing: Timing) -> bool:
     """Whether this version could have written a measurement."""
     times = timing.seconds
     numbers = all(math.isfinite(value) and value > 0 for value in times.values())
-    return numbers and set(times) == set(timing.layer.kernels) and timing.chosen == choose_fastest(times)
+    return numbers and set(times) == set(timing.layer.kernels) and timing.chosen == choose_by_times(times)
 
 
 def write_timings(path: Path, timings: Mapping[str, Timing]) -> None:
@@ -225,7 +225,7 @@ def write_timings(path: Path, timings: Mapping[str, Timing]) -> None:
 def list_timings() -> list[tuple[int, Timing]]:
     """Return every cached measurement for this machine's current state, with the number of threads."""
     counts = range(1, resources.count_cores() + 1)
-    return [(threads, timing) for threads in counts for timing in read_timings(timings_path(threads)).values()]
+    return [(threads, timing) for threads in counts for timing in read_timings(get_timings_path(threads)).values()]
 
 
 KERNELS_ZH = {TORCH: "torch", WINOGRAD: "Winograd", MIXED: "混合", PRODUCT: "矩阵乘"}

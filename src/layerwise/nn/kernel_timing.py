@@ -14,7 +14,7 @@ from layerwise.nn.kernel_choice import (
     WINOGRAD,
     ConvSignature,
     Timing,
-    choose_fastest,
+    choose_by_times,
     count_multiplications,
 )
 from layerwise.nn.winograd_convolution import convolve
@@ -44,7 +44,7 @@ def time_kernels(signature: ConvSignature) -> Timing:
                 call()
                 times[kernel].append(time.perf_counter() - start)
     seconds = {kernel: float(f"{min(taken):.4g}") for kernel, taken in times.items()}
-    return Timing(signature, seconds, choose_fastest(seconds))
+    return Timing(signature, seconds, choose_by_times(seconds))
 
 
 def _make_call(signature: ConvSignature, kernel: str) -> Callable[[], object]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.functional.boltzmann import free_energy, visible_probability
+from layerwise.functional.rbm import free_energy, visible_probability
 
 
 class RBM(nn.Module):
@@ -44,7 +44,7 @@ class RBM(nn.Module):
         return self.visible(self.hidden(v))
 
 
-class Recognition(nn.Module):
+class RecognitionDelta(nn.Module):
     """What fine-tuning adds to a machine's weights in the upward pass: ΔW (H, D) and Δb (H,), zero at first.
 
     Untied from the generative weights as in Hinton, Osindero & Teh 2006, section 5.

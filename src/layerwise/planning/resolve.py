@@ -28,9 +28,9 @@ from layerwise.runtime.input_files import refuse_special_file
 from layerwise.tasks import augmentation
 from layerwise.tasks import registry as tasks
 from layerwise.tasks.base import Task
-from layerwise.tasks.encoding import InputOptions
+from layerwise.tasks.input_options import InputOptions
 from layerwise.tasks.inputs import ImageInputs
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 
 # under so many training examples a recipe's variants "small", "image-small" or "row-small", and "points" apply
 SMALL = 5000
@@ -156,13 +156,13 @@ def make_plan(request: Request) -> Plan:
     name = tasks.choose_task(parts.train.schema, spec.tasks, model=spec.name, wanted=wanted_task)
     schema = parts.train.schema
     small = ("small", f"{schema.kind}-small") if len(parts.train) < SMALL else ()
-    points = ("points",) if small and has_few_numbers(schema) else ()
+    points = ("points",) if small and has_one_or_two_numeric_inputs(schema) else ()
     table = merge_recipe(spec, file_table, request, schema.kind, name, *small, *points)
     return _resolve_plan(spec, table, data_options=data_options, parts=parts, task_name=name)
 
 
-def has_few_numbers(schema: Schema) -> bool:
-    """Whether the inputs are rows of one or two numbers: a function that one can draw."""
+def has_one_or_two_numeric_inputs(schema: Schema) -> bool:
+    """Whether the inputs are the inputs are one or two numeric columns, so that the function can be plotted."""
     return (
         schema.kind == "row" and 1 <= len(schema.table) <= 2 and all(column.kind == "number" for column in schema.table)
     )

@@ -90,7 +90,7 @@ def plot_surface(
         bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, aspect=30, ticks=MaxNLocator(7))
         bar.outline.set_visible(False)
         bar.set_label(shorten(target, 220, 13), parse_math=False)
-        _set_limits(axes, x, y, names)
+        _format_axes(axes, x, y, names)
         draw_legend(axes, _make_marker_legend(parts), [part.name for part in parts])
 
     return render_axes(draw, size=SQUARE)
@@ -142,7 +142,7 @@ def plot_decision_regions(
                     alpha=0.9,
                     zorder=4,
                 )
-        _set_limits(axes, x, y, names)
+        _format_axes(axes, x, y, names)
         markers, words = _make_class_legend(classes)
         if not markers:
             _draw_class_names(axes, classes, parts)
@@ -245,8 +245,8 @@ def _label_axes(axes: Any, names: tuple[str, str]) -> None:
     axes.set_ylabel(shorten(names[1], 200, 13), parse_math=False)
 
 
-def _set_limits(axes: Any, x: Floats, y: Floats, names: tuple[str, str]) -> None:
-    """Keep to the range, without a grid over the colors."""
+def _format_axes(axes: Any, x: Floats, y: Floats, names: tuple[str, str]) -> None:
+    """Set the limits to the range of x and y, label the axes, and hide the grid."""
     axes.set_xlim(float(x[0]), float(x[-1]))
     axes.set_ylim(float(y[0]), float(y[-1]))
     axes.grid(False)

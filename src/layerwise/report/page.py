@@ -18,7 +18,7 @@ from layerwise.inspection.views.decision_surface import can_draw_function
 from layerwise.models.boltzmann import list_rbms
 from layerwise.report import sections
 from layerwise.report.sections import Figures
-from layerwise.report.texts import TEXTS, Texts
+from layerwise.report.translations import TEXTS, Texts
 from layerwise.run_directory import RunDirectory
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification

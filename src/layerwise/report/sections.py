@@ -25,14 +25,14 @@ from layerwise.models.boltzmann import list_rbms
 from layerwise.plotting import charts, images
 from layerwise.plotting.bars import plot_reliability
 from layerwise.plotting.svg import inline_svg
-from layerwise.report.texts import TEXTS, Texts
+from layerwise.report.translations import TEXTS, Texts
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.coders import CategoryCoder, Coder, NumberCoder
+from layerwise.tasks.column_encoders import CategoryEncoder, ColumnEncoder, NumberEncoder
 from layerwise.tasks.evaluation_metrics import BINS
 from layerwise.tasks.inputs import ImageInputs
 from layerwise.tasks.regression import Regression
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import WordPrediction
 
@@ -245,8 +245,8 @@ def _format_case(case: ExamplePrediction, columns: Sequence[Column]) -> Json:
 
 
 def format_cell(value: float, column: Column) -> str:
-    """Return a cell as the table had it: a number, a category's name, a date; a dash for a gap and a value never seen
-    in training."""
+    """Return a cell as the table had it: a number, a category's name, a date; a dash for a missing value and a value
+    never seen in training."""
     if np.isnan(value) or (column.kind == "category" and value < 0):
         return "–"
     if column.kind == "category":
@@ -337,7 +337,7 @@ def build_columns_section(task: Task, columns: list[Json], text: Texts) -> list[
             {
                 "name": column["name"],
                 "kind": text(f"k {column['kind']}") if f"k {column['kind']}" in TEXTS else column["kind"],
-                "gaps": column["gaps"] or "",
+                "missing": column["missing"] or "",
                 "distinct": f"{column['distinct']:,}",
                 "example": column["example"],
                 "becomes": describe_role(column["role"], text) if coder is None else describe_encoding(coder, text),
@@ -352,15 +352,15 @@ def describe_role(name: str, text: Texts) -> str:
     return text(name) if name in TEXTS else text(f"r {name}") if f"r {name}" in TEXTS else name
 
 
-def describe_encoding(coder: Coder, text: Texts) -> str:
+def describe_encoding(coder: ColumnEncoder, text: Texts) -> str:
     """Return in words what a column becomes."""
-    if isinstance(coder, CategoryCoder):
+    if isinstance(coder, CategoryEncoder):
         encoding = text("c vector" if coder.embed else "c category", count=len(coder.values))
-    elif isinstance(coder, NumberCoder):
+    elif isinstance(coder, NumberEncoder):
         encoding = text("c number")
     else:
-        encoding = text("c date", count=coder.width - coder.gaps)
-    return text("c gap", what=encoding) if coder.gaps else encoding
+        encoding = text("c date", count=coder.width - coder.has_missing)
+    return text("c missing", what=encoding) if coder.has_missing else encoding
 
 
 # -- word vectors --------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ class Backprop:
         with autocast(self.context.precision, batch.inputs.device):
             loss = self.context.task.objective(self.context.model, batch)
         self._check_loss(loss, batch)
-        self.scaler.scale(loss.total / self.context.batch).backward()
+        self.scaler.scale(loss.total / self.context.batch_size).backward()
         return loss.total.detach(), loss.weight, {name: term.detach() for name, term in loss.parts.items()}
 
     @torch.no_grad()
@@ -219,8 +219,8 @@ class Backprop:
             weight_sum = torch.tensor([weight], dtype=gradients[0].dtype, device=gradients[0].device)
             world.reduce([*gradients, weight_sum])
             weight = float(weight_sum)
-        if weight not in (0.0, float(self.context.batch)):
-            torch._foreach_mul_(gradients, self.context.batch / weight)
+        if weight not in (0.0, float(self.context.batch_size)):
+            torch._foreach_mul_(gradients, self.context.batch_size / weight)
 
     @torch.no_grad()
     def _add_penalties(self) -> dict[str, Tensor]:

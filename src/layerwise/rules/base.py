@@ -50,7 +50,7 @@ class Context:
     world: World
     seed: int
     precision: str
-    batch: int
+    batch_size: int
     examples: int
 
 

@@ -35,7 +35,7 @@ class ContrastiveOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     l2: NonNegativeFloat = 0.0
 
 
-class Contrastive:
+class ContrastiveDivergence:
     """The rule ``contrastive``, for a restricted Boltzmann machine or a layer of a deep belief network.
 
     The step's total is the free-energy gap Σ[F(v₀) − F(vₖ)], whose gradient (vₖ held fixed) is the update.
@@ -53,7 +53,7 @@ class Contrastive:
         self.context, self.options = context, options
         self.model = cast(Boltzmann, context.model)
         self.rbm: RBM = self.model.machine()
-        device, share = self.rbm.weight.device, context.world.get_slice(context.batch)
+        device, share = self.rbm.weight.device, context.world.get_slice(context.batch_size)
         # On the CPU a compiled counter hash draws: torch.rand and a comparison took a tenth of the step there.
         self.seed, self.calls = rng.derive_seed("contrastive", context.seed, context.world.rank), 0
         self.random = rng.make_generator("contrastive", context.seed, context.world.rank, device=device)
@@ -139,4 +139,4 @@ class Contrastive:
         self.calls = int(state["calls"])
 
 
-RULE = Entry(Contrastive, Contrastive.Options)
+RULE = Entry(ContrastiveDivergence, ContrastiveDivergence.Options)

@@ -187,7 +187,7 @@ class HopfieldRule:
                 self.projection = formulas.extend_projection(self.projection, x)
             w.copy_(self.projection.clone().fill_diagonal_(0))
         else:
-            w.add_(formulas.outer_products(patterns), alpha=compute_lr(self.options, progress) / w.shape[0])
+            w.add_(formulas.hopfield_weights(patterns), alpha=compute_lr(self.options, progress) / w.shape[0])
         self.stored += len(patterns)
         loss = self.context.task.objective(self.context.model, batch)
         return Step(loss.total, loss.weight, loss.parts)

@@ -1,8 +1,8 @@
 """Seven optimizers over torch's kernels, without the bookkeeping of `torch.optim.Optimizer`.
 
 The formulas are torch's own functions (`torch.optim.adam.adam` and its kin), fused into one pass where the device has
-it. What is left out is the wrapper around them (hooks, profiler ranges, graph breaks, groups): some 0.3 ms a step on a
-CPU, as long as a small network's whole update.
+it. What is left out is the wrapper around them (hooks, profiler ranges, graph breaks, groups): some 0.3 ms per step on
+a CPU, as long as a small network's whole update.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from layerwise.errors import UsageError
-from layerwise.runtime.owned_folders import make_owned, remove_owned, sweep_unfinished, temporary_path
+from layerwise.runtime.owned_folders import make_owned, make_temporary_path, remove_owned, sweep_unfinished
 from layerwise.runtime.write_checks import FREE_SPACE_ADVICE, check_target, get_mode, refuse_links, report_disk_errors
 
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
@@ -34,7 +34,7 @@ class _Draft:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.folder = temporary_path(target)  # where the file lies before it has its name, if it must lie anywhere
+        self.folder = make_temporary_path(target)  # where the file lies before it has its name, if it must lie anywhere
         self.nameless = True
         self.stream = cast(BinaryIO, os.fdopen(self._open(), "w+b"))
         before = get_mode(target)

@@ -20,14 +20,14 @@ from layerwise.runtime import machine, resources
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
-DIRECT, TILES = "direct", "tiles"
+DIRECT, WINOGRAD = "direct", "winograd"
 
 
 class ComputeSettings(msgspec.Struct, frozen=True):
     """What was set for a run, as recorded in run.json and in each checkpoint.
 
     ``layout`` is the memory format of feature maps: ``contiguous`` (channel after channel) or ``channels_last``;
-    ``convolution`` is how 3×3 ones are computed: ``direct`` (by torch) or by ``tiles`` (`nn.winograd_convolution`).
+    ``convolution`` is how 3×3 ones are computed: ``direct`` (by torch) or by ``winograd`` (`nn.winograd_convolution`).
     Both are empty until the network is known. ``kernels`` names the kernel of each class of layers (`nn.kernel_choice`)
     that a choice was made for; all others are torch's."""
 
@@ -39,7 +39,7 @@ class ComputeSettings(msgspec.Struct, frozen=True):
     deterministic: bool
     world: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
     layout: Annotated[str, msgspec.Meta(pattern="^(contiguous|channels_last|)$")] = ""
-    convolution: Annotated[str, msgspec.Meta(pattern="^(direct|tiles|)$")] = ""
+    convolution: Annotated[str, msgspec.Meta(pattern="^(direct|winograd|)$")] = ""
     kernels: Annotated[dict[str, str], msgspec.Meta(max_length=4096)] = {}
 
 
@@ -81,13 +81,13 @@ def resolve(
     if not workers and streams:
         workers = max(1, min(4, cores // 2)) if cores > 1 else 0
     threads = threads or max(1, cores - workers)
-    route = machine.get_matmul_route() if chosen.type == "cpu" and precision == "fp32" else "highest"
+    matmul = machine.get_matmul_precision() if chosen.type == "cpu" and precision == "fp32" else "highest"
     return ComputeSettings(
         str(chosen),
         precision,
         threads,
         workers if streams else 0,
-        route,
+        matmul,
         deterministic,
         world,
     )

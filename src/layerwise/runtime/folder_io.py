@@ -12,7 +12,14 @@ from pathlib import Path
 
 from layerwise.errors import UsageError
 from layerwise.runtime.atomic_io import DRAFT, flush_folder, make_folder, name_file, warn_once
-from layerwise.runtime.owned_folders import MARKER, is_owned, make_owned, remove_owned, sweep_unfinished, temporary_path
+from layerwise.runtime.owned_folders import (
+    MARKER,
+    is_owned,
+    make_owned,
+    make_temporary_path,
+    remove_owned,
+    sweep_unfinished,
+)
 from layerwise.runtime.write_checks import check_target, is_plain_file, report_disk_errors
 
 RENAME_EXCHANGE = 2  # renameat2's flag
@@ -47,7 +54,7 @@ def open_unfinished(target: Path, kind: str, *, durable: bool = True) -> Iterato
     ``durable`` is `make_owned`'s.
     """
     sweep_unfinished(target.parent, kind)
-    folder = temporary_path(target)
+    folder = make_temporary_path(target)
     with remove_new_folders_on_error(folder.parent):
         make_folder(folder.parent)
         try:
@@ -116,7 +123,7 @@ def put_folder(folder: Path, target: Path, kind: str, *, durable: bool = True, r
 def _set_aside(target: Path, folder: Path) -> Path:
     """Give a folder the name of another in two steps; return the other's new name. If a kill comes between,
     `sweep_unfinished` ends it."""
-    old = temporary_path(target, ending="old")
+    old = make_temporary_path(target, ending="old")
     target.rename(old)
     try:
         folder.rename(target)

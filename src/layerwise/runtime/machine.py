@@ -38,7 +38,7 @@ SIZES = (
     (1024, 256, 1024, True, False),
 )
 MAX_CACHE_BYTES = 1 << 20
-ROUTES = ("highest", "medium")
+MATMUL_PRECISIONS = ("highest", "medium")
 ROUNDS, SECONDS = 9, 0.2  # at most so many alternations, stopping early on a slow machine
 ERROR_LIMIT = 4.0  # "fp32's level": at most this many times the error of "highest"
 GAIN, LOSS = 1.10, 0.90  # speed-up needed in geometric mean; no size may fall below LOSS
@@ -79,7 +79,7 @@ class MatmulTrial(msgspec.Struct, frozen=True):
     why: str
 
 
-def get_matmul_route() -> str:
+def get_matmul_precision() -> str:
     """Return the ``torch.set_float32_matmul_precision`` that is fastest at fp32's error on this machine.
 
     Measured once per machine and cached in the user's folder; ``LAYERWISE_MATMUL=highest`` (or ``medium``)
@@ -88,8 +88,12 @@ def get_matmul_route() -> str:
     wanted = os.environ.get("LAYERWISE_MATMUL")
     if wanted is None:
         return get_matmul_trial().chosen
-    if wanted not in ROUTES:
-        raise UsageError("LAYERWISE_MATMUL does not name a route", expected=" or ".join(ROUTES), received=f"'{wanted}'")
+    if wanted not in MATMUL_PRECISIONS:
+        raise UsageError(
+            "LAYERWISE_MATMUL is not a matmul precision",
+            expected=" or ".join(MATMUL_PRECISIONS),
+            received=f"'{wanted}'",
+        )
     return wanted
 
 
@@ -114,12 +118,12 @@ def measure_matmul() -> MatmulTrial:
     """
     rng = torch.Generator().manual_seed(1)
     pairs = [_draw_operands(size, rng) for size in SIZES]
-    times: dict[str, list[list[float]]] = {route: [[] for _ in SIZES] for route in ROUTES}
+    times: dict[str, list[list[float]]] = {route: [[] for _ in SIZES] for route in MATMUL_PRECISIONS}
     errors: dict[str, list[float]] = {}
     with _restore_settings(), torch.inference_mode():
         torch.set_num_threads(1)
         exact = [left.double() @ right.double() for left, right in pairs]
-        for route in ROUTES:  # also the warm-up
+        for route in MATMUL_PRECISIONS:  # also the warm-up
             torch.set_float32_matmul_precision(route)
             errors[route] = [
                 float((left @ right - true).abs().max() / true.abs().max())
@@ -129,7 +133,7 @@ def measure_matmul() -> MatmulTrial:
         for number in range(ROUNDS):
             if number >= 3 and time.perf_counter() - start > SECONDS:
                 break
-            for route in ROUTES if number % 2 == 0 else ROUTES[::-1]:
+            for route in MATMUL_PRECISIONS if number % 2 == 0 else MATMUL_PRECISIONS[::-1]:
                 torch.set_float32_matmul_precision(route)
                 for seconds, (left, right) in zip(times[route], pairs, strict=True):
                     begin = time.perf_counter()
@@ -141,10 +145,10 @@ def measure_matmul() -> MatmulTrial:
             SIZES, times["highest"], times["medium"], errors["highest"], errors["medium"], strict=True
         )
     ]
-    return choose_route(products)
+    return choose_matmul_precision(products)
 
 
-def choose_route(products: list[ProductTrial]) -> MatmulTrial:
+def choose_matmul_precision(products: list[ProductTrial]) -> MatmulTrial:
     """Choose the route from measured products: the error first, then the time."""
     speedup = geometric_mean([product.speedup for product in products])
     ratio = max(product.medium_error / max(product.highest_error, 1e-12) for product in products)
@@ -213,7 +217,7 @@ def describe() -> dict[str, Any]:
             "build": torch.__config__.show(),
         },
         "openmp": openmp.name if (openmp := find_torch_openmp()) else None,
-        "matmul": {"route": get_matmul_route(), "measured": msgspec.to_builtins(get_matmul_trial())},
+        "matmul": {"route": get_matmul_precision(), "measured": msgspec.to_builtins(get_matmul_trial())},
         "allocator": {
             "large buffers kept": keep_large_buffers(),
             "thresholds": {name: value for name, (_, value) in THRESHOLDS.items()},
@@ -274,7 +278,7 @@ def _read_cache() -> dict[str, MatmulTrial]:
         trials: dict[str, MatmulTrial] = decode_json(path.read_bytes(), what=str(path), as_type=dict[str, MatmulTrial])
     except (OSError, LayerwiseError):
         return {}
-    return {key: one for key, one in trials.items() if one.chosen in ROUTES and one.key == key}
+    return {key: one for key, one in trials.items() if one.chosen in MATMUL_PRECISIONS and one.key == key}
 
 
 def _write_cache(trials: dict[str, MatmulTrial]) -> None:

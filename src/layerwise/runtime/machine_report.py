@@ -46,14 +46,14 @@ def _format_devices(devices: Facts) -> list[str]:
 
 def _format_products(matmul: Facts, *, zh: bool) -> str:
     """Return the route that is used, and what the measurement of both gave."""
-    measured, route = matmul["measured"], matmul["route"]
+    measured, precision = matmul["measured"], matmul["route"]
     speed, error = measured["speedup"], measured["error_ratio"]
-    is_overridden = route != measured["chosen"]
+    is_overridden = precision != measured["chosen"]
     if zh:
         why = f"实测 medium 的速度是 highest 的 {speed:.2f} 倍，误差是 {error:.1f} 倍"
-        return f"{route}（{why}{'；由 LAYERWISE_MATMUL 指定' if is_overridden else ''}）"
+        return f"{precision}（{why}{'；由 LAYERWISE_MATMUL 指定' if is_overridden else ''}）"
     why = f"measured: medium is {speed:.2f} times as fast as highest, with {error:.1f} times its error"
-    return f"{route} ({why}{'; LAYERWISE_MATMUL decides' if is_overridden else ''})"
+    return f"{precision} ({why}{'; LAYERWISE_MATMUL decides' if is_overridden else ''})"
 
 
 def _format_convolutions(openmp: str | None, *, zh: bool) -> str:

@@ -120,7 +120,7 @@ def remove_inside(path: Path, owner: Path, kind: str) -> bool:
     return not os.path.lexists(path)
 
 
-def temporary_path(target: Path, *, ending: str = "new") -> Path:
+def make_temporary_path(target: Path, *, ending: str = "new") -> Path:
     """Return a hidden unique path beside a target. Its name contains the machine and the process, as the folder has no
     marker at first.
 

@@ -60,7 +60,7 @@ def replace_nonfinite_key(key: Any) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse_number(text: str) -> float:

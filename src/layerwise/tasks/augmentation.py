@@ -77,7 +77,7 @@ class Augmentation:
             batch,
             inputs=x.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format),
         )
-        return self.mix(changed, u) if self.options.mixes and len(batch) else changed
+        return self.mix(changed, u) if self.options.has_mixing and len(batch) else changed
 
     def compute_shares(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return what draws u (N, 28) leave of each image, λ (N,) float64, 1 for those not mixed, and which are cut
@@ -136,7 +136,7 @@ def choose_collate(task: Task, table: Mapping[str, Any]) -> Collate:
 
 def has_mixing(table: Mapping[str, Any]) -> bool:
     """Whether a stage's table (resolved) mixes images."""
-    return bool(table) and msgspec.convert(dict(table), AugmentOptions).mixes
+    return bool(table) and msgspec.convert(dict(table), AugmentOptions).has_mixing
 
 
 def augment_batches(
@@ -172,7 +172,7 @@ def resolve_augment(table: Mapping[str, Any], inputs: Inputs, where: str, *, rul
             received=f"augment of {', '.join(table)}",
             do="leave augment out for these data",
         )
-    if options.colors and inputs.channels != 3:
+    if options.needs_color and inputs.channels != 3:
         raise UsageError(
             f"{where} cannot change the saturation or hue of these images",
             expected="three channels: red, green, blue",
@@ -188,7 +188,7 @@ def resolve_augment(table: Mapping[str, Any], inputs: Inputs, where: str, *, rul
                 received=f"{[low, high]}",
                 do=f"--set 'augment.{key}=[{high:g}, {low:g}]'",
             )
-    if options.mixes and rule != "backprop":
+    if options.has_mixing and rule != "backprop":
         raise UsageError(
             f"{where} cannot mix images: the rule {rule} learns one class from each",
             expected="the rule backprop",

@@ -92,15 +92,15 @@ class Meter(Protocol):
     """Gathers what a metric needs over batches; metrics are no means of batches."""
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in a batch's outputs."""
+        """Add a batch of outputs."""
         ...
 
     def state(self) -> dict[str, Tensor]:
         """What was gathered, as tensors, to be sent to other ranks."""
         ...
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
-        """Take in what another meter gathered (its `state`)."""
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
+        """Add what another meter gathered (its `state`)."""
         ...
 
     def result(self) -> dict[str, float]:
@@ -123,16 +123,16 @@ class BasicEvaluationMeter:
     basic: Meter
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in a batch's outputs."""
+        """Add a batch of outputs."""
         self.basic.update(outputs, batch)
 
     def state(self) -> dict[str, Tensor]:
         """What was gathered."""
         return self.basic.state()
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
-        """Take in what another gathered."""
-        self.basic.merge(other)
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
+        """Add what another gathered."""
+        self.basic.merge_state(other)
 
     def result(self) -> dict[str, float]:
         """Return the metrics by name."""
@@ -231,7 +231,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, saved: Json) -> Self:
-        """Make the task again from what `to_json` returned. Raises `msgspec.ValidationError` naming the field that is
+        """Restore the task from `to_json`'s output. Raises `msgspec.ValidationError` naming the field that is
         wrong."""
 
     def encode(self, raw: object) -> Tensor:

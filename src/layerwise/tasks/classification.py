@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch, get_weights
 from layerwise.data.source import Array, Examples, Relabeled, Source, get_targets
 from layerwise.errors import DataError
-from layerwise.tasks import encoding
+from layerwise.tasks import input_options
 from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task, sum_losses
-from layerwise.tasks.evaluation_metrics import ClassEvaluationMeter
+from layerwise.tasks.evaluation_metrics import ClassificationEvaluationMeter
 from layerwise.tasks.objectives import GAMMA, ClassLoss, ClassLossName, ClassWeights, build_class_loss, to_class_logits
 from layerwise.tasks.records import ClassificationRecord
 
@@ -24,7 +24,7 @@ IMBALANCE_RATIO = 2  # of the commonest to the rarest class's examples, from whi
 MAX_NAMED = 6  # classes that a note names
 
 
-class ClassificationOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+class ClassificationOptions(input_options.InputOptions, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[task]``.
 
     How inputs are brought to the network: `encoding.InputOptions`.
@@ -80,7 +80,7 @@ def describe_imbalance(classes: Sequence[str], counts: Array) -> tuple[str, ...]
 
 
 @dataclass
-class ClassMeter:
+class ClassificationMeter:
     """Accuracy and mean loss, with the confusion matrix (true class by row).
 
     The loss is cross-entropy (of sigmoids for one against the rest), without weights, smoothing and focusing. Where
@@ -98,7 +98,7 @@ class ClassMeter:
         self.loss = torch.zeros((), dtype=torch.float64)
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in logits (N, K) or (N, 1) and labels (N,)."""
+        """Add logits (N, K) or (N, 1) and labels (N,)."""
         assert batch.targets is not None
         logits = to_class_logits(outputs)
         self.loss += self.criterion.compute_losses(outputs.double(), batch.targets).sum().cpu()
@@ -109,7 +109,7 @@ class ClassMeter:
         """Return confusion counts and summed loss."""
         return {"confusion": self.confusion, "loss": self.loss}
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
         """Add another meter's counts."""
         self.confusion = self.confusion + other["confusion"]
         self.loss = self.loss + other["loss"]
@@ -163,7 +163,7 @@ class Classification(Task):
                 received=f"{len(targets)} examples, all of class '{only}'",
                 do="add examples of another class, or choose another target with --set data.target=…",
             )
-        task = cls(encoding.fit_inputs(source, options), names)
+        task = cls(input_options.fit_inputs(source, options), names)
         task.convert_source(source)
         loss = build_class_loss(
             options.loss,
@@ -232,13 +232,13 @@ class Classification(Task):
         """Return outputs whose probabilities are the mean."""
         return self.loss.average_outputs(outputs)
 
-    def meter(self) -> ClassMeter:
-        """Return a meter of accuracy, loss and confusion."""
-        return ClassMeter(len(self.classes), self.loss.unweighted_log_loss, bool(self.loss.weights))
+    def meter(self) -> ClassificationMeter:
+        """Return a new meter of accuracy, loss and confusion."""
+        return ClassificationMeter(len(self.classes), self.loss.unweighted_log_loss, bool(self.loss.weights))
 
-    def evaluation_meter(self) -> ClassEvaluationMeter:
-        """Return a meter of all that: also by class, over all thresholds, and as probabilities."""
-        return ClassEvaluationMeter(self.meter(), self.loss, self.classes)
+    def evaluation_meter(self) -> ClassificationEvaluationMeter:
+        """Return a new meter of all that: also by class, over all thresholds, and as probabilities."""
+        return ClassificationEvaluationMeter(self.meter(), self.loss, self.classes)
 
     def notes(self, source: Source) -> tuple[str, ...]:
         """Return each class's share of the training part, if the rarest has less than half of the commonest's
@@ -272,6 +272,6 @@ class Classification(Task):
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
+        """Restore the task from `to_json`'s output."""
         record = msgspec.convert(saved, ClassificationRecord)
-        return cls(encoding.inputs_from_record(record.inputs), record.classes, ClassLoss.from_record(record.loss))
+        return cls(input_options.inputs_from_record(record.inputs), record.classes, ClassLoss.from_record(record.loss))

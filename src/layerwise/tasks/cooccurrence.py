@@ -33,7 +33,7 @@ class CoOccurrenceOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=
 
 
 @dataclass
-class FitMeter:
+class CooccurrenceMeter:
     """How well products of vectors fit logarithms of counts, up to one constant: seven sums over the pairs.
 
     With ẑ = wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, y = log X and weights f: their number, Σf, Σfẑ, Σfy, Σfẑ², Σfy², Σfẑy.
@@ -42,7 +42,7 @@ class FitMeter:
     sums: Tensor = field(default_factory=lambda: torch.zeros(7, dtype=torch.float64))
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in each pair's ẑ, y and f, (N, L, 3); f is 0 where there is no pair."""
+        """Add each pair's ẑ, y and f, (N, L, 3); f is 0 where there is no pair."""
         z, y, f = outputs.double().unbind(-1)
         products = [(f > 0).double(), f, f * z, f * y, f * z * z, f * y * y, f * z * y]
         self.sums += torch.stack([part.sum() for part in products]).cpu()
@@ -51,7 +51,7 @@ class FitMeter:
         """Return the sums."""
         return {"sums": self.sums}
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
         """Add another meter's sums."""
         self.sums = self.sums + other["sums"]
 
@@ -122,9 +122,9 @@ class CoOccurrence(WordTask):
         """Return each block's mean error, (N,)."""
         return weighted_squared_errors(outputs).sum(1) / (outputs[..., 2] > 0).sum(1).clamp_min(1)
 
-    def meter(self) -> FitMeter:
-        """Return a meter of the fit."""
-        return FitMeter()
+    def meter(self) -> CooccurrenceMeter:
+        """Return a new meter of the fit."""
+        return CooccurrenceMeter()
 
 
 def weighted_squared_errors(outputs: Tensor) -> Tensor:

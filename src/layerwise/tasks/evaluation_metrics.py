@@ -28,7 +28,7 @@ MAX_EXACT_SCORES = 1 << 25  # scores that are stored (128 MiB); of more, only th
 STEPS, MAX_LOG_ODDS = 4096, 20.0
 
 
-class ClassEvaluationMeter:
+class ClassificationEvaluationMeter:
     """A classifier's training metrics, and precision, recall and F1 by class, ROC-AUC and calibration.
 
     The area under the ROC curve is of each class against the rest, from log-odds log p/(1−p), which keep in float32
@@ -47,7 +47,7 @@ class ClassEvaluationMeter:
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in logits (N, K) or (N, 1) and labels (N,)."""
+        """Add logits (N, K) or (N, 1) and labels (N,)."""
         assert batch.targets is not None
         self.basic.update(outputs, batch)
         probabilities = self.loss.probabilities(outputs.double())  # (N, K)
@@ -94,9 +94,9 @@ class ClassEvaluationMeter:
             "bins": self.bins,
         }
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
-        """Take in another meter's state."""
-        self.basic.merge(other)
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
+        """Add another meter's state."""
+        self.basic.merge_state(other)
         self.bins = self.bins + other["bins"]
         if len(other["counted"]):
             self._count_scores()

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from layerwise.data.loader import Batch, get_weights
 from layerwise.data.source import Examples, Source
 from layerwise.functional.losses import squared_error
-from layerwise.tasks import encoding
+from layerwise.tasks import input_options
 from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task
-from layerwise.tasks.coders import Scale
+from layerwise.tasks.column_encoders import Scale
 from layerwise.tasks.records import ReconstructionRecord
 
 
-class ReconstructionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+class ReconstructionOptions(input_options.InputOptions, frozen=True, forbid_unknown_fields=True):
     """``scale`` unit gives inputs in [0, 1], as Boltzmann machines need; the others as in classification."""
 
     scale: Scale = "unit"
@@ -32,13 +32,13 @@ class ReconstructionPrediction(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class ErrorMeter:
+class ReconstructionMeter:
     """Mean squared error per feature, and per example."""
 
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in reconstructions (N, …) of the inputs."""
+        """Add reconstructions (N, …) of the inputs."""
         error = squared_error(outputs.double(), batch.inputs.double().view_as(outputs)).sum()
         counts = error.new_tensor([float(len(batch)), float(batch.inputs.numel())])
         self.sums += torch.cat([error[None], counts]).cpu()
@@ -47,7 +47,7 @@ class ErrorMeter:
         """Return the three sums."""
         return {"sums": self.sums}
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
         """Add another meter's sums."""
         self.sums = self.sums + other["sums"]
 
@@ -69,7 +69,7 @@ class Reconstruction(Task):
     def prepare(cls, source: Source, options: msgspec.Struct, given: dict[str, Any] | None = None) -> Self:
         """Take the input statistics from the training part."""
         assert isinstance(options, ReconstructionOptions)
-        return cls.from_json(given) if given else cls(encoding.fit_inputs(source, options))
+        return cls.from_json(given) if given else cls(input_options.fit_inputs(source, options))
 
     def model_args(self) -> dict[str, Any]:
         """Return what the inputs decide."""
@@ -93,9 +93,9 @@ class Reconstruction(Task):
         """Return each example's squared error, (N,)."""
         return squared_error(outputs, batch.inputs.view_as(outputs))
 
-    def meter(self) -> ErrorMeter:
-        """Return a meter of the mean squared error."""
-        return ErrorMeter()
+    def meter(self) -> ReconstructionMeter:
+        """Return a new meter of the mean squared error."""
+        return ReconstructionMeter()
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return each input's mean squared reconstruction error per feature."""
@@ -118,5 +118,5 @@ class Reconstruction(Task):
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
-        return cls(encoding.inputs_from_record(msgspec.convert(saved, ReconstructionRecord).inputs))
+        """Restore the task from `to_json`'s output."""
+        return cls(input_options.inputs_from_record(msgspec.convert(saved, ReconstructionRecord).inputs))

@@ -44,7 +44,7 @@ class NumberRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="number"):
     """A column of numbers."""
 
     name: Text
-    gaps: bool
+    has_missing: bool
     shift: Finite
     spread: Spread
     clamp: bool
@@ -54,7 +54,7 @@ class DateRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="date"):
     """A column of dates."""
 
     name: Text
-    gaps: bool
+    has_missing: bool
     shift: Finite
     spread: Spread
     clock: bool
@@ -65,7 +65,7 @@ class CategoryRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="categor
     """A column of categories."""
 
     name: Text
-    gaps: bool
+    has_missing: bool
     values: Texts
     embed: bool
     unseen: Unseen

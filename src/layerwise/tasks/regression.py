@@ -16,7 +16,7 @@ from layerwise.data.loader import Batch, get_weights
 from layerwise.data.source import FLOAT32_MAX, Array, Examples, Relabeled, Source, get_targets
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
-from layerwise.tasks import encoding
+from layerwise.tasks import input_options
 from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task, sum_losses
 from layerwise.tasks.records import RegressionRecord
 from layerwise.tasks.scaling import is_out_of_range, standard_scale
@@ -25,7 +25,7 @@ DELTA = 1.0  # deviations of the target
 ROUNDED = 1e-12  # Σ(y−ȳ)² below this share of Σy² is what rounding leaves of equal targets
 
 
-class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_fields=True):
+class RegressionOptions(input_options.InputOptions, frozen=True, forbid_unknown_fields=True):
     """``loss``: mse or mae (E06) or huber with ``huber_delta`` δ, on targets brought to mean 0, deviation 1.
 
     Inputs as in classification.
@@ -35,14 +35,14 @@ class RegressionOptions(encoding.InputOptions, frozen=True, forbid_unknown_field
     huber_delta: float = DELTA
 
 
-class NumberPrediction(msgspec.Struct, frozen=True):
+class RegressionPrediction(msgspec.Struct, frozen=True):
     """The prediction of a regression, in the target's own unit."""
 
     value: float
 
 
 @dataclass
-class NumberMeter:
+class RegressionMeter:
     """MAE, RMSE and R² in the target's own unit."""
 
     shift: float
@@ -50,7 +50,7 @@ class NumberMeter:
     sums: Tensor = field(default_factory=lambda: torch.zeros(5, dtype=torch.float64))
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in scaled outputs and targets (N, 1)."""
+        """Add scaled outputs and targets (N, 1)."""
         assert batch.targets is not None
         target = batch.targets.double()  # scaled, so that squares of large amounts do not drown their variance
         error = (outputs.double() - target) * self.spread
@@ -62,7 +62,7 @@ class NumberMeter:
         """Return the five sums."""
         return {"sums": self.sums}
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
         """Add another meter's sums."""
         self.sums = self.sums + other["sums"]
 
@@ -168,7 +168,7 @@ class Regression(Task):
         check_targets(source, source.schema.target_name, targets)
         shift, spread = standard_scale(targets.astype(np.float64))
         task = cls(
-            encoding.fit_inputs(source, options),
+            input_options.fit_inputs(source, options),
             source.schema.target_name,
             shift,
             spread,
@@ -220,13 +220,13 @@ class Regression(Task):
         """Return the mean."""
         return torch.stack([*outputs]).mean(0)
 
-    def meter(self) -> NumberMeter:
-        """Return a meter of MAE, RMSE and R²."""
-        return NumberMeter(self.shift, self.spread)
+    def meter(self) -> RegressionMeter:
+        """Return a new meter of MAE, RMSE and R²."""
+        return RegressionMeter(self.shift, self.spread)
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return each example's number in the target's own unit."""
-        return [NumberPrediction(v) for v in (outputs.double()[:, 0] * self.spread + self.shift).tolist()]
+        return [RegressionPrediction(v) for v in (outputs.double()[:, 0] * self.spread + self.shift).tolist()]
 
     def export_module(self, model: nn.Module) -> Export:
         """Return the network with its number in the target's own unit, (N, 1)."""
@@ -250,7 +250,7 @@ class Regression(Task):
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
+        """Restore the task from `to_json`'s output."""
         record = msgspec.convert(saved, RegressionRecord)
-        inputs = encoding.inputs_from_record(record.inputs)
+        inputs = input_options.inputs_from_record(record.inputs)
         return cls(inputs, record.target, record.shift, record.spread, record.loss, record.delta)

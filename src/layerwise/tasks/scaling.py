@@ -38,7 +38,8 @@ def range_scale(values: Array) -> tuple[float, float]:
 
 
 def is_out_of_range(values: Array, *, shift: float = 0.0, spread: float = 1.0) -> Array:
-    """Return which values (N,) float32 cannot hold, as they are or as (x − shift) / spread. NaN, a gap, can be held."""
+    """Return which values (N,) float32 cannot hold, as they are or as (x − shift) / spread. NaN, a missing value, can
+    be held."""
     with np.errstate(over="ignore"):
         scaled = (values - shift) / spread
     return (np.abs(values) > FLOAT32_MAX) | (np.abs(scaled) > FLOAT32_MAX)

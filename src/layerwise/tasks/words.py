@@ -65,20 +65,20 @@ class WordPrediction(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class LikelihoodMeter:
-    """Mean log-likelihood of held-out windows."""
+class NegativeLogLikelihoodMeter:
+    """Mean negative log-likelihood of held-out windows."""
 
     sums: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Take in each block's loss and the pairs or windows it covers, (N, 2)."""
+        """Add each block's loss and the pairs or windows it covers, (N, 2)."""
         self.sums += outputs.double().sum(0).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """Return the two sums."""
         return {"sums": self.sums}
 
-    def merge(self, other: Mapping[str, Tensor]) -> None:
+    def merge_state(self, other: Mapping[str, Tensor]) -> None:
         """Add another meter's sums."""
         self.sums = self.sums + other["sums"]
 
@@ -110,7 +110,7 @@ class WordTask(Task):
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        """Make the task again from what `to_json` returned."""
+        """Restore the task from `to_json`'s output."""
         record = msgspec.convert(saved, WordTaskRecord)
         return cls(WordInputs.from_record(record.inputs), msgspec.convert(record.options, cls.Options))
 
@@ -183,7 +183,7 @@ class Words(WordTask):
         """Return each block's loss in nats and the expected pairs or windows that it covers, (N, 2)."""
         words = require_predictive(model)
         measure, score = (
-            word2vec_likelihood.cbow_likelihood if words.pooled else word2vec_likelihood.skipgram_likelihood,
+            word2vec_likelihood.cbow_log_likelihood if words.pooled else word2vec_likelihood.skipgram_log_likelihood,
             self._make_score(words),
         )
         gain = torch.cat(
@@ -232,9 +232,9 @@ class Words(WordTask):
         """Return each block's mean loss, (N,)."""
         return outputs[:, 0] / outputs[:, 1].clamp_min(1e-9)
 
-    def meter(self) -> LikelihoodMeter:
-        """Return a meter of the mean log-likelihood."""
-        return LikelihoodMeter()
+    def meter(self) -> NegativeLogLikelihoodMeter:
+        """Return a new meter of the mean log-likelihood."""
+        return NegativeLogLikelihoodMeter()
 
 
 def build_paths(counts: Array) -> tuple[Array, Array]:

@@ -64,9 +64,9 @@ def has_single_values(model: nn.Module, example: Batch) -> bool:
     return any(single)
 
 
-def find_next_batch_size(examples: int, batch: int, ranks: int) -> int:
+def find_next_batch_size(examples: int, batch_size: int, ranks: int) -> int:
     """Return the next batch size that leaves every rank of a last batch two examples or none."""
-    first = max(batch, 2 * ranks) + (batch >= 2 * ranks)
+    first = max(batch_size, 2 * ranks) + (batch_size >= 2 * ranks)
     return next(b for b in range(first, 2 * examples) if examples % b == 0 or examples % b >= 2 * ranks)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerwise.nn.convolution import use_fast_kernels
 from layerwise.runtime import compute_settings
-from layerwise.runtime.compute_settings import DIRECT, TILES, ComputeSettings
+from layerwise.runtime.compute_settings import DIRECT, WINOGRAD, ComputeSettings
 from layerwise.runtime.distributed import World
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def configure_execution(model: nn.Module, settings: ComputeSettings, *, winograd
     layout = settings.layout or compute_settings.choose_layout(model, settings.precision)
     compute_settings.apply_layout(model, layout)
     supported = settings.device == "cpu" and settings.precision == "fp32"
-    wanted = settings.convolution or (TILES if winograd and supported else DIRECT)
-    replaced = wanted == TILES and use_fast_kernels(model, kernels=settings.kernels) > 0
-    return msgspec.structs.replace(settings, layout=layout, convolution=TILES if replaced else DIRECT)
+    wanted = settings.convolution or (WINOGRAD if winograd and supported else DIRECT)
+    replaced = wanted == WINOGRAD and use_fast_kernels(model, kernels=settings.kernels) > 0
+    return msgspec.structs.replace(settings, layout=layout, convolution=WINOGRAD if replaced else DIRECT)
 
 
 def choose_kernels(
@@ -42,7 +42,7 @@ def choose_kernels(
     stay, on any machine. Of several processes the first one measures for all. ``run`` runs the network on one example,
     without gradients.
     """
-    if settings.convolution != TILES:
+    if settings.convolution != WINOGRAD:
         return settings
     # these import the compiler of kernels, which other networks do not need
     from layerwise.nn.kernel_choice import choose_kernel
@@ -65,7 +65,7 @@ def choose_kernels(
 
 def fix_kernels(model: nn.Module, settings: ComputeSettings) -> None:
     """Make a network use the kernels in the flags, and torch for every other class of convolutions."""
-    if settings.convolution == TILES:
+    if settings.convolution == WINOGRAD:
         from layerwise.nn.winograd_convolution import PointwiseConv2d, WinogradConv2d
 
         for module in model.modules():

@@ -1,4 +1,4 @@
-"""Progress of a run: on a terminal one bar with the time left and live metrics, elsewhere a line an epoch."""
+"""Progress of a run: on a terminal one bar with the time left and live metrics, elsewhere one line per epoch."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Display:
             self.bar.stop()
 
     def start_stage(self, name: str, steps: int) -> None:
-        """Begin a stage of so many steps."""
+        """Start the progress bar of a stage with ``steps`` steps."""
         if self.bar:
             if self.task is not None:
                 self.bar.remove_task(self.task)
             self.task = self.bar.add_task(escape_control(name, single_line=True), total=steps, live="")
 
     def advance(self, done: int) -> None:
-        """Move the bar to so many steps of the stage."""
+        """Set the bar to ``done`` finished steps."""
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=done)
 

@@ -43,13 +43,13 @@ def find_resume_point(
     path = directory.path
     if not (request.resume and (path / "run.json").exists()):
         if request.resume:
-            display.say(f"{path} has no checkpoint: starting afresh")
+            display.say(f"{path} has no checkpoint: starting from scratch")
         return ResumePoint()
     directory.refuse_own_links()
     last = directory.restore("last")
     if last is None and not all((path / name).exists() for name in FIRST_FILES):
         # a kill came after run.json, which is written first
-        display.say(f"{path} was stopped before it began: starting afresh")
+        display.say(f"{path} was stopped before it began: starting from scratch")
         return ResumePoint()
     before = recipe.from_toml(directory.read("recipe.toml"), str(path / "recipe.toml"))
     best = _check_lost(directory, last, saves=bool(before.train.checkpoint_seconds))
@@ -61,7 +61,7 @@ def find_resume_point(
     for which, checkpoint in checkpoints.items():
         check_tensors(directory, which, checkpoint, plan)
     if last is None and directory.info()["status"] != "finished":
-        display.say(f"{path} has no checkpoint yet: starting afresh")
+        display.say(f"{path} has no checkpoint yet: starting from scratch")
     return ResumePoint(last, False, changes)
 
 
@@ -142,7 +142,7 @@ def _lost_error(path: Path, left: str, *, why: str = "") -> DamagedError:
         f"{path} is {f'damaged ({why})' if why else 'missing'}, and {run} cannot be resumed without it; "
         "nothing was changed",
         expected="the checkpoints that training saved",
-        do=f"bring it back from a copy, or train anew: layerwise train {run / 'recipe.toml'}{start} --out NEW",
+        do=f"restore it from a backup, or train again: layerwise train {run / 'recipe.toml'}{start} --out NEW",
     )
 
 

@@ -167,7 +167,7 @@ def _run_session(
     checkpoint, info = start.checkpoint, {} if start.is_new else directory.info()
     if info.get("status") == "finished" and (checkpoint is None or not _is_unfinished(checkpoint, plan)):
         write_first_files(directory, start, plan, world=world)
-        display.say(f"{directory.path} is finished already")
+        display.say(f"{directory.path} is already finished")
         return TrainingResult(directory, get_final_metrics(info), True, info, plan.task.name, world.is_first)
     streams = options.workers < 0 or not all(
         fits_in_memory(

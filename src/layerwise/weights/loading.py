@@ -14,7 +14,7 @@ from layerwise.planning.resolve import Plan
 from layerwise.planning.transfer import find_head
 from layerwise.tasks import registry as tasks
 from layerwise.weights.matching import WeightMatch, match_weights
-from layerwise.weights.reading import read_weights
+from layerwise.weights.weight_files import read_weights
 
 
 def load_weights(model: nn.Module, path: Path, *, head: Sequence[str] = ()) -> WeightMatch:

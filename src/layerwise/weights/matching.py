@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from layerwise.errors import UsageError
-from layerwise.weights.reading import MAX_OTHERS, Weights
+from layerwise.weights.weight_files import MAX_OTHERS, Weights
 
 MAX_LISTED = 40  # keys that an error lists in full; of more, the first `LISTED_PER_KIND` of each kind
 LISTED_PER_KIND = 10

@@ -137,9 +137,7 @@ def refuse_complex(tensors: Mapping[str, Tensor], weights: Path) -> None:
     """Raise `DamagedError` for complex numbers: torch would drop their imaginary parts."""
     for name, tensor in tensors.items():
         if tensor.is_complex():
-            raise make_damaged_error(
-                weights, f"the tensor '{name}' holds {tensor.dtype}, and no network of the catalog does"
-            )
+            raise make_damaged_error(weights, f"the tensor '{name}' holds {tensor.dtype}, and no registered model does")
 
 
 def check_finite(tensors: Mapping[str, Tensor], weights: Path) -> None:

@@ -1,6 +1,6 @@
 """Word vectors as a table: words, a row of numbers for each, and how often each word was seen.
 
-``V`` words, ``D`` dimensions. Files: `layerwise.weights.vector_files`; layers: `layerwise.weights.embeddings`.
+``V`` words, ``D`` dimensions. Files: `layerwise.weights.vector_files`; layers: `layerwise.weights.embedding_layer`.
 """
 
 from __future__ import annotations

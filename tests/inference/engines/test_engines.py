@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from layerwise import api
 from layerwise.cli import main
 from layerwise.errors import DamagedError, UsageError
-from layerwise.inference.engines import choice, graphs
+from layerwise.inference.engines import engine_choice, exported_graphs
 from layerwise.inference.engines.base import Engine, choose_device, compute_chunk_size, verify_engine
-from layerwise.inference.engines.choice import AutoEngine, EngineChoice, choose_fastest, make_engine
+from layerwise.inference.engines.engine_choice import AutoEngine, EngineChoice, choose_engine, make_engine
 from layerwise.inference.engines.native import TorchEngine
 from layerwise.inference.evaluate import evaluate_run
 from layerwise.inference.predict import LoadedRun, load_run
@@ -139,17 +139,17 @@ def test_a_damaged_graph_is_written_anew_and_a_foreign_one_refused(
     loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = loaded.directory.path
-    path = graphs.find_or_export_graph(loaded.export_source, run)
+    path = exported_graphs.find_or_export_graph(loaded.export_source, run)
     assert path.parent == run / "engines"
     good = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "export_graph", lambda _: pytest.fail("a whole graph is not written again"))
-        assert graphs.find_or_export_graph(loaded.export_source, run) == path
+        patch.setattr(exported_graphs, "export_graph", lambda _: pytest.fail("a whole graph is not written again"))
+        assert exported_graphs.find_or_export_graph(loaded.export_source, run) == path
     path.write_bytes(good[:-9] + b"xxxxxxxxx")
-    assert not graphs.is_intact(path)
+    assert not exported_graphs.is_intact(path)
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "export_graph", lambda _: good)
-        assert graphs.find_or_export_graph(loaded.export_source, run).read_bytes() == good
+        patch.setattr(exported_graphs, "export_graph", lambda _: good)
+        assert exported_graphs.find_or_export_graph(loaded.export_source, run).read_bytes() == good
     with torch.no_grad():
         next(loaded.model.parameters()).mul_(2)  # as if the graph were another network's
     with pytest.raises(DamagedError, match="onnxruntime does not compute"):
@@ -157,10 +157,10 @@ def test_a_damaged_graph_is_written_anew_and_a_foreign_one_refused(
 
 
 def test_a_new_graph_takes_the_old_ones_place(tmp_path: Path) -> None:
-    graphs.save_graph(tmp_path / "a.onnx", b"old")
-    graphs.save_graph(tmp_path / "b.onnx", b"new")
+    exported_graphs.save_graph(tmp_path / "a.onnx", b"old")
+    exported_graphs.save_graph(tmp_path / "b.onnx", b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.onnx", "b.onnx.json"]
-    assert graphs.is_intact(tmp_path / "b.onnx")
+    assert exported_graphs.is_intact(tmp_path / "b.onnx")
 
 
 def test_auto_measures_once_and_takes_the_fastest(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,17 +171,19 @@ def test_auto_measures_once_and_takes_the_fastest(loaded: LoadedRun, monkeypatch
         torch.testing.assert_close(auto(x), loaded.model(x), rtol=1e-4, atol=1e-4)
     made = auto.choices[256]
     assert set(made.speeds) == {"torch", "onnxruntime", "openvino"}
-    assert made.chosen == choose_fastest(made.speeds)
+    assert made.chosen == choose_engine(made.speeds)
     assert made.format_line() in auto.notes()
-    monkeypatch.setattr(choice, "measure_engines", lambda *_: pytest.fail("a known choice is not measured again"))
+    monkeypatch.setattr(
+        engine_choice, "measure_engines", lambda *_: pytest.fail("a known choice is not measured again")
+    )
     again = AutoEngine(loaded.export_source, run)
     again(x)
     assert again.choices == {256: made}
 
 
 def test_torch_stays_unless_another_is_clearly_faster() -> None:
-    assert choose_fastest({"torch": 100.0, "onnxruntime": 102.0}) == "torch"
-    assert choose_fastest({"torch": 100.0, "onnxruntime": 110.0, "openvino": 120.0}) == "openvino"
+    assert choose_engine({"torch": 100.0, "onnxruntime": 102.0}) == "torch"
+    assert choose_engine({"torch": 100.0, "onnxruntime": 110.0, "openvino": 120.0}) == "openvino"
 
 
 CHOICE = EngineChoice(1, "torch", {"torch": 10.0}, {"openvino": "it is not here"}, 2)
@@ -189,13 +191,13 @@ CHOICE = EngineChoice(1, "torch", {"torch": 10.0}, {"openvino": "it is not here"
 
 def test_a_kept_choice_survives_damage_newer_formats_and_writers_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "choice.json"
-    assert choice.read_choice(path) is None
-    threads = [threading.Thread(target=choice.save_choice, args=(path, CHOICE)) for _ in range(8)]
+    assert engine_choice.read_choice(path) is None
+    threads = [threading.Thread(target=engine_choice.save_choice, args=(path, CHOICE)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert choice.read_choice(path) == CHOICE
+    assert engine_choice.read_choice(path) == CHOICE
     assert [p.name for p in path.parent.iterdir()] == ["choice.json"]
     data = path.read_bytes()
     for bad in (
@@ -206,11 +208,11 @@ def test_a_kept_choice_survives_damage_newer_formats_and_writers_at_the_same_tim
         dump_checksummed({"choice": {"batch": "x"}}),
     ):
         path.write_bytes(bad)
-        assert choice.read_choice(path) is None
+        assert engine_choice.read_choice(path) is None
     body = {"choice": msgspec.to_builtins(CHOICE), "format": 99}
     body["checksum"] = digest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
     path.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n")
-    assert choice.read_choice(path) is None
+    assert engine_choice.read_choice(path) is None
 
 
 def test_the_choice_in_words() -> None:

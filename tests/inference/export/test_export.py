@@ -24,15 +24,15 @@ from layerwise.inference.export.folding import find_foldable_pairs, fold_batch_n
 from layerwise.models.convolutional import cnn
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.coders import NumberCoder
+from layerwise.tasks.column_encoders import NumberEncoder
 from layerwise.tasks.cooccurrence import CoOccurrence, CoOccurrenceOptions
 from layerwise.tasks.inputs import ImageInputs, Inputs
 from layerwise.tasks.reconstruction import Reconstruction
 from layerwise.tasks.regression import Regression
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 from layerwise.tasks.vocabulary import WordInputs
 from layerwise.tasks.words import Words, WordsOptions
-from layerwise.weights.reading import read_weights
+from layerwise.weights.weight_files import read_weights
 
 SPECS = sorted(name for name, spec in registry.load_specs().items() if spec.rule)
 NO_GRAPH = {"hopfield"}  # recalls until it rests: how often, the values decide
@@ -91,7 +91,7 @@ def make_task(spec: registry.ModelSpec, arguments: dict[str, object]) -> Task:
         inputs = ImageInputs(side, channels, (0.4,) * channels, (0.3,) * channels)
     else:
         count = int(arguments["features"])  # type: ignore[call-overload]
-        inputs = RowInputs(tuple(NumberCoder(f"x{i}", False, 0.0, 1.0, False) for i in range(count)))
+        inputs = RowInputs(tuple(NumberEncoder(f"x{i}", False, 0.0, 1.0, False) for i in range(count)))
     if spec.tasks[0] == "reconstruction":
         return Reconstruction(inputs)
     return Classification(
@@ -247,7 +247,7 @@ def test_onnx_computes_what_the_network_computes(name: str, tmp_path: Path) -> N
 
 
 def test_a_number_is_answered_in_its_own_unit() -> None:
-    inputs = RowInputs(tuple(NumberCoder(f"x{i}", False, 0.0, 1.0, False) for i in range(8)))
+    inputs = RowInputs(tuple(NumberEncoder(f"x{i}", False, 0.0, 1.0, False) for i in range(8)))
     task = Regression(inputs, "price", 200.0, 50.0, "mse")
     model = registry.get_builder(registry.find("mlp"))(features=8, outputs=1).eval()
     x = torch.randn(4, 8)

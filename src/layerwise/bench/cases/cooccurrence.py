@@ -31,7 +31,7 @@ def _count_pairs(spec: Spec, texts: object) -> tuple[int, float]:
 
     from layerwise.bench.word_vectors import Texts
     from layerwise.data.text import cooccurrence_build, corpus_build
-    from layerwise.data.text.texts import TextFiles as Files
+    from layerwise.data.text.text_files import TextFiles as Files
     from layerwise.tasks.vocabulary import WordInputs
 
     assert isinstance(texts, Texts)

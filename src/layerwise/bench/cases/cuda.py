@@ -1,4 +1,4 @@
-"""resnet50 on an NVIDIA GPU: images a second of inference and training, ours (channels last, bfloat16, compiled)
+"""resnet50 on an NVIDIA GPU: images per second of inference and training, ours (channels last, bfloat16, compiled)
 beside torchvision's."""
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def make_image_folder(spec: Spec) -> Iterator[Path]:
 
 
 def measure_speed(batches: Iterable[Any]) -> Measurement:
-    """Return images a second and processor time, from the first batch to the last, so without the start of the
+    """Return images per second and processor time, from the first batch to the last, so without the start of the
     workers."""
     marks: list[tuple[float, float]] = []
     count = 0

@@ -24,7 +24,7 @@ SETTINGS = (
 
 
 def measure_ours(spec: Spec) -> Measurement:
-    """Train ``mlp`` and return its examples a second and test accuracy."""
+    """Train ``mlp`` and return its examples per second and test accuracy."""
     from layerwise.bench.training import make_request, train_run
 
     with train_run(make_request("mlp", spec, SETTINGS)) as run:

@@ -9,7 +9,7 @@ SETTINGS = ("task.scale='unit'", "train.validate=false", "train.log_every=10")
 
 
 def measure_ours(spec: Spec) -> Measurement:
-    """Train ``perceptron`` and return its examples a second (each for all classes) and test accuracy."""
+    """Train ``perceptron`` and return its examples per second (each for all classes) and test accuracy."""
     from layerwise.bench.training import make_request, train_run
 
     with train_run(make_request("perceptron", spec, SETTINGS)) as run:

@@ -40,7 +40,7 @@ def compute_reconstruction_error(v: Any, *, weights: Any, visible_bias: Any, hid
 
 
 def measure_ours(spec: Spec) -> Measurement:
-    """Train ``rbm`` and return its examples a second and reconstruction error on the test images."""
+    """Train ``rbm`` and return its examples per second and reconstruction error on the test images."""
     from layerwise.bench.training import load_arrays, make_request, train_run
     from layerwise.inference.predict import load_run
 

@@ -1,4 +1,4 @@
-"""Starting up: whole processes, from the shell's point of view."""
+"""Startup time of whole ``layerwise`` processes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def time_help(_: Spec) -> Measurement:
     return time_process(["--help"], code=0)
 
 
-def time_typo(_: Spec) -> Measurement:
-    """Time the error for an unknown name."""
+def time_unknown_model(_: Spec) -> Measurement:
+    """Time the error message for an unknown model."""
     return time_process(["train", "lenet6"], code=2)
 
 
@@ -43,7 +43,7 @@ CASE = Case(
     name="startup",
     unit="s",
     spec={},
-    sides={"help": time_help, "typo": time_typo},
+    sides={"help": time_help, "typo": time_unknown_model},
     rows=(
         Row("limit of 0.3 s: layerwise --help", LIMIT, Bound(1.0, "at most"), ours="help"),
         Row("limit of 0.3 s: layerwise train lenet6", LIMIT, Bound(1.0, "at most"), ours="typo"),

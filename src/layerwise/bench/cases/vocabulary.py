@@ -19,7 +19,7 @@ def measure_ours(spec: Spec) -> Measurement:
 
     from layerwise.bench.word_vectors import write_corpus
     from layerwise.data.text import corpus_build
-    from layerwise.data.text.texts import TextFiles
+    from layerwise.data.text.text_files import TextFiles
 
     cutting = corpus_build.TokenizerOptions("whitespace", lower=False)
     with open_temporary_folder() as folder:

@@ -57,7 +57,7 @@ def decode(raw: object, channels: int, *, name: str = "", size: tuple[int, int] 
         size: (height, width) to resize to, with the proportions kept and the center cropped; None keeps the size.
 
     Raises:
-        DataError: for what is no image, is damaged, too large, or of a kind not converted; names the file.
+        DataError: for what is not an image, is damaged, too large, or of a kind not converted; names the file.
         UsageError: for another number of channels.
     """
     if channels not in (1, 3):
@@ -181,7 +181,7 @@ def _open_stream(raw: object, display_name: str) -> Any:
         return io.BytesIO(raw)
     if not isinstance(raw, str | os.PathLike):
         raise DataError(
-            f"{display_name} is no image",
+            f"cannot read {display_name} as an image",
             expected="a path, the bytes of a file, a PIL image or a uint8 array (H, W[, C])",
             received=type(raw).__name__,
         )
@@ -204,7 +204,7 @@ def _identify_format(stream: Any, display_name: str) -> Image.Image:
     except Exception as error:
         stream.seek(0)
         raise DataError(
-            f"{display_name} is no image that can be read",
+            f"cannot read {display_name} as an image",
             expected=f"the contents of one of {', '.join(FORMATS)}",
             received=f"a file that begins with {stream.read(8)!r}",
             do="replace or remove the file, or leave bad files out with --set data.on_error=skip",

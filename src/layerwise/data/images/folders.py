@@ -344,12 +344,12 @@ def report_bad_files(store: FileStore, bad: dict[str, DataError], count: int, on
     """Raise `DataError` for bad files, or return a note that counts and names them."""
     names = sorted(bad)
     if on_error == "skip" and len(bad) < count:
-        return f"{len(bad)} of {count} files could not be decoded and were left out: {format_names(names)}"
+        return f"{len(bad)} of {count} files could not be decoded and were skipped: {format_names(names)}"
     listed = "\n".join(f"    {bad[name].what}" for name in names[:MAX_LISTED])
     more = f"\n    … and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     raise DataError(
         f"{len(bad)} of {count} files in {store.origin} cannot be used:\n{listed}{more}",
-        expected="images that can be decoded",
+        expected="decodable images",
         do="replace or remove them, or leave them out with --set data.on_error=skip" if len(bad) < count else "",
     )
 

@@ -19,7 +19,7 @@ from layerwise.data.images import folders
 from layerwise.data.images.folders import FileCheck, FolderStore, ImageSource, OnError
 from layerwise.data.source import Array, Schema, Target
 from layerwise.data.tables import table_columns, table_files, table_source
-from layerwise.data.tables.table_columns import TEXT_GAPS, Cells
+from layerwise.data.tables.table_columns import TEXT_MISSING_MARKS, Cells
 from layerwise.data.tables.table_options import TableOptions
 from layerwise.data.tables.table_parts import find_part
 from layerwise.errors import DataError, UsageError, make_unknown_name_error
@@ -83,10 +83,10 @@ def find_image_column(path: Path, options: TableOptions, image: str = "") -> str
 
 
 def _has_image_paths(folder: Path, values: Sequence[object]) -> bool:
-    """Whether all values that are no gaps are texts that end like names of images, and one of them leads to a
+    """Whether all values but the missing ones are texts that end like names of images, and one of them leads to a
     file."""
-    texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in TEXT_GAPS]
-    given = sum(value is not None and value not in TEXT_GAPS for value in values)
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip() not in TEXT_MISSING_MARKS]
+    given = sum(value is not None and value not in TEXT_MISSING_MARKS for value in values)
     if not texts or len(texts) < given or not all(text.lower().endswith(IMAGE_ENDINGS) for text in texts):
         return False
     return any((folder / text).is_file() for text in texts)
@@ -98,8 +98,8 @@ def read_image_tables(
     """Read tables of images, one for each part, with the column ``image``.
 
     With ``on_error="skip"`` rows whose image is missing or cannot be decoded are left out and counted. Raises
-    `DataError` for missing images and bad files, all at once, for gaps among the names and the targets, and as
-    `table_source.read_table` does.
+    `DataError` for missing images and bad files, all at once, for missing values among the names and the targets, and
+    as `table_source.read_table` does.
     """
     tables = {part: _read_image_table(path, options, image) for part, path in paths.items()}
     store = FolderStore(str(paths["train"].parent))
@@ -126,7 +126,7 @@ def read_image_tables(
 def _read_image_table(path: Path, options: TableOptions, image: str) -> ImageTable:
     """Read one table."""
     table, rows = table_files.load_table(path, options)
-    marks = TEXT_GAPS | set(options.missing)
+    marks = TEXT_MISSING_MARKS | set(options.missing)
     cells = {name: Cells(name, table_columns.tidy(table[name], marks), path, rows) for name in table.column_names}
     for name in (image, *options.get_roles()):
         if name not in cells:
@@ -141,11 +141,11 @@ def _read_image_table(path: Path, options: TableOptions, image: str) -> ImageTab
             received=f"{column.cells.type}",
         )
     if column.cells.null_count:
-        gaps = np.flatnonzero(column.cells.is_null().to_numpy())
+        missing = np.flatnonzero(column.cells.is_null().to_numpy())
         raise DataError(
-            f"{column.locate(int(gaps[0]))} names no image ({len(gaps)} such rows)",
+            f"{column.locate(int(missing[0]))} names no image ({len(missing)} such rows)",
             expected="an image in every row",
-            received="a gap",
+            received="a missing value",
             do="fill or remove these rows",
         )
     candidates = [name for name in cells if name != image and name not in options.get_roles()]

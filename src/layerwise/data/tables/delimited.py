@@ -27,7 +27,8 @@ from layerwise.data.text.encodings import is_utf8
 from layerwise.errors import DataError, UsageError
 from layerwise.runtime.input_files import open_regular_file
 
-GAPS = ("", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "None", "?")  # cells without a value, in columns of numbers
+# cells without a value, in columns of numbers
+MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "None", "?")
 DELIMITERS = (",", "\t", ";", "|")
 SAMPLE_LINES = 20  # lines that decide the delimiter
 HEAD_BYTES = 1 << 20  # bytes that decide delimiter and header
@@ -59,7 +60,7 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
             stream.seek(0)
             head = stream.read(HEAD_BYTES)
     except LookupError as error:
-        raise UsageError(f"there is no text encoding '{encoding}'", expected="for example utf-8 or gbk") from error
+        raise UsageError(f"unknown text encoding '{encoding}'", expected="for example utf-8 or gbk") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     text = head.decode(encoding, "ignore").removeprefix("\ufeff")
@@ -81,7 +82,7 @@ def sniff(path: Path, *, header: Header = "auto", encoding: str = "utf-8") -> Di
 def read_table(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = "") -> pa.Table:
     """Read the complete table; all rows decide its types. Raises `DataError` for ragged rows, by line.
 
-    ``missing``: further marks of a gap; ``dates``: a format of dates besides ISO 8601.
+    ``missing``: further marks of missing values; ``dates``: a format of dates besides ISO 8601.
     """
     try:
         return pacsv.read_csv(
@@ -89,7 +90,7 @@ def read_table(dialect: Dialect, *, missing: tuple[str, ...] = (), dates: str = 
             read_options=_make_read_options(dialect, use_threads=True),
             parse_options=_make_parse_options(dialect),
             convert_options=pacsv.ConvertOptions(
-                null_values=[*GAPS, *(f" {mark}" for mark in GAPS if mark), *missing],
+                null_values=[*MISSING_MARKS, *(f" {mark}" for mark in MISSING_MARKS if mark), *missing],
                 strings_can_be_null=False,
                 timestamp_parsers=[pacsv.ISO8601, *((dates,) if dates else ())],
             ),
@@ -275,7 +276,7 @@ def _read_first_rows(lines: list[str], delimiter: str, path: Path) -> tuple[list
 def _is_header(rows: list[list[str]]) -> bool:
     """Whether the first row names columns: no number, no gap mark; no cell twice, or numbers below."""
     cells = [cell for cell in rows[0] if cell]
-    if not cells or any(_is_number_text(cell) or cell in GAPS for cell in cells):
+    if not cells or any(_is_number_text(cell) or cell in MISSING_MARKS for cell in cells):
         return False
     return len(set(cells)) == len(cells) or any(_is_number_text(cell) for row in rows[1:] for cell in row)
 

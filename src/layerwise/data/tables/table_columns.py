@@ -1,8 +1,8 @@
 """The columns of a table: their kinds, and their cells as numbers.
 
 A number stays itself, a date becomes days since 1970-01-01 (UTC), a category the index of its value among the column's
-sorted values. NaN marks a gap, which stays for the task to mark. Text in a column of numbers, NaN or Inf in the file,
-and numbers beyond float32, the networks' input type, raise `DataError` with row and column.
+sorted values. NaN marks a missing value, which stays for the task to mark. Text in a column of numbers, NaN or Inf in
+the file, and numbers beyond float32, the networks' input type, raise `DataError` with row and column.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MAX_INTEGER_CLASSES = 20  # different whole numbers up to which a target may be 
 MIN_FREE_TEXT_VALUES = 50  # different texts from which a column that hardly repeats is free text
 MICROSECONDS_PER_DAY = 86_400_000_000
 DAY_RANGE = (-719_162, 2_932_897)  # the first day of year 1 and the day after the last of 9999, in days since 1970
-TEXT_GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})  # "None" may be a value of its own in text
+# "None" may be a value of its own in text
+TEXT_MISSING_MARKS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
 Kind = Literal["number", "category", "date", "text", "empty"]
 
 
@@ -39,14 +40,14 @@ class Cells(NamedTuple):
         return f"{self.path}, row {self.rows[row]}: column '{self.name}'"
 
 
-def tidy(cells: pa.ChunkedArray, gap_marks: frozenset[str] = TEXT_GAPS) -> pa.ChunkedArray:
-    """Decode dictionary-encoded cells, trim text, and turn text that marks a gap into null."""
+def tidy(cells: pa.ChunkedArray, missing_marks: frozenset[str] = TEXT_MISSING_MARKS) -> pa.ChunkedArray:
+    """Decode dictionary-encoded cells, trim text, and turn text that marks a missing value into null."""
     if pa.types.is_dictionary(cells.type):
         cells = cells.cast(cells.type.value_type)
     if is_text(cells.type) or pa.types.is_null(cells.type):
         cells = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-        gaps = pc.is_in(cells, value_set=pa.array(sorted(gap_marks), pa.string()))
-        cells = pc.if_else(gaps, pa.scalar(None, pa.string()), cells)
+        missing = pc.is_in(cells, value_set=pa.array(sorted(missing_marks), pa.string()))
+        cells = pc.if_else(missing, pa.scalar(None, pa.string()), cells)
     return cells
 
 
@@ -116,28 +117,28 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def encode_feature(column: Cells, kind: Kind) -> tuple[Column, Array]:
-    """Return a tidy column's description and its cells as numbers (N,) float64, NaN for gaps."""
+    """Return a tidy column's description and its cells as numbers (N,) float64, NaN for missing values."""
     if kind == "category":
         return encode_categories(column)
     values = convert_dates(column) if kind == "date" else convert_numbers(column)
-    return Column(column.name, "date" if kind == "date" else "number", gaps=column.cells.null_count > 0), values
+    return Column(column.name, "date" if kind == "date" else "number", has_missing=column.cells.null_count > 0), values
 
 
 def convert_numbers(column: Cells) -> Array:
-    """Return a tidy column as (N,) float64, NaN for gaps. Raises `DataError` for NaN and Inf in the file, and for
-    numbers beyond float32."""
+    """Return a tidy column as (N,) float64, NaN for missing values. Raises `DataError` for NaN and Inf in the file, and
+    for numbers beyond float32."""
     cells = column.cells
     if pa.types.is_boolean(cells.type):
         cells = cells.cast(pa.int8())
     values: Array = cells.cast(pa.float64(), safe=False).to_numpy().copy()
-    gaps = cells.is_null().to_numpy()
-    wrong = np.flatnonzero(~np.isfinite(values) & ~gaps)
+    missing = cells.is_null().to_numpy()
+    wrong = np.flatnonzero(~np.isfinite(values) & ~missing)
     if len(wrong):
         raise DataError(
             f"{column.locate(int(wrong[0]))} is not finite ({len(wrong)} such rows)",
-            expected="a finite number, or an empty cell for a gap",
+            expected="a finite number, or an empty cell for a missing value",
             received=f"{values[wrong[0]]}",
-            do="correct or remove these rows; if the mark means a gap: --set 'data.missing=[\"nan\"]'",
+            do="correct or remove these rows; if the mark means a missing value: --set 'data.missing=[\"nan\"]'",
         )
     out_of_range = np.flatnonzero(np.abs(values) > FLOAT32_MAX)
     if len(out_of_range):
@@ -161,8 +162,8 @@ def _make_range_error(column: Cells, wrong: Array, expected: str, received: str)
 
 
 def convert_dates(column: Cells) -> Array:
-    """Return a tidy column of dates or times as days since 1970-01-01 (N,), NaN for gaps. Times without a zone count as
-    UTC.
+    """Return a tidy column of dates or times as days since 1970-01-01 (N,), NaN for missing values. Times without a
+    zone count as UTC.
 
     Raises `DataError` for dates outside the years 1 to 9999, which Python and prediction cannot hold.
     """
@@ -191,7 +192,8 @@ def _get_units_per_day(kind: pa.DataType) -> float:
 
 
 def encode_categories(column: Cells) -> tuple[Column, Array]:
-    """Return a category's description with its sorted values, and the index of each cell's value (N,), NaN for gaps."""
+    """Return a category's description with its sorted values, and the index of each cell's value (N,), NaN for missing
+    values."""
     texts = convert_to_text(column.cells)
     values = sorted(value for value in pc.unique(texts).to_pylist() if value is not None)
     indices = pc.index_in(texts, value_set=pa.array(values, pa.string())).cast(pa.float64())
@@ -209,15 +211,15 @@ def encode_target(column: Cells) -> tuple[Array, Target, tuple[str, ...]]:
     """Return a tidy target column's values (N,), their kind and the classes.
 
     Text and truth values make classes, in alphabetical order; fractions make a number; whole numbers make a number if
-    there are many different ones, else *either*. Raises `DataError` for gaps, dates, values that are not finite, and
-    free text.
+    there are many different ones, else *either*. Raises `DataError` for missing values, dates, values that are not
+    finite, and free text.
     """
     if column.cells.null_count:
-        gaps = np.flatnonzero(column.cells.is_null().to_numpy())
+        missing = np.flatnonzero(column.cells.is_null().to_numpy())
         raise DataError(
-            f"{column.locate(int(gaps[0]))} has no value ({len(gaps)} such rows)",
+            f"{column.locate(int(missing[0]))} has no value ({len(missing)} such rows)",
             expected="a target in every row",
-            received="a gap",
+            received="a missing value",
             do="fill or remove these rows; if the mark is a class of its own, give it another name",
         )
     kind = column.cells.type
@@ -270,13 +272,13 @@ def _refuse_faulty_numbers(column: Cells) -> None:
         )
     if len(wrong) > count / 2:
         return
-    if not wrong:  # numbers that the reader left as text, such as a nan among gaps
+    if not wrong:  # numbers that the reader left as text, such as a nan among missing values
         wrong = [next(at for at, cell in enumerate(cells) if cell is not None)]
     raise DataError(
         f"{column.locate(wrong[0])} is text ({len(wrong)} of {len(cells)} rows)",
         expected="numbers: most of this column are",
         received=repr(cells[wrong[0]]),
-        do=f"correct these rows; if the mark means a gap: --set 'data.missing=[\"{cells[wrong[0]]}\"]'; if "
+        do=f"correct these rows; if the mark means a missing value: --set 'data.missing=[\"{cells[wrong[0]]}\"]'; if "
         "these are names: "
         f"--set 'data.categories=[\"{column.name}\"]'",
     )

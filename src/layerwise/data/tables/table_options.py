@@ -17,11 +17,11 @@ class TableOptions(msgspec.Struct, frozen=True):
 
     ``target`` the column to predict, the last if empty. ``header`` whether the first row names the columns. ``drop``
     columns to leave out; ``categories`` columns whose values are names even if they look like numbers; ``missing``
-    further marks of a gap; ``dates`` the format of dates that are not ISO 8601, as in strptime. No features either:
-    ``id`` names the rows, ``group`` keeps the rows of one value in one part, ``time`` puts later rows into later parts,
-    ``weight`` is how much a row counts in training. ``names`` are the columns' names where the file has none. ``like``
-    are the features of a table that was read before, by name and kind, in order: other columns are left out, and the
-    content decides nothing.
+    further marks of missing values; ``dates`` the format of dates that are not ISO 8601, as in strptime. No features
+    either: ``id`` names the rows, ``group`` keeps the rows of one value in one part, ``time`` puts later rows into
+    later parts, ``weight`` is how much a row counts in training. ``names`` are the columns' names where the file has
+    none. ``like`` are the features of a table that was read before, by name and kind, in order: other columns are left
+    out, and the content decides nothing.
     """
 
     target: str = ""

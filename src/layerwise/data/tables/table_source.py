@@ -1,7 +1,7 @@
 """Tables (CSV, TSV, Parquet, JSON lines) to rows of numbers and one target.
 
 Shape letters: ``N`` rows, ``D`` features. The target is the last column unless named. Columns of names that never
-repeat, of nothing but gaps, and row numbers are left out, with a note.
+repeat, of nothing but missing values, and row numbers are left out, with a note.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from layerwise.data.source import Array, ArraySource, Column, ColumnSummary, Schema
 from layerwise.data.tables import table_columns
-from layerwise.data.tables.table_columns import TEXT_GAPS, Cells
+from layerwise.data.tables.table_columns import TEXT_MISSING_MARKS, Cells
 from layerwise.data.tables.table_files import load_table
 from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError, make_unknown_name_error
@@ -38,15 +38,15 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, options: TableOptions = DEFAULT_OPTIONS) -> Table:
-    """Read a table: inputs (N, D) float64, NaN for gaps, and targets (N,).
+    """Read a table: inputs (N, D) float64, NaN for missing values, and targets (N,).
 
     Raises:
         DataError: for damaged, empty and ragged files, for columns of numbers with faults, NaN or Inf, and for targets
-            with gaps.
+            with missing values.
         UsageError: for columns that are not there, or are named twice.
     """
     table, rows = load_table(path, options)
-    marks = TEXT_GAPS | set(options.missing)
+    marks = TEXT_MISSING_MARKS | set(options.missing)
     cells = {name: Cells(name, table_columns.tidy(table[name], marks), path, rows) for name in table.column_names}
     roles = _assign_roles(options, tuple(cells), path)
     if not len(table):
@@ -142,7 +142,7 @@ def _summarize_column(column: Cells, role: str, kind: str) -> ColumnSummary:
 
 
 def make_notes(summaries: tuple[ColumnSummary, ...]) -> tuple[str, ...]:
-    """Return notes on a table: its features' kinds, gaps, the target, and the columns left out."""
+    """Return notes on a table: its features' kinds, missing values, the target, and the columns left out."""
     features = [column for column in summaries if column.role == "feature"]
     counts = {kind: [c for c in features if c.kind == kind] for kind in ("number", "category", "date")}
     parts = [
@@ -152,10 +152,10 @@ def make_notes(summaries: tuple[ColumnSummary, ...]) -> tuple[str, ...]:
     ]
     target = next((f"; target: {c.name}, {c.distinct} different values" for c in summaries if c.role == "target"), "")
     notes = [f"features: {', '.join(parts)}{target}"]
-    gaps = [f"{c.name} {c.gaps}" for c in features if c.gaps]
-    if gaps:
-        more = ", …" if len(gaps) > MAX_LISTED else ""
-        notes.append(f"gaps, which are marked for the network: {', '.join(gaps[:MAX_LISTED])}{more}")
+    missing = [f"{c.name} {c.missing}" for c in features if c.missing]
+    if missing:
+        more = ", …" if len(missing) > MAX_LISTED else ""
+        notes.append(f"missing values, which are marked for the network: {', '.join(missing[:MAX_LISTED])}{more}")
     omitted = [
         f"{c.name} ({c.role.removeprefix('left out: ')})"
         for c in summaries
@@ -184,7 +184,8 @@ def _name_rows(cells: dict[str, Cells], options: TableOptions, rows: Array) -> A
 
 
 def read_weights(cells: dict[str, Cells], options: TableOptions) -> Array | None:
-    """Return how much each row counts in training. Raises `DataError` for gaps, negative weights, and none above 0."""
+    """Return how much each row counts in training. Raises `DataError` for missing values, negative weights, and none
+    above 0."""
     if not options.weight:
         return None
     column = cells[options.weight]
@@ -218,7 +219,7 @@ def read_groups(cells: dict[str, Cells], options: TableOptions) -> Array | None:
 
 
 def read_times(cells: dict[str, Cells], options: TableOptions) -> Array | None:
-    """Return the time of each row, as a number that grows. Raises `DataError` for gaps and for text."""
+    """Return the time of each row, as a number that grows. Raises `DataError` for missing values and for text."""
     if not options.time:
         return None
     column = cells[options.time]
@@ -227,7 +228,7 @@ def read_times(cells: dict[str, Cells], options: TableOptions) -> Array | None:
         raise DataError(
             f"{column.path}: the time '{column.name}' does not order the rows",
             expected="a date or a number in every row",
-            received=f"{column.cells.null_count} gaps" if column.cells.null_count else kind,
+            received=f"{column.cells.null_count} missing values" if column.cells.null_count else kind,
             do="give the format of the dates: --set 'data.dates=%d/%m/%Y'",
         )
     return table_columns.convert_dates(column) if kind == "date" else table_columns.convert_numbers(column)

@@ -194,8 +194,8 @@ class Recoded:
     def fetch(self, indices: Sequence[int] | Array) -> Examples:
         """Return the examples of these indices, in this order."""
         from layerwise.kernels.text.tokenizer_loops import (
-            recode,
-        )  # numba is slow to import, and not everyone who looks for texts has one
+            recode,  # numba is slow to import, and not everyone who looks for texts has one
+        )
 
         examples = fetch(self.base, indices)
         tokens = np.asarray(examples.inputs)  # its own copy: `Corpus.fetch` makes one

@@ -21,13 +21,13 @@ from layerwise.data import cache_folders
 from layerwise.data.cache_folders import GIB, INDEX, ProgressCallback
 from layerwise.data.source import SPLITS
 from layerwise.data.tables.table_options import Tokens
-from layerwise.data.text import char_classes, jieba_segmenter, phrases, texts
+from layerwise.data.text import char_classes, jieba_segmenter, phrases, text_files
 from layerwise.data.text.corpus import COUNTS, FORMAT, PHRASES, SMALL, STARTS, SUMS, TOKENS, WORDS, Corpus, Index
 from layerwise.data.text.phrases import Passes
-from layerwise.data.text.texts import HEAD_BYTES, TextFiles
+from layerwise.data.text.text_files import HEAD_BYTES, TextFiles
 from layerwise.data.text.token_file import TokenFile
 from layerwise.errors import DamagedError, DataError, LayerwiseError
-from layerwise.kernels.text.pairs import MAX_SLOTS, PairCounter
+from layerwise.kernels.text.bigrams import MAX_SLOTS, PairCounter
 from layerwise.kernels.text.tokenizer import MAX_WORDS, InvalidUtf8Error, Tokenizer, WordTable
 from layerwise.runtime.atomic_io import write_file
 from layerwise.runtime.in_place_io import open_in_place, save_array
@@ -202,7 +202,7 @@ def _tokenize(
     done, size = 0, source.get_size()
     for path in source.paths or ("",):
         head, read = b"", 0
-        pieces = texts.read_pieces(path, source.encoding)
+        pieces = text_files.read_pieces(path, source.encoding)
         try:
             for piece in jieba_segmenter.segment_words(pieces) if options.tokens == "jieba" else pieces:
                 head = head or piece.data[:HEAD_BYTES]
@@ -212,7 +212,7 @@ def _tokenize(
                 progress(done + read, size)
             tokenizer.feed(b"", last=True)
         except InvalidUtf8Error as error:
-            raise texts.make_not_text_error(path, error.at, error.byte, head) from error
+            raise text_files.make_not_text_error(path, error.at, error.byte, head) from error
         digest.update(b"\0end of file\0")
         done += read
     return digest.hexdigest()
@@ -247,7 +247,7 @@ def _describe_forgotten(origin: str, limit: int, limit_count: int, unit: str) ->
     )
 
 
-def build_corpora(
+def open_corpora(
     texts_by_part: Mapping[str, TextFiles], options: TokenizerOptions, *, cache: str, limit: int
 ) -> dict[str, Corpus]:
     """Return a corpus for each part, built into ``cache`` (`cache_folders.get_cache_root`) where it is missing.
@@ -263,7 +263,7 @@ def build_corpora(
             parts[part] = open_corpus(root, text, options, limit=limit, progress=progress, known_phrases=known_phrases)
     if not all(Path(corpus.folder, INDEX).is_file() for corpus in parts.values()):  # one was evicted for another
         raise DataError(
-            f"there is no room for the tokens of all parts: {', '.join(parts)}",
+            f"the cache is too small for the tokens of all splits: {', '.join(parts)}",
             received=f"data.cache_gib = {limit / GIB:g}",
             do="raise data.cache_gib",
         )

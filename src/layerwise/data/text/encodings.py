@@ -41,4 +41,4 @@ def is_utf8(encoding: str) -> bool:
     try:
         return codecs.lookup(encoding).name == "utf-8"
     except LookupError as error:
-        raise UsageError(f"there is no text encoding '{encoding}'", expected="for example utf-8 or gbk") from error
+        raise UsageError(f"unknown text encoding '{encoding}'", expected="for example utf-8 or gbk") from error

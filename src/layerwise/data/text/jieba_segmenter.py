@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
-from layerwise.data.text.texts import Piece
+from layerwise.data.text.text_files import Piece
 from layerwise.errors import UsageError
 from layerwise.kernels.text.tokenizer import InvalidUtf8Error
 

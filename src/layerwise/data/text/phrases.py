@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.data.text.token_file import TokenFile
-from layerwise.kernels.text.pairs import PairCounter, PairCounts, PairMerger
+from layerwise.kernels.text.bigrams import PairCounter, PairCounts, PairMerger
 from layerwise.kernels.text.tokenizer import WordTable, index_words
 from layerwise.kernels.text.tokenizer_loops import MAX_TOKEN_BYTES
 

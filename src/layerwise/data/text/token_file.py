@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.kernels.text import END
-from layerwise.kernels.text.pairs import PairMerger
+from layerwise.kernels.text.bigrams import PairMerger
 from layerwise.kernels.text.tokenizer_loops import Ids, recode, tally
 
 PIECE_BYTES = 1 << 20  # bytes read at once: a multiple of a token's size

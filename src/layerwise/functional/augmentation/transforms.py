@@ -75,35 +75,35 @@ class AugmentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mix_prob: Share = 1.0
 
     @property
-    def moves(self) -> bool:
+    def has_affine(self) -> bool:
         """Whether pixels move other than by a flip and a crop."""
         return bool(self.rotate or self.scale or self.crop_padding)
 
     @property
-    def shifts_only(self) -> bool:
+    def is_shift_only(self) -> bool:
         """Whether pixels move only by whole pixels."""
         return bool(self.crop_padding) and not (self.rotate or self.scale)
 
     @property
-    def cuts(self) -> bool:
-        """Whether images are cropped at random and brought back to size."""
+    def has_random_crop(self) -> bool:
+        """Whether random resized crop is on."""
         return self.crop_scale != (1.0, 1.0)
 
     @property
-    def mixes(self) -> bool:
+    def has_mixing(self) -> bool:
         """Whether images are mixed with others of their batch."""
         return bool((self.mixup or self.cutmix) and self.mix_prob)
 
     @property
-    def colors(self) -> bool:
+    def needs_color(self) -> bool:
         """Whether anything needs three channels."""
         return bool(self.saturation or self.hue)
 
     @property
-    def idle(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether nothing changes in an image by itself."""
-        moved = self.moves or self.cuts or self.policy != "none" or self.flip != "none"
-        return not (moved or self.colors or self.brightness or self.contrast or self.erase_prob)
+        moved = self.has_affine or self.has_random_crop or self.policy != "none" or self.flip != "none"
+        return not (moved or self.needs_color or self.brightness or self.contrast or self.erase_prob)
 
 
 class TransformParams(NamedTuple):
@@ -169,14 +169,14 @@ def augment(x: Tensor, u: Tensor, options: AugmentOptions) -> Tensor:
     Returns images in [0, 1], of the draws' type if they were uint8. The result of an image depends only on it and its
     own draws, not on the rest of the batch.
     """
-    if not len(x) or options.idle:
+    if not len(x) or options.is_identity:
         return to_unit_range(x, u.dtype)
     params, size = compute_params(u, options), (x.shape[2], x.shape[3])
-    box = compute_crop_boxes(u, options, size) if options.cuts else None
+    box = compute_crop_boxes(u, options, size) if options.has_random_crop else None
     operations = trivial_augment.choose_operations(u[:, [POLICY, LEVEL, SIGN]]) if options.policy == "trivial" else None
-    if options.shifts_only and box is None and operations is None:
+    if options.is_shift_only and box is None and operations is None:
         x = shift_images(x, params.shift, options.padding)
-    elif options.moves or operations is not None:
+    elif options.has_affine or operations is not None:
         x = warp_images(to_unit_range(x, u.dtype), params, options, box=box, operations=operations)
     elif box is not None:
         x = crop_images(x, box) if x.device.type == "cpu" else crop_by_sampling(to_unit_range(x, u.dtype), box)
@@ -284,7 +284,7 @@ def warp_images(
     at = torch.arange(len(x), device=x.device)
     if operations is not None:
         matrix = trivial_augment.affine_matrices(operations, (height, width)).to(matrix) @ matrix
-        if not options.moves:
+        if not options.has_affine:
             at = torch.nonzero((matrix - torch.eye(3).to(matrix)).abs().amax((1, 2)) > 1e-6)[:, 0]
     if not len(at):
         return x

@@ -154,7 +154,7 @@ def autocontrast(x: Tensor) -> Tensor:
 
 
 def equalize(x: Tensor) -> Tensor:
-    """Return images each of whose channels uses its 256 levels about equally often.
+    """Return images with the histogram of each channel equalized.
 
     With the counts h of a channel's levels and s = (Σh − its last count) // 255: level i ↦ (Σ_{j<i} h_j + s // 2) // s,
     at most 255, as Pillow has it; s = 0 changes nothing.

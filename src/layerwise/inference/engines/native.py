@@ -46,10 +46,11 @@ class NativeEngine(Engine):
 
 
 class TorchEngine(NativeEngine):
-    """The network interpreted, its 3×3 convolutions in float32 on a CPU by tiles (`nn.winograd_convolution`)."""
+    """The network interpreted, its 3×3 convolutions in float32 on a CPU by Winograd's algorithm
+    (`nn.winograd_convolution`)."""
 
     name = "torch"
-    method = "folded, channels last, tiles"  # another way of computing is measured anew
+    method = "folded, channels last, winograd"  # another way of computing is measured anew
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

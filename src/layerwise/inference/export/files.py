@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from layerwise.errors import UsageError
-from layerwise.inference.export import onnx_file, torch_files, words
+from layerwise.inference.export import onnx_file, torch_files, word_vectors
 from layerwise.inference.export.base import Check, ExportSource, Json, build_metadata, raise_if_failed
 from layerwise.inference.export.folding import FoldedModel, fold_batch_norms
 from layerwise.runtime import strict_json
@@ -65,9 +65,9 @@ def _serialize(
     kind: str, source: ExportSource, metadata: Json, *, folded: FoldedModel | None
 ) -> tuple[bytes, Check, Json]:
     """Return a file's bytes, its check, and the versions it depends on."""
-    if kind in words.KINDS:
-        data = words.serialize_vectors(source, kind)
-        return data, words.check_vectors(data, kind, source), {}
+    if kind in word_vectors.KINDS:
+        data = word_vectors.serialize_vectors(source, kind)
+        return data, word_vectors.check_vectors(data, kind, source), {}
     if kind == ".safetensors":
         data = torch_files.serialize_safetensors(source.model, metadata)
         return data, torch_files.check_safetensors(data, source), {}

@@ -25,7 +25,7 @@ from layerwise.inference.predict import inference_context
 from layerwise.inspection.activation_functions import view_activation_functions
 from layerwise.inspection.activation_tracing import (
     ActivationCall,
-    Slope,
+    Derivative,
     find_saturated,
     flatten_by_unit,
     trace_activations,
@@ -112,7 +112,7 @@ class ActivationStatistics:
 
     key: tuple[str, str, int]
     type: str
-    slope: Slope | None
+    slope: Derivative | None
     learned_slopes: Tensor | None = None
     z: RunningStatistics = field(default_factory=RunningStatistics)
     a: RunningStatistics = field(default_factory=RunningStatistics)
@@ -159,7 +159,7 @@ def view(target: Target, *, out: Path | None) -> View:
     model, task, splits = require_data(target, "activations")
     split = target.split or "val"
     if split not in SPLITS:
-        raise make_unknown_name_error("part of the data", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     source = task.convert_source(splits.part(split))
     if not len(source):
         raise DataError(f"the {split} part has no examples", expected="at least one")

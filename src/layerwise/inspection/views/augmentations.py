@@ -57,9 +57,9 @@ CHANGES_OF_OPTION = {
     "contrast": ("contrast",),
     "saturation": ("saturation",),
     "hue": ("hue",),
-    "cuts": ("area",),
+    "has_random_crop": ("area",),
     "erase_prob": ("erased",),
-    "mixes": ("with", "share"),
+    "has_mixing": ("with", "share"),
 }
 FLIPS = {"none": (), "horizontal": ("mirrored",), "vertical": ("upside_down",), "both": ("mirrored", "upside_down")}
 
@@ -77,7 +77,7 @@ def view(target: Target, *, out: Path | None) -> View:
     count = min(target.examples or COUNT, len(source))
     batch = task.collate(fetch(source, np.linspace(0, len(source) - 1, count).astype(np.int64)))
     partner_ids = [
-        find_mix_partners(order, batch.ids, epoch) if augmentation.options.mixes else batch.ids
+        find_mix_partners(order, batch.ids, epoch) if augmentation.options.has_mixing else batch.ids
         for epoch in range(EPOCHS)
     ]
     paired_batches = [task.collate(fetch(source, _interleave(batch.ids, pair).numpy())) for pair in partner_ids]
@@ -115,8 +115,8 @@ def find_mix_partners(order: BatchSampler, ids: Tensor, epoch: int) -> Tensor:
     """Return the ids (N,) that examples are mixed with in an epoch: their neighbors in its batches."""
     index = order.indices(epoch)
     positions = torch.argsort(index)[ids]
-    batch_start = positions - positions % order.batch
-    size = (order.examples - batch_start).clamp_max(order.batch)  # of the example's batch
+    batch_start = positions - positions % order.batch_size
+    size = (order.examples - batch_start).clamp_max(order.batch_size)  # of the example's batch
     partner = (positions - batch_start) ^ 1
     return index[torch.where(partner < size, batch_start + partner, positions)]
 
@@ -140,7 +140,7 @@ def get_augmentation(target: Target, task: Task) -> tuple[Augmentation, Source, 
         )
     stage, seed = target.recipe.stages[stage_index], target.recipe.train.seed
     if target.split and target.split not in SPLITS:
-        raise make_unknown_name_error("part of the data", target.split, SPLITS)
+        raise make_unknown_name_error("split", target.split, SPLITS)
     source = task.convert_source(target.splits.part(target.split or "train"))
     if target.split in ("", "train"):
         source = draw_subset(source, stage.examples, seed)

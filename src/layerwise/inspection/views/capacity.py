@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from layerwise.errors import UsageError
-from layerwise.functional.hebb import capacity, extend_projection, outer_products, recall
+from layerwise.functional.hebb import extend_projection, hopfield_capacity, hopfield_recall, hopfield_weights
 from layerwise.inspection.base import Json, Target, View, format_table, save
 from layerwise.inspection.views.recall import corrupt_patterns
 from layerwise.plotting.charts import render_axes
@@ -40,7 +40,7 @@ def view(target: Target, *, out: Path | None) -> View:
             received=target.spec.name,
         )
     units = min(int(target.arguments.get("features", UNITS)), MAX_UNITS)
-    theory = capacity()
+    theory = hopfield_capacity()
     rows = [measure_recall(rule, units, load, trials=target.examples or TRIALS) for load in LOADS for rule in RULES]
     data = {"units": units, "flipped": round(FLIPPED * units), "critical": theory.critical, "measured": rows}
     return View("capacity", data, _format_text(target, data), save(out, "capacity.svg", draw_figure(target, data)))
@@ -50,7 +50,7 @@ def store_patterns(patterns: Tensor, rule: str) -> Tensor:
     """Return the weights (D, D) of a net that stores patterns (P, D)."""
     units = patterns.shape[1]
     if rule == "hebb":
-        return outer_products(patterns) / units
+        return hopfield_weights(patterns) / units
     projection = torch.zeros(units, units, dtype=patterns.dtype)
     for pattern in patterns:
         projection = extend_projection(projection, pattern)
@@ -65,7 +65,7 @@ def measure_recall(rule: str, units: int, load: float, *, trials: int) -> Json:
         generator = rng.make_generator("capacity", rule, count, index)
         patterns = torch.where(torch.rand(count, units, generator=generator, dtype=torch.float64) < 0.5, -1.0, 1.0)
         stored = patterns[: trials - index * count]
-        ends = recall(corrupt_patterns(stored, FLIPPED, generator), store_patterns(patterns, rule))
+        ends = hopfield_recall(corrupt_patterns(stored, FLIPPED, generator), store_patterns(patterns, rule))
         overlaps.append((ends * stored).mean(1))
     overlap = torch.cat(overlaps)
     exact = float((overlap == 1).double().mean())
@@ -74,7 +74,7 @@ def measure_recall(rule: str, units: int, load: float, *, trials: int) -> Json:
 
 def draw_figure(target: Target, data: Json) -> str:
     """Draw overlap against load: the measurements of both rules, the theory, and the critical load."""
-    theory = capacity()
+    theory = hopfield_capacity()
     names = {"hebb": ("Hebb's rule", "赫布规则"), "projection": ("projection rule", "投影（伪逆）规则")}
 
     def draw(axes: Any) -> None:

@@ -25,7 +25,7 @@ from layerwise.plotting.bars import plot_bars
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 
 SHUFFLES = 10
 MAX_EXAMPLES = 10_000  # by default
@@ -59,7 +59,7 @@ def view(target: Target, *, out: Path | None) -> View:
     model, task, splits = require_data(target, "columns")
     split = target.split or "val"
     if split not in SPLITS:
-        raise make_unknown_name_error("part of the data", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     check_task(task)
     source = take_evenly(task.convert_source(splits.part(split)), target.examples or MAX_EXAMPLES)
     base, importances = compute_importances(model, task, source)

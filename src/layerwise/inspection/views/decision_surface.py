@@ -26,10 +26,10 @@ from layerwise.plotting.functions import Floats, PointSet
 from layerwise.plotting.svg import mask_undrawable
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
-from layerwise.tasks.coders import NumberCoder
+from layerwise.tasks.column_encoders import NumberEncoder
 from layerwise.tasks.objectives import to_class_logits
-from layerwise.tasks.regression import NumberPrediction, Regression
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.regression import Regression, RegressionPrediction
+from layerwise.tasks.row_inputs import RowInputs
 from layerwise.text_display import format_row
 
 LINE_POINTS, GRID_SIDE = 301, 101  # points along a single axis, and along each of two axes
@@ -79,7 +79,7 @@ def can_draw_function(task: Task) -> bool:
         isinstance(task, Classification | Regression)
         and isinstance(inputs, RowInputs)
         and 1 <= len(inputs.coders) <= 2
-        and all(isinstance(coder, NumberCoder) for coder in inputs.coders)
+        and all(isinstance(coder, NumberEncoder) for coder in inputs.coders)
     )
 
 
@@ -92,7 +92,7 @@ def view(target: Target, *, out: Path | None) -> View:
     """
     model, task, splits = require_data(target, "function")
     if target.split and target.split not in SPLITS:
-        raise make_unknown_name_error("part of the data", target.split, SPLITS)
+        raise make_unknown_name_error("split", target.split, SPLITS)
     if not can_draw_function(task):
         received = (
             f"{len(task.inputs.features)} columns" if isinstance(task.inputs, RowInputs) else f"{task.inputs.kind}s"
@@ -175,7 +175,7 @@ def decode_outputs(task: Classification | Regression, outputs: Tensor) -> tuple[
     """Return predictions (M,) and empty margins for regression, or probabilities (M, K) and margins (M, K)."""
     if isinstance(task, Regression):
         predictions = task.decode(outputs, Batch(outputs, None, torch.arange(len(outputs))))
-        return np.array([a.value for a in predictions if isinstance(a, NumberPrediction)]), np.zeros((0, 0))
+        return np.array([a.value for a in predictions if isinstance(a, RegressionPrediction)]), np.zeros((0, 0))
     logits = to_class_logits(outputs)  # (M, K)
     first, second = logits.topk(2, 1).values.T
     others = torch.where(logits == first[:, None], second[:, None], first[:, None])

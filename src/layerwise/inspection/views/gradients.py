@@ -32,7 +32,7 @@ def view(target: Target, *, out: Path | None) -> View:
     model, task, splits = require_data(target, "gradients")
     split = target.split or "val"
     if split not in SPLITS:
-        raise make_unknown_name_error("part of the data", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     source = task.convert_source(splits.part(split))
     count = min(len(source), target.examples or EXAMPLES)
     if not count:

@@ -30,7 +30,7 @@ def view(target: Target, *, out: Path | None) -> View:
     model, task, splits = require_data(target, "mistakes")
     split = target.split or "test"
     if split not in SPLITS:
-        raise make_unknown_name_error("part of the data", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     source = task.convert_source(splits.part(split))
     predictions = compute_predictions(model, task, make_batches(model, task, source))
     is_wrong = find_wrong(task, predictions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,7 +274,6 @@ def format_text(target: Target, trial: StageTrial, data: Json, result: BatchTria
     """Return the result as text."""
     translate = target.translate
     loss = f"{data['loss']:.3g}" if result.finite else translate("not finite", "不是有限值")
-    facts = (data["steps"], f"{data['first']:.3g}", loss, f"{data['constant']:.3g}")
     lines = [
         translate(
             f"{data['model']}{format_stage_note(target, trial)}, new, on one batch of {data['examples']} examples, "
@@ -285,7 +284,7 @@ def format_text(target: Target, trial: StageTrial, data: Json, result: BatchTria
             "不用 dropout、数据增强、惩罚项、标签平滑与类别权重",
         ),
         "",
-        format_verdict(data, facts, translate),
+        _format_verdict(data, loss, translate),
     ]
     if result.suspects:
         lines += [
@@ -296,17 +295,18 @@ def format_text(target: Target, trial: StageTrial, data: Json, result: BatchTria
     return "\n".join(lines)
 
 
-def format_verdict(data: Mapping[str, Any], facts: tuple[Any, ...], translate: Callable[[str, str], str]) -> str:
-    """Return a sentence that says whether the network learned the batch."""
-    steps, first, loss, constant = facts
+def _format_verdict(data: Json, loss: str, translate: Callable[[str, str], str]) -> str:
+    """Return a sentence that says whether the network learned the batch. ``loss`` is the last one, as text."""
+    steps, first, constant = data["steps"], f"{data['first']:.3g}", f"{data['constant']:.3g}"
     if data["learned"]:
         return translate(
-            f"learned: after {steps} steps the loss is {loss}, from {first}; "
+            f"learned: the loss went from {first} to {loss} in {steps} steps; "
             f"the best constant prediction has {constant}",
-            f"学会了：{steps} 步后损失为 {loss}，初值 {first}；最佳常数预测的损失为 {constant}",
+            f"学会了：{steps} 步后损失从 {first} 降到 {loss}；最佳常数预测的损失为 {constant}",
         )
+    goal = f"{compute_goal(data['constant'], data['first']):.3g}"
     return translate(
-        f"NOT learned: after {steps} steps the loss is {loss}, from {first}; the best constant prediction has "
-        f"{constant}, the goal is a hundredth of it",
-        f"没有学会：{steps} 步后损失为 {loss}，初值 {first}；最佳常数预测的损失为 {constant}，要求降到其百分之一",
+        f"NOT learned: the loss went from {first} to {loss} in {steps} steps; the goal is {goal}, "
+        f"and the best constant prediction has {constant}",
+        f"没有学会：{steps} 步后损失从 {first} 变为 {loss}；目标为 {goal}，最佳常数预测的损失为 {constant}",
     )

@@ -1,7 +1,7 @@
 """The view ``receptive-field``: the theoretical receptive field of each layer (E16), as numbers and a figure.
 
-With images, of a run's data or the user's, also the effective field (`layerwise.inspection.effective_field`) over an
-image.
+With images, of a run's data or the user's, also the effective field (`layerwise.inspection.effective_receptive_field`)
+over an image.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import nn
 
 from layerwise import registry
 from layerwise.errors import UsageError
-from layerwise.inspection import effective_field
+from layerwise.inspection import effective_receptive_field
 from layerwise.inspection.base import Json, Target, View, format_table, get_model_arguments, save
 from layerwise.inspection.image_selection import describe_source, format_skipped, select_images
-from layerwise.inspection.theoretical_field import LayerField, compute_theoretical_fields
+from layerwise.inspection.theoretical_receptive_field import LayerField, compute_theoretical_fields
 from layerwise.inspection.views.summary import get_input_shape
 from layerwise.plotting.charts import render_axes
 from layerwise.plotting.svg import INK, MUTED, SERIES
@@ -61,14 +61,14 @@ def view(target: Target, *, out: Path | None) -> View:
         return View("receptive-field", data, _format_text(target, data), figures)
     selected = select_images(target, "receptive-field", target.examples or IMAGES)
     names = [row.name for row in rows if row.type == "Conv2d" and row.output[2] * row.output[3] > 1]
-    fields = effective_field.measure_effective_fields(model, selected.inputs, names)
+    fields = effective_receptive_field.measure_effective_fields(model, selected.inputs, names)
     sides = {field.layer: field.side for field in fields}
     data["images"] = {"from": selected.source, "names": selected.names}
     for layer in layers:
         layer["effective"] = sides.get(layer["name"])
     note = _format_image_note(target, len(selected.names), describe_source(target, selected))
     text = f"{_format_text(target, data)}\n{note}{format_skipped(target, selected)}"
-    figures = save(out, "receptive-field.svg", effective_field.draw_figure(target, data, selected, fields))
+    figures = save(out, "receptive-field.svg", effective_receptive_field.draw_figure(target, data, selected, fields))
     return View("receptive-field", data, text, figures)
 
 
@@ -135,7 +135,7 @@ def _format_text(target: Target, data: Json) -> str:
         [
             translate(
                 f"{data['model']}: pixels of a {height}×{width} image that one unit can depend on",
-                f"{data['model']}：单个单元所能依赖的像素范围，图片为 {height}×{width}",
+                f"{data['model']}：单个单元所能依赖的像素范围，图像为 {height}×{width}",
             ),
             "",
             format_table(head, rows, right=frozenset({3, 4, 5, 6})),

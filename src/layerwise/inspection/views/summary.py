@@ -18,7 +18,7 @@ from layerwise.inference.predict import inference_context
 from layerwise.inspection.base import Json, Target, View, format_table, get_model_arguments
 from layerwise.inspection.predictions import get_device_and_dtype
 from layerwise.models.orientation import SimpleCells
-from layerwise.nn.rbm import RBM, Recognition
+from layerwise.nn.rbm import RBM, RecognitionDelta
 from layerwise.nn.word_vectors import WordVectors
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("parameters", "参数"), ("multiply-adds", "乘加"))
@@ -140,7 +140,7 @@ def count_multiply_adds(module: nn.Module, output: Tensor) -> int:
         return module.weight.numel() * int(output[0].numel() // module.out_features)
     if isinstance(module, SimpleCells):
         return module.filters.numel() * int(output[0, 0].numel())
-    if isinstance(module, Recognition):
+    if isinstance(module, RecognitionDelta):
         return module.weight.numel()
     if isinstance(module, RBM):  # up and down again
         return 2 * module.weight.numel()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layerwise import registry
 from layerwise.errors import UsageError
-from layerwise.functional.orientation import Gabor, angle_between, grating, grating_response, modulation
+from layerwise.functional.gabor import Gabor, angle_between, grating, grating_response, modulation
 from layerwise.inspection.base import Json, Target, View, format_table, save
 from layerwise.models.orientation import OrientationCells, divide_orientations, orientation_cells
 from layerwise.plotting.charts import render_axes

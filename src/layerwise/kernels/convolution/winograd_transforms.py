@@ -18,7 +18,7 @@ import numpy as np
 from numba.core import cgutils, types
 from numpy.typing import NDArray
 
-from layerwise.kernels.convolution.simd import (
+from layerwise.kernels.simd import (
     FLOAT,
     LONG,
     Value,

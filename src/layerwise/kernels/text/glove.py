@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
-from layerwise.kernels.convolution import simd_rows
-from layerwise.kernels.convolution.simd import LANES
 from layerwise.kernels.jit import compile_kernel
 from layerwise.kernels.parallel import run_parts, split_range
+from layerwise.kernels.simd import LANES
+from layerwise.kernels.text import simd_rows
 
 Floats = NDArray[np.float32]
 CLIP = 100.0  # a gradient's largest absolute value

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerwise.errors import UsageError
-from layerwise.kernels.convolution.simd_rows import TILE
 from layerwise.kernels.jit import compile_kernel
+from layerwise.kernels.text.simd_rows import TILE
 
 Numbers = NDArray[np.int64]
 

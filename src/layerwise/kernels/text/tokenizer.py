@@ -38,7 +38,7 @@ class InvalidUtf8Error(ValueError):
 
     def __init__(self, at: int, byte: int) -> None:
         self.at, self.byte = at, byte
-        super().__init__(f"byte {at} (0x{byte:02x}) is no UTF-8")
+        super().__init__(f"byte {at} (0x{byte:02x}) is not valid UTF-8")
 
 
 class TokenSink(Protocol):

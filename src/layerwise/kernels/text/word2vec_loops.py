@@ -17,9 +17,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from layerwise.kernels.convolution import simd_rows
 from layerwise.kernels.jit import compile_kernel, mix64
-from layerwise.kernels.text import END
+from layerwise.kernels.text import END, simd_rows
 from layerwise.runtime.rng import GOLDEN
 
 Tokens = NDArray[np.int32]

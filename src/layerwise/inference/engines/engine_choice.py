@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import LayerwiseError, make_unknown_name_error
-from layerwise.inference.engines import graphs
+from layerwise.inference.engines import exported_graphs
 from layerwise.inference.engines.base import NAMES, Engine, compute_chunk_size, verify_engine
 from layerwise.inference.engines.native import CompiledEngine, TorchEngine
 from layerwise.inference.engines.runtimes import RUNTIMES
@@ -36,8 +36,8 @@ Speed = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 
 
 class EngineChoice(msgspec.Struct, frozen=True):
-    """The measurements for a batch size: examples a second of each engine, the chosen engine, and why others were left
-    out."""
+    """The measurements for a batch size: examples per second of each engine, the chosen engine, and why others were
+    left out."""
 
     batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
     chosen: EngineName
@@ -98,7 +98,7 @@ class AutoEngine(Engine):
 
     def _choose(self, size: int) -> EngineChoice:
         """Return the saved choice for this size, or measure."""
-        path = get_choice_path(graphs.get_key(self.export_source), size, torch.get_num_threads())
+        path = get_choice_path(exported_graphs.get_key(self.export_source), size, torch.get_num_threads())
         known = read_choice(path)
         if known is not None:
             return known
@@ -131,7 +131,7 @@ def make_engine(source: ExportSource, name: str, run: Path) -> Engine:
         return CompiledEngine(source.prediction_model)
     if name not in RUNTIMES:
         raise make_unknown_name_error("engine", name, NAMES)
-    engine = RUNTIMES[name](graphs.find_or_export_graph(source, run))
+    engine = RUNTIMES[name](exported_graphs.find_or_export_graph(source, run))
     verify_engine(engine, source)
     return engine
 
@@ -158,10 +158,10 @@ def measure_engines(
             for name, engine in list(engines.items())[:: 1 if repeat % 2 == 0 else -1]:
                 seconds[name].append(_time_run(engine, x))
     speeds = {name: float(f"{size / median(times):.6g}") for name, times in seconds.items()}
-    return EngineChoice(size, choose_fastest(speeds), speeds, left_out, torch.get_num_threads())
+    return EngineChoice(size, choose_engine(speeds), speeds, left_out, torch.get_num_threads())
 
 
-def choose_fastest(speeds: Mapping[str, float]) -> str:
+def choose_engine(speeds: Mapping[str, float]) -> str:
     """Return the engine to take: the fastest, but torch unless that is faster by the margin."""
     fastest = max(speeds, key=lambda name: speeds[name])
     return fastest if speeds[fastest] > MARGIN * speeds["torch"] else "torch"
@@ -193,7 +193,7 @@ def get_choice_path(graph: str, size: int, threads: int) -> Path:
         size,
         TorchEngine.method,
     )
-    return graphs.get_cache_folder() / f"{graph}-{digest(repr((key, versions)).encode())[:16]}.json"
+    return exported_graphs.get_cache_folder() / f"{graph}-{digest(repr((key, versions)).encode())[:16]}.json"
 
 
 def read_choice(path: Path) -> EngineChoice | None:
@@ -233,7 +233,7 @@ def find_run_choices(directory: RunDirectory) -> list[EngineChoice]:
     model = directory.info()["model"]
     task = load_task(directory.read_task(), directory.path / "task.json")
     weights = read_state(folder, root=directory.path)["files"]["model.safetensors"]
-    graph = graphs.compute_key(
+    graph = exported_graphs.compute_key(
         spec=str(model["name"]), arguments=model["arguments"], task=task.to_json(), weights=weights
     )
     shape = task.inputs.probe(1, torch.Generator()).shape[1:]

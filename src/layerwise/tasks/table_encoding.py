@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from layerwise.data.source import Array
 from layerwise.data.tables import table_columns
-from layerwise.tasks.coders import UNSEEN, CategoryCoder, Coder, DateCoder
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.column_encoders import UNSEEN, CategoryEncoder, ColumnEncoder, DateEncoder
+from layerwise.tasks.row_inputs import RowInputs
 
 
 def parse_table(inputs: RowInputs, table: pa.Table) -> Array | None:
@@ -39,7 +39,7 @@ def has_default_names(names: list[str]) -> bool:
 
 def find_unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
     """Return, for each row with categories never seen in training, their columns' positions."""
-    positions = [at for at, coder in enumerate(inputs.coders) if isinstance(coder, CategoryCoder)]
+    positions = [at for at, coder in enumerate(inputs.coders) if isinstance(coder, CategoryEncoder)]
     rows, columns = np.nonzero(cells[:, positions] == UNSEEN)
     out: dict[int, list[int]] = {}
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
@@ -47,31 +47,31 @@ def find_unseen(inputs: RowInputs, cells: Array) -> dict[int, list[int]]:
     return out
 
 
-def _parse_column(coder: Coder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | None:
+def _parse_column(coder: ColumnEncoder, cells: pa.ChunkedArray, inputs: RowInputs) -> Array | None:
     """Return a column (N,) as a source holds it, or None if some cell is faulty."""
-    cells = table_columns.tidy(cells, table_columns.TEXT_GAPS | set(inputs.missing))
-    if isinstance(coder, CategoryCoder):
+    cells = table_columns.tidy(cells, table_columns.TEXT_MISSING_MARKS | set(inputs.missing))
+    if isinstance(coder, CategoryEncoder):
         indices = pc.index_in(table_columns.convert_to_text(cells), value_set=pa.array(coder.values, pa.string())).cast(
             pa.float64()
         )
-        gaps = cells.is_null().to_numpy()
-        values = np.where(gaps, np.nan, np.nan_to_num(indices.to_numpy(), nan=UNSEEN))
+        missing = cells.is_null().to_numpy()
+        values = np.where(missing, np.nan, np.nan_to_num(indices.to_numpy(), nan=UNSEEN))
         return None if coder.unseen == "refuse" and (values == UNSEEN).any() else values
-    if cells.null_count and not coder.gaps:
+    if cells.null_count and not coder.has_missing:
         return None
     try:
-        if inputs.dates and isinstance(coder, DateCoder) and table_columns.is_text(cells.type):
+        if inputs.dates and isinstance(coder, DateEncoder) and table_columns.is_text(cells.type):
             # another format raises, and the rows are read alone
             cells = pc.strptime(cells, format=inputs.dates, unit="us")
-        kind = pa.timestamp("us") if isinstance(coder, DateCoder) else pa.float64()
+        kind = pa.timestamp("us") if isinstance(coder, DateEncoder) else pa.float64()
         cells = cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells.cast(kind)
     except pa.ArrowException:
         return None
     values = (
         cells.cast(pa.int64()).cast(pa.float64(), safe=False)
-        if isinstance(coder, DateCoder)
+        if isinstance(coder, DateEncoder)
         else cells.cast(pa.float64())
     )
-    parsed: Array = values.to_numpy() / (table_columns.MICROSECONDS_PER_DAY if isinstance(coder, DateCoder) else 1)
+    parsed: Array = values.to_numpy() / (table_columns.MICROSECONDS_PER_DAY if isinstance(coder, DateEncoder) else 1)
     is_valid = np.isfinite(parsed[~cells.is_null().to_numpy()]).all() and not coder.is_out_of_range(parsed).any()
     return parsed if is_valid else None

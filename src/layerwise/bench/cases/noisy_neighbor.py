@@ -53,7 +53,7 @@ def measure_training(spec: Spec, *, variables: Mapping[str, str], busy: bool) ->
 
 
 CASE = Case(
-    name="neighbor",
+    name="noisy-neighbor",
     unit="ms/step",
     spec={"data": "fashion-mnist"},
     sides={

@@ -34,12 +34,12 @@ from layerwise import recipe
 from layerwise.data.images import archives, decoding, idx
 from layerwise.data.tables import table_files
 from layerwise.data.tables.table_options import TableOptions
-from layerwise.data.text import texts
+from layerwise.data.text import text_files
 from layerwise.errors import LayerwiseError
 from layerwise.runtime.bounded_decoding import decode_json, decode_toml
-from layerwise.weights.reading import read_weights
 from layerwise.weights.vector_files import read_vectors, write_vectors
 from layerwise.weights.vectors import VectorTable
+from layerwise.weights.weight_files import read_weights
 
 EXAMPLES = 40
 Make = Callable[[random.Random], bytes]
@@ -160,12 +160,12 @@ READERS: dict[str, tuple[str, Make, Callable[[Path], object]]] = {
     "text": (
         "t.txt",
         spoil_plain(b"some words\n" * 20),
-        lambda p: [texts.is_text(p), texts.is_table(p), list(texts.read_pieces(str(p)))],
+        lambda p: [text_files.is_text(p), text_files.is_table(p), list(text_files.read_pieces(str(p)))],
     ),
     "text.gz": (
         "t.gz",
         spoil_gzipped(b"some words\n" * 20),
-        lambda p: [texts.is_text(p), list(texts.read_pieces(str(p)))],
+        lambda p: [text_files.is_text(p), list(text_files.read_pieces(str(p)))],
     ),
     "recipe": ("r.toml", spoil_plain(TOML), recipe.read_toml),
     "toml": ("x.toml", spoil_plain(TOML), lambda p: decode_toml(p.read_bytes(), what="x")),
@@ -223,7 +223,7 @@ def test_spoiled_files_by_the_clock(reader: str) -> None:
 def test_the_file_that_is_spoiled_was_good(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fuzz of files that are refused for another reason would see nothing."""
     name, make, use = READERS[reader]
-    monkeypatch.setattr("test_readers.mutate", lambda data, draw, other=b"": data)
+    monkeypatch.setattr("test_reader_fuzz.mutate", lambda data, draw, other=b"": data)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(make(random.Random(0)))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from layerwise.data.tables.table_options import Tokens
 from layerwise.data.text import char_classes
 from layerwise.kernels.text import END, GAP
-from layerwise.kernels.text.pairs import PairCounter, PairCounts, PairMerger
+from layerwise.kernels.text.bigrams import PairCounter, PairCounts, PairMerger
 from layerwise.kernels.text.tokenizer import InvalidUtf8Error, Tokenizer, WordTable, index_words
 from layerwise.kernels.text.tokenizer_loops import MAX_TOKEN_BYTES, Ids, recode, tally
 

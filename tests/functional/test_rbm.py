@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from layerwise.functional import boltzmann
+from layerwise.functional import rbm
 
 D, H = 4, 3
 
@@ -41,13 +41,13 @@ def close(got: torch.Tensor, want: Any) -> None:
 
 def test_energy_of_every_state(machine: dict[str, torch.Tensor]) -> None:
     pairs = list(itertools.product(states(D), states(H)))
-    got = boltzmann.energy(rows([v for v, _ in pairs]), rows([h for _, h in pairs]), **machine)
+    got = rbm.rbm_energy(rows([v for v, _ in pairs]), rows([h for _, h in pairs]), **machine)
     close(got, [energy_by_hand(v, h, machine) for v, h in pairs])
 
 
 def test_free_energy_sums_over_every_hidden_state(machine: dict[str, torch.Tensor]) -> None:
     want = [-math.log(sum(math.exp(-energy_by_hand(v, h, machine)) for h in states(H))) for v in states(D)]
-    close(boltzmann.free_energy(rows(states(D)), **machine), want)
+    close(rbm.free_energy(rows(states(D)), **machine), want)
 
 
 def test_conditionals_are_ratios_of_sums(machine: dict[str, torch.Tensor]) -> None:
@@ -61,9 +61,9 @@ def test_conditionals_are_ratios_of_sums(machine: dict[str, torch.Tensor]) -> No
         [sum(mass[v, h] for v in states(D) if v[i]) / sum(mass[v, h] for v in states(D)) for i in range(D)]
         for h in states(H)
     ]
-    close(boltzmann.hidden_probability(rows(states(D)), weights=W, hidden_bias=b), hidden)
-    close(boltzmann.visible_probability(rows(states(H)), weights=W, visible_bias=a), visible)
-    one = boltzmann.visible_probability(rows(states(H))[3], weights=W, visible_bias=a)
+    close(rbm.hidden_probability(rows(states(D)), weights=W, hidden_bias=b), hidden)
+    close(rbm.visible_probability(rows(states(H)), weights=W, visible_bias=a), visible)
+    one = rbm.visible_probability(rows(states(H))[3], weights=W, visible_bias=a)
     close(one, visible[3])
 
 
@@ -71,14 +71,14 @@ def test_exact_likelihood_gradient_is_the_difference_of_statistics(machine: dict
     """⟨·⟩ of the data minus ⟨·⟩ of the model, by enumeration, is d log p(v): what CD approximates."""
     leaves = {name: value.clone().requires_grad_() for name, value in machine.items()}
     data, every = rows([(1, 0, 1, 1), (0, 0, 1, 0)]), rows(states(D))
-    free = boltzmann.free_energy(every, **leaves)
-    likelihood = -boltzmann.free_energy(data, **leaves).sum() - len(data) * torch.logsumexp(-free, 0)
+    free = rbm.free_energy(every, **leaves)
+    likelihood = -rbm.free_energy(data, **leaves).sum() - len(data) * torch.logsumexp(-free, 0)
     gradients = torch.autograd.grad(likelihood, list(leaves.values()))
     hidden = {"weights": machine["weights"], "hidden_bias": machine["hidden_bias"]}
-    positive = boltzmann.statistics(data, boltzmann.hidden_probability(data, **hidden))
+    positive = rbm.statistics(data, rbm.hidden_probability(data, **hidden))
     p = torch.softmax(-free.detach(), 0)[:, None]
-    h = boltzmann.hidden_probability(every, **hidden)
-    negative = boltzmann.Statistics(h.T @ (p * every), (p * every).sum(0), (p * h).sum(0))
+    h = rbm.hidden_probability(every, **hidden)
+    negative = rbm.Statistics(h.T @ (p * every), (p * every).sum(0), (p * h).sum(0))
     for gradient, plus, minus in zip(gradients, positive, negative, strict=True):
         torch.testing.assert_close(gradient, plus - len(data) * minus)
 
@@ -93,7 +93,7 @@ def test_contrastive_statistics_follow_the_draws_by_hand(machine: dict[str, torc
         )
         for _ in range(2)
     ]
-    positive, negative, chain = boltzmann.contrastive_statistics(v, v, draws=draws, **machine)
+    positive, negative, chain = rbm.contrastive_statistics(v, v, draws=draws, **machine)
     W, a, b = (machine[name].tolist() for name in ("weights", "visible_bias", "hidden_bias"))
 
     def p_hidden(row: list[float]) -> list[float]:

@@ -93,7 +93,7 @@ def grating_response(cell: Gabor, *, orientation: float, wavelength: float, phas
     return waves - 2 * math.cos(phi) * math.cos(psi) * cell.light * transform(along_u)
 
 
-def energy(even: Tensor, odd: Tensor) -> Tensor:
+def energy_response(even: Tensor, odd: Tensor) -> Tensor:
     """Return even² + odd², the complex cell's response: two simple cells' linear responses a quarter of a wave apart,
     of one shape."""
     return even.square() + odd.square()

@@ -22,7 +22,7 @@ from layerwise.inspection.views.decision_surface import GRID_SIDE, find_crossing
 from layerwise.models.feedforward import mlp, perceptron
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification, ClassPrediction
-from layerwise.tasks.regression import NumberPrediction, Regression
+from layerwise.tasks.regression import Regression, RegressionPrediction
 
 CLASSES = ("a$^", "乙", "<c>")
 
@@ -55,7 +55,7 @@ def network(columns: int, outputs: int) -> nn.Module:
 
 def numbers(model: nn.Module, task: Task, rows: list[list[float]]) -> list[float]:
     """Return what the predictor answers to raw rows, asked one by one as a user would."""
-    return [a.value for a in Predictor(model, task)(*rows) if isinstance(a, NumberPrediction)]
+    return [a.value for a in Predictor(model, task)(*rows) if isinstance(a, RegressionPrediction)]
 
 
 def path_of(svg: str, name: str) -> np.ndarray:

@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
     hidden: Tensor
 
 
-def energy(v: Tensor, h: Tensor, *, weights: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> Tensor:
+def rbm_energy(v: Tensor, h: Tensor, *, weights: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> Tensor:
     """Return E(v,h) = −aᵀv − bᵀh − hᵀWv for each pair (E13): v (…, D), h (…, H) give (…)."""
     return -(v @ visible_bias) - h @ hidden_bias - (h * F.linear(v, weights)).sum(-1)
 

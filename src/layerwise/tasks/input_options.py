@@ -9,10 +9,10 @@ import msgspec
 from layerwise.data.source import Source
 from layerwise.errors import UsageError
 from layerwise.recipe import NonNegativeInt, PositiveFloat
-from layerwise.tasks.coders import Scale, Unseen
+from layerwise.tasks.column_encoders import Scale, Unseen
 from layerwise.tasks.inputs import ImageInputs, Inputs, Statistics
 from layerwise.tasks.records import ImageRecord, InputRecord
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks.row_inputs import RowInputs
 
 # of ImageNet's training images, as torchvision's weights use them
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

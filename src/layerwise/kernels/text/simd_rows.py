@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from layerwise.kernels.convolution.simd import (
+from layerwise.kernels.simd import (
     FLOAT,
     LANES,
     LONG,

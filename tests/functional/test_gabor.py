@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.functional.orientation import (
+from layerwise.functional.gabor import (
     Gabor,
     angle_between,
-    energy,
+    energy_response,
     gabor,
     grating,
     grating_response,
@@ -70,7 +70,7 @@ def test_orientation_zero_is_horizontal_and_45_rises_to_the_right() -> None:
 
 
 def test_energy_and_measures_by_hand() -> None:
-    assert energy(torch.tensor(3.0), torch.tensor(-4.0)) == 25
+    assert energy_response(torch.tensor(3.0), torch.tensor(-4.0)) == 25
     assert modulation(torch.tensor([[1.0, 3.0], [2.0, 2.0], [0.0, 5.0]])).tolist() == [0.5, 0, 1]
     assert modulation(torch.zeros(3)) == 0
     angles = torch.tensor([0.0, 45, 90, 135])

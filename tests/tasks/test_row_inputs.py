@@ -18,9 +18,9 @@ from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DataError
 from layerwise.inference.predict import Failure, NamedPrediction, Predictor, read_inputs
 from layerwise.nn.layers import CategoryEmbedding
-from layerwise.tasks import columnar
-from layerwise.tasks.coders import CategoryCoder, DateCoder, NumberCoder
-from layerwise.tasks.rows import RowInputs
+from layerwise.tasks import table_encoding
+from layerwise.tasks.column_encoders import CategoryEncoder, DateEncoder, NumberEncoder
+from layerwise.tasks.row_inputs import RowInputs
 
 nan = float("nan")
 
@@ -42,21 +42,21 @@ def test_numbers_and_categories_equal_scikit_learn(tmp_path) -> None:
 
 
 def test_gaps_are_marked_and_not_guessed() -> None:
-    number = NumberCoder.fit(Column("x", gaps=True), np.array([1.0, nan, 3.0]), "standard")
+    number = NumberEncoder.fit(Column("x", has_missing=True), np.array([1.0, nan, 3.0]), "standard")
     np.testing.assert_allclose(number.encode(np.array([1.0, nan, 3.0])), [[-1, 0], [0, 1], [1, 0]])
-    category = CategoryCoder.fit(
+    category = CategoryEncoder.fit(
         Column("c", "category", ("a", "b"), True), np.array([0, 1, nan]), embed_above=0, unseen="unknown"
     )
     np.testing.assert_array_equal(
         category.encode(np.array([0, 1, nan, -1])), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
     )
-    whole = NumberCoder.fit(Column("x"), np.array([1.0, 3.0]), "standard")
+    whole = NumberEncoder.fit(Column("x"), np.array([1.0, 3.0]), "standard")
     with pytest.raises(DataError, match="never lacked one in training"):
         whole.validate_cell("")
 
 
 def test_dates_by_hand() -> None:
-    coder = DateCoder.fit(Column("d", "date"), np.array([0.0, 100.0]), "standard")
+    coder = DateEncoder.fit(Column("d", "date"), np.array([0.0, 100.0]), "standard")
     days = (dt.date(2000, 7, 2) - dt.date(1970, 1, 1)).days
     assert coder.parse_cell("2000-07-02") == coder.parse_cell(dt.date(2000, 7, 2)) == days
     year, week = 2 * math.pi * days / 365.2425, 2 * math.pi * days / 7
@@ -82,9 +82,9 @@ def test_whole_columns_equal_single_cells(tmp_path_factory, rows, unseen, gaps) 
     """The fast way over a file's columns gives what reading each cell gives, or leaves the chunk to it."""
     inputs = RowInputs(
         (
-            NumberCoder("x", gaps, 1.0, 2.0, False),
-            CategoryCoder("c", gaps, ("None", "a", "b"), False, unseen),
-            DateCoder("d", gaps, 0.0, 1.0, False, False),
+            NumberEncoder("x", gaps, 1.0, 2.0, False),
+            CategoryEncoder("c", gaps, ("None", "a", "b"), False, unseen),
+            DateEncoder("d", gaps, 0.0, 1.0, False, False),
         )
     )
     path = tmp_path_factory.mktemp("t") / "t.csv"
@@ -96,7 +96,7 @@ def test_whole_columns_equal_single_cells(tmp_path_factory, rows, unseen, gaps) 
         except DataError:
             singly.append(None)
     for table in table_files.iterate_tables(path):
-        whole = columnar.parse_table(inputs, table)
+        whole = table_encoding.parse_table(inputs, table)
         if any(row is None for row in singly):
             assert whole is None
         else:

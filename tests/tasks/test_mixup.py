@@ -49,13 +49,13 @@ def make_batches(order: BatchSampler, table: dict[str, Any] = TABLE, *, streamed
 def join_batches(found: list[list[Batch]]) -> list[Tensor]:
     """Return ids, images, shares and the others' classes of all batches."""
     every = [batch for epoch in found for batch in epoch]
-    mixes = [b.mix for b in every if b.mix is not None]
-    assert len(mixes) == len(every)
-    others = [m.targets for m in mixes if m.targets is not None]
+    has_mixing = [b.mix for b in every if b.mix is not None]
+    assert len(has_mixing) == len(every)
+    others = [m.targets for m in has_mixing if m.targets is not None]
     return [
         torch.cat([b.ids for b in every]),
         torch.cat([b.inputs for b in every]),
-        torch.cat([m.share for m in mixes]),
+        torch.cat([m.share for m in has_mixing]),
         torch.cat(others),
     ]
 

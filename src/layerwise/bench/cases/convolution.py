@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from layerwise.bench.base import Case, Quality, Row, Side, Spec
-from layerwise.bench.cases.neighbor import occupy_core
+from layerwise.bench.cases.noisy_neighbor import occupy_core
 from layerwise.bench.side import Measurement
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ LAYERS = (  # resnet18's with batches of 16, vgg16's first with 4, resnet20's wi
 BESIDE = Layer(16, 256, 14)  # the layer that once took five times as long beside a busy program
 
 
-def build_convolution(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv2d, Tensor]:
+def build_convolution(layer: Layer, spec: Spec, *, fast_kernels: bool) -> tuple[nn.Conv2d, Tensor]:
     """Return the convolution, channels last, and its input after a ReLU."""
     import torch
     from torch import nn
@@ -55,14 +55,14 @@ def build_convolution(layer: Layer, spec: Spec, *, tiles: bool) -> tuple[nn.Conv
         .relu()
         .contiguous(memory_format=torch.channels_last)
     )
-    if tiles:
+    if fast_kernels:
         use_fast_kernels(network)
     convolution = network[0]
     assert isinstance(convolution, nn.Conv2d)
     return convolution, x
 
 
-def measure_layer(spec: Spec, *, layer: Layer, tiles: bool, with_gradients: bool, busy: bool) -> Measurement:
+def measure_layer(spec: Spec, *, layer: Layer, fast_kernels: bool, with_gradients: bool, busy: bool) -> Measurement:
     """Time the convolution, and measure its largest error beside float64, as a part of the largest output. ``busy``:
     another program keeps one of the cores busy meanwhile."""
     import copy
@@ -74,7 +74,7 @@ def measure_layer(spec: Spec, *, layer: Layer, tiles: bool, with_gradients: bool
     from layerwise.runtime import compute_settings
 
     with compute_settings.use_settings(compute_settings.inference_settings()):
-        convolution, x = build_convolution(layer, spec, tiles=tiles)
+        convolution, x = build_convolution(layer, spec, fast_kernels=fast_kernels)
         with torch.no_grad():
             exact = copy.deepcopy(convolution).double()(x[:2].double())
             error = float((convolution(x)[:2] - exact).abs().max() / exact.abs().max())
@@ -102,14 +102,14 @@ ROWS: list[Row] = []
 for layer, busy in (*((layer, False) for layer in LAYERS), (BESIDE, True)):
     for with_gradients in (False, True):
         title = str(layer) + ", with gradients" * with_gradients + ", beside a busy program" * busy
-        for kernel, tiles in (("tiles", True), ("torch", False)):
+        for kernel, fast_kernels in (("ours", True), ("torch", False)):
             SIDES[f"{title}, {kernel}"] = partial(
-                measure_layer, layer=layer, tiles=tiles, with_gradients=with_gradients, busy=busy
+                measure_layer, layer=layer, fast_kernels=fast_kernels, with_gradients=with_gradients, busy=busy
             )
-        ROWS.append(Row(title, f"{title}, torch", None, ours=f"{title}, tiles"))
+        ROWS.append(Row(title, f"{title}, torch", None, ours=f"{title}, ours"))
 
 CASE = Case(
-    name="tiles",
+    name="convolution",
     unit="images/s",
     spec={},
     sides=SIDES,

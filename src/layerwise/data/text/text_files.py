@@ -35,7 +35,7 @@ class Readable(Protocol):
     """A binary stream."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to so many bytes, none at the end."""
+        """Return up to ``size`` bytes; empty at the end."""
         ...
 
 
@@ -155,7 +155,7 @@ class _PrefixedStream:
         self.closed = False
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to so many bytes."""
+        """Return up to ``size`` bytes."""
         data = self.head[:size] if self.head else self.rest.read(size)
         self.head = self.head[len(data) :] if self.head else b""
         self.at += len(data)
@@ -225,7 +225,7 @@ def _convert_to_utf8(pieces: Iterator[Piece], path: str, encoding: str) -> Itera
 
 
 def make_not_text_error(path: str, at: int, byte: int, head: bytes) -> DataError:
-    """Make the error for a byte that is no UTF-8."""
+    """Make the error for a byte that is not valid UTF-8."""
     probably = encodings.detect_byte_order_mark(head) or encodings.guess_encoding(head, "utf-8")
     return DataError(
         f"{escape_name(path) or 'standard input'} is not written in utf-8",

@@ -2,7 +2,7 @@
 weights.
 
 Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every number and 1 in a number of
-its own, if the training table had gaps in that column: marked, not guessed.
+its own, if the training table had missing values in that column: marked, not guessed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from layerwise.data.source import FLOAT32_MAX, Array, Column
+from layerwise.data.tables.table_columns import TEXT_MISSING_MARKS
 from layerwise.errors import DataError
 from layerwise.tasks.records import Unseen as Unseen
 from layerwise.tasks.scaling import is_out_of_range, range_scale, standard_scale
 
 Scale = Literal["standard", "unit", "none"]
-GAPS = frozenset({"", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "?"})
 YEAR, WEEK = 365.2425, 7.0  # days
 UNSEEN = -1.0
 
 
 @dataclass(frozen=True)
-class Coder(ABC):
-    """How one column becomes numbers. ``gaps``: whether the table that was trained on had cells without a value."""
+class ColumnEncoder(ABC):
+    """How one column becomes numbers. ``has_missing``: whether the table that was trained on had cells without a
+    value."""
 
     kind: ClassVar[str]
     name: str
-    gaps: bool
+    has_missing: bool
 
     @property
     @abstractmethod
@@ -46,12 +47,12 @@ class Coder(ABC):
 
     @abstractmethod
     def encode(self, cells: Array) -> Array:
-        """Turn cells (N,) as a source holds them into (N, W) float64; NaN marks a gap."""
+        """Turn cells (N,) as a source holds them into (N, W) float64; NaN marks a missing value."""
 
     @abstractmethod
     def parse_cell(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds: NaN for a gap. Raises `DataError` for what the column cannot
-        hold."""
+        """Turn one raw cell into what a source holds: NaN for a missing value. Raises `DataError` for what the column
+        cannot hold."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -84,10 +85,10 @@ class Coder(ABC):
         )
 
     def validate_cell(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds, and refuse a gap where training had none, and what float32 cannot
-        hold."""
+        """Turn one raw cell into what a source holds, and refuse a missing value where training had none, and what
+        float32 cannot hold."""
         value = self.parse_cell(raw)
-        if np.isnan(value) and not self.gaps:
+        if np.isnan(value) and not self.has_missing:
             raise DataError(
                 f"column '{self.name}' has no value, and never lacked one in training",
                 expected=f"a {self.kind}",
@@ -97,14 +98,14 @@ class Coder(ABC):
             raise self.make_range_error("", f"{raw!r}")
         return value
 
-    def mark_gaps(self, parts: Array, gap: Array) -> Array:
-        """Return ``parts`` (N, W) with zeros for gaps (N,), and the number that marks them if training had any."""
-        parts = np.where(gap[:, None], 0.0, parts)
-        return np.hstack([parts, gap[:, None].astype(np.float64)]) if self.gaps else parts
+    def add_missing_indicator(self, values: Array, missing: Array) -> Array:
+        """Return values (N, W) with zeros in missing rows (N,), and, if training had any, a column that is 1 there."""
+        values = np.where(missing[:, None], 0.0, values)
+        return np.hstack([values, missing[:, None].astype(np.float64)]) if self.has_missing else values
 
 
 @dataclass(frozen=True)
-class NumberCoder(Coder):
+class NumberEncoder(ColumnEncoder):
     """A number: (x − shift) / spread, clamped to [0, 1] if ``clamp``."""
 
     kind = "number"
@@ -117,30 +118,30 @@ class NumberCoder(Coder):
         """Take mean and deviation (``standard``) or range (``unit``) from the training part."""
         known = cells[~np.isnan(cells)]
         shift, spread = _compute_scale(known, scale)
-        return cls(column.name, column.gaps, shift, spread, scale == "unit")
+        return cls(column.name, column.has_missing, shift, spread, scale == "unit")
 
     @property
     def column(self) -> Column:
         """A column of numbers."""
-        return Column(self.name, "number", gaps=self.gaps)
+        return Column(self.name, "number", has_missing=self.has_missing)
 
     @property
     def width(self) -> int:
-        """One number, and one for the mark of a gap."""
-        return 1 + self.gaps
+        """One number, and one for the mark of a missing value."""
+        return 1 + self.has_missing
 
     def is_out_of_range(self, cells: Array) -> Array:
         """Return which numbers (N,) float32 cannot hold; clamped ones need to fit as they are only."""
         return is_out_of_range(cells) if self.clamp else is_out_of_range(cells, shift=self.shift, spread=self.spread)
 
     def encode(self, cells: Array) -> Array:
-        """Return (N, 1) or, with gaps, (N, 2)."""
+        """Return (N, 1) or, with missing values, (N, 2)."""
         scaled = (cells - self.shift) / self.spread
-        return self.mark_gaps((np.clip(scaled, 0, 1) if self.clamp else scaled)[:, None], np.isnan(cells))
+        return self.add_missing_indicator((np.clip(scaled, 0, 1) if self.clamp else scaled)[:, None], np.isnan(cells))
 
     def parse_cell(self, raw: object) -> float:
-        """Read a finite number or a gap."""
-        if _is_gap(raw):
+        """Read a finite number or a missing value."""
+        if _is_missing(raw):
             return np.nan
         try:
             number = float(raw)  # type: ignore[arg-type]
@@ -155,7 +156,7 @@ class NumberCoder(Coder):
         return {
             "kind": self.kind,
             "name": self.name,
-            "gaps": self.gaps,
+            "has_missing": self.has_missing,
             "shift": self.shift,
             "spread": self.spread,
             "clamp": self.clamp,
@@ -163,7 +164,7 @@ class NumberCoder(Coder):
 
 
 @dataclass(frozen=True)
-class DateCoder(Coder):
+class DateEncoder(ColumnEncoder):
     """A date in days: its position in time, and where in the year, the week and (with ``clock``) the day it lies, each
     as the sine and cosine of its phase, so that 31 December is near 1 January. ``unit`` brings all of them to [0,
     1]."""
@@ -179,7 +180,7 @@ class DateCoder(Coder):
         """Take mean and deviation (or range) from the training part, and whether there are times of day."""
         known = cells[~np.isnan(cells)]
         shift, spread = _compute_scale(known, "standard" if scale == "none" else scale)
-        return cls(column.name, column.gaps, shift, spread, bool((known % 1).any()), scale == "unit")
+        return cls(column.name, column.has_missing, shift, spread, bool((known % 1).any()), scale == "unit")
 
     def is_out_of_range(self, cells: Array) -> Array:
         """Return which dates (N,) float32 cannot hold."""
@@ -193,12 +194,12 @@ class DateCoder(Coder):
     @property
     def column(self) -> Column:
         """A column of dates."""
-        return Column(self.name, "date", gaps=self.gaps)
+        return Column(self.name, "date", has_missing=self.has_missing)
 
     @property
     def width(self) -> int:
-        """The position, two numbers a cycle, and one for the mark of a gap."""
-        return 1 + 2 * len(self.periods) + self.gaps
+        """The position, two numbers a cycle, and one for the mark of a missing value."""
+        return 1 + 2 * len(self.periods) + self.has_missing
 
     def encode(self, cells: Array) -> Array:
         """Return (N, W)."""
@@ -207,11 +208,11 @@ class DateCoder(Coder):
         waves = np.hstack([np.sin(angles), np.cos(angles)])
         if self.unit:
             position, waves = np.clip(position, 0, 1), (1 + waves) / 2
-        return self.mark_gaps(np.hstack([position[:, None], waves]), np.isnan(cells))
+        return self.add_missing_indicator(np.hstack([position[:, None], waves]), np.isnan(cells))
 
     def parse_cell(self, raw: object) -> float:
         """Read a date, a time, or ISO 8601 text, in days since 1970-01-01 UTC."""
-        if _is_gap(raw):
+        if _is_missing(raw):
             return np.nan
         try:
             parsed = raw if isinstance(raw, date) else datetime.fromisoformat(str(raw).strip())
@@ -231,7 +232,7 @@ class DateCoder(Coder):
         return {
             "kind": self.kind,
             "name": self.name,
-            "gaps": self.gaps,
+            "has_missing": self.has_missing,
             "shift": self.shift,
             "spread": self.spread,
             "clock": self.clock,
@@ -240,10 +241,11 @@ class DateCoder(Coder):
 
 
 @dataclass(frozen=True)
-class CategoryCoder(Coder):
+class CategoryEncoder(ColumnEncoder):
     """A category: one number for each value (one-hot), or, if ``embed``, its index for the network to look a vector up.
 
-    ``values`` are the training part's, sorted; a gap, if training had any, counts as a value more. What training never
+    ``values`` are the training part's, sorted; a missing value, if training had any, counts as a value more. What
+    training never
     had is unknown: zero in every number, index 0; or refused. Indices of known values begin at 1.
     """
 
@@ -261,26 +263,26 @@ class CategoryCoder(Coder):
         """Take the values that the training part has; more than ``embed_above`` of them (if not 0) are embedded."""
         used = np.unique(cells[~np.isnan(cells) & (cells >= 0)]).astype(np.int64)
         values = tuple(column.values[at] for at in used)
-        return cls(column.name, column.gaps, values, 0 < embed_above < len(values), unseen)
+        return cls(column.name, column.has_missing, values, 0 < embed_above < len(values), unseen)
 
     @property
     def column(self) -> Column:
         """A column of these values."""
-        return Column(self.name, "category", self.values, self.gaps)
+        return Column(self.name, "category", self.values, self.has_missing)
 
     @property
     def width(self) -> int:
         """One number a value, or one index."""
-        return 1 if self.embed else len(self.values) + self.gaps
+        return 1 if self.embed else len(self.values) + self.has_missing
 
     @property
     def vector_count(self) -> int:
-        """How many vectors a network needs for it: one a value, one for the unknown, one for gaps."""
-        return 1 + len(self.values) + self.gaps
+        """How many vectors a network needs for it: one a value, one for the unknown, one for missing values."""
+        return 1 + len(self.values) + self.has_missing
 
     def encode(self, cells: Array) -> Array:
         """Return (N, W)."""
-        filled = np.where(np.isnan(cells), len(self.values) if self.gaps else UNSEEN, cells)
+        filled = np.where(np.isnan(cells), len(self.values) if self.has_missing else UNSEEN, cells)
         numbers = filled.astype(np.int64) + 1  # (N,), 0 is unknown
         if self.embed:
             return numbers[:, None].astype(np.float64)
@@ -288,7 +290,7 @@ class CategoryCoder(Coder):
 
     def parse_cell(self, raw: object) -> float:
         """Return the index of a value, -1 for an unseen one."""
-        if _is_gap(raw):
+        if _is_missing(raw):
             return np.nan
         text = str(raw).lower() if isinstance(raw, bool) else str(raw).strip()
         index = self.indices.get(text)
@@ -297,12 +299,13 @@ class CategoryCoder(Coder):
         return UNSEEN if index is None else float(index)
 
     def validate_cell(self, raw: object) -> float:
-        """Turn one raw cell into what a source holds; a gap where training had none is unknown like any other value."""
+        """Turn one raw cell into what a source holds; a missing value where training had none is unknown like any other
+        value."""
         return self.parse_cell(raw)
 
     def recode(self, cells: Array, column: Column) -> Array:
         """Turn another source's cells into indices of this coder's values, by name; -1 where it has none."""
-        Coder.recode(self, cells, column)
+        ColumnEncoder.recode(self, cells, column)
         own = np.array([self.indices.get(value, UNSEEN) for value in column.values] or [UNSEEN], dtype=np.float64)
         gap = np.isnan(cells)
         out = np.where(gap, np.nan, own[np.where(gap | (cells < 0), 0, cells).astype(np.int64)])
@@ -330,26 +333,26 @@ class CategoryCoder(Coder):
         return {
             "kind": self.kind,
             "name": self.name,
-            "gaps": self.gaps,
+            "has_missing": self.has_missing,
             "values": list(self.values),
             "embed": self.embed,
             "unseen": self.unseen,
         }
 
 
-def fit_coders(
+def fit_encoders(
     columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen
-) -> tuple[Coder, ...]:
+) -> tuple[ColumnEncoder, ...]:
     """Fit one coder a column to the training part's rows (N, D)."""
-    out: list[Coder] = []
+    out: list[ColumnEncoder] = []
     for at, column in enumerate(columns):
         cells = rows[:, at]
         if column.kind == "category":
-            out.append(CategoryCoder.fit(column, cells, embed_above=embed, unseen=unseen))
+            out.append(CategoryEncoder.fit(column, cells, embed_above=embed, unseen=unseen))
         elif column.kind == "date":
-            out.append(DateCoder.fit(column, cells, scale))
+            out.append(DateEncoder.fit(column, cells, scale))
         else:
-            out.append(NumberCoder.fit(column, cells, scale))
+            out.append(NumberEncoder.fit(column, cells, scale))
     return tuple(out)
 
 
@@ -360,6 +363,6 @@ def _compute_scale(known: Array, scale: Scale) -> tuple[float, float]:
     return standard_scale(known) if scale == "standard" else range_scale(known)
 
 
-def _is_gap(raw: object) -> bool:
+def _is_missing(raw: object) -> bool:
     """Whether a raw cell has no value."""
-    return raw is None or (isinstance(raw, str) and raw.strip() in GAPS)
+    return raw is None or (isinstance(raw, str) and raw.strip() in TEXT_MISSING_MARKS)

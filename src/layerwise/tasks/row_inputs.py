@@ -20,15 +20,23 @@ from torch import Tensor
 
 from layerwise.data.source import Array, ArraySource, Column, Relabeled, Source, Subset, fetch
 from layerwise.errors import DataError, make_unknown_name_error
-from layerwise.tasks.coders import CategoryCoder, Coder, DateCoder, NumberCoder, Scale, Unseen, fit_coders
+from layerwise.tasks.column_encoders import (
+    CategoryEncoder,
+    ColumnEncoder,
+    DateEncoder,
+    NumberEncoder,
+    Scale,
+    Unseen,
+    fit_encoders,
+)
 from layerwise.tasks.inputs import Inputs
 from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowRecord
 
 MAX_NAMED = 3  # values that a note names
-CODERS: dict[type, Callable[..., Coder]] = {
-    NumberRecord: NumberCoder,
-    DateRecord: DateCoder,
-    CategoryRecord: CategoryCoder,
+CODERS: dict[type, Callable[..., ColumnEncoder]] = {
+    NumberRecord: NumberEncoder,
+    DateRecord: DateEncoder,
+    CategoryRecord: CategoryEncoder,
 }
 
 
@@ -41,7 +49,7 @@ class RowInputs(Inputs):
     """
 
     kind = "row"
-    coders: tuple[Coder, ...]
+    coders: tuple[ColumnEncoder, ...]
     missing: tuple[str, ...] = ()
     dates: str = ""
     encoding: str = "utf-8"
@@ -53,12 +61,12 @@ class RowInputs(Inputs):
         Categories with more than ``embed`` values (if not 0) are embedded, the others one-hot.
         """
         rows = np.asarray(fetch(source, np.arange(len(source))).inputs, dtype=np.float64)  # (N, D)
-        return cls(fit_coders(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
+        return cls(fit_encoders(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
 
     @classmethod
     def from_record(cls, saved: RowRecord) -> Self:
         """Make the inputs again from what `to_json` returned, checked."""
-        coders: list[Coder] = []
+        coders: list[ColumnEncoder] = []
         for column in saved.columns:
             coders.append(CODERS[type(column)](**{name: getattr(column, name) for name in column.__struct_fields__}))
         return cls(tuple(coders), saved.missing, saved.dates, saved.encoding)
@@ -81,12 +89,13 @@ class RowInputs(Inputs):
     @cached_property
     def embedded(self) -> tuple[int, ...]:
         """How many vectors each embedded category needs."""
-        return tuple(c.vector_count for c in self.coders if isinstance(c, CategoryCoder) and c.embed)
+        return tuple(c.vector_count for c in self.coders if isinstance(c, CategoryEncoder) and c.embed)
 
     @cached_property
     def _number_scales(self) -> tuple[Array, Array, Array] | None:
-        """Shift, spread and clamp of each column, (D,), if all are numbers without gaps: then one step encodes all."""
-        plain = [c for c in self.coders if isinstance(c, NumberCoder) and not c.gaps]
+        """Shift, spread and clamp of each column, (D,), if all are numbers without missing values: then one step
+        encodes all."""
+        plain = [c for c in self.coders if isinstance(c, NumberEncoder) and not c.has_missing]
         if len(plain) < len(self.coders):
             return None
         return (
@@ -135,7 +144,7 @@ class RowInputs(Inputs):
             return ()
         out = []
         for at, coder in enumerate(self.coders):
-            if isinstance(coder, CategoryCoder) and schema.table[at].kind == "category":
+            if isinstance(coder, CategoryEncoder) and schema.table[at].kind == "category":
                 unseen = coder.count_unseen(source.inputs[:, at], schema.table[at])
                 if unseen:
                     names = ", ".join(f"'{value}'" for value in list(unseen)[:MAX_NAMED])
@@ -155,7 +164,7 @@ class RowInputs(Inputs):
         parts: list[Array] = []
         last: list[Array] = []
         for at, coder in enumerate(self.coders):
-            embedded = isinstance(coder, CategoryCoder) and coder.embed
+            embedded = isinstance(coder, CategoryEncoder) and coder.embed
             (last if embedded else parts).append(coder.encode(rows[:, at]))
         return torch.from_numpy(np.hstack([*parts, *last])).float()
 
@@ -168,14 +177,14 @@ class RowInputs(Inputs):
         cells = zip(self.coders, self.order_cells(raw), strict=True)
         return np.array([coder.validate_cell(self._interpret_cell(coder, cell)) for coder, cell in cells])
 
-    def _interpret_cell(self, coder: Coder, cell: object) -> object:
-        """Return a raw cell with the training table's own marks of a gap and its own date format
+    def _interpret_cell(self, coder: ColumnEncoder, cell: object) -> object:
+        """Return a raw cell with the training table's own marks of missing values and its own date format
         applied."""
         if not isinstance(cell, str):
             return cell
         if cell.strip() in self.missing:
             return None
-        if self.dates and isinstance(coder, DateCoder):
+        if self.dates and isinstance(coder, DateEncoder):
             with suppress(ValueError):
                 return datetime.strptime(cell.strip(), self.dates)
         return cell
@@ -214,27 +223,27 @@ class RowInputs(Inputs):
         out = tensor.clone()
         at = 0
         for coder in self.coders:
-            if isinstance(coder, CategoryCoder) and coder.embed:
+            if isinstance(coder, CategoryEncoder) and coder.embed:
                 continue
-            if isinstance(coder, NumberCoder):
+            if isinstance(coder, NumberEncoder):
                 out[:, at] = tensor[:, at] * coder.spread + coder.shift
             at += coder.width
         return out
 
     @property
     def encoded_names(self) -> tuple[str, ...]:
-        """A name for each of the numbers a row becomes, (W,): column, column=value, column (gap)."""
+        """A name for each of the numbers a row becomes, (W,): column, column=value, column (missing)."""
         out: list[str] = []
         last: list[str] = []
         for coder in self.coders:
-            if isinstance(coder, CategoryCoder):
+            if isinstance(coder, CategoryEncoder):
                 if coder.embed:
                     last.append(coder.name)
                     continue
                 out += [f"{coder.name}={value}" for value in coder.values]
             else:
-                out += [coder.name] * (coder.width - coder.gaps)
-            out += [f"{coder.name} (gap)"] if coder.gaps else []
+                out += [coder.name] * (coder.width - coder.has_missing)
+            out += [f"{coder.name} (missing)"] if coder.has_missing else []
         return (*out, *last)
 
     def _check_range(self, source: ArraySource) -> None:
@@ -249,12 +258,12 @@ class RowInputs(Inputs):
                     )
 
     def _check_gaps(self, source: ArraySource) -> None:
-        """Refuse gaps in columns of numbers and dates that never lacked a value in training."""
+        """Refuse missing values in columns of numbers and dates that never lacked a value in training."""
         for at, coder in enumerate(self.coders):
-            gaps = np.flatnonzero(np.isnan(source.inputs[:, at]))
-            if len(gaps) and not coder.gaps and not isinstance(coder, CategoryCoder):
+            missing = np.flatnonzero(np.isnan(source.inputs[:, at]))
+            if len(missing) and not coder.has_missing and not isinstance(coder, CategoryEncoder):
                 raise DataError(
-                    f"{source.name_of(int(gaps[0]))}: column '{coder.name}' has no value ({len(gaps)} such "
+                    f"{source.name_of(int(missing[0]))}: column '{coder.name}' has no value ({len(missing)} such "
                     "rows), and never "
                     "lacked one in training",
                     expected=f"a {coder.kind}",

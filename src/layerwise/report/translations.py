@@ -13,12 +13,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "on the test blocks": ("on the test part (blocks of text: {count})", "测试集（{count} 段文本）"),
     "interval": ("95 % interval {low} – {high}", "95% 置信区间 {low} – {high}"),
     "baseline": (
-        "Always answering “{name}”, the most common class, would give {value}.",
-        "若总是回答最常见的类别“{name}”，准确率为 {value}。",
+        "Always predicting “{name}”, the most common class, would give {value}.",
+        "若总是预测最常见的类别“{name}”，准确率为 {value}。",
     ),
     "baseline number": (
-        "Always answering the training part’s mean would give {value}.",
-        "若总是回答训练集的均值，结果为 {value}。",
+        "Always predicting the training part’s mean would give {value}.",
+        "若总是预测训练集的均值，结果为 {value}。",
     ),
     "verdict": ("Notes on the training", "训练中的提示"),
     "metrics": ("Metrics", "指标"),
@@ -33,33 +33,33 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no curves": ("This run kept no history.", "本次训练没有历史记录。"),
     "curve": ("The fitted function", "拟合的函数"),
     "curve note": (
-        "The line is the network’s answer over the whole range; the points are the data.",
-        "曲线是网络在整个范围内的回答，点是数据。",
+        "The line is the network’s prediction over the whole range; the points are the data.",
+        "曲线是网络在整个范围内的预测，点是数据。",
     ),
     "surface": ("The fitted function", "拟合的函数"),
     "surface note": (
-        "Color is the network’s answer; a line joins equal answers. A point has the color of its true "
+        "Color is the network’s prediction; a line joins equal predictions. A point has the color of its true "
         "value: if it stands out, "
         "it is an error.",
-        "颜色是网络的回答，等值线连接相同的回答。点的颜色是其真实值：与底色不同的点就是误差。",
+        "颜色是网络的预测，等值线连接相同的预测。点的颜色是其真实值：与底色不同的点就是误差。",
     ),
     "probabilities": ("The classes over the input", "各类别随输入的变化"),
     "probabilities note": (
-        "The lines are the probability of each class; dotted, where the answer changes. Beneath, the data by "
+        "The lines are the probability of each class; dotted, where the prediction changes. Beneath, the data by "
         "their true class.",
-        "曲线是每个类别的概率，虚线处回答改变。下方是数据，按真实类别分行。",
+        "曲线是每个类别的概率，虚线处预测改变。下方是数据，按真实类别分行。",
     ),
     "regions": ("The decision boundary", "决策边界"),
     "regions note": (
-        "Shading is the network’s answer, and the dark line is where it changes. A point has the color of "
+        "Shading is the network’s prediction, and the dark line is where it changes. A point has the color of "
         "its true class.",
-        "底色是网络的回答，深色线是回答改变之处。点的颜色是其真实类别。",
+        "底色是网络的预测，深色线是预测改变之处。点的颜色是其真实类别。",
     ),
     "confusion": ("Confusion matrix", "混淆矩阵"),
     "confusion note": (
-        "Rows are the true class, columns the answer. Blue is right, orange is wrong; the deeper, the larger "
+        "Rows are the true class, columns the prediction. Blue is right, orange is wrong; the deeper, the larger "
         "the row’s share.",
-        "行是真实类别，列是回答。蓝色为正确，橙色为错误；颜色越深，占该行的比例越大。",
+        "行是真实类别，列是预测。蓝色为正确，橙色为错误；颜色越深，占该行的比例越大。",
     ),
     "recall": ("recall", "召回率"),
     "classes": ("By class", "各类别"),
@@ -70,16 +70,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "support": ("examples", "样本数"),
     "calibration": ("Calibration", "校准"),
     "calibration note": (
-        "How often the network was right against how sure it was. On the dashed line it says what is true; "
-        "below it is too sure. "
-        "The paler a bar, the fewer answers. On average the two differ by {error} (expected calibration error).",
-        "网络的把握与实际正确率。落在虚线上表示两者一致，低于虚线表示过于自信；颜色越浅，回答越少。平均相差 "
+        "Accuracy against confidence. On the dashed line the two are equal; below it the network is overconfident. "
+        "The paler a bar, the fewer predictions. On average the two differ by {error} (expected calibration error).",
+        "实际正确率与网络的置信度。落在虚线上表示两者一致，低于虚线表示过于自信；颜色越浅，预测越少。平均相差 "
         "{error}（期望校准误差）。",
     ),
-    "confidence axis": ("how sure the network was", "网络的把握"),
-    "accuracy axis": ("share that was right", "实际正确率"),
+    "confidence axis": ("confidence", "置信度"),
+    "accuracy axis": ("accuracy", "实际正确率"),
     "true": ("true", "真实"),
-    "predicted": ("answer", "回答"),
+    "predicted": ("predicted", "预测"),
     "confused": ("Most often confused", "最常混淆"),
     "times": ("times", "次数"),
     "neighbors": ("Nearest words", "最近的词"),
@@ -94,9 +93,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next map": ("the words as a map in two dimensions", "把词画成二维分布图"),
     "mistakes": ("Worst mistakes", "最严重的错误"),
     "mistakes note": (
-        "{listed} of {wrong} wrong answers, the one with the highest loss first: true → answer, and how sure "
-        "the network was.",
-        "共 {wrong} 个错误，显示 {listed} 个，损失最高者在前：真实 → 回答，以及网络的把握。",
+        "{listed} of {wrong} mistakes, the highest loss first: true → predicted, and the confidence.",
+        "共 {wrong} 个错误，显示 {listed} 个，损失最高者在前：真实 → 预测，以及置信度。",
     ),
     "no mistakes": (
         "No example of the test part is wrong. These were the hardest:",
@@ -105,12 +103,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "largest errors": ("Largest errors", "最大误差"),
     "worst reconstructed": ("Worst reconstructed", "重建最差的样本"),
     "example": ("example", "样本"),
-    "score": ("sure", "把握"),
+    "score": ("confidence", "置信度"),
     "loss": ("loss", "损失"),
     "error": ("error", "误差"),
     "scatter": ("Predicted against true", "预测值与真实值"),
     "scatter note": (
-        "Each point is an example of the test part; on the line, the answer is exact.",
+        "Each point is an example of the test part; on the line, the prediction is exact.",
         "每个点是一个测试样本；落在线上即预测准确。",
     ),
     "predicted value": ("predicted", "预测值"),
@@ -126,7 +124,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "训练文件中的内容，以及每一列如何进入网络。缺失值只作标记，不作猜测。",
     ),
     "kind": ("kind", "类型"),
-    "gaps": ("gaps", "缺失"),
+    "missing": ("missing", "缺失"),
     "distinct": ("different", "不同值"),
     "first": ("for example", "例如"),
     "becomes": ("becomes", "进入网络的形式"),
@@ -149,7 +147,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "c category": ("{count} places, one a value", "{count} 个位置，每个取值一个"),
     "c vector": ("a learned vector for each of {count} values", "{count} 个取值各有一个学习的向量"),
     "c date": ("{count} numbers: where in time, year and week", "{count} 个数值：时间、一年与一周中的位置"),
-    "c gap": ("{what}, and a mark for gaps", "{what}，外加缺失标记"),
+    "c missing": ("{what}, and a mark for missing values", "{what}，外加缺失标记"),
     "deviation": ("deviation in the data", "数据标准差"),
     "rms": ("error (RMS)", "误差（均方根）"),
     "samples": ("Samples", "采样"),
@@ -178,7 +176,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "next": ("What next", "接下来"),
     "next predict": ("ask it about something new", "对新的输入进行预测"),
     "next eval": ("measure it on other data", "在其他数据上评估"),
-    "next mistakes": ("all mistakes, as a table and images", "查看全部错误（表格与图片）"),
+    "next mistakes": ("all mistakes, as a table and images", "查看全部错误（表格与图像）"),
     "next columns": ("which columns matter, and how much", "哪些列重要，有多重要"),
     "next gradients": ("watch backpropagation, layer by layer", "逐层观察反向传播"),
     "next function": ("the drawing above, and its values as a table", "上面的函数图及其数值表"),

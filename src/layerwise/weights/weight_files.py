@@ -24,7 +24,7 @@ from layerwise.errors import DamagedError, DataError, UsageError
 from layerwise.run_directory import RunDirectory
 from layerwise.runtime.checksums import digest, make_damaged_error, read_tensors
 from layerwise.runtime.input_files import open_regular_file, read_regular_file, refuse_special_file
-from layerwise.weights.checking import check_tensors
+from layerwise.weights.tensor_checks import check_tensors
 
 KNOWN_KEYS = (  # of tensors in a checkpoint; averaged weights come before raw ones, because the author evaluated those
     "state_dict_ema",

@@ -24,7 +24,7 @@ from layerwise.data.images import archives, decoding
 from layerwise.data.tables import table_files
 from layerwise.data.tables.table_options import TableOptions
 from layerwise.errors import DamagedError, DataError, LayerwiseError, UsageError
-from layerwise.weights import reading
+from layerwise.weights import weight_files
 from layerwise.weights.vector_files import read_vectors
 
 DEEP = 100_000
@@ -113,7 +113,7 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_safetensors_header_longer_than_its_file(size: int, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(size.to_bytes(8, "little") + b"{}" + b" " * 100)
     with Traced(), pytest.raises(DamagedError):
-        reading.read_weights(tmp_path / "w.safetensors")
+        weight_files.read_weights(tmp_path / "w.safetensors")
     with Traced(), pytest.raises(LayerwiseError):
         read_vectors(tmp_path / "w.safetensors")
 
@@ -131,7 +131,7 @@ def test_a_safetensors_header_longer_than_its_file(size: int, tmp_path: Path) ->
 def test_safetensors_that_claim_more_than_the_file_holds(header: str, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
     with Traced(), pytest.raises(DamagedError):
-        reading.read_weights(tmp_path / "w.safetensors")
+        weight_files.read_weights(tmp_path / "w.safetensors")
 
 
 def test_torch_storages_smaller_than_they_claim(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_torch_storages_smaller_than_they_claim(tmp_path: Path) -> None:
                 spoiled = data.replace(b"K\x04", claim) if which == "both" else data[:at] + claim + data[at + 2 :]
                 new.writestr(name, spoiled if name.endswith("data.pkl") else data)
         with Traced(), pytest.raises(DamagedError):
-            reading.read_weights(tmp_path / "x.pt")
+            weight_files.read_weights(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
@@ -236,4 +236,4 @@ def test_a_torch_file_over_several_disks_is_refused(tmp_path: Path) -> None:
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)
     (tmp_path / "w.pt").write_bytes(locator + b"PK\x05\x06" + bytes(18))
     with pytest.raises(DamagedError, match=r"w\.pt"):
-        reading.read_weights(tmp_path / "w.pt")
+        weight_files.read_weights(tmp_path / "w.pt")

@@ -149,7 +149,7 @@ def test_one_more_change_leaves_the_others_draws_alone() -> None:
     alone, together = compute_params(u, AugmentOptions(rotate=20)), compute_params(u, ALL)
     assert torch.equal(alone.angle, together.angle)
     assert not alone.mirrored.any()
-    assert AugmentOptions(padding="border").idle
+    assert AugmentOptions(padding="border").is_identity
     assert augment(images(), u, AugmentOptions()).equal(images())
 
 

@@ -167,7 +167,7 @@ def measure_script(spec: Spec) -> Measurement:
 
 
 CASE = Case(
-    name="schedule",
+    name="resnet20-cifar10",
     unit="accuracy",
     spec={"epochs": 182},
     sides={"ours": measure_ours, "script": measure_script},

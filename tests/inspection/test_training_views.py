@@ -224,5 +224,5 @@ def test_two_answers_to_the_same_inputs_are_counted() -> None:
 
 
 def test_target_without_plan_is_refused() -> None:
-    with pytest.raises(UsageError, match="looks at a run"):
+    with pytest.raises(UsageError, match="needs a run"):
         create_trial(Target(spec=registry.find("mlp")), "one-batch")
