@@ -213,7 +213,7 @@ def test_facts_are_formatted_in_both_languages(cache: Path, monkeypatch: pytest.
     assert len(english) == len(chinese)
     assert facts["cpu"]["model"] in english["processor"]
     assert english["memory"].startswith(f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
-    assert english["float32 products"].startswith(facts["matmul"]["route"])
+    assert english["float32 products"].startswith(facts["matmul"]["precision"])
     assert "核" in chinese["处理器"]
     assert not any("{" in text for text in (*english.values(), *chinese.values()))
     other = {"highest": "medium", "medium": "highest"}[facts["matmul"]["measured"]["chosen"]]

@@ -217,7 +217,7 @@ def describe() -> dict[str, Any]:
             "build": torch.__config__.show(),
         },
         "openmp": openmp.name if (openmp := find_torch_openmp()) else None,
-        "matmul": {"route": get_matmul_precision(), "measured": msgspec.to_builtins(get_matmul_trial())},
+        "matmul": {"precision": get_matmul_precision(), "measured": msgspec.to_builtins(get_matmul_trial())},
         "allocator": {
             "large buffers kept": keep_large_buffers(),
             "thresholds": {name: value for name, (_, value) in THRESHOLDS.items()},

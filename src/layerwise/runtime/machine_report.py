@@ -46,7 +46,7 @@ def _format_devices(devices: Facts) -> list[str]:
 
 def _format_products(matmul: Facts, *, zh: bool) -> str:
     """Return the route that is used, and what the measurement of both gave."""
-    measured, precision = matmul["measured"], matmul["route"]
+    measured, precision = matmul["measured"], matmul["precision"]
     speed, error = measured["speedup"], measured["error_ratio"]
     is_overridden = precision != measured["chosen"]
     if zh:
