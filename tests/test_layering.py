@@ -155,3 +155,16 @@ def test_folders_stay_small() -> None:
 def test_every_kind_of_name_is_read(code: str, names: str) -> None:
     read = {name for name, _ in read_names(ast.parse(code))} - {"self"}
     assert read == set(names)
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nested_comprehensions_are_short(path: Path) -> None:
+    text, long = path.read_text(encoding="utf-8"), list[int]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, COMPREHENSIONS) and sum(isinstance(inner, COMPREHENSIONS) for inner in ast.walk(node)) > 1:
+            code = " ".join((ast.get_source_segment(text, node) or "").split())
+            long += [node.lineno] if len(code) > 100 else []
+    assert not long, "make statements of these"

@@ -133,7 +133,9 @@ def check_record(content: Any, kind: type[msgspec.Struct], path: Path) -> None:
     """Raise `DamagedError` naming the file and the field if content is not of a kind."""
     try:
         msgspec.convert(content, kind)
-        rows = [{name: value for name, value in row.items() if name != "stage"} for row in content.get("history", [])]
+        rows = []
+        for row in content.get("history", []):
+            rows.append({name: value for name, value in row.items() if name != "stage"})
         msgspec.convert({"history": rows}, Metrics)
     except msgspec.ValidationError as error:
         raise make_damaged_error(path, f"it does not hold what it should: {error}") from error

@@ -79,7 +79,9 @@ def format_tables(details: dict[str, Any]) -> list[str]:
         return [_format_sections(details["sections"])]
     classes = details["classes"]
     columns = ("precision", "recall", "f1", "roc_auc")
-    by_class = [[one["name"], *(format_metric(one[key]) for key in columns), str(one["support"])] for one in classes]
+    by_class = []
+    for one in classes:
+        by_class.append([one["name"], *(format_metric(one[key]) for key in columns), str(one["support"])])
     out = [
         format_table(
             ["class", "precision", "recall", "f1", "roc-auc", "examples"], by_class, right=frozenset(range(1, 6))

@@ -221,17 +221,14 @@ class Index:
         vectors = similarity.normalize_rows(self.embedder.embed(list(questions)))
         ids, scores = self._nearest(vectors, k)
         is_question_known = (np.linalg.norm(vectors, axis=1) > 0).tolist()
-        return [
-            [
-                Hit(self.name(position), float(score), self.text(position))
-                for position, score in zip(positions, cosines, strict=True)
-            ]
-            if is_known
-            else _make_unknown_error(text)
-            for text, is_known, positions, cosines in zip(
-                questions, is_question_known, ids.tolist(), scores, strict=True
-            )
-        ]
+        results: list[list[Hit] | LayerwiseError] = []
+        for text, is_known, positions, cosines in zip(questions, is_question_known, ids.tolist(), scores, strict=True):
+            if not is_known:
+                results.append(_make_unknown_error(text))
+                continue
+            pairs = zip(positions, cosines, strict=True)
+            results.append([Hit(self.name(at), float(score), self.text(at)) for at, score in pairs])
+        return results
 
     def _nearest(self, vectors: Floats, k: int) -> tuple[Ids, Floats]:
         """Return the positions and cosines of the k passages nearest to vectors of length one (Q, D), both (Q, k)."""

@@ -78,14 +78,14 @@ def view_neighbors(
     chosen = list(words) or _pick_words_by_rank(vectors)
     neighbors = {word: find_nearest_words(vectors, [word], k=k) for word in chosen}
     translate = _make_translator(lang)
+    listed = []
+    for word, hits in neighbors.items():
+        listed.append({"word": word, "count": _get_count(vectors, word), "nearest": [hit._asdict() for hit in hits]})
     data: Json = {
         "vectors": name,
         "words": len(vectors),
         "dimensions": vectors.dimensions,
-        "neighbors": [
-            {"word": word, "count": _get_count(vectors, word), "nearest": [neighbor._asdict() for neighbor in nearest]}
-            for word, nearest in neighbors.items()
-        ],
+        "neighbors": listed,
     }
     has_counts = vectors.counts is not None
     head = [translate("word", "词"), *([translate("count", "次数")] if has_counts else []), *([""] * k)]
@@ -183,6 +183,10 @@ def view_map(
     )
     from layerwise.plotting.words import plot_word_map
 
+    groups = []
+    for n, group in enumerate(chosen.names):
+        members = (word for word, index in zip(map_words, chosen.groups, strict=True) if index == n)
+        groups.append(f"{group}: " + ", ".join(word for word in members if word != group))
     text = "\n".join(
         [
             title,
@@ -191,13 +195,7 @@ def view_map(
                 "t-SNE keeps neighbors, not distances: gaps and sizes of groups mean nothing.",
                 "t-SNE 保留的是近邻而不是距离：各群之间的间隔与大小没有意义。",
             ),
-            *(
-                f"{group}: "
-                + ", ".join(
-                    word for word, index in zip(map_words, chosen.groups, strict=True) if index == n and word != group
-                )
-                for n, group in enumerate(chosen.names)
-            ),
+            *groups,
         ]
     )
     return View(
@@ -253,21 +251,18 @@ def view_norms(vectors: VectorTable, *, name: str, lang: Lang = "en", out: Path 
         "words": len(vectors),
         "by": "count" if has_counts else "rank",
         "bands": bands,
-        **{
-            what: [{"word": vectors.words[at], "norm": float(norms[at]), "at": float(x[at])} for at in rows]
-            for what, rows in ends.items()
-        },
     }
+    for what, ranks in ends.items():
+        data[what] = [{"word": vectors.words[at], "norm": float(norms[at]), "at": float(x[at])} for at in ranks]
     axis = translate("count", "词频") if has_counts else translate("rank (1 is the first word)", "名次（1 为第一个词）")
     rows = [
         [f"{b['low']:,.0f}–{b['high']:,.0f}", f"{b['words']:,}", f"{b['mean']:.3f}", f"{b['deviation']:.3f}"]
         for b in bands
     ]
     head = [axis, translate("words", "词数"), translate("mean norm", "平均范数"), translate("deviation", "标准差")]
-    listed = [
-        f"{label}: " + ", ".join(f"{word['word']} {word['norm']:.2f}" for word in data[what])
-        for what, label in (("longest", translate("longest", "最长")), ("shortest", translate("shortest", "最短")))
-    ]
+    listed = []
+    for what, label in (("longest", translate("longest", "最长")), ("shortest", translate("shortest", "最短"))):
+        listed.append(f"{label}: " + ", ".join(f"{word['word']} {word['norm']:.2f}" for word in data[what]))
     text = f"{name}\n\n{format_table(head, rows, right=frozenset({0, 1, 2, 3}))}\n\n" + "\n".join(listed)
     if out is None:
         return View("norms", data, text)
@@ -289,6 +284,7 @@ def _compute_bands(x: NDArray[np.float64], norms: NDArray[np.float64]) -> list[J
     """Return statistics of the norms by band of frequency, without empty bands."""
     edges = np.geomspace(x.min(), x.max() * (1 + 1e-9), BANDS + 1)
     band = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, BANDS - 1)
+    masks = [band == n for n in range(BANDS)]
     return [
         {
             "low": float(x[mask].min()),
@@ -298,6 +294,6 @@ def _compute_bands(x: NDArray[np.float64], norms: NDArray[np.float64]) -> list[J
             "mean": float(norms[mask].mean()),
             "deviation": float(norms[mask].std()),
         }
-        for mask in (band == n for n in range(BANDS))
+        for mask in masks
         if mask.any()
     ]

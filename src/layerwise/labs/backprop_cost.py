@@ -250,7 +250,9 @@ def measure(mode: Mode, *, gradient: Gradient = compute_gradient, plan: Plan | N
     """
     plan = plan or PLANS[mode]
     with use_one_thread():
-        runs = [[measure_cost(p, seed, plan=plan, gradient=gradient) for p in plan.sizes] for seed in range(plan.seeds)]
+        runs = []
+        for seed in range(plan.seeds):
+            runs.append([measure_cost(size, seed, plan=plan, gradient=gradient) for size in plan.sizes])
     worst = max(c.backward for run in runs for c in run)
     slopes = [fit_growth(run, lambda c: 1 + c.backward) for run in runs]
     taken = [c for run in runs for c in run if c.counted]

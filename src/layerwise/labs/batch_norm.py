@@ -173,7 +173,9 @@ def _build_checks(networks: Networks, plan: Plan) -> tuple[Check, ...]:
     size."""
     plain, normed = (compute_interval([t.near for t in networks[norm, USUAL]]) for norm in (False, True))
     runs = ((norm, s) for norm in (False, True) for s in range(plan.seeds))
-    learned = [any(networks[norm, rate][s].accuracy >= plan.min_accuracy for rate in plan.rates) for norm, s in runs]
+    learned = []
+    for norm, s in runs:
+        learned.append(any(networks[norm, rate][s].accuracy >= plan.min_accuracy for rate in plan.rates))
     return (
         Check(
             Text(

@@ -222,9 +222,10 @@ def _draw(races: Races, rates: Mapping[str, float], plan: Plan, lang: Lang) -> F
     _draw_curves(left, races, rates, plan, lang)
     for role in ACTIVATIONS:
         steps = [float(np.mean([r.steps for r in races[role, rate]])) for rate in plan.rates]
-        reached = [
-            (rate, s) for rate, s in zip(plan.rates, steps, strict=True) if any(r.reached for r in races[role, rate])
-        ]
+        reached = []
+        for rate, s in zip(plan.rates, steps, strict=True):
+            if any(race.reached for race in races[role, rate]):
+                reached.append((rate, s))
         right.plot([k[0] for k in reached], [k[1] for k in reached], "o-", color=COLORS[role], markersize=7)
         right.plot(
             rates[role], dict(zip(plan.rates, steps, strict=True))[rates[role]], "o", color=COLORS[role], markersize=13

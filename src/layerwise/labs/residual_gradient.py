@@ -147,11 +147,11 @@ def measure(mode: Mode, *, kinds: Mapping[str, bool] = KINDS, plan: Plan | None 
                 net = build_network(kinds[kind], start, depth, width=plan.width, seed=seed)
                 profiles[kind, start, depth].append(measure_gradient_profile(net, task, batch))
     deepest = plan.depths[-1]
-    margins = tuple(
-        min(_compute_gap(profiles, start, deepest, seed) for start in DECIDING) for seed in range(plan.seeds)
-    )
+    margins = []
+    for seed in range(plan.seeds):
+        margins.append(min(_compute_gap(profiles, start, deepest, seed) for start in DECIDING))
     return Findings(
-        margins,
+        tuple(margins),
         DECADE,
         _build_checks(profiles, deepest),
         _build_table(profiles, plan),

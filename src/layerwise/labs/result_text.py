@@ -56,7 +56,9 @@ def format_cell(cell: Cell, spec: str, lang: Lang) -> str:
 def format_table(table: Table, lang: Lang) -> str:
     """Return a table with aligned columns: numbers to the right, texts to the left."""
     head = [c.heading.of(lang) for c in table.columns]
-    body = [[format_cell(v, c.spec, lang) for v, c in zip(row, table.columns, strict=True)] for row in table.rows]
+    body = []
+    for row in table.rows:
+        body.append([format_cell(value, c.spec, lang) for value, c in zip(row, table.columns, strict=True)])
     widths = [max(measure_width(row[i]) for row in [head, *body]) for i in range(len(head))]
     right = [bool(c.spec) for c in table.columns]
 

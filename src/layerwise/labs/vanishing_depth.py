@@ -189,11 +189,18 @@ def _compute_margin(profiles: Profiles, seed: int, depth: int) -> float:
     )
 
 
+def _compute_means(profiles: Profiles, name: str, start: str, plan: Plan) -> list[float]:
+    """Return the mean of log₁₀ of the gradients' ratio over the seeds, for each depth."""
+    means = []
+    for depth in plan.depths:
+        ratios = [profile.log10_gradient_ratio for profile in profiles[name, start, depth]]
+        means.append(compute_interval(ratios).mean)
+    return means
+
+
 def _fit_trend(profiles: Profiles, name: str, start: str, plan: Plan) -> float:
     """Return how many decades are lost with each further layer: the slope of the decades by depth."""
-    means = [
-        compute_interval([p.log10_gradient_ratio for p in profiles[name, start, depth]]).mean for depth in plan.depths
-    ]
+    means = _compute_means(profiles, name, start, plan)
     return float(np.polyfit(plan.depths, means, 1)[0])
 
 
@@ -248,7 +255,7 @@ def _build_table(profiles: Profiles, plan: Plan) -> Table:
     for name, start in CASES:
         last = profiles[name, start, deepest]
         span = compute_interval([p.log10_gradient_ratio for p in last])
-        means = [compute_interval([p.log10_gradient_ratio for p in profiles[name, start, d]]).mean for d in plan.depths]
+        means = _compute_means(profiles, name, start, plan)
         row: tuple[Cell, ...] = (
             name,
             STARTS[start],

@@ -276,10 +276,9 @@ def measure(
 def _build_checks(scores: Mapping[str, Sequence[Score]]) -> tuple[Check, ...]:
     """Return the checks: similar words are close, for every learner, and nearly all questions could be
     asked."""
-    gains = {
-        name: compute_interval([score.alike - score.alike_chance for score in of_learner])
-        for name, of_learner in scores.items()
-    }
+    gains = {}
+    for name, of_learner in scores.items():
+        gains[name] = compute_interval([score.alike - score.alike_chance for score in of_learner])
     least = min(gains, key=lambda name: gains[name].low)
     coverage = min(score.coverage for of_learner in scores.values() for score in of_learner)
     gain = gains[least]

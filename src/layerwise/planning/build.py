@@ -54,7 +54,11 @@ def build_rule(
     choose nothing.
     """
     named = dict(part.named_parameters())
-    chosen = {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in stage.parameters)}
+
+    def is_chosen(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in stage.parameters)
+
+    chosen = {name: parameter for name, parameter in named.items() if is_chosen(name)}
     if not chosen:
         raise make_unknown_name_error("parameter", ", ".join(stage.parameters), named, where=f"stage '{stage.name}'")
     for parameter in model.parameters():

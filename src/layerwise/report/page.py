@@ -209,14 +209,11 @@ def build_metric_table(metrics: dict[str, float], task: Task, text: Texts) -> li
     names = list(dict.fromkeys(key.partition("/")[2] for key in metrics if "/" in key))
     names.sort(key=lambda name: (name != task.goal.metric, name == "loss"))
     parts = ("val", "test")
-    return [
-        {
-            "name": text.metric(name),
-            "goal": name == task.goal.metric,
-            "values": [format_metric(name, metrics.get(f"{part}/{name}")) for part in parts],
-        }
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        values = [format_metric(name, metrics.get(f"{part}/{name}")) for part in parts]
+        rows.append({"name": text.metric(name), "goal": name == task.goal.metric, "values": values})
+    return rows
 
 
 def find_best_epoch(info: Json) -> int | None:

@@ -66,20 +66,12 @@ class Figures:
 def build_stages(history: list[Json], task: Task, figures: Figures, text: Texts, *, best: int | None) -> list[Json]:
     """Return each stage's name and drawings: its losses, then its metric. ``best`` marks an epoch of the last stage."""
     names = list(dict.fromkeys(str(row["stage"]) for row in history))
-    return [
-        {
-            "name": name,
-            "drawings": _draw_stage(
-                name,
-                [row for row in history if str(row["stage"]) == name],
-                task,
-                figures,
-                text,
-                best if name == names[-1] else None,
-            ),
-        }
-        for name in names
-    ]
+    stages = []
+    for name in names:
+        rows = [row for row in history if str(row["stage"]) == name]
+        drawings = _draw_stage(name, rows, task, figures, text, best if name == names[-1] else None)
+        stages.append({"name": name, "drawings": drawings})
+    return stages
 
 
 def _draw_stage(
@@ -143,21 +135,18 @@ def build_confusion_section(task: Classification, predictions: Predictions, figu
         "confusion", images.draw_confusion_matrix(counts, task.classes, true=text("true"), predicted=text("predicted"))
     )
     sums = counts.sum(1)
-    rows = [
-        {
-            "name": task.classes[i],
-            "cells": [
-                {"count": int(n), "alpha": round(0.12 + 0.88 * n / sums[i], 3) if n else 0, "right": i == j}
-                for j, n in enumerate(counts[i])
-            ],
-            "recall": f"{counts[i, i] / sums[i]:.0%}" if sums[i] else "–",
-        }
-        for i in range(len(task.classes))
-    ]
+    rows = []
+    for i, name in enumerate(task.classes):
+        cells = []
+        for j, n in enumerate(counts[i]):
+            alpha = round(0.12 + 0.88 * n / sums[i], 3) if n else 0
+            cells.append({"count": int(n), "alpha": alpha, "right": i == j})
+        recall = f"{counts[i, i] / sums[i]:.0%}" if sums[i] else "–"
+        rows.append({"name": name, "cells": cells, "recall": recall})
     off = counts - np.diag(np.diag(counts))
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
-    cells = [divmod(int(at), len(task.classes)) for at in order]
-    pairs = [(task.classes[i], task.classes[j], int(off[i, j])) for i, j in cells if off[i, j]]
+    places = [divmod(int(at), len(task.classes)) for at in order]
+    pairs = [(task.classes[i], task.classes[j], int(off[i, j])) for i, j in places if off[i, j]]
     readable = len(task.classes) <= READABLE
     return {
         "classes": task.classes,

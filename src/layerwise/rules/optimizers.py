@@ -62,9 +62,9 @@ class Optimizer:
         self.momentum = 0.0 if method == "sgd" else momentum
         self.betas, self.alpha, self.eps, self.weight_decay = betas, alpha, eps, weight_decay
         self.factors = list(factors) or [1.0] * len(self.parameters)
-        self.indices = {
-            factor: [i for i, other in enumerate(self.factors) if other == factor] for factor in self.factors
-        }
+        self.indices: dict[float, list[int]] = {}
+        for index, factor in enumerate(self.factors):
+            self.indices.setdefault(factor, []).append(index)
         self.param_groups: list[dict[str, Any]] = [
             {"params": [self.parameters[i] for i in indices]} for indices in self.indices.values()
         ]

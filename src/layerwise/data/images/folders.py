@@ -180,10 +180,8 @@ def read_class_folders(
     bad = {name: check.error for name, check in checks.items() if check.error}
     if bad:
         notes.append(report_bad_files(store, bad, len(names), on_error))
-        layout = {
-            part: {label: [n for n in files if n not in bad] for label, files in classes.items()}
-            for part, classes in layout.items()
-        }
+        for part, by_label in layout.items():
+            layout[part] = {label: [name for name in files if name not in bad] for label, files in by_label.items()}
     classes = _collect_classes(layout, store.origin, notes)
     shape = find_common_shape(checks[name] for name in names if name not in bad)
     schema = Schema("image", shape, "class", classes)

@@ -67,11 +67,11 @@ def find_image_column(path: Path, options: TableOptions, image: str = "") -> str
         if image not in names:
             raise make_unknown_name_error("column", image, names, where=f"{path} (data.image)")
         return image
-    candidates = [
-        name
-        for name in names
-        if name not in options.get_roles() and _has_image_paths(path.parent, [row[name] for row in first[:SAMPLE_ROWS]])
-    ]
+    candidates = []
+    for name in names:
+        values = [row[name] for row in first[:SAMPLE_ROWS]]
+        if name not in options.get_roles() and _has_image_paths(path.parent, values):
+            candidates.append(name)
     if len(candidates) > 1:
         raise UsageError(
             f"{path} names images in several columns",
@@ -211,11 +211,10 @@ def _report_bad_images(store: FolderStore, bad: dict[str, DataError], count: int
 def _find_repeated_images(tables: Mapping[str, ImageTable], checks: Mapping[str, FileCheck]) -> list[str]:
     """Return notes on rows of other parts that show an image of the training part, byte for byte."""
     train = {checks[name].digest for name in tables["train"].names if checks[name].digest}
-    counts = {
-        part: sum(checks[name].digest in train for name in table.names)
-        for part, table in tables.items()
-        if part != "train"
-    }
+    counts = {}
+    for part, table in tables.items():
+        if part != "train":
+            counts[part] = sum(checks[name].digest in train for name in table.names)
     return [
         f"{count} images of the {part} part are in the training part too" for part, count in counts.items() if count
     ]

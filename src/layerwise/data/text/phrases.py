@@ -44,10 +44,9 @@ def find_phrases(
 def write_phrases(file: TokenFile, table: WordTable, phrases: Sequence[Phrase]) -> None:
     """Write phrases as one word each, and count all words again. Words of phrases that the table lacks are added with
     count 0."""
-    first, second, joint = (
-        index_words(table, [word.encode() for word in words])
-        for words in ([a for a, _ in phrases], [b for _, b in phrases], [JOINT.join(phrase) for phrase in phrases])
-    )
+    first = index_words(table, [word.encode() for word, _ in phrases])
+    second = index_words(table, [word.encode() for _, word in phrases])
+    joint = index_words(table, [JOINT.join(phrase).encode() for phrase in phrases])
     file.join(PairMerger(first, second, joint))
     table.counts[:] = file.tally(len(table))
 

@@ -263,17 +263,12 @@ def format_text(target: Target, data: Json) -> str:
         translate("saturated", "饱和"),
         translate("dead", "死亡"),
     ]
-    rows = [
-        [
-            layer["name"],
-            format_function(layer),
-            str(layer["units"]),
-            *(f"{layer[q][key]:.3g}" for q in ("z", "a") for key in ("mean", "deviation")),
-            "–" if layer["saturated"] is None else f"{layer['saturated']:.1%}",
-            "–" if layer["dead"] is None else str(layer["dead"]),
-        ]
-        for layer in data["layers"]
-    ]
+    rows = []
+    for layer in data["layers"]:
+        moments = (f"{layer[q][key]:.3g}" for q in ("z", "a") for key in ("mean", "deviation"))
+        saturated = "–" if layer["saturated"] is None else f"{layer['saturated']:.1%}"
+        dead = "–" if layer["dead"] is None else str(layer["dead"])
+        rows.append([layer["name"], format_function(layer), str(layer["units"]), *moments, saturated, dead])
     state = "" if data["trained"] else translate(", untrained", "（未训练）")
     return "\n".join(
         [

@@ -86,14 +86,10 @@ def view(target: Target, *, out: Path | None) -> View:
     for epoch, augmented_batch in enumerate(augmented):
         partners = [source.name_of(int(i)) for i in partner_ids[epoch]]
         changes_by_epoch.append(list_changes(augmentation, batch, epoch, mix=augmented_batch.mix, partners=partners))
-    examples = [
-        {
-            "index": int(i),
-            "name": source.name_of(int(i)),
-            "epochs": [{"epoch": e + 1, **changes_by_epoch[e][index]} for e in range(EPOCHS)],
-        }
-        for index, i in enumerate(batch.ids)
-    ]
+    examples = []
+    for index, i in enumerate(batch.ids.tolist()):
+        epochs = [{"epoch": e + 1, **changes_by_epoch[e][index]} for e in range(EPOCHS)]
+        examples.append({"index": i, "name": source.name_of(i), "epochs": epochs})
     data = {
         "split": target.split or "train",
         "stage": augmentation.stage,
@@ -182,10 +178,11 @@ def list_changes(
             return value
         return round(float(value), 4) if value.is_floating_point() else value.item()
 
-    return [
-        {name: to_plain_value(values[index]) for name, values in columns.items() if name in enabled}
-        for index in range(len(batch))
-    ]
+    enabled_columns = {name: values for name, values in columns.items() if name in enabled}
+    changes = []
+    for index in range(len(batch)):
+        changes.append({name: to_plain_value(values[index]) for name, values in enabled_columns.items()})
+    return changes
 
 
 def _format_label(task: Task, batch: Batch, index: int) -> str:

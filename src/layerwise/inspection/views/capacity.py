@@ -121,14 +121,10 @@ def _format_text(target: Target, data: Json) -> str:
         f"理论上赫布规则每单元至多 {data['critical']:.3f} 个模式",
     )
     measurements = data["measured"]  # two rows for each load, one for each rule
-    rows = [
-        [
-            f"{pair[0]['load']:.3f}",
-            str(pair[0]["patterns"]),
-            *(f"{row[key]:.2f}" for row in pair for key in ("overlap", "exact")),
-        ]
-        for pair in zip(measurements[::2], measurements[1::2], strict=True)
-    ]
+    rows = []
+    for pair in zip(measurements[::2], measurements[1::2], strict=True):
+        results = (f"{row[key]:.2f}" for row in pair for key in ("overlap", "exact"))
+        rows.append([f"{pair[0]['load']:.3f}", str(pair[0]["patterns"]), *results])
     pairs = (
         ("load", "负载"),
         ("patterns", "模式数"),

@@ -264,10 +264,9 @@ def format_text(target: Target, function: FunctionGrid, metrics: dict[str, Any])
     """Return the metrics of each part and a summary of the function, as text."""
     names = list(dict.fromkeys(name for part in metrics.values() for name in part if name != "examples"))
     header = [target.translate("part", "部分"), target.translate("examples", "样本数"), *names]
-    rows = [
-        [target.translate(*PARTS[part]), str(m["examples"]), *(f"{m[name]:.4f}" for name in names)]
-        for part, m in metrics.items()
-    ]
+    rows = []
+    for part, m in metrics.items():
+        rows.append([target.translate(*PARTS[part]), str(m["examples"]), *(f"{m[name]:.4f}" for name in names)])
     ranges = " × ".join(
         f"{name} {points[0]:.5g} … {points[-1]:.5g}" for name, points in zip(function.names, function.axes, strict=True)
     )

@@ -68,6 +68,11 @@ def view(target: Target, *, out: Path | None) -> View:
     neighbors = {"all": find_neighbors(last_inputs.inputs)}
     neighbors |= {name: find_neighbors(positions) for name, positions in maps.items()}
     labels = last_inputs.labels
+    points = []
+    for n, index in enumerate(indices):
+        point = {"true": names[labels[n]], "predicted": names[last_inputs.predicted[n]]}
+        positions = {name: positions[n].tolist() for name, positions in maps.items()}
+        points.append({"name": source.name_of(int(index)), **point, **positions})
     data = {
         "model": target.spec.name,
         "trained": target.run is not None,
@@ -79,15 +84,7 @@ def view(target: Target, *, out: Path | None) -> View:
         "share": share,
         "kept": {name: compute_neighbor_overlap(neighbors["all"], neighbors[name]) for name in maps},
         "same_class": {name: float((labels[nearest] == labels[:, None]).mean()) for name, nearest in neighbors.items()},
-        "points": [
-            {
-                "name": source.name_of(int(indices[n])),
-                "true": names[labels[n]],
-                "predicted": names[last_inputs.predicted[n]],
-                **{name: positions[n].tolist() for name, positions in maps.items()},
-            }
-            for n in range(len(indices))
-        ],
+        "points": points,
     }
     figures = save(out, "embedding.svg", draw_figure(target, data, maps, labels, names))
     return View("embedding", data, _format_text(target, data), figures)

@@ -47,14 +47,10 @@ def view(target: Target, *, out: Path | None) -> View:
     with inference_context(model, selected.inputs.device):
         chosen = select_layers(target, model, selected.inputs[:1])
         maps_by_layer = compute_maps(model, selected.inputs, chosen)
-    images = [
-        {
-            "name": name,
-            "true": selected.labels[index] or None,
-            "layers": [describe_layer(stage, maps_by_layer[stage.name][index]) for stage in chosen],
-        }
-        for index, name in enumerate(selected.names)
-    ]
+    images = []
+    for index, name in enumerate(selected.names):
+        layers = [describe_layer(stage, maps_by_layer[stage.name][index]) for stage in chosen]
+        images.append({"name": name, "true": selected.labels[index] or None, "layers": layers})
     data = {"model": target.spec.name, "trained": target.run is not None, "from": selected.source, "images": images}
     figures: list[Path] = []
     for index, image in enumerate(images):

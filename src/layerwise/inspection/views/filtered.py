@@ -77,10 +77,9 @@ def filter_image(model: OrientationCells, pixels: Tensor) -> FilteredImage:
 def _format_text(target: Target, data: Json) -> str:
     """Return the share of energy by orientation and photograph."""
     names = [p["name"] for p in data["photographs"]]
-    rows = [
-        [f"{angle:g}°", *(f"{p['share'][k]:.1%}" for p in data["photographs"])]
-        for k, angle in enumerate(data["orientations"])
-    ]
+    rows = []
+    for k, angle in enumerate(data["orientations"]):
+        rows.append([f"{angle:g}°", *(f"{photograph['share'][k]:.1%}" for photograph in data["photographs"])])
     return "\n".join(
         [
             target.translate(

@@ -97,15 +97,10 @@ def _format_text(target: Target, data: Json) -> str:
         translate("largest", "最大"),
     ]
     head.append(translate("mean by channel", "各通道均值"))
-    rows = [
-        [
-            f"#{kernel['number']}",
-            f"{kernel['norm']:.3f}",
-            f"{kernel['largest']:.3f}",
-            "  ".join(f"{m:+.3f}" for m in kernel["mean"]),
-        ]
-        for kernel in listed
-    ]
+    rows = []
+    for kernel in listed:
+        means = "  ".join(f"{mean:+.3f}" for mean in kernel["mean"])
+        rows.append([f"#{kernel['number']}", f"{kernel['norm']:.3f}", f"{kernel['largest']:.3f}", means])
     if len(filters) > TABLE_ROWS:
         rows.insert(TABLE_ROWS - 3, ["…", "", "", ""])
     state = "" if data["trained"] else translate(", untrained", "（未训练）")

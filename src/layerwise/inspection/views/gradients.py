@@ -126,6 +126,11 @@ def _format_text(target: Target, data: Json) -> str:
     """Return the four steps as text."""
     translate, layers, update = target.translate, data["layers"], data["update"]
     loss, after, header = data["loss"], float(update["loss_after"]), translate("layer", "层")
+    forward_rows, backward_rows = list[list[str]](), list[list[str]]()
+    for layer in layers:
+        forward_rows.append([layer["name"], layer["type"], layer["activation"]])
+        forward_rows[-1] += [_format_norm(layer[q]) for q in ("z", "a")]
+        backward_rows.insert(0, [layer["name"], *(_format_norm(layer[q]) for q in ("delta", "dW", "db"))])
     return "\n".join(
         [
             translate(
@@ -137,11 +142,7 @@ def _format_text(target: Target, data: Json) -> str:
             translate("1 forward: z = Wa + b, a = f(z)", "1 前向：z = Wa + b，a = f(z)"),
             format_table(
                 [header, translate("type", "类型"), "f", "z", "a"],
-                [
-                    [layer[key] for key in ("name", "type", "activation")]
-                    + [_format_norm(layer[q]) for q in ("z", "a")]
-                    for layer in layers
-                ],
+                forward_rows,
                 right=frozenset({3, 4}),
             ),
             "",
@@ -150,10 +151,7 @@ def _format_text(target: Target, data: Json) -> str:
             translate(f"3 backward, last layer first: {data['by']}", f"3 反向，从最后一层开始：{data['by']}"),
             format_table(
                 [header, "δ = ∂L/∂z", "∂L/∂W", "∂L/∂b"],
-                [
-                    [layer["name"], *(_format_norm(layer[q]) for q in ("delta", "dW", "db"))]
-                    for layer in reversed(layers)
-                ],
+                backward_rows,
                 right=frozenset({1, 2, 3}),
             ),
             "",

@@ -113,10 +113,10 @@ def _transform_tile(builder: Value, matrix: Matrix, source: list[Value], target:
         base, down, right = tile
         return builder.add(base, builder.add(builder.mul(down, LONG(i)), builder.mul(right, LONG(j))))
 
-    columns = [
-        _multiply_matrix(builder, matrix, [load(builder, at(source, i, j), WIDE) for i in range(wide)])
-        for j in range(wide)
-    ]
+    columns = []
+    for j in range(wide):
+        column = [load(builder, at(source, i, j), WIDE) for i in range(wide)]
+        columns.append(_multiply_matrix(builder, matrix, column))
     for i in range(high):
         for j, value in enumerate(_multiply_matrix(builder, matrix, [columns[j][i] for j in range(wide)])):
             store(builder, value if bias is None else builder.fadd(value, bias), at(target, i, j))
