@@ -18,9 +18,9 @@ from layerwise.data.images.decoding import decode
 from layerwise.data.images.resize import resize_image, resize_images
 from layerwise.data.source import Array, Source, fetch, get_shorter_sides, set_image_size
 from layerwise.errors import DataError
-from layerwise.runtime.constants import get_constant
 from layerwise.runtime.resources import count_cores
 from layerwise.tasks.records import ImageRecord
+from layerwise.tasks.scaling import get_constant
 
 PIECE = 128  # examples at a time
 SAMPLE = 10_000  # examples that statistics of images are taken from, evenly spaced

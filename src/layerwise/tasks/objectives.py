@@ -19,10 +19,10 @@ from torch import Tensor
 from layerwise.data.source import Array
 from layerwise.errors import UsageError, make_unknown_name_error
 from layerwise.functional.losses import binary_cross_entropy, cross_entropy, focal, one_against_rest
-from layerwise.runtime.constants import get_constant
 from layerwise.tasks.records import GAMMA as GAMMA
 from layerwise.tasks.records import ClassLossName as ClassLossName
 from layerwise.tasks.records import LossRecord
+from layerwise.tasks.scaling import get_constant
 
 ClassWeights = Literal["", "balanced"] | dict[str, float]
 

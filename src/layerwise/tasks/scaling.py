@@ -5,7 +5,11 @@ Scales are relative: the same column in nanometers or in light-years becomes the
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from layerwise.data.source import FLOAT32_MAX, Array
 
@@ -50,3 +54,14 @@ def _scale_near_one(values: Array) -> tuple[Array, int]:
     exponent."""
     exponent = int(np.frexp(np.abs(values).max())[1])
     return np.ldexp(values.astype(np.float64), -exponent), exponent
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the cached tensors serve training too
+def get_constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a cached tensor, (len(values),), that must not be changed.
+
+    A new tensor in every step would be copied to the device, and the step would wait for the copy, behind all the work
+    that the device has still to do.
+    """
+    return torch.tensor(values, dtype=dtype, device=device)
