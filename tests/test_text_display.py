@@ -93,6 +93,7 @@ def test_json_keeps_its_meaning_without_what_directs_a_terminal(text: str) -> No
     assert not harmful(line)
 
 
+@example(["", "\0"])
 @given(st.lists(ANY, min_size=2, max_size=4))
 def test_a_row_is_read_back_and_no_cell_begins_a_formula(cells: list[str]) -> None:
     found = list(csv.reader(io.StringIO(format_row(cells), newline="")))
