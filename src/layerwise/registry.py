@@ -162,7 +162,7 @@ def _is_register(decorator: ast.expr) -> bool:
 
 
 def _read_dict_literal(node: ast.Assign | ast.AnnAssign) -> dict[str, Table]:
-    """Return a literal table at the top of a file by its name; nothing for what is none."""
+    """Return a top-level dict literal by its variable name; empty if the node is not one."""
     (target, *others) = node.targets if isinstance(node, ast.Assign) else [node.target]
     if others or not isinstance(target, ast.Name) or not isinstance(node.value, ast.Dict):
         return {}

@@ -59,7 +59,7 @@ def _get_serial(entry: tuple[Path, Checkpoint]) -> int:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run."""
+    """A run's directory: its records, metrics and checkpoints."""
 
     path: Path
 
@@ -73,7 +73,7 @@ class RunDirectory:
 
     @staticmethod
     def refuse_used(path: Path) -> None:
-        """Raise `UsageError` if a new run may not begin in a folder, because something is in it. Nothing is touched."""
+        """Raise `UsageError` if the folder is not empty. Nothing is changed."""
         if (path / "run.json").exists():
             raise UsageError(
                 f"{path} already holds a run",

@@ -60,7 +60,8 @@ def write_note(text: object) -> None:
 
 @contextmanager
 def show_byte_progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error if that is a terminal; yield what advances it: bytes done, of how many or 0."""
+    """Show a progress bar on standard error if it is a terminal. Yield ``update(done, total)`` in bytes; a total of 0
+    means unknown."""
     if not sys.stderr.isatty():
         yield lambda _done, _size: None
         return

@@ -179,7 +179,7 @@ def test_passages_that_cannot_be_read(tmp_path: Path) -> None:
         (Passages(str(tmp_path / "t.csv"), column="txt"), r"(?s)no column 'txt' in .*did you mean 'text'"),
         (Passages(str(tmp_path / "t.csv"), "line", "text"), "--by line"),
         (Passages(str(tmp_path / "t.csv"), id="ref"), "add --column"),
-        (Passages(str(tmp_path / "gbk.txt")), r"is not written in utf-8\n.*\n.*probably gbk"),
+        (Passages(str(tmp_path / "gbk.txt")), r"is not valid UTF-8\n.*\n.*probably gbk"),
         (Passages(str(tmp_path / "empty")), r"holds no texts\n  expected: text files in utf-8"),
     ):
         with pytest.raises((DataError, UsageError), match=told):

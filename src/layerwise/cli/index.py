@@ -24,7 +24,7 @@ def run_index(
     id_column: Annotated[str, Parameter(name="--id")] = "",
     encoding: str = "utf-8",
     smoothing: Annotated[
-        float, Parameter(help="a of SIF's weights a/(a + p(w)): the smaller, the less frequent words count")
+        float, Parameter(help="a in SIF's weight a/(a + p(w)); a smaller value gives frequent words less weight")
     ] = 1e-3,
     overwrite: Flag = False,
     as_json: Json = False,
@@ -70,7 +70,7 @@ def run_index(
             seconds=round(seconds, 3),
         )
         return 0
-    without = f", {about['left_out']:,} without a known word left out" if about["left_out"] else ""
+    without = f", {about['left_out']:,} skipped without a known word" if about["left_out"] else ""
     write_line(f"passages\t{about['passages']:,}{without}")
     write_line(f"dimensions\t{about['dimensions']}")
     write_line(f"vectors\t{about['embedder']['words']:,} words of {vectors}, weighted by SIF")

@@ -58,8 +58,7 @@ def word_similarity(table: VectorTable, a: str, b: str) -> float:
 
 
 def find_odd_one_out(table: VectorTable, words: Sequence[str]) -> str:
-    """Return the word that fits the others least: the smallest cosine with the mean of all. Raises `UsageError` for
-    fewer than three."""
+    """Return the word with the smallest cosine to the mean of all. Raises `UsageError` for fewer than three words."""
     if len(words) < 3:
         raise UsageError(
             "cannot find the odd one out of fewer than three words",

@@ -95,7 +95,7 @@ def find_layer(calls: list[tuple[FeatureLayer, nn.Module]], name: str) -> Featur
     """Return the last call of the layer of this name. Raises `UsageError` for an unknown name, with the nearest."""
     layers = {layer.name: layer for layer, _ in calls if layer.shape[1] * layer.shape[2] > 1}
     if name not in layers:
-        raise make_unknown_name_error("layer with maps", name, layers)
+        raise make_unknown_name_error("feature-map layer", name, layers)
     return layers[name]
 
 

@@ -101,8 +101,7 @@ class SeedResult:
 
 
 def build_network(features: int, outputs: int, *, activation: str, seed: int) -> nn.Sequential:
-    """Return Layerwise's mlp with one hidden layer, whose inputs are the data: so a dead unit's inputs never
-    change."""
+    """Return an mlp with one hidden layer. Its inputs are the data, so a dead unit's inputs never change."""
     with rng.use_seed(rng.derive_seed("dying-relu", seed)):
         net = mlp(features=features, outputs=outputs, hidden=(HIDDEN,), activation=activation)
     assert isinstance(net, nn.Sequential)

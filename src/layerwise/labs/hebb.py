@@ -42,8 +42,8 @@ LEAST = 0.25  # what must be gained on chance
 
 @dataclass(frozen=True)
 class TrainedNeuron:
-    """One neuron's weight (D,) at the end, the share of it (of Σw²) that lies on the group, and share and length after
-    each epoch."""
+    """A neuron's final weight vector (D,) and its share of Σw² on the group; after each epoch, that share and the norm
+    ‖w‖."""
 
     weight: NDArray[np.float64]
     shares: tuple[float, ...]

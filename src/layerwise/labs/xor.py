@@ -194,8 +194,7 @@ def measure(mode: Mode, *, gate: Gate = "xor", activation: str = "tanh", seeds: 
 
 
 def _get_selection_key(trial: Trial) -> tuple[float, float]:
-    """Return the criteria of the best trial: accuracy, then the line's clearance from the points (least
-    |z|)."""
+    """Return the sort key of a trial: accuracy, then the margin (smallest |z|)."""
     return trial.accuracy, float(trial.scores(torch.from_numpy(POINTS).float()).abs().min())
 
 

@@ -87,7 +87,7 @@ def make_shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """A stem (7×7 convolution, max pooling), four stages of blocks, the mean over all pixels, a dense
+    """A stem (7×7 convolution, max pooling), four stages of residual blocks, global average pooling, and a linear
     layer."""
 
     def __init__(

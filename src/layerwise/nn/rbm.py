@@ -45,7 +45,7 @@ class RBM(nn.Module):
 
 
 class RecognitionDelta(nn.Module):
-    """What fine-tuning adds to a machine's weights in the upward pass: ΔW (H, D) and Δb (H,), zero at first.
+    """The difference between an RBM's recognition and generative weights: ΔW (H, D) and Δb (H,), initially zero.
 
     Untied from the generative weights as in Hinton, Osindero & Teh 2006, section 5.
     """

@@ -29,8 +29,7 @@ NO_LOCK_ERRORS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, e
 
 @contextmanager
 def remove_new_folders_on_error(path: Path) -> Iterator[None]:
-    """If the block raises, remove those of ``path`` and the folders above it that the block made, as far as nothing is
-    in them."""
+    """If the block raises, remove ``path`` and its parents where the block created them and they are empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield

@@ -80,7 +80,8 @@ class MatmulTrial(msgspec.Struct, frozen=True):
 
 
 def get_matmul_precision() -> str:
-    """Return the ``torch.set_float32_matmul_precision`` that is fastest at fp32's error on this machine.
+    """Return the fastest ``torch.set_float32_matmul_precision`` value that keeps the accuracy of float32 on this
+    machine.
 
     Measured once per machine and cached in the user's folder; ``LAYERWISE_MATMUL=highest`` (or ``medium``)
     overrides it.

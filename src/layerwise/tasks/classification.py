@@ -193,7 +193,7 @@ class Classification(Task):
         if len(invalid):
             raise DataError(
                 f"{source.name_of(int(invalid[0]))} has a label out of range ({len(invalid)} such examples)",
-                expected=f"a whole number in [0, {len(names)})",
+                expected=f"an integer in [0, {len(names)})",
                 received=f"{targets[invalid[0]]}",
             )
         used = {names[int(i)] for i in np.unique(targets)}

@@ -1,5 +1,5 @@
-"""From a column's cells to what a network takes: one coder a column, fitted to the training part, saved with the
-weights.
+"""Encode table columns as numbers, with one encoder per column, fitted on the training part and saved with the weights.
+A missing value becomes 0 in every number, and an indicator of 1.
 
 Shape letters: ``N`` rows, ``W`` the numbers a column becomes. A gap becomes 0 in every number and 1 in a number of
 its own, if the training table had missing values in that column: marked, not guessed.

@@ -34,7 +34,7 @@ class CoOccurrenceOptions(VocabularyOptions, frozen=True, forbid_unknown_fields=
 
 @dataclass
 class CooccurrenceMeter:
-    """How well products of vectors fit logarithms of counts, up to one constant: seven sums over the pairs.
+    """How well products of vectors fit log counts, up to a constant. Holds seven sums over the pairs.
 
     With ẑ = wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, y = log X and weights f: their number, Σf, Σfẑ, Σfy, Σfẑ², Σfy², Σfẑy.
     """

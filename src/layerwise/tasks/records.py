@@ -157,7 +157,7 @@ class WordTaskRecord(msgspec.Struct, frozen=True):
 
 
 def check_unique(field: str, names: Sequence[str]) -> None:
-    """Raise `ValueError` if a name comes twice: names identify fields."""
+    """Raise `ValueError` if a name is repeated."""
     if len(set(names)) != len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]

@@ -143,7 +143,8 @@ def check_delta(options: RegressionOptions) -> None:
 
 @dataclass
 class Regression(Task):
-    """One number for each example; trained on the standardized target, predicted in its own unit."""
+    """Predict one number per example. The model learns the standardized target; predictions are in the target's
+    unit."""
 
     name = "regression"
     Options = RegressionOptions

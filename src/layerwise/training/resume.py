@@ -1,4 +1,4 @@
-"""Where a run starts: find the checkpoint it resumes from, check what speaks against it, write its first files."""
+"""Find the checkpoint that a run resumes from, validate it, and write the run's first files."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _run_session(
     world: World,
     display: Display,
 ) -> TrainingResult:
-    """Run the session under its flags, and finish the run."""
+    """Run the training session with its compute settings, then finish the run."""
     options = plan.recipe.train
     start = find_resume_point(directory, request, plan, world=world, display=display)
     checkpoint, info = start.checkpoint, {} if start.is_new else directory.info()

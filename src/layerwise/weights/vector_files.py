@@ -342,7 +342,7 @@ def unpack_texts(data: np.ndarray, ends: np.ndarray, path: Path) -> list[str]:
 
 
 def pack_texts(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return texts as one array of UTF-8 bytes, and where each ends in it, (N,)."""
+    """Concatenate texts as UTF-8 bytes; return the bytes and the end of each text, (N,)."""
     parts = [text.encode() for text in texts]
     return np.frombuffer(b"".join(parts), dtype=np.uint8), np.cumsum([len(part) for part in parts], dtype=np.int64)
 

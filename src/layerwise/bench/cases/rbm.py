@@ -59,7 +59,7 @@ def measure_ours(spec: Spec) -> Measurement:
 
 
 def measure_sklearn(spec: Spec, dtype: str) -> Measurement:
-    """Fit the peer and return the same."""
+    """Fit scikit-learn's ``BernoulliRBM`` and return its speed and reconstruction error."""
     import time
 
     from sklearn.neural_network import BernoulliRBM

@@ -117,7 +117,7 @@ def load_archive(path: Path) -> ArchiveStore:
     except ARCHIVE_ERRORS as error:
         raise DataError(
             f"{path} is damaged: {error}",
-            expected="a whole .tar, .tar.gz or .zip archive",
+            expected="a complete .tar, .tar.gz or .zip archive",
             do="fetch it again",
         ) from error
     return ArchiveStore(str(path), files, tuple(sorted(folders)))

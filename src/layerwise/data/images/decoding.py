@@ -157,7 +157,7 @@ def _translate_errors(display_name: str) -> Iterator[None]:
     except Exception as error:
         raise DataError(
             f"{display_name} cannot be decoded: {error}",
-            expected="a whole image",
+            expected="a complete image",
             received="a damaged or truncated file",
             do="replace the file, or leave bad files out with --set data.on_error=skip",
         ) from error

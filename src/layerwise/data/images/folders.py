@@ -339,7 +339,7 @@ def check_files(store: FileStore, names: Sequence[str]) -> dict[str, FileCheck]:
 
 
 def report_bad_files(store: FileStore, bad: dict[str, DataError], count: int, on_error: OnError) -> str:
-    """Raise `DataError` for bad files, or return a note that counts and names them."""
+    """Return a note on skipped files, or raise `DataError` unless ``on_error`` is "skip" and some files are good."""
     names = sorted(bad)
     if on_error == "skip" and len(bad) < count:
         return f"{len(bad)} of {count} files could not be decoded and were skipped: {format_names(names)}"

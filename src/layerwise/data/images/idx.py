@@ -76,7 +76,9 @@ def read_array(path: Path, dimensions: int) -> Array:
             values = np.empty(size + 1, dtype=np.uint8)
             held = _fill(stream, values)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}", expected="a whole IDX file", do="fetch it again") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", expected="a complete IDX file", do="fetch it again"
+        ) from error
     if held != size:
         raise DataError(
             f"{path} is {'cut off' if held < size else 'longer than its header says'}",
@@ -179,6 +181,6 @@ def _check_labels(labels: Array, names: tuple[str, ...], path: Path) -> None:
     if len(wrong):
         raise DataError(
             f"{path} has labels out of range ({len(wrong)} of them, first at position {wrong[0]})",
-            expected=f"a whole number in [0, {len(names)})",
+            expected=f"an integer in [0, {len(names)})",
             received=f"{labels[wrong[0]]}",
         )

@@ -235,7 +235,7 @@ def _check_encoding(path: Path, stream: Any, encoding: str) -> None:
     except UnicodeDecodeError as error:
         guess = bom or encodings.guess_encoding(block or head, encoding)
         raise DataError(
-            f"{path} is not written in {encoding}",
+            f"{path} is not encoded in {encoding}",
             expected=f"text in {encoding}",
             received=f"the byte 0x{error.object[error.start]:02x}; it is probably {guess}",
             do=f"--set data.encoding={guess}, or convert the file to utf-8",

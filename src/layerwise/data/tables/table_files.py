@@ -189,4 +189,4 @@ def _check_rows(path: Path) -> None:
 
 
 def _make_damaged_error(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is damaged: {error}", expected="a whole Parquet file", do="fetch or write it again")
+    return DataError(f"{path} is damaged: {error}", expected="a complete Parquet file", do="fetch or write it again")

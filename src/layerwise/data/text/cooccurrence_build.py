@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Threads, and for each of them a buffer (V,) float64 of zeros for one row."""
+    """A pool of threads, and one zeroed float64 row buffer (V,) for each thread."""
 
     executor: Executor
     buffers: SimpleQueue[NDArray[np.float64]]

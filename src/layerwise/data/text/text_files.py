@@ -148,7 +148,7 @@ def _unpack(stream: Readable, path: str, size: int = PIECE_BYTES) -> Iterator[Pi
 
 
 class _PrefixedStream:
-    """A stream whose first bytes have been read before."""
+    """A stream with its already-read first bytes put back."""
 
     def __init__(self, head: bytes, rest: Readable) -> None:
         self.head, self.rest, self.at = head, rest, 0
@@ -191,9 +191,9 @@ def _decompress(stream: _PrefixedStream, packing: str, path: str, size: int) -> 
                 first = False
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(
-            f"{escape_name(path) or 'standard input'} cannot be unpacked: {error}",
-            expected=f"a whole {packing} file",
-            do="fetch or pack it again",
+            f"{escape_name(path) or 'standard input'} cannot be decompressed: {error}",
+            expected=f"a complete {packing} file",
+            do="download or compress it again",
         ) from error
 
 
@@ -220,7 +220,7 @@ def _convert_to_utf8(pieces: Iterator[Piece], path: str, encoding: str) -> Itera
         yield Piece(decoder.decode(b"", True).encode(), read)
     except UnicodeError as error:
         raise DataError(
-            f"{escape_name(path)} is not written in {encoding}: {error}", expected=f"text in {encoding}"
+            f"{escape_name(path)} is not encoded in {encoding}: {error}", expected=f"text in {encoding}"
         ) from error
 
 
@@ -228,7 +228,7 @@ def make_not_text_error(path: str, at: int, byte: int, head: bytes) -> DataError
     """Make the error for a byte that is not valid UTF-8."""
     probably = encodings.detect_byte_order_mark(head) or encodings.guess_encoding(head, "utf-8")
     return DataError(
-        f"{escape_name(path) or 'standard input'} is not written in utf-8",
+        f"{escape_name(path) or 'standard input'} is not valid UTF-8",
         expected="text in utf-8",
         received=f"the byte 0x{byte:02x} at {at}; it is probably {probably}",
         do=f"--set data.encoding={probably}, or convert the file to utf-8",

@@ -161,7 +161,7 @@ def get_checksum_path(path: Path) -> Path:
 
 
 def get_exporter_versions() -> dict[str, str]:
-    """Return the versions that decide how a graph is written; empty for packages that are not here."""
+    """Return the versions of the packages that affect an exported graph; empty for missing packages."""
     from importlib.metadata import PackageNotFoundError
 
     versions = {}

@@ -26,7 +26,7 @@ def view(target: Target, *, out: Path | None) -> View:
     del out
     if target.spec.name != "mcp":
         raise UsageError(
-            "a truth table needs inputs and outputs of 0 and 1", expected="the model mcp", received=target.spec.name
+            f"{target.spec.name} has no truth table", expected="the model mcp, with inputs and outputs of 0 or 1"
         )
     if target.model is not None:
         models = {str(target.arguments.get("gate", "mcp")): target.model}

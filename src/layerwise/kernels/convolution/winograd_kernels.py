@@ -1,4 +1,4 @@
-"""The compiled loops of `winograd`: one block of tiles after another, on the threads of `parallel_for`.
+"""Compiled loops of `winograd`: they process tiles block by block, on the threads of `parallel_for`.
 
 Shapes and letters are those of `winograd`; maps are addresses, and strides are bytes.
 """
