@@ -209,7 +209,7 @@ def _build_table(networks: Networks, plan: Plan) -> Table:
         (("deviation, plain", "标准差，普通"), ".2f"),
         (("batch norm", "批归一化"), ".2f"),
     )
-    columns = (Column(Text("learning rate", "学习率")), *(Column(Text(*head), spec) for head, spec in heads))
+    columns = (Column(Text("rate", "学习率")), *(Column(Text(*head), spec) for head, spec in heads))
     rows = []
     for rate in plan.rates:
         pair = [networks[norm, rate] for norm in (False, True)]
