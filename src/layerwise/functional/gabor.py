@@ -42,7 +42,7 @@ class Gabor:
         return self.wavelength / math.pi * math.sqrt(math.log(2) / 2) * (ratio + 1) / (ratio - 1)
 
     @property
-    def light(self) -> float:
+    def dc_offset(self) -> float:
         """The share e^{−½(2πσ/λ)²} of the envelope that is taken off, so that uniform light excites no cell."""
         return math.exp(-0.5 * (2 * math.pi * self.sigma / self.wavelength) ** 2)
 
@@ -61,7 +61,7 @@ def gabor(x: Tensor, y: Tensor, cell: Gabor) -> Tensor:
     u, v = stripe_distance(x, y, cell.orientation), -stripe_distance(x, y, cell.orientation + 90)
     phase = math.radians(cell.phase)
     envelope = torch.exp(-(u.square() + (cell.aspect * v).square()) / (2 * cell.sigma**2))
-    wave = torch.cos(2 * math.pi / cell.wavelength * u + phase) - math.cos(phase) * cell.light
+    wave = torch.cos(2 * math.pi / cell.wavelength * u + phase) - math.cos(phase) * cell.dc_offset
     return cell.aspect / (math.pi * cell.sigma**2) * envelope * wave
 
 
@@ -90,7 +90,7 @@ def grating_response(cell: Gabor, *, orientation: float, wavelength: float, phas
     waves = math.cos(phi + psi) * transform(along_u + wave_number) + math.cos(phi - psi) * transform(
         along_u - wave_number
     )
-    return waves - 2 * math.cos(phi) * math.cos(psi) * cell.light * transform(along_u)
+    return waves - 2 * math.cos(phi) * math.cos(psi) * cell.dc_offset * transform(along_u)
 
 
 def energy_response(even: Tensor, odd: Tensor) -> Tensor:

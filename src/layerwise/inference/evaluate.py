@@ -95,7 +95,7 @@ def find_undefined_metrics(metrics: Mapping[str, float], overflowed: int) -> lis
                 f"the network's outputs for {overflowed} example(s) are not finite: they have no answer, and "
                 "what is measured with them is not "
                 "defined",
-                f"网络对 {overflowed} 个样本的输出不是有限数：这些样本没有回答，包含它们的指标没有定义",
+                f"网络对 {overflowed} 个样本的输出不是有限数：这些样本没有预测结果，包含它们的指标没有定义",
             )
         )
     for name, value in metrics.items():

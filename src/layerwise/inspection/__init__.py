@@ -45,7 +45,7 @@ VIEWS: dict[str, ViewSpec] = {
         "learning_rate", "learning-rate range test: the loss as the rate rises", "范围测试：学习率升高时的损失", "plan"
     ),
     "one-batch": ViewSpec(
-        "one_batch", "whether a new network can overfit one batch", "新网络能否把一个批次背下来", "plan"
+        "one_batch", "whether a new network can overfit one batch", "新网络能否过拟合一个批次", "plan"
     ),
     "function": ViewSpec(
         "decision_surface",
@@ -53,12 +53,14 @@ VIEWS: dict[str, ViewSpec] = {
         "一两个数值上的拟合函数或决策边界图",
         "data",
     ),
-    "mistakes": ViewSpec("mistakes", "the worst mistakes on a part of the data", "数据某一部分上最严重的错误", "data"),
+    "mistakes": ViewSpec(
+        "mistakes", "the worst mistakes on a part of the data", "某个子集上损失最大的错误样本", "data"
+    ),
     "columns": ViewSpec("columns", "permutation importance of a table's columns", "表格中每一列的重要程度", "data"),
     "receptive-field": ViewSpec(
         "receptive_field",
         "theoretical and effective receptive field of each layer",
-        "各层单元所能依赖与实际依赖的像素范围",
+        "各层单元的理论感受野与有效感受野",
         "data?",
         ("images",),
     ),
@@ -93,7 +95,7 @@ VIEWS: dict[str, ViewSpec] = {
     "recall": ViewSpec(
         "recall",
         "images stored in a Hopfield net and their recall",
-        "霍普菲尔德网络存入与回忆的图像",
+        "霍普菲尔德网络存储与回忆的图像",
         "data",
     ),
     "capacity": ViewSpec(
@@ -106,7 +108,7 @@ VIEWS: dict[str, ViewSpec] = {
         "tuning", "responses of orientation-selective cells by angle and phase", "方向选择性细胞按角度与相位的响应", ""
     ),
     "filtered": ViewSpec(
-        "filtered", "photographs filtered by orientation-selective cells", "方向选择性细胞眼中的照片", ""
+        "filtered", "photographs filtered by orientation-selective cells", "方向选择性细胞对照片的响应", ""
     ),
     "truth-table": ViewSpec(
         "truth_table", "truth table of a McCulloch–Pitts neuron", "麦卡洛克-皮茨神经元的真值表", ""

@@ -146,7 +146,7 @@ def _format_text(target: Target, data: Json) -> str:
                 "flat: |f′| is under a tenth of its largest value on [−5, 5]; there a unit learns very slowly.\n"
                 "softmax: the first of three units, the other two at z = 0. prelu: a is learned, 0.25 at first.\n"
                 "Φ: the normal distribution.",
-                "平坦：|f′| 小于其在 [−5, 5] 上最大值的十分之一，单元在此几乎学不动。\n"
+                "平坦：|f′| 小于其在 [−5, 5] 上最大值的十分之一，梯度在此几乎为零。\n"
                 "softmax：三个单元中的第一个，另两个的 z 取 0。prelu：a 由学习得到，初值 0.25。\nΦ：正态分布函数。",
             ),
             "",

@@ -167,7 +167,7 @@ def compute_persistence(drift: Tensor) -> Tensor:
     return (ranks * ranks[:, :1]).sum(-1).mean(0)
 
 
-def draw_patches(side: int, count: int, seed: int) -> Tensor:
+def sample_patches(side: int, count: int, seed: int) -> Tensor:
     """Return ``count`` squares of each photograph, (2·count, side, side) float64, drawn by the seed."""
     generator, patches = rng.make_numpy_generator("orientation", "patches", seed), []
     for image in load_gray_photographs().values():
@@ -202,7 +202,7 @@ def measure_layers(plan: Plan, seed: int, *, phases: tuple[float, float], orient
         model = build_population(cells, is_oriented)
         gratings = measure_responses(model, cells[0].wavelength, angles=plan.angles, phases=plan.phases)
         drift = compute_drift(
-            cells, model, draw_patches(model.simple.filters.shape[-1], plan.patches, seed), oriented=is_oriented
+            cells, model, sample_patches(model.simple.filters.shape[-1], plan.patches, seed), oriented=is_oriented
         )
         rectified = torch.relu(drift[:half])
         if name == "concentric":

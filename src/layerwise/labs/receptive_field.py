@@ -146,7 +146,7 @@ def compute_squared_gradient(net: nn.Sequential, patches: Tensor, seed: int) -> 
     return total.mean((0, 1)), (bottom - top + 1, right - left + 1)
 
 
-def draw_patches(images: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
+def sample_patches(images: list[Tensor], side: int, seed: tuple[int, ...]) -> Tensor:
     """Return patches of images (H, W), (N, 1, side, side) float64, standardized, drawn by the seed."""
     generator, crops = rng.make_numpy_generator("receptive-field", "patches", side, *seed), []
     for index in range(PATCHES):
@@ -165,7 +165,7 @@ def measure_stacks(nets: list[nn.Sequential], side: int, images: list[Tensor], s
     """
     maps, sides = [], set()
     for index, net in enumerate(nets):
-        gradient, support_sides = compute_squared_gradient(net, draw_patches(images, side, (seed, index)), seed)
+        gradient, support_sides = compute_squared_gradient(net, sample_patches(images, side, (seed, index)), seed)
         maps.append(gradient / gradient.sum())
         sides |= set(support_sides)
     mean = torch.stack(maps).mean(0)

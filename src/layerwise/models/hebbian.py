@@ -23,7 +23,7 @@ from layerwise.registry import register
     paper="Hebb, The organization of behavior, 1949",
     summary="one linear neuron under Hebb's plain rule: turns towards what its inputs have in common, and grows "
     "without bound",
-    summary_zh="一个线性神经元，按赫布原始规则学习：转向输入的共同方向，权重无界增长",
+    summary_zh="一个线性神经元，按赫布的原始规则学习：转向输入方差最大的方向，权重无界增长",
     parameters=1568,
     size={"features": 784},
     small={"features": 64},

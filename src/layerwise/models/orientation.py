@@ -96,7 +96,7 @@ class OrientationCells(nn.Module):
     why="its selectivity is built in: the filters are Gabor's formula, as Hubel and Wiesel found the cells and "
     "not as these came to be. "
     "A network that learns such filters from images is `cnn`, in its first layer",
-    why_zh="它的选择性是内建的：滤波器即 Gabor 公式，描述休伯尔与维泽尔所见的细胞，而非细胞如何形成。"
+    why_zh="它的方向选择性由公式给出：滤波器即 Gabor 函数，描述休伯尔与维泽尔观察到的细胞，而非细胞如何形成。"
     "能从图像中学到这类滤波器的是 `cnn` 的第一层",
 )
 def orientation_cells(

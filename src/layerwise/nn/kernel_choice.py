@@ -242,7 +242,7 @@ def describe_timing(threads: int, timing: Timing) -> dict[str, Any]:
 def get_timing_columns(*, chinese: bool) -> tuple[str, ...]:
     """Return the headings of the table."""
     if chinese:
-        return "卷积", "用途", "批量", "线程", "选用", "torch 毫秒", "本软件包毫秒"
+        return "卷积", "用途", "批量", "线程", "选用", "torch 毫秒", "Layerwise 毫秒"
     return "convolution", "use", "batch", "threads", "kernel", "torch, ms", "ours, ms"
 
 

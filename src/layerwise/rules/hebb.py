@@ -132,7 +132,7 @@ class HebbianRule:
                 False,
                 f"Hebb's rule has no bound: from length 1 the weights have grown to {longest:.3g}; only "
                 "their direction says something",
-                f"赫布规则没有上界：权重起始长度为 1，现在为 {longest:.3g}；只有方向有意义",
+                f"赫布规则使权重无界增长：权重的初始长度为 1，现在为 {longest:.3g}；只有方向有意义",
             )
         off = float((lengths - 1).abs().max())
         return Verdict(

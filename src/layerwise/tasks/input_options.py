@@ -11,7 +11,7 @@ from layerwise.errors import UsageError
 from layerwise.recipe import NonNegativeInt, PositiveFloat
 from layerwise.tasks.column_encoders import Scale, Unseen
 from layerwise.tasks.inputs import ImageInputs, Inputs, Statistics
-from layerwise.tasks.records import ImageRecord, InputRecord
+from layerwise.tasks.records import ImageInputsRecord, InputRecord
 from layerwise.tasks.row_inputs import RowInputs
 
 # of ImageNet's training images, as torchvision's weights use them
@@ -79,4 +79,4 @@ def choose_statistics(options: InputOptions, channels: int) -> Statistics | None
 
 def inputs_from_record(saved: InputRecord) -> Inputs:
     """Make inputs again from what their ``to_json`` returned, checked."""
-    return ImageInputs.from_record(saved) if isinstance(saved, ImageRecord) else RowInputs.from_record(saved)
+    return ImageInputs.from_record(saved) if isinstance(saved, ImageInputsRecord) else RowInputs.from_record(saved)

@@ -19,7 +19,7 @@ from layerwise.data.images.resize import resize_image, resize_images
 from layerwise.data.source import Array, Source, fetch, get_shorter_sides, set_image_size
 from layerwise.errors import DataError
 from layerwise.runtime.resources import count_cores
-from layerwise.tasks.records import ImageRecord
+from layerwise.tasks.records import ImageInputsRecord
 from layerwise.tasks.scaling import get_constant
 
 PIECE = 128  # examples at a time
@@ -114,7 +114,7 @@ class ImageInputs(Inputs):
         return cls(plain.size, channels, tuple(mean.tolist()), tuple(std.tolist()))
 
     @classmethod
-    def from_record(cls, saved: ImageRecord) -> Self:
+    def from_record(cls, saved: ImageInputsRecord) -> Self:
         """Make the inputs again from what `to_json` returned, checked."""
         return cls(saved.size, saved.channels, saved.mean, saved.std)
 

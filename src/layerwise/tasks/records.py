@@ -23,7 +23,7 @@ Spread = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
 
-class ImageRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
+class ImageInputsRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
     """Images: their size, channels, and each channel's statistics."""
 
     size: tuple[Side, Side]
@@ -79,7 +79,7 @@ Columns = Annotated[
 ]
 
 
-class RowRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="row"):
+class RowInputsRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="row"):
     """Rows: each column, and how the table was written."""
 
     columns: Columns
@@ -95,7 +95,7 @@ class RowRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="row"):
             raise ValueError(f"encoding {self.encoding!r} is unknown") from error
 
 
-class WordRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
+class WordInputsRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
     """Words: the vocabulary and its counts."""
 
     words: Annotated[Texts, msgspec.Meta(min_length=1)]
@@ -107,7 +107,7 @@ class WordRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
             raise ValueError(f"counts has {len(self.counts):,} numbers for {len(self.words):,} words")
 
 
-InputRecord = ImageRecord | RowRecord
+InputRecord = ImageInputsRecord | RowInputsRecord
 
 
 class LossRecord(msgspec.Struct, frozen=True):
@@ -152,7 +152,7 @@ class ReconstructionRecord(msgspec.Struct, frozen=True):
 class WordTaskRecord(msgspec.Struct, frozen=True):
     """A task about words: its vocabulary, and options of its own."""
 
-    inputs: WordRecord
+    inputs: WordInputsRecord
     options: dict[str, Any]
 
 

@@ -30,7 +30,7 @@ from layerwise.tasks.column_encoders import (
     fit_encoders,
 )
 from layerwise.tasks.inputs import Inputs
-from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowRecord
+from layerwise.tasks.records import CategoryRecord, DateRecord, NumberRecord, RowInputsRecord
 
 MAX_NAMED = 3  # values that a note names
 CODERS: dict[type, Callable[..., ColumnEncoder]] = {
@@ -64,7 +64,7 @@ class RowInputs(Inputs):
         return cls(fit_encoders(source.schema.table, rows, scale=scale, embed=embed, unseen=unseen))
 
     @classmethod
-    def from_record(cls, saved: RowRecord) -> Self:
+    def from_record(cls, saved: RowInputsRecord) -> Self:
         """Make the inputs again from what `to_json` returned, checked."""
         coders: list[ColumnEncoder] = []
         for column in saved.columns:

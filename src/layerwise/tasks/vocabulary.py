@@ -17,7 +17,7 @@ from layerwise.data.text.corpus import Corpus, Recoded, count_words, find_corpus
 from layerwise.errors import DataError, UsageError, find_nearest
 from layerwise.kernels.text import GAP
 from layerwise.tasks.inputs import Inputs
-from layerwise.tasks.records import WordRecord
+from layerwise.tasks.records import WordInputsRecord
 
 TERMS = 64  # words in a question
 Kind = Literal["neighbors", "analogy", "mean", "similarity", "odd one out"]
@@ -196,7 +196,7 @@ class WordInputs(Inputs):
         return {"kind": self.kind, "words": list(self.words), "counts": list(self.counts)}
 
     @classmethod
-    def from_record(cls, saved: WordRecord) -> Self:
+    def from_record(cls, saved: WordInputsRecord) -> Self:
         """Make the inputs again from what `to_json` returned, checked."""
         return cls(saved.words, saved.counts)
 

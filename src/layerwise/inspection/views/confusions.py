@@ -101,7 +101,7 @@ def _format_text(target: Target, data: Json) -> str:
     translate, count, wrong, part = target.translate, data["examples"], data["wrong"], data["split"]
     if not data["pairs"]:
         return translate(
-            f"none of the {count} examples of the {part} part is wrong", f"{part} 部分的 {count} 个样本全部答对"
+            f"none of the {count} examples of the {part} part is wrong", f"{part} 部分的 {count} 个样本全部预测正确"
         )
     head = [
         translate("true", "真实"),

@@ -70,7 +70,7 @@ def _format_text(target: Target, data: dict[str, object], mistakes: list[Example
     if task == "classification":
         if not mistakes:
             return target.translate(
-                f"none of the {total} examples of the {part} part is wrong", f"{part} 部分的 {total} 个样本全部答对"
+                f"none of the {total} examples of the {part} part is wrong", f"{part} 部分的 {total} 个样本全部预测正确"
             )
         head = target.translate(
             f"{wrong} of {total} examples of the {part} part are wrong; the worst:",

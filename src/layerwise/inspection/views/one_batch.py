@@ -189,7 +189,7 @@ def list_suspects(result: BatchTrial, batch: Batch) -> list[Translation]:
         suspects.append(
             (
                 f"these weights never changed, no gradient reaches them: {names}",
-                f"这些权重从未改变，梯度到不了它们：{names}",
+                f"这些权重从未改变，因为得不到梯度：{names}",
             )
         )
     conflicts, all_same = count_conflicts(batch)

@@ -57,7 +57,7 @@ def view(target: Target, *, out: Path | None) -> View:
         figures += save(out, "filters.svg", draw_image_sheet(split_into_rows(list(filters), COLUMNS)))
     text = target.translate(
         f"{len(samples)} samples after {STEPS} steps of Gibbs sampling in the top machine",
-        f"在顶层机器中做 {STEPS} 步吉布斯采样后得到的 {len(samples)} 个样本",
+        f"在顶层玻尔兹曼机中做 {STEPS} 步吉布斯采样后得到的 {len(samples)} 个样本",
     )
     header = [target.translate("machine", "机器"), target.translate("deviation of weights", "权重的标准差")]
     return View("samples", data, f"{text}\n\n{format_table(header, rows)}", figures)

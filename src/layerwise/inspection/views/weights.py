@@ -188,7 +188,7 @@ def format_text(target: Target, data: Json, *, drawn: int) -> str:
             translate(
                 f"filters.svg: the weights of {drawn} of the first layer's {data['filters']} units, strongest "
                 "first; gray is 0, white positive",
-                f"filters.svg：首层 {data['filters']} 个单元中的 {drawn} 个所寻找的图样，范数大者在前；"
+                f"filters.svg：首层 {data['filters']} 个单元中的 {drawn} 个的权重，按范数从大到小排列；"
                 "灰色为 0，白色为正",
             )
         )

@@ -19,9 +19,9 @@ from layerwise.kernels.convolution.winograd_kernels import (
     FLOAT_BYTES,
     PANEL,
     POINTS,
-    convolution_kernel,
     gradient_kernel,
     plane_bytes,
+    run_convolution,
 )
 from layerwise.kernels.convolution.winograd_transforms import IN, OUT, ROWS, TAPS, WIDE, G
 from layerwise.kernels.parallel import parallel_for
@@ -112,7 +112,7 @@ def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def _run_convolution(x: Tensor, points: Tensor, outputs: int, bias: Tensor | None, weight: list[int]) -> Tensor:
-    """Run `convolution_kernel`. ``weight``: the filters' address and byte strides, and the number of panels to
+    """Run `run_convolution`. ``weight``: the filters' address and byte strides, and the number of panels to
     transform into ``points`` first; 0 if they are transformed already."""
     maps, count = x.shape[1], count_tiles(x)
     x = _to_channels_last(x)
@@ -126,7 +126,7 @@ def _run_convolution(x: Tensor, points: Tensor, outputs: int, bias: Tensor | Non
     tensors = (t.data_ptr() for t in (x, points, plus, y, scratch))
     shape = (*x.shape[2:], maps, outputs, count, block, large, small)
     parallel_for(
-        convolution_kernel(),
+        run_convolution(),
         large + -(-(count - large * block) // small),
         [*tensors, scratch.stride(0), *shape, *weight],
     )

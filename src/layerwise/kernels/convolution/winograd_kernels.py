@@ -225,52 +225,52 @@ def _reduce_gradient(
 
 
 @compile_entry
-def convolution_kernel(numbers: int) -> None:
+def run_convolution(arguments: int) -> None:
     """Transform the filters, then convolve one block of tiles after another."""
     x, points, bias, y = (
-        read_argument(numbers, 0),
-        read_argument(numbers, 1),
-        read_argument(numbers, 2),
-        read_argument(numbers, 3),
+        read_argument(arguments, 0),
+        read_argument(arguments, 1),
+        read_argument(arguments, 2),
+        read_argument(arguments, 3),
     )
     high, wide, maps, outputs = (
-        read_argument(numbers, 6),
-        read_argument(numbers, 7),
-        read_argument(numbers, 8),
-        read_argument(numbers, 9),
+        read_argument(arguments, 6),
+        read_argument(arguments, 7),
+        read_argument(arguments, 8),
+        read_argument(arguments, 9),
     )
     count, block, large, small = (
-        read_argument(numbers, 10),
-        read_argument(numbers, 11),
-        read_argument(numbers, 12),
-        read_argument(numbers, 13),
+        read_argument(arguments, 10),
+        read_argument(arguments, 11),
+        read_argument(arguments, 12),
+        read_argument(arguments, 13),
     )
     plane, out_plane = plane_bytes(block, maps), plane_bytes(block, outputs)
-    at = read_argument(numbers, 4) + read_argument(numbers, 5) * get_thread_index(numbers)
+    at = read_argument(arguments, 4) + read_argument(arguments, 5) * get_thread_index(arguments)
     to = at + POINTS * plane
     edge = to + POINTS * out_plane
     out_edge = edge + FLOAT_BYTES * IN * IN * maps
-    panels = read_argument(numbers, 19)
-    panel = claim_panel(numbers)
+    panels = read_argument(arguments, 19)
+    panel = claim_panel(arguments)
     while panel < panels:
         _transform_panel(
-            read_argument(numbers, 14),
-            read_argument(numbers, 15),
-            read_argument(numbers, 16),
-            read_argument(numbers, 17),
-            read_argument(numbers, 18),
+            read_argument(arguments, 14),
+            read_argument(arguments, 15),
+            read_argument(arguments, 16),
+            read_argument(arguments, 17),
+            read_argument(arguments, 18),
             panel,
             points,
             maps,
             outputs,
             out_edge,
         )
-        signal_done(numbers)
-        panel = claim_panel(numbers)
-    wait_for_done(numbers, panels)
+        signal_done(arguments)
+        panel = claim_panel(arguments)
+    wait_for_done(arguments, panels)
     while True:
-        signal_done(numbers)
-        part = claim_part(numbers)
+        signal_done(arguments)
+        part = claim_part(arguments)
         start = block * min(part, large) + small * max(0, part - large)
         if start >= count:
             return
@@ -290,28 +290,28 @@ def convolution_kernel(numbers: int) -> None:
 
 
 @compile_entry
-def gradient_kernel(numbers: int) -> None:
+def gradient_kernel(arguments: int) -> None:
     """Accumulate the products of maps and gradients part by part (a share of the tiles and of the maps in), then reduce
     the sums."""
-    x, gradient, sums = read_argument(numbers, 0), read_argument(numbers, 1), read_argument(numbers, 2)
+    x, gradient, sums = read_argument(arguments, 0), read_argument(arguments, 1), read_argument(arguments, 2)
     high, wide, maps, outputs = (
-        read_argument(numbers, 5),
-        read_argument(numbers, 6),
-        read_argument(numbers, 7),
-        read_argument(numbers, 8),
+        read_argument(arguments, 5),
+        read_argument(arguments, 6),
+        read_argument(arguments, 7),
+        read_argument(arguments, 8),
     )
     count, block, along, across = (
-        read_argument(numbers, 9),
-        read_argument(numbers, 10),
-        read_argument(numbers, 11),
-        read_argument(numbers, 12),
+        read_argument(arguments, 9),
+        read_argument(arguments, 10),
+        read_argument(arguments, 11),
+        read_argument(arguments, 12),
     )
     plane, out_plane = plane_bytes(block, maps), plane_bytes(block, outputs)
-    at = read_argument(numbers, 3) + read_argument(numbers, 4) * get_thread_index(numbers)
+    at = read_argument(arguments, 3) + read_argument(arguments, 4) * get_thread_index(arguments)
     to = at + POINTS * plane
     edge = to + POINTS * out_plane
     out_edge = edge + FLOAT_BYTES * IN * IN * maps
-    part = claim_part(numbers)
+    part = claim_part(arguments)
     while part < along * across:
         share, groups = part // across, maps // WIDE
         first, last = groups * (part % across) // across, groups * (part % across + 1) // across
@@ -344,22 +344,22 @@ def gradient_kernel(numbers: int) -> None:
             for k in range(POINTS):
                 left, right, product = at + k * plane, to + k * out_plane, total + FLOAT_BYTES * k * maps * outputs
                 _accumulate_block(left, right, product, first, last, block, size, outputs, start == own)
-        signal_done(numbers)
-        part = claim_part(numbers)
-    wait_for_done(numbers, along * across)
-    panel = claim_panel(numbers)
+        signal_done(arguments)
+        part = claim_part(arguments)
+    wait_for_done(arguments, along * across)
+    panel = claim_panel(arguments)
     while panel < maps // PANEL:
         _reduce_gradient(
             sums,
             along,
             panel,
-            read_argument(numbers, 13),
-            read_argument(numbers, 14),
-            read_argument(numbers, 15),
-            read_argument(numbers, 16),
-            read_argument(numbers, 17),
+            read_argument(arguments, 13),
+            read_argument(arguments, 14),
+            read_argument(arguments, 15),
+            read_argument(arguments, 16),
+            read_argument(arguments, 17),
             maps,
             outputs,
             edge,
         )
-        panel = claim_panel(numbers)
+        panel = claim_panel(arguments)
