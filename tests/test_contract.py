@@ -238,7 +238,7 @@ def test_network_without_a_rule_says_why() -> None:
 @pytest.mark.parametrize("name", ["mlp", "rbm"])  # a meter belongs to a task, of which these have each
 def test_evaluate_merges_meters_as_one(name: str, runs: Runs) -> None:
     """A meter merged from halves equals the meter of the whole."""
-    from layerwise.data.loader import Batch
+    from layerwise.data.batch import Batch
 
     run = runs[name]
     task = tasks.load_task(__import__("json").loads((run.path / "task.json").read_text()), run.path / "task.json")
@@ -250,7 +250,7 @@ def test_evaluate_merges_meters_as_one(name: str, runs: Runs) -> None:
     meter, halves = task.meter(), [task.meter(), task.meter()]
     meter.update(outputs, batch)
     for half, part in zip(halves, (slice(0, 5), slice(5, 12)), strict=True):
-        half.update(outputs[part], batch.get_slice(part))
+        half.update(outputs[part], batch.span(part))
     halves[0].merge_state(halves[1].state())
     assert meter.result() == pytest.approx(halves[0].result(), rel=1e-12)
 

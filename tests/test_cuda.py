@@ -115,7 +115,8 @@ def test_images_are_changed_as_on_the_cpu(table: dict[str, Any]) -> None:
 
 def test_a_plain_step_waits_for_nothing(tmp_path: Path) -> None:
     """Batches that are gathered, shifted and mirrored on the device are never waited for."""
-    from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+    from layerwise.data.batch import Batch
+    from layerwise.data.loader import BatchSampler, MemoryBatches
     from layerwise.tasks.augmentation import Augmentation, AugmentedBatches
     from layerwise.tasks.inputs import ImageInputs
 

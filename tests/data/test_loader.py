@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from layerwise.data import sklearn_datasets
-from layerwise.data.loader import CHUNK, Batch, collate_source, gather_rows
+from layerwise.data.batch import Batch
+from layerwise.data.loader import CHUNK, collate_source
 from layerwise.data.source import Examples
+from layerwise.data.values import gather_rows
 
 
 @pytest.mark.parametrize("channels", [1, 3])

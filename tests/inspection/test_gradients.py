@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from layerwise import registry
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import ArraySource, Schema, Splits
+from layerwise.data.values import call
 from layerwise.errors import UsageError
 from layerwise.inspection import render_view
 from layerwise.inspection.backprop_steps import has_manual_backward, run_backprop
@@ -64,7 +65,7 @@ def differences(model: nn.Module, task: Task, batch: Batch) -> dict[str, torch.T
                 values = []
                 for step in (1e-5, -1e-5):
                     parameter.view(-1)[i] += step
-                    values.append(float(task.losses(model(batch.inputs), batch).mean()))
+                    values.append(float(task.losses(call(model, batch.inputs), batch).mean()))
                     parameter.view(-1)[i] -= step
                 found.view(-1)[i] = (values[0] - values[1]) / 2e-5
             out[name] = found

@@ -15,7 +15,7 @@ from msgspec.structs import replace as with_
 from torch import Tensor, nn
 
 from layerwise import api, registry
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.inspection import inspect_target
 from layerwise.inspection.base import Target

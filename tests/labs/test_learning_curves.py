@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.labs import base, data_hunger, learned_features, learning_curves
 from layerwise.labs.learning_curves import CurveConfig, Curves, Plan
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
+from layerwise.data.values import call
 from layerwise.rules.base import Context
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Loss, Meter
@@ -18,7 +19,7 @@ class Squares:
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         assert batch.targets is not None
-        outputs = model(batch.inputs)
+        outputs = call(model, batch.inputs)
         total = (outputs - batch.targets).pow(2).sum() / 2
         return Loss(total, float(len(batch)), {"squares": total}, outputs)
 

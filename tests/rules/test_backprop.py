@@ -15,7 +15,7 @@ from rule_fixtures import Squares, batches, context, net
 from torch import Tensor, nn
 
 from layerwise import api
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.rules.backprop import Backprop, BackpropOptions
 
 Floats = NDArray[np.float64]

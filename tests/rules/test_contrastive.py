@@ -12,7 +12,7 @@ import torch
 from rule_fixtures import context
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.rbm import contrastive_statistics
 from layerwise.kernels.bernoulli import bernoulli

@@ -15,9 +15,10 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from layerwise import api
+from layerwise.data.batch import Batch
 from layerwise.data.load import Options, load_splits
-from layerwise.data.loader import Batch
 from layerwise.data.splits import draw_subset
+from layerwise.data.values import call
 from layerwise.errors import TrainingError, UsageError
 from layerwise.nn.hebbian import Hopfield, LinearUnits, to_unit_rows
 from layerwise.rules.hebb import HebbOptions, build_hebb
@@ -30,7 +31,7 @@ class Rebuilt:
     """The least the rule needs of a task: the squared error of the reconstruction, summed."""
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
-        total = (model(batch.inputs) - batch.inputs).square().sum()
+        total = (call(model, batch.inputs) - batch.inputs).square().sum()
         return Loss(total, float(len(batch)), {"squared error": total})
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from layerwise import api
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.nn.word_vectors import ContinuousBagOfWords, GlobalVectors, SkipGram
 from layerwise.rules import registry as rules

@@ -14,7 +14,7 @@ from rule_fixtures import context
 from torch import Tensor
 
 from layerwise import api
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.neuron import novikoff_bound, perceptron_step
 from layerwise.models.feedforward import perceptron

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from layerwise import api
-from layerwise.data.loader import Batch, Batches, BatchSampler, MemoryBatches, StreamedBatches, collate_source
+from layerwise.data.batch import Batch
+from layerwise.data.loader import Batches, BatchSampler, MemoryBatches, StreamedBatches, collate_source
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation.transforms import AugmentOptions

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn import metrics
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import ArraySource, Schema
 from layerwise.tasks import evaluation_metrics
 from layerwise.tasks.classification import Classification

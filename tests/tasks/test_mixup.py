@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import api
-from layerwise.data.loader import Batch, BatchSampler, MemoryBatches, Mix, StreamedBatches, collate_source
+from layerwise.data.batch import Batch, Mix
+from layerwise.data.loader import BatchSampler, MemoryBatches, StreamedBatches, collate_source
 from layerwise.data.source import ArraySource, Schema
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation.transforms import AugmentOptions
@@ -176,7 +177,7 @@ def test_micro_batches_keep_their_mixes() -> None:
     batch = Batch(
         torch.zeros(4, 1), torch.arange(4), torch.arange(4), None, Mix(torch.arange(4.0), torch.arange(4) + 4, None)
     )
-    for part in (batch.chunk(2)[1], batch.select(torch.tensor([2, 3]))):
+    for part in (batch.chunk(2)[1], batch.take(torch.tensor([2, 3]))):
         assert part.mix is not None
         assert part.mix.targets is not None
         assert part.mix.share.tolist() == [2, 3]

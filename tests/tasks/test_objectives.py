@@ -16,6 +16,7 @@ from torch import nn
 
 from layerwise import api
 from layerwise.data.source import ArraySource, Schema
+from layerwise.data.values import call
 from layerwise.errors import UsageError
 from layerwise.inspection.backprop_steps import compute_output_gradient
 from layerwise.planning.resolve import Request, make_plan
@@ -40,7 +41,7 @@ def both(task: Task, source: ArraySource = SOURCE, outputs: int = 3) -> tuple[to
     torch.manual_seed(0)
     model = nn.Linear(4, outputs).double()
     batch = task.collate(source.fetch(range(9))).to(torch.device("cpu"), torch.float64)
-    return model(batch.inputs), task.objective(model, batch)
+    return call(model, batch.inputs), task.objective(model, batch)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_targets_are_scaled_relatively(power: int) -> None:
 def test_r2_of_a_constant_is_undefined(value: float, count: int, answer: float) -> None:
     import torch
 
-    from layerwise.data.loader import Batch
+    from layerwise.data.batch import Batch
 
     meter = RegressionMeter(0.0, 1.0)
     targets = torch.full((count, 1), value, dtype=torch.float64)

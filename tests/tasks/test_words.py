@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerwise.data.batch import Batch
 from layerwise.data.load import Options, load_splits
-from layerwise.data.loader import Batch
 from layerwise.errors import DataError, UsageError
 from layerwise.functional import word2vec_likelihood
 from layerwise.inference.predict import Predictor
@@ -215,9 +215,9 @@ def test_fit_of_counts_leaves_one_constant_free() -> None:
     batch = Batch(torch.zeros(4, 15, 3), None, torch.arange(4))
     whole, half = CooccurrenceMeter(), CooccurrenceMeter()
     whole.update(outputs, batch)
-    half.update(outputs[:1], batch.get_slice(slice(0, 1)))
+    half.update(outputs[:1], batch.span(slice(0, 1)))
     rest = CooccurrenceMeter()
-    rest.update(outputs[1:], batch.get_slice(slice(1, 4)))
+    rest.update(outputs[1:], batch.span(slice(1, 4)))
     half.merge_state(rest.state())
     c = np.average(z - y, weights=f)
     covariance = np.cov(z, y, aweights=f)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from layerwise import api
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
+from layerwise.data.values import call
 from layerwise.errors import Interrupted, UsageError
 from layerwise.planning.build import build_model
 from layerwise.planning.resolve import Request, make_plan
@@ -184,7 +185,7 @@ class Squares:
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         assert batch.targets is not None
-        total = (model(batch.inputs) - batch.targets).pow(2).sum() / 2
+        total = (call(model, batch.inputs) - batch.targets).pow(2).sum() / 2
         return Loss(total, float(len(batch)), {"squares": total})
 
 

@@ -83,4 +83,6 @@ def load_arrays(request: Request, *, dtype: str = "float32") -> ExampleArrays:
 def collate_arrays(plan: Plan, source: Source, dtype: str) -> tuple[Floats, NDArray[np.int64] | None]:
     """Collate a part as our own side does and return it as NumPy arrays."""
     batch = collate_source(source, plan.task.collate, threads=1)
-    return batch.inputs.flatten(1).numpy().astype(dtype), None if batch.targets is None else batch.targets.numpy()
+    return batch.input_tensor.flatten(1).numpy().astype(
+        dtype
+    ), None if batch.targets is None else batch.target_tensor.numpy()

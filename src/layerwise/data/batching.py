@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from layerwise.data.batch import Batch
 from layerwise.data.loader import (
-    Batch,
     Batches,
     BatchSampler,
     Collate,

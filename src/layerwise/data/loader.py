@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,78 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from layerwise.data.batch import Batch, BatchCollector
 from layerwise.data.loader_workers import check_shared_memory, run_workers
 from layerwise.data.source import Examples, Source, fetch
 from layerwise.runtime import rng
 from layerwise.runtime.distributed import World
 
 CHUNK = 1024
-Collate = Callable[[Examples], "Batch"]
-
-
-class Mix(NamedTuple):
-    """What was mixed into the examples of a batch: ``share`` (N,) of each example that remains, ``targets`` and
-    ``weights`` of the mixed-in examples."""
-
-    share: Tensor
-    targets: Tensor | None
-    weights: Tensor | None
-
-    def select(self, index: Tensor | slice) -> Mix:
-        """Return the entries at these positions."""
-        return Mix(*(None if tensor is None else tensor[index] for tensor in self))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples as tensors: ``inputs`` (N, …), ``targets`` (N, …) or None, ``ids`` (N,) the examples' numbers in their
-    source, ``weights`` (N,) how much each counts in training, or None: all the same. ``mix``: what else is in the
-    inputs (MixUp, CutMix)."""
-
-    inputs: Tensor
-    targets: Tensor | None
-    ids: Tensor
-    weights: Tensor | None = None
-    mix: Mix | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Move to a device; floating-point tensors take the type."""
-
-        def move(tensor: Tensor) -> Tensor:
-            kind = dtype if tensor.is_floating_point() else tensor.dtype
-            return tensor.to(device, kind, non_blocking=True)
-
-        targets, weights = (None if tensor is None else move(tensor) for tensor in (self.targets, self.weights))
-        return Batch(move(self.inputs), targets, self.ids, weights)
-
-    def select(self, index: Tensor) -> Batch:
-        """Return the examples at these positions. ``index`` (N,) is on the CPU, as the ids are: reading it back from a
-        device would wait for all of the device's pending work."""
-        device_index = index.to(self.inputs.device, non_blocking=True)
-        targets = None if self.targets is None else self.targets.index_select(0, device_index)
-        weights = None if self.weights is None else self.weights.index_select(0, device_index)
-        mix = None if self.mix is None else self.mix.select(device_index)
-        return Batch(gather_rows(self.inputs, device_index), targets, self.ids[index], weights, mix)
-
-    def chunk(self, count: int) -> list[Batch]:
-        """Return up to ``count`` nearly equal consecutive parts."""
-        size = -(-len(self) // count)
-        return [self.get_slice(slice(start, start + size)) for start in range(0, len(self), size)]
-
-    def get_slice(self, part: slice) -> Batch:
-        """Return consecutive examples, as views."""
-        targets, weights = (None if tensor is None else tensor[part] for tensor in (self.targets, self.weights))
-        return Batch(
-            self.inputs[part], targets, self.ids[part], weights, None if self.mix is None else self.mix.select(part)
-        )
-
-
-def get_weights(examples: Examples) -> Tensor | None:
-    """Return the examples' weights (N,) float32, if they have any."""
-    return None if examples.weights is None else torch.from_numpy(np.asarray(examples.weights, dtype=np.float32))
+Collate = Callable[[Examples], Batch]
 
 
 class Batches(Protocol):
@@ -151,14 +87,6 @@ class BatchSampler:
         return slice(2 * pairs.start, min(2 * pairs.stop, count))
 
 
-def gather_rows(tensor: Tensor, index: Tensor) -> Tensor:
-    """Return the rows (N, …) of these positions. Images (N, C, H, W) keep their channels last in memory, which
-    ``index_select`` alone would undo: convolution and pooling are faster so, on one channel too."""
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
-    return tensor.index_select(0, index)
-
-
 @dataclass(frozen=True)
 class MemoryBatches:
     """Batches sliced on the device from one large batch that holds everything."""
@@ -181,10 +109,10 @@ class MemoryBatches:
         shuffled = self.sampler.seed is not None
         for index in self.sampler.iterate(epoch, start):
             if shuffled:
-                yield self.data.select(index)
+                yield self.data.take(index)
             else:
                 first = int(index[0]) if len(index) else 0
-                yield self.data.get_slice(slice(first, first + len(index)))
+                yield self.data.span(slice(first, first + len(index)))
 
 
 class _BatchDataset(Dataset[Batch]):
@@ -251,42 +179,20 @@ class StreamedBatches:
 def collate_source(source: Source, collate: Collate, threads: int) -> Batch:
     """Turn a source into one batch, chunk by chunk, decoding on threads (image codecs release the GIL).
 
-    Each chunk is copied into the batch at once: memory never holds the data twice.
+    Each chunk is copied into the batch at once: memory never holds the data twice (`data.values.Collector`).
     """
-    batch = _allocate_like(collate(fetch(source, [0])), len(source))
+    collector = BatchCollector(len(source))
 
-    def copy_chunk(start: int) -> None:
-        _copy_into(batch, collate(fetch(source, np.arange(start, min(start + CHUNK, len(source))))), start)
+    def add_chunk(start: int) -> None:
+        collector.add(collate(fetch(source, np.arange(start, min(start + CHUNK, len(source))))), start)
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        for _ in pool.map(copy_chunk, range(0, len(source), CHUNK)):
+        for _ in pool.map(add_chunk, range(0, len(source), CHUNK)):
             pass  # an error in a thread is raised here
-    return batch
-
-
-def _allocate_like(like: Batch, count: int) -> Batch:
-    """Return an uninitialized batch for ``count`` examples like these, with images in the same memory format."""
-
-    def allocate(tensor: Tensor) -> Tensor:
-        channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, memory_format=layout)
-
-    targets, weights = (None if tensor is None else allocate(tensor) for tensor in (like.targets, like.weights))
-    return Batch(allocate(like.inputs), targets, torch.arange(count), weights)
-
-
-def _copy_into(batch: Batch, part: Batch, start: int) -> None:
-    """Copy the examples of ``part`` into ``batch``, from ``start`` on."""
-    for target, values in zip(
-        (batch.inputs, batch.targets, batch.weights), (part.inputs, part.targets, part.weights), strict=True
-    ):
-        if target is not None and values is not None:
-            target[start : start + len(values)] = values
+    return collector.finish()
 
 
 def estimate_bytes(source: Source, collate: Collate, dtype: torch.dtype) -> int:
     """Return how many bytes the source takes as tensors, estimated from its first example."""
     example = collate(fetch(source, [0])).to(torch.device("cpu"), dtype)
-    size = example.inputs.nbytes + (0 if example.targets is None else example.targets.nbytes)
-    return size * len(source)
+    return example.nbytes * len(source)

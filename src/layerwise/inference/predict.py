@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from layerwise import recipe, registry
+from layerwise.data.batch import Batch
 from layerwise.data.images import image_tables
 from layerwise.data.images.folders import is_hidden
 from layerwise.data.load import TABLE_ENDINGS
-from layerwise.data.loader import Batch
 from layerwise.data.source import Array
 from layerwise.data.tables import table_files
 from layerwise.data.tables.table_options import TableOptions

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
+from layerwise.data.values import call
 from layerwise.functional.activations import derivative, softmax_pullback
 from layerwise.nn.layers import ACTIVATIONS
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.runtime import rng
 from layerwise.tasks.base import Task
 from layerwise.tasks.classification import Classification
@@ -73,7 +75,7 @@ def run_backprop(model: nn.Module, task: Task, batch: Batch, *, lr: float) -> Ba
     δ⁽ᴸ⁾ = ∂L/∂z⁽ᴸ⁾; δ⁽ˡ⁾ = (W⁽ˡ⁺¹⁾ᵀδ⁽ˡ⁺¹⁾) ⊙ f′(z⁽ˡ⁾); over a batch of rows ∂W = δᵀa, ∂b = Σₙδₙ. Then θ ← θ − η∇L
     (E11).
     """
-    with _enable_all_gradients(model, batch.inputs.device):
+    with _enable_all_gradients(model, batch.device):
         if has_manual_backward(model):
             layers, outputs = _backpropagate_manually(model, task, batch)
             method = "chain rule, layer by layer (E12)"
@@ -138,7 +140,7 @@ class _LinearCall:
 @torch.no_grad()
 def _backpropagate_manually(model: nn.Module, task: Task, batch: Batch) -> tuple[list[LayerRecord], Tensor]:
     """Run steps 1 to 3 without autograd (E12)."""
-    linear_calls = _run_forward(model, batch.inputs)
+    linear_calls = _run_forward(model, batch.input_tensor)
     outputs = linear_calls[-1].a
     gradient = compute_output_gradient(task, outputs, batch)  # ∂L/∂a of the last layer, (N, K)
     layers: list[LayerRecord] = []
@@ -202,18 +204,18 @@ def compute_output_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor
     count = len(batch)
     if isinstance(task, Classification) and batch.targets is not None and task.loss.is_cross_entropy:
         if outputs.shape[1] == 1:
-            return (torch.sigmoid(outputs) - batch.targets.to(outputs.dtype)[:, None]) / count
-        return (outputs.softmax(1) - torch.nn.functional.one_hot(batch.targets, outputs.shape[1])) / count
+            return (torch.sigmoid(outputs) - batch.target_tensor.to(outputs.dtype)[:, None]) / count
+        return (outputs.softmax(1) - torch.nn.functional.one_hot(batch.target_tensor, outputs.shape[1])) / count
     if (
         isinstance(task, Regression)
         and task.loss != "huber"
         and batch.targets is not None
-        and outputs.shape == batch.targets.shape
+        and outputs.shape == batch.target_tensor.shape
     ):
-        error = outputs - batch.targets.to(outputs.dtype)
+        error = outputs - batch.target_tensor.to(outputs.dtype)
         return (2 * error if task.loss == "mse" else error.sign()) / count
     if isinstance(task, Reconstruction):
-        return 2 * (outputs - batch.inputs.view_as(outputs)) / count
+        return 2 * (outputs - batch.input_tensor.view_as(outputs)) / count
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(task.losses(leaf, batch).mean(), leaf)
@@ -226,18 +228,13 @@ def compute_output_gradient(task: Task, outputs: Tensor, batch: Batch) -> Tensor
 def _backpropagate_by_autograd(model: nn.Module, task: Task, batch: Batch) -> tuple[list[LayerRecord], Tensor]:
     """Run steps 1 to 3 for any network: hooks store each call's input and output, autograd computes the gradients."""
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda m, i, o, name=name: calls.append((name, m, i[0], o)) if isinstance(o, Tensor) and i else None
-        )
-        for name, module in model.named_modules()
-        if not list(module.children())
-    ]
-    try:
-        outputs = model(batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def record_call(traced: ModuleCall) -> None:
+        if traced.inputs and traced.outputs:
+            calls.append((traced.name, traced.module, traced.inputs[0], traced.outputs[0]))
+
+    with trace_modules(model, record_call):
+        outputs = call(model, batch.inputs)
     loss = task.losses(outputs, batch).mean()
     owners = [
         (name, module)

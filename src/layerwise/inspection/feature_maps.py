@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.errors import UsageError, make_unknown_name_error
+from layerwise.nn.tracing import ModuleCall, trace_modules
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 STAGE_STARTS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -48,22 +49,15 @@ def find_feature_layers(model: nn.Module, inputs: Tensor) -> list[tuple[FeatureL
     calls: list[tuple[FeatureLayer, nn.Module]] = []
     call_counts: dict[str, int] = {}
 
-    def record_call(name: str, module: nn.Module, out: object) -> None:
+    def record_call(traced: ModuleCall) -> None:
+        name, module, _, outputs = traced
         call_index = call_counts[name] = call_counts.get(name, -1) + 1
-        if isinstance(out, Tensor) and out.ndim == 4:
-            shape = (out.shape[1], out.shape[2], out.shape[3])
+        if len(outputs) == 1 and outputs[0].ndim == 4:
+            shape = (outputs[0].shape[1], outputs[0].shape[2], outputs[0].shape[3])
             calls.append((FeatureLayer(name, type(module).__name__, call_index, shape), module))
 
-    handles = [
-        module.register_forward_hook(lambda m, _i, out, name=name: record_call(name, m, out))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
+    with trace_modules(model, record_call, select=lambda module: module is not model):
         model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 

@@ -104,9 +104,11 @@ def select_images(target: Target, view: str, count: int) -> SelectedImages:
     classes: Sequence[str] = getattr(task, "classes", ())
     return SelectedImages(
         names=[source.name_of(int(i)) for i in batch.ids],
-        inputs=batch.inputs.to(*get_device_and_dtype(model)),
-        images=np.asarray(inputs.raw(batch.inputs).numpy()),
-        labels=[classes[int(t)] for t in batch.targets] if classes and batch.targets is not None else [""] * len(batch),
+        inputs=batch.input_tensor.to(*get_device_and_dtype(model)),
+        images=np.asarray(inputs.raw(batch.input_tensor).numpy()),
+        labels=[classes[int(t)] for t in batch.target_tensor]
+        if classes and batch.targets is not None
+        else [""] * len(batch),
         source=split,
     )
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, Batches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import Batches
 from layerwise.data.source import Examples, Source, fetch
 from layerwise.errors import DataError
 from layerwise.inference.evaluate import evaluate
@@ -115,7 +116,7 @@ class _RecordingBatches:
         """Yield the batches, and record targets and ids."""
         for batch in self.batches.iterate(epoch, start):
             if batch.targets is not None:
-                self.targets.append(batch.targets.cpu())
+                self.targets.append(batch.target_tensor.cpu())
             self.ids.append(batch.ids.cpu())
             yield batch
 
@@ -204,7 +205,7 @@ def get_raw_inputs(task: Task, examples: Examples, batch: Batch) -> Floats:
     """Return inputs before normalization: images (N, C, H, W) in [0, 1] at the network's size, or rows (N, D) of the
     source."""
     if isinstance(task.inputs, ImageInputs):
-        return np.asarray(task.inputs.raw(batch.inputs).numpy())
+        return np.asarray(task.inputs.raw(batch.input_tensor).numpy())
     return np.asarray(examples.inputs, dtype=np.float64)
 
 

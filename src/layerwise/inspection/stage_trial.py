@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from layerwise.data.loader import Batch, Batches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import Batches
 from layerwise.errors import UsageError
 from layerwise.inspection.base import Target, make_missing_run_error
 from layerwise.inspection.load_target import build_initial_model

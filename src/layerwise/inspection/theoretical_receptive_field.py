@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from layerwise.errors import UsageError
 from layerwise.functional.receptive_field import Field, Window, add_layer, merge_fields, span_units
 from layerwise.nn.layers import ACTIVATIONS
+from layerwise.nn.tracing import ModuleCall, trace_modules
 
 Fields = tuple[Field, Field]  # down and across
 aten = torch.ops.aten
@@ -169,15 +170,12 @@ def compute_theoretical_fields(model: nn.Module, shape: tuple[int, ...]) -> list
     image = torch.empty(1, *shape, device="meta")
     mode, rows = FieldTracer(image), list[LayerField]()
 
-    def record_layer(name: str, module: nn.Module, output: object) -> None:
-        fields = mode.get_fields(output)
-        if isinstance(output, Tensor) and fields:
-            rows.append(LayerField(name, type(module).__name__, tuple(output.shape), fields))
+    def record_layer(traced: ModuleCall) -> None:
+        for output in traced.outputs[:1]:
+            if fields := mode.get_fields(output):
+                rows.append(LayerField(traced.name, type(traced.module).__name__, tuple(output.shape), fields))
 
-    for name, module in model.named_modules():
-        if not list(module.children()):
-            module.register_forward_hook(lambda m, _i, output, name=name: record_layer(name, m, output))
-    with torch.no_grad(), mode:
+    with torch.no_grad(), mode, trace_modules(model, record_layer):
         model(image)
     return rows
 
@@ -224,15 +222,13 @@ def linearize(model: nn.Module) -> nn.Module:
 def capture_outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collect each layer's output by name while the context is open."""
     outputs: dict[str, Tensor] = {}
-    handles = [
-        m.register_forward_hook(lambda _m, _i, o, name=name: outputs.update({name: o}))
-        for name, m in model.named_modules()
-    ]
-    try:
+
+    def record_output(traced: ModuleCall) -> None:
+        if traced.outputs:
+            outputs[traced.name] = traced.outputs[0]
+
+    with trace_modules(model, record_output, select=lambda _: True):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def find_gradient_support(

@@ -98,7 +98,10 @@ def build_network(data: SplitBatches, *, batch_norm: bool, normalize: bool, seed
     """Return Layerwise's mlp with ReLU, with or without batch norm; both start from the same weights."""
     with rng.use_seed(rng.derive_seed("batch-norm", seed)):
         net = mlp(
-            features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, batch_norm=batch_norm
+            features=data.train.input_tensor[0].numel(),
+            outputs=len(data.task.classes),
+            hidden=HIDDEN,
+            batch_norm=batch_norm,
         )
     assert isinstance(net, nn.Sequential)
     layers = [Unnormalized(m.num_features) if isinstance(m, nn.BatchNorm1d) and not normalize else m for m in net]
@@ -131,7 +134,7 @@ def train(
             net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed
         ):
             pass
-    z = torch.cat(collect_preactivations(net, data.test.inputs), 1).double()
+    z = torch.cat(collect_preactivations(net, data.test.input_tensor), 1).double()
     return TrainedNetwork(compute_metrics(net, data.task, data.train)["accuracy"], z.mean(0).numpy(), z.std(0).numpy())
 
 

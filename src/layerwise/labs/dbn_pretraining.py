@@ -18,7 +18,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import BatchSampler, MemoryBatches
 from layerwise.labs.base import (
     Cell,
     Check,
@@ -134,7 +135,7 @@ def pretrain(net: DeepBeliefNet, data: SplitBatches, options: PretrainOptions, *
 def build_dbn(data: SplitBatches, plan: Plan, seed: int) -> DeepBeliefNet:
     """Return Layerwise's dbn, whose RBMs' weights do not change in fine-tuning."""
     with rng.use_seed(rng.derive_seed("dbn-pretraining", seed)):
-        return DeepBeliefNet(data.train.inputs[0].numel(), len(data.task.classes), plan.hidden)
+        return DeepBeliefNet(data.train.input_tensor[0].numel(), len(data.task.classes), plan.hidden)
 
 
 def build_network(name: str, data: SplitBatches, plan: Plan, seed: int) -> nn.Module:
@@ -144,7 +145,7 @@ def build_network(name: str, data: SplitBatches, plan: Plan, seed: int) -> nn.Mo
     with rng.use_seed(rng.derive_seed("dbn-pretraining", seed)):
         activation = "relu" if name == "relu" else "sigmoid"
         return mlp(
-            features=data.train.inputs[0].numel(),
+            features=data.train.input_tensor[0].numel(),
             outputs=len(data.task.classes),
             hidden=plan.hidden,
             activation=activation,
@@ -185,7 +186,7 @@ def measure(
             net = build_dbn(data, plan, seed)
             pretrain(
                 net,
-                replace(data, train=replace(data.train, inputs=transform(data.train.inputs))),
+                replace(data, train=replace(data.train, inputs=transform(data.train.input_tensor))),
                 plan.pretraining,
                 seed=seed,
             )

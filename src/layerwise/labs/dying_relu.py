@@ -129,14 +129,14 @@ def train_network(net: nn.Sequential, data: SplitBatches, *, rate: float, epochs
     A loss that is not finite ends the training; the last values are repeated for the remaining epochs.
     """
     options = BackpropOptions(optimizer="sgd", lr=rate)
-    states, weights = [find_dead_units(net, data.train.inputs)], [_copy_incoming_weights(net)]
+    states, weights = [find_dead_units(net, data.train.input_tensor)], [_copy_incoming_weights(net)]
     accuracies = [compute_metrics(net, data.task, data.test)["accuracy"]]
     with suppress(NonFiniteLoss):
         for event in train_steps(
             net, data.task, data.train, options=options, epochs=epochs, batch_size=BATCH, seed=seed
         ):
             if event.verdict is not None:
-                states.append(find_dead_units(net, data.train.inputs))
+                states.append(find_dead_units(net, data.train.input_tensor))
                 weights.append(_copy_incoming_weights(net))
                 accuracies.append(compute_metrics(net, data.task, data.test)["accuracy"])
     returned = sum(int((a & ~b).sum()) for a, b in pairwise(states))
@@ -146,7 +146,7 @@ def train_network(net: nn.Sequential, data: SplitBatches, *, rate: float, epochs
     )
     shares = [float(state.double().mean()) for state in states]
     missing = epochs + 1 - len(shares)
-    off = float((compute_preactivations(net, data.train.inputs) <= 0).all(0).double().mean())
+    off = float((compute_preactivations(net, data.train.input_tensor) <= 0).all(0).double().mean())
     return History((*shares, *shares[-1:] * missing), off, (*accuracies, *accuracies[-1:] * missing), returned, moved)
 
 
@@ -161,7 +161,7 @@ def run_seed(plan: Plan, seed: int, activation: str) -> SeedResult:
     """Train one seed's network with each step, then from the last with the usual step, unchanged and with a leaky
     slope."""
     data = load_batches(plan.data, seed=seed)
-    features, outputs = data.train.inputs[0].numel(), len(data.task.classes)
+    features, outputs = data.train.input_tensor[0].numel(), len(data.task.classes)
     build = partial(build_network, features, outputs, seed=seed)
     histories = {}
     for rate in plan.rates:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import BatchSampler, MemoryBatches
 from layerwise.data.source import ArraySource, Schema, fetch
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, compute_interval, use_one_thread
 from layerwise.labs.figures import BLUE, GREEN, SIZE, VERMILION, add_headline, add_label

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.functional.hog import hog
 from layerwise.labs.base import Cell, Column, Interval, Lang, Table, Text, compute_interval, use_one_thread
 from layerwise.labs.figures import SIZE, add_headline
@@ -74,19 +74,19 @@ def load_examples(config: CurveConfig, size: int, *, seed: int) -> SplitBatches:
             ("test", data.test, 3),
         )
     )
-    return replace(data, train=train.get_slice(slice(size)), val=val, test=test)
+    return replace(data, train=train.span(slice(size)), val=val, test=test)
 
 
 def place_randomly(batch: Batch, field: int, copies: int, *, seed: int) -> Batch:
     """Return ``copies`` copies of each image of a batch (N, C, H, W), each at a random position of a field of
     background."""
-    x = batch.inputs.repeat(copies, 1, 1, 1)
+    x = batch.input_tensor.repeat(copies, 1, 1, 1)
     height, width = x.shape[2:]
     corners = np.random.default_rng(seed).integers(0, (field - height + 1, field - width + 1), (len(x), 2))
     canvas = x.new_full((*x.shape[:2], field, field), float(x.min()))
     for image, target, (top, left) in zip(x, canvas, corners, strict=True):
         target[:, top : top + height, left : left + width] = image
-    targets = None if batch.targets is None else batch.targets.repeat(copies)
+    targets = None if batch.targets is None else batch.target_tensor.repeat(copies)
     return Batch(canvas, targets, torch.arange(len(x)))
 
 
@@ -99,7 +99,7 @@ def train_cnn(data: SplitBatches, plan: Plan, seed: int, *, learned: bool = True
 
     Unless ``learned``, the convolutions stay at their random start, which is a counter-experiment.
     """
-    channels, height, width = data.train.inputs.shape[1:]
+    channels, height, width = data.train.input_tensor.shape[1:]
     with rng.use_seed(rng.derive_seed("curves", seed)):
         net = cnn(outputs=len(data.task.classes), channels=channels, size=(height, width), widths=WIDTHS, dense=())
     compute_settings.apply_layout(net, compute_settings.CHANNELS_LAST)
@@ -112,14 +112,14 @@ def train_cnn(data: SplitBatches, plan: Plan, seed: int, *, learned: bool = True
 
 def flatten_pixels(data: SplitBatches, batch: Batch) -> NDArray[Any]:
     """Return images as rows, (N, D)."""
-    rows: NDArray[Any] = batch.inputs.flatten(1).numpy()
+    rows: NDArray[Any] = batch.input_tensor.flatten(1).numpy()
     return rows
 
 
 def compute_hog(data: SplitBatches, batch: Batch) -> NDArray[Any]:
     """Return the images' histograms of oriented gradients, (N, D)."""
     assert isinstance(data.task.inputs, ImageInputs)
-    images = data.task.inputs.raw(batch.inputs)
+    images = data.task.inputs.raw(batch.input_tensor)
     cell = max(2, min(images.shape[2:]) // CELLS)
     features: NDArray[Any] = torch.cat([hog(part, cell=cell) for part in images.split(1024)]).numpy()
     return features
@@ -173,7 +173,7 @@ def _fit_and_select(data: SplitBatches, features: Features, models: Sequence[Any
 def _get_targets(batch: Batch) -> NDArray[np.int64]:
     """Return the labels, (N,)."""
     assert batch.targets is not None
-    labels: NDArray[np.int64] = batch.targets.numpy()
+    labels: NDArray[np.int64] = batch.target_tensor.numpy()
     return labels
 
 

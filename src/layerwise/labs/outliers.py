@@ -21,8 +21,9 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
+from layerwise.data.batch import Batch
 from layerwise.data.load import Options, load_splits
-from layerwise.data.loader import Batch, collate_source
+from layerwise.data.loader import collate_source
 from layerwise.data.source import ArraySource, Source, fetch
 from layerwise.labs.base import (
     Cell,
@@ -154,9 +155,9 @@ def solve_least_absolute(x: Floats, y: Floats) -> Floats:
 def build_best_network(error: Error, data: Batch) -> nn.Sequential:
     """Return the linear network with the least possible error on a batch, computed without training."""
     assert data.targets is not None
-    x = np.hstack([data.inputs.double().numpy(), np.ones((len(data), 1))])
+    x = np.hstack([data.input_tensor.double().numpy(), np.ones((len(data), 1))])
     solve = solve_least_squares if error == "mse" else solve_least_absolute
-    w = torch.from_numpy(solve(x, data.targets[:, 0].double().numpy())).float()
+    w = torch.from_numpy(solve(x, data.target_tensor[:, 0].double().numpy())).float()
     net = build_network(x.shape[1] - 1, (), 0)
     with torch.no_grad():
         for parameter, value in zip(net.parameters(), (w[None, :-1], w[-1:]), strict=True):
@@ -179,7 +180,7 @@ def fit(error: Error, train: ArraySource, test: Source, *, steps: int, seed: int
     data, clean = (collate_source(source, task.collate, 1) for source in (train, test))
     networks = []
     for hidden, rate in (((), 0.2), ((16,), 0.01))[: 1 + deep]:
-        net = build_network(data.inputs.shape[1], hidden, seed)
+        net = build_network(data.input_tensor.shape[1], hidden, seed)
         options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
         for _ in train_steps(net, task, data, options=options, epochs=steps, batch_size=len(data), seed=seed):
             pass

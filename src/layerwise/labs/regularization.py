@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data import sklearn_datasets
-from layerwise.data.loader import Batch, Batches, BatchSampler, MemoryBatches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import Batches, BatchSampler, MemoryBatches
 from layerwise.data.source import fetch
 from layerwise.functional.augmentation.transforms import AugmentOptions
 from layerwise.labs.training import SplitBatches
@@ -77,12 +78,12 @@ def noisy_digits(seed: int) -> SplitBatches:
     assert batch.targets is not None
     redrawn = torch.from_numpy(generator.integers(0, 10, len(order)))
     is_redrawn = torch.from_numpy(generator.random(len(order)) < WRONG)
-    noisy = replace(batch, targets=torch.where(is_redrawn, redrawn, batch.targets))
+    noisy = replace(batch, targets=torch.where(is_redrawn, redrawn, batch.target_tensor))
     return SplitBatches(
         task,
-        noisy.get_slice(slice(TRAIN)),
-        noisy.get_slice(slice(TRAIN, TRAIN + VAL)),
-        noisy.get_slice(slice(TRAIN + VAL, None)),
+        noisy.span(slice(TRAIN)),
+        noisy.span(slice(TRAIN, TRAIN + VAL)),
+        noisy.span(slice(TRAIN + VAL, None)),
     )
 
 

@@ -89,7 +89,10 @@ def run_race(activation: str, rate: float, data: SplitBatches, *, plan: Plan, se
     """Train Layerwise's mlp by plain gradient descent until its loss on the training part is at the target."""
     with rng.use_seed(rng.derive_seed("relu-speed", seed)):
         net = mlp(
-            features=data.train.inputs[0].numel(), outputs=len(data.task.classes), hidden=HIDDEN, activation=activation
+            features=data.train.input_tensor[0].numel(),
+            outputs=len(data.task.classes),
+            hidden=HIDDEN,
+            activation=activation,
         )
     losses, step, seconds = [compute_metrics(net, data.task, data.train)["loss"]], 0, 0.0
     epochs = math.ceil(plan.steps * BATCH / len(data.train))

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.labs.base import (
     Cell,
     Check,
@@ -80,7 +80,7 @@ Scores = dict[tuple[str, int], list[Score]]
 
 def build_network(residual: bool, depth: int, data: SplitBatches, *, width: int, seed: int) -> nn.Module:
     """Return Layerwise's network of 6n + 2 layers, with or without residual connections."""
-    channels, height, side = data.train.inputs.shape[1:]
+    channels, height, side = data.train.input_tensor.shape[1:]
     with rng.use_seed(rng.derive_seed("residual-depth", depth, seed)):
         return resnet20(
             outputs=len(data.task.classes),
@@ -101,7 +101,7 @@ def update_batch_norm(net: nn.Module, batch: Batch) -> None:
             module.reset_running_stats()
             module.momentum = None  # the plain mean over what follows
     net.train()
-    for chunk in batch.inputs.split(CHUNK):
+    for chunk in batch.input_tensor.split(CHUNK):
         net(chunk)
 
 
@@ -111,7 +111,7 @@ def compute_accuracy(net: nn.Module, data: SplitBatches, batch: Batch) -> float:
     for start in range(0, len(batch), CHUNK):
         rows = slice(start, start + CHUNK)
         assert batch.targets is not None
-        chunk = Batch(batch.inputs[rows], batch.targets[rows], batch.ids[rows])
+        chunk = Batch(batch.input_tensor[rows], batch.target_tensor[rows], batch.ids[rows])
         right += compute_metrics(net, data.task, chunk)["accuracy"] * len(chunk)
     return right / len(batch)
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from layerwise.data import sklearn_datasets
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import fetch
 from layerwise.labs.base import (
     Cell,

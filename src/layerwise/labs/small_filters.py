@@ -122,7 +122,9 @@ def train_and_score(
     side: int, widths: tuple[int, int], data: SplitBatches, *, rate: float, plan: Plan, seed: int
 ) -> Score:
     """Train one network with Adam and a falling step size."""
-    net = build_network(side, widths, channels=data.train.inputs.shape[1], classes=len(data.task.classes), seed=seed)
+    net = build_network(
+        side, widths, channels=data.train.input_tensor.shape[1], classes=len(data.task.classes), seed=seed
+    )
     options = BackpropOptions(optimizer="adam", lr=rate, schedule="cosine")
     for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed):
         pass
@@ -145,7 +147,7 @@ def measure(mode: Mode, *, kinds: Mapping[str, int] = KINDS, plan: Plan | None =
     with use_one_thread():
         for seed in range(plan.seeds):
             data = load_batches(plan.data, seed=seed, examples=plan.examples)
-            channels, height, width = data.train.inputs.shape[1:]
+            channels, height, width = data.train.input_tensor.shape[1:]
             shape = (channels, height, width)
             widths = {kind: find_equal_widths(side, shape) for kind, side in kinds.items()}
             for kind, rate in scores:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from layerwise.data.batch import Batch
 from layerwise.data.load import Options, load_splits
-from layerwise.data.loader import Batch, BatchSampler, MemoryBatches, collate_source
+from layerwise.data.loader import BatchSampler, MemoryBatches, collate_source
 from layerwise.data.splits import draw_subset
 from layerwise.rules.backprop import Backprop, BackpropOptions
 from layerwise.rules.base import Context

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from layerwise.data import sklearn_datasets
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import fetch
 from layerwise.labs.base import (
     Cell,
@@ -143,7 +143,7 @@ def measure_gradient_profile(net: nn.Sequential, task: Classification, batch: Ba
     layers = get_linear_layers(net)
     loss = task.objective(net, batch)
     gradients = torch.autograd.grad(loss.total / loss.weight, [layer.weight for layer in layers])
-    flat = torch.stack(compute_activation_derivatives(net, batch.inputs))  # (L, N, D)
+    flat = torch.stack(compute_activation_derivatives(net, batch.input_tensor))  # (L, N, D)
     gain = WIDTH * float(torch.stack([layer.weight.detach().var() for layer in layers[1:-1]]).mean())
     middle = flat[len(flat) // 2 :]  # behind the first layers, where the inputs' own scale has faded
     return GradientProfile(

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.labs.base import (
     Cell,
     Check,
@@ -147,10 +147,10 @@ def count_first_layer_weights(net: nn.Module) -> int:
 
 def add_border(data: SplitBatches) -> SplitBatches:
     """Return the data with a border of background around each image."""
-    background = float(data.train.inputs.min())
+    background = float(data.train.input_tensor.min())
 
     def pad(batch: Batch) -> Batch:
-        return replace(batch, inputs=F.pad(batch.inputs, (BORDER,) * 4, value=background))
+        return replace(batch, inputs=F.pad(batch.input_tensor, (BORDER,) * 4, value=background))
 
     return replace(data, train=pad(data.train), val=pad(data.val), test=pad(data.test))
 
@@ -158,7 +158,7 @@ def add_border(data: SplitBatches) -> SplitBatches:
 def move_images(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: float = 0.0) -> Batch:
     """Return the images zoomed about their middle and shifted by pixels, by bilinear interpolation, filled with
     background."""
-    x = batch.inputs
+    x = batch.input_tensor
     height, width = x.shape[2:]
     background = x.min()
     matrix = torch.tensor(
@@ -170,7 +170,7 @@ def move_images(batch: Batch, *, zoom: float = 1.0, right: float = 0.0, down: fl
 
 def train_and_score(kind: str, data: SplitBatches, *, plan: Plan, seed: int) -> Score:
     """Train one network with Adam, and test it on images as they are, shifted in four directions, and zoomed."""
-    net = build_network(kind, data.train.inputs, len(data.task.classes), seed)
+    net = build_network(kind, data.train.input_tensor, len(data.task.classes), seed)
     options = BackpropOptions(optimizer="adam", lr=0.003, schedule="cosine")
     for _ in train_steps(net, data.task, data.train, options=options, epochs=plan.epochs, batch_size=BATCH, seed=seed):
         pass

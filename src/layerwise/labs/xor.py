@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, BatchSampler, MemoryBatches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import BatchSampler, MemoryBatches
 from layerwise.data.source import ArraySource, Schema, fetch
 from layerwise.labs.base import Check, Column, Findings, Lab, Lang, Mode, Table, Text, compute_interval, use_one_thread
 from layerwise.labs.figures import BLUE, ORANGE, SIZE, add_headline
@@ -84,7 +85,7 @@ def train_perceptron(gate: Gate, seed: int) -> Trial:
         with torch.no_grad():
             z = net(batch.inputs)[:, 0]
             fitness = (
-                compute_accuracy(z, batch.targets),
+                compute_accuracy(z, batch.target_tensor),
                 float(z.abs().min()),
             )  # of equals, the line farther from the points
         if fitness > best:
@@ -103,7 +104,9 @@ def train_mlp(gate: Gate, seed: int, hidden: int = LARGE, activation: str = "tan
     for _ in run_steps(rule, MemoryBatches(batch, BatchSampler(4, 4)), EPOCHS["mlp"], Cursor()):
         pass
     with torch.no_grad():
-        return Trial(compute_accuracy(net(batch.inputs)[:, 0], batch.targets), partial(_compute_scores, net))
+        return Trial(
+            compute_accuracy(net(batch.input_tensor)[:, 0], batch.target_tensor), partial(_compute_scores, net)
+        )
 
 
 def _make_context(net: nn.Module, task: Classification, seed: int, *, batch_size: int) -> Context:

@@ -271,7 +271,7 @@ def build_reconstructions_section(task: Task, predictions: Predictions, source: 
     examples = fetch(source, ids)
     batch = task.collate(examples)
     originals = get_raw_inputs(task, examples, batch)
-    reconstructions = task.inputs.raw(predictions.outputs[positions].float().view_as(batch.inputs)).numpy()
+    reconstructions = task.inputs.raw(predictions.outputs[positions].float().view_as(batch.input_tensor)).numpy()
     figures.add("reconstructions", images.draw_image_sheet([list(originals), list(reconstructions)]))
     pairs = [
         {"name": source.name_of(int(i)), "original": _to_data_uri(a), "reconstruction": _to_data_uri(b)}
@@ -288,7 +288,7 @@ def _to_data_uri(image: Any) -> str:
 def _compute_column_errors(task: Task, predictions: Predictions, source: Source) -> list[Json]:
     """Return each column's deviation in the data and root mean square error, in its own unit."""
     examples = fetch(source, predictions.ids.numpy())
-    inputs: Tensor = task.inputs.raw(task.collate(examples).inputs.double())  # (N, D)
+    inputs: Tensor = task.inputs.raw(task.collate(examples).input_tensor.double())  # (N, D)
     reconstructions = task.inputs.raw(predictions.outputs.double().view_as(inputs))
     errors = (reconstructions - inputs).square().mean(0).sqrt().tolist()
     spreads = inputs.std(0, correction=0).tolist()

@@ -16,7 +16,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.functional.regularization import l1, l2, soft_threshold
 from layerwise.nn.modes import NORMS, eval_mode
@@ -154,7 +154,7 @@ class Backprop:
         else:
             self.optimizer.step()
         self._finish_step()
-        return Step(total, weight, {**parts, **{name: term * weight for name, term in terms.items()}})
+        return Step(total, weight, {**parts, **{name: term * weight for name, term in terms.items()}}, batch.units)
 
     def _set_rate(self, progress: float) -> None:
         """Set the optimizer's rate for this progress."""
@@ -176,7 +176,7 @@ class Backprop:
             return self._compute_empty_sums(batch)
         if self.options.grad_accum_steps == 1:
             return self._backward_chunk(batch)
-        total, weight, parts = torch.zeros((), device=batch.inputs.device), 0.0, dict[str, Tensor]()
+        total, weight, parts = torch.zeros((), device=batch.device), 0.0, dict[str, Tensor]()
         for chunk in batch.chunk(self.options.grad_accum_steps):
             chunk_total, chunk_weight, terms = self._backward_chunk(chunk)
             total, weight = total + chunk_total, weight + chunk_weight
@@ -185,7 +185,7 @@ class Backprop:
 
     def _backward_chunk(self, batch: Batch) -> tuple[Tensor, float, dict[str, Tensor]]:
         """Add one micro-batch's gradients; return its summed loss, weight and terms."""
-        with autocast(self.context.precision, batch.inputs.device):
+        with autocast(self.context.precision, batch.device):
             loss = self.context.task.objective(self.context.model, batch)
         self._check_loss(loss, batch)
         self.scaler.scale(loss.total / self.context.batch_size).backward()

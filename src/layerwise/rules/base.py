@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
+from layerwise.data.values import call, iterate_leaves
 from layerwise.errors import TrainingError
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.runtime.distributed import World
 from layerwise.tasks.base import Task
 
@@ -22,14 +25,14 @@ Metrics = Mapping[str, Tensor | float]
 class Step(NamedTuple):
     """What a step did: sums over its examples. Tensors stay tensors until someone reads them.
 
-    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums), ``words`` the
-    words of running text it read.
+    ``total`` is the summed objective, ``weight`` the count it covers, ``parts`` its named terms (sums), ``units`` what
+    else it read, such as words of running text, counted on the CPU.
     """
 
     total: Tensor
     weight: float
     parts: Mapping[str, Tensor]
-    words: int = 0
+    units: Mapping[str, int] = MappingProxyType({})
 
 
 class Verdict(NamedTuple):
@@ -107,25 +110,17 @@ def find_first_bad_layer(model: nn.Module, batch: Batch) -> str:
 
     Returns ``the input``, a module's name with ``(weights)`` or ``(output)``, or ``the loss itself`` if all are finite.
     """
-    if not bool(torch.isfinite(batch.inputs).all()):
+    if not all(bool(torch.isfinite(leaf).all()) for _, leaf in iterate_leaves(batch.inputs)):
         return "the input"
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"'{name}' (weights)"
     bad: list[str] = []
 
-    def check_output(name: str, output: object) -> None:
-        if not bad and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-            bad.append(f"'{name}' (output)")
+    def check_outputs(traced: ModuleCall) -> None:
+        if not bad and not all(bool(torch.isfinite(output).all()) for output in traced.outputs):
+            bad.append(f"'{traced.name}' (output)" if traced.name else "the output")
 
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: check_output(name, output))
-        for name, module in model.named_modules()
-        if name and not list(module.children())
-    ]
-    try:
-        model(batch.inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with trace_modules(model, check_outputs):
+        call(model, batch.inputs)
     return bad[0] if bad else "the loss itself"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels.bernoulli import bernoulli
 from layerwise.nn.rbm import RBM, Boltzmann
@@ -63,7 +63,7 @@ class ContrastiveDivergence:
     @torch.no_grad()
     def step(self, batch: Batch, progress: float) -> Step:
         """Move the weights along the difference of statistics between data and chains."""
-        data, rbm = self.model.to_visible(batch.inputs), self.rbm
+        data, rbm = self.model.to_visible(batch.input_tensor), self.rbm
         count, world = len(data), self.context.world
         data_input = rbm.hidden_input(data)  # (N, H)
         data_hidden = torch.sigmoid(data_input)

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import TrainingError, UsageError
 from layerwise.functional import hebb as formulas
 from layerwise.nn.hebbian import Hopfield, LinearUnits
@@ -76,7 +76,7 @@ class HebbianRule:
         if not int(self.epochs) and "mean" in self.context.parameters:
             self._update_mean(batch)
         loss = self.context.task.objective(self.context.model, batch)
-        x = self.model.center(batch.inputs)  # (N, D)
+        x = self.model.center(batch.input_tensor)  # (N, D)
         w = self.model.weight
         y = x @ w.T  # (N, K)
         change = formulas.oja(x, y, w) if self.options.variant == "oja" else formulas.hebb(x, y)
@@ -91,7 +91,7 @@ class HebbianRule:
     def _update_mean(self, batch: Batch) -> None:
         """Add a batch to the mean: m += Σ(x − m) / examples so far."""
         mean = self.model.mean
-        rest = self.model.center(batch.inputs).sum(0)
+        rest = self.model.center(batch.input_tensor).sum(0)
         self.seen += self._sum_over_ranks(rest, len(batch))
         mean.add_(rest / int(self.seen))
 
@@ -179,7 +179,7 @@ class HopfieldRule:
     @torch.no_grad()
     def step(self, batch: Batch, progress: float) -> Step:
         """Store the patterns of one batch."""
-        ranks = self.context.world.gather({"patterns": self.model.to_states(batch.inputs)})
+        ranks = self.context.world.gather({"patterns": self.model.to_states(batch.input_tensor)})
         patterns = torch.cat([tensors["patterns"] for tensors in ranks])  # (N, D), the batch in its order
         w = self.model.weight
         if self.options.variant == "projection":

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels.text import glove, huffman, sampling, word2vec
 from layerwise.nn.word_vectors import GlobalVectors, SkipGram, Word2VecModel, WordVectors
@@ -87,7 +87,7 @@ class Hogwild:
         rate = self.options.lr * (
             1 if self.options.schedule == "constant" else max(self.options.final_lr_ratio, 1 - progress)
         )
-        inputs = np.ascontiguousarray(batch.inputs.cpu().numpy())
+        inputs = np.ascontiguousarray(batch.input_tensor.cpu().numpy())
         step = self.loop(inputs, [t.numpy() for t in tables], ids=batch.ids, epoch=int(self.epochs), rate=rate)
         if old:
             changes = [(t - o).to(self.context.world.device) for t, o in zip(tables, old, strict=True)]
@@ -158,7 +158,7 @@ class Word2VecLoop:
             pool=self.pool,
         )
         loss = torch.tensor(stats.loss, dtype=torch.float64)
-        return Step(loss, float(stats.pairs), {"negative log-likelihood": loss}, words=stats.tokens)
+        return Step(loss, float(stats.pairs), {"negative log-likelihood": loss}, units={"words": stats.tokens})
 
     def state(self) -> dict[str, Tensor]:
         """Return nothing: the tables are the whole state."""

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import UsageError
 from layerwise.kernels import perceptron as kernel
 from layerwise.recipe import PositiveFloat
@@ -61,8 +61,8 @@ class Perceptron:
         weight, bias = self.linear.weight, self.linear.bias
         old = [p.detach().cpu().float().clone() for p in (weight, bias)]
         new = [p.clone() for p in old]
-        x = batch.inputs.detach().cpu().float().flatten(1).contiguous()
-        y = encode_signs(batch.targets.cpu(), len(bias))
+        x = batch.input_tensor.detach().cpu().float().flatten(1).contiguous()
+        y = encode_signs(batch.target_tensor.cpu(), len(bias))
         counts = kernel.update(
             x.numpy(),
             y.numpy(),

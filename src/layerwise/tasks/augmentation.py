@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from layerwise import recipe
-from layerwise.data.loader import Batch, Batches, Collate, Mix
+from layerwise.data.batch import Batch, Mix
+from layerwise.data.loader import Batches, Collate
+from layerwise.data.values import take
 from layerwise.errors import UsageError
 from layerwise.functional.augmentation import mixup
 from layerwise.functional.augmentation.transforms import (
@@ -64,15 +66,16 @@ class Augmentation:
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """Return the batch with its images changed as this epoch has it, in the same layout in memory."""
         u = self.get_draws(batch, epoch)
-        dtype = batch.inputs.dtype
-        x = batch.inputs.clone() if self.plain and dtype != torch.uint8 else batch.inputs
+        images = batch.input_tensor
+        dtype = images.dtype
+        x = images.clone() if self.plain and dtype != torch.uint8 else images
         x = augment(
             x if self.plain else self.inputs.raw(x),
             u.to(self.dtype if dtype == torch.uint8 else dtype).to(x.device, non_blocking=True),
             self.options,
         )
         x = self.inputs.normalize(x)
-        is_channels_last = batch.inputs.ndim == 4 and batch.inputs.is_contiguous(memory_format=torch.channels_last)
+        is_channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
         changed = replace(
             batch,
             inputs=x.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format),
@@ -95,11 +98,12 @@ class Augmentation:
 
     def mix(self, batch: Batch, u: Tensor) -> Batch:
         """Return a batch of neighbors mixed two by two, by draws u (N, 28)."""
-        share, cuts = self.compute_shares(u)
-        box = mixup.draw_cutmix_boxes(u[:, [BOX_X, BOX_Y]], share, (batch.inputs.shape[2], batch.inputs.shape[3]))
-        x, own_share = mixup.mix_images(batch.inputs, *(t.to(batch.inputs.device) for t in (share, box, cuts)))
-        other = mixup.find_partners(len(batch)).to(batch.inputs.device)
-        targets, weights = (None if tensor is None else tensor[other] for tensor in (batch.targets, batch.weights))
+        (share, cuts), images = self.compute_shares(u), batch.input_tensor
+        box = mixup.draw_cutmix_boxes(u[:, [BOX_X, BOX_Y]], share, (images.shape[2], images.shape[3]))
+        x, own_share = mixup.mix_images(images, *(t.to(images.device) for t in (share, box, cuts)))
+        other = mixup.find_partners(len(batch))
+        targets = None if batch.targets is None else take(batch.targets, other)
+        weights = None if batch.weights is None else take(batch.weights, other)
         return replace(batch, inputs=x, mix=Mix(own_share, targets, weights))
 
 

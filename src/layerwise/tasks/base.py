@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import msgspec
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import Examples, Source
+from layerwise.data.values import call
 from layerwise.errors import UsageError
 from layerwise.tasks.inputs import Inputs
 
@@ -183,7 +184,7 @@ class Task(ABC):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch to measure it: what `losses` and `meter` take, (N, …)."""
-        outputs: Tensor = model(batch.inputs)
+        outputs: Tensor = call(model, batch.inputs)
         return outputs
 
     def prediction_model(self, model: nn.Module) -> nn.Module:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, get_weights
+from layerwise.data.batch import Batch, get_weights
 from layerwise.data.source import Array, Examples, Relabeled, Source, get_targets
+from layerwise.data.values import call
 from layerwise.errors import DataError
 from layerwise.tasks import input_options
 from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task, sum_losses
@@ -101,8 +102,8 @@ class ClassificationMeter:
         """Add logits (N, K) or (N, 1) and labels (N,)."""
         assert batch.targets is not None
         logits = to_class_logits(outputs)
-        self.loss += self.criterion.compute_losses(outputs.double(), batch.targets).sum().cpu()
-        pairs = batch.targets * self.classes + logits.argmax(1)
+        self.loss += self.criterion.compute_losses(outputs.double(), batch.target_tensor).sum().cpu()
+        pairs = batch.target_tensor * self.classes + logits.argmax(1)
         self.confusion += torch.bincount(pairs, minlength=self.classes**2).cpu().view(self.classes, self.classes)
 
     def state(self) -> dict[str, Tensor]:
@@ -219,14 +220,14 @@ class Classification(Task):
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed loss of the model on a batch. Weights of classes are in the sum; it covers N examples all
         the same."""
-        outputs = model(batch.inputs)
+        outputs = call(model, batch.inputs)
         total, weight = sum_losses(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss.kind: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's loss, (N,), as it is trained on."""
         assert batch.targets is not None
-        return self.loss.compute_losses(outputs, batch.targets)
+        return self.loss.compute_losses(outputs, batch.target_tensor)
 
     def average_outputs(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return outputs whose probabilities are the mean."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import Examples, Source
 from layerwise.errors import UsageError
 from layerwise.functional.word_vectors import glove_weight
@@ -106,8 +106,8 @@ class CoOccurrence(WordTask):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each pair's wᵢᵀw̃ⱼ + bᵢ + b̃ⱼ, log X and f(X), (N, L, 3); zeros where there is no pair."""
-        words, x = require_global_vectors(model), batch.inputs[..., 2]
-        i, j = batch.inputs[..., 0].long(), batch.inputs[..., 1].long()
+        words, x = require_global_vectors(model), batch.input_tensor[..., 2]
+        i, j = batch.input_tensor[..., 0].long(), batch.input_tensor[..., 1].long()
         z = (words.vectors(i) * words.context(j)).sum(-1) + words.bias[i] + words.context_bias[j]
         outputs = torch.stack([z, x.log(), glove_weight(x, x_max=self.options.x_max, alpha=self.options.alpha)], -1)
         return torch.where((x > 0).unsqueeze(-1), outputs, torch.zeros_like(outputs))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.functional.classification_metrics import (
     expected_calibration_error,
     precision_recall_f1,
@@ -51,10 +51,10 @@ class ClassificationEvaluationMeter:
         assert batch.targets is not None
         self.basic.update(outputs, batch)
         probabilities = self.loss.probabilities(outputs.double())  # (N, K)
-        self._update_bins(probabilities, batch.targets)
+        self._update_bins(probabilities, batch.target_tensor)
         scores = probabilities[:, list(self.scored_classes)].logit().float().cpu()
         evidence = torch.where(scores.isnan(), -torch.inf, scores)  # NaN is no evidence for any class
-        self._add_scores(evidence, batch.targets.cpu())
+        self._add_scores(evidence, batch.target_tensor.cpu())
 
     def _update_bins(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add the predictions' confidence and correctness to the bins."""

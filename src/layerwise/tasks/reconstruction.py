@@ -10,8 +10,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, get_weights
+from layerwise.data.batch import Batch, get_weights
 from layerwise.data.source import Examples, Source
+from layerwise.data.values import call
 from layerwise.functional.losses import squared_error
 from layerwise.tasks import input_options
 from layerwise.tasks.base import Export, Goal, Loss, Output, PredictionModule, Task
@@ -39,8 +40,8 @@ class ReconstructionMeter:
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add reconstructions (N, …) of the inputs."""
-        error = squared_error(outputs.double(), batch.inputs.double().view_as(outputs)).sum()
-        counts = error.new_tensor([float(len(batch)), float(batch.inputs.numel())])
+        error = squared_error(outputs.double(), batch.input_tensor.double().view_as(outputs)).sum()
+        counts = error.new_tensor([float(len(batch)), float(batch.input_tensor.numel())])
         self.sums += torch.cat([error[None], counts]).cpu()
 
     def state(self) -> dict[str, Tensor]:
@@ -85,13 +86,13 @@ class Reconstruction(Task):
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed squared error of the model's reconstruction."""
-        outputs = model(batch.inputs)
+        outputs = call(model, batch.inputs)
         total = self.losses(outputs, batch).sum()
         return Loss(total, float(len(batch)), {"squared error": total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's squared error, (N,)."""
-        return squared_error(outputs, batch.inputs.view_as(outputs))
+        return squared_error(outputs, batch.input_tensor.view_as(outputs))
 
     def meter(self) -> ReconstructionMeter:
         """Return a new meter of the mean squared error."""
@@ -99,7 +100,7 @@ class Reconstruction(Task):
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[msgspec.Struct]:
         """Return each input's mean squared reconstruction error per feature."""
-        errors = self.losses(outputs, batch).double() / batch.inputs[0].numel()
+        errors = self.losses(outputs, batch).double() / batch.input_tensor[0].numel()
         return [ReconstructionPrediction(error) for error in errors.tolist()]
 
     def export_module(self, model: nn.Module) -> Export:

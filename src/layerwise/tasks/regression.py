@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, get_weights
+from layerwise.data.batch import Batch, get_weights
 from layerwise.data.source import FLOAT32_MAX, Array, Examples, Relabeled, Source, get_targets
+from layerwise.data.values import call
 from layerwise.errors import DataError, UsageError
 from layerwise.functional.losses import absolute_error, huber, squared_error
 from layerwise.tasks import input_options
@@ -52,7 +53,7 @@ class RegressionMeter:
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add scaled outputs and targets (N, 1)."""
         assert batch.targets is not None
-        target = batch.targets.double()  # scaled, so that squares of large amounts do not drown their variance
+        target = batch.target_tensor.double()  # scaled, so that squares of large amounts do not drown their variance
         error = (outputs.double() - target) * self.spread
         count = error.new_tensor(float(len(batch)))
         parts = (count, error.abs().sum(), error.square().sum(), target.sum(), target.square().sum())
@@ -205,14 +206,14 @@ class Regression(Task):
 
     def objective(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the summed error of the model on a batch."""
-        outputs = model(batch.inputs)
+        outputs = call(model, batch.inputs)
         total, weight = sum_losses(self.losses, outputs, batch)
         return Loss(total, weight, {self.loss: total}, outputs)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return each example's error, (N,)."""
         assert batch.targets is not None
-        targets = batch.targets.to(outputs.dtype)
+        targets = batch.target_tensor.to(outputs.dtype)
         if self.loss == "huber":
             return huber(outputs, targets, delta=self.delta)
         return squared_error(outputs, targets) if self.loss == "mse" else absolute_error(outputs, targets)

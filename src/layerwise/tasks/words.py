@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import Array, Examples, Source
 from layerwise.errors import UsageError
 from layerwise.functional import word2vec_likelihood
@@ -123,7 +123,7 @@ class WordTask(Task):
         words = len(self.inputs.words)
         return [
             self._decode_question(row[:words], row[words:], asked)
-            for row, asked in zip(outputs.float().cpu(), batch.inputs.float().cpu(), strict=True)
+            for row, asked in zip(outputs.float().cpu(), batch.input_tensor.float().cpu(), strict=True)
         ]
 
     def _decode_question(self, cosines: Tensor, vector: Tensor, asked: Tensor) -> WordPrediction:
@@ -195,7 +195,7 @@ class Words(WordTask):
                     window=self.options.window,
                     blocks=len(part),
                 )
-                for part in batch.inputs.split(BLOCKS_AT_ONCE)
+                for part in batch.input_tensor.split(BLOCKS_AT_ONCE)
             ]
         )
         return gain * gain.new_tensor([-1.0, 1.0])

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, Batches
+from layerwise.data.batch import Batch
+from layerwise.data.loader import Batches
+from layerwise.data.values import call
 from layerwise.errors import UsageError
 from layerwise.inference.predict import inference_context
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.planning.resolve import Plan
 from layerwise.recipe import Stage
 from layerwise.run_directory import Checkpoint, RunDirectory
@@ -51,16 +54,17 @@ def check_batch_norm_batches(model: nn.Module, batches: Batches, stage: Stage, w
 def has_single_values(model: nn.Module, example: Batch) -> bool:
     """Whether one example gives some batch norm a single value for each unit: a row, or maps of one pixel."""
     single: list[bool] = []
-    handles = [
-        module.register_forward_pre_hook(lambda _m, args: single.append(args[0][0].numel() == args[0].shape[1]))
-        for module in model.modules()
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-    ]
-    if handles:
-        with inference_context(model, example.inputs.device):
-            model(example.inputs)
-    for handle in handles:
-        handle.remove()
+
+    def is_batch_norm(module: nn.Module) -> bool:
+        return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+
+    def check_input(traced: ModuleCall) -> None:
+        (x,) = traced.inputs
+        single.append(x[0].numel() == x.shape[1])
+
+    if any(map(is_batch_norm, model.modules())):
+        with inference_context(model, example.device), trace_modules(model, check_input, select=is_batch_norm):
+            call(model, example.inputs)
     return any(single)
 
 

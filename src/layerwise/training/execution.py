@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layerwise.nn.convolution import use_fast_kernels
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.runtime import compute_settings
 from layerwise.runtime.compute_settings import DIRECT, WINOGRAD, ComputeSettings
 from layerwise.runtime.distributed import World
@@ -79,22 +80,17 @@ def _find_classes(model: nn.Module, run: Callable[[], object], *, most: int) -> 
 
     classes: dict[str, ConvSignature] = {}
 
-    def add_classes(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def has_kernels(module: nn.Module) -> bool:
+        return isinstance(module, WinogradConv2d | PointwiseConv2d)
+
+    def add_classes(traced: ModuleCall) -> None:
+        module, shape = traced.module, traced.inputs[0].shape[1:]
         assert isinstance(module, WinogradConv2d | PointwiseConv2d)
-        shape = args[0].shape[1:]
         uses: Any = ("train", "evaluate") if isinstance(module, WinogradConv2d) else ("train",)
         counts = {min(most, 2**power) for power in range(most.bit_length() + 1)}
         layers = (make_signature(module, (count, *shape), use) for count in counts for use in uses)
         classes.update({layer.name: layer for layer in layers if layer is not None})
 
-    handles = [
-        m.register_forward_pre_hook(add_classes)
-        for m in model.modules()
-        if isinstance(m, WinogradConv2d | PointwiseConv2d)
-    ]
-    try:
+    with trace_modules(model, add_classes, select=has_kernels):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return classes

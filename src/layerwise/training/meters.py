@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class MetricAverager:
     weight: float = 0.0
     parts: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
-    words: int = 0
+    units: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     last_step: float = field(default_factory=time.monotonic)  # its end: what comes after it is not training
 
@@ -58,12 +59,13 @@ class MetricAverager:
             old = self.parts.get(name)
             self.parts[name] = part if old is None else old + part
         self.count += 1
-        self.words += step.words
+        self.units.update(step.units)
         self.last_step = time.monotonic()
 
     def format_speed(self) -> str:
-        """Return the words of text per second, as `Display` shows them; the empty text for other data."""
-        return f"  {self.words / max(1e-9, self.last_step - self.started):,.0f} words/s" if self.words else ""
+        """Return the words or tokens per second, as `Display` shows them; empty for data counted in examples."""
+        seconds = max(1e-9, self.last_step - self.started)
+        return "".join(f"  {count / seconds:,.0f} {unit}/s" for unit, count in self.units.items())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the sums for a checkpoint."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerwise.data.batch import Batch
 from layerwise.data.batching import EVAL_BATCH_SIZE, BatchFactory
-from layerwise.data.loader import Batch, Batches
+from layerwise.data.loader import Batches
 from layerwise.data.source import Source, fetch
 from layerwise.errors import Interrupted, TrainingError
 from layerwise.inference.evaluate import evaluate, find_undefined_metrics

@@ -39,8 +39,7 @@ def measure_bare(spec: Spec) -> Measurement:
     plan = make_plan(make_request("lenet5", spec, SETTINGS))
     rule, size, epochs = plan.recipe.stages[0].rule, plan.recipe.stages[0].batch_size, spec["epochs"]
     data, test = (collate_source(source, plan.task.collate, 2) for source in (plan.splits.train, plan.splits.test))
-    x, y = data.inputs, data.targets
-    assert y is not None
+    x, y = data.input_tensor, data.target_tensor
     assert test.targets is not None
     with rng.use_seed(rng.derive_seed(spec["seed"], "weights")):
         model = registry.get_builder(plan.spec)(**plan.model_args)

@@ -21,7 +21,7 @@ def measure_ours(model: str, spec: Spec) -> Measurement:
     import torch
 
     from layerwise.bench import images
-    from layerwise.data.loader import Batch
+    from layerwise.data.batch import Batch
     from layerwise.rules.backprop import Backprop, BackpropOptions
     from layerwise.rules.base import Context
     from layerwise.runtime import compute_settings

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.source import SPLITS, Array, Source, fetch
+from layerwise.data.values import call
 from layerwise.errors import DataError, make_unknown_name_error
 from layerwise.inference.predict import inference_context
 from layerwise.inspection.activation_functions import view_activation_functions
@@ -199,7 +200,7 @@ def measure_activations(model: nn.Module, task: Task, source: Source, indices: A
             for start in range(0, len(indices), BATCH):
                 batch = task.collate(fetch(source, indices[start : start + BATCH])).to(device, dtype)
                 with trace_activations(model, report):
-                    outputs = model(batch.inputs)
+                    outputs = call(model, batch.inputs)
                 key = (OUTPUTS, "linear", 0)
                 report(ActivationCall(key, type(model).__name__, outputs, outputs, torch.ones_like, None))
     return [*(layer for key, layer in layers.items() if key[0] != OUTPUTS), layers[OUTPUTS, "linear", 0]]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerwise.data.loader import Batch, BatchSampler, Mix
+from layerwise.data.batch import Batch, Mix
+from layerwise.data.loader import BatchSampler
 from layerwise.data.source import SPLITS, Source, fetch
 from layerwise.data.splits import draw_subset
 from layerwise.errors import UsageError, make_unknown_name_error
@@ -81,7 +82,9 @@ def view(target: Target, *, out: Path | None) -> View:
         for epoch in range(EPOCHS)
     ]
     paired_batches = [task.collate(fetch(source, _interleave(batch.ids, pair).numpy())) for pair in partner_ids]
-    augmented = [augmentation(pairs, epoch).get_slice(slice(0, None, 2)) for epoch, pairs in enumerate(paired_batches)]
+    augmented = [
+        augmentation(pairs, epoch).take(torch.arange(0, len(pairs), 2)) for epoch, pairs in enumerate(paired_batches)
+    ]
     changes_by_epoch = []
     for epoch, augmented_batch in enumerate(augmented):
         partners = [source.name_of(int(i)) for i in partner_ids[epoch]]
@@ -96,7 +99,9 @@ def view(target: Target, *, out: Path | None) -> View:
         "options": msgspec.to_builtins(augmentation.options),
         "examples": examples,
     }
-    images = [np.asarray(augmentation.inputs.raw(b.inputs).numpy()) for b in (batch, *augmented)]  # each (N, C, H, W)
+    images = [
+        np.asarray(augmentation.inputs.raw(b.input_tensor).numpy()) for b in (batch, *augmented)
+    ]  # each (N, C, H, W)
     captions = [
         target.translate("original", "原图"),
         *(target.translate(f"epoch {e + 1}", f"第 {e + 1} 轮") for e in range(EPOCHS)),
@@ -150,7 +155,7 @@ def list_changes(
     """Return the changes of each image of a batch in an epoch, by name; only changes that the options enable."""
     options = augmentation.options
     draws = augmentation.get_draws(batch, epoch)
-    drawn, size = compute_params(draws, options), (batch.inputs.shape[2], batch.inputs.shape[3])
+    drawn, size = compute_params(draws, options), (batch.input_tensor.shape[2], batch.input_tensor.shape[3])
     policy = trivial_augment.choose_operations(draws[:, [POLICY, LEVEL, SIGN]]).operation
     columns: dict[str, Sequence[str] | Tensor] = {
         "area": compute_crop_boxes(draws, options, size)[:, 2:].prod(1).double() / (size[0] * size[1]),
@@ -188,7 +193,7 @@ def list_changes(
 def _format_label(task: Task, batch: Batch, index: int) -> str:
     """Return the label of a row: the true class, or the example's id without classes."""
     names: tuple[str, ...] = getattr(task, "classes", ())
-    return names[int(batch.targets[index])] if names and batch.targets is not None else f"{int(batch.ids[index])}"
+    return names[int(batch.target_tensor[index])] if names and batch.targets is not None else f"{int(batch.ids[index])}"
 
 
 def _format_text(target: Target, data: dict[str, Any]) -> str:

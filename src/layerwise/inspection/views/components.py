@@ -38,7 +38,7 @@ def view(target: Target, *, out: Path | None) -> View:
         )
     recipe = target.recipe
     source = draw_subset(task.convert_source(target.splits.train), recipe.stages[0].examples, recipe.train.seed)
-    x = task.collate(fetch(source, range(len(source)))).inputs.flatten(1).double().numpy()  # (N, D)
+    x = task.collate(fetch(source, range(len(source)))).input_tensor.flatten(1).double().numpy()  # (N, D)
     weights = model.weight.detach().cpu().double().numpy()
     variances, components = compute_principal_components(x)
     lengths = np.linalg.norm(weights, axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import SPLITS, Source, Splits, fetch
 from layerwise.errors import UsageError, make_unknown_name_error
 from layerwise.inference.predict import inference_context

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerwise.data.source import Subset
+from layerwise.data.values import Value, call
 from layerwise.errors import DataError, UsageError
 from layerwise.inference.predict import inference_context
 from layerwise.inspection.base import Json, Target, View, format_table, save
 from layerwise.inspection.image_selection import pick_indices_evenly, require_classes, require_network, select_split
 from layerwise.inspection.predictions import make_batches
+from layerwise.nn.tracing import trace_modules
 from layerwise.tasks.base import Task
 from layerwise.tasks.objectives import to_class_logits
 
@@ -90,16 +92,15 @@ def view(target: Target, *, out: Path | None) -> View:
     return View("embedding", data, _format_text(target, data), figures)
 
 
-def find_last_layer(model: nn.Module, inputs: Tensor, spec: str) -> str:
+def find_last_layer(model: nn.Module, inputs: Value, spec: str) -> str:
     """Return the name of the linear layer or convolution called last. Raises `UsageError` if there is none."""
     order: list[str] = []
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    handles = [m.register_forward_hook(lambda *_, name=name: order.append(name)) for name, m in layers.items()]
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def has_weights(module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear | nn.Conv2d)
+
+    with trace_modules(model, lambda traced: order.append(traced.name), select=has_weights):
+        call(model, inputs)
     if not order:
         raise UsageError(
             f"{spec} has no last layer of weights to look behind", expected="a network with a linear layer at its end"
@@ -112,16 +113,16 @@ def collect_last_layer_inputs(model: nn.Module, task: Task, source: Subset, spec
     batches = make_batches(model, task, source)
     inputs, labels, predicted, ids = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
     with inference_context(model, batches.device):
-        layer = find_last_layer(model, next(batches.iterate(0)).inputs[:1], spec)
+        layer = find_last_layer(model, next(batches.iterate(0)).span(slice(1)).inputs, spec)
         handle = model.get_submodule(layer).register_forward_pre_hook(
             lambda _m, args: inputs.append(args[0].flatten(1).double().cpu())
         )
         try:
             for batch in batches.iterate(0):
                 assert batch.targets is not None
-                predicted.append(to_class_logits(model(batch.inputs)).argmax(1).cpu())
+                predicted.append(to_class_logits(call(model, batch.inputs)).argmax(1).cpu())
                 ids.append(batch.ids.cpu())
-                labels.append(batch.targets.long().cpu())
+                labels.append(batch.target_tensor.long().cpu())
         finally:
             handle.remove()
     gathered: list[Any] = [torch.cat(parts).numpy() for parts in (labels, predicted, ids)]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.errors import make_unknown_name_error
 from layerwise.inference.predict import inference_context
 from layerwise.inspection.base import Json, Target, View, format_table, save

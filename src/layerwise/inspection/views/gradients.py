@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from layerwise.data.loader import Batch
+from layerwise.data.batch import Batch
 from layerwise.data.source import SPLITS, fetch
 from layerwise.errors import DataError, make_unknown_name_error
 from layerwise.inspection.backprop_steps import BackpropSteps, LayerRecord, run_backprop
@@ -114,7 +114,7 @@ def draw_figure(steps: BackpropSteps) -> str:
 
 def collect_arrays(steps: BackpropSteps, batch: Batch) -> dict[str, Tensor]:
     """Return all arrays by name, contiguous for safetensors."""
-    out = {"inputs": batch.inputs} | ({} if batch.targets is None else {"targets": batch.targets})
+    out = {"inputs": batch.input_tensor} | ({} if batch.targets is None else {"targets": batch.target_tensor})
     for layer in steps.layers:
         arrays = {**get_quantities(layer), "W": layer.weight, "b": layer.bias}
         arrays |= {f"d_{name}": gradient for name, (_, gradient) in layer.extra_parameters.items()}

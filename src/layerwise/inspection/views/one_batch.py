@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerwise.data.loader import Batch, BatchSampler
+from layerwise.data.batch import Batch
+from layerwise.data.loader import BatchSampler
 from layerwise.data.source import fetch
+from layerwise.data.values import call
 from layerwise.inspection.base import Json, Target, View, save
 from layerwise.inspection.stage_trial import (
     StageTrial,
@@ -159,8 +161,8 @@ def train_on_batch(model: nn.Module, rule: Rule, task: Task, batch: Batch, *, st
 def compute_constant_loss(model: nn.Module, task: Task, batch: Batch) -> float:
     """Return the mean loss of the best constant prediction, found by L-BFGS over one row of outputs."""
     with eval_mode(model), torch.no_grad():
-        shape = model(batch.inputs)[:1].shape
-    row = torch.zeros(shape, dtype=torch.float64, device=batch.inputs.device, requires_grad=True)
+        shape = call(model, batch.inputs)[:1].shape
+    row = torch.zeros(shape, dtype=torch.float64, device=batch.device, requires_grad=True)
     full_batch = Batch(batch.inputs, batch.targets, batch.ids)
     optimizer = torch.optim.LBFGS([row], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -235,13 +237,15 @@ def list_suspects(result: BatchTrial, batch: Batch) -> list[Translation]:
 def count_conflicts(batch: Batch) -> tuple[int, bool]:
     """Return how many examples have the inputs of an earlier example but a different target, and whether all inputs are
     the same."""
-    rows = batch.inputs.flatten(1).cpu().numpy()
+    rows = batch.input_tensor.flatten(1).cpu().numpy()
     _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     if len(first) == 1 and len(rows) > 1:
         return 0, True
     if batch.targets is None:
         return 0, False
-    targets = batch.targets.flatten(1).cpu() if batch.targets.ndim > 1 else batch.targets.cpu()[:, None]
+    targets = (
+        batch.target_tensor.cpu().flatten(1) if batch.target_tensor.ndim > 1 else batch.target_tensor.cpu()[:, None]
+    )
     return int((targets != targets[first[group.reshape(-1)]]).any(1).sum()), False
 
 

@@ -66,7 +66,7 @@ def load_stored_patterns(target: Target, model: Hopfield) -> tuple[Tensor, list[
     recipe = target.recipe
     source = draw_subset(target.task.convert_source(target.splits.train), recipe.stages[0].examples, recipe.train.seed)
     batch = target.task.collate(fetch(source, range(len(source)))).to(*get_device_and_dtype(model))
-    return model.to_states(batch.inputs), [source.name_of(i) for i in range(len(source))]
+    return model.to_states(batch.input_tensor), [source.name_of(i) for i in range(len(source))]
 
 
 def corrupt_patterns(patterns: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from layerwise.inspection.base import Json, Target, View, format_table, get_mode
 from layerwise.inspection.predictions import get_device_and_dtype
 from layerwise.models.orientation import SimpleCells
 from layerwise.nn.rbm import RBM, RecognitionDelta
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.nn.word_vectors import WordVectors
 
 HEADER = (("layer", "层"), ("type", "类型"), ("output", "输出"), ("parameters", "参数"), ("multiply-adds", "乘加"))
@@ -101,25 +102,16 @@ def summarize_layers(model: nn.Module, shape: tuple[int, ...]) -> list[LayerSumm
             rows[name] = LayerSummary(name or "(the model)", type(module).__name__, count, trainable)
     order: list[str] = []
 
-    def record_call(name: str, module: nn.Module, output: object) -> None:
-        if name not in order and isinstance(output, Tensor):
-            order.append(name)
-            rows[name].output = tuple(output.shape)
-            rows[name].multiply_adds = count_multiply_adds(module, output)
+    def record_call(traced: ModuleCall) -> None:
+        if traced.name in rows and traced.name not in order and traced.outputs:
+            order.append(traced.name)
+            rows[traced.name].output = tuple(traced.outputs[0].shape)
+            rows[traced.name].multiply_adds = count_multiply_adds(traced.module, traced.outputs[0])
 
-    handles = [
-        module.register_forward_hook(lambda m, _i, output, name=name: record_call(name, m, output))
-        for name, module in model.named_modules()
-        if name in rows
-    ]
     device, dtype = get_device_and_dtype(model)
     input_dtype = torch.long if isinstance(model, WordVectors) else dtype
-    try:
-        with inference_context(model, device):
-            model(torch.zeros(1, *shape, device=device, dtype=input_dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with inference_context(model, device), trace_modules(model, record_call, select=lambda _: True):
+        model(torch.zeros(1, *shape, device=device, dtype=input_dtype))
     uncalled = [name for name in rows if name not in order]
     return [rows[name] for name in ([*uncalled, *order] if _comes_first(uncalled, rows) else [*order, *uncalled])]
 
