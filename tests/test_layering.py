@@ -168,3 +168,13 @@ def test_nested_comprehensions_are_short(path: Path) -> None:
             code = " ".join((ast.get_source_segment(text, node) or "").split())
             long += [node.lineno] if len(code) > 100 else []
     assert not long, "make statements of these"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_only_values_looks_inside_a_tree(path: Path) -> None:
+    if path == SOURCE / "data" / "values.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            kinds = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+            assert "Ragged" not in kinds, f"line {node.lineno}: use a function of data.values"

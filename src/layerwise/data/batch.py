@@ -27,9 +27,9 @@ class Mix(NamedTuple):
         """Move to a device; floating-point tensors take the type."""
         return Mix(*(None if v is None else values.to(v, device, dtype) for v in self))  # type: ignore[arg-type]
 
-    def take(self, index: Tensor) -> Mix:
-        """Return the entries at these positions (N,)."""
-        return Mix(*(None if v is None else values.take(v, index) for v in self))  # type: ignore[arg-type]
+    def take(self, index: Tensor, moved: Tensor) -> Mix:
+        """Return the entries at these positions (N,), which are ``moved`` on the device."""
+        return Mix(*(None if v is None else values.take(v, index, moved) for v in self))  # type: ignore[arg-type]
 
     def span(self, part: slice) -> Mix:
         """Return consecutive entries, as views."""
@@ -89,9 +89,10 @@ class Batch:
     def take(self, index: Tensor) -> Batch:
         """Return the examples at these positions (N,). ``index`` is on the CPU, as the ids are: reading it back from a
         device would wait for all of the device's pending work."""
-        inputs = values.take(self.inputs, index)
-        targets, weights = (None if v is None else values.take(v, index) for v in (self.targets, self.weights))
-        mix = None if self.mix is None else self.mix.take(index)
+        moved = index.to(self.device, non_blocking=True)
+        inputs = values.take(self.inputs, index, moved)
+        targets, weights = (None if v is None else values.take(v, index, moved) for v in (self.targets, self.weights))
+        mix = None if self.mix is None else self.mix.take(index, moved)
         return Batch(inputs, targets, self.ids[index], cast(Tensor | None, weights), mix)
 
     def span(self, part: slice) -> Batch:

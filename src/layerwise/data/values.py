@@ -76,14 +76,15 @@ class Ragged:
         positions = torch.arange(-(-longest // multiple) * multiple)
         is_padding = positions >= lengths[:, None]
         index = (self.offsets[:-1, None] + positions).masked_fill_(is_padding, 0).flatten()
+        device = first_leaf(self.values).device
+        index, mask = index.to(device, non_blocking=True), is_padding.to(device, non_blocking=True)
 
         def pad(leaf: Tensor) -> Tensor:
-            shape = (*is_padding.shape, *leaf.shape[1:])
+            shape = (*mask.shape, *leaf.shape[1:])
             if not len(leaf):
                 return leaf.new_full(shape, fill)
-            rows = leaf.index_select(0, index.to(leaf.device, non_blocking=True)).view(shape)
-            mask = is_padding.to(leaf.device, non_blocking=True)
-            return rows.masked_fill_(mask.view(*is_padding.shape, *[1] * (leaf.ndim - 1)), fill)
+            rows = leaf.index_select(0, index).view(shape)
+            return rows.masked_fill_(mask.view(*mask.shape, *[1] * (leaf.ndim - 1)), fill)
 
         return map_leaves(pad, self.values), lengths
 
@@ -145,21 +146,22 @@ def to(value: V, device: torch.device, dtype: torch.dtype) -> V:
     return map_leaves(move, value)
 
 
-def take(value: V, index: Tensor) -> V:
+def take(value: V, index: Tensor, moved: Tensor | None = None) -> V:
     """Return the examples at these positions (N,), int64 on the CPU.
 
-    Reading an index back from a device would wait for all of the device's pending work.
+    Reading an index back from a device would wait for all of the device's pending work. ``moved``: the same positions
+    on the tensors' device, where several values need them.
     """
     tree: Any = value
     if isinstance(tree, Tensor):
-        return cast(V, gather_rows(tree, index.to(tree.device, non_blocking=True)))
+        return cast(V, gather_rows(tree, index.to(tree.device, non_blocking=True) if moved is None else moved))
     if isinstance(tree, Ragged):
         lengths = tree.lengths[index]
         offsets = compute_offsets(lengths)
         shift = tree.offsets[index] - offsets[:-1]
         entries = torch.arange(int(offsets[-1])) + shift.repeat_interleave(lengths)
         return cast(V, Ragged(take(tree.values, entries), offsets))
-    return cast(V, {name: take(part, index) for name, part in tree.items()})
+    return cast(V, {name: take(part, index, moved) for name, part in tree.items()})
 
 
 def span(value: V, part: slice) -> V:
@@ -240,7 +242,7 @@ class Collector:
                 collector.add(part, start)
 
     def finish(self) -> Value:
-        """Return the joined value."""
+        """Return the merged value."""
         if self.tensor is not None:
             return self.tensor
         if self.ragged:
@@ -251,10 +253,10 @@ class Collector:
         """Join the ragged parts in the order of their first examples, and free them."""
         starts = sorted(self.ragged)
         offsets = compute_offsets(torch.cat([self.ragged[start].lengths for start in starts]))
-        joined = Collector(int(offsets[-1]))
+        merged = Collector(int(offsets[-1]))
         for start in starts:
-            joined.add(self.ragged.pop(start).values, int(offsets[start]))
-        return Ragged(cast(Leaves, joined.finish()), offsets)
+            merged.add(self.ragged.pop(start).values, int(offsets[start]))
+        return Ragged(cast(Leaves, merged.finish()), offsets)
 
 
 def allocate_like(tensor: Tensor, count: int) -> Tensor:
