@@ -5,7 +5,6 @@ Torch is imported only where it is needed: the spinning must be limited before l
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from functools import cache
@@ -69,6 +68,8 @@ def call_in_parallel(library: Path, function: int, data: int, threads: int) -> N
 @cache
 def _load_entry_point(library: Path) -> Any:
     """Return the library's entry point as ctypes calls it; None if it has none."""
+    import ctypes  # `--help` does without
+
     entry = getattr(ctypes.CDLL(str(library)), ENTRY_POINT, None)
     if entry is not None:
         entry.argtypes, entry.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
