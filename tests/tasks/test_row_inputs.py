@@ -1,4 +1,4 @@
-"""Rows of a table to what a network takes: each coder against its formula, whole columns against single cells."""
+"""Rows of a table to what a network takes: each encoder against its formula, whole columns against single cells."""
 
 import datetime as dt
 import json
@@ -56,15 +56,15 @@ def test_gaps_are_marked_and_not_guessed() -> None:
 
 
 def test_dates_by_hand() -> None:
-    coder = DateEncoder.fit(Column("d", "date"), np.array([0.0, 100.0]), "standard")
+    encoder = DateEncoder.fit(Column("d", "date"), np.array([0.0, 100.0]), "standard")
     days = (dt.date(2000, 7, 2) - dt.date(1970, 1, 1)).days
-    assert coder.parse_cell("2000-07-02") == coder.parse_cell(dt.date(2000, 7, 2)) == days
+    assert encoder.parse_cell("2000-07-02") == encoder.parse_cell(dt.date(2000, 7, 2)) == days
     year, week = 2 * math.pi * days / 365.2425, 2 * math.pi * days / 7
     want = [(days - 50) / 50, math.sin(year), math.sin(week), math.cos(year), math.cos(week)]
-    np.testing.assert_allclose(coder.encode(np.array([float(days)]))[0], want, atol=1e-9)
-    assert coder.parse_cell("2000-07-02T12:00:00+00:00") == days + 0.5
+    np.testing.assert_allclose(encoder.encode(np.array([float(days)]))[0], want, atol=1e-9)
+    assert encoder.parse_cell("2000-07-02T12:00:00+00:00") == days + 0.5
     with pytest.raises(DataError, match="'d' is not a date"):
-        coder.parse_cell("2 July")
+        encoder.parse_cell("2 July")
 
 
 CELL = {

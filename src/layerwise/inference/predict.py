@@ -266,7 +266,9 @@ class Predictor:
     def _find_unseen(self, raw: object) -> tuple[str, ...]:
         """Return a raw row's categories that training never had."""
         inputs = self.task.inputs
-        if not isinstance(inputs, RowInputs) or not any(isinstance(coder, CategoryEncoder) for coder in inputs.coders):
+        if not isinstance(inputs, RowInputs) or not any(
+            isinstance(encoder, CategoryEncoder) for encoder in inputs.encoders
+        ):
             return ()
         positions = table_encoding.find_unseen(inputs, inputs.parse_row(raw)[None]).get(0, [])
         cells = inputs.order_cells(raw)

@@ -318,10 +318,10 @@ def build_columns_section(task: Task, columns: list[Json], text: Texts) -> list[
     columns."""
     if not isinstance(task.inputs, RowInputs):
         return []
-    coders = {coder.name: coder for coder in task.inputs.coders}
+    encoders = {encoder.name: encoder for encoder in task.inputs.encoders}
     lines = []
     for column in columns:
-        coder = coders.get(column["name"])
+        encoder = encoders.get(column["name"])
         lines.append(
             {
                 "name": column["name"],
@@ -329,8 +329,8 @@ def build_columns_section(task: Task, columns: list[Json], text: Texts) -> list[
                 "missing": column["missing"] or "",
                 "distinct": f"{column['distinct']:,}",
                 "example": column["example"],
-                "becomes": describe_role(column["role"], text) if coder is None else describe_encoding(coder, text),
-                "used": coder is not None,
+                "becomes": describe_role(column["role"], text) if encoder is None else describe_encoding(encoder, text),
+                "used": encoder is not None,
             }
         )
     return lines
@@ -341,15 +341,15 @@ def describe_role(name: str, text: Texts) -> str:
     return text(name) if name in TEXTS else text(f"r {name}") if f"r {name}" in TEXTS else name
 
 
-def describe_encoding(coder: ColumnEncoder, text: Texts) -> str:
+def describe_encoding(encoder: ColumnEncoder, text: Texts) -> str:
     """Return in words what a column becomes."""
-    if isinstance(coder, CategoryEncoder):
-        encoding = text("c vector" if coder.embed else "c category", count=len(coder.values))
-    elif isinstance(coder, NumberEncoder):
+    if isinstance(encoder, CategoryEncoder):
+        encoding = text("c vector" if encoder.embed else "c category", count=len(encoder.values))
+    elif isinstance(encoder, NumberEncoder):
         encoding = text("c number")
     else:
-        encoding = text("c date", count=coder.width - coder.has_missing)
-    return text("c missing", what=encoding) if coder.has_missing else encoding
+        encoding = text("c date", count=encoder.width - encoder.has_missing)
+    return text("c missing", what=encoding) if encoder.has_missing else encoding
 
 
 # -- word vectors --------------------------------------------------------------------------------------------------

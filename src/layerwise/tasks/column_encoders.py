@@ -43,7 +43,7 @@ class ColumnEncoder(ABC):
     @property
     @abstractmethod
     def column(self) -> Column:
-        """The column's description in a source in this coder's terms."""
+        """The column's description in a source in this encoder's terms."""
 
     @abstractmethod
     def encode(self, cells: Array) -> Array:
@@ -59,7 +59,7 @@ class ColumnEncoder(ABC):
         """Return what must travel with the weights."""
 
     def recode(self, cells: Array, column: Column) -> Array:
-        """Turn another source's cells (N,) of this column into this coder's terms. Raises `DataError` for another
+        """Turn another source's cells (N,) of this column into this encoder's terms. Raises `DataError` for another
         kind."""
         if column.kind != self.kind:
             raise DataError(
@@ -304,7 +304,7 @@ class CategoryEncoder(ColumnEncoder):
         return self.parse_cell(raw)
 
     def recode(self, cells: Array, column: Column) -> Array:
-        """Turn another source's cells into indices of this coder's values, by name; -1 where it has none."""
+        """Turn another source's cells into indices of this encoder's values, by name; -1 where it has none."""
         ColumnEncoder.recode(self, cells, column)
         own = np.array([self.indices.get(value, UNSEEN) for value in column.values] or [UNSEEN], dtype=np.float64)
         gap = np.isnan(cells)
@@ -341,14 +341,14 @@ class CategoryEncoder(ColumnEncoder):
 
 
 def fit_encoders(
-    columns: Sequence[Column], rows: Array, *, scale: Scale, embed: int, unseen: Unseen
+    columns: Sequence[Column], rows: Array, *, scale: Scale, embed_above: int, unseen: Unseen
 ) -> tuple[ColumnEncoder, ...]:
-    """Fit one coder a column to the training part's rows (N, D)."""
+    """Fit one encoder per column to the training part's rows (N, D)."""
     out: list[ColumnEncoder] = []
     for at, column in enumerate(columns):
         cells = rows[:, at]
         if column.kind == "category":
-            out.append(CategoryEncoder.fit(column, cells, embed_above=embed, unseen=unseen))
+            out.append(CategoryEncoder.fit(column, cells, embed_above=embed_above, unseen=unseen))
         elif column.kind == "date":
             out.append(DateEncoder.fit(column, cells, scale))
         else:

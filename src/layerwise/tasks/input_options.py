@@ -48,7 +48,7 @@ def fit_inputs(source: Source, options: InputOptions) -> Inputs:
             expected="task.scale = standard, unit or none",
             received=f"task.scale = {options.scale}, task.mean = {list(options.mean)}, task.std = {list(options.std)}",
         )
-    return RowInputs.fit(source, scale=options.scale, embed=options.embed_above, unseen=options.unseen)
+    return RowInputs.fit(source, scale=options.scale, embed_above=options.embed_above, unseen=options.unseen)
 
 
 def choose_statistics(options: InputOptions, channels: int) -> Statistics | None:

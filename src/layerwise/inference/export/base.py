@@ -199,5 +199,5 @@ def describe_preprocessing(task: Task) -> list[str]:
             "order the axes batch, channel, row, column",
         ]
     return [
-        "encode each column by its coder (task.inputs.columns), in order; embedded categories come last, as numbers"
+        "encode each column by its encoder (task.inputs.columns), in order; embedded categories come last, as numbers"
     ]

@@ -78,8 +78,8 @@ def can_draw_function(task: Task) -> bool:
     return (
         isinstance(task, Classification | Regression)
         and isinstance(inputs, RowInputs)
-        and 1 <= len(inputs.coders) <= 2
-        and all(isinstance(coder, NumberEncoder) for coder in inputs.coders)
+        and 1 <= len(inputs.encoders) <= 2
+        and all(isinstance(encoder, NumberEncoder) for encoder in inputs.encoders)
     )
 
 
