@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,17 +23,10 @@ class Mix(NamedTuple):
     targets: Value | None
     weights: Tensor | None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Mix:
-        """Move to a device; floating-point tensors take the type."""
-        return Mix(*(None if v is None else values.to(v, device, dtype) for v in self))  # type: ignore[arg-type]
-
-    def take(self, index: Tensor, moved: Tensor) -> Mix:
-        """Return the entries at these positions (N,), which are ``moved`` on the device."""
-        return Mix(*(None if v is None else values.take(v, index, moved) for v in self))  # type: ignore[arg-type]
-
-    def span(self, part: slice) -> Mix:
-        """Return consecutive entries, as views."""
-        return Mix(*(None if v is None else values.span(v, part) for v in self))  # type: ignore[arg-type]
+    def map(self, function: Callable[[Any], Any]) -> Mix:
+        """Return the same with each value replaced by ``function(value)``."""
+        changed: list[Any] = [None if value is None else function(value) for value in self]
+        return Mix(*changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +74,23 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to a device; floating-point tensors take the type, integers keep theirs."""
-        inputs = values.to(self.inputs, device, dtype)
-        targets, weights = (None if v is None else values.to(v, device, dtype) for v in (self.targets, self.weights))
-        mix = None if self.mix is None else self.mix.to(device, dtype)
-        return Batch(inputs, targets, self.ids, cast(Tensor | None, weights), mix, self.units)
+        return self._map(lambda value: values.to(value, device, dtype), self.ids, self.units)
 
     def take(self, index: Tensor) -> Batch:
         """Return the examples at these positions (N,). ``index`` is on the CPU, as the ids are: reading it back from a
         device would wait for all of the device's pending work."""
         moved = index.to(self.device, non_blocking=True)
-        inputs = values.take(self.inputs, index, moved)
-        targets, weights = (None if v is None else values.take(v, index, moved) for v in (self.targets, self.weights))
-        mix = None if self.mix is None else self.mix.take(index, moved)
-        return Batch(inputs, targets, self.ids[index], cast(Tensor | None, weights), mix)
+        return self._map(lambda value: values.take(value, index, moved), self.ids[index], {})
 
     def span(self, part: slice) -> Batch:
         """Return consecutive examples, as views."""
-        inputs = values.span(self.inputs, part)
-        targets, weights = (None if v is None else values.span(v, part) for v in (self.targets, self.weights))
-        mix = None if self.mix is None else self.mix.span(part)
-        return Batch(inputs, targets, self.ids[part], cast(Tensor | None, weights), mix)
+        return self._map(lambda value: values.span(value, part), self.ids[part], {})
+
+    def _map(self, function: Callable[[Any], Any], ids: Tensor, units: Mapping[str, int]) -> Batch:
+        """Return a batch with each value replaced by ``function(value)``, and with these ids and units."""
+        targets, weights = (None if value is None else function(value) for value in (self.targets, self.weights))
+        mix = None if self.mix is None else self.mix.map(function)
+        return Batch(function(self.inputs), targets, ids, weights, mix, units)
 
     def chunk(self, count: int) -> list[Batch]:
         """Return up to ``count`` nearly equal consecutive parts."""

@@ -38,6 +38,7 @@ from layerwise.labs.base import (
 )
 from layerwise.labs.figures import BLUE, SIZE, VERMILION, add_headline, add_label
 from layerwise.models.resnet_cifar import resnet20
+from layerwise.nn.tracing import trace_modules
 from layerwise.runtime import rng
 from layerwise.tasks.classification import Classification
 
@@ -110,17 +111,9 @@ def load_digits(examples: int, seed: int) -> tuple[Classification, Batch]:
 def measure_gradient_profile(net: nn.Module, task: Classification, batch: Batch) -> tuple[float, ...]:
     """Return ‖∂L/∂x‖ behind each block, from the first to the last, L the mean loss in training mode."""
     outputs: list[Tensor] = []
-    stages = [net.get_submodule(f"layer{number}") for number in (1, 2, 3)]
-    handles = [
-        block.register_forward_hook(lambda _m, _i, out: outputs.append(out))
-        for stage in stages
-        for block in stage.children()
-    ]
-    try:
+    blocks = {block for number in (1, 2, 3) for block in net.get_submodule(f"layer{number}").children()}
+    with trace_modules(net, lambda traced: outputs.extend(traced.outputs), select=blocks.__contains__):
         loss = task.objective(net.train(), batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return tuple(float(g.norm()) for g in torch.autograd.grad(loss.total / loss.weight, outputs))
 
 

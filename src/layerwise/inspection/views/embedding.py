@@ -22,7 +22,7 @@ from layerwise.inference.predict import inference_context
 from layerwise.inspection.base import Json, Target, View, format_table, save
 from layerwise.inspection.image_selection import pick_indices_evenly, require_classes, require_network, select_split
 from layerwise.inspection.predictions import make_batches
-from layerwise.nn.tracing import trace_modules
+from layerwise.nn.tracing import ModuleCall, trace_modules
 from layerwise.tasks.base import Task
 from layerwise.tasks.objectives import to_class_logits
 
@@ -114,17 +114,17 @@ def collect_last_layer_inputs(model: nn.Module, task: Task, source: Subset, spec
     inputs, labels, predicted, ids = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
     with inference_context(model, batches.device):
         layer = find_last_layer(model, next(batches.iterate(0)).span(slice(1)).inputs, spec)
-        handle = model.get_submodule(layer).register_forward_pre_hook(
-            lambda _m, args: inputs.append(args[0].flatten(1).double().cpu())
-        )
-        try:
+        last = model.get_submodule(layer)
+
+        def collect_input(traced: ModuleCall) -> None:
+            inputs.append(traced.inputs[0].flatten(1).double().cpu())
+
+        with trace_modules(model, collect_input, select=lambda module: module is last):
             for batch in batches.iterate(0):
                 assert batch.targets is not None
                 predicted.append(to_class_logits(call(model, batch.inputs)).argmax(1).cpu())
                 ids.append(batch.ids.cpu())
                 labels.append(batch.target_tensor.long().cpu())
-        finally:
-            handle.remove()
     gathered: list[Any] = [torch.cat(parts).numpy() for parts in (labels, predicted, ids)]
     return LastLayerInputs(torch.cat(inputs).numpy(), layer, *gathered)
 
